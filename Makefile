@@ -1,0 +1,79 @@
+# What one types. Each target calls one script, and `make` alone lists them with the comment after the two hashes.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+
+# ARGS is read as if it were typed after the command: in make's own expansion dollar signs and newlines would be lost.
+unexport ARGS
+export RAW_ARGS := $(value ARGS)
+WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
+PYTHON := .venv/bin/python
+
+.PHONY: help environment setup demo test lint bench train_ddpm train_flow train_mnist train_fashion_mnist \
+	train_emnist train_cifar10 generate sessions status attach stop clean
+
+help: ## this list
+	@echo 'make TARGET ARGS="--flag value"    flags for the task, quoted as in a shell'
+	@echo 'make TARGET ARGS=--help            every flag of the task'
+	@echo 'make TARGET FOREGROUND=1           run it here, not in a detached session'
+	@echo
+	@sed -n 's/^\([a-z_0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-19s  %s\n", $$1, $$2 }'
+
+environment:
+	@scripts/setup.sh --quiet
+
+setup: ## make .venv, and name what the system lacks
+	@scripts/setup.sh
+
+demo: ## in three minutes, offline: train on digits, generate each
+	@$(WITH_ARGS) scripts/demo.sh "$${args[@]}"
+
+train_ddpm: environment ## train a diffusion model, in a detached session
+	@$(WITH_ARGS) scripts/launch.sh train_ddpm "$${args[@]}"
+
+train_flow: environment ## train a flow model, in a detached session
+	@$(WITH_ARGS) scripts/launch.sh train_flow "$${args[@]}"
+
+train_mnist: environment ## the same with measured settings: handwritten digits
+	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe mnist "$${args[@]}"
+
+train_fashion_mnist: environment ## the same: clothes
+	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe fashion_mnist "$${args[@]}"
+
+train_emnist: environment ## the same: handwritten letters
+	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe emnist "$${args[@]}"
+
+train_cifar10: environment ## the same: small colour photographs
+	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe cifar10 "$${args[@]}"
+
+generate: environment ## generate images: ARGS="--run latest --num_samples 64"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh generate "$${args[@]}"
+
+status: environment ## every run: state, step, loss, age, folder
+	@$(WITH_ARGS) $(PYTHON) -m scripts.status "$${args[@]}"
+
+sessions: ## the detached sessions that are running
+	@scripts/sessions.sh list
+
+attach: ## look at a running session: ARGS=NAME if there are several
+	@$(WITH_ARGS) scripts/sessions.sh attach "$${args[@]}"
+
+stop: ## stop a session after a checkpoint: ARGS=NAME or --all
+	@$(WITH_ARGS) scripts/sessions.sh stop "$${args[@]}"
+
+test: environment ## the tests
+	@$(WITH_ARGS) $(PYTHON) -m pytest "$${args[@]}"
+
+lint: environment ## ruff, pyright and shellcheck
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m pyright
+	shellcheck --external-sources scripts/*.sh .ci/run
+
+bench: environment ## what the loop costs, and every sampler
+	@$(WITH_ARGS) $(PYTHON) -m scripts.bench "$${args[@]}"
+
+clean: ## delete caches and logs of ended sessions; runs are kept
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	scripts/sessions.sh forget
