@@ -1,0 +1,155 @@
+"""From a config or a checkpoint to objects; the only place that assembles a denoiser.
+
+`DenoiserSpec` is all that a denoiser is besides its weights. It is stored in every checkpoint, so that sampling
+rebuilds from the checkpoint alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import checkpoint, networks
+from models.denoiser import NetworkDenoiser
+from models.errors import UserError
+from models.noise_schedules import build_noise_schedule
+from models.predictions import build_prediction
+from models.spaces.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """network: a name of `networks.names()` with its constructor's options. classes: 0 for unlabelled data.
+
+    timesteps: length of the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training,
+    without which there is no unconditional half to guide by.
+    """
+
+    network: str
+    network_options: dict[str, Any]
+    shape: tuple[int, int, int]
+    deviation: float
+    classes: int
+    class_names: tuple[str, ...]
+    noise_schedule: str
+    timesteps: int
+    zero_terminal_snr: bool
+    prediction: str
+    label_drop: float
+
+    @property
+    def space(self) -> Pixels:
+        return Pixels(self.shape, self.deviation)
+
+    def build_network(self) -> nn.Module:
+        """A fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
+        return networks.find(self.network)(self.shape, self.classes, **self.network_options)
+
+    def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
+        """Raises UserError for a schedule and prediction that do not go together."""
+        schedule = build_noise_schedule(self.noise_schedule, self.timesteps or None, self.zero_terminal_snr)
+        return NetworkDenoiser(network, schedule, build_prediction(self.prediction, self.deviation), autocast)
+
+    def facts(self) -> dict[str, Any]:
+        """As plain lists and numbers, for YAML."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> DenoiserSpec:
+        """Raises UserError for facts that are not those of a denoiser."""
+        try:
+            values = {**facts, "shape": tuple(facts["shape"]), "class_names": tuple(facts["class_names"])}
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the checkpoint describes no denoiser ({error})") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (tuple, list)) else value
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained denoiser with what it is and where it comes from."""
+
+    denoiser: NetworkDenoiser
+    spec: DenoiserSpec
+    step: int
+    path: Path
+    weights: str
+
+
+WEIGHTS = ("ema", "raw")
+
+
+def load_denoiser(path: Path, weights: str, device: torch.device, autocast: torch.dtype | None = None) -> Loaded:
+    """The denoiser of a checkpoint, in eval mode on the device. weights: "ema" or "raw". Raises UserError."""
+    tensors, facts = checkpoint.load(path)
+    spec = DenoiserSpec.from_facts(facts.get("denoiser") or {})
+    network = spec.build_network()
+    prefix = "ema" if weights == "ema" else "network"
+    load_weights(network, checkpoint.under(prefix, tensors), path)
+    network.to(device).eval().requires_grad_(False)
+    return Loaded(spec.denoiser(network, autocast), spec, facts["step"], path, weights)
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises UserError where the tensors are not those of this network."""
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit its network: {' '.join(str(error).split())[:300]}") from None
+
+
+def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """Copies every tensor whose name and shape agree, and says in one line what matched and what did not."""
+    mine = network.state_dict()
+    fitting = {key: value for key, value in tensors.items() if key in mine and mine[key].shape == value.shape}
+    if not fitting:
+        raise UserError("--init_from: no tensor of that run has the name and shape of one of this network")
+    network.load_state_dict(fitting, strict=False)
+    fresh = sorted(mine.keys() - fitting.keys())
+    report = f"initial weights: {len(fitting)} of {len(mine)} tensors matched"
+    return report + (f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}" if fresh else "")
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is CUDA, then MPS, then the CPU. Raises UserError for a device that is not there."""
+    if name == "auto":
+        available = (
+            "cuda" if torch.cuda.is_available() else "",
+            "mps" if torch.backends.mps.is_available() else "",
+        )
+        return torch.device(next((device for device in available if device), "cpu"))
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} is not there: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """ "auto" is bf16 on a GPU that computes in it and float32 elsewhere (CPUs without bf16 units crawl)."""
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return name
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def prepare_device(device: torch.device) -> None:
+    """Settings every process that computes wants: no denormals on CPUs, TF32 convolutions on GPUs."""
+    torch.set_flush_denormal(True)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True

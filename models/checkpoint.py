@@ -1,0 +1,116 @@
+"""Checkpoints: tensors in safetensors, everything else in YAML beside them, so that loading runs no code.
+
+`step_00001000.safetensors` is written first and its YAML, which holds its hash, last: a pair that agrees is whole.
+`last` and `best` are one-line files that name a checkpoint. Which tensors and facts go in is the caller's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import yaml
+from safetensors import SafetensorError
+from torch import Tensor
+
+from models.errors import UserError
+from models.files import replacing
+from models.run import read_yaml, write_text
+
+FORMAT = 1
+LAST, BEST = "last", "best"
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:08d}.safetensors"
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int) -> Path:
+    """Writes one checkpoint, points `last` at it, and removes all but the last `keep` and the best.
+
+    keep = 0 keeps all. Raises OSError as the file system does; what stood before then still stands.
+    """
+    folder.mkdir(exist_ok=True)
+    path = _path(folder, step)
+    content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    facts = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(content).hexdigest(), **facts}
+    write_text(path.with_suffix(".yaml"), yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+    write_text(folder / LAST, path.name + "\n")
+    if keep > 0:
+        _prune(folder, keep)
+    return path
+
+
+def mark_best(folder: Path, path: Path) -> None:
+    write_text(folder / BEST, path.name + "\n")
+
+
+def _prune(folder: Path, keep: int) -> None:
+    best = _read_pointer(folder / BEST)
+    for path in list_checkpoints(folder)[:-keep]:
+        if path.name != best:
+            path.with_suffix(".yaml").unlink()
+            path.unlink(missing_ok=True)
+
+
+def _read_pointer(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Every checkpoint whose YAML is there, oldest first."""
+    return sorted(path.with_suffix(".safetensors") for path in folder.glob("step_*.yaml"))
+
+
+def resolve(run: Path, which: str = LAST) -> Path:
+    """The checkpoint of a run folder that `last` or `best` names. Raises UserError where there is none."""
+    name = _read_pointer(run / "checkpoints" / which)
+    if name is None or Path(name).name != name:
+        raise UserError(f"{run} has no {which} checkpoint yet: wait for one, or name a file with --checkpoint")
+    return run / "checkpoints" / name
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors on the CPU, facts) of one checkpoint. Raises UserError: missing, truncated, altered or foreign."""
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}")
+    facts_path = path.with_suffix(".yaml")
+    if path.suffix != ".safetensors" or not facts_path.is_file():
+        raise UserError(f"{path} is no checkpoint of this repository: expected a .safetensors with its .yaml beside it")
+    facts = read_yaml(facts_path)
+    if facts.get("format") != FORMAT:
+        raise UserError(f"{facts_path} is no checkpoint of this repository (format {facts.get('format')!r})")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
+        raise UserError(f"{path} is truncated or altered (its hash differs from the one in {facts_path.name})")
+    try:
+        return safetensors.torch.load(content), facts
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from None
+
+
+def load_newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The newest checkpoint of a run that is whole; one cut short by a crash is passed over."""
+    candidates = list_checkpoints(run / "checkpoints")[::-1]
+    for path in candidates[:-1]:
+        try:
+            return load(path)
+        except UserError:
+            continue
+    if not candidates:
+        raise UserError(f"{run} has no checkpoint yet: nothing to resume, start it again")
+    return load(candidates[-1])
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{key}": value for key, value in tensors.items()}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose keys begin with `prefix.`, without it."""
+    return {key[len(prefix) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{prefix}.")}

@@ -1,0 +1,163 @@
+"""From a denoiser to uint8 images: one path for training's sample sheets, `generate` and every evaluation.
+
+Each image depends on (seed, its index, its label) alone, so the batch size changes nothing. Results come batch by
+batch, so thousands of images need no more memory than one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from models.denoiser import Clipped, Denoiser, Estimate
+from models.errors import UserError
+from models.guidance import Guided, Labelled
+from models.noise_schedules import NoiseSchedule
+from models.randomness import image_draw
+from models.samplers import SAMPLERS, Step, sampler_options
+from models.times import build_times
+
+
+class Space(Protocol):
+    """What generation asks of a space: the shape of a clean image, its bounds if any, and the way to uint8."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def bounds(self) -> tuple[float, float] | None: ...
+
+    def decode(self, clean: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. options: of the sampler, e.g. {"eta": 0.5}. clip: the clean estimate to the space's bounds."""
+
+    sampler: str = "ddim"
+    steps: int = 50
+    grid: str = "uniform"
+    options: dict[str, object] = field(default_factory=dict)
+    guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
+    clip: bool = True
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Raises UserError for a value that cannot be sampled with."""
+        known = sampler_options(self.sampler)
+        for name in self.options:
+            if name not in known:
+                able = [sampler for sampler in SAMPLERS if name in sampler_options(sampler)]
+                raise UserError(f"sampler {self.sampler} has no --{name}: it belongs to {', '.join(able)}")
+        build_times(self.grid, schedule, self.steps)
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"--guidance_interval {low} {high}: two times with 0 <= low <= high <= 1")
+
+    def describe(self) -> str:
+        """One phrase for the titles of pictures."""
+        words = [
+            self.sampler,
+            *(f"{name} {value}" for name, value in self.options.items()),
+            f"{self.steps} steps",
+        ]
+        if self.grid != "uniform":
+            words.append(f"{self.grid} grid")
+        if self.guidance_scale != 1:
+            words.append(f"guidance {self.guidance_scale:g}")
+        return ", ".join(words)
+
+
+class _Counted:
+    """A denoiser that counts the images its network has seen."""
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser = denoiser
+        self.images = 0
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        return self.denoiser.noise_schedule
+
+    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
+        self.images += len(noisy)
+        return self.denoiser(noisy, t, label)
+
+
+class Generated(NamedTuple):
+    """One batch of images, uint8 (N, C, H, W), with what led to it: kept times and the clean estimates there."""
+
+    images: Tensor
+    labels: Tensor | None
+    nfe: float
+    frame_times: list[float]
+    frames: list[Tensor]
+    estimates: list[Tensor]
+
+
+def _frame_steps(steps: int, wanted: int) -> set[int]:
+    """Up to `wanted` indices of steps, spread evenly, the last always among them."""
+    if wanted <= 0:
+        return set()
+    return {round((index + 1) * steps / wanted) - 1 for index in range(min(wanted, steps))} | {steps - 1}
+
+
+@torch.no_grad()
+def generate(
+    denoiser: Denoiser,
+    space: Space,
+    sampling: Sampling,
+    count: int,
+    labels: Sequence[int] | None,
+    null_label: int,
+    seed: int,
+    device: torch.device,
+    batch_size: int,
+    frames: int = 0,
+    weak: Denoiser | None = None,
+) -> Iterator[Generated]:
+    """Yields `count` images in batches. labels: one per image, None for no class.
+
+    frames: how many moments of the reverse process to keep, as uint8 images of x_t and of the clean estimate.
+    """
+    sampling.check(denoiser.noise_schedule)
+    times = build_times(sampling.grid, denoiser.noise_schedule, sampling.steps)
+    for start in range(0, count, batch_size):
+        indices = range(start, min(start + batch_size, count))
+        label = None if labels is None else torch.tensor([labels[i] for i in indices], device=device)
+        counted = _Counted(denoiser)
+        ready: Denoiser = Guided(
+            counted,
+            sampling.guidance_scale,
+            null_label,
+            sampling.guidance_interval,
+            sampling.guidance_rescale,
+            weak,
+        )
+        if sampling.clip and space.bounds is not None:
+            ready = Clipped(ready, *space.bounds)
+        draw = image_draw(seed, indices, device)
+        noise = draw((len(indices), *space.shape))
+        walk = SAMPLERS[sampling.sampler](Labelled(ready, label), noise, times, draw, **sampling.options)
+        yield _collect(walk, space, noise, label, counted, _frame_steps(sampling.steps, frames))
+
+
+def _collect(
+    walk: Iterator[Step], space: Space, noise: Tensor, label: Tensor | None, counted: _Counted, kept: set[int]
+) -> Generated:
+    """Walks to the end, keeping the asked moments."""
+    times, frames, estimates = ([1.0], [space.decode(noise).cpu()], []) if kept else ([], [], [])
+    step = None
+    for index, step in enumerate(walk):
+        if index in kept:
+            times.append(float(step.t))
+            frames.append(space.decode(step.noisy).cpu())
+            estimates.append(space.decode(step.estimate.clean).cpu())
+    assert step is not None
+    images = space.decode(step.noisy).cpu()
+    labels = None if label is None else label.cpu()
+    return Generated(images, labels, counted.images / len(images), times, frames, estimates)

@@ -1,0 +1,179 @@
+"""What the loop trains: a loss per image, its test on a frozen grid, and the pictures that show progress.
+
+`training.py` knows only the three methods of an objective. The denoising objective serves every network, schedule,
+prediction and space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models import pictures
+from models.build import DenoiserSpec
+from models.denoiser import add_noise
+from models.generation import Sampling, generate
+from models.losses import DenoisingLoss
+from models.randomness import StepRandomness, derive_seed
+
+BINS = 10
+EVALUATION_BATCH = 256
+FRAMES = 10
+STRIP_IMAGES = 8
+FORWARD_TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+LossOf = Callable[[Tensor, Tensor, StepRandomness], tuple[Tensor, Tensor]]
+
+
+class TestLoss(NamedTuple):
+    """Means over the frozen grid, on test images and, for the gap, on training images; and by bin of t."""
+
+    test: float
+    train: float
+    test_by_t: list[float]
+
+
+class Objective(Protocol):
+    """What `training.train` asks of the thing it trains."""
+
+    def loss_of(self, network: nn.Module) -> LossOf:
+        """(uint8 images, labels, randomness) -> per-image losses and the (N,) times in (0, 1] they belong to."""
+        ...
+
+    def evaluate(self, network: nn.Module) -> TestLoss: ...
+
+    def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
+        """One sample sheet."""
+        ...
+
+    def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
+        """The pictures of a finished run, in its folder."""
+        ...
+
+
+def bin_of(t: Tensor) -> Tensor:
+    """The bin 0..9 of times in (0, 1]: bin k holds (k/10, (k+1)/10]."""
+    return ((t * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+
+
+def sheet_labels(count: int, classes: int) -> list[int] | None:
+    """Class k, k+1, ... in reading order, so that columns of `classes` images show one class each."""
+    return [index % classes for index in range(count)] if classes else None
+
+
+def sheet(images: Tensor, class_names: tuple[str, ...], title: str):
+    """The sample sheet: one column per class where there are few classes."""
+    if 0 < len(class_names) <= 16 and len(images) >= len(class_names):
+        return pictures.grid(images, columns=len(class_names), title=title, column_titles=class_names)
+    return pictures.grid(images, title=title)
+
+
+@dataclass
+class DenoisingObjective:
+    """Trains the network of `spec`. train_images, test_images and their labels: uint8 on the device, for evaluation
+    and pictures only (a few hundred of each). num_samples, sampling: of the sample sheets."""
+
+    spec: DenoiserSpec
+    loss: DenoisingLoss
+    autocast: torch.dtype | None
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    sampling: Sampling
+    num_samples: int
+    seed: int
+
+    def loss_of(self, network: nn.Module) -> LossOf:
+        denoiser = self.spec.denoiser(network, self.autocast)
+
+        def loss(images: Tensor, labels: Tensor, randomness: StepRandomness) -> tuple[Tensor, Tensor]:
+            clean = self.spec.space.encode(images)
+            return self.loss(denoiser, clean, labels if self.spec.classes else None, randomness)
+
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> TestLoss:
+        """The loss on a grid of (image, t, noise) that is the same at every call, with no label dropped."""
+        test, t = self._losses(network, self.test_images, self.test_labels)
+        train, _ = self._losses(network, self.train_images, self.train_labels)
+        bins = bin_of(t)
+        by_t = [test[bins == index].mean().item() for index in range(BINS)]
+        return TestLoss(test.mean().item(), train.mean().item(), by_t)
+
+    def _losses(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        denoiser = self.spec.denoiser(network, self.autocast)
+        count, device = len(images), images.device
+        frozen = StepRandomness(derive_seed(self.seed, "evaluation"), 0, count, 0, count, device)
+        t = self.loss.density.draw(frozen.uniform("times"), denoiser.noise_schedule)
+        noise = frozen.noise(self.spec.shape)
+        losses = []
+        for part in torch.arange(count).split(EVALUATION_BATCH):
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            clean = self.spec.space.encode(images[rows])
+            label = labels[rows] if self.spec.classes else None
+            losses.append(self.loss.at(denoiser, clean, label, t[rows], noise[rows]).cpu())
+        return torch.cat(losses), t
+
+    def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
+        images, _, _ = self._sample(network, frames=0)
+        pictures.save_image(sheet(images, self.spec.class_names, f"{title}, {self.sampling.describe()}"), path)
+
+    def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
+        images, times, frames = self._sample(network, frames=FRAMES)
+        title = f"{title}, {self.sampling.describe()}"
+        for name in ("final_samples", "denoising_steps"):
+            (folder / name).mkdir(exist_ok=True)
+        sample_sheet = sheet(images, self.spec.class_names, title)
+        pictures.save_image(sample_sheet, folder / "final_samples" / "grid.png")
+        pictures.save_each(images, folder / "final_samples", sheet_labels(len(images), self.spec.classes))
+        captions = [f"t = {t:.2f}" for t in times]
+        strips = {"noisy": [noisy for noisy, _ in frames], "clean_estimate": [clean for _, clean in frames]}
+        for name, columns in strips.items():
+            what = "x_t" if name == "noisy" else "clean estimate"
+            strip = pictures.strip(columns, captions, title=f"{title}: {what} along the reverse process")
+            pictures.save_image(strip, folder / "denoising_steps" / f"{name}.png")
+        self.draw_forward(folder / "forward_noising.png")
+
+    def draw_forward(self, path: Path) -> None:
+        """Test images under growing noise."""
+        schedule = self.spec.denoiser(nn.Identity()).noise_schedule
+        space, count = self.spec.space, min(STRIP_IMAGES, len(self.test_images))
+        clean = space.encode(self.test_images[:count])
+        frozen = StepRandomness(derive_seed(self.seed, "forward"), 0, count, 0, count, clean.device)
+        noise = frozen.noise(self.spec.shape)
+        times = torch.tensor(FORWARD_TIMES, dtype=torch.float64)
+        frames = [space.decode(add_noise(schedule, clean, noise, t)).cpu() for t in times]
+        captions = [f"t = {t:.1f}" for t in FORWARD_TIMES]
+        title = f"forward process, {self.spec.noise_schedule} schedule"
+        pictures.save_image(pictures.strip(frames, captions, title=title), path)
+
+    def _sample(self, network: nn.Module, frames: int):
+        """(images, kept times, kept (noisy, estimate) of the first few images)."""
+        labels = sheet_labels(self.num_samples, self.spec.classes)
+        denoiser = self.spec.denoiser(network, self.autocast)
+        images, times, kept = [], [], []
+        for batch in generate(
+            denoiser,
+            self.spec.space,
+            self.sampling,
+            self.num_samples,
+            labels,
+            self.spec.classes,
+            derive_seed(self.seed, "pictures"),
+            self.test_images.device,
+            EVALUATION_BATCH,
+            frames if not images else 0,
+        ):
+            images.append(batch.images)
+            if batch.estimates and not kept:
+                times = batch.frame_times[1:]
+                pairs = zip(batch.frames[1:], batch.estimates, strict=True)
+                kept = [(noisy[:STRIP_IMAGES], clean[:STRIP_IMAGES]) for noisy, clean in pairs]
+        return torch.cat(images), times, kept

@@ -1,0 +1,114 @@
+"""What a network is asked for, as two coefficients: target = a * clean + b * noise.
+
+Together with `noisy = alpha * clean + sigma * noise` that is a 2x2 linear system, so one solve turns any output
+into (clean, noise) and one sum turns (clean, noise) into any target. Names: eps, x0, v, flow, edm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.errors import UserError
+
+Coefficients = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
+def _eps(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
+    """The noise (Ho et al. 2020)."""
+    return torch.zeros_like(alpha), torch.ones_like(sigma)
+
+
+def _x0(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
+    """The clean image."""
+    return torch.ones_like(alpha), torch.zeros_like(sigma)
+
+
+def _flow(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
+    """The velocity of the straight line, noise - clean (Lipman et al. 2023)."""
+    return -torch.ones_like(alpha), torch.ones_like(sigma)
+
+
+def _edm(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
+    """EDM's preconditioning (Karras et al. 2022, table 1), of unit variance for data of this deviation.
+
+    With s = sigma/alpha, c_skip and c_out of the paper give (up to the sign)
+    target = (alpha * d^2 * noise - sigma * clean) / (d * sqrt(sigma^2 + alpha^2 d^2)).
+    """
+    norm = deviation * (sigma**2 + alpha**2 * deviation**2).sqrt()
+    return -sigma / norm, alpha * deviation**2 / norm
+
+
+def _v(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
+    """alpha * noise - sigma * clean (Salimans & Ho 2022): EDM's target for data of deviation 1."""
+    return _edm(alpha, sigma, 1.0)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of PREDICTIONS, for data of a measured deviation. alpha and sigma broadcast against the images."""
+
+    name: str
+    deviation: float = 1.0
+
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return PREDICTIONS[self.name](alpha, sigma, self.deviation)
+
+    def target(self, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What the network should answer."""
+        a, b = self.coefficients(alpha, sigma)
+        return a * clean + b * noise
+
+    def solve(self, output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(clean, noise) that agree with both the output and the noisy image.
+
+        The system is singular only for x0 at sigma = 0, where nothing of the noise is left to be seen: there the
+        answer is (noisy / alpha, 0). eps at alpha = 0 is singular too and refused by `check`.
+        """
+        a, b = self.coefficients(alpha, sigma)
+        determinant = alpha * b - sigma * a
+        singular = determinant == 0
+        determinant = torch.where(singular, 1.0, determinant)
+        clean = (
+            torch.where(singular, 1 / alpha, b / determinant),
+            torch.where(singular, 0, -sigma / determinant),
+        )
+        noise = torch.where(singular, 0, -a / determinant), torch.where(singular, 0, alpha / determinant)
+        return clean[0] * noisy + clean[1] * output, noise[0] * noisy + noise[1] * output
+
+    def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """EDM's c_in, which brings the network's input to unit variance; 1 for the other predictions."""
+        if self.name != "edm":
+            return torch.ones_like(alpha)
+        return (alpha**2 * self.deviation**2 + sigma**2).rsqrt()
+
+    def clean_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """How a unit error of the output shows in the clean estimate: |sigma / determinant|."""
+        a, b = self.coefficients(alpha, sigma)
+        return (sigma / (alpha * b - sigma * a)).abs()
+
+    def noise_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """How a unit error of the output shows in the noise estimate: |alpha / determinant|."""
+        a, b = self.coefficients(alpha, sigma)
+        return (alpha / (alpha * b - sigma * a)).abs()
+
+    def check(self, last_alpha: float) -> None:
+        """Refuses the pair that cannot be sampled: eps where the last step holds no signal at all."""
+        if self.name == "eps" and last_alpha < 1e-8:
+            raise UserError(
+                "prediction eps cannot start from pure noise (alpha = 0 at t = 1): the output says nothing about "
+                "the image there; use --prediction v, or a schedule that keeps a trace of signal"
+            )
+
+
+PREDICTIONS: dict[str, Coefficients] = {"eps": _eps, "x0": _x0, "v": _v, "flow": _flow, "edm": _edm}
+
+
+def build_prediction(name: str, deviation: float) -> Prediction:
+    """deviation: of the clean data, measured on the training split (used by edm). Raises UserError."""
+    if name not in PREDICTIONS:
+        raise UserError(f"unknown prediction {name!r}: choose from {', '.join(PREDICTIONS)}")
+    return Prediction(name, deviation)

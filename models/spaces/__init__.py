@@ -1,0 +1,1 @@
+"""Spaces: uint8 images <-> what the network sees. One module per space, found by its name."""

@@ -1,0 +1,388 @@
+"""THE training loop: anything with a loss trains here. It reads in one sitting.
+
+Every random number is a function of (seed, step), so a run taken up from a checkpoint repeats what it would have
+done. The device is asked for nothing per step: losses gather there and are read every few steps, and a gradient
+that is not finite freezes the weights there before it is noticed here.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import checkpoint
+from models.ema import EMA
+from models.interrupts import Interrupted, Interrupts
+from models.objectives import BINS, Objective, TestLoss, bin_of
+from models.optim import LRSchedule, build_optimizer
+from models.plots import loss_curves
+from models.progress import Board, ProgressBar
+from models.randomness import StepRandomness
+from models.run import Metrics, Run, write_text
+
+READ_EVERY = 20
+COLUMNS = (
+    "step",
+    "epoch",
+    "seconds",
+    "images_per_second",
+    "lr",
+    "grad_norm",
+    "train_loss",
+    "test_loss",
+    "train_grid_loss",
+    *(f"test_loss_t{index}" for index in range(BINS)),
+    *(f"train_loss_t{index}" for index in range(BINS)),
+)
+
+BatchAt = Callable[[int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """epochs, max_steps, max_minutes: the budget, whichever ends first (None: no limit). eval_every, sample_every,
+    checkpoint_every: in epochs, 0 for at the end only. patience: evaluations without a better test loss before an
+    early stop, 0 for never. clip: largest gradient norm, 0 for none. ema_half_life: as a share of the run."""
+
+    batch_size: int
+    accumulate: int
+    lr_schedule: LRSchedule
+    weight_decay: float
+    betas: tuple[float, float]
+    clip: float
+    ema_half_life: float
+    epochs: float | None
+    max_steps: int | None
+    max_minutes: float | None
+    eval_every: float
+    sample_every: float
+    checkpoint_every: float
+    keep_checkpoints: int
+    patience: int
+    seed: int
+    compile: bool
+    tensorboard: bool
+
+
+class Trainer:
+    """The state of one run and the steps that move it."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        network: nn.Module,
+        batch_at: BatchAt,
+        dataset_size: int,
+        settings: TrainSettings,
+        run: Run,
+        facts: dict[str, Any],
+        device: torch.device,
+    ):
+        """batch_at(step): uint8 images and labels on the device. facts: what a checkpoint says besides its tensors."""
+        self.objective, self.settings, self.run, self.facts, self.device = (
+            objective,
+            settings,
+            run,
+            facts,
+            device,
+        )
+        self.batch_at, self.dataset_size = batch_at, dataset_size
+        self.network = network.to(device).train()
+        self.ema = EMA(self.network, settings.ema_half_life)
+        self.optimizer = build_optimizer(self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas)
+        self.parameters = list(self.network.parameters())
+        self.loss = objective.loss_of(torch.compile(self.network) if settings.compile else self.network)
+        self.metrics = Metrics(run.folder / "metrics.csv", COLUMNS)
+        self.step = 0
+        self.seconds = 0.0
+        self.averaged_progress = 0.0
+        self.best_loss = float("inf")
+        self.worse = 0
+        # Sums and counts of the losses by bin of t since the last row; and whether a gradient was not finite.
+        self.gathered = torch.zeros(2, BINS, device=device)
+        self.broken = torch.zeros((), device=device)
+        self.norm = torch.zeros((), device=device)
+        self.aside = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
+        self.row_seconds, self.row_step = 0.0, 0
+        self.saved: tuple[int, Path] | None = None
+        self.board: Board | None = None
+
+    # -- budget ---------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> float:
+        return self.step * self.settings.batch_size / self.dataset_size
+
+    @property
+    def total_steps(self) -> int | None:
+        """The step at which the budget of epochs or steps ends; None if only minutes limit the run."""
+        limits = []
+        if self.settings.epochs is not None:
+            limits.append(-int(-self.settings.epochs * self.dataset_size // self.settings.batch_size))
+        if self.settings.max_steps is not None:
+            limits.append(self.settings.max_steps)
+        return max(1, min(limits)) if limits else None
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is spent, 0..1."""
+        shares = [0.0]
+        if self.total_steps is not None:
+            shares.append(self.step / self.total_steps)
+        if self.settings.max_minutes is not None:
+            shares.append(self.seconds / 60 / self.settings.max_minutes)
+        return min(1.0, max(shares))
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    def train_step(self) -> None:
+        """One optimizer step on the global batch, in `accumulate` parts."""
+        settings, progress = self.settings, self.progress
+        images, labels = self.batch_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr_schedule.at(self.step, progress)
+        bounds = [round(part * settings.batch_size / settings.accumulate) for part in range(settings.accumulate + 1)]
+        for start, stop in pairwise(bounds):
+            randomness = StepRandomness(settings.seed, self.step, settings.batch_size, start, stop, self.device)
+            randomness.seed_dropout()
+            losses, t = self.loss(images[start:stop], labels[start:stop], randomness)
+            (losses.sum() / settings.batch_size).backward()
+            bins = bin_of(t).to(self.device, non_blocking=True)
+            self.gathered.index_add_(1, bins, torch.stack([losses.detach(), torch.ones_like(losses)]))
+        self.norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        # The fused optimizer skips its update where found_inf is set; once set it stays, so nothing moves on.
+        self.broken = torch.maximum(self.broken, (~self.norm.isfinite()).float())
+        if settings.clip > 0:
+            nn.utils.clip_grads_with_norm_(self.parameters, settings.clip, self.norm)
+        self.optimizer.found_inf = self.broken  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.ema.update(self.network, self.progress - self.averaged_progress)
+        self.averaged_progress = self.progress
+
+    def check(self) -> None:
+        """Waits for the device. Raises FloatingPointError if a gradient was not finite; the weights are as before.
+
+        Raises OSError where the run folder can no longer be written.
+        """
+        self.run.check()
+        if float(self.broken) > 0:
+            raise FloatingPointError(
+                f"the gradient was not finite at or shortly before step {self.step}; the last checkpoint is good: "
+                "resume with a new run (--init_from) and a lower --lr or --clip, or --precision float32"
+            )
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Runs to the end of the budget. Raises Interrupted, after saving, where a signal asks to stop."""
+        settings = self.settings
+        self.board = Board(self.run.folder / "tensorboard", self.step) if settings.tensorboard else None
+        with Interrupts() as interrupts, ProgressBar(self.run) as bar:
+            while self.progress < 1:
+                started, epoch = time.perf_counter(), self.epoch
+                self.train_step()
+                if self.step % READ_EVERY == 0:
+                    self.check()
+                    bar.show(self.progress, self._describe_now())
+                self.seconds += time.perf_counter() - started
+                if interrupts.signal is not None:
+                    self.save()
+                    raise Interrupted(interrupts.signal)
+                if self.progress < 1:
+                    if _due(settings.eval_every, epoch, self.epoch) and self.record():
+                        break
+                    if _due(settings.sample_every, epoch, self.epoch):
+                        self.draw()
+                    if _due(settings.checkpoint_every, epoch, self.epoch):
+                        self.save()
+            self.finish()
+
+    def _describe_now(self) -> str:
+        sums, counts = self.gathered.sum(1).tolist()
+        speed = (self.step - self.row_step) * self.settings.batch_size / max(self.seconds - self.row_seconds, 1e-9)
+        return f"step {self.step}  loss {sums / max(counts, 1):.4f}  {speed:.0f} images/s"
+
+    def record(self) -> bool:
+        """One row of losses, on the frozen grid too, in every log; saves the best so far. True for an early stop."""
+        self.check()
+        started = time.perf_counter()
+        tested = self.objective.evaluate(self.ema.network)
+        self.aside["evaluation"] += time.perf_counter() - started
+        row = self._row(tested)
+        self.metrics.add(row)
+        self.run.log(
+            f"epoch {row['epoch']:.2f}  step {self.step}  train {row['train_loss']:.4f}  test {row['test_loss']:.4f} "
+            f"(gap {row['test_loss'] - row['train_grid_loss']:+.4f})  lr {row['lr']:.2e}  "
+            f"{row['images_per_second'] or 0:.0f} images/s  {duration(self.seconds)}"
+        )
+        self.run.update(
+            step=self.step,
+            total_steps=self.total_steps,
+            progress=round(self.progress, 4),
+            loss=row["train_loss"],
+            test_loss=row["test_loss"],
+        )
+        if self.board is not None:
+            self.board.write(row)
+        if tested.test < self.best_loss:
+            self.best_loss, self.worse = tested.test, 0
+            checkpoint.mark_best(self.run.folder / "checkpoints", self.save())
+            return False
+        self.worse += 1
+        if self.worse == self.settings.patience:
+            self.run.log(f"early stop: no better test loss in {self.worse} evaluations")
+            return True
+        return False
+
+    def _row(self, tested: TestLoss) -> dict[str, Any]:
+        """The row of metrics.csv since the last one, and a fresh start of what it sums."""
+        sums, counts = self.gathered.tolist()
+        self.gathered.zero_()
+        seconds, images = (
+            self.seconds - self.row_seconds,
+            (self.step - self.row_step) * self.settings.batch_size,
+        )
+        self.row_seconds, self.row_step = self.seconds, self.step
+        return {
+            "step": self.step,
+            "epoch": round(self.epoch, 3),
+            "seconds": round(self.seconds, 2),
+            "images_per_second": images / seconds if seconds > 0 else None,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": float(self.norm),
+            "train_loss": sum(sums) / max(sum(counts), 1),
+            "test_loss": tested.test,
+            "train_grid_loss": tested.train,
+            **{f"test_loss_t{index}": value for index, value in enumerate(tested.test_by_t)},
+            **{f"train_loss_t{index}": sums[index] / counts[index] for index in range(BINS) if counts[index]},
+        }
+
+    def draw(self) -> None:
+        """A sample sheet of this moment, from the EMA weights."""
+        started = time.perf_counter()
+        folder = self.run.folder / "epoch_samples"
+        folder.mkdir(exist_ok=True)
+        title = f"{self.run.folder.name}, epoch {self.epoch:.1f}, step {self.step}, ema weights"
+        self.objective.draw_progress(self.ema.network, folder / f"step_{self.step:08d}.png", title)
+        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png")
+        self.aside["pictures"] += time.perf_counter() - started
+
+    def finish(self) -> None:
+        """The last row, checkpoint and pictures, and the summary."""
+        if self.row_step != self.step or not self.metrics.rows:
+            self.record()
+        self.save()
+        started = time.perf_counter()
+        title = f"{self.run.folder.name}, step {self.step}, ema weights"
+        self.objective.draw_final(self.ema.network, self.run.folder, title)
+        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png")
+        self.aside["pictures"] += time.perf_counter() - started
+        self._summarise()
+
+    def _summarise(self) -> None:
+        beside = ", ".join(f"{what} {duration(seconds)}" for what, seconds in self.aside.items())
+        self.run.log(f"trained {self.step} steps in {duration(self.seconds)}; beside it: {beside}")
+        images = self.step * self.settings.batch_size
+        last = self.metrics.rows[-1]
+        lines = {
+            "steps": self.step,
+            "epochs": f"{self.epoch:.2f}",
+            "images": images,
+            "training_seconds": f"{self.seconds:.1f}",
+            **{f"{what}_seconds": f"{seconds:.1f}" for what, seconds in self.aside.items()},
+            "images_per_second": f"{images / max(self.seconds, 1e-9):.1f}",
+            "peak_memory_mb": f"{peak_memory(self.device) / 2**20:.0f}",
+            "parameters": sum(p.numel() for p in self.parameters),
+            "final_train_loss": last["train_loss"],
+            "final_test_loss": last["test_loss"],
+            "best_test_loss": f"{self.best_loss:.6g}",
+        }
+        text = "".join(f"{key}: {value}\n" for key, value in lines.items())
+        write_text(self.run.folder / "performance_metrics.txt", text)
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Writes all that resuming needs; nothing if this step is saved already."""
+        folder = self.run.folder / "checkpoints"
+        self.check()
+        if self.saved is not None and self.saved[0] == self.step:
+            return self.saved[1]
+        started = time.perf_counter()
+        tensors = {
+            **checkpoint.prefixed("network", self.network.state_dict()),
+            **checkpoint.prefixed("ema", self.ema.network.state_dict()),
+            **checkpoint.prefixed("optimizer", self._optimizer_tensors()),
+            "gathered": self.gathered,
+        }
+        facts = {
+            **self.facts,
+            "training": {
+                "seconds": self.seconds,
+                "row_seconds": self.row_seconds,
+                "row_step": self.row_step,
+                "ema_updates": self.ema.updates,
+                "averaged_progress": self.averaged_progress,
+                "best_loss": self.best_loss,
+                "worse": self.worse,
+            },
+        }
+        path = checkpoint.save(folder, self.step, tensors, facts, self.settings.keep_checkpoints)
+        self.run.update(step=self.step, total_steps=self.total_steps, progress=round(self.progress, 4))
+        self.saved = self.step, path
+        self.aside["checkpoints"] += time.perf_counter() - started
+        return path
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        state = self.optimizer.state_dict()["state"]
+        return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Goes back to a checkpoint of this run, at its exact step."""
+        self.network.load_state_dict(checkpoint.under("network", tensors))
+        self.ema.network.load_state_dict(checkpoint.under("ema", tensors))
+        optimizer_state: dict[int, dict[str, Tensor]] = {}
+        for key, value in checkpoint.under("optimizer", tensors).items():
+            index, name = key.split(".", 1)
+            optimizer_state.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+        self.gathered.copy_(tensors["gathered"])
+        kept = facts["training"]
+        self.step, self.seconds = facts["step"], kept["seconds"]
+        self.row_seconds, self.row_step = kept["row_seconds"], kept["row_step"]
+        self.ema.updates, self.averaged_progress = kept["ema_updates"], kept["averaged_progress"]
+        self.best_loss, self.worse = kept["best_loss"], kept["worse"]
+        self.metrics.cut_after(self.step)
+
+
+def _due(every: float, before: float, after: float) -> bool:
+    """Whether a multiple of `every` epochs lies in (before, after]; never for 0."""
+    return every > 0 and int(after / every + 1e-9) > int(before / every + 1e-9)
+
+
+def duration(seconds: float) -> str:
+    """3.2s, 4m05s or 2h07m."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's peak on a GPU, the process's elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,300 @@
+"""Flags: every default stands here, in dataclasses that tyro turns into a command line.
+
+A config is a flat mapping from flag to value. Recipes, --config files and the config of a resumed run are turned
+back into arguments and read before the command line's own, so that there is one parser and the last word wins.
+Networks and data sets are chosen by name; their constructors' arguments become `--network.*` and `--dataset.*`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import docstring_parser
+import tyro
+
+import data
+from models import networks
+from models.errors import UserError
+from models.run import read_yaml
+
+Flags = TypeVar("Flags")
+VARIANTS = {"dataset": data.find, "network": networks.find}
+NOT_STORED = ("resume", "config", "recipe")
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    data_root: str | None = None
+    """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
+    conditional: bool = True
+    """Train with the labels, if the data set has any."""
+
+
+@dataclass(frozen=True)
+class ProcessFlags:
+    noise_schedule: str = "cosine"
+    """flow, cosine, linear, quadratic or sigmoid."""
+    timesteps: int = 1000
+    """Length T of the chain; 0 for the continuous form. Chains of any length end at the same noise."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that its last step is pure noise (not with prediction eps)."""
+    prediction: str = "eps"
+    """What the network is asked for: eps, x0, v, flow or edm."""
+    times: str = "discrete"
+    """How training times are drawn: discrete (k/T), uniform, logit_normal or log_normal (EDM)."""
+    time_mean: float | None = None
+    """Mean of logit_normal (default 0; more is noisier) or log_normal (default -1.2)."""
+    time_deviation: float | None = None
+    """Deviation of logit_normal (default 1) or log_normal (default 1.2)."""
+    stratified: bool = True
+    """Spread the times of a batch evenly over the density, instead of drawing each by itself."""
+    loss: str = "l2"
+    """l1, l2 or huber."""
+    weighting: str = "uniform"
+    """Weight of the loss by time: uniform, variational (the bound's, clipped), min_snr or soft_min_snr."""
+    weight_limit: float | None = None
+    """The clip of variational (default 1), or gamma of min_snr (5) and soft_min_snr (4)."""
+    label_drop: float = 0.1
+    """Share of labels replaced by "no class", image by image, which guidance needs."""
+
+
+@dataclass(frozen=True)
+class OptimiserFlags:
+    batch_size: int = 128
+    """Images per optimizer step."""
+    accumulate: int = 1
+    """Parts in which a batch is computed, to save memory; the result is the same."""
+    lr: float = 1e-3
+    """Largest learning rate."""
+    lr_schedule: str = "cosine"
+    """Over the budget, whatever sets it: cosine, constant, linear, multistep or one_cycle."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate first rises in a line."""
+    lr_milestones: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the run after which multistep multiplies by gamma."""
+    lr_gamma: float = 0.2
+    """Factor of multistep."""
+    weight_decay: float = 0.01
+    """AdamW's, on matrices and filters."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's two decay rates."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 for no clipping."""
+    ema: float = 0.1
+    """Half-life of the weights' moving average, as a share of the run; 0 for none."""
+
+
+@dataclass(frozen=True)
+class BudgetFlags:
+    epochs: float | None = None
+    """Length of the run in passes over the data. Without any budget: 20."""
+    max_steps: int | None = None
+    """Length of the run in optimizer steps; whichever budget ends first ends the run."""
+    max_minutes: float | None = None
+    """Length of the run in minutes of training; evaluation and pictures come on top, and the log says how much."""
+    patience: int = 0
+    """Stop early after this many evaluations without a better test loss; 0 never."""
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    experiments_dir: str = "experiments"
+    """Folder in which the run folder is made."""
+    name: str | None = None
+    """A word to end the run folder's name with."""
+    seed: int = 0
+    """The same seed gives the same run."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: str = "auto"
+    """auto, float32 or bf16 (autocast). auto is bf16 on GPUs that have it, float32 on CPUs."""
+    compile: bool = False
+    """Compile the network with torch.compile; takes a minute or two, pays on GPUs and long runs."""
+    init_from: str | None = None
+    """Begin with the (EMA) weights of another run, where names and shapes match."""
+    resume: str | None = None
+    """Go on with a run: its folder, its name, or latest. Only budgets and logging may change."""
+    config: str | None = None
+    """Take settings from a config.txt; flags given beside it win."""
+    recipe: str | None = None
+    """Take settings from a named recipe; see scripts/recipes.py."""
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    eval_every: float = 1.0
+    """Epochs between rows of losses; 0 for one at the end."""
+    eval_images: int = 512
+    """Test images of the frozen grid on which the test loss is taken (and as many training images)."""
+    sample_every: float = 5.0
+    """Epochs between sample sheets; 0 for one at the end."""
+    checkpoint_every: float = 1.0
+    """Epochs between checkpoints; fractions are fine; 0 for one at the end."""
+    keep_checkpoints: int = 3
+    """How many of the last checkpoints to keep, beside the best; 0 keeps all."""
+    num_samples: int = 80
+    """Images on a sample sheet."""
+    sampler: str = "ddim"
+    """Sampler of the sheets: ddpm, ddim, euler, midpoint, heun, dpmpp_2m, dpmpp_2m_sde, unipc or sde."""
+    steps: int = 50
+    """Sampling steps of the sheets."""
+    guidance_scale: float = 1.0
+    """Guidance of the sheets; 1 is plain conditional."""
+    tensorboard: bool = True
+    """Write the losses for TensorBoard too."""
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Settings of `train_ddpm` and `train_flow`."""
+
+    dataset: str = "digits"
+    """A data set: digits (built in), mnist, fashion_mnist, emnist, cifar10 or folder."""
+    dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
+    network: str = "unet"
+    """A network: unet or dit."""
+    network_options: Annotated[Any, tyro.conf.arg(name="network")] = None
+    data: tyro.conf.OmitArgPrefixes[DataFlags] = field(default_factory=DataFlags)
+    process: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
+    optimiser: tyro.conf.OmitArgPrefixes[OptimiserFlags] = field(default_factory=OptimiserFlags)
+    budget: tyro.conf.OmitArgPrefixes[BudgetFlags] = field(default_factory=BudgetFlags)
+    run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
+    report: tyro.conf.OmitArgPrefixes[ReportFlags] = field(default_factory=ReportFlags)
+
+
+FLOW = TrainFlags(
+    process=ProcessFlags(noise_schedule="flow", timesteps=0, prediction="flow", times="logit_normal"),
+    report=ReportFlags(sampler="heun", steps=12),
+)
+
+
+def _options_class(name: str, constructor: type) -> type:
+    """A dataclass of a constructor's keyword-only arguments, with its types, defaults and docstring."""
+    documented = inspect.getdoc(constructor.__init__) or ""
+    texts = {
+        param.arg_name: param.description or ""
+        for source in (inspect.getdoc(constructor) or "", documented)
+        for param in docstring_parser.parse(source).params
+    }
+    hints = get_type_hints(constructor.__init__)
+    fields = []
+    for parameter in inspect.signature(constructor).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            text = " ".join(texts.get(parameter.name, "").split())
+            kind = Annotated[hints[parameter.name], tyro.conf.arg(help=text)]
+            fields.append((parameter.name, kind, field(default=parameter.default)))
+    return dataclasses.make_dataclass(f"{name.capitalize()}Options", fields, frozen=True)
+
+
+def _with_options(cls: type[Flags], chosen: Mapping[str, str]) -> type[Flags]:
+    """The flags with the options of the chosen variants filled in."""
+    fields = []
+    for word, name in chosen.items():
+        options = _options_class(word, VARIANTS[word](name))
+        kind = Annotated[options, tyro.conf.arg(name=word)]
+        fields.append((f"{word}_options", kind, field(default_factory=options)))
+    return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)  # type: ignore[return-value]
+
+
+def parse(argv: Sequence[str], default: Flags, prog: str, description: str) -> Flags:
+    """Flags from arguments, over a default instance. Raises UserError in one line; prints help and exits 0 on -h."""
+    cls = type(default)
+    words = [word for word in VARIANTS if word in {f.name for f in dataclasses.fields(default)}]  # type: ignore[arg-type]
+    chosen = {word: _last(argv, word) or getattr(default, word) for word in words}
+    cls = _with_options(cls, chosen)
+    known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}  # type: ignore[arg-type]
+    values = {key: value for key, value in known.items() if not key.endswith("_options")}
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return tyro.cli(cls, args=list(argv), default=cls(**values), prog=prog, description=description)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise UserError(_one_line(printed.getvalue(), prog)) from None
+
+
+def _last(argv: Sequence[str], flag: str) -> str | None:
+    """The value of the last `--flag value` or `--flag=value`."""
+    found = None
+    for index, word in enumerate(argv):
+        if word == f"--{flag}" and index + 1 < len(argv):
+            found = argv[index + 1]
+        elif word.startswith(f"--{flag}="):
+            found = word.split("=", 1)[1]
+    return found
+
+
+def _one_line(box: str, prog: str) -> str:
+    """tyro's box of an error as one line: what is wrong, and the flag it may have meant."""
+    rows = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    parts: list[list[str]] = [[]]
+    for row in rows:
+        if set(row) <= {"─"}:
+            parts.append([])
+        else:
+            parts[-1].append(row)
+    message = " ".join(parts[0])
+    meant = [row.split()[0] for part in parts[1:] for row in part if row.startswith("--")]
+    hint = f"; did you mean {meant[0].rstrip(',').replace('-', '_').replace('__', '--', 1)}?" if meant else ""
+    return f"{message}{hint} (--help lists the flags of {prog})"
+
+
+def to_config(flags: Any) -> dict[str, Any]:
+    """Flags as a flat mapping from flag to plain value, without those that only say where settings came from."""
+    config: dict[str, Any] = {}
+    for each in dataclasses.fields(flags):
+        value = getattr(flags, each.name)
+        if each.name.endswith("_options"):
+            word = each.name.removesuffix("_options")
+            options = dataclasses.asdict(value) if value is not None else {}
+            config.update({f"{word}.{key}": _plain(option) for key, option in options.items()})
+        elif dataclasses.is_dataclass(value):
+            config.update(to_config(value))
+        elif each.name not in NOT_STORED:
+            config[each.name] = _plain(value)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def to_arguments(config: Mapping[str, Any]) -> list[str]:
+    """A flat mapping as the arguments that give it."""
+    arguments: list[str] = []
+    for key, value in config.items():
+        if isinstance(value, bool):
+            prefix, _, last = key.rpartition(".")
+            name = last if value else f"no-{last}"
+            arguments.append(f"--{prefix}.{name}" if prefix else f"--{name}")
+        elif isinstance(value, (list, tuple)):
+            arguments += [f"--{key}", *(str(each) for each in value)]
+        else:
+            arguments.append(f"--{key}={value}")
+    return arguments
+
+
+def gather(argv: Sequence[str], recipes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The arguments of the named recipe and config file, if any, before the command line's own."""
+    before: list[str] = []
+    recipe, config = _last(argv, "recipe"), _last(argv, "config")
+    if recipe is not None:
+        if recipe not in recipes:
+            close = difflib.get_close_matches(recipe, recipes, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(recipes)}{hint}")
+        before += to_arguments(recipes[recipe])
+    if config is not None:
+        before += to_arguments(read_yaml(Path(config)))
+    return [*before, *argv]

@@ -1,0 +1,17 @@
+"""Trains a flow-matching model: by default the straight flow with logit-normal times."""
+
+from __future__ import annotations
+
+from scripts.command import run_command
+from scripts.denoising import train_denoiser
+from scripts.flags import FLOW
+
+DESCRIPTION = "Train a flow model (by default: straight flow, logit-normal times). Prints the run folder."
+
+
+def main(argv: list[str]) -> None:
+    train_denoiser(argv, "train_flow", FLOW, DESCRIPTION)
+
+
+if __name__ == "__main__":
+    run_command(main)
