@@ -1,0 +1,222 @@
+"""Curves for people: the losses of a run, and noise schedules side by side.
+
+Matplotlib is imported when something is drawn, never before, and without pyplot: no window, no global state,
+nothing to close. What the numbers mean is the caller's; images are drawn by `pictures`.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.errors import UserError
+from models.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = {".png": "png", ".pdf": "pdf", ".svg": "svg"}
+TIME_BINS = 10  # Columns test_loss_t0 ... test_loss_t9: the loss in ten equal bins of t.
+# Okabe and Ito's colours, which colour-blind readers tell apart; line styles tell the curves apart in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)))
+LOOK: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "legend.frameon": False,
+}
+LOSSES = (
+    ("train_loss", "train", COLOURS[0], "-"),
+    ("test_loss", "test", COLOURS[1], "--"),
+    ("test_loss_ema", "test, EMA weights", COLOURS[2], "-."),
+)
+FEW, MANY = 30, 200  # Up to FEW points are marked; from MANY on a curve is faint, its running mean on top.
+WIDE = 5.0  # Ratio of the largest to the smallest loss from which the axis is logarithmic.
+LOG_SNR_SHOWN = 20.0  # Beyond it float32 holds nothing of the noise, or of the image.
+
+
+def loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
+    """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
+
+    rows: as read from metrics.csv, numbers or text, any cell absent, empty or not finite: step, epoch,
+    train_loss, test_loss, test_loss_ema, test_loss_t0 ... test_loss_t9. Writes .png, .pdf or .svg, whole or
+    not at all; raises UserError for another suffix.
+    """
+    with _drawing((9.0, 3.6), path, title) as figure:
+        over_steps, by_time = figure.subplots(1, 2, width_ratios=(3, 2))
+        _draw_losses(over_steps, rows)
+        _draw_by_time(by_time, rows)
+
+
+def schedule_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    path: Path | str,
+    title: str = "",
+) -> None:
+    """Draw alpha(t), sigma(t) and the log-SNR of noise schedules, side by side.
+
+    curves: by name, four arrays of one length: t in [0, 1], alpha, sigma, and log(alpha^2 / sigma^2), which
+    may be infinite. Writes .png, .pdf or .svg, whole or not at all; raises UserError for another suffix.
+    """
+    headings = (r"signal  $\alpha(t)$", r"noise  $\sigma(t)$", r"log-SNR  $\log(\alpha^2 / \sigma^2)$")
+    with _drawing((9.0, 3.8), path, title) as figure:
+        panels = figure.subplots(1, 3)
+        for k, (axes, heading) in enumerate(zip(panels, headings, strict=True)):
+            axes.set(title=heading, xlabel="t  (0 = clean, 1 = noise)", xlim=(-0.02, 1.02))
+            for n, (t, *values) in enumerate(curves.values()):
+                finite = np.isfinite(values[k])
+                axes.plot(
+                    t[finite],
+                    values[k][finite],
+                    color=COLOURS[n % len(COLOURS)],
+                    linestyle=STYLES[n % len(STYLES)],
+                    linewidth=2.6 - 1.6 * n / len(curves),  # A later curve does not hide an equal one.
+                    marker=_marker(t),
+                    markersize=3,
+                )
+        shown = [line.get_ydata().clip(-LOG_SNR_SHOWN, LOG_SNR_SHOWN) for line in panels[2].lines]
+        low, high = np.min(np.concatenate(shown)), np.max(np.concatenate(shown))
+        panels[2].set_ylim(low - 1, high + 1)
+        figure.legend(
+            panels[0].lines,
+            list(curves),
+            loc="outside lower center",
+            ncols=min(5, len(curves)),
+            handlelength=4,
+        )
+
+
+@contextmanager
+def _drawing(inches: tuple[float, float], path: Path | str, title: str) -> Iterator[Figure]:
+    """A figure with a title and nothing else, written to `path` when the block ends well."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    file_format = FORMATS.get(Path(path).suffix.lower())
+    if file_format is None:
+        raise UserError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=inches, dpi=150, layout="constrained")
+        if title:
+            wrapped = "\n".join(textwrap.fill(line, round(13 * inches[0])) for line in title.splitlines())
+            # A run's name may hold two dollar signs and yet be no formula.
+            figure.suptitle(wrapped, x=0.01, ha="left", fontsize=10, parse_math=False)
+        yield figure
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=file_format)
+
+
+def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(title="loss by step", xlabel="step", ylabel="loss")
+    steps = _column(rows, "step")
+    drawn = []
+    for name, label, colour, style in LOSSES:
+        values = _column(rows, name)
+        known = np.isfinite(steps) & np.isfinite(values)
+        x, y = steps[known], values[known]
+        if not len(x):
+            continue
+        drawn.append(y)
+        if len(x) >= MANY:
+            axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.3, rasterized=True)
+            y = _running_mean(y, len(y) // 50)
+        axes.plot(x, y, color=colour, linestyle=style, marker=_marker(x), markersize=3, label=label)
+    if not drawn:
+        _say(axes, "no losses yet")
+        return
+    _scale(axes, np.concatenate(drawn))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.legend()
+    _mark_epochs(axes, steps, _column(rows, "epoch"))
+
+
+def _mark_epochs(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
+    """A second axis on top: the epochs, each at the first step that is in it."""
+    from matplotlib.ticker import MaxNLocator
+
+    known = np.isfinite(steps) & np.isfinite(epochs)
+    steps, epochs = steps[known], epochs[known]
+    if not len(steps) or epochs.max() - epochs.min() < 2:
+        return
+    locator = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])
+    ticks = locator.tick_values(epochs.min(), epochs.max())
+    ticks = ticks[(epochs.min() < ticks) & (ticks <= epochs.max())]
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([steps[np.argmax(epochs >= tick)] for tick in ticks], [f"{tick:,.0f}" for tick in ticks])
+    top.spines["top"].set_visible(False)
+    top.tick_params(length=2, labelsize=8, labelcolor="0.35", color="0.35")
+    axes.set_title("loss by step (below) and epoch (above)")
+
+
+def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    axes.set(title="test loss by t", xlabel="t  (0 = clean, 1 = noise)", ylabel="loss", xlim=(0, 1))
+    steps = _column(rows, "step")
+    bins = np.stack([_column(rows, f"test_loss_t{k}") for k in range(TIME_BINS)], axis=1)  # (rows, 10)
+    evaluated = np.flatnonzero(np.isfinite(bins).any(axis=1) & np.isfinite(steps))
+    if not len(evaluated):
+        _say(axes, "no evaluation yet")
+        return
+    centres = (np.arange(TIME_BINS) + 0.5) / TIME_BINS
+    first, last = evaluated[0], evaluated[-1]
+    if first != last:
+        axes.plot(centres, bins[first], "s:", color="0.45", markersize=3, label=f"step {steps[first]:,.0f}")
+    axes.plot(centres, bins[last], "o-", color=COLOURS[1], markersize=3, label=f"step {steps[last]:,.0f}")
+    _scale(axes, bins[[first, last]])
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.legend()
+
+
+def _scale(axes: Axes, losses: np.ndarray) -> None:
+    """A logarithmic axis, with plain numbers, where the losses span a wide range."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = np.nanmin(losses), np.nanmax(losses)
+    if not 0 < low < high / WIDE:
+        return
+    axes.set_yscale("log")
+    multiples = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 1000 * low else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=multiples))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
+    axes.set(xticks=[], yticks=[])
+
+
+def _marker(points: np.ndarray) -> str | None:
+    return "o" if len(points) <= FEW else None
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """One column as float64, NaN where a cell holds no finite number."""
+
+    def number(cell: Any) -> float:
+        try:
+            return float(cell)
+        except (TypeError, ValueError):
+            return np.nan
+
+    values = np.array([number(row.get(name)) for row in rows], dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean of the `width` values around each, of fewer at the ends."""
+    ones = np.ones(width)
+    return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")

@@ -1,0 +1,154 @@
+"""Curves show the numbers they were given, and cope with what a real metrics.csv holds."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from models import plots
+from models.errors import UserError
+
+
+def row(step: int, train: Any = "", test: Any = "", scale: float = 1.0) -> dict[str, Any]:
+    bins = {f"test_loss_t{k}": scale * (1 + k) if test != "" else "" for k in range(10)}
+    return {"step": str(step), "epoch": step / 10, "train_loss": train, "test_loss": test, "lr": 1e-3, **bins}
+
+
+def lines(axes: Axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(x, y) of the named curves."""
+    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    return {str(line.get_label()): (np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in named}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were written."""
+    figures: list[Figure] = []
+    save = matplotlib.figure.Figure.savefig
+
+    def keep(self: Figure, *args: Any, **options: Any) -> None:
+        figures.append(self)
+        save(self, *args, **options)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    return figures
+
+
+def test_loss_curves_show_the_rows(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [row(10, 0.9, 0.8, 1.0), row(20, "0.7"), row(30, 0.5, "0.6", 0.5)]
+    plots.loss_curves(rows, tmp_path / "loss.png", "größe · $5 and $6")
+    over_steps, by_time = drawn[0].axes
+    shown = lines(over_steps)
+    assert np.array_equal(shown["train"], ([10, 20, 30], [0.9, 0.7, 0.5]))
+    assert np.array_equal(shown["test"], ([10, 30], [0.8, 0.6]))
+    assert set(shown) == {"train", "test"}
+    early, last = lines(by_time)["step 10"], lines(by_time)["step 30"]
+    assert np.allclose(early[0], np.linspace(0.05, 0.95, 10)) and np.allclose(early[1], np.arange(1, 11))
+    assert np.allclose(last[1], np.arange(1, 11) / 2)
+    assert over_steps.get_yscale() == "linear" and by_time.get_yscale() == "log"
+    assert drawn[0].get_suptitle() == "größe · $5 and $6"
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.width > 1000
+    assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_missing_and_broken_cells(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [row(1, 3.0, 2.0), row(2, "nan", 1.5), row(3, float("inf"), None), {"step": 4}, {"train_loss": 1}]
+    rows[1]["test_loss_t4"] = ""
+    plots.loss_curves(rows, tmp_path / "loss.png")
+    over_steps, by_time = drawn[0].axes
+    assert np.array_equal(lines(over_steps)["train"], ([1], [3.0]))
+    assert np.array_equal(lines(over_steps)["test"], ([1, 2], [2.0, 1.5]))
+    assert np.isnan(lines(by_time)["step 3"][1]).tolist() == [False] * 10
+    assert np.isnan(lines(by_time)["step 1"][1]).tolist() == [False] * 10
+
+
+@pytest.mark.parametrize("rows", [[], [{"step": 1, "train_loss": "nan"}]])
+def test_nothing_to_draw_is_said(tmp_path: Path, drawn: list[Figure], rows: list[dict[str, Any]]) -> None:
+    plots.loss_curves(rows, tmp_path / "loss.png")
+    assert [axes.texts[0].get_text() for axes in drawn[0].axes] == ["no losses yet", "no evaluation yet"]
+
+
+def test_one_row_is_a_visible_point(tmp_path: Path, drawn: list[Figure]) -> None:
+    plots.loss_curves([row(7, 0.5, 0.4)], tmp_path / "loss.png")
+    over_steps, by_time = drawn[0].axes
+    assert all(line.get_marker() == "o" for line in over_steps.lines)
+    assert list(lines(by_time)) == ["step 7"]
+
+
+def test_thousands_of_rows_are_smoothed_and_logarithmic(tmp_path: Path, drawn: list[Figure]) -> None:
+    losses = 0.1 + np.exp(-np.arange(5000) / 100)
+    plots.loss_curves([row(k, loss) for k, loss in enumerate(losses)], tmp_path / "loss.pdf")
+    axes = drawn[0].axes[0]
+    assert axes.get_yscale() == "log"
+    assert np.array_equal(axes.lines[0].get_ydata(), losses)
+    assert np.allclose(lines(axes)["train"][1][2000:], 0.1)
+
+
+def test_running_mean_is_unbiased_at_the_ends() -> None:
+    assert np.allclose(plots._running_mean(np.full(300, 3.0), 6), 3.0)
+    assert np.allclose(plots._running_mean(np.arange(5.0), 3), [0.5, 1, 2, 3, 3.5])
+
+
+def test_epochs_stand_where_they_begin(tmp_path: Path, drawn: list[Figure]) -> None:
+    plots.loss_curves([row(step, 1.0) for step in range(61)], tmp_path / "loss.png")
+    (top,) = drawn[0].axes[0].child_axes
+    labels = [label.get_text() for label in top.get_xticklabels()]
+    assert labels == ["1", "2", "3", "4", "5", "6"]
+    assert np.array_equal(top.get_xticks(), [10, 20, 30, 40, 50, 60])
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_formats(tmp_path: Path, suffix: str, start: bytes) -> None:
+    plots.loss_curves([row(1, 1.0)], tmp_path / f"loss{suffix}")
+    assert (tmp_path / f"loss{suffix}").read_bytes().startswith(start)
+
+
+def test_another_format_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"loss\.gif.*\.png, \.pdf, \.svg"):
+        plots.loss_curves([], tmp_path / "loss.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Figure, file: Path, **options: Any) -> None:
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
+    with pytest.raises(OSError, match="No space"):
+        plots.loss_curves([row(1, 1.0)], tmp_path / "loss.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_schedule_curves(tmp_path: Path, drawn: list[Figure]) -> None:
+    """Infinite ends are left out, every curve looks different, and the legend covers none of them."""
+    t = np.linspace(0, 1, 101)
+    with np.errstate(divide="ignore"):
+        flow = (t, 1 - t, t, 2 * np.log((1 - t) / t))
+    chain = np.linspace(0, 1, 5)
+    short = (chain, np.sqrt(1 - chain), np.sqrt(chain), np.array([np.inf, 60.0, 0.0, -80.0, -np.inf]))
+    curves = {"flow": flow, "$short$, T = 4": short, **{f"flow {k}": flow for k in range(7)}}
+    plots.schedule_curves(curves, tmp_path / "schedules.svg", "noise schedules")
+    panels, legend = drawn[0].axes, drawn[0].legends[0]
+    assert np.array_equal(panels[0].lines[0].get_ydata(), 1 - t)
+    assert np.array_equal(panels[1].lines[0].get_ydata(), t)
+    assert np.array_equal(panels[2].lines[0].get_xdata(), t[1:-1])
+    low, high = panels[2].get_ylim()
+    assert -25 < low < -19 and 19 < high < 25
+    looks = {(line.get_color(), line._unscaled_dash_pattern) for line in panels[0].lines}  # type: ignore[attr-defined]
+    assert len(looks) == len(curves)
+    assert [text.get_text() for text in legend.get_texts()] == list(curves)
+    drawn[0].draw_without_rendering()
+    assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in panels)
+
+
+def test_matplotlibs_state_is_left_alone(tmp_path: Path) -> None:
+    before = matplotlib.rcParams["axes.grid"], matplotlib.rcParams["font.size"]
+    plots.loss_curves([row(1, 1.0)], tmp_path / "loss.png")
+    assert (matplotlib.rcParams["axes.grid"], matplotlib.rcParams["font.size"]) == before
