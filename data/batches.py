@@ -1,0 +1,90 @@
+"""Batches addressed by step: the images live as uint8 on the training device and are indexed and flipped
+there.
+
+A batch is a pure function of (seed, step), so that a resumed run meets the same batches without replaying the
+earlier ones. Scaling to floats is left to the space, and sharding over processes to the caller.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.errors import DataError
+from data.images import Split
+
+# Keeps this stream apart from others that are seeded with (seed, small integer).
+_STREAM = 0xBA7C
+
+
+class Batches:
+    """Step-addressable batches of a split.
+
+    The stream is one permutation of the split per epoch after another, cut into batches of exactly
+    `batch_size`: a batch may straddle epochs, and `batch_size` may exceed the split, so every image comes
+    once per epoch and none is dropped. With `flips`, each image is mirrored left to right with probability
+    1/2, anew every epoch; the order of the images is the same with and without.
+
+    Raises DataError for a batch size below 1 or an empty split.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        flips: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch size {batch_size} is too small: at least 1")
+        if len(split) == 0:
+            raise DataError("cannot cut batches of an empty split")
+        self.batch_size = batch_size
+        self._seed = seed
+        self._flips = flips
+        self._images = split.images.to(device)
+        self._labels = split.labels.to(device)
+        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        """Number of images in the split."""
+        return len(self._labels)
+
+    def epoch_of(self, step: int) -> int:
+        """Epoch, from 0, of the first image of the batch at `step`."""
+        return step * self.batch_size // len(self)
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Batch number `step`, from 0: images uint8 (batch_size, C, H, W) and labels int64 (batch_size,)."""
+        if step < 0:
+            raise ValueError(f"step {step} is negative")
+        order, mirrored = self._positions(step * self.batch_size, (step + 1) * self.batch_size)
+        images = self._images.index_select(0, order)
+        if self._flips:
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return images, self._labels.index_select(0, order)
+
+    def _positions(self, first: int, end: int) -> tuple[Tensor, Tensor]:
+        size = len(self)
+        parts = []
+        for epoch in range(first // size, (end - 1) // size + 1):
+            order, mirrored = self._epoch(epoch)
+            inside = slice(max(first - epoch * size, 0), end - epoch * size)
+            parts.append((order[inside], mirrored[inside]))
+        if len(parts) == 1:
+            return parts[0]
+        orders, flips = zip(*parts, strict=True)
+        return torch.cat(orders), torch.cat(flips)
+
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        # One copy to the device per epoch, none per step. Two are kept for the batches that straddle.
+        if epoch not in self._epochs:
+            random = np.random.default_rng((self._seed, epoch, _STREAM))
+            order = torch.from_numpy(random.permutation(len(self)))
+            mirrored = torch.from_numpy(random.random(len(self)) < 0.5)
+            if len(self._epochs) >= 2:
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[epoch] = order.to(self._labels.device), mirrored.to(self._labels.device)
+        return self._epochs[epoch]
