@@ -1,0 +1,1 @@
+"""Where the bytes of the data sets come from: files, archives, image folders, downloads."""

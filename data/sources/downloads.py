@@ -1,0 +1,105 @@
+"""Fetching published files that are absent: to a temporary name, checked, then renamed; no half file is used.
+
+Without a network it gives up in seconds with one line that names what is missing, where, and the way out.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import queue
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from data.errors import DataError
+from data.sources.progress import progress
+
+# For the whole of name lookup and connecting, and for each silence of the server after that.
+TIMEOUT_SECONDS = 8.0
+_CHUNK = 1 << 18
+
+
+def fetch_missing(
+    name: str, folder: Path, urls: Mapping[str, Sequence[str]], check: Callable[[Path, str], object]
+) -> None:
+    """Put the files that are the keys of `urls` into `folder`, each from its first address that works.
+
+    `check(path, file)` raises DataError if the file at the temporary `path` is not what was published. Raises
+    DataError naming all files of the data set `name` that are still missing, the folder and the way out.
+    """
+    missing = list(urls)
+    for file, addresses in urls.items():
+        reason = _fetch(addresses, folder / file, lambda path, file=file: check(path, file))
+        if reason is not None:
+            raise DataError(
+                f"{name}: {', '.join(missing)} missing in {folder}, and downloading failed ({reason}): put "
+                "them there, or name the data root that has them with --data_root or DATA_ROOT, or use "
+                "--dataset digits, which needs no files"
+            )
+        missing.remove(file)
+
+
+def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], object]) -> str | None:
+    """None when `target` is there, else why not."""
+    reasons = []
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return str(error)
+    for url in addresses:
+        host = urlsplit(url).hostname
+        try:
+            _download(url, part)
+            check(part)
+            part.replace(target)
+            return None
+        except (OSError, http.client.HTTPException) as error:
+            reasons.append(f"{host}: {' '.join(str(error).split()) or type(error).__name__}")
+        except DataError:
+            reasons.append(f"{host}: what it sent is not the published file")
+        finally:
+            part.unlink(missing_ok=True)
+    return "; ".join(reasons)
+
+
+def _download(url: str, path: Path) -> None:
+    with _open(url) as response, path.open("wb") as file:
+        length = response.headers.get("Content-Length")
+        total = int(length) if length and length.isdigit() else None
+        if not sys.stderr.isatty():
+            print(f"downloading {url}", file=sys.stderr, flush=True)
+        with progress(f"downloading {url}", total, unit_is_bytes=True) as advance:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                advance(len(chunk))
+        if total is not None and file.tell() != total:
+            raise ConnectionError(f"connection lost after {file.tell()} of {total} bytes")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open(url: str) -> Any:
+    # urllib's timeout covers neither name lookup nor a host with many addresses, so it runs beside a clock.
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        request = urllib.request.Request(url, headers={"User-Agent": "python-urllib"})
+        try:
+            answers.put(urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=TIMEOUT_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {TIMEOUT_SECONDS:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
