@@ -37,9 +37,9 @@ LOOK: dict[Any, Any] = {
     "legend.frameon": False,
 }
 LOSSES = (
-    ("train_loss", "train", COLOURS[0], "-"),
-    ("test_loss", "test", COLOURS[1], "--"),
-    ("test_loss_ema", "test, EMA weights", COLOURS[2], "-."),
+    ("train_loss", "train, raw weights", COLOURS[0], "-"),
+    ("train_grid_loss", "train, EMA weights", COLOURS[2], "-."),
+    ("test_loss", "test, EMA weights", COLOURS[1], "--"),
 )
 FEW, MANY = 30, 200  # Up to FEW points are marked; from MANY on a curve is faint, its running mean on top.
 WIDE = 5.0  # Ratio of the largest to the smallest loss from which the axis is logarithmic.
@@ -50,10 +50,10 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str 
     """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
 
     rows: as read from metrics.csv, numbers or text, any cell absent, empty or not finite: step, epoch,
-    train_loss, test_loss, test_loss_ema, test_loss_t0 ... test_loss_t9. Writes .png, .pdf or .svg, whole or
+    train_loss, train_grid_loss, test_loss, test_loss_t0 ... test_loss_t9. Writes .png, .pdf or .svg, whole or
     not at all; raises UserError for another suffix.
     """
-    with _drawing((9.0, 3.6), path, title) as figure:
+    with _drawing((9.0, 3.9), path, title) as figure:
         over_steps, by_time = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_losses(over_steps, rows)
         _draw_by_time(by_time, rows)
@@ -140,7 +140,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     _scale(axes, np.concatenate(drawn))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.legend()
+    _legend(axes)
     _mark_epochs(axes, steps, _column(rows, "epoch"))
 
 
@@ -163,7 +163,7 @@ def _mark_epochs(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
 
 
 def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    axes.set(title="test loss by t", xlabel="t  (0 = clean, 1 = noise)", ylabel="loss", xlim=(0, 1))
+    axes.set(title="test loss by t, EMA weights", xlabel="t  (0 = clean, 1 = noise)", ylabel="loss", xlim=(0, 1))
     steps = _column(rows, "step")
     bins = np.stack([_column(rows, f"test_loss_t{k}") for k in range(TIME_BINS)], axis=1)  # (rows, 10)
     evaluated = np.flatnonzero(np.isfinite(bins).any(axis=1) & np.isfinite(steps))
@@ -177,7 +177,7 @@ def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.plot(centres, bins[last], "o-", color=COLOURS[1], markersize=3, label=f"step {steps[last]:,.0f}")
     _scale(axes, bins[[first, last]])
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.legend()
+    _legend(axes)
 
 
 def _scale(axes: Axes, losses: np.ndarray) -> None:
@@ -192,6 +192,11 @@ def _scale(axes: Axes, losses: np.ndarray) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=multiples))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(axes: Axes) -> None:
+    """Below the panel, where it hides no point."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.5, fontsize=8)
 
 
 def _say(axes: Axes, text: str) -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 from models import plots
 from models.errors import UserError
 
+TRAIN, TEST = "train, raw weights", "test, EMA weights"
+
 
 def row(step: int, train: Any = "", test: Any = "", scale: float = 1.0) -> dict[str, Any]:
     bins = {f"test_loss_t{k}": scale * (1 + k) if test != "" else "" for k in range(10)}
@@ -44,9 +46,9 @@ def test_loss_curves_show_the_rows(tmp_path: Path, drawn: list[Figure]) -> None:
     plots.loss_curves(rows, tmp_path / "loss.png", "größe · $5 and $6")
     over_steps, by_time = drawn[0].axes
     shown = lines(over_steps)
-    assert np.array_equal(shown["train"], ([10, 20, 30], [0.9, 0.7, 0.5]))
-    assert np.array_equal(shown["test"], ([10, 30], [0.8, 0.6]))
-    assert set(shown) == {"train", "test"}
+    assert np.array_equal(shown[TRAIN], ([10, 20, 30], [0.9, 0.7, 0.5]))
+    assert np.array_equal(shown[TEST], ([10, 30], [0.8, 0.6]))
+    assert set(shown) == {TRAIN, TEST}
     early, last = lines(by_time)["step 10"], lines(by_time)["step 30"]
     assert np.allclose(early[0], np.linspace(0.05, 0.95, 10)) and np.allclose(early[1], np.arange(1, 11))
     assert np.allclose(last[1], np.arange(1, 11) / 2)
@@ -62,8 +64,8 @@ def test_missing_and_broken_cells(tmp_path: Path, drawn: list[Figure]) -> None:
     rows[1]["test_loss_t4"] = ""
     plots.loss_curves(rows, tmp_path / "loss.png")
     over_steps, by_time = drawn[0].axes
-    assert np.array_equal(lines(over_steps)["train"], ([1], [3.0]))
-    assert np.array_equal(lines(over_steps)["test"], ([1, 2], [2.0, 1.5]))
+    assert np.array_equal(lines(over_steps)[TRAIN], ([1], [3.0]))
+    assert np.array_equal(lines(over_steps)[TEST], ([1, 2], [2.0, 1.5]))
     assert np.isnan(lines(by_time)["step 3"][1]).tolist() == [False] * 10
     assert np.isnan(lines(by_time)["step 1"][1]).tolist() == [False] * 10
 
@@ -87,7 +89,7 @@ def test_thousands_of_rows_are_smoothed_and_logarithmic(tmp_path: Path, drawn: l
     axes = drawn[0].axes[0]
     assert axes.get_yscale() == "log"
     assert np.array_equal(axes.lines[0].get_ydata(), losses)
-    assert np.allclose(lines(axes)["train"][1][2000:], 0.1)
+    assert np.allclose(lines(axes)[TRAIN][1][2000:], 0.1)
 
 
 def test_running_mean_is_unbiased_at_the_ends() -> None:
