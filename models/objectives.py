@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models import pictures
 from models.build import DenoiserSpec
 from models.denoiser import add_noise
-from models.generation import Sampling, generate
+from models.generation import Generated, Sampling, generate
 from models.losses import DenoisingLoss
 from models.randomness import StepRandomness, derive_seed
 
@@ -122,22 +122,27 @@ class DenoisingObjective:
         return torch.cat(losses), t
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
-        images, _, _ = self._sample(network, frames=0)
+        images, _ = self._sample(network, frames=0)
         pictures.save_image(sheet(images, self.spec.class_names, f"{title}, {self.sampling.describe()}"), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
-        images, times, frames = self._sample(network, frames=FRAMES)
+        images, first = self._sample(network, frames=FRAMES)
         title = f"{title}, {self.sampling.describe()}"
         for name in ("final_samples", "denoising_steps"):
             (folder / name).mkdir(exist_ok=True)
         sample_sheet = sheet(images, self.spec.class_names, title)
         pictures.save_image(sample_sheet, folder / "final_samples" / "grid.png")
         pictures.save_each(images, folder / "final_samples", sheet_labels(len(images), self.spec.classes))
-        captions = [f"t = {t:.2f}" for t in times]
-        strips = {"noisy": [noisy for noisy, _ in frames], "clean_estimate": [clean for _, clean in frames]}
-        for name, columns in strips.items():
-            what = "x_t" if name == "noisy" else "clean estimate"
-            strip = pictures.strip(columns, captions, title=f"{title}: {what} along the reverse process")
+        for name, what, frames in (
+            ("noisy", "x_t", first.frames),
+            ("clean_estimate", "clean estimate", first.estimates),
+        ):
+            times = first.frame_times[-len(frames) :]
+            strip = pictures.strip(
+                [frame[:STRIP_IMAGES] for frame in frames],
+                [f"t = {t:.2f}" for t in times],
+                title=f"{title}: {what} along the reverse process",
+            )
             pictures.save_image(strip, folder / "denoising_steps" / f"{name}.png")
         self.draw_forward(folder / "forward_noising.png")
 
@@ -154,26 +159,19 @@ class DenoisingObjective:
         title = f"forward process, {self.spec.noise_schedule} schedule"
         pictures.save_image(pictures.strip(frames, captions, title=title), path)
 
-    def _sample(self, network: nn.Module, frames: int):
-        """(images, kept times, kept (noisy, estimate) of the first few images)."""
-        labels = sheet_labels(self.num_samples, self.spec.classes)
-        denoiser = self.spec.denoiser(network, self.autocast)
-        images, times, kept = [], [], []
-        for batch in generate(
-            denoiser,
+    def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
+        """All images, and the first batch with its frames."""
+        batches = generate(
+            self.spec.denoiser(network, self.autocast),
             self.spec.space,
             self.sampling,
             self.num_samples,
-            labels,
+            sheet_labels(self.num_samples, self.spec.classes),
             self.spec.classes,
             derive_seed(self.seed, "pictures"),
             self.test_images.device,
             EVALUATION_BATCH,
-            frames if not images else 0,
-        ):
-            images.append(batch.images)
-            if batch.estimates and not kept:
-                times = batch.frame_times[1:]
-                pairs = zip(batch.frames[1:], batch.estimates, strict=True)
-                kept = [(noisy[:STRIP_IMAGES], clean[:STRIP_IMAGES]) for noisy, clean in pairs]
-        return torch.cat(images), times, kept
+            frames,
+        )
+        first = next(batches)
+        return torch.cat([first.images, *(batch.images for batch in batches)]), first

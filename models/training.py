@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,8 @@ class Trainer:
         self.ema = EMA(self.network, settings.ema_half_life)
         self.optimizer = build_optimizer(self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas)
         self.parameters = list(self.network.parameters())
-        self.loss = objective.loss_of(torch.compile(self.network) if settings.compile else self.network)
+        fast = cast(nn.Module, torch.compile(self.network)) if settings.compile else self.network
+        self.loss = objective.loss_of(fast)
         self.metrics = Metrics(run.folder / "metrics.csv", COLUMNS)
         self.step = 0
         self.seconds = 0.0
@@ -275,7 +276,7 @@ class Trainer:
         folder.mkdir(exist_ok=True)
         title = f"{self.run.folder.name}, epoch {self.epoch:.1f}, step {self.step}, ema weights"
         self.objective.draw_progress(self.ema.network, folder / f"step_{self.step:08d}.png", title)
-        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png")
+        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
         self.aside["pictures"] += time.perf_counter() - started
 
     def finish(self) -> None:
@@ -286,7 +287,7 @@ class Trainer:
         started = time.perf_counter()
         title = f"{self.run.folder.name}, step {self.step}, ema weights"
         self.objective.draw_final(self.ema.network, self.run.folder, title)
-        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png")
+        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
         self.aside["pictures"] += time.perf_counter() - started
         self._summarise()
 

@@ -168,13 +168,13 @@ def _prepare(flags: TrainFlags) -> _Prepared:
     device = torch.device(flags.run.device)
     build.prepare_device(device)
     dataset = data.find(flags.dataset)(**asdict(flags.dataset_options)).load(Path(flags.data.data_root or ""))
-    spec = _spec(flags, dataset)
+    spec = build_spec(flags, dataset)
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
     network = spec.build_network().to(device)
     report = [_describe(flags, dataset, network)]
     if flags.run.init_from is not None:
         report.append(_initialise(network, flags))
-    objective = _objective(flags, spec, dataset, device)
+    objective = build_objective(flags, spec, dataset, device)
     objective.sampling.check(spec.denoiser(network).noise_schedule)
     facts = {
         "denoiser": spec.facts(),
@@ -182,10 +182,11 @@ def _prepare(flags: TrainFlags) -> _Prepared:
         "config": to_config(flags),
     }
     batches = Batches(dataset.train, flags.optimiser.batch_size, flags.run.seed, dataset.flips, device)
-    return _Prepared(objective, network, batches, _settings(flags), facts, report, device)
+    return _Prepared(objective, network, batches, build_settings(flags), facts, report, device)
 
 
-def _spec(flags: TrainFlags, dataset: ImageData) -> DenoiserSpec:
+def build_spec(flags: TrainFlags, dataset: ImageData) -> DenoiserSpec:
+    """What the denoiser is, from the flags and one look at the data."""
     space = Pixels.measure(dataset.train.images)
     labelled = flags.data.conditional and bool(dataset.class_names)
     process = flags.process
@@ -204,7 +205,10 @@ def _spec(flags: TrainFlags, dataset: ImageData) -> DenoiserSpec:
     )
 
 
-def _objective(flags: TrainFlags, spec: DenoiserSpec, dataset: ImageData, device: torch.device) -> DenoisingObjective:
+def build_objective(
+    flags: TrainFlags, spec: DenoiserSpec, dataset: ImageData, device: torch.device
+) -> DenoisingObjective:
+    """The loss, the frozen grid and the sheets. Raises UserError for what does not go together."""
     process, report = flags.process, flags.report
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # A first draw, so that a density the schedule cannot have is refused here.
@@ -232,7 +236,8 @@ def _few(split: Split, count: int, device: torch.device) -> Split:
     return Split(split.images[rows].to(device), split.labels[rows].to(device))
 
 
-def _settings(flags: TrainFlags) -> TrainSettings:
+def build_settings(flags: TrainFlags) -> TrainSettings:
+    """The loop's share of the flags."""
     optimiser, budget, report = flags.optimiser, flags.budget, flags.report
     return TrainSettings(
         batch_size=optimiser.batch_size,

@@ -1,0 +1,51 @@
+"""Draws alpha(t), sigma(t) and log-SNR(t) of noise schedules in one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models.errors import UserError
+from models.noise_schedules import NAMES, build_noise_schedule
+from models.plots import schedule_curves
+from scripts.command import run_command
+from scripts.flags import parse
+
+POINTS = 1001
+
+
+@dataclass(frozen=True)
+class ScheduleFlags:
+    """Settings of `visualize_schedules`."""
+
+    schedules: tuple[str, ...] = NAMES
+    """Any of flow, cosine, linear, quadratic, sigmoid."""
+    timesteps: int = 1000
+    """Length T of the chains; 0 for the continuous forms."""
+    zero_terminal_snr: bool = False
+    """Rescaled so that the last step is pure noise."""
+    out: str = "noise_schedules.png"
+    """File to write: png, pdf or svg. Its folder must exist."""
+
+
+def main(argv: list[str]) -> None:
+    flags = parse(argv, ScheduleFlags(), "visualize_schedules", "Draw noise schedules. Prints the picture's path.")
+    if not Path(flags.out).absolute().parent.is_dir():
+        raise UserError(f"--out {flags.out}: its folder is not there")
+    t = torch.linspace(0, 1, POINTS, dtype=torch.float64)
+    curves = {}
+    for name in flags.schedules:
+        steps = None if name == "flow" else flags.timesteps or None
+        schedule = build_noise_schedule(name, steps, flags.zero_terminal_snr)
+        values = (t, schedule.alpha(t), schedule.sigma(t), schedule.log_snr(t))
+        curves[name] = tuple(value.numpy() for value in values)
+    kind = f"chains of {flags.timesteps} steps" if flags.timesteps else "continuous forms"
+    ending = ", zero terminal SNR" if flags.zero_terminal_snr else ""
+    schedule_curves(curves, Path(flags.out), f"noise schedules, {kind}{ending}")
+    print(flags.out)
+
+
+if __name__ == "__main__":
+    run_command(main)
