@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from data.errors import DataError
 from data.sources.progress import progress
 
-# For the whole of name lookup and connecting, and for each silence of the server after that.
-TIMEOUT_SECONDS = 8.0
+# From looking up the name to the head of the answer, and for each silence of the server after that.
+ANSWER_SECONDS = 6.0
+SILENCE_SECONDS = 30.0
 _CHUNK = 1 << 18
 
 
@@ -91,15 +92,15 @@ def _open(url: str) -> Any:
     def ask() -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "python-urllib"})
         try:
-            answers.put(urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS))
+            answers.put(urllib.request.urlopen(request, timeout=SILENCE_SECONDS))
         except Exception as error:
             answers.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        answer = answers.get(timeout=TIMEOUT_SECONDS)
+        answer = answers.get(timeout=ANSWER_SECONDS)
     except queue.Empty:
-        raise TimeoutError(f"no answer in {TIMEOUT_SECONDS:g} s") from None
+        raise TimeoutError(f"no answer in {ANSWER_SECONDS:g} s") from None
     if isinstance(answer, Exception):
         raise answer
     return answer
