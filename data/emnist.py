@@ -1,0 +1,116 @@
+"""EMNIST in its six splits, upright, with characters as class names; from torchvision's layout or downloaded.
+
+The files lie in EMNIST/raw, raw or gzipped, loose or inside the published gzip.zip, which is read in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import string
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from data.errors import DataError
+from data.images import ImageData, Split, make_split
+from data.sources import files, idx
+from data.sources.downloads import fetch_missing
+
+SplitName = Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
+
+# The address and the hash of torchvision.datasets.EMNIST. No hash of the files inside is published.
+ARCHIVE = "gzip.zip"
+URLS = ("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",)
+ARCHIVE_MD5 = "58c8d27c78d21e728a6bc7b3cc06412e"
+
+# The letters whose lower case looks like the upper case are one class in bymerge and balanced.
+_MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
+CLASS_NAMES: dict[str, str] = {
+    "byclass": string.digits + string.ascii_uppercase + string.ascii_lowercase,
+    "bymerge": _MERGED,
+    "balanced": _MERGED,
+    "letters": string.ascii_lowercase,
+    "digits": string.digits,
+    "mnist": string.digits,
+}
+
+
+class EMNIST:
+    """Handwritten digits and letters, 1×28×28 (Cohen et al. 2017). Never flipped.
+
+    The published images are transposed and the labels of `letters` start at 1; here images are upright and
+    labels start at 0. gzip.zip is checked against its published MD5. For loose files none is published: they
+    are checked by gzip's own checksum, their headers, and the range of their labels.
+
+    Args:
+        split: byclass: 62 characters, 814,255 images, very uneven; bymerge: the same with 15 pairs of cases
+            merged, 47 classes; balanced: 47 classes of equal size, 131,600 images; letters: 26 classes, both
+            cases in one; digits and mnist: 10 classes, 280,000 and 70,000 images.
+    """
+
+    def __init__(self, *, split: SplitName = "balanced") -> None:
+        if split not in get_args(SplitName):
+            raise DataError(f"unknown split {split!r} of emnist: choose one of {', '.join(get_args(SplitName))}")
+        self.split = split
+
+    def load(self, root: Path) -> ImageData:
+        """Read the split's four files; raises DataError if they are absent, cut short or altered."""
+        folder = root / "EMNIST" / "raw"
+        wanted = [f"emnist-{self.split}-{part}" for part in ("train", "test")]
+        loose = all(_locate(folder, file) for part in wanted for file in _pair(part))
+        if not loose and not (folder / ARCHIVE).is_file():
+            fetch_missing("emnist", folder, {ARCHIVE: URLS}, check=lambda path, file: _check_archive(path))
+        elif not loose:
+            _check_archive(folder / ARCHIVE)
+        train, test = (self._split(folder, part, loose) for part in wanted)
+        return ImageData("emnist", train, test, class_names=tuple(CLASS_NAMES[self.split]), flips=False)
+
+    def _split(self, folder: Path, part: str, loose: bool) -> Split:
+        images, labels = (_array(folder, file, loose) for file in _pair(part))
+        if images.ndim != 3:
+            raise DataError(f"{folder} ({part}): images of shape {images.shape}, expected three axes")
+        if self.split == "letters":
+            labels = labels.astype(np.int64) - 1
+        upright = images.transpose(0, 2, 1)
+        return make_split(upright, labels, len(CLASS_NAMES[self.split]), f"{folder} ({part})")
+
+
+def _pair(part: str) -> tuple[str, str]:
+    return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
+
+
+def _locate(folder: Path, file: str) -> Path | None:
+    # Unpacking gzip.zip by hand leaves the files in raw/gzip.
+    return files.locate(folder, file) or files.locate(folder / "gzip", file)
+
+
+def _array(folder: Path, file: str, loose: bool) -> np.ndarray:
+    if loose:
+        path = _locate(folder, file) or folder / file
+        return idx.parse(files.read(path), str(path))
+    place = f"{folder / ARCHIVE} ({file}.gz)"
+    return idx.parse(files.unpack(_member(folder / ARCHIVE, f"gzip/{file}.gz"), place), place)
+
+
+def _member(archive: Path, name: str) -> bytes:
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(name) as file:
+            return file.read(files.MAX_BYTES)
+    except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{archive} ({name}) cannot be read ({error}): delete or replace the archive") from None
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    if found != ARCHIVE_MD5:
+        raise DataError(
+            f"{path} is cut short or altered (MD5 {found}, published {ARCHIVE_MD5}): delete it to have it "
+            "downloaded again"
+        )
