@@ -1,0 +1,84 @@
+"""CIFAR-10 in its official Python layout, cifar-10-batches-py or the tar of it, without running its pickles.
+
+The tar is read in place, never unpacked. What stands in a batch is understood in `sources/inert_pickle.py`.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import DataError
+from data.images import ImageData, Split, make_split
+from data.sources import files
+from data.sources.downloads import fetch_missing
+from data.sources.inert_pickle import read_batch
+
+# The address of torchvision.datasets.CIFAR10, and its hashes of the files inside.
+FOLDER = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"
+URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",)
+MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class CIFAR10:
+    """Photographs of ten kinds of things, 3×32×32: 50,000 to train, 10,000 to test (Krizhevsky 2009).
+
+    Flipped: a mirrored photograph is as likely as the photograph.
+    """
+
+    def load(self, root: Path) -> ImageData:
+        """Read `root`/cifar-10-batches-py, else the tar in `root`; DataError if absent, cut short or
+        altered.
+        """
+        folder, archive = root / FOLDER, root / ARCHIVE
+        if all((folder / name).is_file() for name in MD5):
+            contents = {name: files.read(folder / name, md5) for name, md5 in MD5.items()}
+            place = folder
+        else:
+            if not archive.is_file():
+                fetch_missing("cifar10", root, {ARCHIVE: URLS}, check=lambda path, file: _read_archive(path))
+            contents = _read_archive(archive)
+            place = archive
+        return ImageData(
+            name="cifar10",
+            train=_split({name: contents[name] for name in MD5 if name != "test_batch"}, place),
+            test=_split({"test_batch": contents["test_batch"]}, place),
+            class_names=CLASS_NAMES,
+            flips=True,
+        )
+
+
+def _split(batches: dict[str, bytes], place: Path) -> Split:
+    pairs = [read_batch(contents, f"{place} ({name})") for name, contents in batches.items()]
+    rows = np.concatenate([images for images, _ in pairs])
+    labels = np.concatenate([labels for _, labels in pairs])
+    # A row is the red plane, then green, then blue, each row by row.
+    return make_split(rows.reshape(-1, 3, 32, 32), labels, len(CLASS_NAMES), str(place))
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    contents = {}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                name = member.name.removeprefix(f"{FOLDER}/")
+                if name in MD5 and member.isfile() and (file := archive.extractfile(member)):
+                    contents[name] = files.unpack(file.read(files.MAX_BYTES), f"{path} ({name})", MD5[name])
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{path} is cut short or damaged ({error}): delete it to download it again") from None
+    if missing := [name for name in MD5 if name not in contents]:
+        raise DataError(f"{path} does not hold {', '.join(missing)}: delete it to download it again")
+    return contents
