@@ -1,0 +1,105 @@
+"""A folder or a zip of image files as one thing: a sorted list of relative names, and their bytes.
+
+Nothing is ever unpacked to disk: a member of a zip is only a key, so its name cannot lead anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from pathlib import Path, PurePosixPath
+
+from data.errors import DataError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+# More than any single picture needs; a larger file, or a member that unpacks to more, is refused.
+MAX_FILE_BYTES = 256 << 20
+
+
+class Tree(ABC):
+    """Images of a folder or zip: `names`, sorted relative POSIX paths, and `read(name)`."""
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self.path = path
+        self.names = sorted(names)
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of one image file; raises OSError or ValueError if it cannot be read. Safe in threads."""
+
+
+class FolderTree(Tree):
+    """A folder. Links to folders are followed, each folder once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, _walk(path))
+
+    def read(self, name: str) -> bytes:
+        file = self.path / name
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+        return file.read_bytes()
+
+
+class ZipTree(Tree):
+    """A zip archive, read in place. DataError if it is no zip, or has a name that points outside itself."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"cannot read {path} as a zip archive: {error}") from None
+        self._members = {m.filename: m for m in self._zip.infolist() if _is_image(m.filename)}
+        for name in self._members:
+            if name.startswith("/") or ".." in PurePosixPath(name).parts:
+                raise DataError(f"{path}: the member {name!r} points outside the archive: pack it anew")
+        super().__init__(path, list(self._members))
+
+    def read(self, name: str) -> bytes:
+        member = self._members[name]
+        if member.file_size > MAX_FILE_BYTES:
+            raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+        try:
+            # Given the size, zipfile unpacks no more than that: the directory's figure may be false.
+            with self._zip.open(member) as file:
+                return file.read(member.file_size)
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+            raise ValueError(str(error)) from None
+
+
+def open_tree(path: Path) -> Tree:
+    """The tree at `path`, a folder or a zip archive; DataError if it is neither or holds no image."""
+    if path.is_dir():
+        tree: Tree = FolderTree(path)
+    elif path.is_file():
+        tree = ZipTree(path)
+    else:
+        raise DataError(f"{path} does not exist: name a folder or a zip of images with --dataset.path")
+    if not tree.names:
+        raise DataError(f"{path} holds no images (looked for {' '.join(SUFFIXES)})")
+    return tree
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts if part != "..")
+    return path.suffix.lower() in SUFFIXES and not hidden and not name.endswith("/")
+
+
+def _walk(top: Path) -> list[str]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}")
+
+    names, seen = [], set()
+    for folder, folders, files in os.walk(top, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        names += [(Path(folder) / file).relative_to(top).as_posix() for file in files]
+    return [name for name in names if _is_image(name)]

@@ -1,0 +1,88 @@
+"""The package as a whole: names, options, the root of the files, and an import that costs nothing."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data
+
+REPOSITORY = Path(data.__file__).parent.parent
+
+
+def test_names() -> None:
+    assert data.names() == ["cifar10", "digits", "emnist", "fashion_mnist", "folder", "mnist"]
+
+
+@pytest.mark.parametrize("name", data.names())
+def test_every_data_set_follows_the_naming_rule_and_documents_its_options(name: str) -> None:
+    found = data.find(name)
+    assert found.__name__.lower() == name.replace("_", "")
+    assert callable(found.load)
+    options = inspect.signature(found).parameters.values()
+    assert all(option.kind == option.KEYWORD_ONLY and option.default is not option.empty for option in options)
+    documented = (inspect.getdoc(found) or "").partition("Args:")[2]
+    assert all(f"{option.name}: " in documented for option in options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("mnits", "mnist"), ("fashion-mnist", "fashion_mnist"), ("CIFAR", "cifar10")]
+)
+def test_unknown_name_gets_a_suggestion(wrong: str, right: str) -> None:
+    with pytest.raises(data.DataError, match=f"{wrong}.*did you mean '{right}'"):
+        data.find(wrong)
+
+
+@pytest.mark.parametrize("name", ["batches", "sources", "os", "../digits", ""])
+def test_what_is_no_data_set_is_refused(name: str) -> None:
+    with pytest.raises(data.DataError, match="choose one of cifar10, digits"):
+        data.find(name)
+
+
+def test_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    assert data.data_root() == REPOSITORY / "data" / "store"
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert data.data_root() == tmp_path
+    assert data.data_root("/elsewhere") == Path("/elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert data.data_root("sub") == tmp_path / "sub"
+    monkeypatch.setenv("DATA_ROOT", "")
+    assert data.data_root() == REPOSITORY / "data" / "store"
+
+
+def test_import_touches_neither_network_nor_disk_and_stays_light() -> None:
+    program = """
+import sys
+import numpy
+touched = []
+def watch(event, args):
+    if event.startswith(("socket.", "urllib.")):
+        touched.append((event, args))
+    if event in ("os.listdir", "os.scandir", "os.mkdir") or (
+        event == "open" and not str(args[0]).endswith((".py", ".pyc", ".so"))
+        and ".pyc." not in str(args[0])
+    ):
+        # Finding a module lists the folders of sys.path; only folders of data files would be a fault.
+        if "store" in str(args[0]) or event == "open":
+            touched.append((event, args))
+sys.addaudithook(watch)
+import data
+for name in data.names():
+    data.find(name)
+heavy = {"torch", "torchvision", "sklearn", "PIL", "rich"} & set(sys.modules)
+print(touched, sorted(heavy))
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert answer.stdout.strip() == "[] []"
