@@ -12,8 +12,9 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from data.errors import DataError
@@ -49,10 +50,6 @@ def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], objec
     """None when `target` is there, else why not."""
     reasons = []
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return str(error)
     for url in addresses:
         host = urlsplit(url).hostname
         try:
@@ -65,24 +62,31 @@ def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], objec
         except DataError:
             reasons.append(f"{host}: what it sent is not the published file")
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                part.unlink()
     return "; ".join(reasons)
 
 
 def _download(url: str, path: Path) -> None:
-    with _open(url) as response, path.open("wb") as file:
-        length = response.headers.get("Content-Length")
-        total = int(length) if length and length.isdigit() else None
-        if not sys.stderr.isatty():
-            print(f"downloading {url}", file=sys.stderr, flush=True)
-        with progress(f"downloading {url}", total, unit_is_bytes=True) as advance:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                advance(len(chunk))
-        if total is not None and file.tell() != total:
-            raise ConnectionError(f"connection lost after {file.tell()} of {total} bytes")
-        file.flush()
-        os.fsync(file.fileno())
+    with _open(url) as response:
+        path.parent.mkdir(parents=True, exist_ok=True)  # only now: without a network nothing is left behind
+        with path.open("wb") as file:
+            _save(response, file, url)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _save(response: Any, file: BinaryIO, url: str) -> None:
+    length = response.headers.get("Content-Length")
+    total = int(length) if length and length.isdigit() else None
+    if not sys.stderr.isatty():
+        print(f"downloading {url}", file=sys.stderr, flush=True)
+    with progress(f"downloading {url}", total, unit_is_bytes=True) as advance:
+        while chunk := response.read(_CHUNK):
+            file.write(chunk)
+            advance(len(chunk))
+    if total is not None and file.tell() != total:
+        raise ConnectionError(f"connection lost after {file.tell()} of {total} bytes")
 
 
 def _open(url: str) -> Any:

@@ -131,9 +131,10 @@ def test_offline_names_files_folder_and_way_out(tmp_path: Path, published: Conte
     assert sorted(path.name for path in raw.iterdir()) == [TRAIN_IMAGES]
 
 
-def test_without_a_name_server(tmp_path: Path) -> None:
+def test_without_a_name_server_nothing_is_left_behind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ossci-datasets.*name resolution"):
-        mnist.MNIST().load(tmp_path)
+        mnist.MNIST().load(tmp_path / "root")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_silent_server_is_given_up(tmp_path: Path, published: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,12 +204,20 @@ def test_a_faulty_download_leaves_nothing(
     assert list((tmp_path / "MNIST" / "raw").iterdir()) == []
 
 
-def test_a_root_that_cannot_be_written(tmp_path: Path, published: Contents) -> None:
+def test_a_root_that_cannot_be_written(
+    tmp_path: Path,
+    published: Contents,
+    gzipped: Callable[[Contents], Contents],
+    server: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.files = gzipped(published)
+    monkeypatch.setattr(mnist, "MIRRORS", (server.url,))
     root = tmp_path / "file"
     root.write_text("not a folder")
     with pytest.raises(DataError) as error:
         mnist.MNIST().load(root)
-    assert str(root) in one_line(error)
+    assert str(root) in one_line(error) and "Not a directory" in str(error.value)
 
 
 def test_mirrors_and_classes_are_torchvisions() -> None:
