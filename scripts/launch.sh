@@ -48,7 +48,7 @@ reserve_name() { # TASK
     local stem count=1
     stem=$1-$(date +%Y%m%d_%H%M%S)
     name=$stem
-    mkdir -p "$launch" || die 2 "cannot write to $launch: choose another folder with EXPERIMENTS_DIR"
+    mkdir -p "$launch" 2>/dev/null || die 2 "cannot write to $launch: choose another folder with EXPERIMENTS_DIR"
     until mkdir "$launch/$name" 2>/dev/null; do
         ((++count <= 1000)) || die 2 "cannot write to $launch: choose another folder with EXPERIMENTS_DIR"
         name=$stem-$count
@@ -85,24 +85,30 @@ run_folder() {
         -samefile "$launch/$name.log" -print 2>/dev/null | sed 's|/console\.log$||; q'
 }
 
-# Returns once the task has ended, or shows its run folder (but not within the first three seconds), or time is up.
+# Returns once the task has ended, or a second after it has shown its run folder, or when time is up.
 await_task() {
-    local tick
+    local tick left
+    left=$((${LAUNCH_WAIT:-15} * 5))
     folder=''
-    for ((tick = 0; tick < ${LAUNCH_WAIT:-15} * 5; tick++)); do
+    for ((tick = 1; left > 0; tick++, left--)); do
         [[ ! -e $record/exit ]] || return 0
-        if ((tick >= 15 && tick % 3 == 0)); then
+        if [[ -z $folder ]] && ((tick % 3 == 0)); then
             folder=$(run_folder)
-            [[ -z $folder ]] || return 0
+            [[ -z $folder ]] || left=5
         fi
         sleep 0.2
     done
 }
 
+no_session() {
+    put "$record" exit 1
+    die 1 "$with could not start a session; LAUNCH_WITH=nohup may, and FOREGROUND=1 needs none"
+}
+
 report_end() {
     local code
     code=$(get "$record" exit)
-    sleep 1.2 # screen writes its log once a second
+    if [[ $with == screen ]]; then sleep 1.2; else sleep 0.2; fi # screen writes its log once a second
     if ((code == 0)); then
         say "$task has finished already; the last lines of ${log#"$root"/}:"
     else
@@ -120,7 +126,7 @@ report_start() {
     [[ -z $folder ]] || say "  run      $folder"
     if [[ $with == screen ]]; then leave='Ctrl-a d'; else leave='Ctrl-b d'; fi
     [[ $with == nohup ]] || say "  attach   $(how_to_attach "$record" "$id")   ($leave leaves)"
-    say "  follow   tail -f ${log#"$root"/}"
+    say "  follow   tail -f $(printf %q "${log#"$root"/}")"
     [[ $with == nohup ]] || say "  monitor  $(how_to_attach "$record" "$monitor_id")"
     say "  figures  ${LAUNCH_MONITOR#"$root"/}"
     say "  stop     make stop ARGS=$name   (it saves a checkpoint first)"
@@ -135,8 +141,10 @@ shift
 check_task "$task"
 command=(.venv/bin/python -m "scripts.$task" "$@")
 
-# Help is for the person who asked, not for a log.
-if [[ ${FOREGROUND:-0} != 0 || " $* " == *' --help '* ]]; then
+for word in "$@"; do
+    if [[ $word == --help ]]; then FOREGROUND=1; fi # help is for the person who asked, not for a log
+done
+if [[ ${FOREGROUND:-0} != 0 ]]; then
     unset LAUNCH_LOG LAUNCH_SESSION LAUNCH_MONITOR
     exec "${command[@]}"
 fi
@@ -151,14 +159,14 @@ put "$record" with "$with"
 put "$record" host "$(uname -n)"
 printf '%s\0' "${command[@]}" >"$record/argv"
 
-"start_$with" "$name" bash "$root/scripts/inside.sh" "$record" || die 1 "$with could not start a session"
-"start_$with" "monitor-$name" bash "$root/scripts/monitor.sh" "$record" || die 1 "$with could not start the monitor"
+"start_$with" "$name" bash "$root/scripts/inside.sh" "$record" || no_session
+"start_$with" "monitor-$name" bash "$root/scripts/monitor.sh" "$record" || say "$with could not start the monitor"
 await_task
-if [[ -e $record/exit ]]; then
-    report_end
-elif ! task_lives "$record"; then
-    die 1 "$with started no session (see ${log#"$root"/}); try LAUNCH_WITH=nohup"
-else
+if task_lives "$record"; then
     report_start
+else
+    sleep 0.2 # its exit code is written right after its end
+    [[ -e $record/exit ]] || no_session
+    report_end
 fi
 printf '%s\n' "$name"

@@ -1,0 +1,107 @@
+"""The Makefile: every target is listed, ARGS arrives as typed, and each target reaches its task."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.commands.fake_repository import ROOT, FakeRepository, fake_repository
+
+WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), max_size=30)
+QUOTED = r"""--name "my run" --other 'it'\''s' --empty "" --glob '*' --sum '$(x) ${y' --hash '#1' --number=5"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[FakeRepository]:
+    with fake_repository(tmp_path) as made:
+        yield made
+
+
+def make(repository: FakeRepository, *words: str, **env: str) -> list[str]:
+    """What the task was given."""
+    done = repository.run("make", *words, **env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(repository.out.read_text())
+
+
+def test_help_lists_every_target_within_80_columns(repository: FakeRepository) -> None:
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert phony
+    done = repository.run("make")
+    listed = re.findall(r"^  (\w+) +\S", done.stdout, re.MULTILINE)
+    assert sorted(listed) == sorted(set(phony[1].split()) - {"environment"})
+    assert sorted(re.findall(r"^(\w+):(?!=)", text, re.MULTILINE)) == sorted(phony[1].split())
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_args_arrive_as_typed(repository: FakeRepository) -> None:
+    expected = shlex.split(QUOTED)
+    assert make(repository, "train_ddpm", "FOREGROUND=1", f"ARGS={QUOTED}") == expected
+    assert make(repository, "train_ddpm", "FOREGROUND=1", ARGS=QUOTED) == expected
+    assert make(repository, "train_ddpm", "FOREGROUND=1") == []
+    assert make(repository, "train_ddpm", "FOREGROUND=1", "ARGS=--a 1\n  --b 2 # a comment\n") == [
+        "--a",
+        "1",
+        "--b",
+        "2",
+    ]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=WORDS)
+def test_any_quoted_args_arrive(repository: FakeRepository, words: list[str]) -> None:
+    assert make(repository, "train_ddpm", "FOREGROUND=1", f"ARGS={shlex.join(words)}") == words
+
+
+@pytest.mark.parametrize("args", ["--name 'my run", "--a; echo done", "--a $(", "--a | cat", "--a )"])
+def test_args_that_are_no_words_start_nothing(repository: FakeRepository, args: str) -> None:
+    done = repository.run("make", "train_ddpm", "FOREGROUND=1", f"ARGS={args}")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert not repository.out.exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "emnist", "cifar10"])
+def test_each_recipe_has_a_target(repository: FakeRepository, name: str) -> None:
+    given = make(repository, f"train_{name}", "FOREGROUND=1", "ARGS=--seed 3")
+    assert given == ["--recipe", name, "--seed", "3"]
+
+
+def test_training_is_detached_and_generating_is_not(repository: FakeRepository) -> None:
+    assert make(repository, "train_flow", "ARGS=--seed 3", LAUNCH_WITH="nohup") == ["--seed", "3"]
+    assert len(list(repository.launch.glob("*/argv"))) == 1
+    assert make(repository, "generate", "ARGS=--run 'a b'") == ["--run", "a b"]
+    assert len(list(repository.launch.glob("*/argv"))) == 1
+
+
+def test_make_stop_names_a_session(repository: FakeRepository) -> None:
+    first, second = (repository.serve(LAUNCH_WITH="nohup") for _ in range(2))
+    assert repository.run("make", "stop").returncode != 0
+    assert repository.run("make", "stop", f"ARGS={second}").returncode == 0
+    assert repository.run("make", "sessions").stdout.splitlines()[1].split()[0] == first
+    assert repository.run("make", "stop").returncode == 0
+
+
+def test_clean_keeps_runs_data_and_environment(repository: FakeRepository) -> None:
+    kept = [".venv/__pycache__/a.pyc", "experiments/run/status.json", "data/store/MNIST/raw/a", "models/a.py"]
+    dropped = ["models/__pycache__/a.pyc", ".pytest_cache/a", ".ruff_cache/a", ".hypothesis/a"]
+    for name in kept + dropped:
+        (repository.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository.root / name).write_text("")
+    assert repository.run("make", "clean").returncode == 0
+    assert [name for name in kept + dropped if (repository.root / name).exists()] == kept
+
+
+def test_scripts_that_are_called_are_executable() -> None:
+    sourced = {"session_records.sh"}
+    for script in [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]:
+        assert bool(script.stat().st_mode & stat.S_IXUSR) == (script.name not in sourced), script

@@ -1,0 +1,165 @@
+"""status.py: one truthful row per run folder, whatever state it is in, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import termios
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import status
+from tests.commands.fake_repository import ROOT
+
+NOW = datetime(2026, 2, 8, 12, tzinfo=UTC)
+
+
+def write(experiments: Path, name: str, /, text: str | None = None, **fields: Any) -> None:
+    content = {
+        "state": "finished",
+        "reason": "",
+        "step": 1200,
+        "progress": 1.0,
+        "loss": 0.123456,
+        "heartbeat": NOW.isoformat(timespec="seconds"),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+    }
+    (experiments / name).mkdir(parents=True)
+    (experiments / name / "status.json").write_text(json.dumps(content | fields) if text is None else text)
+
+
+@pytest.fixture
+def experiments(tmp_path: Path) -> Path:
+    folder = tmp_path / "experiments"
+    fresh = datetime.now(UTC).isoformat(timespec="seconds")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    write(folder, "20260201_000000-flow-digits")
+    write(folder, "20260202_000000-ddpm-mnist", state="running", progress=0.254, heartbeat=fresh)
+    write(folder, "20260203_000000-ddpm-mnist", state="running", heartbeat=fresh, pid=gone.pid)
+    write(folder, "20260204_000000-ddpm-mnist", state="running", host="elsewhere")
+    write(folder, "20260205_000000-flow-emnist", state="failed", reason="the loss is\nnot finite", loss=float("nan"))
+    write(folder, "20260206_000000-flow-emnist", state="interrupted", reason="SIGHUP", loss=None, progress=None)
+    write(folder, "20260207_000000-flow-emnist", '{"state": "runn')
+    write(folder, "20260208_000000-flow-emnist", "[]")
+    write(folder, "20260209_000000-flow-emnist", step="many", loss=True, heartbeat=12, progress=[])
+    (folder / ".launch" / "fake").mkdir(parents=True)
+    (folder / "README.md").write_text("no run")
+    return folder
+
+
+def run(*flags: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.status", *flags]
+    return subprocess.run(command, cwd=ROOT, text=True, check=False, **streams)
+
+
+def test_a_row_tells_the_truth_about_each_run(experiments: Path) -> None:
+    done = run("--experiments_dir", str(experiments), capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    header, *lines = done.stdout.splitlines()
+    assert header.split() == ["state", "step", "done", "loss", "age", "folder"]
+    cells = [line.split(None, 6) for line in lines]
+    assert [row[5][:8] for row in cells] == [f"2026020{day}" for day in range(9, 0, -1)]  # newest first
+    states = ["finished", "unreadable", "unreadable", "interrupted", "failed", "dead", "dead", "running", "finished"]
+    assert [row[0] for row in cells] == states
+    assert cells[0][1:5] == ["-", "-", "-", "-"]
+    assert cells[3][1:4] + cells[3][6:] == ["1200", "-", "-", "SIGHUP"]
+    assert cells[4][3:4] + cells[4][6:] == ["nan", "the loss is not finite"]
+    assert "--resume" in cells[5][6]
+    assert cells[7][1:4] == ["1200", "25%", "0.1235"]
+    assert cells[7][4] in ("0s", "1s", "2s", "3s", "4s", "5s")
+    assert len(cells[8]) == 6
+
+
+def test_columns_are_aligned_and_nothing_is_cut(experiments: Path) -> None:
+    long = "20260210_000000-flow-mnist-" + "x" * 100
+    write(experiments, long)
+    lines = run("--experiments_dir", str(experiments), capture_output=True).stdout.splitlines()
+    assert {line.index("2026") for line in lines[1:]} == {lines[0].index("folder")}
+    assert long in lines[1]
+
+
+def test_a_terminal_of_80_columns_holds_it(experiments: Path) -> None:
+    write(experiments, "20260210_000000-flow-mnist-" + "x" * 60)
+    terminal, inside = os.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 80, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    done = run("--experiments_dir", str(experiments), stdout=inside, stderr=inside, env=env | {"TERM": "xterm"})
+    os.close(inside)
+    shown = b""
+    while chunk := read(terminal):
+        shown += chunk
+    assert done.returncode == 0
+    assert b"\x1b[" in shown
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    assert max(map(len, lines)) <= 80
+    text = "".join(line[-43:].strip() for line in lines)
+    assert "20260210_000000-flow-mnist-" + "x" * 60 in text
+    assert all(f"2026020{day}_000000" in text for day in range(1, 10))
+
+
+def read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux says so when the last writer has gone
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-30, "0s"),
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (7199, "119m"),
+        (7200, "2h"),
+        (172_800, "2d"),
+        (8.64e6, "100d"),
+    ],
+)
+def test_ages_have_one_unit(seconds: float, text: str) -> None:
+    assert status.age((NOW - timedelta(seconds=seconds)).isoformat(), NOW) == text
+
+
+def test_a_time_without_a_zone_or_no_time_has_no_age() -> None:
+    assert status.age("2026-02-08T12:00:00", NOW) == "-"
+    assert status.age(None, NOW) == "-"
+
+
+def test_no_runs_is_said_and_no_error(tmp_path: Path) -> None:
+    done = run("--experiments-dir", str(tmp_path / "nothing"), capture_output=True)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "make demo" in done.stderr
+    env = os.environ | {"EXPERIMENTS_DIR": str(tmp_path / "elsewhere")}
+    assert "elsewhere" in run(env=env, capture_output=True).stderr
+
+
+def test_an_unknown_flag_is_the_users_mistake(tmp_path: Path) -> None:
+    done = run("--experiment_folder", str(tmp_path), capture_output=True)
+    assert done.returncode == 2
+    assert "--experiment_folder" in done.stderr.splitlines()[-1]
+
+
+def test_a_reader_that_leaves_early_is_no_error(experiments: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run("--experiments_dir", str(experiments), stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.stderr == ""
+
+
+def test_it_imports_no_torch() -> None:
+    code = "import sys, scripts.status; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
