@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from models.run import read_yaml, write_text
 
 FORMAT = 1
 LAST, BEST = "last", "best"
+FILE_NAME = re.compile(r"step_\d+\.safetensors")
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -34,6 +36,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     keep = 0 keeps all. Raises OSError as the file system does; what stood before then still stands.
     """
     folder.mkdir(exist_ok=True)
+    _sweep(folder)
     path = _path(folder, step)
     content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     with replacing(path) as temporary:
@@ -50,6 +53,12 @@ def mark_best(folder: Path, path: Path) -> None:
     write_text(folder / BEST, path.name + "\n")
 
 
+def _sweep(folder: Path) -> None:
+    """Removes what a writer that was killed left half-written; a folder has one writer at a time."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _prune(folder: Path, keep: int) -> None:
     best = _read_pointer(folder / BEST)
     for path in list_checkpoints(folder)[:-keep]:
@@ -59,7 +68,11 @@ def _prune(folder: Path, keep: int) -> None:
 
 
 def _read_pointer(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    """The name in a one-line file; None if there is no such file, or no name of a checkpoint in it."""
+    if not path.is_file():
+        return None
+    name = path.read_text(encoding="utf-8", errors="replace").strip()
+    return name if FILE_NAME.fullmatch(name) else None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -70,7 +83,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def resolve(run: Path, which: str = LAST) -> Path:
     """The checkpoint of a run folder that `last` or `best` names. Raises UserError where there is none."""
     name = _read_pointer(run / "checkpoints" / which)
-    if name is None or Path(name).name != name:
+    if name is None:
         raise UserError(f"{run} has no {which} checkpoint yet: wait for one, or name a file with --checkpoint")
     return run / "checkpoints" / name
 

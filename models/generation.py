@@ -52,8 +52,13 @@ class Sampling:
         for name in self.options:
             if name not in known:
                 able = [sampler for sampler in SAMPLERS if name in sampler_options(sampler)]
-                raise UserError(f"sampler {self.sampler} has no --{name}: it belongs to {', '.join(able)}")
-        build_times(self.grid, schedule, self.steps)
+                raise UserError(f"sampler {self.sampler} has no --{name}: it belongs to {', '.join(able) or 'none'}")
+        times = build_times(self.grid, schedule, self.steps)
+        pixel = torch.zeros(1, 1, 1, 1)
+        # The first step of a rehearsal on one pixel: the sampler itself refuses values that it cannot take.
+        next(SAMPLERS[self.sampler](_Nothing(schedule), pixel, times, torch.zeros, **self.options))
+        if not 0 <= self.guidance_rescale <= 1:
+            raise UserError(f"--guidance_rescale {self.guidance_rescale}: a share between 0 and 1")
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise UserError(f"--guidance_interval {low} {high}: two times with 0 <= low <= high <= 1")
@@ -70,6 +75,16 @@ class Sampling:
         if self.guidance_scale != 1:
             words.append(f"guidance {self.guidance_scale:g}")
         return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """A denoiser that sees nothing anywhere."""
+
+    noise_schedule: NoiseSchedule
+
+    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
+        return Estimate(torch.zeros_like(noisy), torch.zeros_like(noisy))
 
 
 class _Counted:
@@ -103,7 +118,8 @@ def _frame_steps(steps: int, wanted: int) -> set[int]:
     """Up to `wanted` indices of steps, spread evenly, the last always among them."""
     if wanted <= 0:
         return set()
-    return {round((index + 1) * steps / wanted) - 1 for index in range(min(wanted, steps))} | {steps - 1}
+    wanted = min(wanted, steps)
+    return {round((index + 1) * steps / wanted) - 1 for index in range(wanted)}
 
 
 @torch.no_grad()
@@ -120,7 +136,7 @@ def generate(
     frames: int = 0,
     weak: Denoiser | None = None,
 ) -> Iterator[Generated]:
-    """Yields `count` images in batches. labels: one per image, None for no class.
+    """Yields `count` images in batches. labels: one per image, None for no class. weak: the autoguidance's denoiser.
 
     frames: how many moments of the reverse process to keep, as uint8 images of x_t and of the clean estimate.
     """
@@ -129,14 +145,14 @@ def generate(
     for start in range(0, count, batch_size):
         indices = range(start, min(start + batch_size, count))
         label = None if labels is None else torch.tensor([labels[i] for i in indices], device=device)
-        counted = _Counted(denoiser)
+        counted = [_Counted(each) for each in (denoiser, weak) if each is not None]
         ready: Denoiser = Guided(
-            counted,
+            counted[0],
             sampling.guidance_scale,
             null_label,
             sampling.guidance_interval,
             sampling.guidance_rescale,
-            weak,
+            counted[1] if weak is not None else None,
         )
         if sampling.clip and space.bounds is not None:
             ready = Clipped(ready, *space.bounds)
@@ -147,7 +163,7 @@ def generate(
 
 
 def _collect(
-    walk: Iterator[Step], space: Space, noise: Tensor, label: Tensor | None, counted: _Counted, kept: set[int]
+    walk: Iterator[Step], space: Space, noise: Tensor, label: Tensor | None, counted: list[_Counted], kept: set[int]
 ) -> Generated:
     """Walks to the end, keeping the asked moments."""
     times, frames, estimates = ([1.0], [space.decode(noise).cpu()], []) if kept else ([], [], [])
@@ -160,4 +176,5 @@ def _collect(
     assert step is not None
     images = space.decode(step.noisy).cpu()
     labels = None if label is None else label.cpu()
-    return Generated(images, labels, counted.images / len(images), times, frames, estimates)
+    nfe = sum(each.images for each in counted) / len(images)
+    return Generated(images, labels, nfe, times, frames, estimates)

@@ -20,7 +20,8 @@ class Interrupted(Exception):
 class Interrupts:
     """While entered, `signal` holds the first of INT, TERM and HUP that came.
 
-    The handlers of before are then in force again, so that a second Ctrl-C stops at once.
+    The handlers of before are then in force again, so that a second Ctrl-C stops at once. Where HUP was ignored it
+    stays so: that is how nohup keeps a run alive when its terminal closes.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,8 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        heeded = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,4 +42,5 @@ class Interrupts:
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None stands for a handler that another language installed: it cannot be put back from here.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

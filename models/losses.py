@@ -117,6 +117,10 @@ class DenoisingLoss:
         ):
             if name not in table:
                 raise UserError(f"unknown {word} {name!r}: choose from {', '.join(table)}")
+        if self.limit is not None and self.limit <= 0:
+            raise UserError(f"--weight_limit {self.limit}: takes more than 0")
+        if not 0 <= self.label_drop <= 1:
+            raise UserError(f"--label_drop {self.label_drop}: a share between 0 and 1")
 
     def weight(self, t: Tensor, schedule: NoiseSchedule, prediction: Prediction) -> Tensor:
         """(N,) times -> (N,) float64 weights of the output's loss."""

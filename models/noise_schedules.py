@@ -147,7 +147,8 @@ class Continuous(VariancePreserving):
         self.scale = 1 / (1 - self.shift)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return (self.log_alpha(t.double()).exp() - self.shift) * self.scale
+        # Devices round differently: without the clamp, the ends could lie a rounding error outside [0, 1].
+        return ((self.log_alpha(t.double()).exp() - self.shift) * self.scale).clamp(0, 1)
 
     def alpha_derivative(self, t: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -217,6 +218,7 @@ def _chain_table(name: str, steps: int) -> Tensor:
 
     The chains given by betas are defined at T = 1000, as published. Any other T walks the same curve in steps of
     1/T, so that every length ends at the same noise and lengths can be compared; the cosine defines every T itself.
+    Where one step would need a beta above MAX_BETA (all chains of one step, a few of two), alpha ends at up to 0.03.
     """
     grid = torch.arange(steps + 1, dtype=torch.float64) / steps
     if name in BETAS:

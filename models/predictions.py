@@ -111,4 +111,6 @@ def build_prediction(name: str, deviation: float) -> Prediction:
     """deviation: of the clean data, measured on the training split (used by edm). Raises UserError."""
     if name not in PREDICTIONS:
         raise UserError(f"unknown prediction {name!r}: choose from {', '.join(PREDICTIONS)}")
+    if name == "edm" and not deviation > 0:
+        raise UserError(f"prediction edm divides by the data's deviation, which is {deviation}: use --prediction v")
     return Prediction(name, deviation)

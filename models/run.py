@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -63,7 +65,7 @@ def liveness(status: Mapping[str, Any]) -> str:
     if status.get("host") == socket.gethostname():
         try:
             os.kill(int(status["pid"]), 0)
-        except (ProcessLookupError, KeyError, ValueError, TypeError):
+        except (ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
             return "dead"
         except PermissionError:
             pass
@@ -115,7 +117,10 @@ def environment() -> str:
     """Versions, machine, git commit and command line, as text."""
     packages = ("torch", "torchvision", "numpy", "safetensors", "tyro")
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    except OSError:
+        commit = "unknown (git is not installed)"
     lines = [
         f"started: {_now()}",
         f"command: {shlex.join([sys.executable, *sys.argv])}",
@@ -177,7 +182,11 @@ class Run:
         else:
             raise UserError(f"{experiments_dir} holds a thousand runs of this second")
         run = cls(folder, {"task": task, "dataset": dataset, "started": _now()})
-        run._begin()
+        try:
+            run._begin()
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"cannot write in {experiments_dir}: {error.strerror}; --experiments_dir") from None
         return run
 
     @classmethod
@@ -234,7 +243,9 @@ class Run:
     def update(self, **fields: Any) -> None:
         """Sets fields of status.json and the heartbeat."""
         with self._lock:
-            self._status.update(fields, heartbeat=_now())
+            # JSON has no words for what is not finite.
+            plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+            self._status.update(plain, heartbeat=_now())
             write_text(self.folder / STATUS, json.dumps(self._status, indent=2) + "\n")
 
     def end(self, state: str, reason: str = "") -> None:
@@ -269,7 +280,7 @@ class Metrics:
         """Reads the file and forgets the rows after this step, which are about to be made again."""
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) <= step]
+                self.rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= step]
             write_text(self.path, self._header() + "".join(self._line(row) for row in self.rows))
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -287,6 +298,11 @@ class Metrics:
         buffer = io.StringIO()
         csv.DictWriter(buffer, self.columns, lineterminator="\n", extrasaction="ignore").writerow(row)
         return buffer.getvalue()
+
+
+def _is_whole(row: Mapping[str | None, Any]) -> bool:
+    """Whether a row was written to its end: a power cut can leave a part of one."""
+    return None not in row and None not in row.values() and str(row["step"]).isdigit()
 
 
 def _cell(value: Any) -> str:

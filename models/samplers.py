@@ -79,11 +79,17 @@ def _mix(there: _Level, clean: Tensor, noise: Tensor, kept: float, fresh: float,
     return noisy + fresh * draw(noisy.shape) if fresh > 0 else noisy
 
 
+def _check_eta(eta: float) -> None:
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta {eta}: between 0 (deterministic) and 1 (ancestral)")
+
+
 def ddpm(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw, variance: str = "posterior") -> Iterator[Step]:
     """Ancestral sampling, Ho et al. 2020 algorithm 2 (generalised to any schedule and any respaced grid).
 
     noisy: (N, C, H, W) at times[0]; times: (S+1,) decreasing. Yields S steps, one network call each.
-    variance: "posterior" (beta-tilde, exact for data that is one point) or "beta" (exact for unit Gaussian data).
+    variance: "posterior" (beta-tilde, exact for data that is one point) or "beta" (exact for unit Gaussian data; it
+    is Ho's beta where alpha^2 + sigma^2 = 1). The last step adds no noise.
     """
     if variance not in ("posterior", "beta"):
         raise UserError(f"unknown variance {variance!r}: choose posterior or beta")
@@ -92,13 +98,14 @@ def ddpm(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw, variance:
         kept = _kept_noise(here, there)
         fresh = math.sqrt(max(there.sigma**2 - kept**2, 0.0))
         if variance == "beta" and there.sigma > 0:
-            fresh *= here.sigma / there.sigma
+            fresh *= here.sigma / there.sigma * math.hypot(there.alpha, there.sigma) / math.hypot(here.alpha, here.sigma)
         noisy = _mix(there, estimate.clean, estimate.noise, kept, fresh, draw)
         yield Step(noisy, estimate, there.t)
 
 
 def ddim(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw, eta: float = 0.0) -> Iterator[Step]:
     """Deterministic (eta = 0) to ancestral (eta = 1) sampling, Song et al. 2021 eq. 12 and 16. Arguments as ddpm."""
+    _check_eta(eta)
     for here, there in pairwise(_levels(denoiser.noise_schedule, times)):
         estimate = denoiser(noisy, here.t)
         noisy = _mix(there, estimate.clean, estimate.noise, *_split_noise(here, there, eta), draw)
@@ -147,7 +154,7 @@ def heun(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw) -> Iterat
         if there.sigma > 0:
             estimate, slope_there = _velocity(denoiser, noisy, there.t)
             noisy = there.flow_scale * (start + span * (slope + slope_there) / 2)
-            yield Step(noisy, estimate, there.t)
+        yield Step(noisy, estimate, there.t)
 
 
 def sde(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw, diffusion: float = 0.5) -> Iterator[Step]:
@@ -157,6 +164,8 @@ def sde(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw, diffusion:
     the score of the flow's marginal is -noise / flow time. diffusion = 0 is `euler`. With time counted from noise
     to data, as some write flows, the coefficient reads diffusion * (1 - t). The last step adds no noise.
     """
+    if diffusion < 0:
+        raise UserError(f"diffusion {diffusion} of sde: 0 (the ODE) or more")
     for here, there in pairwise(_levels(denoiser.noise_schedule, times)):
         estimate, slope = _velocity(denoiser, noisy, here.t)
         span = here.flow_time - there.flow_time
@@ -174,6 +183,7 @@ def dpmpp_2m(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw, eta: 
     eta = 1 is its SDE form (their section 5, second order). First order where a step begins or ends at an infinite
     log-SNR. One network call a step. Arguments as ddpm.
     """
+    _check_eta(eta)
     previous: tuple[_Level, Tensor] | None = None
     for here, there in pairwise(_levels(denoiser.noise_schedule, times)):
         estimate = denoiser(noisy, here.t)

@@ -68,6 +68,8 @@ class TimeDensity:
     def __post_init__(self) -> None:
         if self.name not in DENSITIES:
             raise UserError(f"unknown time density {self.name!r}: choose from {', '.join(DENSITIES)}")
+        if self.deviation is not None and self.deviation <= 0:
+            raise UserError(f"--time_deviation {self.deviation}: takes more than 0")
 
     def draw(self, uniforms: Tensor, schedule: NoiseSchedule) -> Tensor:
         """(N,) independent uniforms in [0, 1) -> (N,) float64 times in [1e-5, 1].

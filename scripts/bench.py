@@ -146,11 +146,11 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     images = _RandomImages().load()
     spec = build_spec(settings, images)
     networks = [spec.build_network().to(device).train() for _ in range(3)]
-    batches = Batches(images.train, settings.optimiser.batch_size, 0, False, device)
+    batches = Batches(images.train, settings.optimizer.batch_size, 0, False, device)
     run = Run.create(folder, "bench", "random", None)
     objective = build_objective(settings, spec, images, device)
     trainer = Trainer(objective, networks[0], batches.at, len(batches), build_settings(settings), run, {}, device)
-    size = settings.optimiser.batch_size
+    size = settings.optimizer.batch_size
     steps = {
         "our loop": trainer.train_step,
         "bare step": bare_step(networks[1], size, spec.shape, device),

@@ -181,7 +181,7 @@ def _prepare(flags: TrainFlags) -> _Prepared:
         "data": {"name": dataset.name, "sha256": fingerprint(dataset)},
         "config": to_config(flags),
     }
-    batches = Batches(dataset.train, flags.optimiser.batch_size, flags.run.seed, dataset.flips, device)
+    batches = Batches(dataset.train, flags.optimizer.batch_size, flags.run.seed, dataset.flips, device)
     return _Prepared(objective, network, batches, build_settings(flags), facts, report, device)
 
 
@@ -238,21 +238,21 @@ def _few(split: Split, count: int, device: torch.device) -> Split:
 
 def build_settings(flags: TrainFlags) -> TrainSettings:
     """The loop's share of the flags."""
-    optimiser, budget, report = flags.optimiser, flags.budget, flags.report
+    optimizer, budget, report = flags.optimizer, flags.budget, flags.report
     return TrainSettings(
-        batch_size=optimiser.batch_size,
-        accumulate=optimiser.accumulate,
+        batch_size=optimizer.batch_size,
+        accumulate=optimizer.accumulate,
         lr_schedule=LRSchedule(
-            optimiser.lr_schedule,
-            optimiser.lr,
-            optimiser.warmup_steps,
-            optimiser.lr_milestones,
-            optimiser.lr_gamma,
+            optimizer.lr_schedule,
+            optimizer.lr,
+            optimizer.warmup_steps,
+            optimizer.lr_milestones,
+            optimizer.lr_gamma,
         ),
-        weight_decay=optimiser.weight_decay,
-        betas=optimiser.betas,
-        clip=optimiser.clip,
-        ema_half_life=optimiser.ema,
+        weight_decay=optimizer.weight_decay,
+        betas=optimizer.betas,
+        clip=optimizer.clip,
+        ema_half_life=optimizer.ema,
         epochs=budget.epochs,
         max_steps=budget.max_steps,
         max_minutes=budget.max_minutes,

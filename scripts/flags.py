@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,26 @@ import tyro
 import data
 from models import networks
 from models.errors import UserError
+from models.losses import DISTANCES, WEIGHTINGS
+from models.noise_schedules import NAMES
+from models.optim import LR_SCHEDULES
+from models.predictions import PREDICTIONS
 from models.run import read_yaml
+from models.samplers import SAMPLERS
+from models.times import DENSITIES, GRIDS
 
 Flags = TypeVar("Flags")
 VARIANTS = {"dataset": data.find, "network": networks.find}
 NOT_STORED = ("resume", "config", "recipe")
+
+
+def _one_of(names: Iterable[str]) -> Any:
+    """The help shows the names of a table, so that a new row shows by itself."""
+    return tyro.conf.arg(metavar=f"{{{','.join(names)}}}")
+
+
+ScheduleName = Annotated[str, _one_of(NAMES)]
+SamplerName = Annotated[str, _one_of(SAMPLERS)]
 
 
 @dataclass(frozen=True)
@@ -40,26 +55,26 @@ class DataFlags:
 
 @dataclass(frozen=True)
 class ProcessFlags:
-    noise_schedule: str = "cosine"
-    """flow, cosine, linear, quadratic or sigmoid."""
+    noise_schedule: ScheduleName = "cosine"
+    """How signal turns into noise; draw them with visualize_schedules."""
     timesteps: int = 1000
     """Length T of the chain; 0 for the continuous form. Chains of any length end at the same noise."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that its last step is pure noise (not with prediction eps)."""
-    prediction: str = "eps"
-    """What the network is asked for: eps, x0, v, flow or edm."""
-    times: str = "discrete"
-    """How training times are drawn: discrete (k/T), uniform, logit_normal or log_normal (EDM)."""
+    prediction: Annotated[str, _one_of(PREDICTIONS)] = "eps"
+    """What the network is asked for."""
+    times: Annotated[str, _one_of(DENSITIES)] = "discrete"
+    """How training times are drawn: discrete is k/T, log_normal is EDM's."""
     time_mean: float | None = None
     """Mean of logit_normal (default 0; more is noisier) or log_normal (default -1.2)."""
     time_deviation: float | None = None
     """Deviation of logit_normal (default 1) or log_normal (default 1.2)."""
     stratified: bool = True
     """Spread the times of a batch evenly over the density, instead of drawing each by itself."""
-    loss: str = "l2"
-    """l1, l2 or huber."""
-    weighting: str = "uniform"
-    """Weight of the loss by time: uniform, variational (the bound's, clipped), min_snr or soft_min_snr."""
+    loss: Annotated[str, _one_of(DISTANCES)] = "l2"
+    """Distance between the network's output and its target."""
+    weighting: Annotated[str, _one_of(WEIGHTINGS)] = "uniform"
+    """Weight of the loss by time; variational is the bound's, clipped."""
     weight_limit: float | None = None
     """The clip of variational (default 1), or gamma of min_snr (5) and soft_min_snr (4)."""
     label_drop: float = 0.1
@@ -67,15 +82,15 @@ class ProcessFlags:
 
 
 @dataclass(frozen=True)
-class OptimiserFlags:
+class OptimizerFlags:
     batch_size: int = 128
     """Images per optimizer step."""
     accumulate: int = 1
     """Parts in which a batch is computed, to save memory; the result is the same."""
     lr: float = 1e-3
     """Largest learning rate."""
-    lr_schedule: str = "cosine"
-    """Over the budget, whatever sets it: cosine, constant, linear, multistep or one_cycle."""
+    lr_schedule: Annotated[str, _one_of(LR_SCHEDULES)] = "cosine"
+    """Learning rate over the budget, whatever sets it."""
     warmup_steps: int = 100
     """Steps over which the learning rate first rises in a line."""
     lr_milestones: tuple[float, ...] = (0.5, 0.75)
@@ -142,8 +157,8 @@ class ReportFlags:
     """How many of the last checkpoints to keep, beside the best; 0 keeps all."""
     num_samples: int = 80
     """Images on a sample sheet."""
-    sampler: str = "ddim"
-    """Sampler of the sheets: ddpm, ddim, euler, midpoint, heun, dpmpp_2m, dpmpp_2m_sde, unipc or sde."""
+    sampler: SamplerName = "ddim"
+    """Sampler of the sheets."""
     steps: int = 50
     """Sampling steps of the sheets."""
     guidance_scale: float = 1.0
@@ -153,18 +168,50 @@ class ReportFlags:
 
 
 @dataclass(frozen=True)
+class SamplerFlags:
+    """How `generate` and its kin sample."""
+
+    sampler: SamplerName = "ddim"
+    """Any sampler goes with any model."""
+    steps: int = 50
+    """Sampling steps: 1..T for a chain. heun and midpoint call the network twice a step."""
+    grid: Annotated[str, _one_of(GRIDS)] = "uniform"
+    """How the steps are spread over time."""
+    eta: float | None = None
+    """ddim, dpmpp_2m: 0 deterministic (default) to 1 ancestral."""
+    variance: str | None = None
+    """ddpm: posterior (beta-tilde, default) or beta."""
+    diffusion: float | None = None
+    """sde: noise level d of the diffusion coefficient d * t (default 0.5). Where time runs from noise to data this
+    is d * (1 - t)."""
+    order: int | None = None
+    """unipc: 1, 2 (default) or 3."""
+    clip: bool = True
+    """Clip the clean estimate to the range of images at every step."""
+    guidance_scale: float = 1.0
+    """s of u + s * (c - u): 0 unconditional, 1 conditional, more is guided. Elsewhere written s = 1 + w (Ho &
+    Salimans), or w * c + (1 - w) * u with s = w."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Guide only at times between these two (0 clean, 1 noise)."""
+    guidance_rescale: float = 0.0
+    """Share by which guided estimates are brought back to the contrast of unguided ones."""
+    autoguidance: str | None = None
+    """Guide away from this run or checkpoint file (a weaker model), instead of from the null label."""
+
+
+@dataclass(frozen=True)
 class TrainFlags:
     """Settings of `train_ddpm` and `train_flow`."""
 
-    dataset: str = "digits"
-    """A data set: digits (built in), mnist, fashion_mnist, emnist, cifar10 or folder."""
+    dataset: Annotated[str, _one_of(data.names())] = "digits"
+    """A data set; digits is built in, folder is your own images."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
-    network: str = "unet"
-    """A network: unet or dit."""
+    network: Annotated[str, _one_of(networks.names())] = "unet"
+    """A network; its options are below, another one's with --network NAME --help."""
     network_options: Annotated[Any, tyro.conf.arg(name="network")] = None
     data: tyro.conf.OmitArgPrefixes[DataFlags] = field(default_factory=DataFlags)
     process: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
-    optimiser: tyro.conf.OmitArgPrefixes[OptimiserFlags] = field(default_factory=OptimiserFlags)
+    optimizer: tyro.conf.OmitArgPrefixes[OptimizerFlags] = field(default_factory=OptimizerFlags)
     budget: tyro.conf.OmitArgPrefixes[BudgetFlags] = field(default_factory=BudgetFlags)
     run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
     report: tyro.conf.OmitArgPrefixes[ReportFlags] = field(default_factory=ReportFlags)
@@ -234,18 +281,23 @@ def _last(argv: Sequence[str], flag: str) -> str | None:
 
 
 def _one_line(box: str, prog: str) -> str:
-    """tyro's box of an error as one line: what is wrong, and the flag it may have meant."""
-    rows = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    """tyro's box of an error as one line: what is wrong, and the flag it may have meant.
+
+    The box has a title, then the message, then hints, with rules between them; drawn in ASCII where need be.
+    """
+    rows = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
     parts: list[list[str]] = [[]]
-    for row in rows:
-        if set(row) <= {"─"}:
+    for row in [row for row in rows if row][1:]:
+        if set(row) <= {"─", "-"}:
             parts.append([])
         else:
             parts[-1].append(row)
-    message = " ".join(parts[0])
-    meant = [row.split()[0] for part in parts[1:] for row in part if row.startswith("--")]
-    hint = f"; did you mean {meant[0].rstrip(',').replace('-', '_').replace('__', '--', 1)}?" if meant else ""
-    return f"{message}{hint} (--help lists the flags of {prog})"
+    message, *hints = [part for part in parts if part]
+    text = " ".join(message).split(" Got errors:")[0]
+    flag = next((row.split()[0] for hint in hints for row in hint if row.startswith("--")), "").rstrip(",")
+    if not flag or not text.startswith("Unrecognized"):
+        return f"{text} (--help lists the flags of {prog})"
+    return f"{text}; did you mean --{flag[2:].replace('-', '_')}? (--help lists the flags of {prog})"
 
 
 def to_config(flags: Any) -> dict[str, Any]:

@@ -28,41 +28,11 @@ from models.objectives import sheet
 from models.run import find_run, write_text
 from models.training import duration
 from scripts.command import run_command
-from scripts.flags import gather, parse, to_config
+from scripts.flags import SamplerFlags, gather, parse, to_config
 
 SHEET_IMAGES = 100
 STRIP_ROWS, STRIP_FRAMES, FILM_FRAMES = 8, 10, 40
 DESCRIPTION = "Generate images from a run. Prints the folder of grid.png, samples.npz and what else was asked for."
-
-
-@dataclass(frozen=True)
-class SamplerFlags:
-    sampler: str = "ddim"
-    """ddpm, ddim, euler, midpoint, heun, dpmpp_2m, dpmpp_2m_sde, unipc or sde; any of them with any model."""
-    steps: int = 50
-    """Sampling steps: 1..T for a chain. heun and midpoint call the network twice a step."""
-    grid: str = "uniform"
-    """Times of the steps: uniform, karras or log_snr."""
-    eta: float | None = None
-    """ddim, dpmpp_2m: 0 deterministic (default) to 1 ancestral."""
-    variance: str | None = None
-    """ddpm: posterior (beta-tilde, default) or beta."""
-    diffusion: float | None = None
-    """sde: noise level d of the diffusion coefficient d * t (default 0.5). Where time runs from noise to data this
-    is d * (1 - t)."""
-    order: int | None = None
-    """unipc: 1, 2 (default) or 3."""
-    clip: bool = True
-    """Clip the clean estimate to the range of images at every step."""
-    guidance_scale: float = 1.0
-    """s of u + s * (c - u): 0 unconditional, 1 conditional, more is guided. Elsewhere written s = 1 + w (Ho &
-    Salimans), or w * c + (1 - w) * u with s = w."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Guide only at times between these two (0 clean, 1 noise)."""
-    guidance_rescale: float = 0.0
-    """Share by which guided estimates are brought back to the contrast of unguided ones."""
-    autoguidance: str | None = None
-    """Guide away from this run or checkpoint file (a weaker model), instead of from the null label."""
 
 
 @dataclass(frozen=True)

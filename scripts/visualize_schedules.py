@@ -11,7 +11,7 @@ from models.errors import UserError
 from models.noise_schedules import NAMES, build_noise_schedule
 from models.plots import schedule_curves
 from scripts.command import run_command
-from scripts.flags import parse
+from scripts.flags import ScheduleName, parse
 
 POINTS = 1001
 
@@ -20,8 +20,8 @@ POINTS = 1001
 class ScheduleFlags:
     """Settings of `visualize_schedules`."""
 
-    schedules: tuple[str, ...] = NAMES
-    """Any of flow, cosine, linear, quadratic, sigmoid."""
+    schedules: tuple[ScheduleName, ...] = NAMES
+    """Which to draw."""
     timesteps: int = 1000
     """Length T of the chains; 0 for the continuous forms."""
     zero_terminal_snr: bool = False

@@ -1,0 +1,92 @@
+"""How the tests of real commands run them: tiny settings, in this process where possible, as a child where not."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = (
+    *("--network.width", "8", "--network.multipliers", "1", "2"),
+    *("--batch_size", "16", "--max_steps", "6", "--warmup_steps", "2", "--eval_images", "16"),
+    *("--num_samples", "10", "--steps", "2", "--no-tensorboard"),
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a task ended: its exit code, its one line, and what it told the person."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def folder(self) -> Path:
+        lines = self.out.splitlines()
+        assert self.code == 0, self.err
+        assert len(lines) == 1, self.out
+        return Path(lines[0])
+
+
+def run_here(task: str, *arguments: str | Path, capsys: pytest.CaptureFixture[str]) -> Ended:
+    """The task in this process, through its real entry."""
+    from scripts.command import run_command
+
+    main = importlib.import_module(f"scripts.{task}").main
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [task, *(str(word) for word in arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_command(main)
+    captured = capsys.readouterr()
+    return Ended(int(str(ended.value.code)), captured.out, captured.err)
+
+
+def start_child(task: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """The task as a process of its own, in one thread."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"scripts.{task}", *(str(word) for word in arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run_child(task: str, *arguments: str | Path, **options: Any) -> Ended:
+    process = start_child(task, *arguments, **options)
+    out, err = process.communicate(timeout=300)
+    return Ended(process.returncode, out, err)
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "status.json").read_text())
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights_hash(folder: Path) -> str:
+    """A hash of every tensor of the last checkpoint: weights, average and optimizer."""
+    tensors, _ = checkpoint.load(checkpoint.resolve(folder))
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
+    return digest.hexdigest()

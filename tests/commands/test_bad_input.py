@@ -1,0 +1,205 @@
+"""The user's mistakes: one line that names the value and the way out, exit code 2, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models import checkpoint
+from tests.commands.tasks import TINY, Ended, run_here
+
+
+def check_refusal(ended: Ended, *words: str) -> None:
+    assert ended.code == 2, ended.err
+    assert ended.out == ""
+    assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1, ended.err
+    for word in words:
+        assert word in ended.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--dataset", "digitz"), ("digitz", "did you mean 'digits'")),
+        (("--network", "unett"), ("unett", "did you mean 'unet'")),
+        (("--batch_sise", "3"), ("--batch_sise", "did you mean --batch_size")),
+        (("--network.widht", "3"), ("--network.widht", "--network.width")),
+        (("--batch_size", "0"), ("--batch_size 0",)),
+        (("--batch_size", "many"), ("many",)),
+        (("--epochs", "-1"), ("--epochs",)),
+        (("--max_minutes", "0"), ("--max_minutes",)),
+        (("--label_drop", "1.5"), ("--label_drop",)),
+        (("--accumulate", "99"), ("--accumulate 99", "--batch_size")),
+        (("--timesteps", "-1"), ("--timesteps -1",)),
+        (("--timesteps", "50", "--steps", "51"), ("51", "1..50")),
+        (("--steps", "0"), ("--steps",)),
+        (("--noise_schedule", "cosin"), ("cosin", "cosine")),
+        (("--noise_schedule", "flow"), ("flow", "--timesteps 0")),
+        (("--zero_terminal_snr",), ("eps", "--prediction v")),
+        (("--timesteps", "0"), ("eps", "--prediction v")),
+        (("--timesteps", "0", "--prediction", "v"), ("discrete", "--timesteps")),
+        (("--prediction", "epsilon"), ("epsilon", "eps")),
+        (("--times", "normal"), ("normal", "logit_normal")),
+        (("--loss", "l3"), ("l3", "huber")),
+        (("--weighting", "snr"), ("snr", "min_snr")),
+        (("--lr_schedule", "cosin"), ("cosin",)),
+        (("--sampler", "dim"), ("dim", "ddim")),
+        (("--network.multipliers", "1", "1", "1", "1", "1"), ("8",)),
+        (("--network.patch_size", "0"), ("patch_size",)),
+        (("--device", "cuda:77"), ("cuda:77",)),
+        (("--precision", "fp16"), ("fp16", "bf16")),
+        (("--recipe", "mnits"), ("mnits", "did you mean mnist")),
+        (("--config", "absent.txt"), ("absent.txt",)),
+        (("--resume", "latest"), ("no run",)),
+        (("--resume", "yesterday"), ("yesterday",)),
+        (("--init_from", "yesterday"), ("yesterday",)),
+        (("--name", "a/b"), ("a/b",)),
+        (("--dataset", "mnist", "--data_root", "nowhere"), ("train-images-idx3-ubyte", "nowhere", "--dataset digits")),
+        (("--dataset", "folder", "--dataset.path", "nowhere"), ("nowhere",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_training_flags(flags, words, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_refusal(run_here("train_ddpm", *TINY, *flags, capsys=capsys), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from scripts.denoising import train_denoiser
+    from scripts.flags import TrainFlags
+
+    folder = tmp_path_factory.mktemp("runs")
+    train_denoiser([*TINY, "--experiments_dir", str(folder), "--timesteps", "20"], "train_ddpm", TrainFlags(), "")
+    return next(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--steps", "0"), ("--steps",)),
+        (("--steps", "21"), ("21", "1..20")),
+        (("--sampler", "dimm"), ("dimm", "ddim")),
+        (("--sampler", "euler", "--eta", "1"), ("euler", "--eta", "ddim")),
+        (("--sampler", "ddpm", "--variance", "big"), ("big", "posterior")),
+        (("--sampler", "unipc", "--order", "4"), ("4",)),
+        (("--grid", "even"), ("even", "karras")),
+        (("--labels", "10"), ("10", "0..9")),
+        (("--labels", "-1"), ("-1",)),
+        (("--labels", "three"), ("three",)),
+        (("--num_samples", "0"), ("--num_samples 0",)),
+        (("--batch_size", "0"), ("--batch_size 0",)),
+        (("--weights", "both"), ("both", "ema or raw")),
+        (("--format", "mp4"), ("mp4", "webp")),
+        (("--guidance_interval", "0.8", "0.2"), ("0.8 0.2",)),
+        (("--run", "yesterday"), ("yesterday",)),
+        (("--checkpoint", "absent.safetensors"), ("absent.safetensors",)),
+        (("--autoguidance", "yesterday"), ("yesterday",)),
+        (("--out", "/proc/nothing/here"), ("/proc/nothing",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_generation_flags(flags, words, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(run.rglob("*"))
+    given = () if {"--run", "--checkpoint"} & set(flags) else ("--run", run)
+    out = () if "--out" in flags else ("--out", tmp_path / "out")
+    steps = () if "--steps" in flags else ("--steps", "2")
+    check_refusal(run_here("generate", *given, *out, *steps, *flags, capsys=capsys), *words)
+    assert list(tmp_path.iterdir()) == [] and sorted(run.rglob("*")) == before
+
+
+def test_a_folder_that_is_not_empty_is_not_written_over(run: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    ended = run_here("generate", "--run", run, "--steps", "2", "--out", tmp_path, capsys=capsys)
+    check_refusal(ended, str(tmp_path), "name a new one")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A run that a test may spoil."""
+    return Path(shutil.copytree(run, tmp_path / run.name))
+
+
+def test_a_truncated_checkpoint(copy: Path, capsys) -> None:
+    path = checkpoint.resolve(copy)
+    path.write_bytes(path.read_bytes()[:-100])
+    check_refusal(run_here("generate", "--run", copy, "--steps", "2", capsys=capsys), path.name, "truncated")
+
+
+def test_a_missing_checkpoint(copy: Path, capsys) -> None:
+    checkpoint.resolve(copy).unlink()
+    check_refusal(run_here("generate", "--run", copy, "--steps", "2", capsys=capsys), "no checkpoint")
+    (copy / "checkpoints" / "last").unlink()
+    check_refusal(run_here("generate", "--run", copy, "--steps", "2", capsys=capsys), "checkpoint")
+
+
+def test_a_foreign_checkpoint(tmp_path: Path, capsys) -> None:
+    foreign = tmp_path / "model.pt"
+    foreign.write_bytes(b"\x80\x04anything")
+    check_refusal(run_here("generate", "--checkpoint", foreign, "--out", tmp_path / "x", capsys=capsys), "model.pt")
+    other = tmp_path / "model.safetensors"
+    other.write_bytes(b"anything")
+    other.with_suffix(".yaml").write_text("who: knows\n")
+    check_refusal(run_here("generate", "--checkpoint", other, "--out", tmp_path / "x", capsys=capsys), "model.yaml")
+
+
+def test_a_config_that_would_run_code(copy: Path, tmp_path: Path, capsys) -> None:
+    mark = tmp_path / "executed"
+    evil = f"!!python/object/apply:os.system ['touch {mark}']\n"
+    path = checkpoint.resolve(copy)
+    path.with_suffix(".yaml").write_text(evil)
+    check_refusal(run_here("generate", "--run", copy, "--steps", "2", capsys=capsys), ".yaml")
+    (tmp_path / "evil.txt").write_text(evil)
+    check_refusal(run_here("train_flow", "--config", tmp_path / "evil.txt", capsys=capsys), "evil.txt")
+    assert not mark.exists()
+
+
+def test_resuming_on_other_data(copy: Path, tmp_path: Path, capsys) -> None:
+    path = checkpoint.resolve(copy)
+    facts = path.with_suffix(".yaml").read_text().splitlines()
+    at = next(index for index, line in enumerate(facts) if line == "data:")
+    facts[at + 2] = "  sha256: " + "0" * 64
+    path.with_suffix(".yaml").write_text("\n".join(facts))
+    ended = run_here("train_ddpm", *TINY, "--timesteps", "20", "--resume", copy, capsys=capsys)
+    check_refusal(ended, "data set")
+
+
+def test_labels_and_guidance_of_a_model_without_labels(tmp_path: Path, capsys) -> None:
+    words = (*TINY, "--experiments_dir", tmp_path, "--no-conditional")
+    folder = run_here("train_flow", *words, capsys=capsys).folder
+    check_refusal(run_here("generate", "--run", folder, "--labels", "1", capsys=capsys), "--labels")
+    check_refusal(run_here("generate", "--run", folder, "--guidance_scale", "2", capsys=capsys), "--guidance_scale")
+
+
+def test_guidance_without_label_drop(tmp_path: Path, capsys) -> None:
+    words = (*TINY, "--experiments_dir", tmp_path, "--label_drop", "0")
+    folder = run_here("train_flow", *words, capsys=capsys).folder
+    check_refusal(run_here("generate", "--run", folder, "--guidance_scale", "2", capsys=capsys), "--label_drop")
+
+
+def test_a_corrupt_image_in_a_folder(tmp_path: Path, capsys) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        (tmp_path / "pictures" / label / "one.png").write_bytes(b"\x89PNG and no more")
+    words = ("--dataset", "folder", "--dataset.path", tmp_path / "pictures", "--experiments_dir", tmp_path / "runs")
+    check_refusal(run_here("train_flow", *TINY, *words, capsys=capsys), "one.png")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_an_unwritable_folder(tmp_path: Path, capsys) -> None:
+    tmp_path.chmod(0o500)
+    ended = run_here("train_flow", *TINY, "--experiments_dir", tmp_path / "runs", capsys=capsys)
+    check_refusal(ended, "--experiments_dir")
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path, capsys) -> None:
+    (tmp_path / "runs").write_text("")
+    ended = run_here("train_flow", *TINY, "--experiments_dir", tmp_path / "runs", capsys=capsys)
+    check_refusal(ended, "--experiments_dir")

@@ -1,0 +1,151 @@
+"""generate as people run it: what it writes, that every flag acts, and that the batch size changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from models import checkpoint
+from models.samplers import SAMPLERS
+from tests.commands.tasks import TINY, Ended, run_here
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one flow and one chain, each trained for a moment."""
+    from scripts.denoising import train_denoiser
+    from scripts.flags import FLOW, TrainFlags
+
+    folder = tmp_path_factory.mktemp("runs")
+    common = [*TINY, "--experiments_dir", str(folder), "--max_steps", "30", "--checkpoint_every", "0.1", "--lr", "3e-3"]
+    train_denoiser(common, "train_flow", FLOW, "")
+    train_denoiser([*common, "--timesteps", "20"], "train_ddpm", TrainFlags(), "")
+    return folder
+
+
+@pytest.fixture
+def generate(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def run(kind: str, *arguments: str | Path, **flags: object) -> Ended:
+        (folder,) = runs.glob(f"*-{kind}-*")
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        words = ["--run", folder, "--num_samples", "12", "--steps", "4", "--out", out, *arguments]
+        return run_here("generate", *words, capsys=capsys)
+
+    return run
+
+
+def images_of(folder: Path) -> np.ndarray:
+    return np.load(folder / "samples.npz")["arr_0"]
+
+
+def test_what_is_written(generate) -> None:
+    folder = generate("flow", "--save_images", "--animate", "--labels", "3", "1", "4").folder
+    archive = np.load(folder / "samples.npz")
+    assert archive["arr_0"].shape == (12, 8, 8, 1) and archive["arr_0"].dtype == np.uint8
+    assert archive["arr_1"].tolist() == [3, 1, 4] * 4
+    singles = sorted((folder / "images").iterdir())
+    assert [path.name for path in singles[:2]] == ["00000_label3.png", "00001_label1.png"] and len(singles) == 12
+    np.testing.assert_array_equal(np.asarray(Image.open(singles[5])), archive["arr_0"][5, :, :, 0])
+    assert Image.open(folder / "animation.webp").n_frames == 5  # type: ignore[attr-defined]
+    assert Image.open(folder / "grid.png").mode == "L"
+    assert Image.open(folder / "denoising_strip.png").width > 200
+    timing = yaml.safe_load((folder / "timing.txt").read_text())
+    assert timing["network_evaluations_per_image"] == 4 and timing["seconds"] > 0
+    assert yaml.safe_load((folder / "config.txt").read_text())["labels"] == [3, 1, 4]
+
+
+@pytest.mark.parametrize("kind", ["flow", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_batch_size_changes_nothing(kind: str, sampler: str, generate) -> None:
+    whole = images_of(generate(kind, "--sampler", sampler, "--seed", "7").folder)
+    parts = images_of(generate(kind, "--sampler", sampler, "--seed", "7", "--batch_size", "5").folder)
+    assert np.abs(whole.astype(int) - parts).max() <= 1  # float sums may round differently in other batch sizes
+    assert len(np.unique(whole.reshape(12, -1), axis=0)) == 12
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--seed", "1"),
+        ("--weights", "raw"),
+        ("--sampler", "heun"),
+        ("--steps", "3"),
+        ("--eta", "1"),
+        ("--grid", "karras"),
+        ("--grid", "log_snr"),
+        ("--guidance_scale", "0"),
+        ("--guidance_scale", "3"),
+        ("--labels", "5"),
+        ("--no-clip",),
+    ],
+    ids=" ".join,
+)
+def test_every_flag_acts(flags: tuple[str, ...], generate) -> None:
+    assert (images_of(generate("ddpm").folder) != images_of(generate("ddpm", *flags).folder)).any()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "flags"),
+    [
+        ("ddpm", ("--variance", "beta")),
+        ("dpmpp_2m", ("--eta", "0.5")),
+        ("sde", ("--diffusion", "1.5")),
+        ("unipc", ("--order", "1")),
+        ("ddim", ("--guidance_scale", "3", "--guidance_interval", "0.3", "0.6")),
+        ("ddim", ("--guidance_scale", "3", "--guidance_rescale", "1")),
+    ],
+)
+def test_the_options_of_samplers_and_guidance_act(sampler: str, flags: tuple[str, ...], generate) -> None:
+    base = ("--sampler", sampler, *(flags[:2] if flags[0] == "--guidance_scale" else ()))
+    assert (images_of(generate("ddpm", *base).folder) != images_of(generate("ddpm", *base, *flags).folder)).any()
+
+
+def test_guidance_costs_one_pass_of_twice_the_images(generate) -> None:
+    timing = generate("flow", "--guidance_scale", "2").folder / "timing.txt"
+    assert yaml.safe_load(timing.read_text())["network_evaluations_per_image"] == 8
+    timing = generate("flow", "--guidance_scale", "2", "--guidance_interval", "0.4", "0.8").folder / "timing.txt"
+    assert yaml.safe_load(timing.read_text())["network_evaluations_per_image"] == 6
+
+
+def test_every_checkpoint(generate, runs: Path) -> None:
+    (run,) = runs.glob("*-flow-*")
+    folder = generate("flow", "--every_checkpoint", "--animate").folder
+    names = {path.stem for path in checkpoint.list_checkpoints(run / "checkpoints")}
+    assert len(names) > 2 and names <= {path.stem for path in folder.glob("*.png")}
+    assert Image.open(folder / "training_strip.png").width > 100
+    assert Image.open(folder / "animation.webp").n_frames == len(names)  # type: ignore[attr-defined]
+
+
+def test_a_checkpoint_file_alone_is_enough(generate, runs: Path, tmp_path: Path, capsys) -> None:
+    (run,) = runs.glob("*-flow-*")
+    path = checkpoint.resolve(run)
+    lonely = tmp_path / "moved" / path.name
+    lonely.parent.mkdir()
+    for suffix in (".safetensors", ".yaml"):
+        lonely.with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
+    words = ("--checkpoint", lonely, "--out", tmp_path / "there", "--num_samples", "12", "--steps", "4")
+    folder = run_here("generate", *words, capsys=capsys).folder
+    np.testing.assert_array_equal(images_of(folder), images_of(generate("flow").folder))
+
+
+def test_autoguidance(generate, runs: Path) -> None:
+    (run,) = runs.glob("*-flow-*")
+    weak = checkpoint.list_checkpoints(run / "checkpoints")[0]
+    plain = images_of(generate("flow").folder)
+    guided = images_of(generate("flow", "--guidance_scale", "2", "--autoguidance", weak).folder)
+    assert (plain != guided).any()
+    itself = images_of(generate("flow", "--guidance_scale", "2", "--autoguidance", checkpoint.resolve(run)).folder)
+    assert np.abs(plain.astype(int) - itself).max() <= 1
+
+
+def test_the_default_folder_lies_in_the_run(runs: Path, capsys) -> None:
+    words = ("--experiments_dir", runs, "--num_samples", "2", "--steps", "2")
+    first = run_here("generate", *words, capsys=capsys).folder
+    second = run_here("generate", *words, capsys=capsys).folder
+    assert first != second and first.parent == second.parent and first.parent.name == "samples"
+    assert first.parent.parent == max(runs.iterdir())
+    assert not list(first.parent.glob(".*"))

@@ -1,0 +1,171 @@
+"""train_ddpm and train_flow as people run them: the folder they leave, their flags, and resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from models import checkpoint
+from tests.commands.tasks import TINY, Ended, rows_of, run_here, status_of, weights_hash
+
+EXACT = ("--network.dropout", "0.2", "--accumulate", "2", "--label_drop", "0.3", "--checkpoint_every", "0.03")
+
+
+@pytest.fixture
+def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def run(task: str, *arguments: str | Path) -> Ended:
+        return run_here(task, "--experiments_dir", tmp_path / "runs", *TINY, *arguments, capsys=capsys)
+
+    return run
+
+
+@pytest.mark.parametrize("task", ["train_ddpm", "train_flow"])
+def test_a_run_leaves_a_folder_that_explains_itself(task: str, train) -> None:
+    folder = train(task, "--sample_every", "0.05", "--eval_every", "0.03").folder
+    assert status_of(folder)["state"] == "finished" and status_of(folder)["step"] == 6
+    config = yaml.safe_load((folder / "config.txt").read_text())
+    assert config["device"] == "cpu" and config["precision"] == "float32" and "auto" not in config.values()
+    rows = rows_of(folder)
+    assert [int(row["step"]) for row in rows] == sorted({int(row["step"]) for row in rows}) and rows[-1]["step"] == "6"
+    assert all(float(row["test_loss"]) > 0 for row in rows)
+    for name in ("environment.txt", "training_log.txt", "performance_metrics.txt", "checkpoints/last"):
+        assert (folder / name).read_text().strip(), name
+    pictures = ("loss_curves", "forward_noising", "final_samples/grid", "denoising_steps/noisy")
+    for name in pictures:
+        assert Image.open(folder / f"{name}.png").width > 100, name
+    assert list((folder / "epoch_samples").glob("*.png"))
+    assert "gap" in (folder / "training_log.txt").read_text()
+
+
+def test_the_loss_falls_and_is_that_of_the_test_split(train) -> None:
+    folder = train(
+        "train_flow", "--max_steps", "120", "--lr", "1e-2", "--eval_every", "0.2", "--eval_images", "64"
+    ).folder
+    losses = [float(row["test_loss"]) for row in rows_of(folder)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert rows_of(folder)[-1]["test_loss"] != rows_of(folder)[-1]["train_grid_loss"]
+
+
+def test_stopped_and_resumed_equals_uninterrupted(train) -> None:
+    """Mid-epoch, with dropout, accumulation and label drop; the budget is what differs."""
+    whole = train("train_flow", *EXACT, "--lr_schedule", "constant", "--ema", "0").folder
+    part = train("train_flow", *EXACT, "--lr_schedule", "constant", "--ema", "0", "--max_steps", "4").folder
+    assert weights_hash(part) != weights_hash(whole)
+    again = train("train_flow", *EXACT, "--lr_schedule", "constant", "--ema", "0", "--resume", part).folder
+    assert again == part and weights_hash(part) == weights_hash(whole)
+    assert "resumed at step 4" in (part / "training_log.txt").read_text()
+    assert [row["test_loss"] for row in rows_of(part)][-1] == [row["test_loss"] for row in rows_of(whole)][-1]
+
+
+def test_resume_is_the_same_command_and_refuses_another(train) -> None:
+    folder = train("train_flow", "--seed", "3").folder
+    refused = train("train_flow", "--seed", "4", "--resume", "latest")
+    assert refused.code == 2 and "--seed 4 (was 3)" in refused.err and len(refused.err.splitlines()) == 1
+    assert train("train_flow", "--seed", "3", "--max_steps", "8", "--resume", "latest").folder == folder
+    assert status_of(folder)["step"] == 8
+    other = train("train_ddpm", "--resume", folder)
+    assert other.code == 2 and "train_flow" in other.err
+
+
+def test_a_finished_run_resumed_with_the_same_budget_stays_as_it_is(train) -> None:
+    folder = train("train_flow").folder
+    before = weights_hash(folder)
+    assert train("train_flow", "--resume", folder).folder == folder
+    assert weights_hash(folder) == before and status_of(folder)["state"] == "finished"
+
+
+def test_config_file_gives_the_same_run(train) -> None:
+    first = train("train_flow", "--seed", "5", "--prediction", "v", "--network.heads", "1").folder
+    second = train("train_flow", "--config", first / "config.txt").folder
+    assert first != second and weights_hash(first) == weights_hash(second)
+    third = train("train_flow", "--config", first / "config.txt", "--seed", "6").folder
+    assert weights_hash(third) != weights_hash(first)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--batch_size", "8"),
+        ("--lr", "1e-4"),
+        ("--lr_schedule", "multistep"),
+        ("--warmup_steps", "0"),
+        ("--weight_decay", "0.5"),
+        ("--betas", "0.5", "0.9"),
+        ("--clip", "1e-3"),
+        ("--ema", "0.9"),
+        ("--loss", "l1"),
+        ("--loss", "huber"),
+        ("--weighting", "variational"),
+        ("--weighting", "min_snr"),
+        ("--weighting", "min_snr", "--weight_limit", "0.5"),
+        ("--times", "uniform"),
+        ("--time_mean", "1"),
+        ("--no-stratified",),
+        ("--label_drop", "0.9"),
+        ("--no-conditional",),
+        ("--prediction", "x0"),
+        ("--noise_schedule", "cosine", "--prediction", "v"),
+        ("--network.dropout", "0.5"),
+        ("--seed", "9"),
+    ],
+    ids=" ".join,
+)
+def test_every_flag_acts(flags: tuple[str, ...], train, plain_hash: str) -> None:
+    assert weights_hash(train("train_flow", "--max_steps", "3", *flags).folder) != plain_hash
+
+
+@pytest.fixture(scope="module")
+def plain_hash(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from scripts.denoising import train_denoiser
+    from scripts.flags import FLOW
+
+    runs = tmp_path_factory.mktemp("plain")
+    train_denoiser([*TINY, "--max_steps", "3", "--experiments_dir", str(runs)], "train_flow", FLOW, "")
+    return weights_hash(next(runs.iterdir()))
+
+
+@pytest.mark.parametrize(
+    "flags", [("--eval_every", "0.02"), ("--sample_every", "0.02"), ("--num_samples", "3")], ids=" ".join
+)
+def test_watching_changes_nothing(flags: tuple[str, ...], train, plain_hash: str) -> None:
+    assert weights_hash(train("train_flow", "--max_steps", "3", *flags).folder) == plain_hash
+
+
+def test_init_from_reports_what_matched(train) -> None:
+    source = train("train_flow").folder
+    ended = train("train_flow", "--init_from", source, "--max_steps", "1", "--lr", "1e-12", "--weight_decay", "0")
+    assert "initial weights:" in ended.err
+    theirs = checkpoint.under("ema", checkpoint.load(checkpoint.resolve(source))[0])
+    mine = checkpoint.under("network", checkpoint.load(checkpoint.resolve(ended.folder))[0])
+    assert all(torch.allclose(mine[key], theirs[key], atol=1e-6) for key in theirs)
+
+
+def test_early_stopping_and_best(train) -> None:
+    """A learning rate of nearly zero after a spoilt start: the loss does not fall, so patience ends the run."""
+    folder = train(
+        *("train_flow", "--max_steps", "40", "--eval_every", "0.03", "--patience", "2"),
+        *("--lr", "1e-30", "--weight_decay", "0", "--ema", "0"),
+    ).folder
+    assert status_of(folder)["step"] < 40 and "early stop" in (folder / "training_log.txt").read_text()
+    assert checkpoint.resolve(folder, checkpoint.BEST).is_file()
+
+
+def test_minutes_end_the_run_and_the_learning_rate_with_it(train) -> None:
+    folder = train("train_flow", "--max_steps", "1000000", "--max_minutes", "0.02", "--eval_every", "0").folder
+    row = rows_of(folder)[-1]
+    assert 1.0 < float(row["seconds"]) < 4.0
+    assert float(row["lr"]) < 1e-4
+    assert "beside it: evaluation" in (folder / "training_log.txt").read_text()
+
+
+def test_checkpoints_are_kept_as_asked(train) -> None:
+    folder = train("train_flow", "--checkpoint_every", "0.02", "--keep_checkpoints", "2").folder
+    kept = checkpoint.list_checkpoints(folder / "checkpoints")
+    best = checkpoint.resolve(folder, checkpoint.BEST)
+    assert kept[-1].name == "step_00000006.safetensors" and len(set(kept) - {best}) <= 2
+    everything = train("train_flow", "--checkpoint_every", "0.01", "--keep_checkpoints", "0").folder
+    assert len(checkpoint.list_checkpoints(everything / "checkpoints")) == 6
