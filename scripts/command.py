@@ -13,10 +13,12 @@ from data.errors import DataError
 from models.errors import UserError
 from models.interrupts import Interrupted
 from models.run import Run
+from scripts.terminal import outlast_terminal
 
 
 def run_command(task: Callable[[list[str]], None]) -> NoReturn:
     """Runs a task on the command line's arguments and exits: 0, 2 (the user's mistake, one line), 1 (ours), 128 + n."""
+    outlast_terminal()
     try:
         task(sys.argv[1:])
     except (UserError, DataError) as error:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
@@ -285,7 +286,8 @@ def _one_line(box: str, prog: str) -> str:
 
     The box has a title, then the message, then hints, with rules between them; drawn in ASCII where need be.
     """
-    rows = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # on a terminal it is coloured
+    rows = [line.strip(" │╭╮╰╯") for line in plain.splitlines()]
     parts: list[list[str]] = [[]]
     for row in [row for row in rows if row][1:]:
         if set(row) <= {"─", "-"}:

@@ -1,0 +1,37 @@
+"""Standard output and error that outlive their terminal.
+
+Closing a screen session or an ssh connection sends HUP and takes the terminal away in the same instant. The task
+still has a checkpoint to save then, and must not fail because its progress bar has nowhere to go.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import sys
+from typing import Any, TextIO
+
+
+class _Terminal(io.FileIO):
+    """Drops what a closed terminal can no longer show; every other failure is raised as usual."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return memoryview(data).nbytes
+
+
+def outlast(stream: TextIO) -> TextIO:
+    """The same stream, deaf to the end of its terminal. Files and pipes are returned as they are."""
+    if not stream.isatty():
+        return stream
+    raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
+
+
+def outlast_terminal() -> None:
+    """Applies `outlast` to this process's standard output and error."""
+    sys.stdout, sys.stderr = outlast(sys.stdout), outlast(sys.stderr)

@@ -1,0 +1,120 @@
+"""terminal.py, and a real training under screen: a terminal that goes away ends nothing but the view."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.terminal import outlast
+from tests.commands.fake_repository import FOREIGN, ROOT, eventually
+
+WRITER = """
+import sys
+from scripts.terminal import outlast_terminal
+outlast_terminal()
+assert sys.stderr.isatty()
+print("before", file=sys.stderr, flush=True)
+sys.stdin.readline()  # the other end of the terminal is closed meanwhile
+for stream in (sys.stdout, sys.stderr):
+    print("after", file=stream, flush=True)
+open(sys.argv[1], "w").write("survived")
+"""
+
+
+def test_what_a_closed_terminal_cannot_show_is_dropped(tmp_path: Path) -> None:
+    terminal, inside = os.openpty()
+    result = tmp_path / "result"
+    command = [sys.executable, "-c", WRITER, str(result)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=inside, stderr=inside)
+    os.close(inside)
+    assert os.read(terminal, 100) == b"before\r\n"
+    os.close(terminal)
+    process.communicate(b"\n", timeout=20)
+    assert process.returncode == 0
+    assert result.read_text() == "survived"
+
+
+def test_files_and_pipes_are_left_as_they_are() -> None:
+    stream = io.StringIO()
+    assert outlast(stream) is stream
+    with tempfile.TemporaryFile("w") as file:
+        assert outlast(file) is file
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_other_failures_are_still_raised() -> None:
+    code = (
+        "import os; from scripts.terminal import _Terminal;"
+        "_Terminal(os.open('/dev/full', os.O_WRONLY), 'w').write(b'x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_a_mistake_is_one_plain_line_on_a_terminal_too() -> None:
+    terminal, inside = os.openpty()
+    command = [sys.executable, "-m", "scripts.generate", "--bath_size", "3"]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=inside, stderr=inside, env=os.environ | {"TERM": "xterm"}, check=False
+    )
+    os.close(inside)
+    assert done.returncode == 2
+    expected = "error: Unrecognized options: --bath_size, 3; did you mean --batch_size?"
+    assert os.read(terminal, 4096).decode().splitlines()[0].startswith(expected)
+    os.close(terminal)
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[dict[str, str]]:
+    sockets = tempfile.mkdtemp(prefix="sockets-")
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    yield kept | {"SCREENDIR": sockets, "EXPERIMENTS_DIR": str(tmp_path)}
+    shutil.rmtree(sockets)
+
+
+@pytest.mark.skipif(shutil.which("screen") is None, reason="not installed: screen")
+@pytest.mark.skipif(not (ROOT / ".venv" / "bin" / "python").exists(), reason="no environment in .venv")
+def test_a_training_whose_screen_is_closed_is_interrupted_and_goes_on(tmp_path: Path, env: dict[str, str]) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+    def status() -> dict[str, object]:
+        return json.loads((folder / "status.json").read_text())
+
+    flags = ["--dataset", "digits", "--max_minutes", "1", "--network.width", "8", "--experiments_dir", str(tmp_path)]
+    launched = run("scripts/launch.sh", "train_flow", *flags)
+    assert launched.returncode == 0, launched.stderr
+    record = tmp_path / ".launch" / launched.stdout.strip()
+    folder = next(tmp_path.glob("*/status.json")).parent
+    assert status()["session"] == record.name
+    assert eventually(lambda: status().get("step"), 30)
+    assert (folder / "console.log").samefile(record.with_suffix(".log"))
+
+    run("screen", "-S", (record / "id").read_text().strip(), "-X", "quit")
+    assert eventually(lambda: (record / "exit").exists(), 20)
+    assert (record / "exit").read_text() == "129\n"
+    assert (status()["state"], status()["reason"]) == ("interrupted", "SIGHUP")
+
+    step = int(str(status()["step"]))
+    resumed = run(".venv/bin/python", "-m", "scripts.train_flow", "--resume", str(folder), "--max_steps", str(step + 5))
+    assert resumed.returncode == 0, resumed.stderr
+    assert (status()["state"], status()["step"]) == ("finished", step + 5)
