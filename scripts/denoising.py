@@ -22,7 +22,7 @@ from models.losses import DenoisingLoss
 from models.objectives import DenoisingObjective
 from models.optim import LRSchedule
 from models.randomness import derive_seed
-from models.run import Run, environment, find_run, read_config, write_text
+from models.run import Run, environment, find_run, read_config, read_status, write_text
 from models.spaces.pixels import Pixels
 from models.times import TimeDensity
 from models.training import Trainer, TrainSettings
@@ -31,6 +31,11 @@ from scripts.flags import TrainFlags, gather, parse, to_arguments, to_config
 from scripts.recipes import RECIPES
 
 DEFAULT_EPOCHS = 20.0
+POSITIVE = {"batch_size", "accumulate", "lr", "epochs", "max_steps", "max_minutes", "num_samples", "eval_images"}
+NOT_NEGATIVE = {
+    *("seed", "warmup_steps", "weight_decay", "clip", "ema"),
+    *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "patience"),
+}
 # What may differ when a run is resumed: budgets, logging, and where things lie.
 HARMLESS = {
     *("epochs", "max_steps", "max_minutes", "patience"),
@@ -47,6 +52,9 @@ def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, descript
     folder = None
     if flags.run.resume is not None:
         folder = find_run(flags.run.resume, Path(flags.run.experiments_dir), task)
+        other = read_status(folder).get("task")
+        if other != task:
+            raise UserError(f"{folder} is a run of {other}, not of {task}: resume it with {other}")
         flags = _resumed(folder, argv, default, task, description)
     flags = _resolve(flags)
     _check(flags)
@@ -104,28 +112,10 @@ def _resolve(flags: TrainFlags) -> TrainFlags:
 def _check(flags: TrainFlags) -> None:
     """Refuses numbers that no run can have."""
     config = to_config(flags)
-    positive = (
-        "batch_size",
-        "accumulate",
-        "lr",
-        "epochs",
-        "max_steps",
-        "max_minutes",
-        "num_samples",
-        "eval_images",
-    )
-    for key in positive:
+    for key in sorted(POSITIVE):
         if config[key] is not None and config[key] <= 0:
             raise UserError(f"--{key} {config[key]}: takes more than 0")
-    for key in (
-        "warmup_steps",
-        "weight_decay",
-        "clip",
-        "ema",
-        "eval_every",
-        "sample_every",
-        "checkpoint_every",
-    ):
+    for key in sorted(NOT_NEGATIVE):
         if config[key] < 0:
             raise UserError(f"--{key} {config[key]}: takes 0 or more")
     if not 0 <= config["label_drop"] <= 1:

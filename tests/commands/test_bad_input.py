@@ -29,6 +29,7 @@ def check_refusal(ended: Ended, *words: str) -> None:
         (("--network.widht", "3"), ("--network.widht", "--network.width")),
         (("--batch_size", "0"), ("--batch_size 0",)),
         (("--batch_size", "many"), ("many",)),
+        (("--seed", "-1"), ("--seed -1",)),
         (("--epochs", "-1"), ("--epochs",)),
         (("--max_minutes", "0"), ("--max_minutes",)),
         (("--label_drop", "1.5"), ("--label_drop",)),
