@@ -5,13 +5,16 @@ Norms and softmax work in float32 under autocast too, either by autocast's own r
 """
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-def zeroed(module: nn.Module) -> nn.Module:
+
+def zeroed(module: AnyModule) -> AnyModule:
     """The same module with all its parameters at zero, so that a residual branch begins as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
