@@ -1,21 +1,18 @@
-"""terminal.py, and a real training under screen: a terminal that goes away ends nothing but the view."""
+"""terminal.py: a terminal that goes away ends nothing but the view."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts.terminal import outlast
-from tests.commands.fake_repository import FOREIGN, ROOT, eventually
+from tests.commands.fake_repository import ROOT
 
 WRITER = """
 import sys
@@ -72,49 +69,3 @@ def test_a_mistake_is_one_plain_line_on_a_terminal_too() -> None:
     expected = "error: Unrecognized options: --bath_size, 3; did you mean --batch_size?"
     assert os.read(terminal, 4096).decode().splitlines()[0].startswith(expected)
     os.close(terminal)
-
-
-@pytest.fixture
-def env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    sockets = tempfile.mkdtemp(prefix="sockets-")
-    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    yield kept | {"SCREENDIR": sockets, "EXPERIMENTS_DIR": str(tmp_path)}
-    shutil.rmtree(sockets)
-
-
-@pytest.mark.skipif(shutil.which("screen") is None, reason="not installed: screen")
-@pytest.mark.skipif(not (ROOT / ".venv" / "bin" / "python").exists(), reason="no environment in .venv")
-def test_a_training_whose_screen_is_closed_is_interrupted_and_goes_on(tmp_path: Path, env: dict[str, str]) -> None:
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
-
-    def status() -> dict[str, object]:
-        return json.loads((folder / "status.json").read_text())
-
-    flags = ["--dataset", "digits", "--max_minutes", "1", "--network.width", "8", "--experiments_dir", str(tmp_path)]
-    launched = run("scripts/launch.sh", "train_flow", *flags)
-    assert launched.returncode == 0, launched.stderr
-    record = tmp_path / ".launch" / launched.stdout.strip()
-    folder = next(tmp_path.glob("*/status.json")).parent
-    assert status()["session"] == record.name
-    assert eventually(lambda: status().get("step"), 30)
-    assert (folder / "console.log").samefile(record.with_suffix(".log"))
-
-    run("screen", "-S", (record / "id").read_text().strip(), "-X", "quit")
-    assert eventually(lambda: (record / "exit").exists(), 20)
-    assert (record / "exit").read_text() == "129\n"
-    assert (status()["state"], status()["reason"]) == ("interrupted", "SIGHUP")
-
-    step = int(str(status()["step"]))
-    resumed = run(".venv/bin/python", "-m", "scripts.train_flow", "--resume", str(folder), "--max_steps", str(step + 5))
-    assert resumed.returncode == 0, resumed.stderr
-    assert (status()["state"], status()["step"]) == ("finished", step + 5)
