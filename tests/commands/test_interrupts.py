@@ -8,7 +8,9 @@ import resource
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -130,11 +132,16 @@ def test_a_running_run_is_not_taken_up_twice(tmp_path: Path, capsys) -> None:
         process.communicate()
 
 
+@pytest.fixture
+def screens() -> Iterator[str]:
+    """A folder for sockets, apart from everybody's and with a short name: the system limits their paths."""
+    with tempfile.TemporaryDirectory(prefix="sockets-") as folder:
+        yield folder
+
+
 @pytest.mark.skipif(shutil.which("screen") is None, reason="screen is not installed")
-def test_closing_a_real_screen_leaves_a_resumable_run(tmp_path: Path, uninterrupted: str) -> None:
-    screens = tmp_path / "screens"
-    screens.mkdir(mode=0o700)
-    environment = {"SCREENDIR": str(screens), "LAUNCH_WITH": "screen", "OMP_NUM_THREADS": "1"}
+def test_closing_a_real_screen_leaves_a_resumable_run(tmp_path: Path, screens: str, uninterrupted: str) -> None:
+    environment = {"SCREENDIR": screens, "LAUNCH_WITH": "screen", "OMP_NUM_THREADS": "1"}
     runs = tmp_path / "runs"
     launched = subprocess.run(
         ["scripts/launch.sh", "train_flow", *LONG, "--experiments_dir", str(runs)],
