@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -28,7 +28,9 @@ class EMA:
     def update(self, network: nn.Module, elapsed: float) -> None:
         """Moves the average towards the weights after `elapsed`, the share of the run since the last update."""
         weight = 1 - self.decay(elapsed)
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)
+        averages: list[Tensor] = list(self.network.parameters())
+        weights: list[Tensor] = list(network.parameters())
+        torch._foreach_lerp_(averages, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
         self.updates += 1

@@ -28,7 +28,8 @@ class NoiseSchedule(Protocol):
     and None for a continuous schedule. At t = 0, alpha = 1 and sigma = 0.
     """
 
-    steps: int | None
+    @property
+    def steps(self) -> int | None: ...
 
     def alpha(self, t: Tensor) -> Tensor: ...
     def sigma(self, t: Tensor) -> Tensor: ...

@@ -302,7 +302,7 @@ class Metrics:
 
 def _is_whole(row: Mapping[str | None, Any]) -> bool:
     """Whether a row was written to its end: a power cut can leave a part of one."""
-    return None not in row and None not in row.values() and str(row["step"]).isdigit()
+    return None not in row and None not in row.values() and str(row.get("step")).isdigit()
 
 
 def _cell(value: Any) -> str:

@@ -45,6 +45,11 @@ class _Level(NamedTuple):
         return math.log(self.alpha / self.sigma)
 
     @property
+    def unit_deviation(self) -> float:
+        """Of noisy images of unit Gaussian data; 1 where variance is preserved."""
+        return math.hypot(self.alpha, self.sigma)
+
+    @property
     def flow_scale(self) -> float:
         return self.alpha + self.sigma
 
@@ -98,7 +103,7 @@ def ddpm(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw, variance:
         kept = _kept_noise(here, there)
         fresh = math.sqrt(max(there.sigma**2 - kept**2, 0.0))
         if variance == "beta" and there.sigma > 0:
-            fresh *= here.sigma / there.sigma * math.hypot(there.alpha, there.sigma) / math.hypot(here.alpha, here.sigma)
+            fresh *= (here.sigma / here.unit_deviation) / (there.sigma / there.unit_deviation)
         noisy = _mix(there, estimate.clean, estimate.noise, kept, fresh, draw)
         yield Step(noisy, estimate, there.t)
 
@@ -130,13 +135,14 @@ def euler(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw) -> Itera
 def midpoint(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw) -> Iterator[Step]:
     """Second order with two network calls a step: the slope is read half-way. Arguments as ddpm."""
     schedule = denoiser.noise_schedule
-    for here, there in pairwise(_levels(schedule, times)):
+    grid = _levels(schedule, times)
+    flow_times = torch.tensor([level.flow_time for level in grid], dtype=torch.float64)
+    halfway_times = (flow_times[:-1] + flow_times[1:]) / 2
+    middles = _levels(schedule, schedule.t_from_log_snr(-2 * torch.logit(halfway_times)))
+    for here, there, middle in zip(grid[:-1], grid[1:], middles, strict=True):
         start = noisy / here.flow_scale
         _, slope = _velocity(denoiser, noisy, here.t)
-        middle_time = (here.flow_time + there.flow_time) / 2
-        log_snr = torch.tensor(2 * math.log((1 - middle_time) / middle_time), dtype=torch.float64)
-        (middle,) = _levels(schedule, schedule.t_from_log_snr(log_snr).reshape(1))
-        halfway = middle.flow_scale * (start + (middle_time - here.flow_time) * slope)
+        halfway = middle.flow_scale * (start + (middle.flow_time - here.flow_time) * slope)
         estimate, slope = _velocity(denoiser, halfway, middle.t)
         noisy = there.flow_scale * (start + (there.flow_time - here.flow_time) * slope)
         yield Step(noisy, estimate, there.t)
@@ -170,7 +176,7 @@ def sde(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw, diffusion:
         estimate, slope = _velocity(denoiser, noisy, here.t)
         span = here.flow_time - there.flow_time
         moved = noisy / here.flow_scale - span * slope
-        if there.sigma > 0:
+        if there.sigma > 0 and diffusion > 0:
             moved = moved - 0.5 * diffusion**2 * here.flow_time * span * estimate.noise
             moved = moved + diffusion * here.flow_time * math.sqrt(span) * draw(noisy.shape)
         noisy = there.flow_scale * moved

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.errors import UserError
 from models.noise_schedules import NoiseSchedule
 
-# Noise deviations over which EDM samples (Karras et al. 2022, table 1), for schedules that reach infinity.
+# Noise deviations over which EDM samples (Karras et al. 2022, table 1): many schedules go on, some to infinity.
 SMALLEST_NOISE, LARGEST_NOISE = 0.002, 80.0
 SMALLEST_TIME = 1e-5
 
@@ -94,7 +94,7 @@ def _uniform_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
 
 
 def _noise_range(schedule: NoiseSchedule) -> tuple[float, float]:
-    """(largest, smallest) sigma/alpha of a grid: the schedule's own, within EDM's where that is unbounded."""
+    """(largest, smallest) sigma/alpha of a grid: the schedule's own where it stays within EDM's, else EDM's."""
     first = torch.tensor(1 / (schedule.steps or 1e9), dtype=torch.float64)
     last = torch.ones((), dtype=torch.float64)
     smallest, largest = ((-schedule.log_snr(t) / 2).exp().item() for t in (first, last))
