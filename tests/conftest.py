@@ -1,0 +1,21 @@
+"""What all tests share: one thread, so that they run alike on any machine, and patience with slow ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """Tasks flush denormals in their process, and hypothesis cannot draw numbers in one that does."""
+    yield
+    torch.set_flush_denormal(False)
