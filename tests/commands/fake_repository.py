@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -151,9 +151,3 @@ def eventually(holds: Callable[[], object], seconds: float = 10.0) -> bool:
             return True
         time.sleep(0.1)
     return bool(holds())
-
-
-def missing_tools(*tools: str) -> Mapping[str, object]:
-    """Arguments of pytest.mark.skipif for tests that need these programs."""
-    absent = [tool for tool in tools if shutil.which(tool) is None]
-    return {"condition": bool(absent), "reason": f"not installed: {', '.join(absent)}"}
