@@ -90,11 +90,12 @@ def test_a_package_that_cannot_be_had_fails_and_stays_undone(repository: FakeRep
     assert setup(repository).returncode == 0
 
 
-def test_killed_half_way_it_is_undone_and_can_be_finished(repository: FakeRepository) -> None:
+def test_killed_half_way_it_is_undone_and_can_be_finished(repository: FakeRepository, tmp_path: Path) -> None:
     change_requirements(repository)
     with socket.create_server(("127.0.0.1", 0)) as index:  # takes the question and never answers
         url = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
         env = repository.env | {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": url, "NO_PROXY": "127.0.0.1"}
+        env["TMPDIR"] = str(tmp_path)  # pip cannot tidy up when it is killed
         command = ["scripts/setup.sh"]
         started = subprocess.Popen(
             command, cwd=repository.root, env=env, start_new_session=True, stderr=subprocess.PIPE
