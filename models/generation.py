@@ -73,7 +73,14 @@ class Sampling:
         if self.grid != "uniform":
             words.append(f"{self.grid} grid")
         if self.guidance_scale != 1:
-            words.append(f"guidance {self.guidance_scale:g}")
+            low, high = self.guidance_interval
+            words.append(
+                f"guidance {self.guidance_scale:g}" + (f" in {low:g} <= t <= {high:g}" if high - low < 1 else "")
+            )
+            if self.guidance_rescale:
+                words.append(f"rescaled {self.guidance_rescale:g}")
+        if not self.clip:
+            words.append("not clipped")
         return ", ".join(words)
 
 
