@@ -19,10 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 import data
 from data.batches import Batches
@@ -35,7 +33,6 @@ from models.training import Trainer, peak_memory
 from scripts.command import run_command
 from scripts.denoising import build_objective, build_settings, build_spec
 from scripts.flags import FLOW, TrainFlags, gather, parse
-from scripts.recipes import RECIPES
 
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
@@ -71,6 +68,8 @@ class _PILDataset(Dataset):
     """One image at a time from an array through PIL, as torchvision's data sets do."""
 
     def __init__(self, split: data.Split):
+        from torchvision import transforms  # slow to import, and --help does without
+
         self.images, self.labels = split.images.squeeze(1).numpy(), split.labels
         steps = [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
         self.transform = transforms.Compose(steps)
@@ -79,6 +78,8 @@ class _PILDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
         clean: Any = self.transform(Image.fromarray(self.images[index]))
         return clean, int(self.labels[index])
 
@@ -186,7 +187,7 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
 
 def main(argv: list[str]) -> None:
     flags = parse(argv, BenchFlags(), "bench", "Measure the loop and the samplers. Prints the table's path.")
-    settings = parse(gather(["--recipe", flags.recipe], RECIPES), FLOW, "bench", "")
+    settings = parse(gather(["--recipe", flags.recipe]), FLOW, "bench", "")
     device = build.pick_device(flags.device)
     build.prepare_device(device)
     precision = build.pick_precision(settings.run.precision, device)

@@ -28,7 +28,6 @@ from models.times import TimeDensity
 from models.training import Trainer, TrainSettings
 from scripts.command import ending
 from scripts.flags import TrainFlags, gather, parse, to_arguments, to_config
-from scripts.recipes import RECIPES
 
 DEFAULT_EPOCHS = 20.0
 POSITIVE = {"batch_size", "accumulate", "lr", "epochs", "max_steps", "max_minutes", "num_samples", "eval_images"}
@@ -47,8 +46,7 @@ HARMLESS = {
 
 def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, description: str) -> None:
     """Trains, and prints the run folder. Raises UserError before anything is written."""
-    description += f" Recipes: {', '.join(RECIPES)}."
-    flags = parse(gather(argv, RECIPES), default, task, description)
+    flags = parse(gather(argv), default, task, description)
     folder = None
     if flags.run.resume is not None:
         folder = find_run(flags.run.resume, Path(flags.run.experiments_dir), task)

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -31,6 +32,7 @@ from models.predictions import PREDICTIONS
 from models.run import read_yaml
 from models.samplers import SAMPLERS
 from models.times import DENSITIES, GRIDS
+from scripts.recipes import RECIPES
 
 Flags = TypeVar("Flags")
 VARIANTS = {"dataset": data.find, "network": networks.find}
@@ -44,6 +46,11 @@ def _one_of(names: Iterable[str]) -> Any:
 
 ScheduleName = Annotated[str, _one_of(NAMES)]
 SamplerName = Annotated[str, _one_of(SAMPLERS)]
+
+
+def experiments_dir() -> str:
+    """Where run folders lie unless a flag says otherwise; the launcher reads the same variable."""
+    return os.environ.get("EXPERIMENTS_DIR") or "experiments"
 
 
 @dataclass(frozen=True)
@@ -122,8 +129,8 @@ class BudgetFlags:
 
 @dataclass(frozen=True)
 class RunFlags:
-    experiments_dir: str = "experiments"
-    """Folder in which the run folder is made."""
+    experiments_dir: str = field(default_factory=experiments_dir)
+    """Folder in which the run folder is made; the variable EXPERIMENTS_DIR sets its default."""
     name: str | None = None
     """A word to end the run folder's name with."""
     seed: int = 0
@@ -140,8 +147,8 @@ class RunFlags:
     """Go on with a run: its folder, its name, or latest. Only budgets and logging may change."""
     config: str | None = None
     """Take settings from a config.txt; flags given beside it win."""
-    recipe: str | None = None
-    """Take settings from a named recipe; see scripts/recipes.py."""
+    recipe: Annotated[str | None, _one_of(RECIPES)] = None
+    """Take settings from a named recipe of scripts/recipes.py; flags given beside it win."""
 
 
 @dataclass(frozen=True)
@@ -339,16 +346,16 @@ def to_arguments(config: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
-def gather(argv: Sequence[str], recipes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def gather(argv: Sequence[str]) -> list[str]:
     """The arguments of the named recipe and config file, if any, before the command line's own."""
     before: list[str] = []
     recipe, config = _last(argv, "recipe"), _last(argv, "config")
     if recipe is not None:
-        if recipe not in recipes:
-            close = difflib.get_close_matches(recipe, recipes, 1)
+        if recipe not in RECIPES:
+            close = difflib.get_close_matches(recipe, RECIPES, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(recipes)}{hint}")
-        before += to_arguments(recipes[recipe])
+            raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}{hint}")
+        before += to_arguments(RECIPES[recipe])
     if config is not None:
         before += to_arguments(read_yaml(Path(config)))
     return [*before, *argv]

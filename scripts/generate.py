@@ -28,11 +28,11 @@ from models.objectives import sheet
 from models.run import find_run, write_text
 from models.training import duration
 from scripts.command import run_command
-from scripts.flags import SamplerFlags, gather, parse, to_config
+from scripts.flags import SamplerFlags, experiments_dir, parse, to_config
 
 SHEET_IMAGES = 100
 STRIP_ROWS, STRIP_FRAMES, FILM_FRAMES = 8, 10, 40
-DESCRIPTION = "Generate images from a run. Prints the folder of grid.png, samples.npz and what else was asked for."
+DESCRIPTION = "Generate images from a run. Prints the folder of what it wrote."
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class GenerateFlags:
     """Of the animation: webp or gif."""
     out: str | None = None
     """Folder to write; it must be new or empty. Default: a new one under the run's samples/."""
-    experiments_dir: str = "experiments"
+    experiments_dir: str = field(default_factory=experiments_dir)
     """Where runs are looked for by name."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
@@ -73,7 +73,7 @@ class GenerateFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(gather(argv, {}), GenerateFlags(), "generate", DESCRIPTION)
+    flags = parse(argv, GenerateFlags(), "generate", DESCRIPTION)
     _check(flags)
     device = build.pick_device(flags.device)
     precision = build.pick_precision(flags.precision, device)

@@ -6,7 +6,7 @@ from scripts.command import run_command
 from scripts.denoising import train_denoiser
 from scripts.flags import TrainFlags
 
-DESCRIPTION = "Train a diffusion model (by default a DDPM: eps, cosine chain of 1000). Prints the run folder."
+DESCRIPTION = "Train a diffusion model, by default a DDPM. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:

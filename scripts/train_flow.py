@@ -6,7 +6,7 @@ from scripts.command import run_command
 from scripts.denoising import train_denoiser
 from scripts.flags import FLOW
 
-DESCRIPTION = "Train a flow model (by default: straight flow, logit-normal times). Prints the run folder."
+DESCRIPTION = "Train a flow model on straight lines to noise. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:
