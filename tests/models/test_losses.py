@@ -291,6 +291,19 @@ def test_labels_are_dropped_image_by_image() -> None:
     assert label.max() < NULL
 
 
+def test_labels_are_dropped_at_all_times_alike() -> None:
+    """With stratified times, one stream for both would drop the labels of the same part of time in every batch."""
+    clean, label = torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.long)
+    network = Constant(0.0)
+    denoiser = NetworkDenoiser(network, FLOW, build_prediction("flow", 1.0))
+    _, t = loss_of(label_drop=0.5)(denoiser, clean, label, randomness(4000))
+    assert network.label is not None
+    dropped = (network.label == NULL).double()
+    within = (t * 4000).frac()
+    for times in (t, within):
+        assert torch.corrcoef(torch.stack([dropped, times]))[0, 1].abs() < 0.05
+
+
 @pytest.mark.parametrize(("drop", "kept"), [(0.0, True), (1.0, False)])
 def test_no_label_or_every_label_dropped(drop: float, kept: bool) -> None:
     clean, _ = batch()
