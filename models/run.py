@@ -212,20 +212,21 @@ class Run:
             host=socket.gethostname(),
             session=os.environ.get("LAUNCH_SESSION"),
         )
-        self._link_launch_log()
+        self._link_launch_logs()
         self._heart.start()
 
-    def _link_launch_log(self) -> None:
-        """The launcher's log of this session appears in the folder as console.log."""
-        log = os.environ.get("LAUNCH_LOG")
-        if not log or not os.path.isfile(log):
-            return
-        place = self.folder / "console.log"
-        place.unlink(missing_ok=True)
-        try:
-            place.hardlink_to(log)
-        except OSError:
-            place.symlink_to(os.path.abspath(log))
+    def _link_launch_logs(self) -> None:
+        """What the launcher writes about this session appears in the folder: console.log and monitor.csv."""
+        for variable, name in (("LAUNCH_LOG", "console.log"), ("LAUNCH_MONITOR", "monitor.csv")):
+            source = os.environ.get(variable)
+            if not source or not os.path.isfile(source):
+                continue
+            place = self.folder / name
+            place.unlink(missing_ok=True)
+            try:
+                place.hardlink_to(source)
+            except OSError:
+                place.symlink_to(os.path.abspath(source))
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

@@ -185,11 +185,11 @@ class Trainer:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def train(self) -> None:
-        """Runs to the end of the budget. Raises Interrupted, after saving, where a signal asks to stop."""
+    def train(self, interrupts: Interrupts) -> None:
+        """Runs to the end of the budget. Raises Interrupted, after a step and a checkpoint, once a signal has come."""
         settings = self.settings
         self.board = Board(self.run.folder / "tensorboard", self.step) if settings.tensorboard else None
-        with Interrupts() as interrupts, ProgressBar(self.run) as bar:
+        with ProgressBar(self.run) as bar:
             while self.progress < 1:
                 started, epoch = time.perf_counter(), self.epoch
                 self.train_step()

@@ -18,6 +18,7 @@ from models import build, checkpoint
 from models.build import DenoiserSpec
 from models.errors import UserError
 from models.generation import Sampling
+from models.interrupts import Interrupts
 from models.losses import DenoisingLoss
 from models.objectives import DenoisingObjective
 from models.optim import LRSchedule
@@ -67,7 +68,7 @@ def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, descript
             raise UserError(f"the data set is not the one that {folder.name} was trained on: {flags.data.data_root}")
         run = Run.reopen(folder)
     print(run.folder, flush=True)
-    with ending(run):
+    with ending(run), Interrupts() as interrupts:
         run.write_config(to_config(flags))
         trainer = prepared.trainer(run)
         for line in prepared.report:
@@ -75,7 +76,7 @@ def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, descript
         if folder is not None:
             trainer.restore(tensors, stored)
             run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}")
-        trainer.train()
+        trainer.train(interrupts)
 
 
 def _resumed(folder: Path, argv: Sequence[str], default: TrainFlags, task: str, description: str) -> TrainFlags:

@@ -346,6 +346,12 @@ def to_arguments(config: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
+def _fitting(config: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The settings without the options of a network or data set that the command line exchanges for another."""
+    exchanged = {word for word in VARIANTS if _last(argv, word) not in (None, config.get(word))}
+    return {key: value for key, value in config.items() if key.split(".")[0] not in exchanged}
+
+
 def gather(argv: Sequence[str]) -> list[str]:
     """The arguments of the named recipe and config file, if any, before the command line's own."""
     before: list[str] = []
@@ -355,7 +361,7 @@ def gather(argv: Sequence[str]) -> list[str]:
             close = difflib.get_close_matches(recipe, RECIPES, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}{hint}")
-        before += to_arguments(RECIPES[recipe])
+        before += to_arguments(_fitting(RECIPES[recipe], argv))
     if config is not None:
         before += to_arguments(read_yaml(Path(config)))
     return [*before, *argv]

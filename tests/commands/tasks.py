@@ -41,7 +41,7 @@ class Ended:
         return Path(lines[0])
 
 
-def run_here(task: str, *arguments: str | Path, capsys: pytest.CaptureFixture[str]) -> Ended:
+def run_here(task: str, *arguments: object, capsys: pytest.CaptureFixture[str]) -> Ended:
     """The task in this process, through its real entry."""
     from scripts.command import run_command
 
@@ -55,7 +55,7 @@ def run_here(task: str, *arguments: str | Path, capsys: pytest.CaptureFixture[st
     return Ended(int(str(ended.value.code)), captured.out, captured.err)
 
 
-def start_child(task: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     """The task as a process of its own, in one thread."""
     return subprocess.Popen(
         [sys.executable, "-m", f"scripts.{task}", *(str(word) for word in arguments)],
@@ -68,7 +68,7 @@ def start_child(task: str, *arguments: str | Path, **options: Any) -> subprocess
     )
 
 
-def run_child(task: str, *arguments: str | Path, **options: Any) -> Ended:
+def run_child(task: str, *arguments: object, **options: Any) -> Ended:
     process = start_child(task, *arguments, **options)
     out, err = process.communicate(timeout=300)
     return Ended(process.returncode, out, err)

@@ -28,7 +28,7 @@ def test_a_short_demo_generates_the_digits_asked_for(tmp_path: Path, capsys, dig
     words = ("--run", run, "--num_samples", COUNT, "--guidance_scale", 2, "--sampler", "heun", "--steps", 8)
     samples = np.load(run_here("generate", *words, capsys=capsys).folder / "samples.npz")
     generated = samples["arr_0"].reshape(COUNT, 64) / 255 * 16
-    judge = SVC(gamma=0.001, C=10).fit(real, labels)
+    judge = SVC(gamma=0.001, C=10).fit(real, labels)  # pyright: ignore[reportArgumentType]
     assert (judge.predict(generated) == samples["arr_1"]).mean() >= 0.8
     # Not copies: as far from the nearest real digit as real digits are from each other, not nearer.
     neighbours = NearestNeighbors(n_neighbors=2).fit(real)
