@@ -161,6 +161,9 @@ def _prepare(flags: TrainFlags) -> _Prepared:
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
     network = spec.build_network().to(device)
     report = [_describe(flags, dataset, network)]
+    if flags.run.precision == "bf16" and device.type == "cpu":
+        ratio = build.bf16_ratio(network, spec.shape)
+        report.append(f"warning: on this CPU bf16 takes {ratio:.2f} times as long as float32 for this network")
     if flags.run.init_from is not None:
         report.append(_initialise(network, flags))
     objective = build_objective(flags, spec, dataset, device)

@@ -169,3 +169,8 @@ def test_checkpoints_are_kept_as_asked(train) -> None:
     assert kept[-1].name == "step_00000006.safetensors" and len(set(kept) - {best}) <= 2
     everything = train("train_flow", "--checkpoint_every", "0.01", "--keep_checkpoints", "0").folder
     assert len(checkpoint.list_checkpoints(everything / "checkpoints")) == 6
+
+
+def test_bf16_on_a_cpu_is_taken_with_a_measured_warning(train) -> None:
+    ended = train("train_flow", "--precision", "bf16", "--max_steps", "2")
+    assert "times as long as float32" in ended.err and status_of(ended.folder)["state"] == "finished"
