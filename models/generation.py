@@ -22,6 +22,9 @@ from models.samplers import SAMPLERS, Step, sampler_options
 from models.times import build_times
 
 
+FRAMED = 100
+
+
 class Space(Protocol):
     """What generation asks of a space: the shape of a clean image, its bounds if any, and the way to uint8."""
 
@@ -145,7 +148,8 @@ def generate(
 ) -> Iterator[Generated]:
     """Yields `count` images in batches. labels: one per image, None for no class. weak: the autoguidance's denoiser.
 
-    frames: how many moments of the reverse process to keep, as uint8 images of x_t and of the clean estimate.
+    frames: how many moments of the reverse process to keep, as uint8 images of x_t and of the clean estimate; only
+    in the batches that hold one of the first FRAMED images, since nobody looks at more.
     """
     sampling.check(denoiser.noise_schedule)
     times = build_times(sampling.grid, denoiser.noise_schedule, sampling.steps)
@@ -166,7 +170,8 @@ def generate(
         draw = image_draw(seed, indices, device)
         noise = draw((len(indices), *space.shape))
         walk = SAMPLERS[sampling.sampler](Labelled(ready, label), noise, times, draw, **sampling.options)
-        yield _collect(walk, space, noise, label, counted, _frame_steps(sampling.steps, frames))
+        kept = _frame_steps(sampling.steps, frames if start < FRAMED else 0)
+        yield _collect(walk, space, noise, label, counted, kept)
 
 
 def _collect(

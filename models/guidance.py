@@ -39,9 +39,10 @@ class Guided:
     def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
         """t is a scalar, as samplers give it: one time for the whole batch."""
         low, high = self.interval
-        if self.scale == 1 or label is None or not low <= float(t) <= high:
+        unguided = self.weak is None and label is None  # no half to guide by
+        if self.scale == 1 or unguided or not low <= float(t) <= high:
             return self.denoiser(noisy, t, label)
-        conditional, other = self._both(noisy, t, label)
+        conditional, other = self._halves(noisy, t, label)
         clean = other.clean + self.scale * (conditional.clean - other.clean)
         if self.rescale == 0:
             return Estimate(clean, other.noise + self.scale * (conditional.noise - other.noise))
@@ -49,10 +50,11 @@ class Guided:
         clean = self.rescale * clean * wanted / found + (1 - self.rescale) * clean
         return estimate_from_clean(self.noise_schedule, noisy, t, clean)
 
-    def _both(self, noisy: Tensor, t: Tensor, label: Tensor) -> tuple[Estimate, Estimate]:
+    def _halves(self, noisy: Tensor, t: Tensor, label: Tensor | None) -> tuple[Estimate, Estimate]:
         """(conditional, the other half); one forward pass where one network answers both."""
         if self.weak is not None:
             return self.denoiser(noisy, t, label), self.weak(noisy, t, label)
+        assert label is not None
         labels = torch.cat([label, torch.full_like(label, self.null_label)])
         both = self.denoiser(torch.cat([noisy, noisy]), t, labels)
         return Estimate(*(x.chunk(2)[0] for x in both)), Estimate(*(x.chunk(2)[1] for x in both))

@@ -23,14 +23,13 @@ from torch import Tensor
 from models import build, checkpoint, pictures
 from models.build import Loaded
 from models.errors import UserError
-from models.generation import Generated, Sampling, generate
+from models.generation import FRAMED, Generated, Sampling, generate
 from models.objectives import sheet
 from models.run import find_run, write_text
 from models.training import duration
 from scripts.command import run_command
 from scripts.flags import SamplerFlags, experiments_dir, parse, to_config
 
-SHEET_IMAGES = 100
 STRIP_ROWS, STRIP_FRAMES, FILM_FRAMES = 8, 10, 40
 DESCRIPTION = "Generate images from a run. Prints the folder of what it wrote."
 
@@ -146,7 +145,7 @@ def _labels(flags: GenerateFlags, loaded: Loaded) -> list[int] | None:
     if classes == 0:
         if flags.labels is not None:
             raise UserError(f"{loaded.path} is a model without labels: leave out --labels")
-        if scale != 1:
+        if scale != 1 and flags.sampling.autoguidance is None:
             raise UserError(f"{loaded.path} is a model without labels: --guidance_scale has nothing to guide by")
         return None
     if scale != 1 and loaded.spec.label_drop == 0 and flags.sampling.autoguidance is None:
@@ -163,6 +162,8 @@ def _weak(flags: GenerateFlags, loaded: Loaded, device: torch.device):
     wanted = flags.sampling.autoguidance
     if wanted is None:
         return None
+    if flags.sampling.guidance_scale == 1:
+        raise UserError("--autoguidance does nothing at --guidance_scale 1: give a larger scale")
     path = Path(wanted)
     if path.suffix != ".safetensors":
         path = checkpoint.resolve(find_run(wanted, Path(flags.experiments_dir)))
@@ -264,7 +265,7 @@ class _Sampler:
                     file.write(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
                     if flags.save_images:
                         pictures.save_each(batch.images, folder / "images", batch.labels, first=done)
-                    if done < SHEET_IMAGES:
+                    if done < FRAMED:
                         shown.append(batch)
                     done += len(batch.images)
                     evaluations += batch.nfe * len(batch.images)
@@ -292,13 +293,13 @@ class _Sampler:
         write_text(folder / "timing.txt", yaml.safe_dump(lines, sort_keys=False))
 
     def _draw(self, loaded: Loaded, folder: Path, shown: list[Generated], nfe: float) -> None:
-        images = torch.cat([batch.images for batch in shown])[:SHEET_IMAGES]
+        images = torch.cat([batch.images for batch in shown])[:FRAMED]
         title = self.title(loaded, nfe)
         if self.flags.num_samples > len(images):
             title += f" (first {len(images)} of {self.flags.num_samples})"
         pictures.save_image(self._sheet(images, loaded, title), folder / "grid.png")
         times = shown[0].frame_times
-        noisy = [torch.cat(each)[:SHEET_IMAGES] for each in zip(*(batch.frames for batch in shown), strict=True)]
+        noisy = [torch.cat(each)[:FRAMED] for each in zip(*(batch.frames for batch in shown), strict=True)]
         every = max(1, (len(times) - 1) // STRIP_FRAMES)
         kept = sorted({0, *range(len(times) - 1, 0, -every)})
         strip = pictures.strip(
@@ -319,7 +320,7 @@ class _Sampler:
 
     def draw_training(self, paths: list[Path], folder: Path) -> None:
         """A sheet for every checkpoint, and the same first images over training as one strip."""
-        count = min(self.flags.num_samples, SHEET_IMAGES)
+        count = min(self.flags.num_samples, FRAMED)
         frames, captions, sheets = [], [], []
         for path in paths:
             loaded = _load(path, self.flags, self.device)

@@ -6,6 +6,7 @@ from typing import Any
 
 FLOW_ON_SMALL_IMAGES: dict[str, Any] = {
     "network": "unet",
+    "network.blocks": 2,
     "lr": 2e-3,
     "label_drop": 0.1,
     "guidance_scale": 1.5,
@@ -20,6 +21,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sample_every": 200,
         "checkpoint_every": 100,
     },
+    # make train_mnist FOREGROUND=1 on two idle CPU cores (AMD Zen 5), 2026-11-22: of 2,000 samples at guidance 1.5
+    # 99.55 % recognised, unguided 95.8 %; the table of what was tried is in experiments/README.md.
     "mnist": {
         **FLOW_ON_SMALL_IMAGES,
         "dataset": "mnist",

@@ -149,3 +149,13 @@ def test_the_default_folder_lies_in_the_run(runs: Path, capsys) -> None:
     assert first != second and first.parent == second.parent and first.parent.name == "samples"
     assert first.parent.parent == max(runs.iterdir())
     assert not list(first.parent.glob(".*"))
+
+
+def test_autoguidance_needs_no_labels(tmp_path: Path, capsys) -> None:
+    words = (*TINY, "--experiments_dir", tmp_path, "--no-conditional", "--lr", "3e-3", "--checkpoint_every", "0.03")
+    run = run_here("train_flow", *words, capsys=capsys).folder
+    weak = checkpoint.list_checkpoints(run / "checkpoints")[0]
+    words = ("--run", run, "--num_samples", 4, "--steps", 2)
+    plain = images_of(run_here("generate", *words, capsys=capsys).folder)
+    words = (*words, "--autoguidance", weak, "--guidance_scale", 3)
+    assert (images_of(run_here("generate", *words, capsys=capsys).folder) != plain).any()
