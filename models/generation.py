@@ -21,7 +21,6 @@ from models.randomness import image_draw
 from models.samplers import SAMPLERS, Step, sampler_options
 from models.times import build_times
 
-
 FRAMED = 100
 
 

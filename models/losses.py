@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.denoiser import NetworkDenoiser, add_noise, levels
+from models.denoiser import NetworkDenoiser, levels
 from models.errors import UserError
 from models.noise_schedules import NoiseSchedule
 from models.predictions import Prediction
@@ -130,8 +130,9 @@ class DenoisingLoss:
     def at(self, denoiser: NetworkDenoiser, clean: Tensor, label: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """(N,) losses of given times (N,) and noise (N, C, H, W)."""
         schedule, prediction = denoiser.noise_schedule, denoiser.prediction
-        output = denoiser.output(add_noise(schedule, clean, noise, t), t, label)
-        target = prediction.target(clean, noise, *levels(schedule, t, clean))
+        alpha, sigma = levels(schedule, t, clean)
+        output = denoiser.output(alpha * clean + sigma * noise, t, label)
+        target = prediction.target(clean, noise, alpha, sigma)
         errors = DISTANCES[self.distance](output, target).flatten(1).mean(1)
         return errors * self.weight(t, schedule, prediction).to(errors, non_blocking=True)
 

@@ -130,12 +130,14 @@ def bare_step(network: nn.Module, batch_size: int, shape: tuple[int, int, int], 
 
 
 def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each step, in rounds of one each, after two rounds that do not count."""
+    """Seconds of each step, in rounds of one each after two that do not count; who begins changes, since whoever
+    follows a step finds the caches as that one left them."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for index in range(rounds + 2):
-        for name, step in steps.items():
+        order = list(steps)[index % len(steps) :] + list(steps)[: index % len(steps)]
+        for name in order[:: 1 if index % 2 else -1]:
             started = time.perf_counter()
-            step()
+            steps[name]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if index >= 2:
