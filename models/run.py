@@ -241,6 +241,11 @@ class Run:
         if self._trouble is not None:
             raise self._trouble
 
+    def note(self, **fields: Any) -> None:
+        """Sets fields that the next heartbeat writes; costs nothing."""
+        with self._lock:
+            self._status.update(fields)
+
     def update(self, **fields: Any) -> None:
         """Sets fields of status.json and the heartbeat."""
         with self._lock:

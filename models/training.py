@@ -162,15 +162,13 @@ class Trainer:
             bins = bin_of(t).to(self.device, non_blocking=True)
             self.gathered.index_add_(1, bins, torch.stack([losses.detach(), torch.ones_like(losses)]))
         self.norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        # The fused optimizer skips its update where found_inf is set; once set it stays, so nothing moves on.
+        # The fused update skips itself where found_inf is set, and divides by grad_scale on its way: clipping costs no
+        # pass of its own, and once a gradient is not finite nothing moves on.
         self.broken = torch.maximum(self.broken, (~self.norm.isfinite()).float())
-        if (
-            settings.clip > 0
-        ):  # the fused optimizer divides by grad_scale on its way, which saves a pass over all weights
-            scale = (self.norm / settings.clip).clamp(min=1)
-            self.optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer.found_inf = self.broken  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer.step()
+        optimizer = cast(Any, self.optimizer)
+        optimizer.found_inf = self.broken
+        optimizer.grad_scale = (self.norm / settings.clip).clamp(min=1) if settings.clip > 0 else None
+        optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.step % AVERAGE_EVERY == 0 or self.progress == 1:
@@ -201,6 +199,7 @@ class Trainer:
                 self.train_step()
                 if self.step % READ_EVERY == 0:
                     self.check()
+                    self.run.note(**self._place())
                     bar.show(self.progress, self._describe_now())
                 self.seconds += time.perf_counter() - started
                 if interrupts.signal is not None:
@@ -214,6 +213,10 @@ class Trainer:
                     if _due(settings.checkpoint_every, epoch, self.epoch):
                         self.save()
             self.finish()
+
+    def _place(self) -> dict[str, Any]:
+        """Where the run stands, as status.json says it."""
+        return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
 
     def _describe_now(self) -> str:
         sums, counts = self.gathered.sum(1).tolist()
@@ -233,13 +236,7 @@ class Trainer:
             f"(gap {row['test_loss'] - row['train_grid_loss']:+.4f})  lr {row['lr']:.2e}  "
             f"{row['images_per_second'] or 0:.0f} images/s  {duration(self.seconds)}"
         )
-        self.run.update(
-            step=self.step,
-            total_steps=self.total_steps,
-            progress=round(self.progress, 4),
-            loss=row["train_loss"],
-            test_loss=row["test_loss"],
-        )
+        self.run.update(**self._place(), loss=row["train_loss"], test_loss=row["test_loss"])
         if self.board is not None:
             self.board.write(row)
         if tested.test < self.best_loss:
@@ -346,7 +343,7 @@ class Trainer:
             },
         }
         path = checkpoint.save(folder, self.step, tensors, facts, self.settings.keep_checkpoints)
-        self.run.update(step=self.step, total_steps=self.total_steps, progress=round(self.progress, 4))
+        self.run.update(**self._place())
         self.saved = self.step, path
         self.aside["checkpoints"] += time.perf_counter() - started
         return path
