@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -56,7 +57,14 @@ def run_here(task: str, *arguments: object, capsys: pytest.CaptureFixture[str]) 
 
 
 def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """The task as a process of its own, in one thread."""
+    """The task as a process of its own, in one thread; HUP ends it even where the tests themselves run under nohup."""
+    prepare = options.pop("preexec_fn", None)
+
+    def as_from_a_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        if prepare is not None:
+            prepare()
+
     return subprocess.Popen(
         [sys.executable, "-m", f"scripts.{task}", *(str(word) for word in arguments)],
         cwd=REPOSITORY,
@@ -64,6 +72,7 @@ def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=as_from_a_terminal,
         **options,
     )
 
