@@ -141,7 +141,9 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> str:
     """ "auto" is bf16 on a GPU that computes in it and float32 elsewhere (CPUs without bf16 units crawl)."""
     if name == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        return (
+            "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        )
     return name
 
 

@@ -44,8 +44,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     facts = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(content).hexdigest(), **facts}
     write_text(path.with_suffix(".yaml"), yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
     write_text(folder / LAST, path.name + "\n")
-    if keep > 0:
-        _prune(folder, keep)
+    _prune(folder, keep, path)
     return path
 
 
@@ -59,12 +58,18 @@ def _sweep(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _prune(folder: Path, keep: int, newest: Path) -> None:
+    """Removes what is older than the last `keep` and not the best, and what a run that fell back has yet to redo."""
+    found = list_checkpoints(folder)
+    older = [path for path in found if path.name < newest.name]
+    undone = [path for path in found if path.name > newest.name]
+    surplus = older[: max(0, len(older) - keep + 1)] if keep > 0 else []
     best = _read_pointer(folder / BEST)
-    for path in list_checkpoints(folder)[:-keep]:
-        if path.name != best:
-            path.with_suffix(".yaml").unlink()
-            path.unlink(missing_ok=True)
+    if best in {path.name for path in undone}:
+        (folder / BEST).unlink()
+    for path in [*undone, *(path for path in surplus if path.name != best)]:
+        path.with_suffix(".yaml").unlink()
+        path.unlink(missing_ok=True)
 
 
 def _read_pointer(path: Path) -> str | None:

@@ -24,8 +24,10 @@ class Interrupts:
     stays so: that is how nohup keeps a run alive when its terminal closes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
+        """at_once: raise Interrupted where the program is, for work that has nothing to save."""
         self.signal: int | None = None
+        self.at_once = at_once
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -39,6 +41,8 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
+        if self.at_once:
+            raise Interrupted(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

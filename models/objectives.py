@@ -1,6 +1,6 @@
 """What the loop trains: a loss per image, its test on a frozen grid, and the pictures that show progress.
 
-`training.py` knows only the three methods of an objective. The denoising objective serves every network, schedule,
+`training.py` knows only the methods of an objective. The denoising objective serves every network, schedule,
 prediction and space.
 """
 
@@ -39,7 +39,7 @@ class TestLoss(NamedTuple):
 
 
 class Objective(Protocol):
-    """What `training.train` asks of the thing it trains."""
+    """What the loop asks of the thing it trains."""
 
     def loss_of(self, network: nn.Module) -> LossOf:
         """(uint8 images, labels, randomness) -> per-image losses and the (N,) times in (0, 1] they belong to."""
@@ -112,6 +112,7 @@ class DenoisingObjective:
         count, device = len(images), images.device
         frozen = StepRandomness(derive_seed(self.seed, "evaluation"), 0, count, 0, count, device)
         t = self.loss.density.draw(frozen.uniform("times"), denoiser.noise_schedule)
+        t = t[frozen.uniform("order").argsort()]  # images may come sorted by class, and the slices of t must not
         noise = frozen.noise(self.spec.shape)
         losses = []
         for part in torch.arange(count).split(EVALUATION_BATCH):

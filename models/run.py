@@ -81,16 +81,18 @@ def find_runs(experiments_dir: Path) -> list[Path]:
     return sorted((path.parent for path in experiments_dir.glob(f"*/{STATUS}")), reverse=True)
 
 
-def find_run(wanted: str, experiments_dir: Path, task: str | None = None) -> Path:
-    """The run that `wanted` names: "latest" (of that task, if given), a folder, or a folder's name.
+def find_run(wanted: str, experiments_dir: Path, task: str | None = None, dataset: str | None = None) -> Path:
+    """The run that `wanted` names: "latest" (of that task and data set, if given), a folder, or a folder's name.
 
     Raises UserError where there is none.
     """
     if wanted == "latest":
         for folder in find_runs(experiments_dir):
-            if task is None or read_status(folder).get("task") == task:
+            status = read_status(folder)
+            if task in (None, status.get("task")) and dataset in (None, status.get("dataset")):
                 return folder
-        raise UserError(f"no run{f' of {task}' if task else ''} in {experiments_dir}: train one, or --experiments_dir")
+        kind = " ".join(f"of {word}" for word in (task, dataset) if word)
+        raise UserError(f"no run {kind + ' ' if kind else ''}in {experiments_dir}: train one, or --experiments_dir")
     for folder in (Path(wanted), experiments_dir / wanted):
         if (folder / STATUS).is_file():
             return folder

@@ -171,7 +171,12 @@ class Trainer:
         optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if self.step % AVERAGE_EVERY == 0 or self.progress == 1:
+        if self.step % AVERAGE_EVERY == 0 or self.settings.ema_half_life == 0:
+            self.average()
+
+    def average(self) -> None:
+        """Moves the EMA by the share of the run since its last move; between moves it is up to three steps behind."""
+        if self.progress > self.averaged_progress:
             self.ema.update(self.network, self.progress - self.averaged_progress)
             self.averaged_progress = self.progress
 
@@ -183,8 +188,8 @@ class Trainer:
         self.run.check()
         if float(self.broken) > 0:
             raise FloatingPointError(
-                f"the gradient was not finite at or shortly before step {self.step}; the last checkpoint is good: "
-                "resume with a new run (--init_from) and a lower --lr or --clip, or --precision float32"
+                f"the gradient was not finite at or shortly before step {self.step}; checkpoints from before "
+                "are good: begin anew, perhaps from them (--init_from), with a lower --lr or --clip or in float32"
             )
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -197,8 +202,9 @@ class Trainer:
             while self.progress < 1:
                 started, epoch = time.perf_counter(), self.epoch
                 self.train_step()
-                if self.step % READ_EVERY == 0:
-                    self.check()
+                due = [_due(every, epoch, self.epoch) for every in (settings.eval_every, settings.sample_every)]
+                if self.step % READ_EVERY == 0 or any(due):
+                    self.check()  # what the device still has queued is training time
                     self.run.note(**self._place())
                     bar.show(self.progress, self._describe_now())
                 self.seconds += time.perf_counter() - started
@@ -206,9 +212,9 @@ class Trainer:
                     self.save()
                     raise Interrupted(interrupts.signal)
                 if self.progress < 1:
-                    if _due(settings.eval_every, epoch, self.epoch) and self.record():
+                    if due[0] and self.record():
                         break
-                    if _due(settings.sample_every, epoch, self.epoch):
+                    if due[1]:
                         self.draw()
                     if _due(settings.checkpoint_every, epoch, self.epoch):
                         self.save()
@@ -244,7 +250,7 @@ class Trainer:
             checkpoint.mark_best(self.run.folder / "checkpoints", self.save())
             return False
         self.worse += 1
-        if self.worse == self.settings.patience:
+        if 0 < self.settings.patience <= self.worse:
             self.run.log(f"early stop: no better test loss in {self.worse} evaluations")
             return True
         return False
@@ -284,6 +290,7 @@ class Trainer:
 
     def finish(self) -> None:
         """The last row, checkpoint and pictures, and the summary."""
+        self.average()
         if self.row_step != self.step or not self.metrics.rows:
             self.record()
         self.save()
@@ -366,7 +373,8 @@ class Trainer:
         kept = facts["training"]
         self.step, self.seconds = facts["step"], kept["seconds"]
         self.row_seconds, self.row_step = kept["row_seconds"], kept["row_step"]
-        self.ema.updates, self.averaged_progress = kept["ema_updates"], kept["averaged_progress"]
+        self.ema.updates = kept["ema_updates"]
+        self.averaged_progress = min(kept["averaged_progress"], self.progress)  # a longer budget sets progress back
         self.best_loss, self.worse = kept["best_loss"], kept["worse"]
         self.metrics.cut_after(self.step)
 

@@ -49,7 +49,7 @@ class BenchFlags:
     """Interleaved rounds; the median is reported."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
-    out: str = "bench.txt"
+    out: str = "experiments/bench.txt"
     """File that gets the table as well."""
 
 

@@ -6,6 +6,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+for word in "$@"; do
+    if [[ $word == --help || $word == -h ]]; then
+        scripts/setup.sh --quiet
+        exec .venv/bin/python -m scripts.train_flow --help
+    fi
+done
+
 say() { printf '%s\n' "$*" >&2; }
 
 scripts/setup.sh --quiet

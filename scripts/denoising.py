@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,12 +24,12 @@ from models.losses import DenoisingLoss
 from models.objectives import DenoisingObjective
 from models.optim import LRSchedule
 from models.randomness import derive_seed
-from models.run import Run, environment, find_run, read_config, read_status, write_text
+from models.run import Run, environment, find_run, read_config, write_text
 from models.spaces.pixels import Pixels
 from models.times import TimeDensity
 from models.training import Trainer, TrainSettings
 from scripts.command import ending
-from scripts.flags import TrainFlags, gather, parse, to_arguments, to_config
+from scripts.flags import VARIANTS, TrainFlags, gather, last_value, parse, run_to_resume, to_arguments, to_config
 
 DEFAULT_EPOCHS = 20.0
 POSITIVE = {"batch_size", "accumulate", "lr", "epochs", "max_steps", "max_minutes", "num_samples", "eval_images"}
@@ -41,23 +42,20 @@ HARMLESS = {
     *("epochs", "max_steps", "max_minutes", "patience"),
     *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     *("num_samples", "sampler", "steps", "guidance_scale"),
-    *("data_root", "experiments_dir", "name", "device", "init_from"),
+    *("data_root", "dataset.path", "dataset.test_path", "experiments_dir", "name", "device", "init_from"),
 }
 
 
 def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, description: str) -> None:
     """Trains, and prints the run folder. Raises UserError before anything is written."""
-    flags = parse(gather(argv), default, task, description)
-    folder = None
-    if flags.run.resume is not None:
-        folder = find_run(flags.run.resume, Path(flags.run.experiments_dir), task)
-        other = read_status(folder).get("task")
-        if other != task:
-            raise UserError(f"{folder} is a run of {other}, not of {task}: resume it with {other}")
+    folder = run_to_resume(argv, task)
+    if folder is None:
+        flags = parse(gather(argv), default, task, description)
+    else:
         flags = _resumed(folder, argv, default, task, description)
     flags = _resolve(flags)
     _check(flags)
-    prepared = _prepare(flags)
+    prepared = _prepare(flags, resumed=folder is not None)
     if folder is None:
         run = Run.create(Path(flags.run.experiments_dir), task, flags.dataset, flags.run.name)
         write_text(run.folder / "environment.txt", environment())
@@ -67,6 +65,8 @@ def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, descript
         if stored.get("data") != prepared.facts["data"]:
             raise UserError(f"the data set is not the one that {folder.name} was trained on: {flags.data.data_root}")
         run = Run.reopen(folder)
+        with (folder / "environment.txt").open("a", encoding="utf-8") as file:
+            file.write("\nresumed\n" + environment())
     print(run.folder, flush=True)
     with ending(run), Interrupts() as interrupts:
         run.write_config(to_config(flags))
@@ -82,6 +82,10 @@ def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, descript
 def _resumed(folder: Path, argv: Sequence[str], default: TrainFlags, task: str, description: str) -> TrainFlags:
     """The settings of a run with the harmless changes that the command line asks for; others are refused."""
     stored = read_config(folder)
+    asked_for = {word: last_value(gather(argv), word) for word in VARIANTS}
+    for word, name in asked_for.items():
+        if name not in (None, stored.get(word)):
+            raise UserError(f"{folder.name} cannot be resumed with --{word} {name} (was {stored.get(word)})")
     flags = parse([*to_arguments(stored), *argv], default, task, description)
     asked = to_config(flags)
     changed = [key for key, value in asked.items() if key not in HARMLESS and value not in (stored.get(key), "auto")]
@@ -114,6 +118,14 @@ def _check(flags: TrainFlags) -> None:
     for key in sorted(POSITIVE):
         if config[key] is not None and config[key] <= 0:
             raise UserError(f"--{key} {config[key]}: takes more than 0")
+    for key, value in config.items():
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(each, float) and not math.isfinite(each) for each in values):
+            raise UserError(f"--{key} {value}: takes finite numbers")
+    if not all(0 <= beta < 1 for beta in config["betas"]):
+        raise UserError(f"--betas {config['betas']}: two numbers from 0 up to, not including, 1")
+    if config["lr_gamma"] <= 0:
+        raise UserError(f"--lr_gamma {config['lr_gamma']}: takes more than 0")
     for key in sorted(NOT_NEGATIVE):
         if config[key] < 0:
             raise UserError(f"--{key} {config[key]}: takes 0 or more")
@@ -152,7 +164,7 @@ class _Prepared:
         )
 
 
-def _prepare(flags: TrainFlags) -> _Prepared:
+def _prepare(flags: TrainFlags, resumed: bool) -> _Prepared:
     """Loads the data and builds every object. Raises UserError or DataError for what does not fit."""
     device = torch.device(flags.run.device)
     build.prepare_device(device)
@@ -164,7 +176,7 @@ def _prepare(flags: TrainFlags) -> _Prepared:
     if flags.run.precision == "bf16" and device.type == "cpu":
         ratio = build.bf16_ratio(network, spec.shape)
         report.append(f"warning: on this CPU bf16 takes {ratio:.2f} times as long as float32 for this network")
-    if flags.run.init_from is not None:
+    if flags.run.init_from is not None and not resumed:
         report.append(_initialise(network, flags))
     objective = build_objective(flags, spec, dataset, device)
     objective.sampling.check(spec.denoiser(network).noise_schedule)
@@ -205,6 +217,9 @@ def build_objective(
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # A first draw, so that a density the schedule cannot have is refused here.
     density.draw(torch.zeros(1), spec.denoiser(nn.Identity()).noise_schedule)
+    scale = report.guidance_scale if spec.classes else 1.0
+    if scale != 1 and spec.label_drop == 0:
+        raise UserError(f"--guidance_scale {scale:g} of the sample sheets needs --label_drop above 0, or set it to 1")
     train, test = (_few(split, report.eval_images, device) for split in (dataset.train, dataset.test))
     return DenoisingObjective(
         spec=spec,
@@ -216,7 +231,7 @@ def build_objective(
         train_labels=train.labels,
         test_images=test.images,
         test_labels=test.labels,
-        sampling=Sampling(report.sampler, report.steps, guidance_scale=report.guidance_scale),
+        sampling=Sampling(report.sampler, report.steps, guidance_scale=scale),
         num_samples=report.num_samples,
         seed=flags.run.seed,
     )

@@ -29,7 +29,7 @@ from models.losses import DISTANCES, WEIGHTINGS
 from models.noise_schedules import NAMES
 from models.optim import LR_SCHEDULES
 from models.predictions import PREDICTIONS
-from models.run import read_yaml
+from models.run import find_run, read_status, read_yaml
 from models.samplers import SAMPLERS
 from models.times import DENSITIES, GRIDS
 from scripts.recipes import RECIPES
@@ -66,7 +66,7 @@ class ProcessFlags:
     noise_schedule: ScheduleName = "cosine"
     """How signal turns into noise; draw them with visualize_schedules."""
     timesteps: int = 1000
-    """Length T of the chain; 0 for the continuous form. Chains of any length end at the same noise."""
+    """Length T of the chain; 0 for the continuous form. Chains of every length end in noise."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that its last step is pure noise (not with prediction eps)."""
     prediction: Annotated[str, _one_of(PREDICTIONS)] = "eps"
@@ -122,7 +122,8 @@ class BudgetFlags:
     max_steps: int | None = None
     """Length of the run in optimizer steps; whichever budget ends first ends the run."""
     max_minutes: float | None = None
-    """Length of the run in minutes of training; evaluation and pictures come on top, and the log says how much."""
+    """Length of the run in minutes of training, compilation included; what evaluation and pictures take on top is
+    in the log."""
     patience: int = 0
     """Stop early after this many evaluations without a better test loss; 0 never."""
 
@@ -134,7 +135,7 @@ class RunFlags:
     name: str | None = None
     """A word to end the run folder's name with."""
     seed: int = 0
-    """The same seed gives the same run."""
+    """The same seed gives the same run, where steps or epochs and not minutes limit it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
@@ -263,7 +264,7 @@ def parse(argv: Sequence[str], default: Flags, prog: str, description: str) -> F
     """Flags from arguments, over a default instance. Raises UserError in one line; prints help and exits 0 on -h."""
     cls = type(default)
     words = [word for word in VARIANTS if word in {f.name for f in dataclasses.fields(default)}]  # type: ignore[arg-type]
-    chosen = {word: _last(argv, word) or getattr(default, word) for word in words}
+    chosen = {word: last_value(argv, word) or getattr(default, word) for word in words}
     cls = _with_options(cls, chosen)
     known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}  # type: ignore[arg-type]
     values = {key: value for key, value in known.items() if not key.endswith("_options")}
@@ -277,7 +278,7 @@ def parse(argv: Sequence[str], default: Flags, prog: str, description: str) -> F
         raise UserError(_one_line(printed.getvalue(), prog)) from None
 
 
-def _last(argv: Sequence[str], flag: str) -> str | None:
+def last_value(argv: Sequence[str], flag: str) -> str | None:
     """The value of the last `--flag value` or `--flag=value`."""
     found = None
     for index, word in enumerate(argv):
@@ -348,14 +349,30 @@ def to_arguments(config: Mapping[str, Any]) -> list[str]:
 
 def _fitting(config: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
     """The settings without the options of a network or data set that the command line exchanges for another."""
-    exchanged = {word for word in VARIANTS if _last(argv, word) not in (None, config.get(word))}
+    exchanged = {word for word in VARIANTS if last_value(argv, word) not in (None, config.get(word))}
     return {key: value for key, value in config.items() if key.split(".")[0] not in exchanged}
+
+
+def run_to_resume(argv: Sequence[str], task: str) -> Path | None:
+    """The run that --resume names, if it is given; with latest, the newest of this task and of the data set asked for.
+
+    Read before all other flags, since the run's own settings decide how those are to be understood.
+    """
+    wanted = last_value(argv, "resume")
+    if wanted is None:
+        return None
+    place = Path(last_value(argv, "experiments_dir") or experiments_dir())
+    folder = find_run(wanted, place, task, last_value(gather(argv), "dataset"))
+    other = read_status(folder).get("task")
+    if other != task:
+        raise UserError(f"{folder} is a run of {other}, not of {task}: resume it with {other}")
+    return folder
 
 
 def gather(argv: Sequence[str]) -> list[str]:
     """The arguments of the named recipe and config file, if any, before the command line's own."""
     before: list[str] = []
-    recipe, config = _last(argv, "recipe"), _last(argv, "config")
+    recipe, config = last_value(argv, "recipe"), last_value(argv, "config")
     if recipe is not None:
         if recipe not in RECIPES:
             close = difflib.get_close_matches(recipe, RECIPES, 1)
@@ -363,5 +380,5 @@ def gather(argv: Sequence[str]) -> list[str]:
             raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}{hint}")
         before += to_arguments(_fitting(RECIPES[recipe], argv))
     if config is not None:
-        before += to_arguments(read_yaml(Path(config)))
+        before += to_arguments(_fitting(read_yaml(Path(config)), argv))
     return [*before, *argv]

@@ -24,6 +24,7 @@ from models import build, checkpoint, pictures
 from models.build import Loaded
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, generate
+from models.interrupts import Interrupts
 from models.objectives import sheet
 from models.run import find_run, write_text
 from models.training import duration
@@ -40,8 +41,8 @@ class GenerateFlags:
 
     run: str = "latest"
     """The run: its folder, its name, or latest."""
-    checkpoint: str | None = None
-    """A checkpoint file, instead of the run's last."""
+    checkpoint: str = "last"
+    """last, best, or a checkpoint file, which then needs no run."""
     every_checkpoint: bool = False
     """One sheet for each saved checkpoint of the run, and a film strip over training."""
     weights: str = "ema"
@@ -85,12 +86,14 @@ def main(argv: list[str]) -> None:
     labels = _labels(flags, loaded)
     weak = _weak(flags, loaded, device)
     with _new_folder(flags, run, sampling) as folder:
-        sampler = _Sampler(flags, sampling, labels, weak, device)
+        sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None, device)
         if flags.every_checkpoint:
             sampler.draw_training(paths, folder)
         else:
             sampler.write(loaded, folder)
-        facts = {"checkpoints": [str(path) for path in paths], "label_classes": loaded.spec.classes}
+        facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
+        if weak is not None:
+            facts["autoguidance_checkpoint"] = str(weak.path)
         write_text(folder / "config.txt", yaml.safe_dump({**to_config(flags), **facts}, sort_keys=False))
 
 
@@ -102,19 +105,21 @@ def _check(flags: GenerateFlags) -> None:
         raise UserError(f"--weights {flags.weights}: choose ema or raw")
     if flags.format not in ("webp", "gif"):
         raise UserError(f"--format {flags.format}: choose webp or gif")
-    if flags.every_checkpoint and flags.checkpoint is not None:
+    if flags.every_checkpoint and flags.checkpoint != "last":
         raise UserError("--every_checkpoint goes with --run, not with --checkpoint")
+    if flags.every_checkpoint and (flags.save_images or flags.num_samples > FRAMED):
+        raise UserError(f"--every_checkpoint draws sheets of up to {FRAMED} images: leave out --save_images")
 
 
 def _checkpoints(flags: GenerateFlags) -> tuple[list[Path], Path | None]:
     """The checkpoint files to sample, and the run they belong to if it is known."""
-    if flags.checkpoint is not None:
+    if flags.checkpoint not in (checkpoint.LAST, checkpoint.BEST):
         path = Path(flags.checkpoint)
         run = path.parent.parent
         return [path], run if path.parent.name == "checkpoints" else None
     run = find_run(flags.run, Path(flags.experiments_dir))
     if not flags.every_checkpoint:
-        return [checkpoint.resolve(run)], run
+        return [checkpoint.resolve(run, flags.checkpoint)], run
     paths = checkpoint.list_checkpoints(run / "checkpoints")
     if not paths:
         raise UserError(f"{run} has no checkpoint yet")
@@ -157,8 +162,8 @@ def _labels(flags: GenerateFlags, loaded: Loaded) -> list[int] | None:
     return [chosen[index % len(chosen)] for index in range(flags.num_samples)]
 
 
-def _weak(flags: GenerateFlags, loaded: Loaded, device: torch.device):
-    """The weaker denoiser of autoguidance, if asked for."""
+def _weak(flags: GenerateFlags, loaded: Loaded, device: torch.device) -> Loaded | None:
+    """The weaker model of autoguidance, if asked for."""
     wanted = flags.sampling.autoguidance
     if wanted is None:
         return None
@@ -174,21 +179,19 @@ def _weak(flags: GenerateFlags, loaded: Loaded, device: torch.device):
     same = ("noise_schedule", "timesteps", "zero_terminal_snr")
     if any(getattr(mine, name) != getattr(other, name) for name in same):
         raise UserError(f"--autoguidance {wanted}: trained on another noise schedule than {loaded.path}")
-    return weak.denoiser
+    return weak
 
 
 @contextmanager
 def _new_folder(flags: GenerateFlags, run: Path | None, sampling: Sampling) -> Iterator[Path]:
-    """A folder that appears whole under its name when the block ends, and not at all if it fails."""
+    """A folder that appears whole under its name when the block ends, and not at all if it fails or is stopped."""
     if flags.out is not None:
-        final = Path(flags.out)
+        final = Path(flags.out).absolute()
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(f"--out {final} is there already and not an empty folder: name a new one")
     elif run is not None:
         name = f"{datetime.now():%Y%m%d_%H%M%S}-{sampling.sampler}-{sampling.steps}"
         final = run / "samples" / name
-        while final.exists():
-            final = final.with_name(f"{final.name}x")
     else:
         raise UserError("--checkpoint outside a run folder: say where to write with --out")
     partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
@@ -197,14 +200,26 @@ def _new_folder(flags: GenerateFlags, run: Path | None, sampling: Sampling) -> I
     except OSError as error:
         raise UserError(f"cannot write in {final.parent}: {error.strerror}; name another folder with --out") from None
     try:
-        yield partial
-        if final.is_dir():
-            final.rmdir()
-        partial.rename(final)
+        with Interrupts(at_once=True):
+            yield partial
+        final = _rename(partial, final, flags.out is None)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     print(final)
+
+
+def _rename(partial: Path, final: Path, numbered: bool) -> Path:
+    """Gives the finished folder its name; where another of this second has it already, a number is added."""
+    for count in range(1, 1000):
+        place = final if count == 1 else final.with_name(f"{final.name}-{count}")
+        try:
+            partial.rename(place)  # an empty folder of that name is replaced, any other refused
+            return place
+        except OSError:
+            if not numbered:
+                raise
+    raise UserError(f"{final.parent} holds a thousand folders of this second")
 
 
 @contextmanager
@@ -250,7 +265,8 @@ class _Sampler:
 
     def title(self, loaded: Loaded, nfe: float) -> str:
         run = loaded.path.parent.parent.name if loaded.path.parent.name == "checkpoints" else loaded.path.name
-        return f"{run}, step {loaded.step}, {loaded.weights} weights, {self.sampling.describe()}, NFE {nfe:g}"
+        weak = f" away from {self.flags.sampling.autoguidance}" if self.weak is not None else ""
+        return f"{run}, step {loaded.step}, {loaded.weights} weights, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
     def write(self, loaded: Loaded, folder: Path) -> None:
         """samples.npz as the images come, then the sheet, the strips and the animation from the first ones."""

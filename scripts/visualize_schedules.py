@@ -26,12 +26,14 @@ class ScheduleFlags:
     """Length T of the chains; 0 for the continuous forms."""
     zero_terminal_snr: bool = False
     """Rescaled so that the last step is pure noise."""
-    out: str = "noise_schedules.png"
+    out: str = "experiments/noise_schedules.png"
     """File to write: png, pdf or svg. Its folder must exist."""
 
 
 def main(argv: list[str]) -> None:
     flags = parse(argv, ScheduleFlags(), "visualize_schedules", "Draw noise schedules. Prints the picture's path.")
+    if not flags.schedules:
+        raise UserError("--schedules: name one or more")
     if not Path(flags.out).absolute().parent.is_dir():
         raise UserError(f"--out {flags.out}: its folder is not there")
     t = torch.linspace(0, 1, POINTS, dtype=torch.float64)

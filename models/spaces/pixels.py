@@ -10,8 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pixels:
-    """shape: (C, H, W) of one encoded example. deviation: of the encoded training split about its mean of all
-    pixels' squares (root mean square), which is what EDM's sigma_data stands for in a zero-mean model."""
+    """shape: (C, H, W) of one encoded example. deviation: of the encoded pixels of the training split about their mean,
+    EDM's sigma_data."""
 
     shape: tuple[int, int, int]
     deviation: float

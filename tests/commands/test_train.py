@@ -174,3 +174,42 @@ def test_checkpoints_are_kept_as_asked(train) -> None:
 def test_bf16_on_a_cpu_is_taken_with_a_measured_warning(train) -> None:
     ended = train("train_flow", "--precision", "bf16", "--max_steps", "2")
     assert "times as long as float32" in ended.err and status_of(ended.folder)["state"] == "finished"
+
+
+def test_without_an_average_the_ema_weights_are_the_raw_ones(train) -> None:
+    folder = train(
+        "train_flow", "--ema", "0", "--max_steps", "7", "--checkpoint_every", "0.01", "--keep_checkpoints", "0"
+    )
+    for path in checkpoint.list_checkpoints(folder.folder / "checkpoints"):
+        tensors, _ = checkpoint.load(path)
+        raw, average = checkpoint.under("network", tensors), checkpoint.under("ema", tensors)
+        assert all(torch.equal(raw[key], average[key]) for key in raw), path
+
+
+def test_latest_is_the_latest_of_the_data_set_asked_for(train, tmp_path: Path) -> None:
+    folder = train("train_flow", "--name", "first").folder
+    refused = train("train_flow", "--dataset", "mnist", "--resume", "latest")
+    assert refused.code == 2 and "no run of train_flow of mnist" in refused.err
+    refused = train("train_flow", "--dataset", "mnist", "--resume", folder)
+    assert refused.code == 2 and "--dataset mnist (was digits)" in refused.err
+    refused = train("train_flow", "--network", "dit", "--resume", folder)
+    assert refused.code == 2 and "--network dit (was unet)" in refused.err
+
+
+def test_a_config_of_another_network_lends_what_fits(train) -> None:
+    first = train("train_flow", "--seed", "5").folder
+    words = ("--config", first / "config.txt", "--network", "dit", "--network.width", "8", "--network.depth", "1")
+    assert train("train_flow", *words).code == 2  # the tiny settings name multipliers, which a dit has not
+    from scripts.flags import gather
+
+    arguments = gather(["--config", str(first / "config.txt"), "--network", "dit"])
+    assert "--seed=5" in arguments and not any(word.startswith("--network.") for word in arguments)
+
+
+def test_what_was_initialised_from_may_go(train) -> None:
+    import shutil
+
+    source = train("train_flow", "--name", "source").folder
+    folder = train("train_flow", "--init_from", source).folder
+    shutil.rmtree(source)
+    assert train("train_flow", "--init_from", source, "--max_steps", "8", "--resume", folder).folder == folder

@@ -272,3 +272,16 @@ def test_what_a_killed_writer_left_is_swept_away(saved: Path) -> None:
     checkpoint.save(saved.parent, 13, tensors(1), FACTS, keep=0)
     assert not half.exists()
     assert checkpoint.load(orphan)[1]["step"] == 13
+
+
+def test_a_run_that_fell_back_keeps_what_it_writes_and_drops_what_it_has_yet_to_redo(folder: Path) -> None:
+    folder.parent.mkdir()
+    for step in (80, 90, 100):
+        checkpoint.save(folder, step, tensors(step), FACTS, keep=0)
+    newest = folder / "step_00000100.safetensors"
+    checkpoint.mark_best(folder, newest)
+    newest.write_bytes(b"cut short")
+    assert checkpoint.load_newest(folder.parent)[1]["step"] == 90
+    path = checkpoint.save(folder, 95, tensors(95), FACTS, keep=1)
+    assert checkpoint.list_checkpoints(folder) == [path] and checkpoint.resolve(folder.parent) == path
+    assert not (folder / "best").exists()
