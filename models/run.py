@@ -168,8 +168,8 @@ class Run:
     def create(cls, experiments_dir: Path, task: str, dataset: str, name: str | None) -> Run:
         """Makes a new folder `<date>_<time>-<task>-<dataset>[-<name>]`. Raises UserError if it cannot be written."""
         words = [task.removeprefix("train_"), dataset, *([name] if name else [])]
-        if name and (os.sep in name or name.startswith(".") or len(name) > 100):
-            raise UserError(f"--name {name!r}: a folder's name without {os.sep!r}, up to 100 characters")
+        if name and (os.sep in name or name.startswith(".") or len(name) > 100 or not name.isprintable()):
+            raise UserError(f"--name {name!r}: a folder's name of up to 100 printable characters without {os.sep!r}")
         stem = "-".join([datetime.now().strftime("%Y%m%d_%H%M%S"), *words])
         for attempt in range(1, 1000):
             folder = experiments_dir / (stem if attempt == 1 else f"{stem}-{attempt}")

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 import data
 from data.batches import Batches
 from models import build
+from models.errors import UserError
 from models.generation import Sampling, generate
 from models.optim import build_optimizer
 from models.run import Run, write_text
@@ -189,6 +190,8 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
 
 def main(argv: list[str]) -> None:
     flags = parse(argv, BenchFlags(), "bench", "Measure the loop and the samplers. Prints the table's path.")
+    if flags.rounds < 1:
+        raise UserError(f"--rounds {flags.rounds}: takes 1 or more")
     settings = parse(gather(["--recipe", flags.recipe]), FLOW, "bench", "")
     device = build.pick_device(flags.device)
     build.prepare_device(device)

@@ -29,7 +29,17 @@ from models.spaces.pixels import Pixels
 from models.times import TimeDensity
 from models.training import Trainer, TrainSettings
 from scripts.command import ending
-from scripts.flags import VARIANTS, TrainFlags, gather, last_value, parse, run_to_resume, to_arguments, to_config
+from scripts.flags import (
+    VARIANTS,
+    TrainFlags,
+    default_steps,
+    gather,
+    last_value,
+    parse,
+    run_to_resume,
+    to_arguments,
+    to_config,
+)
 
 DEFAULT_EPOCHS = 20.0
 POSITIVE = {"batch_size", "accumulate", "lr", "epochs", "max_steps", "max_minutes", "num_samples", "eval_images"}
@@ -104,8 +114,12 @@ def _resolve(flags: TrainFlags) -> TrainFlags:
     if budget.epochs is None and budget.max_steps is None and budget.max_minutes is None:
         budget = replace(budget, epochs=DEFAULT_EPOCHS)
     root = str(data.data_root(flags.data.data_root))
+    report = flags.report
+    if report.steps is None:
+        report = replace(report, steps=default_steps(report.sampler, flags.process.timesteps))
     return replace(
         flags,
+        report=report,
         run=replace(flags.run, device=str(device), precision=precision),
         budget=budget,
         data=replace(flags.data, data_root=root),
@@ -231,7 +245,7 @@ def build_objective(
         train_labels=train.labels,
         test_images=test.images,
         test_labels=test.labels,
-        sampling=Sampling(report.sampler, report.steps, guidance_scale=scale),
+        sampling=Sampling(report.sampler, report.steps or 0, guidance_scale=scale),
         num_samples=report.num_samples,
         seed=flags.run.seed,
     )

@@ -139,7 +139,7 @@ class RunFlags:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
-    """auto, float32 or bf16 (autocast). auto is bf16 on GPUs that have it, float32 on CPUs."""
+    """auto, float32 (TF32 on GPUs) or bf16 (autocast). auto is bf16 on GPUs that have it, float32 elsewhere."""
     compile: bool = False
     """Compile the network with torch.compile; takes a minute or two, pays on GPUs and long runs."""
     init_from: str | None = None
@@ -168,8 +168,8 @@ class ReportFlags:
     """Images on a sample sheet."""
     sampler: SamplerName = "ddim"
     """Sampler of the sheets."""
-    steps: int = 50
-    """Sampling steps of the sheets."""
+    steps: int | None = None
+    """Sampling steps of the sheets; default as for generate."""
     guidance_scale: float = 1.0
     """Guidance of the sheets; 1 is plain conditional."""
     tensorboard: bool = True
@@ -182,8 +182,9 @@ class SamplerFlags:
 
     sampler: SamplerName = "ddim"
     """Any sampler goes with any model."""
-    steps: int = 50
-    """Sampling steps: 1..T for a chain. heun and midpoint call the network twice a step."""
+    steps: int | None = None
+    """Sampling steps: 1..T for a chain. Default: 50, or 12 for heun and midpoint, which call the network twice a step;
+    T on shorter chains."""
     grid: Annotated[str, _one_of(GRIDS)] = "uniform"
     """How the steps are spread over time."""
     eta: float | None = None
@@ -228,8 +229,14 @@ class TrainFlags:
 
 FLOW = TrainFlags(
     process=ProcessFlags(noise_schedule="flow", timesteps=0, prediction="flow", times="logit_normal"),
-    report=ReportFlags(sampler="heun", steps=12),
+    report=ReportFlags(sampler="heun"),
 )
+
+
+def default_steps(sampler: str, timesteps: int) -> int:
+    """Sampling steps where none are asked for, on a chain of that length (0: continuous)."""
+    wanted = 12 if sampler in ("heun", "midpoint") else 50
+    return min(wanted, timesteps) if timesteps > 0 else wanted
 
 
 def _options_class(name: str, constructor: type) -> type:

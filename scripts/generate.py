@@ -29,7 +29,7 @@ from models.objectives import sheet
 from models.run import find_run, write_text
 from models.training import duration
 from scripts.command import run_command
-from scripts.flags import SamplerFlags, experiments_dir, parse, to_config
+from scripts.flags import SamplerFlags, default_steps, experiments_dir, parse, to_config
 
 STRIP_ROWS, STRIP_FRAMES, FILM_FRAMES = 8, 10, 40
 DESCRIPTION = "Generate images from a run. Prints the folder of what it wrote."
@@ -80,8 +80,12 @@ def main(argv: list[str]) -> None:
     build.prepare_device(device)
     flags = replace(flags, device=str(device), precision=precision)
     paths, run = _checkpoints(flags)
-    sampling = _sampling(flags.sampling)
     loaded = _load(paths[-1], flags, device)
+    steps = flags.sampling.steps
+    if steps is None:
+        steps = default_steps(flags.sampling.sampler, loaded.spec.timesteps)
+    flags = replace(flags, sampling=replace(flags.sampling, steps=steps))
+    sampling = _sampling(flags.sampling, steps)
     sampling.check(loaded.denoiser.noise_schedule)
     labels = _labels(flags, loaded)
     weak = _weak(flags, loaded, device)
@@ -126,11 +130,11 @@ def _checkpoints(flags: GenerateFlags) -> tuple[list[Path], Path | None]:
     return paths, run
 
 
-def _sampling(flags: SamplerFlags) -> Sampling:
+def _sampling(flags: SamplerFlags, steps: int) -> Sampling:
     options = {name: getattr(flags, name) for name in ("eta", "variance", "diffusion", "order")}
     return Sampling(
         sampler=flags.sampler,
-        steps=flags.steps,
+        steps=steps,
         grid=flags.grid,
         options={name: value for name, value in options.items() if value is not None},
         guidance_scale=flags.guidance_scale,

@@ -63,6 +63,7 @@ def check_refusal(ended: Ended, *words: str) -> None:
         (("--resume", "yesterday"), ("yesterday",)),
         (("--init_from", "yesterday"), ("yesterday",)),
         (("--name", "a/b"), ("a/b",)),
+        (("--name", "a\nb"), ("printable",)),
         (("--dataset", "mnist", "--data_root", "nowhere"), ("train-images-idx3-ubyte", "nowhere", "--dataset digits")),
         (("--dataset", "folder", "--dataset.path", "nowhere"), ("nowhere",)),
     ],

@@ -142,6 +142,12 @@ def test_autoguidance(generate, runs: Path) -> None:
     assert np.abs(plain.astype(int) - itself).max() <= 1
 
 
+def test_the_default_steps_fit_a_short_chain(runs: Path, tmp_path: Path, capsys) -> None:
+    (run,) = runs.glob("*-ddpm-*")
+    folder = run_here("generate", "--run", run, "--num_samples", 1, "--out", tmp_path / "out", capsys=capsys).folder
+    assert yaml.safe_load((folder / "config.txt").read_text())["steps"] == 20
+
+
 def test_the_default_folder_lies_in_the_run(runs: Path, capsys) -> None:
     words = ("--experiments_dir", runs, "--num_samples", "2", "--steps", "2")
     first = run_here("generate", *words, capsys=capsys).folder
