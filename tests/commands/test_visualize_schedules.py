@@ -1,0 +1,35 @@
+"""visualize_schedules: one picture of what was asked for, and mistakes in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.commands.tasks import run_here
+
+
+@pytest.mark.parametrize("flags", [(), ("--timesteps", 0), ("--zero_terminal_snr",), ("--schedules", "cosine")], ids=str)
+def test_a_picture(flags: tuple[object, ...], tmp_path: Path, capsys) -> None:
+    out = tmp_path / "schedules.png"
+    assert run_here("visualize_schedules", "--out", out, *flags, capsys=capsys).folder == out
+    assert Image.open(out).width > 800
+
+
+def test_a_vector_picture(tmp_path: Path, capsys) -> None:
+    run_here("visualize_schedules", "--out", tmp_path / "schedules.pdf", capsys=capsys)
+    assert (tmp_path / "schedules.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [(("--schedules", "cosin"), "cosin"), (("--schedules",), "--schedules"), (("--timesteps", -1), "-1")],
+    ids=str,
+)
+def test_mistakes(flags: tuple[object, ...], word: str, tmp_path: Path, capsys) -> None:
+    ended = run_here("visualize_schedules", "--out", tmp_path / "a.png", *flags, capsys=capsys)
+    assert ended.code == 2 and word in ended.err and len(ended.err.splitlines()) == 1
+    ended = run_here("visualize_schedules", "--out", tmp_path / "absent" / "a.png", capsys=capsys)
+    assert ended.code == 2 and "absent" in ended.err
+    assert list(tmp_path.iterdir()) == []
