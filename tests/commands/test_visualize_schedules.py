@@ -10,7 +10,9 @@ from PIL import Image
 from tests.commands.tasks import run_here
 
 
-@pytest.mark.parametrize("flags", [(), ("--timesteps", 0), ("--zero_terminal_snr",), ("--schedules", "cosine")], ids=str)
+@pytest.mark.parametrize(
+    "flags", [(), ("--timesteps", 0), ("--zero_terminal_snr",), ("--schedules", "cosine")], ids=str
+)
 def test_a_picture(flags: tuple[object, ...], tmp_path: Path, capsys) -> None:
     out = tmp_path / "schedules.png"
     assert run_here("visualize_schedules", "--out", out, *flags, capsys=capsys).folder == out
