@@ -218,7 +218,7 @@ class Run:
         self._heart.start()
 
     def _link_launch_logs(self) -> None:
-        """What the launcher writes about this session appears in the folder: console.log and monitor.csv."""
+        """What the launcher writes about the run appears in its folder: console.log and monitor.csv."""
         for variable, name in (("LAUNCH_LOG", "console.log"), ("LAUNCH_MONITOR", "monitor.csv")):
             source = os.environ.get(variable)
             if not source or not os.path.isfile(source):

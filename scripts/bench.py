@@ -32,7 +32,7 @@ from models.run import Run, write_text
 from models.samplers import SAMPLERS
 from models.training import Trainer, peak_memory
 from scripts.command import run_command
-from scripts.denoising import build_objective, build_settings, build_spec
+from scripts.denoising import build_objective, build_settings, build_spec, resolve
 from scripts.flags import FLOW, TrainFlags, gather, parse
 
 IMAGES = 4096
@@ -193,10 +193,9 @@ def main(argv: list[str]) -> None:
     if flags.rounds < 1:
         raise UserError(f"--rounds {flags.rounds}: takes 1 or more")
     settings = parse(gather(["--recipe", flags.recipe]), FLOW, "bench", "")
-    device = build.pick_device(flags.device)
+    settings = resolve(replace(settings, run=replace(settings.run, device=flags.device)))
+    device = torch.device(settings.run.device)
     build.prepare_device(device)
-    precision = build.pick_precision(settings.run.precision, device)
-    settings = replace(settings, run=replace(settings.run, device=str(device), precision=precision))
     with TemporaryDirectory() as folder:
         lines = [*_training_table(flags, settings, Path(folder), device), "", *_sampler_table(settings, device)]
     text = "\n".join([f"torch {torch.__version__}, {torch.get_num_threads()} threads", *lines]) + "\n"

@@ -63,7 +63,7 @@ def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, descript
         flags = parse(gather(argv), default, task, description)
     else:
         flags = _resumed(folder, argv, default, task, description)
-    flags = _resolve(flags)
+    flags = resolve(flags)
     _check(flags)
     prepared = _prepare(flags, resumed=folder is not None)
     if folder is None:
@@ -92,8 +92,9 @@ def train_denoiser(argv: Sequence[str], task: str, default: TrainFlags, descript
 def _resumed(folder: Path, argv: Sequence[str], default: TrainFlags, task: str, description: str) -> TrainFlags:
     """The settings of a run with the harmless changes that the command line asks for; others are refused."""
     stored = read_config(folder)
-    asked_for = {word: last_value(gather(argv), word) for word in VARIANTS}
-    for word, name in asked_for.items():
+    arguments = gather(argv)
+    for word in VARIANTS:
+        name = last_value(arguments, word)
         if name not in (None, stored.get(word)):
             raise UserError(f"{folder.name} cannot be resumed with --{word} {name} (was {stored.get(word)})")
     flags = parse([*to_arguments(stored), *argv], default, task, description)
@@ -106,7 +107,7 @@ def _resumed(folder: Path, argv: Sequence[str], default: TrainFlags, task: str, 
     return replace(flags, run=replace(flags.run, precision=precision))
 
 
-def _resolve(flags: TrainFlags) -> TrainFlags:
+def resolve(flags: TrainFlags) -> TrainFlags:
     """Every "auto" and every missing budget replaced by what it stands for."""
     device = build.pick_device(flags.run.device)
     precision = build.pick_precision(flags.run.precision, device)
@@ -231,6 +232,7 @@ def build_objective(
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # A first draw, so that a density the schedule cannot have is refused here.
     density.draw(torch.zeros(1), spec.denoiser(nn.Identity()).noise_schedule)
+    assert report.steps is not None, "resolve the flags first"
     scale = report.guidance_scale if spec.classes else 1.0
     if scale != 1 and spec.label_drop == 0:
         raise UserError(f"--guidance_scale {scale:g} of the sample sheets needs --label_drop above 0, or set it to 1")
@@ -245,7 +247,7 @@ def build_objective(
         train_labels=train.labels,
         test_images=test.images,
         test_labels=test.labels,
-        sampling=Sampling(report.sampler, report.steps or 0, guidance_scale=scale),
+        sampling=Sampling(report.sampler, report.steps, guidance_scale=scale),
         num_samples=report.num_samples,
         seed=flags.run.seed,
     )
