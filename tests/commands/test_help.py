@@ -21,28 +21,24 @@ TASKS = sorted(
 
 
 def cpu_seconds(*command: str) -> tuple[float, str]:
-    """The processor time of a command, the less of two since other work on the machine does not count; its output."""
-    spent, shown = [], ""
+    """The processor time of a command, and its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert done.stderr == ""
-        shown = done.stdout
-    return min(spent), shown
-
-
-@pytest.fixture(scope="module")
-def torch_import() -> float:
-    return cpu_seconds(sys.executable, "-c", "import torch")[0]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stderr == ""
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_help_is_quick_and_reads_well(task: str, torch_import: float) -> None:
-    seconds, shown = cpu_seconds(sys.executable, "-m", f"scripts.{task}", "--help")
-    assert seconds <= 1.3 * torch_import
+def test_help_is_quick_and_reads_well(task: str) -> None:
+    """Measured in turns, the least of each: other work on the machine makes processor time longer, never shorter."""
+    spent: list[tuple[float, float]] = []
+    shown = ""
+    while not spent or min(ours for ours, _ in spent) > 1.3 * min(imports for _, imports in spent):
+        assert len(spent) < 6, f"(--help, import torch) in seconds: {spent}"
+        ours, shown = cpu_seconds(sys.executable, "-m", f"scripts.{task}", "--help")
+        spent.append((ours, cpu_seconds(sys.executable, "-c", "import torch")[0]))
     assert shown.startswith(f"usage: {task}") and "\x1b[" not in shown
     assert max(len(line) for line in shown.splitlines()) <= 80
 
