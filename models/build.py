@@ -87,6 +87,10 @@ class Loaded:
     path: Path
     weights: str
 
+    @property
+    def space(self) -> Pixels:
+        return self.spec.space
+
 
 WEIGHTS = ("ema", "raw")
 

@@ -177,6 +177,24 @@ class ReportFlags:
 
 
 @dataclass(frozen=True)
+class ModelFlags:
+    """Which trained model a task takes, and what it computes with."""
+
+    run: str = "latest"
+    """The run: its folder, its name, or latest."""
+    checkpoint: str = "last"
+    """last, best, or a checkpoint file, which then needs no run."""
+    weights: str = "ema"
+    """ema or raw."""
+    experiments_dir: str = field(default_factory=experiments_dir)
+    """Where runs are looked for by name; the variable EXPERIMENTS_DIR sets its default."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: str = "auto"
+    """auto, float32 (TF32 on GPUs) or bf16 (autocast). auto is bf16 on GPUs that have it, float32 elsewhere."""
+
+
+@dataclass(frozen=True)
 class SamplerFlags:
     """How `generate` and its kin sample."""
 

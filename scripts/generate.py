@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,16 +17,26 @@ import tyro
 import yaml
 from torch import Tensor
 
-from models import build, checkpoint, pictures
+from models import checkpoint, pictures
 from models.build import Loaded
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, generate
-from models.interrupts import Interrupts
 from models.objectives import sheet
 from models.run import find_run, write_text
 from models.training import duration
 from scripts.command import run_command
-from scripts.flags import SamplerFlags, default_steps, experiments_dir, parse, to_config
+from scripts.flags import ModelFlags, SamplerFlags, parse, to_config
+from scripts.sampling import (
+    check_guidance,
+    choose_labels,
+    find_checkpoint,
+    load_model,
+    name_of,
+    new_folder,
+    open_weak_model,
+    resolve_model,
+    sampling_of,
+)
 
 STRIP_ROWS, STRIP_FRAMES, FILM_FRAMES = 8, 10, 40
 DESCRIPTION = "Generate images from a run. Prints the folder of what it wrote."
@@ -39,14 +46,9 @@ DESCRIPTION = "Generate images from a run. Prints the folder of what it wrote."
 class GenerateFlags:
     """Settings of `generate`."""
 
-    run: str = "latest"
-    """The run: its folder, its name, or latest."""
-    checkpoint: str = "last"
-    """last, best, or a checkpoint file, which then needs no run."""
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     every_checkpoint: bool = False
     """One sheet for each saved checkpoint of the run, and a film strip over training."""
-    weights: str = "ema"
-    """ema or raw."""
     num_samples: int = 64
     """How many images."""
     labels: tuple[int, ...] | None = None
@@ -64,33 +66,22 @@ class GenerateFlags:
     """Of the animation: webp or gif."""
     out: str | None = None
     """Folder to write; it must be new or empty. Default: a new one under the run's samples/."""
-    experiments_dir: str = field(default_factory=experiments_dir)
-    """Where runs are looked for by name."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    precision: str = "auto"
-    """auto, float32 or bf16."""
 
 
 def main(argv: list[str]) -> None:
     flags = parse(argv, GenerateFlags(), "generate", DESCRIPTION)
     _check(flags)
-    device = build.pick_device(flags.device)
-    precision = build.pick_precision(flags.precision, device)
-    build.prepare_device(device)
-    flags = replace(flags, device=str(device), precision=precision)
-    paths, run = _checkpoints(flags)
-    loaded = _load(paths[-1], flags, device)
-    steps = flags.sampling.steps
-    if steps is None:
-        steps = default_steps(flags.sampling.sampler, loaded.spec.timesteps)
-    flags = replace(flags, sampling=replace(flags.sampling, steps=steps))
-    sampling = _sampling(flags.sampling, steps)
-    sampling.check(loaded.denoiser.noise_schedule)
-    labels = _labels(flags, loaded)
-    weak = _weak(flags, loaded, device)
-    with _new_folder(flags, run, sampling) as folder:
-        sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None, device)
+    flags = replace(flags, model=resolve_model(flags.model))
+    paths = _checkpoints(flags)
+    loaded = load_model(paths[-1], flags.model)
+    sampling = sampling_of(flags.sampling, loaded)
+    flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
+    if flags.sampling.autoguidance is None:
+        check_guidance(loaded, sampling.guidance_scale)
+    labels = choose_labels(loaded, flags.labels, flags.num_samples)
+    weak = open_weak_model(flags.sampling, flags.model, loaded)
+    with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
+        sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None)
         if flags.every_checkpoint:
             sampler.draw_training(paths, folder)
         else:
@@ -105,125 +96,23 @@ def _check(flags: GenerateFlags) -> None:
     for key, value in (("num_samples", flags.num_samples), ("batch_size", flags.batch_size)):
         if value < 1:
             raise UserError(f"--{key} {value}: takes 1 or more")
-    if flags.weights not in build.WEIGHTS:
-        raise UserError(f"--weights {flags.weights}: choose ema or raw")
     if flags.format not in ("webp", "gif"):
         raise UserError(f"--format {flags.format}: choose webp or gif")
-    if flags.every_checkpoint and flags.checkpoint != "last":
+    if flags.every_checkpoint and flags.model.checkpoint != "last":
         raise UserError("--every_checkpoint goes with --run, not with --checkpoint")
     if flags.every_checkpoint and (flags.save_images or flags.num_samples > FRAMED):
         raise UserError(f"--every_checkpoint draws sheets of up to {FRAMED} images: leave out --save_images")
 
 
-def _checkpoints(flags: GenerateFlags) -> tuple[list[Path], Path | None]:
-    """The checkpoint files to sample, and the run they belong to if it is known."""
-    if flags.checkpoint not in (checkpoint.LAST, checkpoint.BEST):
-        path = Path(flags.checkpoint)
-        run = path.parent.parent
-        return [path], run if path.parent.name == "checkpoints" else None
-    run = find_run(flags.run, Path(flags.experiments_dir))
+def _checkpoints(flags: GenerateFlags) -> list[Path]:
+    """The checkpoint files to sample."""
     if not flags.every_checkpoint:
-        return [checkpoint.resolve(run, flags.checkpoint)], run
+        return [find_checkpoint(flags.model)]
+    run = find_run(flags.model.run, Path(flags.model.experiments_dir))
     paths = checkpoint.list_checkpoints(run / "checkpoints")
     if not paths:
         raise UserError(f"{run} has no checkpoint yet")
-    return paths, run
-
-
-def _sampling(flags: SamplerFlags, steps: int) -> Sampling:
-    options = {name: getattr(flags, name) for name in ("eta", "variance", "diffusion", "order")}
-    return Sampling(
-        sampler=flags.sampler,
-        steps=steps,
-        grid=flags.grid,
-        options={name: value for name, value in options.items() if value is not None},
-        guidance_scale=flags.guidance_scale,
-        guidance_interval=flags.guidance_interval,
-        guidance_rescale=flags.guidance_rescale,
-        clip=flags.clip,
-    )
-
-
-def _load(path: Path, flags: GenerateFlags, device: torch.device) -> Loaded:
-    return build.load_denoiser(path, flags.weights, device, build.autocast_dtype(flags.precision))
-
-
-def _labels(flags: GenerateFlags, loaded: Loaded) -> list[int] | None:
-    """One label per image. Raises UserError for a label that the model does not know, or guidance it cannot give."""
-    classes, scale = loaded.spec.classes, flags.sampling.guidance_scale
-    if classes == 0:
-        if flags.labels is not None:
-            raise UserError(f"{loaded.path} is a model without labels: leave out --labels")
-        if scale != 1 and flags.sampling.autoguidance is None:
-            raise UserError(f"{loaded.path} is a model without labels: --guidance_scale has nothing to guide by")
-        return None
-    if scale != 1 and loaded.spec.label_drop == 0 and flags.sampling.autoguidance is None:
-        raise UserError("--guidance_scale: the model was trained with --label_drop 0 and knows no unconditional half")
-    for label in flags.labels or ():
-        if not 0 <= label < classes:
-            raise UserError(f"--labels {label}: the model knows classes 0..{classes - 1}")
-    chosen = flags.labels or tuple(range(classes))
-    return [chosen[index % len(chosen)] for index in range(flags.num_samples)]
-
-
-def _weak(flags: GenerateFlags, loaded: Loaded, device: torch.device) -> Loaded | None:
-    """The weaker model of autoguidance, if asked for."""
-    wanted = flags.sampling.autoguidance
-    if wanted is None:
-        return None
-    if flags.sampling.guidance_scale == 1:
-        raise UserError("--autoguidance does nothing at --guidance_scale 1: give a larger scale")
-    path = Path(wanted)
-    if path.suffix != ".safetensors":
-        path = checkpoint.resolve(find_run(wanted, Path(flags.experiments_dir)))
-    weak = _load(path, flags, device)
-    if weak.spec.shape != loaded.spec.shape or weak.spec.classes != loaded.spec.classes:
-        raise UserError(f"--autoguidance {wanted}: made for other images or classes than {loaded.path}")
-    mine, other = loaded.spec, weak.spec
-    same = ("noise_schedule", "timesteps", "zero_terminal_snr")
-    if any(getattr(mine, name) != getattr(other, name) for name in same):
-        raise UserError(f"--autoguidance {wanted}: trained on another noise schedule than {loaded.path}")
-    return weak
-
-
-@contextmanager
-def _new_folder(flags: GenerateFlags, run: Path | None, sampling: Sampling) -> Iterator[Path]:
-    """A folder that appears whole under its name when the block ends, and not at all if it fails or is stopped."""
-    if flags.out is not None:
-        final = Path(flags.out).absolute()
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise UserError(f"--out {final} is there already and not an empty folder: name a new one")
-    elif run is not None:
-        name = f"{datetime.now():%Y%m%d_%H%M%S}-{sampling.sampler}-{sampling.steps}"
-        final = run / "samples" / name
-    else:
-        raise UserError("--checkpoint outside a run folder: say where to write with --out")
-    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write in {final.parent}: {error.strerror}; name another folder with --out") from None
-    try:
-        with Interrupts(at_once=True):
-            yield partial
-        final = _rename(partial, final, flags.out is None)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    print(final)
-
-
-def _rename(partial: Path, final: Path, numbered: bool) -> Path:
-    """Gives the finished folder its name; where another of this second has it already, a number is added."""
-    for count in range(1, 1000):
-        place = final if count == 1 else final.with_name(f"{final.name}-{count}")
-        try:
-            partial.rename(place)  # an empty folder of that name is replaced, any other refused
-            return place
-        except OSError:
-            if not numbered:
-                raise
-    raise UserError(f"{final.parent} holds a thousand folders of this second")
+    return paths
 
 
 @contextmanager
@@ -248,35 +137,34 @@ class _Sampler:
         sampling: Sampling,
         labels: list[int] | None,
         weak: Any,
-        device: torch.device,
     ):
-        self.flags, self.sampling, self.labels, self.weak, self.device = flags, sampling, labels, weak, device
+        self.flags, self.sampling, self.labels, self.weak = flags, sampling, labels, weak
 
     def batches(self, loaded: Loaded, count: int, frames: int = 0) -> Iterator[Generated]:
         return generate(
             loaded.denoiser,
-            loaded.spec.space,
+            loaded.space,
             self.sampling,
             count,
             self.labels,
             loaded.spec.classes,
             self.flags.seed,
-            self.device,
+            torch.device(self.flags.model.device),
             self.flags.batch_size,
             frames,
             self.weak,
         )
 
     def title(self, loaded: Loaded, nfe: float) -> str:
-        run = loaded.path.parent.parent.name if loaded.path.parent.name == "checkpoints" else loaded.path.name
         weak = f" away from {self.flags.sampling.autoguidance}" if self.weak is not None else ""
-        return f"{run}, step {loaded.step}, {loaded.weights} weights, {self.sampling.describe()}{weak}, NFE {nfe:g}"
+        model = f"{name_of(loaded.path)}, step {loaded.step}, {loaded.weights} weights"
+        return f"{model}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
     def write(self, loaded: Loaded, folder: Path) -> None:
         """samples.npz as the images come, then the sheet, the strips and the animation from the first ones."""
         flags, count = self.flags, self.flags.num_samples
         frames = FILM_FRAMES if flags.animate else STRIP_FRAMES
-        channels, height, width = loaded.spec.shape
+        channels, height, width = loaded.space.image_shape
         shown: list[Generated] = []
         done, evaluations, started = 0, 0.0, time.perf_counter()
         with zipfile.ZipFile(folder / "samples.npz", "w") as archive:
@@ -307,8 +195,8 @@ class _Sampler:
             "seconds": round(seconds, 3),
             "seconds_per_image": round(seconds / self.flags.num_samples, 6),
             "network_evaluations_per_image": round(nfe, 3),
-            "device": str(self.device),
-            "precision": self.flags.precision,
+            "device": self.flags.model.device,
+            "precision": self.flags.model.precision,
         }
         write_text(folder / "timing.txt", yaml.safe_dump(lines, sort_keys=False))
 
@@ -343,7 +231,7 @@ class _Sampler:
         count = min(self.flags.num_samples, FRAMED)
         frames, captions, sheets = [], [], []
         for path in paths:
-            loaded = _load(path, self.flags, self.device)
+            loaded = load_model(path, self.flags.model)
             batches = list(self.batches(loaded, count))
             images = torch.cat([batch.images for batch in batches])
             title = self.title(loaded, batches[0].nfe)
@@ -351,7 +239,7 @@ class _Sampler:
             pictures.save_image(sheets[-1], folder / f"{path.stem}.png")
             frames.append(images[:STRIP_ROWS])
             captions.append(f"step {loaded.step}")
-        title = f"{paths[0].parent.parent.name}, {self.flags.weights} weights, {self.sampling.describe()}"
+        title = f"{paths[0].parent.parent.name}, {self.flags.model.weights} weights, {self.sampling.describe()}"
         pictures.save_image(pictures.strip(frames, captions, title=title), folder / "training_strip.png")
         if self.flags.animate:
             pictures.animate(sheets, folder / f"animation.{self.flags.format}", fps=2)

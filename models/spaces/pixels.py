@@ -18,6 +18,11 @@ class Pixels:
 
     bounds = (-1.0, 1.0)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the uint8 images."""
+        return self.shape
+
     @classmethod
     def measure(cls, images: Tensor) -> Pixels:
         """The space of a training split, uint8 (N, C, H, W); the deviation is taken over every pixel of it."""

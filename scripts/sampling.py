@@ -1,0 +1,166 @@
+"""What `generate` and its kin share: from flags to a trained model, how to sample it, and the folder to write.
+
+Every mistake is found here, in one line, before anything is computed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from models import build, checkpoint
+from models.build import Loaded
+from models.errors import UserError
+from models.generation import Sampling
+from models.interrupts import Interrupts
+from models.run import find_run
+from scripts.flags import ModelFlags, SamplerFlags, default_steps
+
+
+def resolve_model(flags: ModelFlags) -> ModelFlags:
+    """Every "auto" replaced by what it stands for; the device is made ready."""
+    if flags.weights not in build.WEIGHTS:
+        raise UserError(f"--weights {flags.weights}: choose ema or raw")
+    device = build.pick_device(flags.device)
+    build.prepare_device(device)
+    return replace(flags, device=str(device), precision=build.pick_precision(flags.precision, device))
+
+
+def find_checkpoint(flags: ModelFlags) -> Path:
+    """The checkpoint file that the flags name. Raises UserError where there is none."""
+    if flags.checkpoint in (checkpoint.LAST, checkpoint.BEST):
+        return checkpoint.resolve(find_run(flags.run, Path(flags.experiments_dir)), flags.checkpoint)
+    return Path(flags.checkpoint)
+
+
+def run_of(path: Path) -> Path | None:
+    """The run folder that a checkpoint file lies in, if it lies in one."""
+    return path.parent.parent if path.parent.name == "checkpoints" else None
+
+
+def name_of(path: Path) -> str:
+    """What titles call the model of a checkpoint file: its run, or the file itself."""
+    run = run_of(path)
+    return path.name if run is None else run.name
+
+
+def load_model(path: Path, flags: ModelFlags) -> Loaded:
+    """The denoiser of a checkpoint file; the flags are resolved."""
+    return build.load_denoiser(path, flags.weights, torch.device(flags.device), build.autocast_dtype(flags.precision))
+
+
+def open_model(flags: ModelFlags) -> Loaded:
+    """The denoiser that the resolved flags name."""
+    return load_model(find_checkpoint(flags), flags)
+
+
+def sampling_of(flags: SamplerFlags, loaded: Loaded) -> Sampling:
+    """How to sample a model. Raises UserError for what its schedule or its sampler cannot have."""
+    options = {name: getattr(flags, name) for name in ("eta", "variance", "diffusion", "order")}
+    sampling = Sampling(
+        sampler=flags.sampler,
+        steps=default_steps(flags.sampler, loaded.spec.timesteps) if flags.steps is None else flags.steps,
+        grid=flags.grid,
+        options={name: value for name, value in options.items() if value is not None},
+        guidance_scale=flags.guidance_scale,
+        guidance_interval=flags.guidance_interval,
+        guidance_rescale=flags.guidance_rescale,
+        clip=flags.clip,
+    )
+    sampling.check(loaded.denoiser.noise_schedule)
+    return sampling
+
+
+def check_guidance(loaded: Loaded, scale: float) -> None:
+    """Raises UserError where the model has no unconditional half to guide by."""
+    if scale == 1:
+        return
+    if loaded.spec.classes == 0:
+        raise UserError(f"{loaded.path} is a model without labels: --guidance_scale has nothing to guide by")
+    if loaded.spec.label_drop == 0:
+        raise UserError("--guidance_scale: the model was trained with --label_drop 0 and knows no unconditional half")
+
+
+def choose_labels(loaded: Loaded, asked: Sequence[int] | None, count: int) -> list[int] | None:
+    """One label per image, the asked ones in turn (None: all classes). Raises UserError for one it does not know."""
+    classes = loaded.spec.classes
+    if classes == 0:
+        if asked is not None:
+            raise UserError(f"{loaded.path} is a model without labels: leave out --labels")
+        return None
+    for label in asked or ():
+        if not 0 <= label < classes:
+            raise UserError(f"--labels {label}: the model knows classes 0..{classes - 1}")
+    chosen = asked or tuple(range(classes))
+    return [chosen[index % len(chosen)] for index in range(count)]
+
+
+def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> Loaded | None:
+    """The weaker model of autoguidance, if asked for."""
+    wanted = flags.autoguidance
+    if wanted is None:
+        return None
+    if flags.guidance_scale == 1:
+        raise UserError("--autoguidance does nothing at --guidance_scale 1: give a larger scale")
+    path = Path(wanted)
+    if path.suffix != ".safetensors":
+        path = checkpoint.resolve(find_run(wanted, Path(model.experiments_dir)))
+    weak = load_model(path, model)
+    if weak.spec.space != loaded.spec.space or weak.spec.classes != loaded.spec.classes:
+        raise UserError(f"--autoguidance {wanted}: made for other images or classes than {loaded.path}")
+    mine, other = loaded.spec, weak.spec
+    same = ("noise_schedule", "timesteps", "zero_terminal_snr")
+    if any(getattr(mine, name) != getattr(other, name) for name in same):
+        raise UserError(f"--autoguidance {wanted}: trained on another noise schedule than {loaded.path}")
+    return weak
+
+
+@contextmanager
+def new_folder(out: str | None, path: Path, kind: str, words: str) -> Iterator[Path]:
+    """A folder that appears whole under its name when the block ends, and not at all if it fails or is stopped.
+
+    out: what --out names; otherwise `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`.
+    Prints its name.
+    """
+    run = run_of(path)
+    if out is not None:
+        final = Path(out).absolute()
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise UserError(f"--out {final} is there already and not an empty folder: name a new one")
+    elif run is not None:
+        final = run / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
+    else:
+        raise UserError("--checkpoint outside a run folder: say where to write with --out")
+    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write in {final.parent}: {error.strerror}; name another folder with --out") from None
+    try:
+        with Interrupts(at_once=True):
+            yield partial
+        final = _rename(partial, final, out is None)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    print(final)
+
+
+def _rename(partial: Path, final: Path, numbered: bool) -> Path:
+    """Gives the finished folder its name; where another of this second has it already, a number is added."""
+    for count in range(1, 1000):
+        place = final if count == 1 else final.with_name(f"{final.name}-{count}")
+        try:
+            partial.rename(place)  # an empty folder of that name is replaced, any other refused
+            return place
+        except OSError:
+            if not numbered:
+                raise
+    raise UserError(f"{final.parent} holds a thousand folders of this second")
