@@ -13,8 +13,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 # From the ground up. A module may import its own layer and those below it.
 LAYERS = (
-    {"errors", "files"},
+    {"errors", "files", "variants"},
     {"noise_schedules", "times", "predictions", "randomness"},
+    {"conditioning"},
     {"networks"},
     {"denoiser", "spaces"},
     {"samplers", "guidance", "losses"},

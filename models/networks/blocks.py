@@ -1,4 +1,4 @@
-"""The parts that networks are put together from: residual blocks, self-attention, pixels folded into channels.
+"""The parts that networks are put together from: residual blocks, attention, pixels folded into channels.
 
 Everything here keeps height and width, takes any number of channels and leaves the layout of levels to the network.
 Norms and softmax work in float32 under autocast too, either by autocast's own rules or inside their kernels.
@@ -27,6 +27,11 @@ def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     With four to a group, the channels-last kernel for CPUs takes nearly twice as long.
     """
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels, affine=affine)
+
+
+def joined(images: Tensor, planes: Tensor | None) -> Tensor:
+    """(N, C, H, W), (N, K, H, W) or None -> (N, C + K, H, W)."""
+    return images if planes is None else torch.cat((images, planes), dim=1)
 
 
 def fold(images: Tensor, patch_size: int) -> Tensor:
@@ -80,10 +85,32 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
+    def forward(self, hidden: Tensor, _tokens: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W). Called as attention to tokens is, it leaves them alone."""
         qkv = self.qkv(self.norm(hidden)).flatten(2).transpose(1, 2)  # (N, H·W, 3·C)
         queries, keys, values = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, H·W, C/heads)
+        mixed = F.scaled_dot_product_attention(queries, keys, values)
+        mixed = mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, hidden.shape[2:])  # (N, C, H, W)
+        return hidden + self.out(mixed)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of all pixels to a sequence of tokens, otherwise as self-attention; it begins at zero."""
+
+    def __init__(self, channels: int, heads: int, token_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.query = nn.Conv2d(channels, channels, 1, bias=False)
+        self.key_value = nn.Linear(token_width, 2 * channels, bias=False)
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """hidden: (N, C, H, W); tokens: (N, L, token_width). Returns (N, C, H, W)."""
+        queries = self.query(self.norm(hidden)).flatten(2).transpose(1, 2)  # (N, H·W, C)
+        queries = queries.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (N, heads, H·W, C/heads)
+        keys_values = self.key_value(tokens).unflatten(2, (2, self.heads, -1))  # (N, L, 2, heads, C/heads)
+        keys, values = keys_values.permute(2, 0, 3, 1, 4)  # (N, heads, L, C/heads) each
         mixed = F.scaled_dot_product_attention(queries, keys, values)
         mixed = mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, hidden.shape[2:])  # (N, C, H, W)
         return hidden + self.out(mixed)

@@ -8,6 +8,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models import conditioning as ways
+from models.conditioning import Signals
+
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
     """(N,) -> (N, width): sines and cosines of 1000·t at frequencies from 1 down to 1/10000.
@@ -22,23 +25,24 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 class Condition(nn.Module):
-    """Time and label as one vector (N, width) that every block reads.
+    """Time and label as one vector (N, width) that every block reads, and what else the label says.
 
-    The label table has a row more than there are classes: the last is the null label, which stands for "no class".
+    conditioning: a name of `models.conditioning`; shape: (C, H, W) of one encoded example.
     """
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, conditioning: str, classes: int, width: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.classes = classes
         self.time_in = nn.Linear(width, width)
         self.time_out = nn.Linear(width, width)
-        self.label = nn.Embedding(classes + 1, width)
+        self.label = ways.find(conditioning)(classes, width, shape)
 
-    def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, t: Tensor, label: Tensor | None) -> tuple[Tensor, Signals]:
         """t: (N,) in [0, 1]; label: (N,) int64 in 0..classes, or None: the null label for all."""
         time = self.time_out(nn.functional.silu(self.time_in(sinusoids(t, self.time_in.in_features))))
-        labels = self.label.weight[self.classes] if label is None else self.label(label)
-        return nn.functional.silu(time + labels)
+        signals = self.label(t.new_full(t.shape, self.classes, dtype=torch.int64) if label is None else label)
+        vector = time if signals.vector is None else time + signals.vector
+        return nn.functional.silu(vector), signals
 
 
 def axial_angles(rows: int, columns: int, head_width: int) -> Tensor:

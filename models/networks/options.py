@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from models.conditioning import Conditioning
 from models.errors import UserError
 
 
@@ -58,6 +59,15 @@ def levels_exist(chosen: Sequence[int], levels: int) -> None:
                 f"network option attention_levels: there is no level {level} with {levels} multipliers: "
                 f"use levels from 0 to {levels - 1}, or none"
             )
+
+
+def no_tokens(conditioning: Conditioning, network: str, way_out: str) -> None:
+    """Raises UserError for a conditioning by tokens, which a network without attention cannot read."""
+    if conditioning.tokens:
+        raise UserError(
+            f"network option conditioning: {type(conditioning).__name__} gives {conditioning.tokens} tokens, and "
+            f"{network} has no attention to read them: {way_out}, or use conditioning embedding"
+        )
 
 
 def _shown(value: int | Sequence[int]) -> str:

@@ -27,11 +27,18 @@ def test_close_times_differ() -> None:
 
 
 def test_the_condition_is_of_time_and_label() -> None:
-    condition, t = Condition(3, 8), torch.rand(4)
-    labelled = condition(t, torch.arange(4))
+    condition, t = Condition("embedding", 3, 8, (1, 4, 4)), torch.rand(4)
+    labelled, signals = condition(t, torch.arange(4))
+    null, _ = condition(t, None)
     assert labelled.shape == (4, 8)
-    torch.testing.assert_close(labelled[3], condition(t, None)[3])
-    assert (labelled[:3] - condition(t, None)[:3]).abs().amax(dim=1).min() > 1e-3
+    assert signals.planes is None and signals.tokens is None
+    torch.testing.assert_close(labelled[3], null[3])
+    assert (labelled[:3] - null[:3]).abs().amax(dim=1).min() > 1e-3
+
+
+def test_a_label_without_a_vector_leaves_the_time_alone() -> None:
+    condition, t = Condition("cross_attention", 3, 8, (1, 4, 4)), torch.rand(4)
+    assert torch.equal(condition(t, torch.arange(4))[0], condition(t, None)[0])
 
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from([4, 8, 12]))

@@ -80,7 +80,8 @@ def test_an_oblong_image_is_judged_by_its_shorter_side() -> None:
 def test_attention_stands_on_the_chosen_levels_only() -> None:
     def attended(*levels: int) -> set[str]:
         network = UNet((1, 16, 16), 0, width=4, multipliers=(1, 1, 1), attention_levels=levels, patch_size=1)
-        return {key.removesuffix(".qkv.weight") for key in network.state_dict() if key.endswith("qkv.weight")}
+        keys = [key for key in network.levels.state_dict() if key.endswith("qkv.weight")]
+        return {key.removesuffix(".0.qkv.weight") for key in keys}
 
     assert attended() == set()
     assert attended(0) == {"down.0.attention", "up.2.attention"}
@@ -106,10 +107,9 @@ def test_every_pixel_can_depend_on_every_other() -> None:
 def test_parameter_names_stay() -> None:
     """Checkpoints are read by these names."""
     network = UNet((1, 8, 8), 10, width=8)
-    parts = {key.split(".")[0] for key in network.state_dict()}
-    assert parts == {
-        "condition", "stem", "down", "middle_in", "middle_attention", "middle_out", "up", "norm", "head"
-    }  # fmt: skip
+    assert {key.split(".")[0] for key in network.state_dict()} == {"condition", "stem", "levels", "norm", "head"}
+    parts = {key.split(".")[0] for key in network.levels.state_dict()}
+    assert parts == {"down", "middle_in", "middle_attention", "middle_out", "up"}
 
 
 def test_the_default_is_the_small_one() -> None:
