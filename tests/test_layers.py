@@ -20,7 +20,7 @@ LAYERS = (
     {"denoiser", "spaces"},
     {"samplers", "guidance", "losses"},
     {
-        *("build", "checkpoint", "ema", "generation", "interrupts", "objectives", "optim"),
+        *("build", "checkpoint", "ema", "evaluation", "generation", "interrupts", "objectives", "optim"),
         *("pictures", "plots", "progress", "run", "training"),
     },
 )

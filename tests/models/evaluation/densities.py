@@ -1,0 +1,69 @@
+"""Densities with a known normaliser and their exact denoisers: Gaussians, told apart by a label or mixed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from models.denoiser import Estimate, levels
+from models.noise_schedules import NoiseSchedule
+from tests.exact import ExactGaussian, correlated_gaussian
+
+
+def log_density_of(exact: ExactGaussian, clean: Tensor) -> Tensor:
+    """(N,) float64 log-densities of the Gaussian in nats."""
+    return noisy_log_density_of(exact, clean, torch.zeros(()))
+
+
+def noisy_log_density_of(exact: ExactGaussian, noisy: Tensor, t: Tensor) -> Tensor:
+    """(N,) the same of its noisy images at time t."""
+    alpha, sigma = exact.noise_schedule.alpha(t), exact.noise_schedule.sigma(t)
+    covariance = exact.basis @ (alpha**2 * exact.variances + sigma**2).diag() @ exact.basis.T
+    return MultivariateNormal(alpha * exact.mean.flatten(), covariance).log_prob(noisy.double().flatten(1))
+
+
+class Classes:
+    """The exact denoiser of data in which each label has a Gaussian of its own. `images` counts what it was shown."""
+
+    def __init__(self, schedule: NoiseSchedule, shape: tuple[int, int, int], count: int):
+        self.noise_schedule = schedule
+        self.each = [correlated_gaussian(schedule, shape, seed) for seed in range(count)]
+        self.images = 0
+
+    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
+        assert label is not None and len(label) == len(noisy)
+        self.images += len(noisy)
+        every = [exact(noisy, t) for exact in self.each]
+        rows = torch.arange(len(noisy))
+        clean, noise = (torch.stack(half)[label, rows] for half in zip(*every, strict=True))
+        return Estimate(clean, noise)
+
+    def draw(self, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """float64 clean images and their labels, in turn."""
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(count) % len(self.each)
+        clean = [self.each[label].draw_noisy(torch.zeros(()), 1, generator)[0] for label in labels.tolist()]
+        return torch.stack(clean), labels
+
+    def log_posterior(self, clean: Tensor, log_prior: Tensor) -> Tensor:
+        """(N, K) by Bayes' rule from the closed forms."""
+        return (torch.stack([log_density_of(exact, clean) for exact in self.each], 1) + log_prior).log_softmax(1)
+
+
+class Mixture:
+    """The exact denoiser of Gaussians mixed in equal parts."""
+
+    def __init__(self, parts: list[ExactGaussian]):
+        self.noise_schedule = parts[0].noise_schedule
+        self.parts = parts
+
+    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
+        alpha, sigma = levels(self.noise_schedule, t, noisy)
+        shares = torch.stack([noisy_log_density_of(part, noisy, t) for part in self.parts]).softmax(0)
+        clean = torch.einsum("kn,knchw->nchw", shares, torch.stack([part(noisy, t).clean for part in self.parts]))
+        return Estimate(clean, (noisy - alpha * clean) / sigma)
+
+    def log_density(self, clean: Tensor) -> Tensor:
+        every = torch.stack([log_density_of(part, clean) for part in self.parts])
+        return every.logsumexp(0) - torch.tensor(float(len(self.parts))).log()

@@ -1,0 +1,200 @@
+"""Classification by a generative model: posteriors against Bayes' rule in closed form, and what each option buys."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.denoiser import Estimate
+from models.errors import UserError
+from models.evaluation.bayes import WEIGHTINGS, Denoising, Images, Likelihood, Posterior
+from models.noise_schedules import build_noise_schedule
+from tests.models.evaluation.densities import Classes
+
+SHAPE = (1, 2, 3)
+FLOW = build_noise_schedule("flow")
+SCHEDULES = {
+    "flow": FLOW,
+    "cosine": build_noise_schedule("cosine"),
+    "chain": build_noise_schedule("linear", 1000, zero_terminal_snr=True),
+}
+EVEN = torch.full((3,), 1 / 3, dtype=torch.float64).log()
+UNEVEN = torch.tensor([0.9, 0.09, 0.01], dtype=torch.float64).log()
+
+
+def images_of(clean: Tensor, first: int = 0) -> Images:
+    return Images(clean, range(first, first + len(clean)), seed=0)
+
+
+def distance(found: Posterior, true: Tensor) -> float:
+    """The largest difference of a probability."""
+    return float((found.log_posterior.exp() - true.exp()).abs().max())
+
+
+# -- by the likelihood ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_the_exact_likelihood_gives_the_true_posterior(schedule, prior: Tensor) -> None:
+    classes = Classes(schedule, SHAPE, 3)
+    clean, _ = classes.draw(12)
+    clean = 0.3 * clean  # nearer to one another, so that probabilities are not all 0 or 1
+    true = classes.log_posterior(clean, prior)
+    found = Likelihood(steps=24, first=0.0, probes=0).classify(classes, images_of(clean), prior, batch_size=20)
+    assert 0.02 < float(true.exp().max(1).values.min()) < 0.98
+    assert distance(found, true) < 0.01
+    assert torch.equal(found.prediction, true.argmax(1))
+    assert torch.all(found.evaluations == 48)
+    assert classes.images == 48 * 12 * 3
+
+
+def test_probes_and_noise_are_the_same_for_all_classes() -> None:
+    """Classes that do not differ cannot be told apart by chance."""
+    classes = Classes(FLOW, SHAPE, 3)
+    classes.each = classes.each[:1] * 3
+    clean, _ = classes.draw(5)
+    for method in (Likelihood(steps=4), Denoising(draws=8)):
+        found = method.classify(classes, images_of(clean), EVEN, batch_size=4)
+        assert torch.allclose(found.log_posterior, EVEN.expand(5, 3))
+
+
+# -- by the denoising error -------------------------------------------------------------------------------------
+
+
+def test_variational_errors_estimate_the_true_posterior() -> None:
+    """Half the squared noise error over all log-SNRs is minus the log-density, but for a constant."""
+    classes = Classes(FLOW, SHAPE, 3)
+    clean, _ = classes.draw(6)
+    clean = 0.3 * clean
+    true = classes.log_posterior(clean, UNEVEN)
+    errors = []
+    for draws in (500, 8000):
+        method = Denoising(draws=draws, weighting="variational", low=0.01, high=0.99, patience=0)
+        errors.append(distance(method.classify(classes, images_of(clean), UNEVEN, batch_size=5000), true))
+    assert errors[1] < 0.06
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_noise_schedule_changes_nothing(weighting: str) -> None:
+    """Times and errors are those of the straight flow, whatever the model was trained with."""
+    found = []
+    for schedule in SCHEDULES.values():
+        classes = Classes(schedule, SHAPE, 3)
+        clean, _ = classes.draw(6)
+        method = Denoising(draws=10, weighting=weighting, patience=0)
+        found.append(method.classify(classes, images_of(clean), UNEVEN, batch_size=99).log_posterior)
+    assert torch.allclose(found[0], found[1]) and torch.allclose(found[0], found[2])
+
+
+def test_every_weighting_recognises_classes_that_lie_apart() -> None:
+    classes = Classes(FLOW, (1, 6, 6), 3)
+    clean, labels = classes.draw(30)
+    for weighting in WEIGHTINGS:
+        found = Denoising(draws=32, weighting=weighting).classify(classes, images_of(clean), EVEN, batch_size=64)
+        assert torch.equal(found.prediction, labels), weighting
+        assert torch.equal(found.log_posterior.argmax(1), labels)
+
+
+@pytest.mark.parametrize("method", [Denoising(draws=12, first_round=4), Likelihood(steps=3)])
+def test_neither_batch_size_nor_the_other_images_change_an_answer(method) -> None:
+    classes = Classes(FLOW, SHAPE, 3)
+    clean, _ = classes.draw(7)
+    whole = method.classify(classes, images_of(clean), EVEN, batch_size=1000)
+    for found, rows in (
+        (method.classify(classes, images_of(clean), EVEN, batch_size=2), slice(0, 7)),
+        (method.classify(classes, images_of(clean[3:5], first=3), EVEN, batch_size=2), slice(3, 5)),
+    ):
+        assert torch.allclose(found.log_posterior, whole.log_posterior[rows])
+        assert torch.equal(found.evaluations, whole.evaluations[rows])
+    other = method.classify(classes, replace(images_of(clean), seed=1), EVEN, batch_size=1000)
+    assert not torch.allclose(other.log_posterior, whole.log_posterior)
+
+
+def test_hopeless_classes_are_dropped_early() -> None:
+    classes = Classes(FLOW, (1, 6, 6), 5)
+    clean, labels = classes.draw(40)
+    prior = torch.full((5,), 0.2).log()
+    patient = Denoising(draws=64, patience=0).classify(classes, images_of(clean), prior, batch_size=256)
+    assert torch.all(patient.evaluations == 64)
+    assert classes.images == 40 * 5 * 64
+    classes.images = 0
+    early = Denoising(draws=64).classify(classes, images_of(clean), prior, batch_size=256)
+    assert torch.equal(early.prediction, patient.prediction) and torch.equal(early.prediction, labels)
+    assert early.evaluations.max() <= 64
+    assert early.evaluations.double().mean() < 16
+    assert classes.images == early.evaluations.sum()
+
+
+def test_a_prior_decides_where_the_images_say_nothing() -> None:
+    classes = Classes(FLOW, SHAPE, 3)
+    classes.each = classes.each[:1] * 3
+    clean, _ = classes.draw(4)
+    for method in (Denoising(draws=8, weighting="variational"), Likelihood(steps=2)):
+        found = method.classify(classes, images_of(clean), UNEVEN, batch_size=99)
+        assert torch.all(found.prediction == 0)
+    assert torch.allclose(found.log_posterior, UNEVEN.expand(4, 3))
+
+
+@pytest.mark.parametrize("draws", [1, 5, 6, 7, 12, 50, 100])
+def test_rounds_double_and_make_every_draw_once(draws: int) -> None:
+    rounds = list(Denoising(draws=draws).rounds())
+    assert [draw for each in rounds for draw in each] == list(range(draws))
+    assert [each.stop for each in rounds[:-1]] == [6 * 2**k for k in range(len(rounds) - 1)]
+    assert list(Denoising(draws=draws, patience=0).rounds()) == [range(draws)]
+
+
+def test_the_times_of_every_round_cover_the_range() -> None:
+    method = Denoising(draws=48, low=0.2, high=0.7)
+    times = method.flow_times(images_of(torch.zeros(3, *SHAPE)))
+    assert times.shape == (48, 3) and times.min() >= 0.2 and times.max() < 0.7
+    assert len(set(times[0].tolist())) == 3
+    for count in (6, 12, 24, 48):
+        gaps = times[:count].sort(0).values.diff(dim=0)
+        assert float(gaps.max()) < 2 * 0.5 / count
+
+
+# -- what cannot be ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (Denoising(draws=0), "--draws 0"),
+        (Denoising(weighting="sharp"), "choose from flow, noise, clean, variational"),
+        (Denoising(low=0.0), "--time_range 0 0.9"),
+        (Denoising(high=1.2), "--time_range 0.1 1.2"),
+        (Denoising(first_round=1), "--first_round 1"),
+        (Denoising(patience=-1.0), "--patience -1"),
+        (Denoising(patience=math.nan), "--patience nan"),
+        (Likelihood(steps=0), "--ode_steps 0"),
+        (Likelihood(first=1.0), "--first_time 1"),
+        (Likelihood(probes=-1), "--probes -1"),
+        (Likelihood(probes=0), "exact trace of 784 dimensions"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(method, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        method.check(FLOW, (1, 28, 28))
+
+
+def test_the_exact_trace_is_for_few_dimensions() -> None:
+    Likelihood(probes=0).check(FLOW, (4, 7, 7))
+
+
+class _Broken:
+    noise_schedule = FLOW
+
+    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
+        return Estimate(noisy, noisy * math.nan)
+
+
+@pytest.mark.parametrize("method", [Denoising(draws=4), Denoising(draws=9, patience=0), Likelihood(steps=2)])
+def test_numbers_that_are_not_finite_are_no_answer(method) -> None:
+    with pytest.raises(UserError, match="not finite"):
+        method.classify(_Broken(), images_of(torch.zeros(2, *SHAPE)), EVEN, batch_size=8)

@@ -1,0 +1,88 @@
+"""One Gaussian for each class of latents, against Bayes' rule in closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from models.errors import UserError
+from models.evaluation.gaussians import ClassGaussians
+
+MEANS = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.5, 0.0], [-0.5, 1.0, 1.0]], dtype=torch.float64)
+FACTORS = torch.tensor(
+    [
+        [[1.0, 0, 0], [0.5, 0.7, 0], [0.2, -0.3, 0.6]],
+        [[0.4, 0, 0], [-0.6, 0.9, 0], [0.1, 0.5, 1.1]],
+        [[0.8, 0, 0], [0.0, 0.5, 0], [0.7, 0.1, 0.4]],
+    ],
+    dtype=torch.float64,
+)
+SHARES = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+
+
+def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(count, 1, 1, 3) latents and their labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.multinomial(SHARES, count, replacement=True, generator=generator)
+    normal = torch.randn(count, 3, 1, dtype=torch.float64, generator=generator)
+    return (MEANS[labels] + (FACTORS[labels] @ normal).squeeze(2)).reshape(count, 1, 1, 3), labels
+
+
+def true_posterior(latents: Tensor) -> Tensor:
+    densities = [
+        MultivariateNormal(mean, scale_tril=factor).log_prob(latents.flatten(1))
+        for mean, factor in zip(MEANS, FACTORS, strict=True)
+    ]
+    return (torch.stack(densities, 1) + SHARES.log()).softmax(1)
+
+
+def test_many_latents_give_the_true_posterior() -> None:
+    fitted = ClassGaussians.fit(*draw(60_000, 0), classes=3, shrinkage=0.0)
+    latents, _ = draw(500, 1)
+    found = fitted.log_posterior(latents).exp()
+    assert torch.allclose(found.sum(1), torch.ones(500, dtype=torch.float64))
+    assert float((found - true_posterior(latents)).abs().max()) < 0.03
+
+
+def test_a_density_is_in_nats() -> None:
+    fitted = ClassGaussians(MEANS, FACTORS, SHARES.log())
+    latents, _ = draw(20, 1)
+    pairs = zip(MEANS, FACTORS, strict=True)
+    expected = [MultivariateNormal(m, scale_tril=f).log_prob(latents.flatten(1)) for m, f in pairs]
+    assert torch.allclose(fitted.log_density(latents), torch.stack(expected, 1))
+
+
+def test_full_shrinkage_is_one_covariance_for_all() -> None:
+    latents, labels = draw(3000, 0)
+    fitted = ClassGaussians.fit(latents, labels, classes=3, shrinkage=1.0)
+    assert torch.equal(fitted.factor[0], fitted.factor[1])
+    centred = (latents.flatten(1) - fitted.mean[labels]).T
+    ridge = 1e-3 * centred.square().mean() * torch.eye(3, dtype=torch.float64)
+    assert torch.allclose(fitted.factor[0] @ fitted.factor[0].T, centred @ centred.T / 3000 + ridge)
+
+
+def test_diagonal_and_prior() -> None:
+    latents, labels = draw(3000, 0)
+    fitted = ClassGaussians.fit(latents, labels, classes=3, diagonal=True)
+    assert torch.all(fitted.factor == fitted.factor.diagonal(dim1=1, dim2=2).diag_embed())
+    assert torch.allclose(fitted.log_prior.exp(), labels.bincount().double() / 3000)
+    even = ClassGaussians.fit(latents, labels, classes=3, uniform_prior=True)
+    assert torch.allclose(even.log_prior.exp(), torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
+def test_dead_dimensions_and_few_latents_do_no_harm() -> None:
+    latents, labels = draw(40, 0)
+    dead = torch.cat([latents.flatten(1), torch.zeros(40, 60, dtype=torch.float64)], dim=1)
+    fitted = ClassGaussians.fit(dead, labels, classes=3)
+    assert fitted.log_posterior(dead).isfinite().all()
+    assert float((fitted.log_posterior(dead).argmax(1) == labels).double().mean()) > 0.6
+
+
+def test_what_cannot_be_fitted_is_refused() -> None:
+    latents, labels = draw(40, 0)
+    with pytest.raises(UserError, match="class 3 has 0 training images"):
+        ClassGaussians.fit(latents, labels, classes=4)
+    with pytest.raises(UserError, match=r"--shrinkage 1\.5"):
+        ClassGaussians.fit(latents, labels, classes=3, shrinkage=1.5)
