@@ -16,6 +16,13 @@ def at_least(minimum: int, **options: int | Sequence[int]) -> None:
             raise UserError(f"network option {name}: {_shown(value)} is too small: use at least {minimum}")
 
 
+def odd(**options: int) -> None:
+    """Raises UserError for the first option that is an even number."""
+    for name, value in options.items():
+        if value % 2 == 0:
+            raise UserError(f"network option {name}: {value} is even: use {value - 1} or {value + 1}")
+
+
 def one_of(choices: Sequence[str], **options: str) -> None:
     """Raises UserError for the first option that is none of the choices."""
     for name, value in options.items():

@@ -6,37 +6,13 @@ from typing import Any
 import docstring_parser
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import networks
 from models.errors import UserError
+from tests.models.networks.small import CLASSES, SMALL, awake, inputs, small, train
 
-SMALL: dict[str, dict[str, Any]] = {
-    "unet": {"width": 8, "attention_levels": (0, 1)},
-    "dit": {"width": 16, "depth": 2, "heads": 2, "patch_size": 4},
-}
-CLASSES = 3
 every_network = pytest.mark.parametrize("name", SMALL)
-
-
-def small(name: str, shape: tuple[int, int, int] = (1, 8, 8), classes: int = CLASSES, **options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return networks.find(name)(shape, classes, **{**SMALL[name], **options})
-
-
-def awake(name: str, *args: Any, **options: Any) -> nn.Module:
-    """A network whose zero-initialised parts are not zero any more."""
-    network = small(name, *args, **options)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return network.eval()
-
-
-def inputs(shape: tuple[int, int, int] = (1, 8, 8), count: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    noisy = torch.randn(count, *shape, generator=generator)
-    return noisy, torch.rand(count, generator=generator), torch.arange(count) % CLASSES
 
 
 def test_small_options_cover_every_network() -> None:
@@ -45,7 +21,7 @@ def test_small_options_cover_every_network() -> None:
 
 @pytest.mark.parametrize(("wrong", "hint"), [("unt", "did you mean 'unet'?"), ("blocks", "choose from"), ("", "unet")])
 def test_an_unknown_name_is_the_users_mistake(wrong: str, hint: str) -> None:
-    with pytest.raises(UserError, match=r"^no network is called .*dit, unet$") as error:
+    with pytest.raises(UserError, match=r"^no network is called .*convnext, dit, unet$") as error:
         networks.find(wrong)
     assert hint in str(error.value)
 
@@ -77,6 +53,15 @@ def test_any_size_and_any_number_of_channels(name: str, size: tuple[int, int], c
 
 
 @every_network
+@pytest.mark.parametrize("size", [(4, 4), (2, 3)])
+def test_latents_of_few_pixels(name: str, size: tuple[int, int]) -> None:
+    shape = (4, *size)
+    options = {"unet": {"multipliers": (1,), "attention_levels": (0,)}, "convnext": {"multipliers": (1,)}}.get(name, {})
+    noisy, t, label = inputs(shape)
+    assert awake(name, shape, patch_size=1, **options)(noisy, t, label).std() > 0
+
+
+@every_network
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
 def test_the_defaults_fit_the_usual_images_and_begin_by_answering_zero(name: str, shape: tuple[int, int, int]) -> None:
     noisy, t, label = inputs(shape, count=1)
@@ -88,11 +73,8 @@ def test_the_defaults_fit_the_usual_images_and_begin_by_answering_zero(name: str
 def test_training_from_the_start_reaches_every_parameter(name: str, classes: int) -> None:
     network = small(name, classes=classes)
     noisy, t, label = inputs()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    for _ in range(4):  # zero-initialised parts hide what is before them: the head, then gates, then the rest
-        optimizer.zero_grad()
-        (network(noisy, t, label if classes else None) - noisy).square().mean().backward()
-        optimizer.step()
+    # zero-initialised parts hide what is before them: the head, then gates, then the rest
+    train(network, 4, noisy, t, label if classes else None, target=noisy)
     grads = {key: parameter.grad for key, parameter in network.named_parameters()}
     assert [key for key, grad in grads.items() if grad is None or grad.abs().max() < 1e-9] == []
 
@@ -191,8 +173,6 @@ def test_it_compiles_as_one_graph(name: str) -> None:
     ("options", "message"),
     [
         ({"width": 0}, "width: 0 is too small"),
-        ({"heads": -1}, "heads: -1 is too small"),
-        ({"heads": 3}, "heads: 3 does not divide"),
         ({"dropout": 1.0}, "dropout: 1.0 is not a share"),
         ({"dropout": -0.1}, "dropout: -0.1 is not a share"),
         ({"patch_size": 0}, "patch_size: 0 is too small"),
@@ -205,3 +185,10 @@ def test_wrong_options_are_named_in_one_line(name: str, options: dict[str, Any],
     assert message in str(error.value)
     assert "use " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["dit", "unet"])
+@pytest.mark.parametrize(("heads", "message"), [(-1, "heads: -1 is too small"), (3, "heads: 3 does not divide")])
+def test_wrong_heads_are_named(name: str, heads: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        small(name, heads=heads)
