@@ -24,7 +24,8 @@ class Batches:
     The stream is one permutation of the split per epoch after another, cut into batches of exactly
     `batch_size`: a batch may straddle epochs, and `batch_size` may exceed the split, so every image comes
     once per epoch and none is dropped. With `flips`, each image is mirrored left to right with probability
-    1/2, anew every epoch; the order of the images is the same with and without.
+    1/2, anew every epoch; the order of the images is the same with and without. `mirrored` holds the mirrored
+    images where mirroring takes more than turning the last dimension round.
 
     Raises DataError for a batch size below 1 or an empty split.
     """
@@ -36,6 +37,7 @@ class Batches:
         seed: int,
         flips: bool = False,
         device: torch.device | str = "cpu",
+        mirrored: Tensor | None = None,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch size {batch_size} is too small: at least 1")
@@ -45,6 +47,7 @@ class Batches:
         self._seed = seed
         self._flips = flips
         self._images = split.images.to(device)
+        self._mirrored = None if mirrored is None else mirrored.to(device)
         self._labels = split.labels.to(device)
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -63,7 +66,8 @@ class Batches:
         order, mirrored = self._positions(step * self.batch_size, (step + 1) * self.batch_size)
         images = self._images.index_select(0, order)
         if self._flips:
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            others = images.flip(3) if self._mirrored is None else self._mirrored.index_select(0, order)
+            images = torch.where(mirrored[:, None, None, None], others, images)
         return images, self._labels.index_select(0, order)
 
     def _positions(self, first: int, end: int) -> tuple[Tensor, Tensor]:

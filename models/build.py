@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models import checkpoint, networks
+from models import checkpoint, networks, spaces
 from models.denoiser import NetworkDenoiser
 from models.errors import UserError
 from models.noise_schedules import build_noise_schedule
 from models.predictions import build_prediction
-from models.spaces.pixels import Pixels
+from models.spaces import Space
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class DenoiserSpec:
 
     network: str
     network_options: dict[str, Any]
-    shape: tuple[int, int, int]
-    deviation: float
+    space: Space
     classes: int
     class_names: tuple[str, ...]
     noise_schedule: str
@@ -43,38 +42,30 @@ class DenoiserSpec:
     zero_terminal_snr: bool
     prediction: str
     label_drop: float
-
-    @property
-    def space(self) -> Pixels:
-        return Pixels(self.shape, self.deviation)
+    initial_noise: str = "gaussian"
 
     def build_network(self) -> nn.Module:
         """A fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
-        return networks.find(self.network)(self.shape, self.classes, **self.network_options)
+        return networks.find(self.network)(self.space.shape, self.classes, **self.network_options)
 
     def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
         """Raises UserError for a schedule and prediction that do not go together."""
         schedule = build_noise_schedule(self.noise_schedule, self.timesteps or None, self.zero_terminal_snr)
-        return NetworkDenoiser(network, schedule, build_prediction(self.prediction, self.deviation), autocast)
+        return NetworkDenoiser(network, schedule, build_prediction(self.prediction, self.space.deviation), autocast)
 
     def facts(self) -> dict[str, Any]:
-        """As plain lists and numbers, for YAML."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        """As plain lists, numbers and words, for YAML."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return checkpoint.plain({**values, "space": spaces.to_facts(self.space)})
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> DenoiserSpec:
-        """Raises UserError for facts that are not those of a denoiser."""
+    def from_facts(cls, facts: Mapping[str, Any], locate: spaces.Locate) -> DenoiserSpec:
+        """Raises UserError for facts that are not those of a denoiser, or a space that cannot be made again."""
         try:
-            values = {**facts, "shape": tuple(facts["shape"]), "class_names": tuple(facts["class_names"])}
-            return cls(**values)
+            space = spaces.from_facts(facts["space"], locate)
+            return cls(**{**facts, "space": space, "class_names": tuple(facts["class_names"])})
         except (KeyError, TypeError) as error:
             raise UserError(f"the checkpoint describes no denoiser ({error})") from None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, (tuple, list)) else value
 
 
 @dataclass(frozen=True)
@@ -88,30 +79,55 @@ class Loaded:
     weights: str
 
     @property
-    def space(self) -> Pixels:
+    def space(self) -> Space:
         return self.spec.space
 
 
 WEIGHTS = ("ema", "raw")
 
 
-def load_denoiser(path: Path, weights: str, device: torch.device, autocast: torch.dtype | None = None) -> Loaded:
-    """The denoiser of a checkpoint, in eval mode on the device. weights: "ema" or "raw". Raises UserError."""
+def load_denoiser(
+    path: Path,
+    weights: str,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    autoencoder: Path | None = None,
+) -> Loaded:
+    """The denoiser of a checkpoint, in eval mode on the device. weights: "ema" or "raw". Raises UserError.
+
+    autoencoder: the checkpoint file to decode with, where the space has one; None finds it by its hash.
+    """
     tensors, facts = checkpoint.load(path)
-    spec = DenoiserSpec.from_facts(facts.get("denoiser") or {})
+    spec = DenoiserSpec.from_facts(facts.get("denoiser") or {}, lambda sha256: locate(sha256, path, autoencoder))
     network = spec.build_network()
     prefix = "ema" if weights == "ema" else "network"
-    load_weights(network, checkpoint.under(prefix, tensors), path)
+    checkpoint.fill(network, checkpoint.under(prefix, tensors), path)
     network.to(device).eval().requires_grad_(False)
+    spec.space.to(device)
     return Loaded(spec.denoiser(network, autocast), spec, facts["step"], path, weights)
 
 
-def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raises UserError where the tensors are not those of this network."""
-    try:
-        network.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit its network: {' '.join(str(error).split())[:300]}") from None
+def locate(sha256: str, path: Path, given: Path | None = None) -> Path:
+    """The checkpoint of that hash that the checkpoint `path` was trained upon.
+
+    given: the file it is said to be; otherwise looked for in the run's own folder `autoencoder`, where exported runs
+    have it, and among the runs beside it. Raises UserError where there is none, or another.
+    """
+    if given is not None:
+        found = checkpoint.load(given)[1]["sha256"]
+        if found != sha256:
+            raise UserError(
+                f"--autoencoder {given} is another ({found[:12]}) than {path} was trained on ({sha256[:12]})"
+            )
+        return given
+    run = path.parent.parent
+    found = checkpoint.locate(sha256, [run / "autoencoder", *sorted(run.parent.glob("*/checkpoints"))])
+    if found is None:
+        raise UserError(
+            f"{path} was trained on an autoencoder ({sha256[:12]}) that is neither in {run / 'autoencoder'} nor among "
+            f"the runs in {run.parent}: name its checkpoint with --autoencoder"
+        )
+    return found
 
 
 def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import yaml
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.errors import UserError
 from models.files import replacing
@@ -41,11 +41,18 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-    facts = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(content).hexdigest(), **facts}
+    facts = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(content).hexdigest(), **plain(facts)}
     write_text(path.with_suffix(".yaml"), yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
     write_text(folder / LAST, path.name + "\n")
     _prune(folder, keep, path)
     return path
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, at any depth: what comes back from YAML."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (tuple, list)) else value
 
 
 def mark_best(folder: Path, path: Path) -> None:
@@ -123,6 +130,23 @@ def load_newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not candidates:
         raise UserError(f"{run} has no checkpoint yet: nothing to resume, start it again")
     return load(candidates[-1])
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises UserError where the tensors are not those of this network."""
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit its network: {' '.join(str(error).split())[:300]}") from None
+
+
+def locate(sha256: str, folders: Iterable[Path]) -> Path | None:
+    """The checkpoint of that hash among those in the given folders; the weights themselves are not read."""
+    for folder in folders:
+        for path in list_checkpoints(folder):
+            if f"sha256: {sha256}\n" in path.with_suffix(".yaml").read_text(encoding="utf-8", errors="replace"):
+                return path
+    return None
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,28 +16,20 @@ from torch import Tensor
 from models.denoiser import Clipped, Denoiser, Estimate
 from models.errors import UserError
 from models.guidance import Guided, Labelled
+from models.initial_noise import shape_noise
 from models.noise_schedules import NoiseSchedule
 from models.randomness import image_draw
 from models.samplers import SAMPLERS, Step, sampler_options
+from models.spaces import Space
 from models.times import build_times
 
 FRAMED = 100
 
 
-class Space(Protocol):
-    """What generation asks of a space: the shape of a clean image, its bounds if any, and the way to uint8."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-    @property
-    def bounds(self) -> tuple[float, float] | None: ...
-
-    def decode(self, clean: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. options: of the sampler, e.g. {"eta": 0.5}. clip: the clean estimate to the space's bounds."""
+    """How to sample. options: of the sampler, e.g. {"eta": 0.5}. clip: the clean estimate to the space's bounds.
+    initial_noise: that of the model's training."""
 
     sampler: str = "ddim"
     steps: int = 50
@@ -47,6 +39,7 @@ class Sampling:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
     clip: bool = True
+    initial_noise: str = "gaussian"
 
     def check(self, schedule: NoiseSchedule) -> None:
         """Raises UserError for a value that cannot be sampled with."""
@@ -58,12 +51,21 @@ class Sampling:
         times = build_times(self.grid, schedule, self.steps)
         pixel = torch.zeros(1, 1, 1, 1)
         # The first step of a rehearsal on one pixel: the sampler itself refuses values that it cannot take.
-        next(SAMPLERS[self.sampler](_Nothing(schedule), pixel, times, torch.zeros, **self.options))
+        next(SAMPLERS[self.sampler](_Nothing(schedule), pixel, times, self._rehearse, **self.options))
         if not 0 <= self.guidance_rescale <= 1:
             raise UserError(f"--guidance_rescale {self.guidance_rescale}: a share between 0 and 1")
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise UserError(f"--guidance_interval {low} {high}: two times with 0 <= low <= high <= 1")
+
+    def _rehearse(self, shape: Sequence[int]) -> Tensor:
+        """Fresh noise for the rehearsal, where the sampler may ask for it."""
+        if self.initial_noise != "gaussian":
+            raise UserError(
+                f"sampler {self.sampler} adds Gaussian noise on its way, and the model starts from "
+                f"{self.initial_noise} noise: take a deterministic one, e.g. heun, or ddim with eta 0"
+            )
+        return torch.zeros(*shape)
 
     def describe(self) -> str:
         """One phrase for the titles of pictures."""
@@ -167,7 +169,7 @@ def generate(
         if sampling.clip and space.bounds is not None:
             ready = Clipped(ready, *space.bounds)
         draw = image_draw(seed, indices, device)
-        noise = draw((len(indices), *space.shape))
+        noise = shape_noise(sampling.initial_noise, draw((len(indices), *space.shape)))
         walk = SAMPLERS[sampling.sampler](Labelled(ready, label), noise, times, draw, **sampling.options)
         kept = _frame_steps(sampling.steps, frames if start < FRAMED else 0)
         yield _collect(walk, space, noise, label, counted, kept)

@@ -1,12 +1,12 @@
-"""Denoising losses: one number per image, weighted by time. The loop reduces and bins them.
+"""Denoising and autoencoder losses: one number per image. The loop reduces and bins them.
 
-Every weighting is written for the error of the clean estimate or of the noise estimate, as its paper does, and
+Every weighting of time is written for the error of the clean estimate or of the noise estimate, as its paper does, and
 carried over to the network's own output by one factor of the prediction, so it is right for each prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.autoencoders import LIKELIHOODS, Coded
 from models.denoiser import NetworkDenoiser, levels
 from models.errors import UserError
+from models.initial_noise import COUPLINGS, INITIAL_NOISES, shape_noise
 from models.noise_schedules import NoiseSchedule
 from models.predictions import Prediction
 from models.randomness import StepRandomness
@@ -100,7 +102,8 @@ class DenoisingLoss:
     """distance between the network's output and its target, times a weight of t.
 
     distance: a row of DISTANCES. weighting: a row of WEIGHTINGS; limit: its clip or gamma (None: the default).
-    label_drop: probability that an image's label is replaced by the null label, image by image.
+    label_drop: probability that an image's label is replaced by the null label, image by image. initial_noise,
+    coupling: rows of INITIAL_NOISES and COUPLINGS.
     """
 
     distance: str
@@ -109,11 +112,15 @@ class DenoisingLoss:
     density: TimeDensity
     label_drop: float
     null_label: int
+    initial_noise: str = "gaussian"
+    coupling: str = "independent"
 
     def __post_init__(self) -> None:
         for table, name, word in (
             (DISTANCES, self.distance, "loss"),
             (WEIGHTINGS, self.weighting, "weighting"),
+            (INITIAL_NOISES, self.initial_noise, "initial noise"),
+            (COUPLINGS, self.coupling, "coupling"),
         ):
             if name not in table:
                 raise UserError(f"unknown {word} {name!r}: choose from {', '.join(table)}")
@@ -126,6 +133,10 @@ class DenoisingLoss:
         """(N,) times -> (N,) float64 weights of the output's loss."""
         weigh, default = WEIGHTINGS[self.weighting]
         return weigh(_At(t.double(), schedule, prediction), default if self.limit is None else self.limit)
+
+    def noise(self, randomness: StepRandomness, shape: Sequence[int]) -> Tensor:
+        """The noise at t = 1 for a part of a batch, (N, *shape), uncoupled."""
+        return shape_noise(self.initial_noise, randomness.noise(shape))
 
     def at(self, denoiser: NetworkDenoiser, clean: Tensor, label: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """(N,) losses of given times (N,) and noise (N, C, H, W)."""
@@ -141,8 +152,49 @@ class DenoisingLoss:
     ) -> tuple[Tensor, Tensor]:
         """(N,) losses and the (N,) times they were taken at."""
         t = randomness.part(self.density.draw(randomness.uniform("times"), denoiser.noise_schedule))
-        noise = randomness.noise(clean.shape[1:])
+        noise = COUPLINGS[self.coupling](clean, self.noise(randomness, clean.shape[1:]), label)
         if label is not None and self.label_drop > 0:
             dropped = randomness.part(randomness.uniform("labels") < self.label_drop)
             label = torch.where(dropped.to(label.device, non_blocking=True), self.null_label, label)
         return self.at(denoiser, clean, label, t, noise), t
+
+
+@dataclass(frozen=True)
+class AutoencoderLoss:
+    """-log p(image | latent) + kl_weight * KL(posterior || unit Gaussian), in nats per pixel (Kingma & Welling 2014).
+
+    likelihood: a row of LIKELIHOODS; with kl_weight 1 the sum is the bound for bernoulli, for l1 with scale 1 and for
+    l2 with variance 1/2, and other weights are those of the beta-VAE (Higgins et al. 2017) or of latent diffusion
+    (1e-6, Rombach et al. 2022). kl_warmup_steps: steps over which the weight rises from 0. free_bits: nats of each
+    latent unit's KL below which it is not pushed (Kingma et al. 2016, image by image).
+    """
+
+    likelihood: str
+    kl_weight: float
+    kl_warmup_steps: int
+    free_bits: float
+
+    def __post_init__(self) -> None:
+        for name in ("kl_weight", "kl_warmup_steps", "free_bits"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} {getattr(self, name)}: takes 0 or more")
+
+    def __call__(self, coded: Coded, images: Tensor, step: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(N,) each: the loss; its reconstruction part, per pixel; the KL in nats per image, 0 without a posterior.
+
+        images: (N, C, H, W) in [-1, 1]. step: of training, None once it is over.
+        """
+        pixels = images[0].numel()
+        reconstruction = LIKELIHOODS[self.likelihood][0](coded.output, images).flatten(1).mean(1)
+        units = unit_kl(coded)
+        warmed = 1.0 if step is None or self.kl_warmup_steps == 0 else min(1.0, step / self.kl_warmup_steps)
+        pushed = units.clamp(min=self.free_bits).flatten(1).sum(1)
+        loss = reconstruction + self.kl_weight * warmed / pixels * pushed
+        return loss, reconstruction, units.flatten(1).sum(1)
+
+
+def unit_kl(coded: Coded) -> Tensor:
+    """KL of each latent unit's posterior to the unit Gaussian, in nats: (N, c, h, w)."""
+    if coded.log_variance is None:
+        return torch.zeros_like(coded.mean)
+    return 0.5 * (coded.mean.square() + coded.log_variance.exp() - 1 - coded.log_variance)

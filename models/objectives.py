@@ -6,7 +6,7 @@ prediction and space.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -27,22 +27,35 @@ FRAMES = 10
 STRIP_IMAGES = 8
 FORWARD_TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-LossOf = Callable[[Tensor, Tensor, StepRandomness], tuple[Tensor, Tensor]]
+
+class Losses(NamedTuple):
+    """of_images: (N,), what is minimised. parts: (2, K), sums and counts of what is logged apart."""
+
+    of_images: Tensor
+    parts: Tensor
 
 
 class TestLoss(NamedTuple):
-    """Means over the frozen grid, on test images and, for the gap, on training images; and by bin of t."""
+    """Means over the frozen grid, on test images and, for the gap, on training images; and each part's on the test
+    images. note: more that the log should say."""
 
     test: float
     train: float
-    test_by_t: list[float]
+    parts: list[float]
+    note: str = ""
+
+
+LossOf = Callable[[Tensor, Tensor, StepRandomness], Losses]
 
 
 class Objective(Protocol):
-    """What the loop asks of the thing it trains."""
+    """What the loop asks of the thing it trains. parts: names of what is logged apart, a column each."""
+
+    @property
+    def parts(self) -> Sequence[str]: ...
 
     def loss_of(self, network: nn.Module) -> LossOf:
-        """(uint8 images, labels, randomness) -> per-image losses and the (N,) times in (0, 1] they belong to."""
+        """(images as the batches hold them, labels, randomness) -> losses."""
         ...
 
     def evaluate(self, network: nn.Module) -> TestLoss: ...
@@ -89,12 +102,17 @@ class DenoisingObjective:
     num_samples: int
     seed: int
 
+    parts = tuple(f"t{index}" for index in range(BINS))
+
     def loss_of(self, network: nn.Module) -> LossOf:
         denoiser = self.spec.denoiser(network, self.autocast)
 
-        def loss(images: Tensor, labels: Tensor, randomness: StepRandomness) -> tuple[Tensor, Tensor]:
-            clean = self.spec.space.encode(images)
-            return self.loss(denoiser, clean, labels if self.spec.classes else None, randomness)
+        def loss(images: Tensor, labels: Tensor, randomness: StepRandomness) -> Losses:
+            clean = self.spec.space.draw(images, randomness)
+            losses, t = self.loss(denoiser, clean, labels if self.spec.classes else None, randomness)
+            bins = bin_of(t).to(losses.device, non_blocking=True)
+            both = torch.stack([losses.detach(), torch.ones_like(losses)])
+            return Losses(losses, both.new_zeros(2, BINS).index_add_(1, bins, both))
 
         return loss
 
@@ -113,7 +131,7 @@ class DenoisingObjective:
         frozen = StepRandomness(derive_seed(self.seed, "evaluation"), 0, count, 0, count, device)
         t = self.loss.density.draw(frozen.uniform("times"), denoiser.noise_schedule)
         t = t[frozen.uniform("order").argsort()]  # images may come sorted by class, and the slices of t must not
-        noise = frozen.noise(self.spec.shape)
+        noise = self.loss.noise(frozen, self.spec.space.shape)
         losses = []
         for part in torch.arange(count).split(EVALUATION_BATCH):
             rows = slice(int(part[0]), int(part[-1]) + 1)
@@ -153,7 +171,7 @@ class DenoisingObjective:
         space, count = self.spec.space, min(STRIP_IMAGES, len(self.test_images))
         clean = space.encode(self.test_images[:count])
         frozen = StepRandomness(derive_seed(self.seed, "forward"), 0, count, 0, count, clean.device)
-        noise = frozen.noise(self.spec.shape)
+        noise = self.loss.noise(frozen, self.spec.space.shape)
         times = torch.tensor(FORWARD_TIMES, dtype=torch.float64)
         frames = [space.decode(add_noise(schedule, clean, noise, t)).cpu() for t in times]
         captions = [f"t = {t:.1f}" for t in FORWARD_TIMES]

@@ -44,9 +44,9 @@ class StepRandomness:
     def part(self, values: Tensor) -> Tensor:
         return values[self.start : self.stop]
 
-    def noise(self, shape: Sequence[int]) -> Tensor:
+    def noise(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
         """Gaussian noise for this part: (stop - start, *shape), float32, drawn on the training device."""
-        generator = self._generator("noise", self.device)
+        generator = self._generator(stream, self.device)
         whole = torch.randn(self.batch_size, *shape, generator=generator, device=self.device)
         return self.part(whole)
 

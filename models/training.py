@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models import checkpoint
 from models.ema import EMA
 from models.interrupts import Interrupted, Interrupts
-from models.objectives import BINS, Objective, TestLoss, bin_of
+from models.objectives import Objective, TestLoss
 from models.optim import LRSchedule, build_optimizer
 from models.plots import loss_curves
 from models.progress import Board, ProgressBar
@@ -42,8 +42,6 @@ COLUMNS = (
     "train_loss",
     "test_loss",
     "train_grid_loss",
-    *(f"test_loss_t{index}" for index in range(BINS)),
-    *(f"train_loss_t{index}" for index in range(BINS)),
 )
 
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]
@@ -104,14 +102,15 @@ class Trainer:
         self.parameters = list(self.network.parameters())
         fast = cast(nn.Module, torch.compile(self.network)) if settings.compile else self.network
         self.loss = objective.loss_of(fast)
-        self.metrics = Metrics(run.folder / "metrics.csv", COLUMNS)
+        by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
+        self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part])
         self.step = 0
         self.seconds = 0.0
         self.averaged_progress = 0.0
         self.best_loss = float("inf")
         self.worse = 0
-        # Sums and counts of the losses by bin of t since the last row; and whether a gradient was not finite.
-        self.gathered = torch.zeros(2, BINS, device=device)
+        # Sums and counts since the last row, of the loss and of each part; and whether a gradient was not finite.
+        self.gathered = torch.zeros(2, 1 + len(objective.parts), device=device)
         self.broken = torch.zeros((), device=device)
         self.norm = torch.zeros((), device=device)
         self.aside = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
@@ -157,10 +156,12 @@ class Trainer:
         for start, stop in pairwise(bounds):
             randomness = StepRandomness(settings.seed, self.step, settings.batch_size, start, stop, self.device)
             randomness.seed_dropout()
-            losses, t = self.loss(images[start:stop], labels[start:stop], randomness)
-            (losses.sum() / settings.batch_size).backward()
-            bins = bin_of(t).to(self.device, non_blocking=True)
-            self.gathered.index_add_(1, bins, torch.stack([losses.detach(), torch.ones_like(losses)]))
+            losses = self.loss(images[start:stop], labels[start:stop], randomness)
+            total = losses.of_images.sum()
+            (total / settings.batch_size).backward()
+            self.gathered[0, 0] += total.detach()
+            self.gathered[1, 0] += stop - start
+            self.gathered[:, 1:] += losses.parts
         self.norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         # The fused update skips itself where found_inf is set, and divides by grad_scale on its way: clipping costs no
         # pass of its own, and once a gradient is not finite nothing moves on.
@@ -225,9 +226,9 @@ class Trainer:
         return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
 
     def _describe_now(self) -> str:
-        sums, counts = self.gathered.sum(1).tolist()
+        loss, count = self.gathered[:, 0].tolist()
         speed = (self.step - self.row_step) * self.settings.batch_size / max(self.seconds - self.row_seconds, 1e-9)
-        return f"step {self.step}  loss {sums / max(counts, 1):.4f}  {speed:.0f} images/s"
+        return f"step {self.step}  loss {loss / max(count, 1):.4f}  {speed:.0f} images/s"
 
     def record(self) -> bool:
         """One row of losses, on the frozen grid too, in every log; saves the best so far. True for an early stop."""
@@ -241,6 +242,7 @@ class Trainer:
             f"epoch {row['epoch']:.2f}  step {self.step}  train {row['train_loss']:.4f}  test {row['test_loss']:.4f} "
             f"(gap {row['test_loss'] - row['train_grid_loss']:+.4f})  lr {row['lr']:.2e}  "
             f"{row['images_per_second'] or 0:.0f} images/s  {duration(self.seconds)}"
+            + (f"  {tested.note}" if tested.note else "")
         )
         self.run.update(**self._place(), loss=row["train_loss"], test_loss=row["test_loss"])
         if self.board is not None:
@@ -257,6 +259,7 @@ class Trainer:
 
     def _row(self, tested: TestLoss) -> dict[str, Any]:
         """The row of metrics.csv since the last one, and a fresh start of what it sums."""
+        parts = self.objective.parts
         sums, counts = self.gathered.tolist()
         self.gathered.zero_()
         seconds, images = (
@@ -271,11 +274,11 @@ class Trainer:
             "images_per_second": images / seconds if seconds > 0 else None,
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": float(self.norm),
-            "train_loss": sum(sums) / max(sum(counts), 1),
+            "train_loss": sums[0] / max(counts[0], 1),
             "test_loss": tested.test,
             "train_grid_loss": tested.train,
-            **{f"test_loss_t{index}": value for index, value in enumerate(tested.test_by_t)},
-            **{f"train_loss_t{index}": sums[index] / counts[index] for index in range(BINS) if counts[index]},
+            **{f"test_loss_{part}": value for part, value in zip(parts, tested.parts, strict=True)},
+            **{f"train_loss_{part}": sums[k] / counts[k] for k, part in enumerate(parts, 1) if counts[k]},
         }
 
     def draw(self) -> None:

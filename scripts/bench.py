@@ -23,17 +23,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import data
-from data.batches import Batches
 from models import build
 from models.errors import UserError
 from models.generation import Sampling, generate
 from models.optim import build_optimizer
 from models.run import Run, write_text
 from models.samplers import SAMPLERS
-from models.training import Trainer, peak_memory
+from models.training import peak_memory
 from scripts.command import run_command
-from scripts.denoising import build_objective, build_settings, build_spec, resolve
+from scripts.denoising import assemble, build_spec, complete, fit_space
 from scripts.flags import FLOW, TrainFlags, gather, parse
+from scripts.training import resolve
 
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
@@ -116,7 +116,7 @@ def eager_loop(network: nn.Module, split: data.Split, batch_size: int, device: t
     return step
 
 
-def bare_step(network: nn.Module, batch_size: int, shape: tuple[int, int, int], device: torch.device):
+def bare_step(network: nn.Module, batch_size: int, shape: tuple[int, ...], device: torch.device):
     """Forward, backward and update on one fixed batch, and nothing else."""
     optimizer = build_optimizer(network, 1e-4, 0.01, (0.9, 0.99))
     noisy, target = (torch.randn(batch_size, *shape, device=device) for _ in range(2))
@@ -148,17 +148,15 @@ def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch
 
 def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, device: torch.device) -> list[str]:
     images = _RandomImages().load()
-    spec = build_spec(settings, images)
-    networks = [spec.build_network().to(device).train() for _ in range(3)]
-    batches = Batches(images.train, settings.optimizer.batch_size, 0, False, device)
+    prepared = assemble(settings, images)
+    networks = [copy.deepcopy(prepared.network).train() for _ in range(2)]
     run = Run.create(folder, "bench", "random", None)
-    objective = build_objective(settings, spec, images, device)
-    trainer = Trainer(objective, networks[0], batches.at, len(batches), build_settings(settings), run, {}, device)
+    trainer = prepared.trainer(run)
     size = settings.optimizer.batch_size
     steps = {
         "our loop": trainer.train_step,
-        "bare step": bare_step(networks[1], size, spec.shape, device),
-        "eager PIL loop": eager_loop(networks[2], images.train, size, device),
+        "bare step": bare_step(networks[0], size, tuple(images.train.images.shape[1:]), device),
+        "eager PIL loop": eager_loop(networks[1], images.train, size, device),
     }
     seconds = interleaved(steps, flags.rounds, device)
     run.end("finished")
@@ -174,7 +172,7 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
 
 def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
     images = _RandomImages().load()
-    spec = build_spec(settings, images)
+    spec = build_spec(settings, images, fit_space(settings, images).space)
     denoiser = spec.denoiser(spec.build_network().to(device).eval().requires_grad_(False))
     labels = [index % spec.classes for index in range(SAMPLED)]
     lines = [f"{'sampler':<14} {'steps':>5} {'NFE':>5} {'s/image':>9}   ({SAMPLED} images, {device})"]
@@ -193,7 +191,7 @@ def main(argv: list[str]) -> None:
     if flags.rounds < 1:
         raise UserError(f"--rounds {flags.rounds}: takes 1 or more")
     settings = parse(gather(["--recipe", flags.recipe]), FLOW, "bench", "")
-    settings = resolve(replace(settings, run=replace(settings.run, device=flags.device)))
+    settings = complete(resolve(replace(settings, run=replace(settings.run, device=flags.device))))
     device = torch.device(settings.run.device)
     build.prepare_device(device)
     with TemporaryDirectory() as folder:

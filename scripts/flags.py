@@ -13,18 +13,19 @@ import inspect
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import docstring_parser
 import tyro
 
 import data
-from models import networks
+from models import autoencoders, networks, spaces
 from models.errors import UserError
+from models.initial_noise import COUPLINGS, INITIAL_NOISES
 from models.losses import DISTANCES, WEIGHTINGS
 from models.noise_schedules import NAMES
 from models.optim import LR_SCHEDULES
@@ -35,7 +36,11 @@ from models.times import DENSITIES, GRIDS
 from scripts.recipes import RECIPES
 
 Flags = TypeVar("Flags")
-VARIANTS = {"dataset": data.find, "network": networks.find}
+VARIANTS: dict[str, Callable[[str], Callable[..., Any]]] = {
+    "dataset": data.find,
+    "network": networks.find,
+    "space": lambda name: spaces.find(name).fit,
+}
 NOT_STORED = ("resume", "config", "recipe")
 
 
@@ -87,6 +92,11 @@ class ProcessFlags:
     """The clip of variational (default 1), or gamma of min_snr (5) and soft_min_snr (4)."""
     label_drop: float = 0.1
     """Share of labels replaced by "no class", image by image, which guidance needs."""
+    initial_noise: Annotated[str, _one_of(INITIAL_NOISES)] = "gaussian"
+    """The noise at t = 1, of mean 0 and variance 1; all but the Gaussian ask for deterministic samplers."""
+    coupling: Annotated[str, _one_of(COUPLINGS)] = "independent"
+    """How noise is dealt out to the images of a batch; optimal is the permutation within each class of least squared
+    distance (minibatch optimal transport)."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,12 @@ class ReportFlags:
     """Epochs between checkpoints; fractions are fine; 0 for one at the end."""
     keep_checkpoints: int = 3
     """How many of the last checkpoints to keep, beside the best; 0 keeps all."""
+    tensorboard: bool = True
+    """Write the losses for TensorBoard too."""
+
+
+@dataclass(frozen=True)
+class SheetFlags:
     num_samples: int = 80
     """Images on a sample sheet."""
     sampler: SamplerName = "ddim"
@@ -172,8 +188,6 @@ class ReportFlags:
     """Sampling steps of the sheets; default as for generate."""
     guidance_scale: float = 1.0
     """Guidance of the sheets; 1 is plain conditional."""
-    tensorboard: bool = True
-    """Write the losses for TensorBoard too."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +200,8 @@ class ModelFlags:
     """last, best, or a checkpoint file, which then needs no run."""
     weights: str = "ema"
     """ema or raw."""
+    autoencoder: str | None = None
+    """Of a latent run: the run or checkpoint file of its autoencoder. Default: found by its hash among the runs."""
     experiments_dir: str = field(default_factory=experiments_dir)
     """Where runs are looked for by name; the variable EXPERIMENTS_DIR sets its default."""
     device: str = "auto"
@@ -229,7 +245,9 @@ class SamplerFlags:
 
 @dataclass(frozen=True)
 class TrainFlags:
-    """Settings of `train_ddpm` and `train_flow`."""
+    """Settings of `train_ddpm`, `train_flow` and `train_latent`."""
+
+    variants: ClassVar = VARIANTS
 
     dataset: Annotated[str, _one_of(data.names())] = "digits"
     """A data set; digits is built in, folder is your own images."""
@@ -237,18 +255,61 @@ class TrainFlags:
     network: Annotated[str, _one_of(networks.names())] = "unet"
     """A network; its options are below, another one's with --network NAME --help."""
     network_options: Annotated[Any, tyro.conf.arg(name="network")] = None
+    space: Annotated[str, _one_of(spaces.names())] = "pixels"
+    """What the network sees of the images: pixels, or the latents of an autoencoder."""
+    space_options: Annotated[Any, tyro.conf.arg(name="space")] = None
     data: tyro.conf.OmitArgPrefixes[DataFlags] = field(default_factory=DataFlags)
     process: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
     optimizer: tyro.conf.OmitArgPrefixes[OptimizerFlags] = field(default_factory=OptimizerFlags)
     budget: tyro.conf.OmitArgPrefixes[BudgetFlags] = field(default_factory=BudgetFlags)
     run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
     report: tyro.conf.OmitArgPrefixes[ReportFlags] = field(default_factory=ReportFlags)
+    sheets: tyro.conf.OmitArgPrefixes[SheetFlags] = field(default_factory=SheetFlags)
 
 
 FLOW = TrainFlags(
     process=ProcessFlags(noise_schedule="flow", timesteps=0, prediction="flow", times="logit_normal"),
-    report=ReportFlags(sampler="heun"),
+    sheets=SheetFlags(sampler="heun"),
 )
+LATENT = dataclasses.replace(FLOW, space="latents")
+# Latent images are small already: nothing to fold, and room for more channels.
+LATENT_NETWORK = {"network": "unet", "network.patch_size": 1, "network.width": 64}
+
+
+@dataclass(frozen=True)
+class LikelihoodFlags:
+    reconstruction: Annotated[str, _one_of(autoencoders.LIKELIHOODS)] = "l2"
+    """What reconstructions are held against the images with; bernoulli reads pixels as probabilities."""
+    kl_weight: float = 1e-6
+    """Weight of a vae's KL to the unit Gaussian, in nats per pixel like the reconstruction: about 1e-6 for latent
+    diffusion, 1 for the bound on the likelihood, more for a beta-VAE."""
+    kl_warmup_steps: int = 0
+    """Steps over which that weight rises from 0."""
+    free_bits: float = 0.0
+    """Nats of each latent unit's KL below which it is not pushed."""
+
+
+@dataclass(frozen=True)
+class AutoencoderFlags:
+    """Settings of `train_vae`."""
+
+    variants: ClassVar = {"dataset": data.find, "network": autoencoders.find_network}
+
+    kind: Annotated[str, _one_of(autoencoders.KINDS)] = "vae"
+    """vae has a Gaussian posterior, autoencoder is a plain one."""
+    dataset: Annotated[str, _one_of(data.names())] = "digits"
+    """A data set; digits is built in, folder is your own images."""
+    dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
+    network: Annotated[str, _one_of(autoencoders.NETWORKS)] = "conv"
+    """Encoder and decoder; the options are below."""
+    network_options: Annotated[Any, tyro.conf.arg(name="network")] = None
+    data_root: str | None = None
+    """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
+    likelihood: tyro.conf.OmitArgPrefixes[LikelihoodFlags] = field(default_factory=LikelihoodFlags)
+    optimizer: tyro.conf.OmitArgPrefixes[OptimizerFlags] = field(default_factory=OptimizerFlags)
+    budget: tyro.conf.OmitArgPrefixes[BudgetFlags] = field(default_factory=BudgetFlags)
+    run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
+    report: tyro.conf.OmitArgPrefixes[ReportFlags] = field(default_factory=lambda: ReportFlags(eval_images=2048))
 
 
 def default_steps(sampler: str, timesteps: int) -> int:
@@ -257,20 +318,22 @@ def default_steps(sampler: str, timesteps: int) -> int:
     return min(wanted, timesteps) if timesteps > 0 else wanted
 
 
-def _options_class(name: str, constructor: type) -> type:
+def _options_class(name: str, constructor: Callable[..., Any]) -> type:
     """A dataclass of a constructor's keyword-only arguments, with its types, defaults and docstring."""
-    documented = inspect.getdoc(constructor.__init__) or ""
+    function = constructor.__init__ if isinstance(constructor, type) else constructor
+    documented = inspect.getdoc(function) or ""
     texts = {
         param.arg_name: param.description or ""
         for source in (inspect.getdoc(constructor) or "", documented)
         for param in docstring_parser.parse(source).params
     }
-    hints = get_type_hints(constructor.__init__)
+    hints = get_type_hints(function)
     fields = []
     for parameter in inspect.signature(constructor).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             text = " ".join(texts.get(parameter.name, "").split())
-            kind = Annotated[hints[parameter.name], tyro.conf.arg(help=text)]
+            short = [f"--{parameter.name}"] if name == "space" else None  # e.g. --autoencoder, as one would say it
+            kind = Annotated[hints[parameter.name], tyro.conf.arg(help=text, aliases=short)]
             fields.append((parameter.name, kind, field(default=parameter.default)))
     return dataclasses.make_dataclass(f"{name.capitalize()}Options", fields, frozen=True)
 
@@ -279,7 +342,7 @@ def _with_options(cls: type[Flags], chosen: Mapping[str, str]) -> type[Flags]:
     """The flags with the options of the chosen variants filled in."""
     fields = []
     for word, name in chosen.items():
-        options = _options_class(word, VARIANTS[word](name))
+        options = _options_class(word, cls.variants[word](name))  # type: ignore[attr-defined]
         kind = Annotated[options, tyro.conf.arg(name=word)]
         fields.append((f"{word}_options", kind, field(default_factory=options)))
     return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)  # type: ignore[return-value]
@@ -288,7 +351,7 @@ def _with_options(cls: type[Flags], chosen: Mapping[str, str]) -> type[Flags]:
 def parse(argv: Sequence[str], default: Flags, prog: str, description: str) -> Flags:
     """Flags from arguments, over a default instance. Raises UserError in one line; prints help and exits 0 on -h."""
     cls = type(default)
-    words = [word for word in VARIANTS if word in {f.name for f in dataclasses.fields(default)}]  # type: ignore[arg-type]
+    words = getattr(cls, "variants", {})
     chosen = {word: last_value(argv, word) or getattr(default, word) for word in words}
     cls = _with_options(cls, chosen)
     known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}  # type: ignore[arg-type]
@@ -394,9 +457,9 @@ def run_to_resume(argv: Sequence[str], task: str) -> Path | None:
     return folder
 
 
-def gather(argv: Sequence[str]) -> list[str]:
-    """The arguments of the named recipe and config file, if any, before the command line's own."""
-    before: list[str] = []
+def gather(argv: Sequence[str], base: Mapping[str, Any] | None = None) -> list[str]:
+    """The arguments of the named recipe and config file, if any, before the command line's own; base: before all."""
+    before = to_arguments(_fitting(base or {}, argv))
     recipe, config = last_value(argv, "recipe"), last_value(argv, "config")
     if recipe is not None:
         if recipe not in RECIPES:

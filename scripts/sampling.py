@@ -21,6 +21,7 @@ from models.errors import UserError
 from models.generation import Sampling
 from models.interrupts import Interrupts
 from models.run import find_run
+from models.spaces.latents import find_autoencoder
 from scripts.flags import ModelFlags, SamplerFlags, default_steps
 
 
@@ -53,7 +54,11 @@ def name_of(path: Path) -> str:
 
 def load_model(path: Path, flags: ModelFlags) -> Loaded:
     """The denoiser of a checkpoint file; the flags are resolved."""
-    return build.load_denoiser(path, flags.weights, torch.device(flags.device), build.autocast_dtype(flags.precision))
+    autoencoder = None
+    if flags.autoencoder is not None:
+        autoencoder = find_autoencoder(flags.autoencoder, Path(flags.experiments_dir))
+    device, autocast = torch.device(flags.device), build.autocast_dtype(flags.precision)
+    return build.load_denoiser(path, flags.weights, device, autocast, autoencoder)
 
 
 def open_model(flags: ModelFlags) -> Loaded:
@@ -73,6 +78,7 @@ def sampling_of(flags: SamplerFlags, loaded: Loaded) -> Sampling:
         guidance_interval=flags.guidance_interval,
         guidance_rescale=flags.guidance_rescale,
         clip=flags.clip,
+        initial_noise=loaded.spec.initial_noise,
     )
     sampling.check(loaded.denoiser.noise_schedule)
     return sampling
@@ -113,7 +119,7 @@ def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> L
     if path.suffix != ".safetensors":
         path = checkpoint.resolve(find_run(wanted, Path(model.experiments_dir)))
     weak = load_model(path, model)
-    if weak.spec.space != loaded.spec.space or weak.spec.classes != loaded.spec.classes:
+    if weak.spec.facts()["space"] != loaded.spec.facts()["space"] or weak.spec.classes != loaded.spec.classes:
         raise UserError(f"--autoguidance {wanted}: made for other images or classes than {loaded.path}")
     mine, other = loaded.spec, weak.spec
     same = ("noise_schedule", "timesteps", "zero_terminal_snr")

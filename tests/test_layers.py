@@ -14,14 +14,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # From the ground up. A module may import its own layer and those below it.
 LAYERS = (
     {"errors", "files", "variants"},
-    {"noise_schedules", "times", "predictions", "randomness"},
+    {"checkpoint", "run"},
+    {"noise_schedules", "times", "predictions", "randomness", "initial_noise"},
     {"conditioning"},
     {"networks"},
-    {"denoiser", "spaces"},
+    {"denoiser", "spaces", "autoencoders", "encoded"},
     {"samplers", "guidance", "losses"},
     {
-        *("build", "checkpoint", "ema", "evaluation", "generation", "interrupts", "objectives", "optim"),
-        *("pictures", "plots", "progress", "run", "training"),
+        *("autoencoder_objective", "build", "ema", "evaluation", "generation", "interrupts", "objectives", "optim"),
+        *("pictures", "plots", "progress", "training"),
     },
 )
 SOURCES = sorted(path for folder in ("models", "data", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))

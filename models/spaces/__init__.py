@@ -1,1 +1,112 @@
-"""Spaces: uint8 images <-> what the network sees. One module per space, found by its name."""
+"""The spaces in which denoisers work: every module here that exposes a class of its own name (pixels.py -> Pixels).
+
+A space turns uint8 images into what the network sees and back. It is fitted once to the training split, and from then
+on is the facts that every checkpoint of its denoisers carries. Nothing outside this package asks which space it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from models import variants
+from models.errors import UserError
+from models.randomness import StepRandomness
+
+Locate = Callable[[str], Path]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a space is fitted: the data it is for, the folder in which it may look for runs, and its device."""
+
+    dataset: str = ""
+    data_sha256: str = ""
+    experiments_dir: Path = Path("experiments")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+class Fitted(NamedTuple):
+    """A space, and the training split as its batches are cut from: (N, ...) and, where mirroring cannot be done on
+    that, the same of the mirrored images. options: as they were resolved. report: lines for the log."""
+
+    space: Space
+    prepared: Tensor
+    mirrored: Tensor | None
+    options: dict[str, Any]
+    report: list[str]
+
+
+class Space(Protocol):
+    """shape: (C, H, W) of a clean image as the network sees it; image_shape: of the uint8 image. deviation: of all
+    numbers of the encoded training split about their mean, EDM's sigma_data. bounds: of clean images, None for none.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def deviation(self) -> float: ...
+    @property
+    def bounds(self) -> tuple[float, float] | None: ...
+
+    @classmethod
+    def fit(cls, images: Tensor, flips: bool, around: Surroundings) -> Fitted:
+        """The space of a training split, uint8 (N, C, H, W). Keyword-only arguments beside these are its flags.
+
+        Raises UserError for options that do not fit.
+        """
+        ...
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], locate: Locate) -> Self:
+        """The space that gave `facts()`. locate: the checkpoint file of a SHA-256. Raises UserError."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """All that it is, as plain numbers and words."""
+        ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
+        """A training batch cut from what `fit` prepared -> clean."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> clean, float32 (N, *shape)."""
+        ...
+
+    def decode(self, clean: Tensor) -> Tensor:
+        """(N, *shape) -> uint8 (N, C, H, W), rounded half to even and clipped."""
+        ...
+
+
+def names() -> list[str]:
+    """The names that `find` accepts, in alphabetical order."""
+    return variants.names(__name__)
+
+
+def find(name: str) -> type[Any]:
+    """The space class of the module `name`. Raises UserError, with a suggestion, where there is none."""
+    return variants.find(__name__, name, "space")
+
+
+def to_facts(space: Space) -> dict[str, Any]:
+    """The facts of a space with its name, from which `from_facts` makes it again."""
+    return {"name": type(space).__module__.rpartition(".")[2], **space.facts()}
+
+
+def from_facts(facts: Mapping[str, Any], locate: Locate) -> Space:
+    """Raises UserError for facts that are not those of a space."""
+    rest = dict(facts)
+    try:
+        return find(str(rest.pop("name", "pixels"))).from_facts(rest, locate)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint describes no space ({error})") from None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from models.randomness import StepRandomness
+from models.spaces import Fitted, Locate, Surroundings
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,12 @@ class Pixels:
         return self.shape
 
     @classmethod
-    def measure(cls, images: Tensor) -> Pixels:
+    def fit(cls, images: Tensor, flips: bool, around: Surroundings) -> Fitted:
+        """The images themselves, as uint8, are what batches are cut from, and mirrored there."""
+        return Fitted(cls.measure(images), images, None, {}, [])
+
+    @classmethod
+    def measure(cls, images: Tensor) -> Self:
         """The space of a training split, uint8 (N, C, H, W); the deviation is taken over every pixel of it."""
         counts = torch.bincount(images.flatten().int(), minlength=256).double()
         values = cls.scale(torch.arange(256)).double()
@@ -32,9 +42,22 @@ class Pixels:
         variance = (counts * (values - mean) ** 2).sum() / counts.sum()
         return cls(shape=(images.shape[1], images.shape[2], images.shape[3]), deviation=variance.sqrt().item())
 
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], locate: Locate) -> Self:
+        return cls(tuple(facts["shape"]), float(facts["deviation"]))
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to(self, device: torch.device) -> Self:
+        return self
+
     @staticmethod
     def scale(images: Tensor) -> Tensor:
         return images.float() * (2 / 255) - 1
+
+    def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
+        return self.scale(prepared)
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> float32 in [-1, 1]."""

@@ -106,10 +106,9 @@ def test_only_the_clean_estimate_is_clipped_and_only_where_the_space_ends(
     clip: bool, bounds: tuple[float, float] | None, clipped: bool
 ) -> None:
     @dataclasses.dataclass(frozen=True)
-    class Seen:
+    class Seen(Pixels):
         """A space that shows what it was given."""
 
-        shape: tuple[int, int, int]
         bounds: tuple[float, float] | None
 
         def decode(self, clean: Tensor) -> Tensor:
@@ -118,7 +117,7 @@ def test_only_the_clean_estimate_is_clipped_and_only_where_the_space_ends(
     exact = correlated_gaussian(FLOW, SHAPE)
     exact.mean = exact.mean * 0 + 3
     sampling = Sampling("ddim", steps=4, clip=clip)
-    (batch,) = generate(exact, Seen(SHAPE, bounds), sampling, 50, None, 0, 0, CPU, 50, frames=4)
+    (batch,) = generate(exact, Seen(SHAPE, 1.0, bounds), sampling, 50, None, 0, 0, CPU, 50, frames=4)
     assert all((estimate.max() <= 1) == clipped for estimate in batch.estimates)
     assert (batch.images.max() <= 1 + 1e-6) == clipped
     assert batch.frames[1].max() > 1.5

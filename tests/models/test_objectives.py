@@ -10,6 +10,7 @@ from models.build import DenoiserSpec
 from models.generation import Sampling
 from models.losses import DenoisingLoss
 from models.objectives import DenoisingObjective, bin_of, sheet_labels
+from models.spaces.pixels import Pixels
 from models.times import TimeDensity
 
 
@@ -22,7 +23,7 @@ class Zero(nn.Module):
 
 @pytest.fixture
 def objective() -> DenoisingObjective:
-    spec = DenoiserSpec("unet", {}, (1, 8, 8), 0.5, 0, (), "flow", 0, False, "flow", 0.0)
+    spec = DenoiserSpec("unet", {}, Pixels((1, 8, 8), 0.5), 0, (), "flow", 0, False, "flow", 0.0)
     images = torch.arange(200).view(200, 1, 1, 1).expand(200, 1, 8, 8).to(torch.uint8)  # sorted by brightness
     labels = torch.zeros(200, dtype=torch.int64)
     loss = DenoisingLoss("l2", "uniform", None, TimeDensity("uniform"), 0.0, 0)
@@ -42,7 +43,7 @@ def test_the_grid_is_frozen_and_its_loss_is_the_formula(objective: DenoisingObje
     assert first == second and first.test == first.train
     clean = objective.spec.space.encode(objective.test_images)
     assert first.test == pytest.approx(1 + clean.square().mean().item(), rel=0.05)
-    assert len(first.test_by_t) == 10
+    assert len(first.parts) == 10
 
 
 def test_labels_of_a_sheet_go_round() -> None:

@@ -1,0 +1,69 @@
+"""The noise at t = 1: Gaussian, or another distribution of mean 0 and variance 1 from which a flow may start.
+
+Each is a function of Gaussian numbers, so that one random stream serves all. Only the Gaussian has the score that
+samplers with fresh noise rely on; the others go with deterministic samplers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.errors import UserError
+
+
+def _gaussian(noise: Tensor) -> Tensor:
+    return noise
+
+
+def _uniform(noise: Tensor) -> Tensor:
+    """Uniform on [-sqrt(3), sqrt(3)], by the normal distribution function."""
+    return math.sqrt(3) * torch.special.erf(noise / math.sqrt(2))
+
+
+def _bernoulli(noise: Tensor) -> Tensor:
+    """-1 or 1, each with probability 1/2."""
+    return torch.where(noise < 0, -1.0, 1.0).to(noise)
+
+
+INITIAL_NOISES: dict[str, Callable[[Tensor], Tensor]] = {
+    "gaussian": _gaussian,
+    "uniform": _uniform,
+    "bernoulli": _bernoulli,
+}
+
+
+def shape_noise(name: str, gaussian: Tensor) -> Tensor:
+    """Gaussian numbers -> numbers of a row of INITIAL_NOISES, one to one in order. Raises UserError: unknown name."""
+    if name not in INITIAL_NOISES:
+        raise UserError(f"unknown initial noise {name!r}: choose from {', '.join(INITIAL_NOISES)}")
+    return INITIAL_NOISES[name](gaussian)
+
+
+def _independent(clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
+    return noise
+
+
+def _optimal(clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
+    """The permutation within each class of least total squared distance (Pooladian et al. 2023, Tong et al. 2024).
+
+    Within the class, because across classes the noise that a label is trained with would not be that of sampling.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and most runs do without
+
+    coupled = noise.clone()
+    groups = [torch.arange(len(clean))] if label is None else [(label == k).nonzero()[:, 0] for k in label.unique()]
+    for rows in groups:
+        costs = torch.cdist(clean[rows].flatten(1), noise[rows].flatten(1)) ** 2
+        _, chosen = linear_sum_assignment(costs.cpu().numpy())
+        coupled[rows] = noise[rows[torch.from_numpy(chosen).to(rows.device)]]
+    return coupled
+
+
+COUPLINGS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "independent": _independent,
+    "optimal": _optimal,
+}

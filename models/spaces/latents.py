@@ -1,0 +1,138 @@
+"""Latents as a space: what a trained autoencoder makes of the images, each channel standardised.
+
+The space names its autoencoder by the hash of its checkpoint and carries the mean and deviation of every latent
+channel, measured once over the training split. Latents have no bounds: estimates are never clipped here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from models import checkpoint
+from models.autoencoders import Autoencoder, load_autoencoder
+from models.encoded import Encoded, encode_images, find_encoded, read_encoded
+from models.errors import UserError
+from models.randomness import StepRandomness
+from models.run import find_run
+from models.spaces import Fitted, Locate, Surroundings
+from models.spaces.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Latents:
+    """autoencoder: frozen. mean, scale: of each latent channel over the training split, posterior noise included."""
+
+    autoencoder: Autoencoder
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    bounds = None
+    deviation = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of a latent image."""
+        return self.autoencoder.latent_shape
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the uint8 images."""
+        return self.autoencoder.spec.shape
+
+    @classmethod
+    def fit(
+        cls, images: Tensor, flips: bool, around: Surroundings, *, autoencoder: str = "latest", encoded: str = "auto"
+    ) -> Fitted:
+        """The latents of every image are computed once, or read if `encode_dataset` has done so, and batches cut of
+        them.
+
+        Args:
+            autoencoder: run of train_vae: its folder, its name or latest; or a checkpoint file of it.
+            encoded: file of encode_dataset; auto takes one that fits from the autoencoder's run, none encodes anew.
+
+        Raises:
+            UserError: no such autoencoder, one for other images, an encoded set of other images or another one's.
+        """
+        path = find_autoencoder(autoencoder, around.experiments_dir)
+        model = load_autoencoder(path)
+        if model.spec.shape != tuple(images.shape[1:]):
+            mine, other = ("x".join(map(str, shape)) for shape in (model.spec.shape, images.shape[1:]))
+            raise UserError(f"--autoencoder {autoencoder} is for {mine} images, and {around.dataset} has {other}")
+        model.network.to(around.device)
+        codes, source = _codes(model, images, flips, around, encoded)
+        mean, scale = codes.statistics()
+        space = cls(model, tuple(mean.tolist()), tuple(scale.tolist()))
+        report = [
+            f"latents {'x'.join(map(str, space.shape))} of {path}, {source}; deviation of each channel "
+            + ", ".join(f"{value:.3g}" for value in space.scale)
+        ]
+        options = {"autoencoder": str(path), "encoded": encoded}
+        return Fitted(space, codes.posterior, codes.mirrored, options, report)
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], locate: Locate) -> Self:
+        """Raises UserError where the autoencoder is not to be found."""
+        mean, scale = (tuple(float(each) for each in facts[name]) for name in ("mean", "scale"))
+        return cls(load_autoencoder(locate(str(facts["autoencoder"]))), mean, scale)
+
+    def facts(self) -> dict[str, Any]:
+        return {"autoencoder": self.autoencoder.sha256, "mean": self.mean, "scale": self.scale}
+
+    def to(self, device: torch.device) -> Self:
+        self.autoencoder.network.to(device)
+        return self
+
+    def _standardise(self, latents: Tensor) -> Tensor:
+        mean, scale = self._statistics(latents)
+        return (latents - mean) / scale
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_tensor(self.mean).view(-1, 1, 1), like.new_tensor(self.scale).view(-1, 1, 1)
+
+    def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
+        """A fresh draw from each image's posterior, (N, 2c, h, w) -> (N, c, h, w)."""
+        mean, log_variance = prepared.chunk(2, dim=1)
+        noise = randomness.noise(self.shape, "posterior")
+        return self._standardise(mean + (log_variance / 2).exp() * noise)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> the posterior's mean, standardised."""
+        return self._standardise(self.autoencoder.encode(Pixels.scale(images))[0])
+
+    @torch.no_grad()
+    def decode(self, clean: Tensor) -> Tensor:
+        """(N, c, h, w) -> uint8 (N, C, H, W)."""
+        mean, scale = self._statistics(clean)
+        return Pixels(self.image_shape, 1.0).decode(self.autoencoder.decode(clean * scale + mean))
+
+
+def find_autoencoder(wanted: str, experiments_dir: Path) -> Path:
+    """The checkpoint file of an autoencoder's run: its last, or the file itself. Raises UserError."""
+    if wanted.endswith(".safetensors"):
+        return Path(wanted)
+    return checkpoint.resolve(find_run(wanted, experiments_dir, task="train_vae"))
+
+
+def _codes(model: Autoencoder, images: Tensor, flips: bool, around: Surroundings, encoded: str) -> tuple[Encoded, str]:
+    """The codes of the training split, and where they come from."""
+    file: Path | None = None
+    if encoded not in ("auto", "none"):
+        file = Path(encoded)
+    elif encoded == "auto" and (run := model.path.parent.parent).is_dir():
+        file = find_encoded(run, around.data_sha256)
+    if file is not None:
+        codes = read_encoded(file)
+        trouble = codes.trouble(model, around.data_sha256, flips)
+        if trouble is None:
+            return codes, f"read from {file}"
+        if encoded != "auto":
+            raise UserError(f"--encoded {file}: {trouble}; encode again with encode_dataset, or leave it out")
+        return encode_images(model, images, flips, around.device), f"encoded anew, since {file} is {trouble}"
+    return encode_images(model, images, flips, around.device), "encoded now"

@@ -1,0 +1,17 @@
+"""Trains a flow or diffusion model in the latents of an autoencoder: by default a straight flow."""
+
+from __future__ import annotations
+
+from scripts.command import run_command
+from scripts.denoising import train_denoiser
+from scripts.flags import LATENT, LATENT_NETWORK
+
+DESCRIPTION = "Train a flow or diffusion model in an autoencoder's latents. Prints the run folder."
+
+
+def main(argv: list[str]) -> None:
+    train_denoiser(argv, "train_latent", LATENT, DESCRIPTION, LATENT_NETWORK)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,76 @@
+"""Trains an autoencoder: a VAE with a Gaussian posterior, or a plain one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import torch
+
+import data
+from data.batches import Batches
+from models import build
+from models.autoencoder_objective import AutoencoderObjective
+from models.autoencoders import AutoencoderSpec
+from models.losses import AutoencoderLoss
+from models.randomness import derive_seed
+from scripts.command import run_command
+from scripts.flags import AutoencoderFlags, to_config
+from scripts.training import Prepared, build_settings, describe, few, fingerprint, initialise, load_data, train
+
+DESCRIPTION = "Train an autoencoder, for latent diffusion or by itself. Prints the run folder."
+
+
+def main(argv: list[str]) -> None:
+    train(argv, "train_vae", AutoencoderFlags(), DESCRIPTION, prepare)
+
+
+def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
+    """Loads the data and builds every object. Raises UserError or DataError for what does not fit."""
+    device = torch.device(flags.run.device)
+    build.prepare_device(device)
+    flags = replace(flags, data_root=str(data.data_root(flags.data_root)))
+    dataset = load_data(flags, flags.data_root)
+    images = dataset.train.images
+    spec = AutoencoderSpec(
+        kind=flags.kind,
+        network=flags.network,
+        network_options=asdict(flags.network_options),
+        shape=(images.shape[1], images.shape[2], images.shape[3]),
+        class_names=tuple(dataset.class_names),
+        likelihood=flags.likelihood.reconstruction,
+    )
+    likelihood = flags.likelihood
+    loss = AutoencoderLoss(
+        likelihood.reconstruction, likelihood.kl_weight, likelihood.kl_warmup_steps, likelihood.free_bits
+    )
+    torch.manual_seed(derive_seed(flags.run.seed, "weights"))
+    network = spec.build_network().to(device)
+    latent = "x".join(map(str, network.latent_shape))
+    report = [describe(dataset, f"{flags.kind} with {latent} latents", network, flags.run)]
+    if flags.run.init_from is not None and not resumed:
+        report.append(initialise(network, flags.run))
+    train_few, test_few = (few(split, flags.report.eval_images, device) for split in (dataset.train, dataset.test))
+    objective = AutoencoderObjective(
+        spec=spec,
+        loss=loss,
+        latent_shape=network.latent_shape,
+        autocast=build.autocast_dtype(flags.run.precision),
+        train_images=train_few.images,
+        test_images=test_few.images,
+        test_labels=test_few.labels,
+        seed=flags.run.seed,
+    )
+    return Prepared(
+        objective=objective,
+        network=network,
+        batches=Batches(dataset.train, flags.optimizer.batch_size, flags.run.seed, dataset.flips, device),
+        settings=build_settings(flags.optimizer, flags.budget, flags.run, flags.report),
+        config=to_config(flags),
+        facts={"autoencoder": spec.facts(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}},
+        report=report,
+        device=device,
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,249 @@
+"""What every training task shares: from flags to a running `Trainer`, new or resumed.
+
+A task says how its objective is built (`Prepare`); folders, resuming, checks and endings are the same for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+import data
+from data import ImageData, Split
+from data.batches import Batches
+from models import build, checkpoint
+from models.errors import UserError
+from models.interrupts import Interrupts
+from models.objectives import Objective
+from models.optim import LRSchedule
+from models.run import Run, environment, find_run, read_config, write_text
+from models.training import Trainer, TrainSettings
+from scripts.command import ending
+from scripts.flags import (
+    VARIANTS,
+    AutoencoderFlags,
+    BudgetFlags,
+    OptimizerFlags,
+    ReportFlags,
+    RunFlags,
+    TrainFlags,
+    gather,
+    last_value,
+    parse,
+    run_to_resume,
+    to_arguments,
+    to_config,
+)
+
+AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags)
+
+DEFAULT_EPOCHS = 20.0
+POSITIVE = {"batch_size", "accumulate", "lr", "epochs", "max_steps", "max_minutes", "num_samples", "eval_images"}
+NOT_NEGATIVE = {
+    *("seed", "warmup_steps", "weight_decay", "clip", "ema"),
+    *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "patience"),
+}
+# What may differ when a run is resumed: budgets, logging, and where things lie.
+HARMLESS = {
+    *("epochs", "max_steps", "max_minutes", "patience"),
+    *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
+    *("num_samples", "sampler", "steps", "guidance_scale"),
+    *("data_root", "dataset.path", "dataset.test_path", "experiments_dir", "name", "device", "init_from"),
+    *("space.autoencoder", "space.encoded"),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that could be wrong has been built; only the run folder is missing.
+
+    config: every setting, resolved. facts: what a checkpoint says besides its tensors. report: lines for the log.
+    """
+
+    objective: Objective
+    network: nn.Module
+    batches: Batches
+    settings: TrainSettings
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    report: list[str]
+    device: torch.device
+
+    def trainer(self, run: Run) -> Trainer:
+        size, facts = len(self.batches), {**self.facts, "config": self.config}
+        return Trainer(self.objective, self.network, self.batches.at, size, self.settings, run, facts, self.device)
+
+
+def train(
+    argv: Sequence[str],
+    task: str,
+    default: AnyFlags,
+    description: str,
+    prepare: Callable[[AnyFlags, bool], Prepared],
+    base: Mapping[str, Any] | None = None,
+) -> None:
+    """Trains, and prints the run folder. Raises UserError before anything is written.
+
+    prepare: builds all from resolved flags, and from whether the run is resumed. base: settings by flag that stand
+    before a recipe's.
+    """
+    folder = run_to_resume(argv, task)
+    if folder is None:
+        flags = parse(gather(argv, base), default, task, description)
+    else:
+        flags = _resumed(folder, argv, default, task, description)
+    flags = resolve(flags)
+    _check(to_config(flags))
+    prepared = prepare(flags, folder is not None)
+    if folder is None:
+        run = Run.create(Path(flags.run.experiments_dir), task, flags.dataset, flags.run.name)
+        write_text(run.folder / "environment.txt", environment())
+        tensors, stored = {}, {}
+    else:
+        tensors, stored = checkpoint.load_newest(folder)
+        _compare(folder, stored, prepared.facts)
+        run = Run.reopen(folder)
+        with (folder / "environment.txt").open("a", encoding="utf-8") as file:
+            file.write("\nresumed\n" + environment())
+    print(run.folder, flush=True)
+    with ending(run), Interrupts() as interrupts:
+        run.write_config(prepared.config)
+        trainer = prepared.trainer(run)
+        for line in prepared.report:
+            run.log(line)
+        if folder is not None:
+            trainer.restore(tensors, stored)
+            run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}")
+        trainer.train(interrupts)
+
+
+def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Raises UserError where the data or the autoencoder are not those that the run began with."""
+    if stored.get("data") != facts["data"]:
+        raise UserError(f"the data set is not the one that {folder.name} was trained on: --data_root")
+    mine, other = (checkpoint.plain(each.get("denoiser") or {}).get("space") for each in (stored, facts))
+    if mine != other:
+        raise UserError(f"the space is not the one that {folder.name} was trained in: another --autoencoder")
+
+
+def _resumed(folder: Path, argv: Sequence[str], default: AnyFlags, task: str, description: str) -> AnyFlags:
+    """The settings of a run with the harmless changes that the command line asks for; others are refused."""
+    stored = read_config(folder)
+    arguments = gather(argv)
+    for word in VARIANTS:
+        name = last_value(arguments, word)
+        if name not in (None, stored.get(word)):
+            raise UserError(f"{folder.name} cannot be resumed with --{word} {name} (was {stored.get(word)})")
+    flags = parse([*to_arguments(stored), *argv], default, task, description)
+    asked = to_config(flags)
+    changed = [key for key, value in asked.items() if key not in HARMLESS and value not in (stored.get(key), "auto")]
+    if changed:
+        details = ", ".join(f"--{key} {asked[key]} (was {stored.get(key)})" for key in changed)
+        raise UserError(f"{folder.name} cannot be resumed with other settings: {details}; leave them out or start anew")
+    precision = flags.run.precision if flags.run.precision != "auto" else stored["precision"]
+    return replace(flags, run=replace(flags.run, precision=precision))
+
+
+def resolve(flags: AnyFlags) -> AnyFlags:
+    """Every "auto" and every missing budget replaced by what it stands for."""
+    device = build.pick_device(flags.run.device)
+    precision = build.pick_precision(flags.run.precision, device)
+    budget = flags.budget
+    if budget.epochs is None and budget.max_steps is None and budget.max_minutes is None:
+        budget = replace(budget, epochs=DEFAULT_EPOCHS)
+    return replace(flags, run=replace(flags.run, device=str(device), precision=precision), budget=budget)
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Refuses numbers that no run can have."""
+    for key in sorted(POSITIVE & config.keys()):
+        if config[key] is not None and config[key] <= 0:
+            raise UserError(f"--{key} {config[key]}: takes more than 0")
+    for key, value in config.items():
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(each, float) and not math.isfinite(each) for each in values):
+            raise UserError(f"--{key} {value}: takes finite numbers")
+    if not all(0 <= beta < 1 for beta in config["betas"]):
+        raise UserError(f"--betas {config['betas']}: two numbers from 0 up to, not including, 1")
+    if config["lr_gamma"] <= 0:
+        raise UserError(f"--lr_gamma {config['lr_gamma']}: takes more than 0")
+    for key in sorted(NOT_NEGATIVE):
+        if config[key] < 0:
+            raise UserError(f"--{key} {config[key]}: takes 0 or more")
+    if config["accumulate"] > config["batch_size"]:
+        raise UserError(f"--accumulate {config['accumulate']}: at most --batch_size {config['batch_size']}")
+    if config["precision"] not in ("float32", "bf16"):
+        raise UserError(f"--precision {config['precision']}: choose from auto, float32, bf16")
+
+
+def load_data(flags: Any, root: str | None) -> ImageData:
+    """The data set of a task's flags."""
+    return data.find(flags.dataset)(**vars(flags.dataset_options)).load(data.data_root(root))
+
+
+def few(split: Split, count: int, device: torch.device) -> Split:
+    """Evenly spaced images of a split, so that sorted classes are all among them."""
+    rows = torch.linspace(0, len(split) - 1, min(count, len(split))).long()
+    return Split(split.images[rows].to(device), split.labels[rows].to(device))
+
+
+def build_settings(optimizer: OptimizerFlags, budget: BudgetFlags, run: RunFlags, report: ReportFlags) -> TrainSettings:
+    """The loop's share of the flags."""
+    return TrainSettings(
+        batch_size=optimizer.batch_size,
+        accumulate=optimizer.accumulate,
+        lr_schedule=LRSchedule(
+            optimizer.lr_schedule,
+            optimizer.lr,
+            optimizer.warmup_steps,
+            optimizer.lr_milestones,
+            optimizer.lr_gamma,
+        ),
+        weight_decay=optimizer.weight_decay,
+        betas=optimizer.betas,
+        clip=optimizer.clip,
+        ema_half_life=optimizer.ema,
+        epochs=budget.epochs,
+        max_steps=budget.max_steps,
+        max_minutes=budget.max_minutes,
+        eval_every=report.eval_every,
+        sample_every=report.sample_every,
+        checkpoint_every=report.checkpoint_every,
+        keep_checkpoints=report.keep_checkpoints,
+        patience=budget.patience,
+        seed=run.seed,
+        compile=run.compile,
+        tensorboard=report.tensorboard,
+    )
+
+
+def describe(dataset: ImageData, word: str, network: nn.Module, run: RunFlags) -> str:
+    """The first line of the log."""
+    shape = "x".join(str(side) for side in dataset.train.images.shape[1:])
+    parameters = sum(p.numel() for p in network.parameters())
+    return (
+        f"{dataset.name} {shape}: {len(dataset.train)} train, {len(dataset.test)} test images, "
+        f"{len(dataset.class_names)} classes; {word} of {parameters:,} parameters on {run.device}, {run.precision}"
+    )
+
+
+def initialise(network: nn.Module, run: RunFlags) -> str:
+    """Copies the EMA weights of another run where they fit."""
+    source = find_run(str(run.init_from), Path(run.experiments_dir))
+    tensors, _ = checkpoint.load(checkpoint.resolve(source))
+    return f"{build.match_weights(network, checkpoint.under('ema', tensors))} (from {source})"
+
+
+def fingerprint(dataset: ImageData) -> str:
+    """SHA-256 of the training split's images and labels."""
+    digest = hashlib.sha256()
+    for tensor in (dataset.train.images, dataset.train.labels):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
