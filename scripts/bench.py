@@ -30,9 +30,10 @@ from models.optim import build_optimizer
 from models.run import Run, write_text
 from models.samplers import SAMPLERS
 from models.training import peak_memory
+from scripts.arguments import gather, parse
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, complete, fit_space
-from scripts.flags import FLOW, TrainFlags, gather, parse
+from scripts.flags import FLOW, TrainFlags
 from scripts.training import resolve
 
 IMAGES = 4096

@@ -22,7 +22,8 @@ from models.objectives import DenoisingObjective
 from models.randomness import derive_seed
 from models.spaces import Fitted, Space, Surroundings
 from models.times import TimeDensity
-from scripts.flags import TrainFlags, default_steps, to_config
+from scripts.arguments import to_config
+from scripts.flags import TrainFlags, default_steps
 from scripts.training import Prepared, build_settings, describe, few, fingerprint, initialise, load_data, train
 
 

@@ -24,8 +24,9 @@ from models.generation import FRAMED, Generated, Sampling, generate
 from models.objectives import sheet
 from models.run import find_run, write_text
 from models.training import duration
+from scripts.arguments import parse, to_config
 from scripts.command import run_command
-from scripts.flags import ModelFlags, SamplerFlags, parse, to_config
+from scripts.flags import ModelFlags, SamplerFlags
 from scripts.sampling import (
     check_guidance,
     choose_labels,

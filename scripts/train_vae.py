@@ -13,8 +13,9 @@ from models.autoencoder_objective import AutoencoderObjective
 from models.autoencoders import AutoencoderSpec
 from models.losses import AutoencoderLoss
 from models.randomness import derive_seed
+from scripts.arguments import to_config
 from scripts.command import run_command
-from scripts.flags import AutoencoderFlags, to_config
+from scripts.flags import AutoencoderFlags
 from scripts.training import Prepared, build_settings, describe, few, fingerprint, initialise, load_data, train
 
 DESCRIPTION = "Train an autoencoder, for latent diffusion or by itself. Prints the run folder."

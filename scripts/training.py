@@ -25,6 +25,7 @@ from models.objectives import Objective
 from models.optim import LRSchedule
 from models.run import Run, environment, find_run, read_config, write_text
 from models.training import Trainer, TrainSettings
+from scripts.arguments import gather, last_value, parse, run_to_resume, to_arguments, to_config
 from scripts.command import ending
 from scripts.flags import (
     VARIANTS,
@@ -34,12 +35,6 @@ from scripts.flags import (
     ReportFlags,
     RunFlags,
     TrainFlags,
-    gather,
-    last_value,
-    parse,
-    run_to_resume,
-    to_arguments,
-    to_config,
 )
 
 AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags)

@@ -10,8 +10,9 @@ import torch
 from models.errors import UserError
 from models.noise_schedules import NAMES, build_noise_schedule
 from models.plots import schedule_curves
+from scripts.arguments import parse
 from scripts.command import run_command
-from scripts.flags import ScheduleName, parse
+from scripts.flags import ScheduleName
 
 POINTS = 1001
 

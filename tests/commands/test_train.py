@@ -200,7 +200,7 @@ def test_a_config_of_another_network_lends_what_fits(train) -> None:
     first = train("train_flow", "--seed", "5").folder
     words = ("--config", first / "config.txt", "--network", "dit", "--network.width", "8", "--network.depth", "1")
     assert train("train_flow", *words).code == 2  # the tiny settings name multipliers, which a dit has not
-    from scripts.flags import gather
+    from scripts.arguments import gather
 
     arguments = gather(["--config", str(first / "config.txt"), "--network", "dit"])
     assert "--seed=5" in arguments and not any(word.startswith("--network.") for word in arguments)

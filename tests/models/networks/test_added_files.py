@@ -11,7 +11,8 @@ import torch
 
 from models import conditioning, networks, variants
 from models.errors import UserError
-from scripts.flags import FLOW, parse
+from scripts.arguments import parse
+from scripts.flags import FLOW
 from tests.models.networks.small import CLASSES, SMALL, inputs, small, train
 
 NETWORK = '''

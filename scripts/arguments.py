@@ -1,0 +1,183 @@
+"""From a command line to flags, and from flags to a config and back.
+
+A config is a flat mapping from flag to value. Recipes, --config files and the config of a resumed run are turned
+back into arguments and read before the command line's own, so that there is one parser and the last word wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import docstring_parser
+import tyro
+
+from models.errors import UserError
+from models.run import find_run, read_status, read_yaml
+from scripts.flags import VARIANTS, experiments_dir
+from scripts.recipes import RECIPES
+
+Flags = TypeVar("Flags")
+NOT_STORED = ("resume", "config", "recipe")
+
+
+def _options_class(name: str, constructor: Callable[..., Any]) -> type:
+    """A dataclass of a constructor's keyword-only arguments, with its types, defaults and docstring."""
+    function = constructor.__init__ if isinstance(constructor, type) else constructor
+    documented = inspect.getdoc(function) or ""
+    texts = {
+        param.arg_name: param.description or ""
+        for source in (inspect.getdoc(constructor) or "", documented)
+        for param in docstring_parser.parse(source).params
+    }
+    hints = get_type_hints(function)
+    fields = []
+    for parameter in inspect.signature(constructor).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            text = " ".join(texts.get(parameter.name, "").split())
+            short = [f"--{parameter.name}"] if name == "space" else None  # e.g. --autoencoder, as one would say it
+            kind = Annotated[hints[parameter.name], tyro.conf.arg(help=text, aliases=short)]
+            fields.append((parameter.name, kind, field(default=parameter.default)))
+    return dataclasses.make_dataclass(f"{name.capitalize()}Options", fields, frozen=True)
+
+
+def _with_options(cls: type[Flags], chosen: Mapping[str, str]) -> type[Flags]:
+    """The flags with the options of the chosen variants filled in."""
+    fields = []
+    for word, name in chosen.items():
+        options = _options_class(word, cls.variants[word](name))  # type: ignore[attr-defined]
+        kind = Annotated[options, tyro.conf.arg(name=word)]
+        fields.append((f"{word}_options", kind, field(default_factory=options)))
+    return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)  # type: ignore[return-value]
+
+
+def parse(argv: Sequence[str], default: Flags, prog: str, description: str) -> Flags:
+    """Flags from arguments, over a default instance. Raises UserError in one line; prints help and exits 0 on -h."""
+    cls = type(default)
+    words = getattr(cls, "variants", {})
+    chosen = {word: last_value(argv, word) or getattr(default, word) for word in words}
+    cls = _with_options(cls, chosen)
+    known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}  # type: ignore[arg-type]
+    values = {key: value for key, value in known.items() if not key.endswith("_options")}
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return tyro.cli(cls, args=list(argv), default=cls(**values), prog=prog, description=description)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise UserError(_one_line(printed.getvalue(), prog)) from None
+
+
+def last_value(argv: Sequence[str], flag: str) -> str | None:
+    """The value of the last `--flag value` or `--flag=value`."""
+    found = None
+    for index, word in enumerate(argv):
+        if word == f"--{flag}" and index + 1 < len(argv):
+            found = argv[index + 1]
+        elif word.startswith(f"--{flag}="):
+            found = word.split("=", 1)[1]
+    return found
+
+
+def _one_line(box: str, prog: str) -> str:
+    """tyro's box of an error as one line: what is wrong, and the flag it may have meant.
+
+    The box has a title, then the message, then hints, with rules between them; drawn in ASCII where need be.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # on a terminal it is coloured
+    rows = [line.strip(" │╭╮╰╯") for line in plain.splitlines()]
+    parts: list[list[str]] = [[]]
+    for row in [row for row in rows if row][1:]:
+        if set(row) <= {"─", "-"}:
+            parts.append([])
+        else:
+            parts[-1].append(row)
+    message, *hints = [part for part in parts if part]
+    text = " ".join(message).split(" Got errors:")[0]
+    flag = next((row.split()[0] for hint in hints for row in hint if row.startswith("--")), "").rstrip(",")
+    if not flag or not text.startswith("Unrecognized"):
+        return f"{text} (--help lists the flags of {prog})"
+    return f"{text}; did you mean --{flag[2:].replace('-', '_')}? (--help lists the flags of {prog})"
+
+
+def to_config(flags: Any) -> dict[str, Any]:
+    """Flags as a flat mapping from flag to plain value, without those that only say where settings came from."""
+    config: dict[str, Any] = {}
+    for each in dataclasses.fields(flags):
+        value = getattr(flags, each.name)
+        if each.name.endswith("_options"):
+            word = each.name.removesuffix("_options")
+            options = dataclasses.asdict(value) if value is not None else {}
+            config.update({f"{word}.{key}": _plain(option) for key, option in options.items()})
+        elif dataclasses.is_dataclass(value):
+            config.update(to_config(value))
+        elif each.name not in NOT_STORED:
+            config[each.name] = _plain(value)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def to_arguments(config: Mapping[str, Any]) -> list[str]:
+    """A flat mapping as the arguments that give it."""
+    arguments: list[str] = []
+    for key, value in config.items():
+        if isinstance(value, bool):
+            prefix, _, last = key.rpartition(".")
+            name = last if value else f"no-{last}"
+            arguments.append(f"--{prefix}.{name}" if prefix else f"--{name}")
+        elif isinstance(value, (list, tuple)):
+            arguments += [f"--{key}", *(str(each) for each in value)]
+        else:
+            arguments.append(f"--{key}={value}")
+    return arguments
+
+
+def _fitting(config: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The settings without the options of a network or data set that the command line exchanges for another."""
+    exchanged = {word for word in VARIANTS if last_value(argv, word) not in (None, config.get(word))}
+    return {key: value for key, value in config.items() if key.split(".")[0] not in exchanged}
+
+
+def run_to_resume(argv: Sequence[str], task: str) -> Path | None:
+    """The run that --resume names, if it is given; with latest, the newest of this task and of the data set asked for.
+
+    Read before all other flags, since the run's own settings decide how those are to be understood.
+    """
+    wanted = last_value(argv, "resume")
+    if wanted is None:
+        return None
+    place = Path(last_value(argv, "experiments_dir") or experiments_dir())
+    folder = find_run(wanted, place, task, last_value(gather(argv), "dataset"))
+    other = read_status(folder).get("task")
+    if other != task:
+        raise UserError(f"{folder} is a run of {other}, not of {task}: resume it with {other}")
+    return folder
+
+
+def gather(argv: Sequence[str], base: Mapping[str, Any] | None = None) -> list[str]:
+    """The arguments of the named recipe and config file, if any, before the command line's own; base: before all."""
+    before = to_arguments(_fitting(base or {}, argv))
+    recipe, config = last_value(argv, "recipe"), last_value(argv, "config")
+    if recipe is not None:
+        if recipe not in RECIPES:
+            close = difflib.get_close_matches(recipe, RECIPES, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}{hint}")
+        before += to_arguments(_fitting(RECIPES[recipe], argv))
+    if config is not None:
+        before += to_arguments(_fitting(read_yaml(Path(config)), argv))
+    return [*before, *argv]
