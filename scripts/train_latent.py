@@ -6,7 +6,7 @@ from scripts.command import run_command
 from scripts.denoising import train_denoiser
 from scripts.flags import LATENT, LATENT_NETWORK
 
-DESCRIPTION = "Train a flow or diffusion model in an autoencoder's latents. Prints the run folder."
+DESCRIPTION = "Train a flow or diffusion model in latent space. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:
