@@ -81,17 +81,18 @@ def find_runs(experiments_dir: Path) -> list[Path]:
     return sorted((path.parent for path in experiments_dir.glob(f"*/{STATUS}")), reverse=True)
 
 
-def find_run(wanted: str, experiments_dir: Path, task: str | None = None, dataset: str | None = None) -> Path:
-    """The run that `wanted` names: "latest" (of that task and data set, if given), a folder, or a folder's name.
+def find_run(wanted: str, experiments_dir: Path, task: str | tuple[str, ...] = (), dataset: str | None = None) -> Path:
+    """The run that `wanted` names: "latest" (of the task or tasks and data set given), a folder, or a folder's name.
 
     Raises UserError where there is none.
     """
+    tasks = (task,) if isinstance(task, str) else task
     if wanted == "latest":
         for folder in find_runs(experiments_dir):
             status = read_status(folder)
-            if task in (None, status.get("task")) and dataset in (None, status.get("dataset")):
+            if (not tasks or status.get("task") in tasks) and dataset in (None, status.get("dataset")):
                 return folder
-        kind = " ".join(f"of {word}" for word in (task, dataset) if word)
+        kind = " ".join(f"of {word}" for word in (" or ".join(tasks), dataset) if word)
         raise UserError(f"no run {kind + ' ' if kind else ''}in {experiments_dir}: train one, or --experiments_dir")
     for folder in (Path(wanted), experiments_dir / wanted):
         if (folder / STATUS).is_file():

@@ -28,6 +28,7 @@ from scripts.arguments import parse, to_config
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.sampling import (
+    DENOISING,
     check_guidance,
     choose_labels,
     find_checkpoint,
@@ -109,7 +110,7 @@ def _checkpoints(flags: GenerateFlags) -> list[Path]:
     """The checkpoint files to sample."""
     if not flags.every_checkpoint:
         return [find_checkpoint(flags.model)]
-    run = find_run(flags.model.run, Path(flags.model.experiments_dir))
+    run = find_run(flags.model.run, Path(flags.model.experiments_dir), DENOISING)
     paths = checkpoint.list_checkpoints(run / "checkpoints")
     if not paths:
         raise UserError(f"{run} has no checkpoint yet")

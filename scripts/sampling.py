@@ -24,6 +24,8 @@ from models.run import find_run
 from models.spaces.latents import find_autoencoder
 from scripts.flags import ModelFlags, SamplerFlags, default_steps
 
+DENOISING = ("train_ddpm", "train_flow", "train_latent")
+
 
 def resolve_model(flags: ModelFlags) -> ModelFlags:
     """Every "auto" replaced by what it stands for; the device is made ready."""
@@ -37,7 +39,7 @@ def resolve_model(flags: ModelFlags) -> ModelFlags:
 def find_checkpoint(flags: ModelFlags) -> Path:
     """The checkpoint file that the flags name. Raises UserError where there is none."""
     if flags.checkpoint in (checkpoint.LAST, checkpoint.BEST):
-        return checkpoint.resolve(find_run(flags.run, Path(flags.experiments_dir)), flags.checkpoint)
+        return checkpoint.resolve(find_run(flags.run, Path(flags.experiments_dir), DENOISING), flags.checkpoint)
     return Path(flags.checkpoint)
 
 
@@ -117,7 +119,7 @@ def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> L
         raise UserError("--autoguidance does nothing at --guidance_scale 1: give a larger scale")
     path = Path(wanted)
     if path.suffix != ".safetensors":
-        path = checkpoint.resolve(find_run(wanted, Path(model.experiments_dir)))
+        path = checkpoint.resolve(find_run(wanted, Path(model.experiments_dir), DENOISING))
     weak = load_model(path, model)
     if weak.spec.facts()["space"] != loaded.spec.facts()["space"] or weak.spec.classes != loaded.spec.classes:
         raise UserError(f"--autoguidance {wanted}: made for other images or classes than {loaded.path}")

@@ -258,6 +258,7 @@ def test_a_run_by_name_by_folder_and_the_latest(folder: Path) -> None:
     newer = make(folder, "20260102_000000-flow-mnist", task="train_flow")
     assert find_run("latest", folder) == newer
     assert find_run("latest", folder, "train_ddpm") == older
+    assert find_run("latest", folder, ("train_vae", "train_ddpm")) == older
     assert find_run(older.name, folder) == older
     assert find_run(str(newer), Path("/nowhere")) == newer
     with pytest.raises(UserError, match="no run of train_vae"):
