@@ -11,7 +11,7 @@ import difflib
 import inspect
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import field
 from pathlib import Path
@@ -22,15 +22,19 @@ import tyro
 
 from models.errors import UserError
 from models.run import find_run, read_status, read_yaml
-from scripts.flags import VARIANTS, experiments_dir
+from scripts.flags import VARIANTS, braced, experiments_dir
 from scripts.recipes import RECIPES
 
 Flags = TypeVar("Flags")
 NOT_STORED = ("resume", "config", "recipe")
 
 
-def _options_class(name: str, constructor: Callable[..., Any]) -> type:
-    """A dataclass of a constructor's keyword-only arguments, with its types, defaults and docstring."""
+def _options_class(name: str, constructor: Callable[..., Any], taken: Collection[str]) -> type:
+    """A dataclass of a constructor's keyword-only arguments, with its types, defaults and docstring.
+
+    Help lists the names of an argument of type Annotated[str, names], where names() gives them. A space's arguments go
+    without their prefix too (--autoencoder, as one would say it), unless another flag has that name.
+    """
     function = constructor.__init__ if isinstance(constructor, type) else constructor
     documented = inspect.getdoc(function) or ""
     texts = {
@@ -38,22 +42,25 @@ def _options_class(name: str, constructor: Callable[..., Any]) -> type:
         for source in (inspect.getdoc(constructor) or "", documented)
         for param in docstring_parser.parse(source).params
     }
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     fields = []
     for parameter in inspect.signature(constructor).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             text = " ".join(texts.get(parameter.name, "").split())
-            short = [f"--{parameter.name}"] if name == "space" else None  # e.g. --autoencoder, as one would say it
-            kind = Annotated[hints[parameter.name], tyro.conf.arg(help=text, aliases=short)]
+            short = [f"--{parameter.name}"] if name == "space" and parameter.name not in taken else None
+            hint = hints[parameter.name]
+            metadata: Iterable[Any] = getattr(hint, "__metadata__", ())
+            tables = [braced(extra()) for extra in metadata if callable(extra)]
+            kind = Annotated[hint, tyro.conf.arg(help=text, aliases=short, metavar=tables[0] if tables else None)]
             fields.append((parameter.name, kind, field(default=parameter.default)))
     return dataclasses.make_dataclass(f"{name.capitalize()}Options", fields, frozen=True)
 
 
-def _with_options(cls: type[Flags], chosen: Mapping[str, str]) -> type[Flags]:
+def _with_options(cls: type[Flags], chosen: Mapping[str, str], taken: Collection[str]) -> type[Flags]:
     """The flags with the options of the chosen variants filled in."""
     fields = []
     for word, name in chosen.items():
-        options = _options_class(word, cls.variants[word](name))  # type: ignore[attr-defined]
+        options = _options_class(word, cls.variants[word](name), taken)  # type: ignore[attr-defined]
         kind = Annotated[options, tyro.conf.arg(name=word)]
         fields.append((f"{word}_options", kind, field(default_factory=options)))
     return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)  # type: ignore[return-value]
@@ -64,7 +71,7 @@ def parse(argv: Sequence[str], default: Flags, prog: str, description: str) -> F
     cls = type(default)
     words = getattr(cls, "variants", {})
     chosen = {word: last_value(argv, word) or getattr(default, word) for word in words}
-    cls = _with_options(cls, chosen)
+    cls = _with_options(cls, chosen, {*to_config(default), *NOT_STORED})
     known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}  # type: ignore[arg-type]
     values = {key: value for key, value in known.items() if not key.endswith("_options")}
     printed = io.StringIO()

@@ -32,9 +32,13 @@ VARIANTS: dict[str, Callable[[str], Callable[..., Any]]] = {
 }
 
 
+def braced(names: Iterable[str]) -> str:
+    """How help shows the names of a table, so that a new row shows by itself."""
+    return f"{{{','.join(names)}}}"
+
+
 def one_of(names: Iterable[str]) -> Any:
-    """The help shows the names of a table, so that a new row shows by itself."""
-    return tyro.conf.arg(metavar=f"{{{','.join(names)}}}")
+    return tyro.conf.arg(metavar=braced(names))
 
 
 ScheduleName = Annotated[str, one_of(NAMES)]

@@ -5,7 +5,7 @@ read what it gives. Unlabelled data have no classes and the null label alone: wh
 that the network learns.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from torch import Tensor, nn
 
@@ -45,3 +45,6 @@ def names() -> list[str]:
 def find(name: str) -> type[Conditioning]:
     """The conditioning of the module `name`. Raises UserError, with a suggestion, where there is none."""
     return variants.find(__name__, name, "conditioning", Conditioning)
+
+
+ConditioningName = Annotated[str, names]  # of an option that takes one: the function gives --help what to list

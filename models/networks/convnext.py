@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.conditioning import ConditioningName
 from models.networks import options
 from models.networks.blocks import fold, joined, unfold, zeroed
 from models.networks.embeddings import Condition
@@ -28,7 +29,7 @@ class ConvNeXt(nn.Module):
         expansion: int = 2,
         dropout: float = 0.0,
         patch_size: int = 2,
-        conditioning: str = "embedding",
+        conditioning: ConditioningName = "embedding",
     ) -> None:
         """shape: (C, H, W) of one encoded example; classes: 0 for unlabelled data.
 
@@ -40,8 +41,7 @@ class ConvNeXt(nn.Module):
             expansion: width of each block's hidden layer, in units of its channels.
             dropout: share of each block's hidden layer dropped while training, in [0, 1).
             patch_size: folds p x p pixels into channels before the first level; 1 folds nothing.
-            conditioning: how the label enters: embedding, concatenation or another module of models/conditioning that
-                gives no tokens.
+            conditioning: how the label enters, a module of models/conditioning that gives no tokens.
 
         Raises:
             UserError: an option out of its range, levels that do not fit the image, or a conditioning by tokens.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.conditioning import ConditioningName
 from models.errors import UserError
 from models.networks import options
 from models.networks.blocks import fold, joined, unfold, zeroed
@@ -35,7 +36,7 @@ class DiT(nn.Module):
         patch_size: int = 4,
         position: Literal["rope", "learned"] = "rope",
         qk_norm: bool = True,
-        conditioning: str = "embedding",
+        conditioning: ConditioningName = "embedding",
     ) -> None:
         """shape: (C, H, W) of one encoded example; classes: 0 for unlabelled data.
 
@@ -48,8 +49,7 @@ class DiT(nn.Module):
             patch_size: side in pixels of the square that becomes one token.
             position: rope rotates queries and keys by row and column; learned adds a table to the tokens.
             qk_norm: RMS norm on queries and keys, which keeps attention logits from growing.
-            conditioning: how the label enters: embedding, concatenation, cross_attention or another module of
-                models/conditioning; tokens are read in every block.
+            conditioning: how the label enters, a module of models/conditioning; tokens are read in every block.
 
         Raises:
             UserError: an option out of its range, or an image of less than two patches a side.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.conditioning import ConditioningName
 from models.networks import options
 from models.networks.blocks import (
     CrossAttention,
@@ -41,7 +42,7 @@ class UNet(nn.Module):
         heads: int = 2,
         dropout: float = 0.0,
         patch_size: int = 2,
-        conditioning: str = "embedding",
+        conditioning: ConditioningName = "embedding",
     ) -> None:
         """shape: (C, H, W) of one encoded example; classes: 0 for unlabelled data.
 
@@ -53,8 +54,7 @@ class UNet(nn.Module):
             heads: attention heads; must divide the channels of every level with attention.
             dropout: share of activations dropped inside each residual block while training, in [0, 1).
             patch_size: folds p x p pixels into channels before the first level; 1 folds nothing.
-            conditioning: how the label enters: embedding, concatenation, cross_attention or another module of
-                models/conditioning; tokens are read beside self-attention.
+            conditioning: how the label enters, a module of models/conditioning; tokens are read beside self-attention.
 
         Raises:
             UserError: an option out of its range, levels that do not fit the image, or a conditioning by tokens with no
