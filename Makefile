@@ -10,7 +10,7 @@ WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
 PYTHON := .venv/bin/python
 
 .PHONY: help environment setup demo test lint bench train_ddpm train_flow train_mnist train_fashion_mnist \
-	train_emnist train_cifar10 generate sessions status attach stop clean
+	train_emnist train_cifar10 generate evaluate sessions status attach stop clean
 
 help: ## this list
 	@echo 'make TARGET ARGS="--flag value"    flags for the task, quoted as in a shell'
@@ -48,6 +48,9 @@ train_cifar10: environment ## the same: small colour photographs
 
 generate: environment ## generate images: ARGS="--run latest --num_samples 64"
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh generate "$${args[@]}"
+
+evaluate: environment ## measure a run: ARGS="--task bayes --run latest"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh evaluate "$${args[@]}"
 
 status: environment ## every run: state, step, loss, age, folder
 	@$(WITH_ARGS) $(PYTHON) -m scripts.status "$${args[@]}"

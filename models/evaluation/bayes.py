@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from models.denoiser import Denoiser, add_noise
 from models.errors import UserError
 from models.evaluation.flow_time import last_flow_time, t_of
 from models.evaluation.likelihood import exact_probes, log_density, random_probes, rising_grid
+from models.initial_noise import shape_noise
 from models.noise_schedules import NoiseSchedule
 from models.randomness import derive_seed, image_draw
 
@@ -42,21 +43,27 @@ class Posterior(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """Clean images (N, C, H, W) with their numbers in the data set, which with the seed decide what noise they get."""
+    """Clean images (N, C, H, W) with their numbers in the data set, which with the seed decide what noise they get.
+
+    initial_noise: the kind that the model was trained with.
+    """
 
     clean: Tensor
     numbers: Sequence[int]
     seed: int
+    initial_noise: str = "gaussian"
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def __getitem__(self, rows: Tensor) -> Images:
-        return Images(self.clean[rows.to(self.clean.device)], [self.numbers[row] for row in rows.tolist()], self.seed)
+        numbers = [self.numbers[row] for row in rows.tolist()]
+        return replace(self, clean=self.clean[rows.to(self.clean.device)], numbers=numbers)
 
     def noise(self, draw: int) -> Tensor:
         """The noise of the draw with this number, shaped as the images."""
-        return image_draw(derive_seed(self.seed, "noise", draw), self.numbers, self.clean.device)(self.clean.shape)
+        draw_noise = image_draw(derive_seed(self.seed, "noise", draw), self.numbers, self.clean.device)
+        return shape_noise(self.initial_noise, draw_noise(self.clean.shape))
 
     def uniforms(self) -> Tensor:
         """(N,) float64, one number in [0, 1) for each image."""
@@ -64,22 +71,17 @@ class Images:
         return torch.tensor(drawn, dtype=torch.float64)
 
 
-class Method(Protocol):
-    """A way to classify. log_prior: (K,) log-probabilities of the classes; batch_size: images per network call."""
-
-    def check(self, schedule: NoiseSchedule, shape: Sequence[int]) -> None: ...
-    def classify(self, denoiser: Denoiser, images: Images, log_prior: Tensor, batch_size: int) -> Posterior: ...
-
-
 # Each weighting is a factor of the squared error of the flow's slope (noise - clean), where flow times are uniform.
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    # The error of the slope itself.
-    "flow": torch.ones_like,
-    # Of the noise estimate (the simple loss of Ho et al. 2020) and of the clean one.
-    "noise": lambda flow_times: (1 - flow_times) ** 2,
-    "clean": lambda flow_times: flow_times**2,
     # The bound: 1/2 |noise error|^2 over the log-SNR (Kingma et al. 2021 eq. 17); with it alone a score is in nats.
     "variational": lambda flow_times: (1 - flow_times) / flow_times,
+    # The bound times the flow time, which is the logistic function of -log-SNR / 2: a mean of the bounds of the image
+    # under all levels of noise (Kingma & Gao 2023, theorem 1), so that fine detail counts less.
+    "sigmoid": lambda flow_times: 1 - flow_times,
+    # The plain errors: of the slope itself, of the noise estimate (Ho et al. 2020) and of the clean one.
+    "flow": torch.ones_like,
+    "noise": lambda flow_times: (1 - flow_times) ** 2,
+    "clean": lambda flow_times: flow_times**2,
 }
 
 
@@ -87,20 +89,21 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 class Denoising:
     """By the denoising error, in rounds of doubling length after each of which hopeless classes are dropped.
 
-    draws: pairs of time and noise for each image, the same for all its classes. weighting: a row of WEIGHTINGS.
-    low, high: the flow times between which times are drawn. first_round: draws before the first class is dropped.
+    draws: of time and noise for each image, the same for all its classes; every second has the time of the one before
+    and the opposite noise, which cancels much of its chance. weighting: a row of WEIGHTINGS. low, high: the flow times
+    between which times are drawn. first_round: draws before the first class is dropped.
     patience: a class is dropped once it is worse than the best by so many standard errors of their paired
     difference; 0 drops none.
     """
 
     draws: int = 50
-    weighting: str = "flow"
-    low: float = 0.1
+    weighting: str = "sigmoid"
+    low: float = 0.3
     high: float = 0.9
-    first_round: int = 6
-    patience: float = 4.0
+    first_round: int = 8
+    patience: float = 2.5
 
-    def check(self, schedule: NoiseSchedule, shape: Sequence[int]) -> None:
+    def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
         """Raises UserError for values that cannot be."""
         if self.draws < 1:
             raise UserError(f"--draws {self.draws}: takes 1 or more")
@@ -123,11 +126,12 @@ class Denoising:
 
     def flow_times(self, images: Images) -> Tensor:
         """(draws, N): golden-ratio steps from a start of each image's own, so that every round covers the range."""
-        steps = GOLDEN * torch.arange(self.draws, dtype=torch.float64)[:, None]
+        steps = GOLDEN * (torch.arange(self.draws) // 2).double()[:, None]
         return self.low + (self.high - self.low) * ((images.uniforms() + steps) % 1)
 
     @torch.no_grad()
     def classify(self, denoiser: Denoiser, images: Images, log_prior: Tensor, batch_size: int) -> Posterior:
+        """log_prior: (K,) log-probabilities of the classes. batch_size: images per network call. Raises UserError."""
         prior = log_prior.double().cpu()
         flow_times = self.flow_times(images)
         errors = torch.full((self.draws, len(images), len(prior)), math.nan, dtype=torch.float64)
@@ -155,7 +159,7 @@ class Denoising:
         """
         device = images.clean.device
         weights = (self.high - self.low) * WEIGHTINGS[self.weighting](flow_times)
-        noise = torch.stack([images.noise(draw) for draw in draws])  # (R, N, C, H, W)
+        noise = torch.stack([images.noise(draw // 2) * (-1) ** draw for draw in draws])  # (R, N, C, H, W)
         t = t_of(denoiser.noise_schedule, flow_times)
         errors = torch.full(wanted.shape, math.nan, dtype=torch.float64)
         for batch in wanted.nonzero().split(batch_size):
@@ -180,8 +184,10 @@ class Likelihood:
     first: float = 0.05
     probes: int = 1
 
-    def check(self, schedule: NoiseSchedule, shape: Sequence[int]) -> None:
-        """Raises UserError for values that cannot be."""
+    def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
+        """Raises UserError for values that cannot be, or a model whose noise has no such density."""
+        if initial_noise != "gaussian":
+            raise UserError(f"--method likelihood needs Gaussian noise at t = 1, and the run has {initial_noise} noise")
         if self.steps < 1:
             raise UserError(f"--ode_steps {self.steps}: takes 1 or more")
         if not 0 <= self.first < last_flow_time(schedule):
@@ -195,6 +201,7 @@ class Likelihood:
             )
 
     def classify(self, denoiser: Denoiser, images: Images, log_prior: Tensor, batch_size: int) -> Posterior:
+        """As `Denoising.classify`; no class is dropped."""
         prior, clean = log_prior.double().cpu(), images.clean
         schedule, device = denoiser.noise_schedule, clean.device
         grid = rising_grid(schedule, self.steps, self.first)
@@ -248,3 +255,6 @@ def _decide(errors: Tensor, alive: Tensor, prior: Tensor, evaluations: Tensor) -
 def _refuse_infinite(scores: Tensor) -> None:
     if not scores.isfinite().all():
         raise UserError("the denoiser answers with numbers that are not finite: take other weights or float32")
+
+
+Method = Denoising | Likelihood

@@ -13,24 +13,17 @@ from models.errors import UserError
 
 @dataclass(frozen=True)
 class ClassGaussians:
-    """K Gaussians in D dimensions with the probabilities of the classes, float64 on the CPU.
+    """K Gaussians in D dimensions, float64 on the CPU.
 
-    mean: (K, D). factor: (K, D, D) lower triangular, factor @ factor.T is the covariance. log_prior: (K,).
+    mean: (K, D). factor: (K, D, D) lower triangular, factor @ factor.T is the covariance.
     """
 
     mean: Tensor
     factor: Tensor
-    log_prior: Tensor
 
     @classmethod
     def fit(
-        cls,
-        latents: Tensor,
-        labels: Tensor,
-        classes: int,
-        shrinkage: float = 0.1,
-        diagonal: bool = False,
-        uniform_prior: bool = False,
+        cls, latents: Tensor, labels: Tensor, classes: int, shrinkage: float = 0.1, diagonal: bool = False
     ) -> ClassGaussians:
         """From latents (N, ...) and labels (N,) of the training split; rows are flattened.
 
@@ -52,8 +45,7 @@ class ClassGaussians:
             covariance = covariance.diagonal(dim1=1, dim2=2).diag_embed()
         ridge = 1e-3 * pooled.diagonal().mean().clamp(min=1e-12)
         factor = torch.linalg.cholesky(covariance + ridge * torch.eye(rows.shape[1], dtype=torch.float64))
-        prior = torch.full((classes,), 1 / classes) if uniform_prior else counts / counts.sum()
-        return cls(mean, factor, prior.double().log())
+        return cls(mean, factor)
 
     def log_density(self, latents: Tensor) -> Tensor:
         """(N, K) log p(latent | class) in nats."""
@@ -65,6 +57,6 @@ class ClassGaussians:
             found.append(-0.5 * whitened.square().sum(0) - volume)
         return torch.stack(found, dim=1)
 
-    def log_posterior(self, latents: Tensor) -> Tensor:
-        """(N, K) log p(class | latent)."""
-        return (self.log_density(latents) + self.log_prior).log_softmax(1)
+    def log_posterior(self, latents: Tensor, log_prior: Tensor) -> Tensor:
+        """(N, K) log p(class | latent) by Bayes' rule. log_prior: (K,)."""
+        return (self.log_density(latents) + log_prior).log_softmax(1)

@@ -102,6 +102,6 @@ def _slope_and_divergence(
     divergence = torch.zeros(len(place), dtype=torch.float64)
     for probe in probes:
         probe = probe.to(place).expand_as(place)
-        (seen,) = torch.autograd.grad(slope, place, probe, retain_graph=True)
+        (seen,) = torch.autograd.grad((slope * probe).sum(), place, retain_graph=True)
         divergence += (seen * probe).flatten(1).sum(1).cpu()
     return slope.detach(), divergence

@@ -1,0 +1,110 @@
+"""What every evaluation shares: the data of a trained run, the card that says how a figure was taken, and the report.
+
+A figure without its card cannot be compared, so a report is one JSON file for programs and one text for people, and
+both carry it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import data
+from data import ImageData, Split
+from models.errors import UserError
+from models.run import read_yaml, write_text
+from scripts.flags import ModelFlags
+from scripts.sampling import name_of, run_of
+from scripts.training import fingerprint
+
+
+def stored_facts(path: Path) -> dict[str, Any]:
+    """What stands beside the tensors of a checkpoint file."""
+    return read_yaml(path.with_suffix(".yaml"))
+
+
+def load_data(path: Path, data_root: str | None) -> ImageData:
+    """The data set that the run of a checkpoint was trained on. Raises UserError where it is another one now."""
+    facts = stored_facts(path)
+    config = facts["config"]
+    options = {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.")}
+    root = data.data_root(data_root or config["data_root"])
+    dataset = data.find(config["dataset"])(**options).load(root)
+    if fingerprint(dataset) != facts["data"]["sha256"]:
+        raise UserError(f"the {dataset.name} in {root} is not what {path} was trained on: name the right --data_root")
+    return dataset
+
+
+def part_of(dataset: ImageData, split: str, first: int, count: int) -> Split:
+    """`count` images of a split from number `first` on, all of them for 0. Raises UserError."""
+    if split not in ("train", "test"):
+        raise UserError(f"--split {split}: choose train or test")
+    whole: Split = getattr(dataset, split)
+    if not 0 <= first < len(whole):
+        raise UserError(f"--first_image {first}: the {split} split of {dataset.name} has images 0..{len(whole) - 1}")
+    if count < 0:
+        raise UserError(f"--num_images {count}: takes 1 or more, or 0 for all")
+    stop = min(first + count, len(whole)) if count else len(whole)
+    return Split(whole.images[first:stop], whole.labels[first:stop])
+
+
+def model_card(path: Path, flags: ModelFlags) -> dict[str, Any]:
+    """Which weights a figure belongs to, and what they were computed with."""
+    facts = stored_facts(path)
+    space = (facts.get("denoiser") or {}).get("space") or {}
+    card = {
+        "run": name_of(path),
+        "checkpoint": path.name,
+        "checkpoint_sha256": facts["sha256"],
+        "autoencoder_sha256": space.get("autoencoder"),
+        "step": facts["step"],
+        "weights": flags.weights,
+        "device": flags.device,
+        "precision": flags.precision,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+    }
+    return {key: value for key, value in card.items() if value is not None}
+
+
+def data_card(dataset: ImageData, split: str, first: int, part: Split) -> dict[str, Any]:
+    """Which images a figure was taken on."""
+    return {
+        "dataset": dataset.name,
+        "split": split,
+        "first_image": first,
+        "num_images": len(part),
+        "images_sha256": fingerprint(replace(dataset, train=part)),
+    }
+
+
+def report_folder(path: Path, out: str | None) -> Path:
+    """Where a report goes: --out, else evaluation/ in the run of the checkpoint file. Raises UserError."""
+    run = run_of(path)
+    if out is None and run is None:
+        raise UserError("--checkpoint outside a run folder: say where to write with --out")
+    folder = Path(out).absolute() if out is not None else Path(str(run)) / "evaluation"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with --out") from None
+    return folder
+
+
+def write_report(folder: Path, task: str, card: Mapping[str, Any], results: Mapping[str, Any], table: str) -> Path:
+    """`<date>_<time>-<task>.json` with the card and the results, and the table with the card beside it as .txt."""
+    stem = f"{datetime.now():%Y%m%d_%H%M%S}-{task}"
+    names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
+    path = next(path for name in names if not (path := folder / f"{name}.json").exists())
+    content = json.dumps({"task": task, "protocol": card, "results": results}, indent=2)
+    protocol = yaml.safe_dump(dict(card), sort_keys=False, allow_unicode=True)
+    write_text(path.with_suffix(".txt"), f"{table}\n\nprotocol\n\n{protocol}")
+    write_text(path, content + "\n")
+    return path

@@ -1,0 +1,182 @@
+"""evaluate as people run it: a report whose card says how its figures were taken, whatever the batch size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from models import checkpoint
+from models.evaluation.statistics import wilson_interval
+from tests.commands.tasks import TINY, Ended, run_here
+
+FEW = ("--num_images", "40", "--draws", "8")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a flow that knows a little, a chain, a flow without labels, an autoencoder and a latent flow."""
+    from scripts import train_ddpm, train_flow, train_latent, train_vae
+
+    folder = tmp_path_factory.mktemp("runs")
+    once = ("--eval_every", "0", "--checkpoint_every", "0", "--no-tensorboard", "--experiments_dir", str(folder))
+    tiny = [*TINY, *once, "--sample_every", "0", "--lr", "1e-2"]
+    train_flow.main([*tiny, "--max_steps", "120", "--batch_size", "32", "--name", "labels"])
+    train_ddpm.main([*tiny, "--timesteps", "50"])
+    train_flow.main([*tiny, "--no-conditional", "--name", "plain"])
+    train_vae.main([*once, "--network.width", "8", "--batch_size", "32", "--max_steps", "60", "--lr", "5e-3"])
+    train_latent.main([*tiny, "--network.multipliers", "1", "1", "--initial_noise", "uniform"])
+    return folder
+
+
+@pytest.fixture
+def bayes(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def run(kind: str, *words: object) -> Ended:
+        (folder,) = runs.glob(f"*{kind}*")
+        return run_here("evaluate", "--task", "bayes", "--run", folder, "--out", tmp_path, *words, capsys=capsys)
+
+    return run
+
+
+def report_of(ended: Ended) -> dict[str, Any]:
+    return json.loads(ended.folder.read_text())
+
+
+def test_the_report_goes_into_the_run_and_carries_its_protocol(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = runs.glob("*labels")
+    ended = run_here("evaluate", "--task=bayes", "--run", run, *FEW, capsys=capsys)
+    assert ended.folder.parent == run / "evaluation" and ended.folder.name.endswith("-bayes.json")
+    report = report_of(ended)
+    card, results = report["protocol"], report["results"]
+    _, facts = checkpoint.load(checkpoint.resolve(run))
+    assert card["run"] == run.name and card["step"] == 120 and card["weights"] == "ema"
+    assert card["checkpoint_sha256"] == facts["sha256"] and len(card["images_sha256"]) == 64
+    assert (card["dataset"], card["split"], card["num_images"]) == ("digits", "test", 40)
+    assert (card["method"], card["draws"], card["low"], card["high"]) == ("denoising", 8, 0.3, 0.9)
+    assert results["accuracy"] == results["right"] / 40 > 0.3
+    assert results["interval_95"] == pytest.approx(wilson_interval(results["right"], 40))
+    assert results["evaluations_per_class_and_image"] <= results["most_evaluations_per_class_and_image"] <= 8
+    assert sum(map(sum, results["confusion"])) == 40
+    assert sum(results["confusion"][k][k] for k in range(10)) == results["right"] == 40 - len(results["wrong"])
+    text = ended.folder.with_suffix(".txt").read_text()
+    assert text.startswith(f"accuracy {100 * results['accuracy']:.2f} %")
+    assert yaml.safe_load(text.split("\nprotocol\n")[1]) == card
+    assert len(ended.err.splitlines()) == 1 and "40 of 40 images" in ended.err
+
+
+def test_neither_batch_size_nor_what_else_is_classified_changes_the_answers(bayes) -> None:
+    whole = report_of(bayes("labels", *FEW))["results"]
+    parts = report_of(bayes("labels", *FEW, "--batch_size", "7"))["results"]
+    same = ("confusion", "wrong", "evaluations_per_class_and_image")
+    assert parts["cross_entropy"] == pytest.approx(whole["cross_entropy"], rel=1e-4)
+    assert {key: whole[key] for key in same} == {key: parts[key] for key in same}
+    later = report_of(bayes("labels", *FEW, "--first_image", "30", "--num_images", "10"))["results"]
+    assert later["wrong"] == [each for each in whole["wrong"] if each["image"] >= 30]
+
+
+def test_every_flag_acts(bayes) -> None:
+    few = ("--num_images", "30", "--draws", "6")
+    usual = report_of(bayes("labels", *few))
+    for words, where in (
+        (("--seed", "5"), "seed"),
+        (("--weights", "raw"), "weights"),
+        (("--split", "train"), "images_sha256"),
+        (("--weighting", "flow"), "weighting"),
+        (("--time_range", "0.8", "0.99"), "low"),
+        (("--prior", "train"), "prior"),
+        (("--patience", "0"), "patience"),
+    ):
+        report = report_of(bayes("labels", *few, *words))
+        assert report["protocol"][where] != usual["protocol"][where], words
+        if where != "patience":
+            assert report["results"]["cross_entropy"] != usual["results"]["cross_entropy"], words
+    patient = report_of(bayes("labels", "--num_images", "30", "--draws", "12", "--patience", "0"))["results"]
+    assert patient["evaluations_per_class_and_image"] == 12
+    eager = report_of(bayes("labels", "--num_images", "30", "--draws", "12", "--patience", "1"))["results"]
+    assert eager["evaluations_per_class_and_image"] < 12
+
+
+@pytest.mark.parametrize("kind", ["labels", "ddpm"])
+def test_by_the_likelihood(bayes, kind: str) -> None:
+    words = ("--method", "likelihood", "--num_images", "12", "--ode_steps", "3", "--batch_size", "64")
+    report = report_of(bayes(kind, *words))
+    assert report["protocol"]["method"] == "likelihood" and report["protocol"]["steps"] == 3
+    assert report["results"]["evaluations_per_class_and_image"] == 6
+    if kind == "labels":
+        assert report["results"]["right"] > 3
+        exact = report_of(bayes(kind, *words, "--probes", "0", "--num_images", "3"))
+        assert exact["protocol"]["probes"] == 0
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "latent"])
+def test_chains_and_latents_too(bayes, runs: Path, kind: str) -> None:
+    report = report_of(bayes(kind, "--num_images", "10", "--draws", "3"))
+    assert report["results"]["images"] == 10
+    (vae,) = runs.glob("*-vae-*")
+    hashes = {"latent": checkpoint.load(checkpoint.resolve(vae))[1]["sha256"]}
+    assert report["protocol"].get("autoencoder_sha256") == hashes.get(kind)
+
+
+def test_an_autoencoder_by_gaussians_of_its_latents(bayes) -> None:
+    report = report_of(bayes("-vae-", "--num_images", "0"))
+    assert report["protocol"]["method"] == "gaussians" and report["protocol"]["shrinkage"] == 0.1
+    assert report["results"]["images"] == 359
+    assert report["results"]["accuracy"] > 0.8
+    plainer = report_of(bayes("-vae-", "--num_images", "0", "--diagonal", "--shrinkage", "1"))
+    assert plainer["results"]["cross_entropy"] > report["results"]["cross_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "words"),
+    [
+        ("plain", (), ("model without labels", "conditional")),
+        ("labels", ("--method", "magic"), ("--method magic", "denoising, likelihood")),
+        ("labels", ("--method", "gaussians"), ("--method gaussians", "a denoiser")),
+        ("-vae-", ("--method", "denoising"), ("--method denoising", "an autoencoder")),
+        ("-vae-", ("--shrinkage", "2"), ("--shrinkage 2",)),
+        ("latent", ("--method", "likelihood"), ("uniform noise",)),
+        ("labels", ("--draws", "0"), ("--draws 0",)),
+        ("labels", ("--weighting", "x"), ("'x'", "variational")),
+        ("labels", ("--time_range", "0.9", "0.1"), ("--time_range 0.9 0.1",)),
+        ("labels", ("--prior", "none"), ("--prior none", "uniform, train")),
+        ("labels", ("--split", "valid"), ("--split valid", "train or test")),
+        ("labels", ("--first_image", "99999"), ("--first_image 99999", "images 0..")),
+        ("labels", ("--num_images", "-1"), ("--num_images -1",)),
+        ("labels", ("--batch_size", "0"), ("--batch_size 0",)),
+        ("labels", ("--drawz", "3"), ("--drawz", "did you mean --draws")),
+        ("labels", ("--method", "likelihood", "--ode_steps", "0"), ("--ode_steps 0",)),
+        ("labels", ("--task", "bayez"), ("--task bayez", "did you mean bayes")),
+    ],
+)
+def test_mistakes_are_one_line(
+    bayes, tmp_path: Path, kind: str, flags: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    ended = bayes(kind, *flags)
+    assert ended.code == 2 and ended.out == "", ended.err
+    assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1, ended.err
+    assert all(word in ended.err for word in words), ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = run_here("evaluate", "--run", "latest", capsys=capsys)
+    assert ended.code == 2 and "--task: say what to measure: bayes" in ended.err
+
+
+def test_another_data_set_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = runs.glob("*labels")
+    path = checkpoint.resolve(run)
+    for each in (path, path.with_suffix(".yaml")):
+        (tmp_path / each.name).write_bytes(each.read_bytes())
+    foreign = tmp_path / path.name
+    facts = yaml.safe_load(foreign.with_suffix(".yaml").read_text())
+    facts["data"]["sha256"] = "0" * 64
+    foreign.with_suffix(".yaml").write_text(yaml.safe_dump(facts))
+    words = ("--task", "bayes", "--checkpoint", foreign)
+    assert "not what" in run_here("evaluate", *words, "--out", tmp_path, capsys=capsys).err
+    facts["data"]["sha256"] = yaml.safe_load(path.with_suffix(".yaml").read_text())["data"]["sha256"]
+    foreign.with_suffix(".yaml").write_text(yaml.safe_dump(facts))
+    assert "say where to write with --out" in run_here("evaluate", *words, capsys=capsys).err
