@@ -9,8 +9,9 @@ export RAW_ARGS := $(value ARGS)
 WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
 PYTHON := .venv/bin/python
 
-.PHONY: help environment setup demo test lint bench train_ddpm train_flow train_mnist train_fashion_mnist \
-	train_emnist train_cifar10 generate evaluate sessions status attach stop clean
+.PHONY: help environment setup demo test lint bench train_ddpm train_flow train_vae train_latent train_mnist \
+	train_fashion_mnist train_emnist train_cifar10 generate evaluate reconstruct encode_dataset sessions status attach \
+	stop clean
 
 help: ## this list
 	@echo 'make TARGET ARGS="--flag value"    flags for the task, quoted as in a shell'
@@ -34,7 +35,13 @@ train_ddpm: environment ## train a diffusion model, in a detached session
 train_flow: environment ## train a flow model, in a detached session
 	@$(WITH_ARGS) scripts/launch.sh train_flow "$${args[@]}"
 
-train_mnist: environment ## the same with measured settings: handwritten digits
+train_vae: environment ## train an autoencoder, in a detached session
+	@$(WITH_ARGS) scripts/launch.sh train_vae "$${args[@]}"
+
+train_latent: environment ## train a flow in its latents, in a detached session
+	@$(WITH_ARGS) scripts/launch.sh train_latent "$${args[@]}"
+
+train_mnist: environment ## a flow with measured settings: handwritten digits
 	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe mnist "$${args[@]}"
 
 train_fashion_mnist: environment ## the same: clothes
@@ -51,6 +58,12 @@ generate: environment ## generate images: ARGS="--run latest --num_samples 64"
 
 evaluate: environment ## measure a run: ARGS="--task bayes --run latest"
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh evaluate "$${args[@]}"
+
+reconstruct: environment ## what an autoencoder makes of test images, with errors
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh reconstruct "$${args[@]}"
+
+encode_dataset: environment ## encode a data set once, for train_latent
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh encode_dataset "$${args[@]}"
 
 status: environment ## every run: state, step, loss, age, folder
 	@$(WITH_ARGS) $(PYTHON) -m scripts.status "$${args[@]}"

@@ -5,7 +5,6 @@ The file carries the hashes of the images and of the autoencoder it belongs to, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,11 +53,13 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode_images(model: Autoencoder, images: Tensor, flips: bool, device: torch.device) -> Encoded:
+def encode_images(
+    model: Autoencoder, images: Tensor, flips: bool, device: torch.device, batch_size: int = BATCH
+) -> Encoded:
     """uint8 (N, C, H, W) -> their codes, on the CPU."""
 
     def encode(split: Tensor) -> Tensor:
-        parts = (Pixels.scale(part.to(device)) for part in split.split(BATCH))
+        parts = (Pixels.scale(part.to(device)) for part in split.split(batch_size))
         return torch.cat([torch.cat(model.encode(part), dim=1).cpu() for part in parts])
 
     return Encoded(encode(images), encode(images.flip(3)) if flips else None)
@@ -94,17 +95,6 @@ def read_encoded(path: Path) -> Encoded:
         raise UserError(f"{path} is no encoded data set: {error}") from None
 
 
-def find_encoded(run: Path, data_sha256: str) -> Path | None:
-    """The encoded set of these images in an autoencoder's run."""
-    for path in _files(run):
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("data_sha256") == data_sha256:
-                    return path
-        except (OSError, SafetensorError):
-            continue
-    return None
-
-
-def _files(run: Path) -> Iterator[Path]:
-    yield from sorted((run / FOLDER).glob("*.safetensors"))
+def file_name(dataset: str, split: str) -> str:
+    """What the file of a split is called in the folder FOLDER of its autoencoder's run."""
+    return f"{dataset}-{split}.safetensors"

@@ -77,6 +77,15 @@ def strip(
     return _sheet(tiles, len(frames), padding, scale, title, captions, row_titles)
 
 
+def pairs(images: Tensor, others: Tensor, columns: int, title: str = "") -> Image.Image:
+    """A sheet of images, each with its counterpart to the right of it; uint8 (N, C, H, W) both. columns: of pairs."""
+    tiles = _as_array(images)
+    edge = np.full_like(tiles[:, :, :1], PAGE)
+    tiles = np.concatenate([tiles, edge, _as_array(others)], axis=2)
+    scale = max(1, round(TILE / max(images.shape[2:])))
+    return _sheet(tiles, min(columns, len(tiles)), 4 * scale, scale, title, (), ())
+
+
 def save_image(image: Image.Image, path: Path | str) -> None:
     """Write a PNG, JPEG or WebP (lossless), by suffix, whole or not at all. The folder must exist.
 

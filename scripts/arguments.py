@@ -88,10 +88,9 @@ def last_value(argv: Sequence[str], flag: str) -> str | None:
     """The value of the last `--flag value` or `--flag=value`."""
     found = None
     for index, word in enumerate(argv):
-        if word == f"--{flag}" and index + 1 < len(argv):
-            found = argv[index + 1]
-        elif word.startswith(f"--{flag}="):
-            found = word.split("=", 1)[1]
+        name, equals, value = word.partition("=")
+        if name.replace("-", "_") == f"__{flag}":
+            found = value if equals else next(iter(argv[index + 1 : index + 2]), found)
     return found
 
 

@@ -237,8 +237,13 @@ def initialise(network: nn.Module, run: RunFlags) -> str:
 
 
 def fingerprint(dataset: ImageData) -> str:
-    """SHA-256 of the training split's images and labels."""
+    """What tells data sets apart: the hash of the training split."""
+    return split_hash(dataset.train)
+
+
+def split_hash(split: Split) -> str:
+    """SHA-256 of a split's images and labels."""
     digest = hashlib.sha256()
-    for tensor in (dataset.train.images, dataset.train.labels):
+    for tensor in (split.images, split.labels):
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models import checkpoint
 from models.autoencoders import Autoencoder, load_autoencoder
-from models.encoded import Encoded, encode_images, find_encoded, read_encoded
+from models.encoded import FOLDER, Encoded, encode_images, file_name, read_encoded
 from models.errors import UserError
 from models.randomness import StepRandomness
 from models.run import find_run
@@ -125,8 +125,9 @@ def _codes(model: Autoencoder, images: Tensor, flips: bool, around: Surroundings
     file: Path | None = None
     if encoded not in ("auto", "none"):
         file = Path(encoded)
-    elif encoded == "auto" and (run := model.path.parent.parent).is_dir():
-        file = find_encoded(run, around.data_sha256)
+    elif encoded == "auto":
+        usual = model.path.parent.parent / FOLDER / file_name(around.dataset, "train")
+        file = usual if usual.is_file() else None
     if file is not None:
         codes = read_encoded(file)
         trouble = codes.trouble(model, around.data_sha256, flips)

@@ -25,6 +25,11 @@ TINY = (
     *("--num_samples", "10", "--steps", "2", "--no-tensorboard"),
 )
 
+TINY_VAE = (
+    *("--network.width", "8", "--network.latent_shape", "2", "4", "4", "--batch_size", "16", "--max_steps", "6"),
+    *("--warmup_steps", "2", "--eval_images", "32", "--no-tensorboard"),
+)
+
 
 @dataclass(frozen=True)
 class Ended:

@@ -1,0 +1,124 @@
+"""What `reconstruct` and `encode_dataset` share: a trained autoencoder, and the images that it is to see."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+import tyro
+from torch import Tensor
+
+import data
+from data import ImageData
+from models import build, checkpoint
+from models.autoencoders import Autoencoder, load_autoencoder
+from models.errors import UserError
+from models.run import find_run, read_yaml
+from scripts.arguments import gather, last_value
+from scripts.flags import experiments_dir, one_of
+from scripts.training import load_data
+
+
+def _options_of(dataset: str | None) -> Callable[..., Any]:
+    return data.find(dataset) if dataset else _no_options
+
+
+def _no_options() -> None:
+    """Of a data set that is not known yet."""
+
+
+@dataclass(frozen=True)
+class CodingFlags:
+    """Which autoencoder, and on which images."""
+
+    variants: ClassVar = {"dataset": _options_of}
+
+    run: str = "latest"
+    """The run of train_vae: its folder, its name, or latest."""
+    checkpoint: str = "last"
+    """last, best, or a checkpoint file, which then needs no run."""
+    experiments_dir: str = field(default_factory=experiments_dir)
+    """Where runs are looked for by name; the variable EXPERIMENTS_DIR sets its default."""
+    dataset: Annotated[str | None, one_of(data.names())] = None
+    """A data set with images of the same shape. Default: the run's own."""
+    dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
+    data_root: str | None = None
+    """Folder of the data sets. Default: where the run found its own."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    batch_size: int = 500
+    """Images at a time."""
+
+
+def open_autoencoder(argv: Sequence[str]) -> tuple[Autoencoder, list[str]]:
+    """The autoencoder that the arguments name, on the CPU, and the arguments with its run's data set before them.
+
+    Read before all other flags, since the run's own data set decides how those are to be understood.
+    """
+    which = last_value(argv, "checkpoint") or checkpoint.LAST
+    if which in (checkpoint.LAST, checkpoint.BEST):
+        place = Path(last_value(argv, "experiments_dir") or experiments_dir())
+        path = checkpoint.resolve(find_run(last_value(argv, "run") or "latest", place, task="train_vae"), which)
+    else:
+        path = Path(which)
+    weights = last_value(argv, "weights") or "ema"
+    if weights not in build.WEIGHTS:
+        raise UserError(f"--weights {weights}: choose ema or raw")
+    model = load_autoencoder(path, weights)
+    config = read_yaml(path.with_suffix(".yaml"))["config"]
+    own = {key: config[key] for key in config if key in ("dataset", "data_root") or key.startswith("dataset.")}
+    return model, gather(argv, own)
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Help is for those, too, who have no run yet."""
+    return not {"-h", "--help"}.isdisjoint(argv)
+
+
+def prepare(flags: CodingFlags, model: Autoencoder) -> torch.device:
+    """The device, with the autoencoder on it. Raises UserError."""
+    if flags.batch_size < 1:
+        raise UserError(f"--batch_size {flags.batch_size}: takes 1 or more")
+    device = build.pick_device(flags.device)
+    build.prepare_device(device)
+    model.network.to(device)
+    return device
+
+
+def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
+    """The data set of the flags. Raises UserError for images of another shape."""
+    dataset = load_data(flags, flags.data_root)
+    mine, other = model.spec.shape, tuple(dataset.train.images.shape[1:])
+    if mine != other:
+        raise UserError(f"--dataset {flags.dataset}: its images are {dims(other)}, and {model.path} takes {dims(mine)}")
+    return dataset
+
+
+def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
+    """Image files as uint8 (N, C, H, W), grey or in colour as the shape says. Raises UserError for another size."""
+    from data.sources.pictures import BROKEN, Target, decode
+
+    images = []
+    for file in files:
+        try:
+            image = torch.tensor(decode(Path(file).read_bytes(), Target(None, shape[0], crop=False)))
+        except BROKEN as error:
+            raise UserError(f"--image {file} cannot be read as an image: {' '.join(str(error).split())}") from None
+        if image.shape != shape:
+            mine, other = dims(shape[1:]), dims(image.shape[1:])
+            raise UserError(f"--image {file} is {other} (height x width), and the autoencoder takes {mine}")
+        images.append(image)
+    return torch.stack(images)
+
+
+def dims(shape: Sequence[int]) -> str:
+    """1x28x28."""
+    return "x".join(map(str, shape))
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

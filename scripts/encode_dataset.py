@@ -1,0 +1,76 @@
+"""Encodes a data set by an autoencoder, once, so that `train_latent` need not; both splits, as safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.encoded import FOLDER, encode_images, file_name, write_encoded
+from models.errors import UserError
+from models.interrupts import Interrupts
+from scripts.arguments import parse
+from scripts.autoencoding import (
+    CodingFlags,
+    asks_for_help,
+    dims,
+    load_images,
+    open_autoencoder,
+    prepare,
+    tell,
+)
+from scripts.command import run_command
+from scripts.sampling import run_of
+from scripts.training import split_hash
+
+DESCRIPTION = "Encode a data set by an autoencoder, for train_latent. Prints the folder."
+
+
+@dataclass(frozen=True)
+class EncodeFlags(CodingFlags):
+    """Settings of `encode_dataset`."""
+
+    out: str | None = None
+    """Folder to write. Default: the run's encoded/, where train_latent looks."""
+
+
+def main(argv: list[str]) -> None:
+    if asks_for_help(argv):
+        parse(argv, EncodeFlags(), "encode_dataset", DESCRIPTION)
+    model, arguments = open_autoencoder(argv)
+    flags = parse(arguments, EncodeFlags(), "encode_dataset", DESCRIPTION)
+    device = prepare(flags, model)
+    dataset = load_images(flags, model)
+    folder = _folder(flags, model.path)
+    with Interrupts(at_once=True):
+        for name, split, flips in (("train", dataset.train, dataset.flips), ("test", dataset.test, False)):
+            codes = replace(
+                encode_images(model, split.images, flips, device, flags.batch_size),
+                data_sha256=split_hash(split),
+                autoencoder_sha256=model.sha256,
+                words={"dataset": dataset.name, "split": name, "autoencoder": str(model.path)},
+            )
+            path = folder / file_name(dataset.name, name)
+            write_encoded(path, codes, split.labels)
+            mirrored = " and their mirror images" if flips else ""
+            deviations = ", ".join(f"{value:.3g}" for value in codes.statistics()[1].tolist())
+            tell(
+                f"{path.name}: {len(split)} {name} images{mirrored} as {dims(model.latent_shape)} latents; "
+                f"deviation of each channel {deviations}"
+            )
+    print(folder)
+
+
+def _folder(flags: EncodeFlags, path: Path) -> Path:
+    run = run_of(path)
+    if flags.out is None and run is None:
+        raise UserError("--checkpoint outside a run folder: say where to write with --out")
+    folder = Path(flags.out).absolute() if flags.out is not None else Path(str(run)) / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with --out") from None
+    return folder
+
+
+if __name__ == "__main__":
+    run_command(main)

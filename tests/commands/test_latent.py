@@ -1,0 +1,168 @@
+"""The commands around autoencoders, as people run them on tiny digits: reconstruct, encode_dataset, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from data.digits import Digits
+from models.encoded import read_encoded
+from models.evaluation.fidelity import fidelity
+from scripts.training import split_hash
+from tests.commands.tasks import TINY, TINY_VAE, Ended, run_here
+from tests.commands.test_bad_input import check_refusal
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small autoencoder of digits."""
+    from scripts import train_vae
+
+    folder = tmp_path_factory.mktemp("runs")
+    train_vae.main([*TINY_VAE, "--experiments_dir", str(folder), "--max_steps", "60", "--lr", "1e-2"])
+    return folder
+
+
+@pytest.fixture
+def vae(runs: Path) -> Path:
+    return next(runs.glob("*-vae-*"))
+
+
+@pytest.fixture
+def run(runs: Path, capsys: pytest.CaptureFixture[str]):
+    def start(task: str, *arguments: object) -> Ended:
+        return run_here(task, "--experiments_dir", runs, *arguments, capsys=capsys)
+
+    return start
+
+
+def save_picture(path: Path, height: int, width: int) -> Path:
+    Image.new("L", (width, height), 90).save(path)
+    return path
+
+
+# -- reconstruct ------------------------------------------------------------------------------------------------------
+
+
+def test_reconstruct_measures_the_whole_test_split(run, vae: Path) -> None:
+    ended = run("reconstruct", "--height", "2", "--width", "3", "--batch_size", "100")
+    folder = ended.folder
+    assert folder.parent == vae / "reconstructions" and folder.name.endswith("-digits")
+    assert {path.name for path in folder.iterdir()} == {
+        *("reconstructions.png", "metrics.json", "metrics.txt", "config.txt")
+    }
+    found, test = json.loads((folder / "metrics.json").read_text()), Digits().load(Path()).test
+    assert found["images"] == len(test) and found["images_sha256"] == split_hash(test)
+    assert (
+        found["checkpoint_sha256"] == yaml.safe_load(next((vae / "checkpoints").glob("*60.yaml")).read_text())["sha256"]
+    )
+    assert found["latent_shape"] == [2, 4, 4] and len(found["latent_channel_deviations"]) == 2
+    spread = [d**2 + (m - found["latent_mean"]) ** 2 for m, d in _channels(found)]
+    assert found["latent_deviation"] ** 2 == pytest.approx(sum(spread) / 2)
+    flat = test.images.float().mean(0).expand(len(test), -1, -1, -1).round().to(torch.uint8)
+    assert found["mse"] < fidelity([(test.images, flat)]).mse  # better than the mean image
+    assert f"SSIM {found['ssim']:.4f}" in ended.err and "[-1, 1]" in (folder / "metrics.txt").read_text()
+
+
+def _channels(found: dict) -> list[tuple[float, float]]:
+    return list(zip(found["latent_channel_means"], found["latent_channel_deviations"], strict=True))
+
+
+def test_reconstruct_is_the_same_in_other_batches_and_not_with_other_weights(run) -> None:
+    def measured(*words: object) -> dict:
+        return json.loads((run("reconstruct", *words).folder / "metrics.json").read_text())
+
+    base = measured()
+    assert measured("--batch_size", "7")["mse"] == pytest.approx(base["mse"], rel=1e-3)
+    assert measured("--weights", "raw")["mse"] != base["mse"]
+
+
+def test_reconstruct_reads_image_files(run, tmp_path: Path) -> None:
+    files = [save_picture(tmp_path / f"{k}.png", 8, 8) for k in range(2)]
+    folder = run("reconstruct", "--image", *files, "--out", tmp_path / "out").folder
+    assert json.loads((folder / "metrics.json").read_text())["images"] == 2
+
+
+# -- encode_dataset ---------------------------------------------------------------------------------------------------
+
+
+def test_encode_dataset_writes_both_splits(run, vae: Path) -> None:
+    ended = run("encode_dataset")
+    assert ended.folder == vae / "encoded" and "deviation of each channel" in ended.err
+    data = Digits().load(Path())
+    for name, split in (("train", data.train), ("test", data.test)):
+        codes = read_encoded(ended.folder / f"digits-{name}.safetensors")
+        assert codes.posterior.shape == (len(split), 4, 4, 4) and codes.mirrored is None
+        assert codes.data_sha256 == split_hash(split) and codes.words["split"] == name
+
+
+def test_mirrored_images_are_encoded_where_they_are_trained_on(run, tmp_path: Path) -> None:
+    for k in range(3):
+        image = Image.new("L", (8, 8))
+        image.putpixel((k, 2), 255)
+        image.save(tmp_path / f"{k}.png")
+    words = ("--dataset", "folder", "--dataset.path", tmp_path, "--dataset.channels", "1", "--dataset.flips")
+    folder = run("encode_dataset", *words, "--out", tmp_path / "out").folder
+    codes = read_encoded(folder / "folder-train.safetensors")
+    assert codes.mirrored is not None and codes.mirrored.shape == codes.posterior.shape
+    assert read_encoded(folder / "folder-test.safetensors").mirrored is None
+
+
+# -- what does not fit ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["reconstruct", "encode_dataset"])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--run", "yesterday"), ("yesterday",)),
+        (("--checkpoint", "absent.safetensors"), ("absent.safetensors",)),
+        (("--batch_size", "0"), ("--batch_size 0",)),
+        (("--dataset", "digitz"), ("digitz", "digits")),
+        (("--dataset.size", "9"), ("--dataset.size",)),
+        (("--device", "cuda:77"), ("cuda:77",)),
+        (("--out", "/proc/nothing/here"), ("/proc/nothing",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_refusals(task: str, flags: tuple[str, ...], words: tuple[str, ...], run) -> None:
+    check_refusal(run(task, *flags), *words)
+
+
+def test_images_of_another_size(run, tmp_path: Path) -> None:
+    check_refusal(run("reconstruct", "--image", save_picture(tmp_path / "a.png", 9, 8)), "a.png", "9x8", "8x8")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    check_refusal(run("reconstruct", "--image", tmp_path / "b.png"), "b.png")
+    for name in ("a", "c"):
+        save_picture(tmp_path / f"{name}.png", 9, 8)
+    (tmp_path / "b.png").unlink()
+    words = (
+        "--dataset",
+        "folder",
+        "--dataset.path",
+        tmp_path,
+        "--dataset.channels",
+        "1",
+        "--dataset.test_share",
+        "0.5",
+    )
+    for task in ("reconstruct", "encode_dataset"):
+        check_refusal(run(task, *words), "1x9x8", "1x8x8")
+
+
+def test_a_denoiser_is_no_autoencoder(run, tmp_path: Path, capsys) -> None:
+    flow = run_here("train_flow", *TINY, "--experiments_dir", tmp_path, "--max_steps", "1", capsys=capsys).folder
+    for task in ("reconstruct", "encode_dataset"):
+        check_refusal(run(task, "--run", flow), "no autoencoder's checkpoint", "train_vae")
+    check_refusal(run_here("reconstruct", "--experiments_dir", tmp_path, capsys=capsys), "no run of train_vae")
+    check_refusal(run("train_latent", *TINY, "--autoencoder", flow), "train_vae")
+
+
+def test_reconstruct_refuses_weights_that_are_not_there(run) -> None:
+    check_refusal(run("reconstruct", "--weights", "both"), "both", "ema or raw")
+    check_refusal(run("reconstruct", "--height", "0"), "--height 0")
