@@ -73,3 +73,26 @@ class Labelled:
 
     def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
         return self.denoiser(noisy, t, self.label)
+
+
+@dataclass(frozen=True)
+class Between:
+    """A denoiser between two labels: (1 - weight) of the estimate under `first` and weight of that under `second`.
+
+    first, second: (N,); weight: (N,) in [0, 1]. One forward pass of twice the images.
+    """
+
+    denoiser: Denoiser
+    first: Tensor
+    second: Tensor
+    weight: Tensor
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        return self.denoiser.noise_schedule
+
+    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
+        both = self.denoiser(torch.cat([noisy, noisy]), t, torch.cat([self.first, self.second]))
+        weight = self.weight.to(noisy).view(-1, 1, 1, 1)
+        clean, noise = ((1 - weight) * half.chunk(2)[0] + weight * half.chunk(2)[1] for half in both)
+        return Estimate(clean, noise)
