@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from models import plots
 from models.errors import UserError
 from models.files import replacing
 
@@ -32,6 +33,7 @@ GAP = 6  # Pixels around text.
 SMALLEST, NORMAL = 10, 12  # Font sizes of row and column titles.
 
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+PAGE_FORMATS = (".pdf", ".svg")
 ANIMATION_FORMATS = {".webp": "WEBP", ".gif": "GIF"}
 LONGEST_ANIMATION = 16383  # Pixels; the WebP container holds no more.
 
@@ -86,11 +88,24 @@ def pairs(images: Tensor, others: Tensor, columns: int, title: str = "") -> Imag
     return _sheet(tiles, min(columns, len(tiles)), 4 * scale, scale, title, (), ())
 
 
-def save_image(image: Image.Image, path: Path | str) -> None:
-    """Write a PNG, JPEG or WebP (lossless), by suffix, whole or not at all. The folder must exist.
+def tiled(images: Tensor, columns: int, padding: int = 1) -> Tensor:
+    """Images (N, C, H, W) side by side in one, uint8 (C, height, width): a cell of a sheet that shows several."""
+    rows = math.ceil(len(images) / columns)
+    channels, height, width = images.shape[1:]
+    cell = images.new_full((channels, rows * (height + padding) - padding, columns * (width + padding) - padding), PAGE)
+    for k, image in enumerate(images):
+        y, x = k // columns * (height + padding), k % columns * (width + padding)
+        cell[:, y : y + height, x : x + width] = image
+    return cell
 
-    Raises UserError for another suffix.
+
+def save_image(image: Image.Image, path: Path | str) -> None:
+    """Write a PNG, JPEG or WebP (lossless), by suffix, whole or not at all; or a page of PDF or SVG that holds the
+    same pixels. The folder must exist. Raises UserError for another suffix.
     """
+    if Path(path).suffix.lower() in PAGE_FORMATS:
+        plots.save_raster(np.asarray(image), path)
+        return
     options: dict[str, Any] = {"lossless": True} if Path(path).suffix.lower() == ".webp" else {}
     file_format = _format(path, IMAGE_FORMATS)
     with replacing(path) as temporary:

@@ -1,4 +1,4 @@
-"""Curves for people: the losses of a run, and noise schedules side by side.
+"""Curves for people: the losses of a run, and noise schedules side by side; and how every figure is written.
 
 Matplotlib is imported when something is drawn, never before, and without pyplot: no window, no global state,
 nothing to close. What the numbers mean is the caller's; images are drawn by `pictures`.
@@ -35,6 +35,7 @@ LOOK: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "0.9",
     "legend.frameon": False,
+    "svg.hashsalt": "",  # Names inside a file that are drawn by lot without it.
 }
 LOSSES = (
     ("train_loss", "train, raw weights", COLOURS[0], "-"),
@@ -53,7 +54,7 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str 
     train_loss, train_grid_loss, test_loss, test_loss_t0 ... test_loss_t9. Writes .png, .pdf or .svg, whole or
     not at all; raises UserError for another suffix.
     """
-    with _drawing((9.0, 3.9), path, title) as figure:
+    with drawing((9.0, 3.9), path, title) as figure:
         over_steps, by_time = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_losses(over_steps, rows)
         _draw_by_time(by_time, rows)
@@ -70,7 +71,7 @@ def schedule_curves(
     may be infinite. Writes .png, .pdf or .svg, whole or not at all; raises UserError for another suffix.
     """
     headings = (r"signal  $\alpha(t)$", r"noise  $\sigma(t)$", r"log-SNR  $\log(\alpha^2 / \sigma^2)$")
-    with _drawing((9.0, 3.8), path, title) as figure:
+    with drawing((9.0, 3.8), path, title) as figure:
         panels = figure.subplots(1, 3)
         for k, (axes, heading) in enumerate(zip(panels, headings, strict=True)):
             axes.set(title=heading, xlabel="t  (0 = clean, 1 = noise)", xlim=(-0.02, 1.02))
@@ -98,14 +99,21 @@ def schedule_curves(
 
 
 @contextmanager
-def _drawing(inches: tuple[float, float], path: Path | str, title: str) -> Iterator[Figure]:
+def drawing(inches: tuple[float, float], path: Path | str, title: str) -> Iterator[Figure]:
     """A figure with a title and nothing else, written to `path` when the block ends well."""
+    with new_figure(inches, title) as figure:
+        if Path(path).suffix.lower() not in FORMATS:
+            raise UserError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
+        yield figure
+        save_figure(figure, path)
+
+
+@contextmanager
+def new_figure(inches: tuple[float, float], title: str) -> Iterator[Figure]:
+    """A figure with a title; what is drawn in the block has the look of all figures."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    file_format = FORMATS.get(Path(path).suffix.lower())
-    if file_format is None:
-        raise UserError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=inches, dpi=150, layout="constrained")
         if title:
@@ -113,8 +121,26 @@ def _drawing(inches: tuple[float, float], path: Path | str, title: str) -> Itera
             # A run's name may hold two dollar signs and yet be no formula.
             figure.suptitle(wrapped, x=0.01, ha="left", fontsize=10, parse_math=False)
         yield figure
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=file_format)
+
+
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Write a figure, whole or not at all; the same figure gives the same bytes on any day."""
+    file_format = FORMATS[Path(path).suffix.lower()]
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(file_format)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=file_format, metadata=undated)
+
+
+def save_raster(pixels: np.ndarray, path: Path | str) -> None:
+    """Write (H, W) or (H, W, 3) uint8 pixels, as they are, as the one picture of a .pdf or .svg page."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    height, width = pixels.shape[:2]
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+        figure.figimage(pixels, cmap="gray", vmin=0, vmax=255)
+        save_figure(figure, path)
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:

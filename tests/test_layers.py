@@ -19,10 +19,10 @@ LAYERS = (
     {"conditioning"},
     {"networks"},
     {"denoiser", "spaces", "autoencoders", "encoded"},
-    {"samplers", "guidance", "losses"},
+    {"samplers", "guidance", "losses", "inversion", "inpainting"},
     {
         *("autoencoder_objective", "build", "ema", "evaluation", "generation", "interrupts", "objectives", "optim"),
-        *("pictures", "plots", "progress", "training"),
+        *("figures", "pictures", "plots", "progress", "training"),
     },
 )
 SOURCES = sorted(path for folder in ("models", "data", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))
