@@ -10,15 +10,15 @@ WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
 PYTHON := .venv/bin/python
 
 .PHONY: help environment setup demo test lint bench train_ddpm train_flow train_vae train_latent train_mnist \
-	train_fashion_mnist train_emnist train_cifar10 generate evaluate reconstruct encode_dataset sessions status attach \
-	stop clean
+	train_fashion_mnist train_emnist train_cifar10 generate evaluate reconstruct encode_dataset \
+	visualize_guidance visualize_distribution interpolate inpaint image_to_image sessions status attach stop clean
 
 help: ## this list
 	@echo 'make TARGET ARGS="--flag value"    flags for the task, quoted as in a shell'
 	@echo 'make TARGET ARGS=--help            every flag of the task'
 	@echo 'make TARGET FOREGROUND=1           run it here, not in a detached session'
 	@echo
-	@sed -n 's/^\([a-z_0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-19s  %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z_0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-22s  %s\n", $$1, $$2 }'
 
 environment:
 	@scripts/setup.sh --quiet
@@ -26,7 +26,7 @@ environment:
 setup: ## make .venv, and name what the system lacks
 	@scripts/setup.sh
 
-demo: ## in three minutes, offline: train on digits, generate each
+demo: ## in three minutes, offline: train, generate each digit
 	@$(WITH_ARGS) scripts/demo.sh "$${args[@]}"
 
 train_ddpm: environment ## train a diffusion model, in a detached session
@@ -65,13 +65,28 @@ reconstruct: environment ## what an autoencoder makes of test images, with error
 encode_dataset: environment ## encode a data set once, for train_latent
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh encode_dataset "$${args[@]}"
 
+visualize_guidance: environment ## classes by guidance scales; accuracy and diversity
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh visualize_guidance "$${args[@]}"
+
+visualize_distribution: environment ## real and generated images on one map
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh visualize_distribution "$${args[@]}"
+
+interpolate: environment ## between noises, test images or classes
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh interpolate "$${args[@]}"
+
+inpaint: environment ## fill in the hidden part of test images
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh inpaint "$${args[@]}"
+
+image_to_image: environment ## from test images under partial noise
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh image_to_image "$${args[@]}"
+
 status: environment ## every run: state, step, loss, age, folder
 	@$(WITH_ARGS) $(PYTHON) -m scripts.status "$${args[@]}"
 
 sessions: ## the detached sessions that are running
 	@scripts/sessions.sh list
 
-attach: ## look at a running session: ARGS=NAME if there are several
+attach: ## look at a running session: ARGS=NAME if several
 	@$(WITH_ARGS) scripts/sessions.sh attach "$${args[@]}"
 
 stop: ## stop a session after a checkpoint: ARGS=NAME or --all
@@ -89,7 +104,7 @@ lint: environment ## ruff, pyright and shellcheck
 bench: environment ## what the loop costs, and every sampler
 	@$(WITH_ARGS) $(PYTHON) -m scripts.bench "$${args[@]}"
 
-clean: ## delete caches and logs of ended sessions; runs are kept
+clean: ## delete caches and logs of ended sessions, no runs
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	scripts/sessions.sh forget

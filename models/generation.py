@@ -98,7 +98,7 @@ class _Nothing:
         return Estimate(torch.zeros_like(noisy), torch.zeros_like(noisy))
 
 
-class _Counted:
+class Counted:
     """A denoiser that counts the images its network has seen."""
 
     def __init__(self, denoiser: Denoiser):
@@ -125,7 +125,17 @@ class Generated(NamedTuple):
     estimates: list[Tensor]
 
 
-def _frame_steps(steps: int, wanted: int) -> set[int]:
+def prepare(
+    denoiser: Denoiser, space: Space, sampling: Sampling, null_label: int, weak: Denoiser | None = None
+) -> Denoiser:
+    """The denoiser as it is to be sampled: guided, and clipped to the space's bounds."""
+    guided = Guided(
+        denoiser, sampling.guidance_scale, null_label, sampling.guidance_interval, sampling.guidance_rescale, weak
+    )
+    return Clipped(guided, *space.bounds) if sampling.clip and space.bounds is not None else guided
+
+
+def frame_steps(steps: int, wanted: int) -> set[int]:
     """Up to `wanted` indices of steps, spread evenly, the last always among them."""
     if wanted <= 0:
         return set()
@@ -157,29 +167,26 @@ def generate(
     for start in range(0, count, batch_size):
         indices = range(start, min(start + batch_size, count))
         label = None if labels is None else torch.tensor([labels[i] for i in indices], device=device)
-        counted = [_Counted(each) for each in (denoiser, weak) if each is not None]
-        ready: Denoiser = Guided(
-            counted[0],
-            sampling.guidance_scale,
-            null_label,
-            sampling.guidance_interval,
-            sampling.guidance_rescale,
-            counted[1] if weak is not None else None,
-        )
-        if sampling.clip and space.bounds is not None:
-            ready = Clipped(ready, *space.bounds)
+        counted = [Counted(each) for each in (denoiser, weak) if each is not None]
+        ready = prepare(counted[0], space, sampling, null_label, counted[1] if weak is not None else None)
         draw = image_draw(seed, indices, device)
         noise = shape_noise(sampling.initial_noise, draw((len(indices), *space.shape)))
         walk = SAMPLERS[sampling.sampler](Labelled(ready, label), noise, times, draw, **sampling.options)
-        kept = _frame_steps(sampling.steps, frames if start < FRAMED else 0)
-        yield _collect(walk, space, noise, label, counted, kept)
+        kept = frame_steps(sampling.steps, frames if start < FRAMED else 0)
+        yield collect(walk, space, noise, label, counted, kept)
 
 
-def _collect(
-    walk: Iterator[Step], space: Space, noise: Tensor, label: Tensor | None, counted: list[_Counted], kept: set[int]
+def collect(
+    walk: Iterator[Step],
+    space: Space,
+    start: Tensor,
+    label: Tensor | None,
+    counted: Sequence[Counted],
+    kept: set[int],
+    start_time: float = 1.0,
 ) -> Generated:
-    """Walks to the end, keeping the asked moments."""
-    times, frames, estimates = ([1.0], [space.decode(noise).cpu()], []) if kept else ([], [], [])
+    """Walks to the end, keeping the moments after the steps in `kept`, and the start if there are any."""
+    times, frames, estimates = ([start_time], [space.decode(start).cpu()], []) if kept else ([], [], [])
     step = None
     for index, step in enumerate(walk):
         if index in kept:

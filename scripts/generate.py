@@ -31,9 +31,9 @@ from scripts.sampling import (
     DENOISING,
     check_guidance,
     choose_labels,
+    describe_model,
     find_checkpoint,
     load_model,
-    name_of,
     new_folder,
     open_weak_model,
     resolve_model,
@@ -159,8 +159,7 @@ class _Sampler:
 
     def title(self, loaded: Loaded, nfe: float) -> str:
         weak = f" away from {self.flags.sampling.autoguidance}" if self.weak is not None else ""
-        model = f"{name_of(loaded.path)}, step {loaded.step}, {loaded.weights} weights"
-        return f"{model}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
+        return f"{describe_model(loaded)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
     def write(self, loaded: Loaded, folder: Path) -> None:
         """samples.npz as the images come, then the sheet, the strips and the animation from the first ones."""

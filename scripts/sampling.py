@@ -54,6 +54,11 @@ def name_of(path: Path) -> str:
     return path.name if run is None else run.name
 
 
+def describe_model(loaded: Loaded) -> str:
+    """What titles say of a model: its run, step and weights."""
+    return f"{name_of(loaded.path)}, step {loaded.step}, {loaded.weights} weights"
+
+
 def load_model(path: Path, flags: ModelFlags) -> Loaded:
     """The denoiser of a checkpoint file; the flags are resolved."""
     autoencoder = None

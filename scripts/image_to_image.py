@@ -1,0 +1,123 @@
+"""Test images noised up to some time and sampled from there: how much a model keeps, and what it makes of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from torch import Tensor
+
+from models import pictures
+from models.denoiser import add_noise
+from models.errors import UserError
+from models.generation import Generated
+from models.guidance import Labelled
+from scripts.arguments import parse
+from scripts.command import run_command
+from scripts.flags import ModelFlags, SamplerFlags
+from scripts.sampling import choose_labels
+from scripts.showing import FILM_FRAMES, ShowFlags, Shown, check_positive, name_images, pick_images, rmse, write_table
+
+DESCRIPTION = "Sample from test images under partial noise. Prints the folder of what it wrote."
+
+
+@dataclass(frozen=True)
+class ImageToImageFlags:
+    """Settings of `image_to_image`."""
+
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
+    strength: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    """Times up to which images are noised, one column each: near 0 keeps the image, 1 keeps nothing of it."""
+    rows: int = 8
+    """How many test images."""
+    images: tuple[int, ...] | None = None
+    """Numbers of test images. Default: drawn by the seed, the classes in turn."""
+    labels: tuple[int, ...] | None = None
+    """Classes to make of them, in turn. Default: each image's own."""
+    sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
+    show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
+
+
+def main(argv: list[str]) -> None:
+    flags = parse(argv, ImageToImageFlags(), "image_to_image", DESCRIPTION)
+    check_positive(flags, "rows")
+    if not flags.strength or not all(0 < strength <= 1 for strength in flags.strength):
+        raise UserError(f"--strength {' '.join(map(str, flags.strength))}: one or more times above 0, up to 1")
+    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    dataset = shown.data()
+    rows = pick_images(dataset.test, flags.rows, flags.show.seed, flags.images)
+    asked = choose_labels(shown.loaded, flags.labels, len(rows)) if flags.labels is not None else None
+    labels = dataset.test.labels[rows].tolist() if asked is None else asked
+    images = dataset.test.images[rows]
+    with shown.folder("image_to_image", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
+        grids = [times_from(shown.times, strength) for strength in flags.strength]
+        columns = [_sample(shown, flags, images, labels, times) for times in grids]
+        table = [
+            {"strength": times[0].item(), "nfe": column.nfe, "rmse": rmse(column.images, images).mean().item()}
+            for times, column in zip(grids, columns, strict=True)
+        ]
+        write_table(folder, "change", table)
+        names = name_images(dataset, rows)
+        if flags.labels is not None and asked is not None:
+            names = [f"{name} to {shown.loaded.spec.class_names[k]}" for name, k in zip(names, asked, strict=True)]
+        _draw(shown, flags, images, columns, [times[0].item() for times in grids], names, folder)
+
+
+def times_from(times: Tensor, strength: float) -> Tensor:
+    """The rest of a sampler's times from the one that is nearest to `strength` on; one step at least."""
+    first = int((times[:-1] - strength).abs().argmin())
+    return times[first:]
+
+
+def _sample(shown: Shown, flags: ImageToImageFlags, images: Tensor, labels: list[int], times: Tensor) -> Generated:
+    """The same noise at every strength."""
+
+    def begin(denoiser, rows: slice):
+        clean = shown.loaded.space.encode(images[rows].to(shown.device))
+        draw = shown.draw(range(len(images))[rows])
+        noisy = add_noise(denoiser.noise_schedule, clean, draw(clean.shape), times[0])
+        ready = Labelled(denoiser, shown.labels(labels[rows]))
+        return shown.sampler(ready, noisy, times, draw), noisy, None
+
+    frames = FILM_FRAMES if flags.show.animate else 0
+    return shown.walk(len(images), begin, len(times) - 1, frames, times[0].item())
+
+
+def _draw(
+    shown: Shown,
+    flags: ImageToImageFlags,
+    images: Tensor,
+    columns: list[Generated],
+    starts: list[float],
+    names: list[str],
+    folder: Path,
+) -> None:
+    headings = ["test image", *(f"t = {start:.2g}" for start in starts)]
+    least, most = min(column.nfe for column in columns), max(column.nfe for column in columns)
+    title = shown.title("test images noised up to a time and sampled from there")
+    title = title.replace(": test", f", NFE {least:g} to {most:g}: test", 1)
+
+    def sheet(each: list[Tensor], title: str):
+        return pictures.strip([images, *each], headings, title=title, row_titles=names)
+
+    shown.save(sheet([column.images for column in columns], title), folder, "image_to_image")
+    if flags.show.animate:
+        shown.animate([sheet(*moment) for moment in _moments(columns, title, len(images))], folder)
+
+
+def _moments(columns: list[Generated], title: str, rows: int) -> list[tuple[list[Tensor], str]]:
+    """All columns at the same times, from the strongest noise down; a column waits until its own begins."""
+    strongest = max(columns, key=lambda column: column.frame_times[0])
+    moments = []
+    for t in strongest.frame_times:
+        frames = []
+        for column in columns:
+            reached = sum(time >= t - 1e-9 for time in column.frame_times)
+            frames.append(column.frames[max(0, reached - 1)])
+        moments.append((frames, f"{title}, t = {t:.2f}"))
+    return moments
+
+
+if __name__ == "__main__":
+    run_command(main)

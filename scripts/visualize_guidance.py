@@ -1,0 +1,145 @@
+"""What guidance does: classes by scales in one picture, and accuracy against diversity by scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from models import figures, pictures
+from models.errors import UserError
+from models.evaluation.classifier import Classifier
+from models.evaluation.recognition import diversity
+from models.evaluation.statistics import wilson_interval
+from models.generation import Generated
+from scripts.arguments import parse
+from scripts.command import run_command
+from scripts.flags import ModelFlags, SamplerFlags
+from scripts.sampling import check_guidance, choose_labels
+from scripts.showing import FILM_FRAMES, ShowFlags, Shown, check_positive, tell, write_table
+
+REAL_PER_CLASS = 200
+SIDE = 45  # Pixels that the longer side of each small image comes near to.
+DESCRIPTION = "Draw guidance scales side by side. Prints the folder of what it wrote."
+
+
+@dataclass(frozen=True)
+class GuidanceFlags:
+    """Settings of `visualize_guidance`."""
+
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
+    scales: tuple[float, ...] = (0.0, 1.0, 1.5, 2.0, 4.0, 8.0)
+    """Guidance scales, one column each: 0 unconditional, 1 conditional, more is guided."""
+    labels: tuple[int, ...] | None = None
+    """Classes, one row each. Default: all."""
+    shown: int = 4
+    """Images in a cell of the picture. Along a row they begin with the same noise."""
+    samples_per_class: int = 25
+    """Images of each class and scale that accuracy and diversity are taken over."""
+    sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
+    show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
+
+
+def main(argv: list[str]) -> None:
+    flags = parse(argv, GuidanceFlags(), "visualize_guidance", DESCRIPTION)
+    _check(flags)
+    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    for scale in flags.scales:
+        check_guidance(shown.loaded, scale)
+    rows = tuple(flags.labels or range(shown.loaded.spec.classes))
+    labels = choose_labels(shown.loaded, rows, len(rows) * flags.samples_per_class)
+    if labels is None:
+        raise UserError(f"{shown.loaded.path} is a model without labels: there is nothing to guide by")
+    dataset = shown.data()
+    with shown.folder("guidance", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
+        classifier = shown.classifier(dataset)
+        columns = [_sample(shown, scale, labels, flags) for scale in flags.scales]
+        real = _real_diversity(classifier, dataset.test.images, dataset.test.labels, rows)
+        table = [_measure(classifier, *pair, real) for pair in zip(flags.scales, columns, strict=True)]
+        write_table(folder, "guidance", table)
+        _draw(shown, flags, rows, columns, folder)
+        title = f"{flags.samples_per_class} images of each of {len(rows)} classes at every scale"
+        note = f"classifier: {100 * classifier.accuracy:.2f} % of real test images"
+        path = folder / f"accuracy_and_diversity.{flags.show.format}"
+        figures.guidance_curves(table, classifier.accuracy, path, f"{_title(shown, columns, title)}; {note}")
+
+
+def _check(flags: GuidanceFlags) -> None:
+    check_positive(flags, "shown", "samples_per_class")
+    if not flags.scales or not all(math.isfinite(scale) for scale in flags.scales):
+        raise UserError("--scales: give one or more finite numbers")
+    if flags.labels is not None and len(set(flags.labels)) < max(1, len(flags.labels)):
+        raise UserError("--labels: give each class once")
+    if flags.sampling.guidance_scale != 1:
+        raise UserError(f"--guidance_scale {flags.sampling.guidance_scale:g}: the scales are those of --scales")
+    if flags.shown > flags.samples_per_class:
+        raise UserError(f"--shown {flags.shown}: at most --samples_per_class {flags.samples_per_class}")
+
+
+def _sample(shown: Shown, scale: float, labels: list[int], flags: GuidanceFlags) -> Generated:
+    """The same noise at every scale: image k depends on the seed, k and its label alone."""
+    at_scale = replace(shown, sampling=replace(shown.sampling, guidance_scale=scale))
+    tell(f"scale {scale:g}: {len(labels)} images")
+    return at_scale.generate(labels, len(labels), FILM_FRAMES if flags.show.animate else 0)
+
+
+def _real_diversity(classifier: Classifier, images: Tensor, labels: Tensor, rows: tuple[int, ...]) -> float:
+    """Of test images of the same classes."""
+    chosen = torch.cat([(labels == label).nonzero()[:REAL_PER_CLASS, 0] for label in rows])
+    return diversity(classifier.read(images[chosen])[0], labels[chosen])
+
+
+def _measure(classifier: Classifier, scale: float, column: Generated, real: float) -> dict[str, float]:
+    features, found = classifier.read(column.images)
+    assert column.labels is not None
+    right, count = int((found == column.labels).sum()), len(found)
+    low, high = wilson_interval(right, count)
+    return {
+        "scale": scale,
+        "nfe": column.nfe,
+        "images": count,
+        "accuracy": right / count,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "diversity": diversity(features, column.labels) / real,
+        "classifier_accuracy": classifier.accuracy,
+    }
+
+
+def _title(shown: Shown, columns: list[Generated], what: str) -> str:
+    least, most = min(column.nfe for column in columns), max(column.nfe for column in columns)
+    nfe = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    return shown.title(f"NFE {nfe}: {what}").replace(": NFE", ", NFE", 1)
+
+
+def _draw(shown: Shown, flags: GuidanceFlags, rows: tuple[int, ...], columns: list[Generated], folder: Path) -> None:
+    names = [shown.loaded.spec.class_names[label] for label in rows]
+    headings = [f"scale {scale:g}" for scale in flags.scales]
+    across = math.ceil(math.sqrt(flags.shown))
+
+    def sheet(images: list[Tensor], what: str):
+        """images: for each scale, of which image k is of class k modulo the number of rows."""
+        cells = [
+            pictures.tiled(column[row :: len(rows)][: flags.shown], across)
+            for row in range(len(rows))
+            for column in images
+        ]
+        enlarged = max(1, round(SIDE / max(shown.loaded.space.image_shape[1:])))
+        title = _title(shown, columns, what)
+        return pictures.grid(torch.stack(cells), len(headings), 16, enlarged, title, headings, names)
+
+    what = "classes by guidance scales; the same noise along each row"
+    shown.save(sheet([column.images for column in columns], what), folder, "guidance")
+    if flags.show.animate:
+        moments = zip(*(column.frames for column in columns), strict=True)
+        times = columns[0].frame_times
+        film = [sheet(list(each), f"{what}, t = {t:.2f}") for each, t in zip(moments, times, strict=True)]
+        shown.animate(film, folder)
+
+
+if __name__ == "__main__":
+    run_command(main)
