@@ -11,7 +11,7 @@ import difflib
 import inspect
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import field
 from pathlib import Path
@@ -49,9 +49,10 @@ def _options_class(name: str, constructor: Callable[..., Any], taken: Collection
             text = " ".join(texts.get(parameter.name, "").split())
             short = [f"--{parameter.name}"] if name == "space" and parameter.name not in taken else None
             hint = hints[parameter.name]
-            metadata: Iterable[Any] = getattr(hint, "__metadata__", ())
-            tables = [braced(extra()) for extra in metadata if callable(extra)]
-            kind = Annotated[hint, tyro.conf.arg(help=text, aliases=short, metavar=tables[0] if tables else None)]
+            tables: list[Any] = [extra for extra in getattr(hint, "__metadata__", ()) if callable(extra)]
+            kind = Annotated[
+                hint, tyro.conf.arg(help=text, aliases=short, metavar=braced(tables[0]()) if tables else None)
+            ]
             fields.append((parameter.name, kind, field(default=parameter.default)))
     return dataclasses.make_dataclass(f"{name.capitalize()}Options", fields, frozen=True)
 
