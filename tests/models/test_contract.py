@@ -1,0 +1,82 @@
+"""The small tables against each other, without a network to speak of: whatever can be built is finite throughout."""
+
+from __future__ import annotations
+
+from itertools import cycle, product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.denoiser import NetworkDenoiser
+from models.errors import UserError
+from models.losses import DISTANCES, WEIGHTINGS, DenoisingLoss
+from models.noise_schedules import NAMES, NoiseSchedule, build_noise_schedule
+from models.predictions import PREDICTIONS, Prediction, build_prediction
+from models.randomness import StepRandomness, image_draw
+from models.samplers import SAMPLERS
+from models.times import DENSITIES, GRIDS, TimeDensity, build_times
+
+SHAPE, COUNT, LENGTHS = (1, 2, 2), 6, (None, 1, 1000)
+FORMS = [
+    form for form in product(NAMES, LENGTHS, (False, True)) if form[0] != "flow" or form[1:] == (None, False)
+]  # the flow has no chain and no other end
+FORM_NAMES = ["-".join(map(str, form)) for form in FORMS]
+
+
+class Affine(nn.Module):
+    """The least network there is: it answers in [-1, 1] and reads everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.row = nn.Parameter(torch.tensor(0.5)), nn.Embedding(3, 1)
+
+    def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        row = self.row(torch.full(t.shape, 2) if label is None else label)
+        return (self.scale * noisy + t[:, None, None, None] + row[:, :, None, None]).tanh()
+
+
+def denoiser(schedule: NoiseSchedule, prediction: str) -> NetworkDenoiser | None:
+    """None where the pair is refused, which only eps is, and only without signal at t = 1."""
+    torch.manual_seed(0)
+    built: Prediction = build_prediction(prediction, 0.5)
+    try:
+        return NetworkDenoiser(Affine(), schedule, built)
+    except UserError:
+        assert prediction == "eps" and schedule.alpha(torch.ones(())) < 1e-8
+        return None
+
+
+@pytest.mark.parametrize("form", FORMS, ids=FORM_NAMES)
+def test_every_loss_and_its_gradient_are_finite(form: tuple[str, int | None, bool]) -> None:
+    schedule = build_noise_schedule(*form)
+    randomness = StepRandomness(0, 0, COUNT, 0, COUNT, torch.device("cpu"))
+    clean, label = torch.linspace(-1, 1, COUNT * 4).reshape(COUNT, *SHAPE), torch.arange(COUNT) % 2
+    distances = cycle(DISTANCES)  # three, so that in turn they meet all of the others
+    for prediction, density, weighting in product(PREDICTIONS, DENSITIES, WEIGHTINGS):
+        ready = denoiser(schedule, prediction)
+        if ready is None or (density == "discrete" and schedule.steps is None):
+            continue
+        distance = next(distances)
+        loss = DenoisingLoss(distance, weighting, None, TimeDensity(density), 0.5, 2)
+        losses, t = loss(ready, clean, label, randomness)
+        losses.mean().backward()
+        what = (prediction, density, distance, weighting)
+        assert losses.shape == t.shape == (COUNT,) and losses.isfinite().all() and (losses >= 0).all(), what
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in ready.network.parameters()), what
+
+
+@pytest.mark.parametrize("form", FORMS, ids=FORM_NAMES)
+@torch.no_grad()
+def test_every_sampler_walks_every_grid_and_prediction(form: tuple[str, int | None, bool]) -> None:
+    schedule = build_noise_schedule(*form)
+    for prediction, grid, name in product(PREDICTIONS, GRIDS, SAMPLERS):
+        ready = denoiser(schedule, prediction)
+        for steps in {1, min(3, schedule.steps or 3)} if ready is not None else ():
+            times = build_times(grid, schedule, steps)
+            draw = image_draw(0, range(2), torch.device("cpu"))
+            walked = list(SAMPLERS[name](ready, draw((2, *SHAPE)), times, draw))
+            assert len(walked) == steps and walked[-1].t == 0, (prediction, grid, name)
+            for step in walked:
+                assert step.noisy.isfinite().all() and step.estimate.clean.isfinite().all(), (prediction, grid, name)
+                assert step.noisy.dtype == torch.float32 and step.noisy.shape == (2, *SHAPE)
