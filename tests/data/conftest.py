@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.own_images import png
+
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,3 +124,12 @@ def write_files() -> Callable[[Path, dict[str, bytes]], None]:
             (folder / name).write_bytes(stored)
 
     return write
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """dog, cat and ant with ten images each, of values 0.., 100.., 200.. ."""
+    for first, name in ((0, "dog"), (100, "cat"), (200, "ant")):
+        for number in range(10):
+            png(tmp_path / "mine" / name / f"{number}.png", first + number)
+    return tmp_path / "mine"

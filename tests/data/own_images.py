@@ -1,0 +1,35 @@
+"""Small folders and zips of images, and how the tests read them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.folder import Folder
+
+
+def png(path: Path, value: int | np.ndarray, size: tuple[int, int] = (6, 5), **kwargs: Any) -> None:
+    """A PNG of (height, width) filled with one value, or of the array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((*size, 3), value, np.uint8) if isinstance(value, int) else value
+    Image.fromarray(pixels).save(path, **kwargs)
+
+
+def zipped(folder: Path, prefix: str = "") -> Path:
+    path = folder.with_name(f"{folder.name}.zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*"), reverse=True):
+            archive.write(file, f"{prefix}{file.relative_to(folder)}")
+    return path
+
+
+def load(path: Path, **options: Any) -> Any:
+    return Folder(path=str(path), **options).load(Path("/nonexistent"))
+
+
+def values(split: Any) -> list[int]:
+    return split.images[:, 0, 0, 0].tolist()
