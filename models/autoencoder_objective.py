@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from models import pictures
-from models.autoencoders import LIKELIHOODS, AutoencoderSpec, Coded
+from models.autoencoders import LIKELIHOODS, AutoencoderSpec, Coded, Conv
+from models.latent_space import Codec, draw_latent_space
 from models.losses import AutoencoderLoss
 from models.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
 from models.randomness import StepRandomness, derive_seed
@@ -25,7 +27,7 @@ COLLAPSED = 0.5  # Share of active units below which the log warns.
 class AutoencoderObjective:
     """Trains the network of `spec`. train_images, test_images: uint8 on the device, for evaluation and pictures.
 
-    latent_shape: of the network, for the noise of its posterior."""
+    latent_shape: of the network, for the noise of its posterior. umap: draw the map that takes ten seconds, too."""
 
     spec: AutoencoderSpec
     loss: AutoencoderLoss
@@ -35,6 +37,7 @@ class AutoencoderObjective:
     test_images: Tensor
     test_labels: Tensor
     seed: int
+    umap: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -67,7 +70,10 @@ class AutoencoderObjective:
         train, _, _ = self._test(network, self.train_images)
         active = int((means.var(0, correction=0) > ACTIVE).sum())
         units = means[0].numel()
-        note = f"active units {active} of {units}"
+        words = [f"reconstruction {figures[0].mean():.4f}"]
+        if self.spec.kind == "vae":
+            words.append(f"KL {figures[1].mean():.2f} nats per image ({figures[2].mean():.3g} bits per pixel)")
+        note = ", ".join([*words, f"active units {active} of {units}"])
         if self.spec.kind == "vae" and active < COLLAPSED * units:
             note += ": warning, posterior collapse; a lower --kl_weight, --kl_warmup_steps or --free_bits may help"
         return TestLoss(losses.mean().item(), train.mean().item(), figures.mean(1).tolist(), note)
@@ -90,12 +96,16 @@ class AutoencoderObjective:
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images = self.test_images[:SHOWN]
-        pairs = torch.stack([images.cpu(), self.reconstruct(network, images)], dim=1).flatten(0, 1)
-        pictures.save_image(pictures.grid(pairs, columns=8, title=f"{title}: test image, reconstruction"), path)
+        words = f"{title}: test images, each with its reconstruction on the right"
+        pictures.save_image(pictures.pairs(images, self.reconstruct(network, images), 8, words), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
-        (folder / "latent_space").mkdir(exist_ok=True)
-        self.draw_progress(network, folder / "latent_space" / "reconstructions.png", title)
+        place = folder / "latent_space"
+        place.mkdir(exist_ok=True)
+        self.draw_progress(network, place / "reconstructions.png", title)
+        codec = Codec(cast(Conv, network), self.spec)
+        classes = self.spec.class_names
+        draw_latent_space(codec, self.test_images, self.test_labels, classes, place, title, self.seed, self.umap)
 
     @torch.no_grad()
     def reconstruct(self, network: nn.Module, images: Tensor) -> Tensor:

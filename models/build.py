@@ -84,6 +84,7 @@ class Loaded:
 
 
 WEIGHTS = ("ema", "raw")
+EXPORTED = "autoencoder"  # Folder of an exported run with the checkpoint that its space needs.
 
 
 def load_denoiser(
@@ -98,7 +99,12 @@ def load_denoiser(
     autoencoder: the checkpoint file to decode with, where the space has one; None finds it by its hash.
     """
     tensors, facts = checkpoint.load(path)
-    spec = DenoiserSpec.from_facts(facts.get("denoiser") or {}, lambda sha256: locate(sha256, path, autoencoder))
+    if "denoiser" not in facts:
+        hint = ": it is an autoencoder's, which reconstruct takes" if "autoencoder" in facts else ""
+        raise UserError(f"{path} is no denoiser's checkpoint{hint}")
+    spec = DenoiserSpec.from_facts(facts["denoiser"], lambda sha256: locate(sha256, path, autoencoder))
+    if autoencoder is not None and not spec.space.needs:
+        raise UserError(f"--autoencoder {autoencoder}: {path} was trained on pixels and takes none")
     network = spec.build_network()
     prefix = "ema" if weights == "ema" else "network"
     checkpoint.fill(network, checkpoint.under(prefix, tensors), path)
@@ -110,8 +116,8 @@ def load_denoiser(
 def locate(sha256: str, path: Path, given: Path | None = None) -> Path:
     """The checkpoint of that hash that the checkpoint `path` was trained upon.
 
-    given: the file it is said to be; otherwise looked for in the run's own folder `autoencoder`, where exported runs
-    have it, and among the runs beside it. Raises UserError where there is none, or another.
+    given: the file it is said to be; otherwise looked for in the run's own folder EXPORTED, where exported runs have
+    it, and among the runs beside it. Raises UserError where there is none, or another.
     """
     if given is not None:
         found = checkpoint.load(given)[1]["sha256"]
@@ -121,10 +127,10 @@ def locate(sha256: str, path: Path, given: Path | None = None) -> Path:
             )
         return given
     run = path.parent.parent
-    found = checkpoint.locate(sha256, [run / "autoencoder", *sorted(run.parent.glob("*/checkpoints"))])
+    found = checkpoint.locate(sha256, [run / EXPORTED, *sorted(run.parent.glob("*/checkpoints"))])
     if found is None:
         raise UserError(
-            f"{path} was trained on an autoencoder ({sha256[:12]}) that is neither in {run / 'autoencoder'} nor among "
+            f"{path} was trained on an autoencoder ({sha256[:12]}) that is neither in {run / EXPORTED} nor among "
             f"the runs in {run.parent}: name its checkpoint with --autoencoder"
         )
     return found

@@ -1,4 +1,4 @@
-"""Figures of what was measured on generated images: guidance against its scale, and maps of two sets of images.
+"""Figures of what was measured on images: guidance against its scale, and maps of one or two sets of them.
 
 As in `plots`, matplotlib is imported when something is drawn, and what the numbers mean is the caller's.
 """
@@ -70,6 +70,21 @@ class Cloud:
 
     points: np.ndarray
     labels: np.ndarray
+
+
+def class_map(
+    cloud: Cloud, class_names: Sequence[str], axes_names: Sequence[str], path: Path, title: str, ticks: bool = True
+) -> None:
+    """Draw points in the colours of their classes, each named in its midst. ticks: the axes' numbers mean something."""
+    with drawing((7.0, 6.2), path, title) as figure:
+        axes = figure.subplots()
+        colours = _class_colours(len(class_names))
+        own = [colours[label] if label >= 0 else NO_CLASS for label in cloud.labels]
+        axes.scatter(*cloud.points.T, s=float(np.clip(8000 / len(own), 4, 20)), c=own, linewidths=0, alpha=0.75)
+        _name_classes(axes, cloud, class_names)
+        axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
+        if not ticks:
+            axes.set(xticks=[], yticks=[])
 
 
 def map_figure(

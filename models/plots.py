@@ -7,7 +7,7 @@ nothing to close. What the numbers mean is the caller's; images are drawn by `pi
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,21 +42,28 @@ LOSSES = (
     ("train_grid_loss", "train, EMA weights", COLOURS[2], "-."),
     ("test_loss", "test, EMA weights", COLOURS[1], "--"),
 )
+PARTS = {"reconstruction": "reconstruction, per pixel", "kl": "KL, nats per image"}
 FEW, MANY = 30, 200  # Up to FEW points are marked; from MANY on a curve is faint, its running mean on top.
 WIDE = 5.0  # Ratio of the largest to the smallest loss from which the axis is logarithmic.
 LOG_SNR_SHOWN = 20.0  # Beyond it float32 holds nothing of the noise, or of the image.
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
-    """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
+    """Draw train and test loss over the steps; beside it the test loss by t at the first and the last evaluation, or
+    an autoencoder's reconstruction and KL over the steps.
 
-    rows: as read from metrics.csv, numbers or text, any cell absent, empty or not finite: step, epoch,
-    train_loss, train_grid_loss, test_loss, test_loss_t0 ... test_loss_t9. Writes .png, .pdf or .svg, whole or
-    not at all; raises UserError for another suffix.
+    rows: as read from metrics.csv, numbers or text, any cell absent, empty or not finite: step, epoch, train_loss,
+    train_grid_loss, test_loss; test_loss_t0 ... test_loss_t9, or of both splits train_loss_reconstruction,
+    train_loss_kl and test_loss_rate. Writes .png, .pdf or .svg, whole or not at all; raises UserError for another
+    suffix.
     """
+    if any("test_loss_reconstruction" in row for row in rows):
+        _autoencoder_curves(rows, path, title)
+        return
     with drawing((9.0, 3.9), path, title) as figure:
         over_steps, by_time = figure.subplots(1, 2, width_ratios=(3, 2))
-        _draw_losses(over_steps, rows)
+        if _draw_losses(over_steps, rows, LOSSES, "loss by step"):
+            _legend(over_steps)
         _draw_by_time(by_time, rows)
 
 
@@ -143,13 +150,45 @@ def save_raster(pixels: np.ndarray, path: Path | str) -> None:
         save_figure(figure, path)
 
 
-def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _autoencoder_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str) -> None:
+    """Loss, reconstruction and, for a VAE, KL, each over the steps."""
+    headings = {name: text for name, text in PARTS.items() if any(f"test_loss_{name}" in row for row in rows)}
+    with drawing((1 + 3.4 * (1 + len(headings)), 3.9), path, title) as figure:
+        loss, *parts = figure.subplots(1, 1 + len(headings))
+        if not _draw_losses(loss, rows, LOSSES, "loss by step"):
+            return
+        for axes, (name, heading) in zip(parts, headings.items(), strict=True):
+            curves = [(f"{column}_{name}", *look) for column, *look in LOSSES if column != "train_grid_loss"]
+            _draw_losses(axes, rows, curves, heading)
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=len(LOSSES), fontsize=8)
+        if "kl" in headings:
+            _add_rate(parts[-1], _column(rows, "test_loss_kl"), _column(rows, "test_loss_rate"))
+
+
+def _add_rate(axes: Axes, kl: np.ndarray, rate: np.ndarray) -> None:
+    """A second axis on the right of the KL: the same as a rate."""
+    known = (kl > 0) & (rate > 0)
+    if not known.any():
+        return
+    factor = float(rate[known][-1] / kl[known][-1])
+    right = axes.secondary_yaxis("right", functions=(_times(factor), _times(1 / factor)))
+    right.set_ylabel("bits per pixel")
+    if axes.get_yscale() == "log":
+        _plain_numbers(right, axes.get_ylim()[0] * factor, axes.get_ylim()[1] * factor)
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda values: values * factor
+
+
+def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]], curves: Sequence[Sequence[str]], heading: str) -> bool:
+    """Curves (column, label, colour, style) over the steps. False where there is nothing to draw."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set(title="loss by step", xlabel="step", ylabel="loss")
+    axes.set(title=heading, xlabel="step")
     steps = _column(rows, "step")
     drawn = []
-    for name, label, colour, style in LOSSES:
+    for name, label, colour, style in curves:
         values = _column(rows, name)
         known = np.isfinite(steps) & np.isfinite(values)
         x, y = steps[known], values[known]
@@ -162,12 +201,12 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(x, y, color=colour, linestyle=style, marker=_marker(x), markersize=3, label=label)
     if not drawn:
         _say(axes, "no losses yet")
-        return
+        return False
     _scale(axes, np.concatenate(drawn))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    _legend(axes)
     _mark_epochs(axes, steps, _column(rows, "epoch"))
+    return True
 
 
 def _mark_epochs(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
@@ -185,7 +224,7 @@ def _mark_epochs(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
     top.set_xticks([steps[np.argmax(epochs >= tick)] for tick in ticks], [f"{tick:,.0f}" for tick in ticks])
     top.spines["top"].set_visible(False)
     top.tick_params(length=2, labelsize=8, labelcolor="0.35", color="0.35")
-    axes.set_title("loss by step (below) and epoch (above)")
+    axes.set_title(axes.get_title().replace("by step", "by step (below) and epoch (above)"))
 
 
 def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -208,12 +247,16 @@ def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _scale(axes: Axes, losses: np.ndarray) -> None:
     """A logarithmic axis, with plain numbers, where the losses span a wide range."""
+    low, high = np.nanmin(losses), np.nanmax(losses)
+    if 0 < low < high / WIDE:
+        axes.set_yscale("log")
+        _plain_numbers(axes, low, high)
+
+
+def _plain_numbers(axes: Any, low: float, high: float) -> None:
+    """On a logarithmic axis that shows the numbers from low to high."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = np.nanmin(losses), np.nanmax(losses)
-    if not 0 < low < high / WIDE:
-        return
-    axes.set_yscale("log")
     multiples = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 1000 * low else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=multiples))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -302,6 +302,8 @@ class AutoencoderFlags:
     budget: tyro.conf.OmitArgPrefixes[BudgetFlags] = field(default_factory=BudgetFlags)
     run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
     report: tyro.conf.OmitArgPrefixes[ReportFlags] = field(default_factory=lambda: ReportFlags(eval_images=2048))
+    umap: bool = True
+    """Map the latents by UMAP, too, at the end of the run, which takes ten seconds or more; PCA takes none."""
 
 
 def default_steps(sampler: str, timesteps: int) -> int:

@@ -26,6 +26,7 @@ from models.run import find_run, write_text
 from models.training import duration
 from scripts.arguments import parse, to_config
 from scripts.command import run_command
+from scripts.exporting import export_run
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.sampling import (
     DENOISING,
@@ -68,6 +69,9 @@ class GenerateFlags:
     """Of the animation: webp or gif."""
     out: str | None = None
     """Folder to write; it must be new or empty. Default: a new one under the run's samples/."""
+    export: str | None = None
+    """Generate nothing: pack the run, this checkpoint and the autoencoder it needs into this folder, which is a run on
+    any machine."""
 
 
 def main(argv: list[str]) -> None:
@@ -76,6 +80,9 @@ def main(argv: list[str]) -> None:
     flags = replace(flags, model=resolve_model(flags.model))
     paths = _checkpoints(flags)
     loaded = load_model(paths[-1], flags.model)
+    if flags.export is not None:
+        export_run(loaded, flags.export)
+        return
     sampling = sampling_of(flags.sampling, loaded)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
     if flags.sampling.autoguidance is None:
@@ -102,6 +109,8 @@ def _check(flags: GenerateFlags) -> None:
         raise UserError(f"--format {flags.format}: choose webp or gif")
     if flags.every_checkpoint and flags.model.checkpoint != "last":
         raise UserError("--every_checkpoint goes with --run, not with --checkpoint")
+    if flags.export is not None and (flags.every_checkpoint or flags.out is not None):
+        raise UserError("--export packs one checkpoint and generates nothing: leave out --every_checkpoint and --out")
     if flags.every_checkpoint and (flags.save_images or flags.num_samples > FRAMED):
         raise UserError(f"--every_checkpoint draws sheets of up to {FRAMED} images: leave out --save_images")
 

@@ -136,17 +136,17 @@ def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> L
 
 
 @contextmanager
-def new_folder(out: str | None, path: Path, kind: str, words: str) -> Iterator[Path]:
+def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "--out") -> Iterator[Path]:
     """A folder that appears whole under its name when the block ends, and not at all if it fails or is stopped.
 
-    out: what --out names; otherwise `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`.
+    out: what `flag` names; otherwise `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`.
     Prints its name.
     """
     run = run_of(path)
     if out is not None:
         final = Path(out).absolute()
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise UserError(f"--out {final} is there already and not an empty folder: name a new one")
+            raise UserError(f"{flag} {final} is there already and not an empty folder: name a new one")
     elif run is not None:
         final = run / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
     else:
@@ -155,7 +155,7 @@ def new_folder(out: str | None, path: Path, kind: str, words: str) -> Iterator[P
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"cannot write in {final.parent}: {error.strerror}; name another folder with --out") from None
+        raise UserError(f"cannot write in {final.parent}: {error.strerror}; name another folder with {flag}") from None
     try:
         with Interrupts(at_once=True):
             yield partial

@@ -11,11 +11,12 @@ from data.batches import Batches
 from models import build
 from models.autoencoder_objective import AutoencoderObjective
 from models.autoencoders import AutoencoderSpec
+from models.errors import UserError
 from models.losses import AutoencoderLoss
 from models.randomness import derive_seed
 from scripts.arguments import to_config
 from scripts.command import run_command
-from scripts.flags import AutoencoderFlags
+from scripts.flags import AutoencoderFlags, LikelihoodFlags
 from scripts.training import Prepared, build_settings, describe, few, fingerprint, initialise, load_data, train
 
 DESCRIPTION = "Train an autoencoder, for latent diffusion or by itself. Prints the run folder."
@@ -32,6 +33,7 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     flags = replace(flags, data_root=str(data.data_root(flags.data_root)))
     dataset = load_data(flags, flags.data_root)
     images = dataset.train.images
+    _check_likelihood(flags)
     spec = AutoencoderSpec(
         kind=flags.kind,
         network=flags.network,
@@ -60,6 +62,7 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         test_images=test_few.images,
         test_labels=test_few.labels,
         seed=flags.run.seed,
+        umap=flags.umap,
     )
     return Prepared(
         objective=objective,
@@ -71,6 +74,14 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         report=report,
         device=device,
     )
+
+
+def _check_likelihood(flags: AutoencoderFlags) -> None:
+    """Refuses flags of a KL that a plain autoencoder has not."""
+    asked, usual = flags.likelihood, LikelihoodFlags()
+    for name in ("kl_weight", "kl_warmup_steps", "free_bits"):
+        if flags.kind == "autoencoder" and getattr(asked, name) != getattr(usual, name):
+            raise UserError(f"--{name} {getattr(asked, name)}: --kind autoencoder has no posterior; leave it out")
 
 
 if __name__ == "__main__":

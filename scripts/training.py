@@ -51,7 +51,7 @@ HARMLESS = {
     *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     *("num_samples", "sampler", "steps", "guidance_scale"),
     *("data_root", "dataset.path", "dataset.test_path", "experiments_dir", "name", "device", "init_from"),
-    *("space.autoencoder", "space.encoded"),
+    *("space.autoencoder", "space.encoded", "umap"),
 }
 
 
@@ -124,8 +124,19 @@ def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) 
     if stored.get("data") != facts["data"]:
         raise UserError(f"the data set is not the one that {folder.name} was trained on: --data_root")
     mine, other = (checkpoint.plain(each.get("denoiser") or {}).get("space") for each in (stored, facts))
-    if mine != other:
+    if not _alike(mine, other):
         raise UserError(f"the space is not the one that {folder.name} was trained in: another --autoencoder")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal, but for the last digits of numbers: another machine measures the deviation of latents as good as alike."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-3)
+    return one == other
 
 
 def _resumed(folder: Path, argv: Sequence[str], default: AnyFlags, task: str, description: str) -> AnyFlags:

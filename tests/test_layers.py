@@ -22,7 +22,7 @@ LAYERS = (
     {"samplers", "guidance", "losses", "inversion", "inpainting"},
     {
         *("autoencoder_objective", "build", "ema", "evaluation", "generation", "interrupts", "objectives", "optim"),
-        *("figures", "pictures", "plots", "progress", "training"),
+        *("figures", "latent_space", "pictures", "plots", "progress", "training"),
     },
 )
 SOURCES = sorted(path for folder in ("models", "data", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))

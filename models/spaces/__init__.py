@@ -6,7 +6,7 @@ on is the facts that every checkpoint of its denoisers carries. Nothing outside 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -45,6 +45,7 @@ class Fitted(NamedTuple):
 class Space(Protocol):
     """shape: (C, H, W) of a clean image as the network sees it; image_shape: of the uint8 image. deviation: of all
     numbers of the encoded training split about their mean, EDM's sigma_data. bounds: of clean images, None for none.
+    needs: checkpoint files that it is made of.
     """
 
     @property
@@ -55,6 +56,8 @@ class Space(Protocol):
     def deviation(self) -> float: ...
     @property
     def bounds(self) -> tuple[float, float] | None: ...
+    @property
+    def needs(self) -> Sequence[Path]: ...
 
     @classmethod
     def fit(cls, images: Tensor, flips: bool, around: Surroundings) -> Fitted:

@@ -45,6 +45,11 @@ class Latents:
         """(C, H, W) of the uint8 images."""
         return self.autoencoder.spec.shape
 
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        """The autoencoder's checkpoint."""
+        return (self.autoencoder.path,)
+
     @classmethod
     def fit(
         cls, images: Tensor, flips: bool, around: Surroundings, *, autoencoder: str = "latest", encoded: str = "auto"

@@ -27,7 +27,7 @@ TINY = (
 
 TINY_VAE = (
     *("--network.width", "8", "--network.latent_shape", "2", "4", "4", "--batch_size", "16", "--max_steps", "6"),
-    *("--warmup_steps", "2", "--eval_images", "32", "--no-tensorboard"),
+    *("--warmup_steps", "2", "--eval_images", "32", "--no-tensorboard", "--no-umap"),
 )
 
 

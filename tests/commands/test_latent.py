@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -26,6 +28,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     train_vae.main([*TINY_VAE, "--experiments_dir", str(folder), "--max_steps", "60", "--lr", "1e-2"])
     return folder
+
+
+@pytest.fixture(scope="module")
+def latent(runs: Path) -> Path:
+    """A flow in its latents."""
+    from scripts import train_latent
+
+    train_latent.main([*TINY, "--experiments_dir", str(runs)])
+    return next(runs.glob("*-latent-*"))
 
 
 @pytest.fixture
@@ -113,6 +124,61 @@ def test_mirrored_images_are_encoded_where_they_are_trained_on(run, tmp_path: Pa
     assert read_encoded(folder / "folder-test.safetensors").mirrored is None
 
 
+# -- generate ---------------------------------------------------------------------------------------------------------
+
+SAMPLED = ("--num_samples", "4", "--steps", "2")
+
+
+def samples_of(folder: Path) -> np.ndarray:
+    return np.load(folder / "samples.npz")["arr_0"]
+
+
+def test_an_exported_run_needs_no_other(run, runs: Path, latent: Path, tmp_path: Path, capsys) -> None:
+    before = samples_of(run("generate", "--run", latent, *SAMPLED, "--out", tmp_path / "before").folder)
+    exported = run("generate", "--run", latent, "--export", tmp_path / "packed" / "mine").folder
+    assert exported == tmp_path / "packed" / "mine"
+    assert {path.name for path in exported.iterdir()} == {
+        *("config.txt", "status.json", "environment.txt", "checkpoints", "autoencoder")
+    }
+    moved = exported.rename(tmp_path / "elsewhere")
+    away = tmp_path / "away"
+    latent.parent.rename(away)
+    try:
+        after = run_here("generate", "--run", moved, *SAMPLED, capsys=capsys).folder
+        again = run_here("generate", "--run", moved, "--export", tmp_path / "again", capsys=capsys).folder
+    finally:
+        away.rename(runs)
+    np.testing.assert_array_equal(samples_of(after), before)
+    assert after.parent == moved / "samples"
+    assert {path.name for path in again.rglob("*.yaml")} == {path.name for path in moved.rglob("*.yaml")}
+
+
+def test_an_export_is_not_written_over_and_takes_a_run(run, latent: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    check_refusal(run("generate", "--run", latent, "--export", tmp_path), "--export", "name a new one")
+    lonely = tmp_path / "lonely"
+    shutil.copytree(latent / "checkpoints", lonely)
+    words = ("--checkpoint", next(lonely.glob("*.safetensors")), "--autoencoder", "latest")
+    check_refusal(run("generate", *words, "--export", tmp_path / "x"), "--export packs a run")
+    check_refusal(run("generate", "--run", latent, "--export", tmp_path / "x", "--out", tmp_path / "y"), "--export")
+
+
+def test_the_autoencoder_is_gone_or_another(run, runs: Path, latent: Path, tmp_path: Path, capsys) -> None:
+    moved = shutil.copytree(latent, tmp_path / "alone" / latent.name)
+    ended = run_here("generate", "--run", moved, *SAMPLED, capsys=capsys)
+    check_refusal(ended, "autoencoder", "--autoencoder", str(moved.parent))
+    (vae,) = runs.glob("*-vae-*")
+    found = run_here("generate", "--run", moved, "--autoencoder", vae, *SAMPLED, capsys=capsys).folder
+    assert samples_of(found).shape == (4, 8, 8, 1)
+    other = run_here("train_vae", *TINY_VAE, "--experiments_dir", tmp_path, "--max_steps", "1", capsys=capsys).folder
+    check_refusal(run("generate", "--run", latent, "--autoencoder", other, *SAMPLED), "--autoencoder", "another")
+    check_refusal(run("generate", "--run", latent, "--autoencoder", latent, *SAMPLED), "--autoencoder", "another")
+
+
+def test_an_autoencoder_is_no_denoiser(run, vae: Path) -> None:
+    check_refusal(run("generate", "--run", vae), "no denoiser's checkpoint", "reconstruct")
+
+
 # -- what does not fit ------------------------------------------------------------------------------------------------
 
 
@@ -155,12 +221,13 @@ def test_images_of_another_size(run, tmp_path: Path) -> None:
         check_refusal(run(task, *words), "1x9x8", "1x8x8")
 
 
-def test_a_denoiser_is_no_autoencoder(run, tmp_path: Path, capsys) -> None:
+def test_a_denoiser_is_no_autoencoder(run, vae: Path, tmp_path: Path, capsys) -> None:
     flow = run_here("train_flow", *TINY, "--experiments_dir", tmp_path, "--max_steps", "1", capsys=capsys).folder
     for task in ("reconstruct", "encode_dataset"):
         check_refusal(run(task, "--run", flow), "no autoencoder's checkpoint", "train_vae")
     check_refusal(run_here("reconstruct", "--experiments_dir", tmp_path, capsys=capsys), "no run of train_vae")
     check_refusal(run("train_latent", *TINY, "--autoencoder", flow), "train_vae")
+    check_refusal(run("generate", "--run", flow, "--autoencoder", vae), "--autoencoder", "pixels")
 
 
 def test_reconstruct_refuses_weights_that_are_not_there(run) -> None:

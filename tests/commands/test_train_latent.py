@@ -1,0 +1,192 @@
+"""train_vae and train_latent as people run them on digits: every kind and process, exact resuming, encoded sets."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from models import checkpoint
+from tests.commands.tasks import TINY, TINY_VAE, Ended, rows_of, run_here, status_of, weights_hash
+from tests.commands.test_bad_input import check_refusal
+
+CHAIN = ("--noise_schedule", "cosine", "--prediction", "eps", "--timesteps", "50", "--times", "discrete")
+EXACT = ("--accumulate", "2", "--lr_schedule", "constant", "--ema", "0", "--network.dropout", "0.2")
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from scripts import train_vae
+
+    folder = tmp_path_factory.mktemp("runs")
+    train_vae.main([*TINY_VAE, "--experiments_dir", str(folder), "--max_steps", "30", "--lr", "1e-2"])
+    return next(folder.iterdir())
+
+
+@pytest.fixture
+def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def start(task: str, *arguments: object) -> Ended:
+        tiny = TINY_VAE if task == "train_vae" else TINY
+        return run_here(task, "--experiments_dir", tmp_path / "runs", *tiny, *arguments, capsys=capsys)
+
+    return start
+
+
+@pytest.mark.parametrize("reconstruction", ["l1", "l2", "bernoulli"])
+@pytest.mark.parametrize("kind", ["vae", "autoencoder"])
+def test_an_autoencoder_leaves_a_folder_that_explains_itself(kind: str, reconstruction: str, train) -> None:
+    folder = train("train_vae", "--kind", kind, "--reconstruction", reconstruction, "--eval_every", "0.03").folder
+    assert status_of(folder)["state"] == "finished"
+    row, log = rows_of(folder)[-1], (folder / "training_log.txt").read_text()
+    assert f"reconstruction {float(row['test_loss_reconstruction']):.4f}" in log and "active units" in log
+    assert ("test_loss_kl" in row) == ("bits per pixel" in log) == (kind == "vae")
+    for name in ("loss_curves", "latent_space/reconstructions"):
+        assert Image.open(folder / f"{name}.png").width > 100, name
+
+
+def test_a_vae_without_use_of_its_latents_warns(train) -> None:
+    ended = train("train_vae", "--kl_weight", "1e4", "--max_steps", "40", "--lr", "1e-2", "--eval_every", "0")
+    assert "active units 0 of 32: warning, posterior collapse" in ended.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--kl_weight", "1"),
+        ("--kl_weight", "1", "--kl_warmup_steps", "10"),
+        ("--kl_weight", "1", "--free_bits", "1"),
+        ("--kind", "autoencoder"),
+        ("--reconstruction", "l1"),
+        ("--network.latent_shape", "4", "2", "2"),
+        ("--network.patch_size", "1"),
+        ("--network.blocks", "2"),
+        ("--network.dropout", "0.5"),
+    ],
+    ids=" ".join,
+)
+def test_every_flag_of_an_autoencoder_acts(flags: tuple[str, ...], train, hashes: dict[tuple[str, ...], str]) -> None:
+    def trained(*words: str) -> str:
+        if words not in hashes:
+            hashes[words] = weights_hash(train("train_vae", "--max_steps", "3", *words).folder)
+        return hashes[words]
+
+    plain = flags[:2] if flags[0] == "--kl_weight" and len(flags) > 2 else ()
+    assert trained(*flags) != trained(*plain)
+
+
+@pytest.fixture(scope="module")
+def hashes() -> dict[tuple[str, ...], str]:
+    """Of what has been trained already, by its flags."""
+    return {}
+
+
+@pytest.mark.parametrize("process", [(), CHAIN], ids=["flow", "chain"])
+def test_a_latent_run_generates(process: tuple[str, ...], vae: Path, train, capsys) -> None:
+    folder = train("train_latent", "--autoencoder", vae, *process).folder
+    for name in ("final_samples/grid", "denoising_steps/noisy", "forward_noising"):
+        assert Image.open(folder / f"{name}.png").width > 100, name
+    words = ("--autoencoder", vae, "--num_samples", "4", "--steps", "3", "--save_images")
+    made = run_here("generate", "--run", folder, *words, capsys=capsys).folder
+    assert Image.open(next((made / "images").iterdir())).size == (8, 8)
+
+
+@pytest.mark.parametrize("task", ["train_vae", "train_latent"])
+def test_stopped_and_resumed_equals_uninterrupted(task: str, vae: Path, train) -> None:
+    own = ("--kl_weight", "1", "--kl_warmup_steps", "5") if task == "train_vae" else ("--autoencoder", vae, *CHAIN)
+    whole = train(task, *EXACT, *own).folder
+    part = train(task, *EXACT, *own, "--max_steps", "4").folder
+    assert weights_hash(part) != weights_hash(whole)
+    again = train(task, *EXACT, *own, "--resume", part)
+    assert again.folder == part and weights_hash(part) == weights_hash(whole), again.err
+    assert rows_of(part)[-1]["test_loss"] == rows_of(whole)[-1]["test_loss"]
+
+
+@pytest.fixture
+def copy(vae: Path, tmp_path: Path) -> Path:
+    """An autoencoder's run that a test may spoil."""
+    return Path(shutil.copytree(vae, tmp_path / "copies" / vae.name))
+
+
+def test_a_latent_run_goes_on_where_its_autoencoder_moved_to(copy: Path, vae: Path, train) -> None:
+    folder = train("train_latent", "--autoencoder", copy).folder
+    shutil.rmtree(copy)
+    check_refusal(train("train_latent", "--resume", folder), "no checkpoint", copy.name)
+    words = ("--resume", folder, "--max_steps", "8")
+    assert train("train_latent", *words, "--autoencoder", vae).folder == folder
+    other = train("train_vae", "--max_steps", "1").folder
+    check_refusal(train("train_latent", "--resume", folder, "--autoencoder", other), "another --autoencoder")
+
+
+def test_an_encoded_set_is_used_where_it_fits(copy: Path, train, capsys) -> None:
+    fresh = train("train_latent", "--autoencoder", copy)
+    assert "encoded now" in fresh.err
+    encoded = run_here("encode_dataset", "--run", copy, capsys=capsys).folder / "digits-train.safetensors"
+    read = train("train_latent", "--autoencoder", copy)
+    assert f"read from {encoded}" in read.err and weights_hash(read.folder) == weights_hash(fresh.folder)
+    assert "encoded now" in train("train_latent", "--autoencoder", copy, "--encoded", "none").err
+
+    words = ("--resume", copy, "--max_steps", "31")
+    assert run_here("train_vae", *TINY_VAE, "--lr", "1e-2", *words, capsys=capsys).code == 0
+    stale = train("train_latent", "--autoencoder", copy)
+    assert "encoded anew" in stale.err and "another autoencoder" in stale.err
+    refused = train("train_latent", "--autoencoder", copy, "--encoded", encoded)
+    check_refusal(refused, "--encoded", "another autoencoder", "encode_dataset")
+
+
+def test_an_encoded_set_of_other_images_is_refused(copy: Path, train, capsys) -> None:
+    folder = run_here("encode_dataset", "--run", copy, capsys=capsys).folder
+    test = folder / "digits-test.safetensors"
+    check_refusal(train("train_latent", "--autoencoder", copy, "--encoded", test), "--encoded", "other images")
+    shutil.copy(test, folder / "digits-train.safetensors")
+    ended = train("train_latent", "--autoencoder", copy)
+    assert ended.code == 0 and "encoded anew" in ended.err and "other images" in ended.err
+    test.write_bytes(test.read_bytes()[:100])
+    check_refusal(train("train_latent", "--autoencoder", copy, "--encoded", test), str(test))
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "words"),
+    [
+        ("train_vae", ("--network.latent_shape", "4", "3", "3"), ("latent_shape", "3x3", "4 4, 2 2, 1 1")),
+        ("train_vae", ("--network.latent_shape", "0", "2", "2"), ("latent_shape", "0 channels")),
+        ("train_vae", ("--kind", "gan"), ("gan", "vae, autoencoder")),
+        ("train_vae", ("--reconstruction", "l3"), ("l3", "bernoulli")),
+        ("train_vae", ("--kl_weight", "-1"), ("--kl_weight -1",)),
+        ("train_vae", ("--free_bits", "-1"), ("--free_bits -1",)),
+        ("train_vae", ("--kl_warmup_steps", "-1"), ("--kl_warmup_steps -1",)),
+        ("train_vae", ("--kind", "autoencoder", "--kl_weight", "1"), ("--kl_weight", "--kind autoencoder")),
+        ("train_vae", ("--kind", "autoencoder", "--free_bits", "1"), ("--free_bits", "--kind autoencoder")),
+        ("train_vae", ("--network", "unet"), ("unet", "conv")),
+        ("train_latent", ("--autoencoder", "yesterday"), ("yesterday",)),
+        ("train_latent", ("--autoencoder", "absent.safetensors"), ("absent.safetensors",)),
+        ("train_latent", ("--autoencoder", "latest"), ("no run of train_vae",)),
+        ("train_latent", ("--space", "latent"), ("latent", "latents")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
+)
+def test_refusals(task: str, flags: tuple[str, ...], words: tuple[str, ...], train, tmp_path: Path) -> None:
+    check_refusal(train(task, *flags), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_autoencoder_for_images_of_another_size(vae: Path, train, tmp_path: Path) -> None:
+    for k in range(8):
+        Image.new("L", (9, 8)).save(tmp_path / f"{k}.png")
+    words = (
+        "--dataset",
+        "folder",
+        "--dataset.path",
+        tmp_path,
+        "--dataset.channels",
+        "1",
+        "--dataset.test_share",
+        "0.5",
+    )
+    check_refusal(train("train_latent", "--autoencoder", vae, *words), "1x8x8", "1x8x9")
+
+
+def test_the_best_checkpoint_of_an_autoencoder_can_be_named(vae: Path, train) -> None:
+    path = checkpoint.resolve(vae, checkpoint.BEST)
+    assert str(path) in train("train_latent", "--autoencoder", path).err
