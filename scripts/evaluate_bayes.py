@@ -55,9 +55,9 @@ class OdeFlags:
 
     ode_steps: int = 12
     """Steps of the probability-flow ODE, two network evaluations each."""
-    first_time: float = 0.05
+    first_time: float = 0.2
     """Noise on the image whose density is taken, as a flow time; 0 for the image itself."""
-    probes: int = 1
+    probes: int = 4
     """Random probes of the divergence, fixed along a solve; 0 for the exact trace, for small latents."""
 
 

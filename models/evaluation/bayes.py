@@ -181,8 +181,8 @@ class Likelihood:
     """
 
     steps: int = 12
-    first: float = 0.05
-    probes: int = 1
+    first: float = 0.2
+    probes: int = 4
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
         """Raises UserError for values that cannot be, or a model whose noise has no such density."""
