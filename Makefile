@@ -10,7 +10,7 @@ WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
 PYTHON := .venv/bin/python
 
 .PHONY: help environment setup demo test lint bench train_ddpm train_flow train_vae train_latent train_mnist \
-	train_fashion_mnist train_emnist train_cifar10 generate evaluate reconstruct encode_dataset \
+	train_fashion_mnist train_emnist train_cifar10 recipes generate evaluate reconstruct encode_dataset \
 	visualize_guidance visualize_distribution interpolate inpaint image_to_image sessions status attach stop clean
 
 help: ## this list
@@ -52,6 +52,9 @@ train_emnist: environment ## the same: handwritten letters
 
 train_cifar10: environment ## the same: small colour photographs
 	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe cifar10 "$${args[@]}"
+
+recipes: environment ## named settings for every data set and task
+	@$(WITH_ARGS) $(PYTHON) -m scripts.recipes "$${args[@]}"
 
 generate: environment ## generate images: ARGS="--run latest --num_samples 64"
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh generate "$${args[@]}"

@@ -7,7 +7,6 @@ back into arguments and read before the command line's own, so that there is one
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import io
 import re
@@ -23,7 +22,7 @@ import tyro
 from models.errors import UserError
 from models.run import find_run, read_status, read_yaml
 from scripts.flags import VARIANTS, braced, experiments_dir
-from scripts.recipes import RECIPES
+from scripts.recipes import settings_of
 
 Flags = TypeVar("Flags")
 NOT_STORED = ("resume", "config", "recipe")
@@ -153,10 +152,14 @@ def to_arguments(config: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
-def _fitting(config: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
-    """The settings without the options of a network or data set that the command line exchanges for another."""
-    exchanged = {word for word in VARIANTS if last_value(argv, word) not in (None, config.get(word))}
-    return {key: value for key, value in config.items() if key.split(".")[0] not in exchanged}
+def put_before(settings: Mapping[str, Any], argv: Sequence[str]) -> list[str]:
+    """The settings as arguments, then argv, which wins.
+
+    Without the options of a network, space or data set that argv exchanges for another.
+    """
+    exchanged = {word for word in VARIANTS if last_value(argv, word) not in (None, settings.get(word))}
+    fitting = {key: value for key, value in settings.items() if key.split(".")[0] not in exchanged}
+    return [*to_arguments(fitting), *argv]
 
 
 def run_to_resume(argv: Sequence[str], task: str) -> Path | None:
@@ -168,23 +171,19 @@ def run_to_resume(argv: Sequence[str], task: str) -> Path | None:
     if wanted is None:
         return None
     place = Path(last_value(argv, "experiments_dir") or experiments_dir())
-    folder = find_run(wanted, place, task, last_value(gather(argv), "dataset"))
+    folder = find_run(wanted, place, task, last_value(gather(argv, task), "dataset"))
     other = read_status(folder).get("task")
     if other != task:
         raise UserError(f"{folder} is a run of {other}, not of {task}: resume it with {other}")
     return folder
 
 
-def gather(argv: Sequence[str], base: Mapping[str, Any] | None = None) -> list[str]:
-    """The arguments of the named recipe and config file, if any, before the command line's own; base: before all."""
-    before = to_arguments(_fitting(base or {}, argv))
+def gather(argv: Sequence[str], task: str, base: Mapping[str, Any] | None = None) -> list[str]:
+    """The settings of the base, the named recipe and the config file, if any, and the command line; the last win."""
     recipe, config = last_value(argv, "recipe"), last_value(argv, "config")
-    if recipe is not None:
-        if recipe not in RECIPES:
-            close = difflib.get_close_matches(recipe, RECIPES, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}{hint}")
-        before += to_arguments(_fitting(RECIPES[recipe], argv))
+    gathered = list(argv)
     if config is not None:
-        before += to_arguments(_fitting(read_yaml(Path(config)), argv))
-    return [*before, *argv]
+        gathered = put_before(read_yaml(Path(config)), gathered)
+    if recipe is not None:
+        gathered = put_before(settings_of(recipe, task), gathered)
+    return put_before(base or {}, gathered)

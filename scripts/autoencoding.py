@@ -18,7 +18,7 @@ from models import build, checkpoint
 from models.autoencoders import Autoencoder, load_autoencoder
 from models.errors import UserError
 from models.run import find_run, read_yaml
-from scripts.arguments import gather, last_value
+from scripts.arguments import last_value, put_before
 from scripts.flags import experiments_dir, one_of
 from scripts.training import load_data
 
@@ -71,7 +71,7 @@ def open_autoencoder(argv: Sequence[str]) -> tuple[Autoencoder, list[str]]:
     model = load_autoencoder(path, weights)
     config = read_yaml(path.with_suffix(".yaml"))["config"]
     own = {key: config[key] for key in config if key in ("dataset", "data_root") or key.startswith("dataset.")}
-    return model, gather(argv, own)
+    return model, put_before(own, argv)
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:

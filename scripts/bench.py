@@ -46,7 +46,7 @@ class BenchFlags:
     """Settings of `bench`."""
 
     recipe: str = "mnist"
-    """The network and batch size measured, by recipe."""
+    """The network and batch size measured, by recipe of train_flow."""
     rounds: int = 15
     """Interleaved rounds; the median is reported."""
     device: str = "auto"
@@ -191,7 +191,7 @@ def main(argv: list[str]) -> None:
     flags = parse(argv, BenchFlags(), "bench", "Measure the loop and the samplers. Prints the table's path.")
     if flags.rounds < 1:
         raise UserError(f"--rounds {flags.rounds}: takes 1 or more")
-    settings = parse(gather(["--recipe", flags.recipe]), FLOW, "bench", "")
+    settings = parse(gather(["--recipe", flags.recipe], "train_flow"), FLOW, "bench", "")
     settings = complete(resolve(replace(settings, run=replace(settings.run, device=flags.device))))
     device = torch.device(settings.run.device)
     build.prepare_device(device)

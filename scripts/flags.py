@@ -23,7 +23,6 @@ from models.optim import LR_SCHEDULES
 from models.predictions import PREDICTIONS
 from models.samplers import SAMPLERS
 from models.times import DENSITIES, GRIDS
-from scripts.recipes import RECIPES
 
 VARIANTS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "dataset": data.find,
@@ -150,8 +149,8 @@ class RunFlags:
     """Go on with a run: its folder, its name, or latest. Only budgets and logging may change."""
     config: str | None = None
     """Take settings from a config.txt; flags given beside it win."""
-    recipe: Annotated[str | None, one_of(RECIPES)] = None
-    """Take settings from a named recipe of scripts/recipes.py; flags given beside it win."""
+    recipe: str | None = None
+    """Take settings from a named recipe of this task; make recipes lists them. Flags given beside it win."""
 
 
 @dataclass(frozen=True)

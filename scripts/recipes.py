@@ -1,55 +1,186 @@
-"""Named settings behind `make demo`, `make train_mnist` and friends: plain data, by flag. Flags beside them win."""
+"""Named settings behind `make train_mnist` and friends: plain data, by flag. Flags beside them win.
+
+`make recipes` lists them. A comment says what a recipe gave, where and when; without one it has not been measured.
+"""
 
 from __future__ import annotations
 
+import argparse
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-FLOW_ON_SMALL_IMAGES: dict[str, Any] = {
+from models.errors import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """task: the only one it is for, over whose defaults the settings stand. about: what it is, for the list. target: a
+    target of the Makefile that takes it, if it has one of its own."""
+
+    task: str
+    about: str
+    settings: dict[str, Any]
+    target: str | None = None
+
+    def command(self, name: str) -> str:
+        """What one types."""
+        return f"make {self.target}" if self.target else f'make {self.task} ARGS="--recipe {name}"'
+
+
+OFTEN = {"eval_every": 1, "sample_every": 1}
+SMALL_IMAGES: dict[str, Any] = {
+    **OFTEN,
     "network": "unet",
     "network.blocks": 2,
     "lr": 2e-3,
     "label_drop": 0.1,
     "guidance_scale": 1.5,
 }
+COLOUR = {"network.width": 64}
+# Latents are folded by their autoencoder, hence patch_size 1.
+LATENTS: dict[str, Any] = {**SMALL_IMAGES, "network.width": 64, "network.patch_size": 1}
+DDPM: dict[str, Any] = {"noise_schedule": "cosine", "timesteps": 1000, "prediction": "eps", "times": "discrete"}
+AUTOENCODER: dict[str, Any] = {**OFTEN, "kind": "vae", "reconstruction": "l2", "kl_weight": 1e-6, "max_minutes": 5}
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "demo_digits": {
-        **FLOW_ON_SMALL_IMAGES,
-        "dataset": "digits",
-        "max_minutes": 1.5,
-        "eval_every": 50,
-        "sample_every": 200,
-        "checkpoint_every": 100,
-    },
+FLOWS = {
+    "demo_digits": Recipe(
+        "train_flow",
+        "8x8 digits that come with scikit-learn",
+        {
+            **SMALL_IMAGES,
+            "dataset": "digits",
+            "max_minutes": 1.5,
+            "eval_every": 50,
+            "sample_every": 200,
+            "checkpoint_every": 100,
+        },
+        target="demo",
+    ),
     # make train_mnist FOREGROUND=1 on two idle CPU cores (AMD Zen 5), 2026-11-22: of 2,000 samples at guidance 1.5
     # 99.55 % recognised, unguided 95.8 %; the table of what was tried is in experiments/README.md.
-    "mnist": {
-        **FLOW_ON_SMALL_IMAGES,
-        "dataset": "mnist",
-        "max_minutes": 10,
-        "eval_every": 1,
-        "sample_every": 1,
-    },
-    "fashion_mnist": {
-        **FLOW_ON_SMALL_IMAGES,
-        "dataset": "fashion_mnist",
-        "max_minutes": 10,
-        "eval_every": 1,
-        "sample_every": 1,
-    },
-    "emnist": {
-        **FLOW_ON_SMALL_IMAGES,
-        "dataset": "emnist",
-        "max_minutes": 20,
-        "eval_every": 1,
-        "sample_every": 1,
-    },
-    "cifar10": {
-        **FLOW_ON_SMALL_IMAGES,
-        "dataset": "cifar10",
-        "network.width": 64,
-        "max_minutes": 60,
-        "eval_every": 1,
-        "sample_every": 1,
-    },
+    "mnist": Recipe(
+        "train_flow",
+        "handwritten digits, ten minutes",
+        {**SMALL_IMAGES, "dataset": "mnist", "max_minutes": 10},
+        target="train_mnist",
+    ),
+    "fashion_mnist": Recipe(
+        "train_flow",
+        "clothes, ten minutes",
+        {**SMALL_IMAGES, "dataset": "fashion_mnist", "max_minutes": 10},
+        target="train_fashion_mnist",
+    ),
+    "emnist": Recipe(
+        "train_flow",
+        "handwritten letters, twenty minutes",
+        {**SMALL_IMAGES, "dataset": "emnist", "max_minutes": 20},
+        target="train_emnist",
+    ),
+    "cifar10": Recipe(
+        "train_flow",
+        "colour photographs, an hour",
+        {**SMALL_IMAGES, **COLOUR, "dataset": "cifar10", "max_minutes": 60},
+        target="train_cifar10",
+    ),
 }
+DDPMS = {
+    "ddpm_mnist": Recipe(
+        "train_ddpm",
+        "handwritten digits, ten minutes",
+        {**SMALL_IMAGES, "dataset": "mnist", "max_minutes": 10},
+    ),
+    "ddpm_fashion_mnist": Recipe(
+        "train_ddpm",
+        "clothes, ten minutes",
+        {**SMALL_IMAGES, "dataset": "fashion_mnist", "max_minutes": 10},
+    ),
+    "ddpm_cifar10": Recipe(
+        "train_ddpm",
+        "colour photographs, v predicted, an hour",
+        {**SMALL_IMAGES, **COLOUR, "prediction": "v", "dataset": "cifar10", "max_minutes": 60},
+    ),
+}
+VAES = {
+    "vae_mnist": Recipe(
+        "train_vae",
+        "handwritten digits to 4x7x7 latents",
+        {**AUTOENCODER, "dataset": "mnist"},
+    ),
+    "vae_fashion_mnist": Recipe(
+        "train_vae",
+        "clothes to 4x7x7 latents",
+        {**AUTOENCODER, "dataset": "fashion_mnist"},
+    ),
+    "vae_emnist": Recipe(
+        "train_vae",
+        "handwritten letters to 4x7x7 latents",
+        {**AUTOENCODER, "dataset": "emnist"},
+    ),
+    "vae_cifar10": Recipe(
+        "train_vae",
+        "colour photographs to 4x8x8 latents",
+        {**AUTOENCODER, **COLOUR, "dataset": "cifar10", "max_minutes": 30},
+    ),
+}
+# Each takes the latest autoencoder of its data set, or the one of --autoencoder.
+IN_LATENTS = {
+    "latent_mnist": Recipe(
+        "train_latent",
+        "a flow in latents of handwritten digits",
+        {**LATENTS, "dataset": "mnist", "max_minutes": 10},
+    ),
+    "latent_fashion_mnist": Recipe(
+        "train_latent",
+        "a flow in latents of clothes",
+        {**LATENTS, "dataset": "fashion_mnist", "max_minutes": 10},
+    ),
+    "latent_emnist": Recipe(
+        "train_latent",
+        "a flow in latents of handwritten letters",
+        {**LATENTS, "dataset": "emnist", "max_minutes": 20},
+    ),
+    "latent_cifar10": Recipe(
+        "train_latent",
+        "a flow in latents of colour photographs",
+        {**LATENTS, "dataset": "cifar10", "max_minutes": 60},
+    ),
+    "latent_ddpm_mnist": Recipe(
+        "train_latent",
+        "a DDPM in latents of handwritten digits",
+        {**LATENTS, **DDPM, "sampler": "ddim", "dataset": "mnist", "max_minutes": 10},
+    ),
+}
+RECIPES: dict[str, Recipe] = {**FLOWS, **DDPMS, **VAES, **IN_LATENTS}
+
+
+def settings_of(name: str, task: str) -> dict[str, Any]:
+    """A recipe by flag. Raises UserError for one that there is not, or that another task takes."""
+    if name in RECIPES and RECIPES[name].task == task:
+        return RECIPES[name].settings
+    mine = [each for each, recipe in RECIPES.items() if recipe.task == task]
+    choice = f"choose from {', '.join(mine)}" if mine else f"{task} has none"
+    if name in RECIPES:
+        raise UserError(f"recipe {name} is for {RECIPES[name].task}, not for {task}: {choice}")
+    close = difflib.get_close_matches(name, mine, 1)
+    raise UserError(f"unknown recipe {name!r}: {choice}{f'; did you mean {close[0]}?' if close else ''}")
+
+
+def table() -> str:
+    """Every recipe by task: its name, what it is, and the command."""
+    cells = [(name, recipe.task, recipe.about, recipe.command(name)) for name, recipe in RECIPES.items()]
+    return "\n".join(f"{name:<22}{task:<14}{about}\n{'':<22}{command}" for name, task, about, command in cells)
+
+
+def main(argv: Sequence[str]) -> None:
+    argparse.ArgumentParser(prog="recipes", description="Every recipe: name, task, what it is, command.").parse_args(
+        argv
+    )
+    print(table())
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

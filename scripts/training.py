@@ -91,7 +91,7 @@ def train(
     """
     folder = run_to_resume(argv, task)
     if folder is None:
-        flags = parse(gather(argv, base), default, task, description)
+        flags = parse(gather(argv, task, base), default, task, description)
     else:
         flags = _resumed(folder, argv, default, task, description)
     flags = resolve(flags)
@@ -142,7 +142,7 @@ def _alike(one: Any, other: Any) -> bool:
 def _resumed(folder: Path, argv: Sequence[str], default: AnyFlags, task: str, description: str) -> AnyFlags:
     """The settings of a run with the harmless changes that the command line asks for; others are refused."""
     stored = read_config(folder)
-    arguments = gather(argv)
+    arguments = gather(argv, task)
     for word in VARIANTS:
         name = last_value(arguments, word)
         if name not in (None, stored.get(word)):

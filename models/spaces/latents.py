@@ -58,13 +58,13 @@ class Latents:
         them.
 
         Args:
-            autoencoder: run of train_vae: its folder, its name or latest; or a checkpoint file of it.
+            autoencoder: run of train_vae: its folder, its name or latest, of this data set; or a checkpoint file of it.
             encoded: file of encode_dataset; auto takes one that fits from the autoencoder's run, none encodes anew.
 
         Raises:
             UserError: no such autoencoder, one for other images, an encoded set of other images or another one's.
         """
-        path = find_autoencoder(autoencoder, around.experiments_dir)
+        path = find_autoencoder(autoencoder, around.experiments_dir, around.dataset or None)
         model = load_autoencoder(path)
         if model.spec.shape != tuple(images.shape[1:]):
             mine, other = ("x".join(map(str, shape)) for shape in (model.spec.shape, images.shape[1:]))
@@ -118,11 +118,14 @@ class Latents:
         return Pixels(self.image_shape, 1.0).decode(self.autoencoder.decode(clean * scale + mean))
 
 
-def find_autoencoder(wanted: str, experiments_dir: Path) -> Path:
-    """The checkpoint file of an autoencoder's run: its last, or the file itself. Raises UserError."""
+def find_autoencoder(wanted: str, experiments_dir: Path, dataset: str | None = None) -> Path:
+    """The checkpoint file of an autoencoder's run: its last, or the file itself; latest is that of the data set.
+
+    Raises UserError.
+    """
     if wanted.endswith(".safetensors"):
         return Path(wanted)
-    return checkpoint.resolve(find_run(wanted, experiments_dir, task="train_vae"))
+    return checkpoint.resolve(find_run(wanted, experiments_dir, "train_vae", dataset))
 
 
 def _codes(model: Autoencoder, images: Tensor, flips: bool, around: Surroundings, encoded: str) -> tuple[Encoded, str]:

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import data
+from data import ImageData, Split
 from models import checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -104,3 +107,18 @@ def weights_hash(folder: Path) -> str:
     for key in sorted(tensors):
         digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def tiny_data(name: str) -> ImageData:
+    """32 random images of the real shape and classes."""
+    shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, *shape), generator=generator).to(torch.uint8)
+    split = Split(images, torch.arange(32) % 10)
+    return ImageData(name, split, split, class_names=tuple("0123456789"), flips=name == "cifar10")
+
+
+def use_tiny_data(patch: pytest.MonkeyPatch) -> None:
+    """Every data set of the official ones is then `tiny_data`."""
+    for name in ("digits", "mnist", "fashion_mnist", "emnist", "cifar10"):
+        patch.setattr(data.find(name), "load", lambda self, root, name=name: tiny_data(name))

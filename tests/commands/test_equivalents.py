@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-import data
-from data import ImageData, Split
-from tests.commands.tasks import REPOSITORY, run_here
+from tests.commands.tasks import REPOSITORY, run_here, use_tiny_data
 
 DOCUMENT = REPOSITORY / "docs" / "equivalents.md"
 COMMAND = re.compile(r'`make (\w+)(?: ARGS="([^"]*)")?`')
@@ -45,20 +42,10 @@ def task_of(target: str) -> list[str]:
     return shlex.split(found.group(1)) if found else []
 
 
-def tiny_data(name: str) -> ImageData:
-    """32 random images of the real shape and classes."""
-    shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (32, *shape), generator=generator).to(torch.uint8)
-    split = Split(images, torch.arange(32) % 10)
-    return ImageData(name, split, split, class_names=tuple("0123456789"), flips=name == "cifar10")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def small_data() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("digits", "mnist", "fashion_mnist", "emnist", "cifar10"):
-            patch.setattr(data.find(name), "load", lambda self, root, name=name: tiny_data(name))
+        use_tiny_data(patch)
         yield
 
 

@@ -202,7 +202,7 @@ def test_a_config_of_another_network_lends_what_fits(train) -> None:
     assert train("train_flow", *words).code == 2  # the tiny settings name multipliers, which a dit has not
     from scripts.arguments import gather
 
-    arguments = gather(["--config", str(first / "config.txt"), "--network", "dit"])
+    arguments = gather(["--config", str(first / "config.txt"), "--network", "dit"], "train_flow")
     assert "--seed=5" in arguments and not any(word.startswith("--network.") for word in arguments)
 
 
