@@ -163,8 +163,9 @@ def settings_of(name: str, task: str) -> dict[str, Any]:
     choice = f"choose from {', '.join(mine)}" if mine else f"{task} has none"
     if name in RECIPES:
         raise UserError(f"recipe {name} is for {RECIPES[name].task}, not for {task}: {choice}")
-    close = difflib.get_close_matches(name, mine, 1)
-    raise UserError(f"unknown recipe {name!r}: {choice}{f'; did you mean {close[0]}?' if close else ''}")
+    near = [*difflib.get_close_matches(name, mine, 1), *difflib.get_close_matches(name, RECIPES, 1)]
+    hint = f"; did you mean {near[0]} of {RECIPES[near[0]].task}?" if near else ""
+    raise UserError(f"unknown recipe {name!r}: {choice}{hint}")
 
 
 def table() -> str:
