@@ -90,7 +90,7 @@ def _draw_maps(
     flat = means.flatten(1).numpy()
     count, units = flat.shape
     marks = np.full(count, -1) if labels is None else labels.numpy()
-    words = f"{title}: {units} latent units of {count:,} test images"
+    words = f"{title}: {'x'.join(map(str, means.shape[1:]))} latents of {count:,} test images"
     if units <= 2:
         points = flat if units == 2 else np.concatenate([flat, marks[:, None]], axis=1)
         axes = ("latent 1", "latent 2" if units == 2 else "class")

@@ -85,7 +85,7 @@ def pairs(images: Tensor, others: Tensor, columns: int, title: str = "") -> Imag
     edge = np.full_like(tiles[:, :, :1], PAGE)
     tiles = np.concatenate([tiles, edge, _as_array(others)], axis=2)
     scale = max(1, round(TILE / max(images.shape[2:])))
-    return _sheet(tiles, min(columns, len(tiles)), 4 * scale, scale, title, (), ())
+    return _sheet(tiles, min(columns, len(tiles)), max(8, 2 * scale), scale, title, (), ())
 
 
 def tiled(images: Tensor, columns: int, padding: int = 1) -> Tensor:

@@ -40,3 +40,10 @@ def test_frames_of_a_map_are_of_one_size() -> None:
     frames = [figures.map_picture(cloud(0, 3), cloud(k, 3), "abc", ("x", "y"), "notes", "title") for k in (1, 2)]
     assert frames[0].size == frames[1].size and frames[0].mode == "RGB"
     assert (np.asarray(frames[0]) != np.asarray(frames[1])).any()
+
+
+def test_a_map_by_class(tmp_path: Path) -> None:
+    for classes, ticks in ((3, True), (0, False)):
+        names = "abc"[:classes]
+        figures.class_map(cloud(0, classes), names, ("x", "y"), tmp_path / "map.png", "title", ticks)
+        assert Image.open(tmp_path / "map.png").width == 1050

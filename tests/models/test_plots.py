@@ -59,6 +59,24 @@ def test_loss_curves_show_the_rows(tmp_path: Path, drawn: list[Figure]) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
 
 
+@pytest.mark.parametrize("variational", [True, False])
+def test_an_autoencoder_shows_its_parts_over_the_steps(tmp_path: Path, drawn: list[Figure], variational: bool) -> None:
+    kl = {"train_loss_kl": 9, "test_loss_kl": "8", "test_loss_rate": 0.02} if variational else {}
+    parts = {"train_loss_reconstruction": 0.6, "test_loss_reconstruction": "0.5", **kl}
+    rows = [{"step": step, "epoch": step / 10, "train_loss": 0.7, "test_loss": 0.6, **parts} for step in (10, 20)]
+    plots.loss_curves(rows, tmp_path / "loss.png")
+    loss, reconstruction, *rest = drawn[0].axes
+    assert np.array_equal(lines(loss)[TEST], ([10, 20], [0.6, 0.6]))
+    assert np.array_equal(lines(reconstruction)[TRAIN], ([10, 20], [0.6, 0.6]))
+    assert np.array_equal(lines(reconstruction)[TEST], ([10, 20], [0.5, 0.5]))
+    assert len(rest) == variational
+    if variational:
+        assert np.array_equal(lines(rest[0])[TEST], ([10, 20], [8, 8]))
+        (rate,) = (axes for axes in rest[0].child_axes if axes.get_ylabel() == "bits per pixel")
+        assert np.allclose(np.array(rate.get_ylim()) * 400, rest[0].get_ylim())
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == [TRAIN, TEST]
+
+
 def test_missing_and_broken_cells(tmp_path: Path, drawn: list[Figure]) -> None:
     rows = [row(1, 3.0, 2.0), row(2, "nan", 1.5), row(3, float("inf"), None), {"step": 4}, {"train_loss": 1}]
     rows[1]["test_loss_t4"] = ""

@@ -1,0 +1,33 @@
+"""Small autoencoders on disk, with weights that are nowhere zero, for tests of what is built on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import checkpoint
+from models.autoencoders import Autoencoder, AutoencoderSpec, load_autoencoder
+
+
+def random_images(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    """uint8 (count, *shape), each around a grey of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    grey = torch.randint(40, 215, (count, 1, 1, 1), generator=generator)
+    return (grey + torch.randint(-40, 41, (count, *shape), generator=generator)).to(torch.uint8)
+
+
+def small_coder(
+    folder: Path, shape: tuple[int, int, int], kind: str = "vae", seed: int = 0, **options: Any
+) -> Autoencoder:
+    """An autoencoder's run in `folder`, with a checkpoint and nothing else, read back."""
+    spec = AutoencoderSpec(kind, "conv", {"width": 8, **options}, shape, ("a", "b", "c"), "l2")
+    generator = torch.Generator().manual_seed(seed)
+    network = spec.build_network()
+    for parameter in network.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    tensors = checkpoint.prefixed("ema", network.state_dict())
+    (folder / "checkpoints").mkdir(parents=True)
+    return load_autoencoder(checkpoint.save(folder / "checkpoints", 1, tensors, {"autoencoder": spec.facts()}, 0))
