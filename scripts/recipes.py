@@ -40,9 +40,16 @@ SMALL_IMAGES: dict[str, Any] = {
 }
 COLOUR = {"network.width": 64}
 # Latents are folded by their autoencoder, hence patch_size 1.
-LATENTS: dict[str, Any] = {**SMALL_IMAGES, "network.width": 64, "network.patch_size": 1}
+LATENTS: dict[str, Any] = {**SMALL_IMAGES, "network.width": 64, "network.blocks": 1, "network.patch_size": 1}
 DDPM: dict[str, Any] = {"noise_schedule": "cosine", "timesteps": 1000, "prediction": "eps", "times": "discrete"}
-AUTOENCODER: dict[str, Any] = {**OFTEN, "kind": "vae", "reconstruction": "l2", "kl_weight": 1e-6, "max_minutes": 5}
+AUTOENCODER: dict[str, Any] = {
+    **OFTEN,
+    "kind": "vae",
+    "reconstruction": "l2",
+    "kl_weight": 1e-6,
+    "lr": 2e-3,
+    "max_minutes": 3.5,
+}
 
 FLOWS = {
     "demo_digits": Recipe(
@@ -129,12 +136,12 @@ IN_LATENTS = {
     "latent_mnist": Recipe(
         "train_latent",
         "a flow in latents of handwritten digits",
-        {**LATENTS, "dataset": "mnist", "max_minutes": 10},
+        {**LATENTS, "dataset": "mnist", "max_minutes": 11.5},
     ),
     "latent_fashion_mnist": Recipe(
         "train_latent",
         "a flow in latents of clothes",
-        {**LATENTS, "dataset": "fashion_mnist", "max_minutes": 10},
+        {**LATENTS, "dataset": "fashion_mnist", "max_minutes": 11.5},
     ),
     "latent_emnist": Recipe(
         "train_latent",
