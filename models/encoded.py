@@ -34,14 +34,25 @@ class Encoded:
     autoencoder_sha256: str = ""
     words: dict[str, str] = field(default_factory=dict)
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel of draws from the posterior, float64 (c,)."""
+    def _halves(self) -> tuple[Tensor, Tensor]:
+        """Means and log-variances of all images, mirrored ones included."""
         parts = [self.posterior] if self.mirrored is None else [self.posterior, self.mirrored]
         mean, log_variance = (torch.cat(half) for half in zip(*(part.chunk(2, dim=1) for part in parts), strict=True))
+        return mean, log_variance
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel of draws from the posterior, float64 (c,)."""
+        mean, log_variance = self._halves()
         dims = (0, 2, 3)
         centre = mean.double().mean(dims)
         variance = mean.double().var(dims, correction=0) + log_variance.double().exp().mean(dims)
         return centre, variance.sqrt().clamp(min=1e-6)
+
+    def reach(self) -> float:
+        """The largest standardised latent, three deviations of its posterior included."""
+        mean, log_variance = self._halves()
+        centre, scale = (each.float().view(-1, 1, 1) for each in self.statistics())
+        return (((mean - centre).abs() + 3 * (log_variance / 2).exp()) / scale).max().item()
 
     def trouble(self, model: Autoencoder, data_sha256: str, flips: bool) -> str | None:
         """What keeps it from standing for these images under this autoencoder; None if nothing does."""

@@ -222,7 +222,7 @@ class SamplerFlags:
     order: int | None = None
     """unipc: 1, 2 (default) or 3."""
     clip: bool = True
-    """Clip the clean estimate to the range of images at every step."""
+    """Clip the clean estimate to the range of images, or of latents, at every step."""
     guidance_scale: float = 1.0
     """s of u + s * (c - u): 0 unconditional, 1 conditional, more is guided. Elsewhere written s = 1 + w (Ho &
     Salimans), or w * c + (1 - w) * u with s = w."""

@@ -1,7 +1,8 @@
 """Latents as a space: what a trained autoencoder makes of the images, each channel standardised.
 
 The space names its autoencoder by the hash of its checkpoint and carries the mean and deviation of every latent
-channel, measured once over the training split. Latents have no bounds: estimates are never clipped here.
+channel, measured once over the training split, and how far the latents reach: no mean of them lies beyond, so neither
+does a true estimate. Where a chain ends in almost pure noise, that is what keeps a small error from growing.
 """
 
 from __future__ import annotations
@@ -26,14 +27,19 @@ from models.spaces.pixels import Pixels
 
 @dataclass(frozen=True)
 class Latents:
-    """autoencoder: frozen. mean, scale: of each latent channel over the training split, posterior noise included."""
+    """autoencoder: frozen. mean, scale: of each latent channel over the training split, posterior noise included.
+    reach: the largest standardised latent there; None where it is not known."""
 
     autoencoder: Autoencoder
     mean: tuple[float, ...]
     scale: tuple[float, ...]
+    reach: float | None
 
-    bounds = None
     deviation = 1.0
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        return None if self.reach is None else (-self.reach, self.reach)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,10 +78,12 @@ class Latents:
         model.network.to(around.device)
         codes, source = _codes(model, images, flips, around, encoded)
         mean, scale = codes.statistics()
-        space = cls(model, tuple(mean.tolist()), tuple(scale.tolist()))
+        reach = codes.reach()
+        space = cls(model, tuple(mean.tolist()), tuple(scale.tolist()), reach)
         report = [
             f"latents {'x'.join(map(str, space.shape))} of {path}, {source}; deviation of each channel "
             + ", ".join(f"{value:.3g}" for value in space.scale)
+            + f"; standardised they reach {reach:.3g}"
         ]
         options = {"autoencoder": str(path), "encoded": encoded}
         return Fitted(space, codes.posterior, codes.mirrored, options, report)
@@ -84,10 +92,13 @@ class Latents:
     def from_facts(cls, facts: Mapping[str, Any], locate: Locate) -> Self:
         """Raises UserError where the autoencoder is not to be found."""
         mean, scale = (tuple(float(each) for each in facts[name]) for name in ("mean", "scale"))
-        return cls(load_autoencoder(locate(str(facts["autoencoder"]))), mean, scale)
+        reach = facts.get("reach")
+        return cls(
+            load_autoencoder(locate(str(facts["autoencoder"]))), mean, scale, None if reach is None else float(reach)
+        )
 
     def facts(self) -> dict[str, Any]:
-        return {"autoencoder": self.autoencoder.sha256, "mean": self.mean, "scale": self.scale}
+        return {"autoencoder": self.autoencoder.sha256, "mean": self.mean, "scale": self.scale, "reach": self.reach}
 
     def to(self, device: torch.device) -> Self:
         self.autoencoder.network.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def test_statistics_are_those_of_draws() -> None:
     draws = means + (logs / 2).exp() * torch.randn(50, *means.shape, generator=generator)
     torch.testing.assert_close(mean.float(), draws.mean((0, 1, 3, 4)), atol=0.01, rtol=0)
     torch.testing.assert_close(scale.float(), draws.std((0, 1, 3, 4)), atol=0.01, rtol=0)
+
+
+def test_the_reach_is_that_of_the_farthest_latent() -> None:
+    """Channels of deviation 1; one latent lies 7 from the mean and its posterior has deviation 0.1."""
+    mean = torch.tensor([-1.0, 1.0]).repeat(500).reshape(1000, 1, 1, 1).clone()
+    mean[0] = 7.0
+    log_variance = torch.full_like(mean, 2 * math.log(0.1))
+    codes = Encoded(torch.cat([mean, log_variance], dim=1), None)
+    centre, scale = (each.item() for each in codes.statistics())
+    assert codes.reach() == pytest.approx((7 - centre + 0.3) / scale, rel=1e-5)
+    assert Encoded(codes.posterior[1:], codes.posterior[:1]).reach() == pytest.approx(codes.reach(), rel=1e-5)
 
 
 def test_a_channel_that_never_moves_can_still_be_divided_by() -> None:

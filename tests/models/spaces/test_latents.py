@@ -1,4 +1,4 @@
-"""Latents as a space: standardised over the training split, there and back as the autoencoder does it, unbounded."""
+"""Latents as a space: standardised over the training split, there and back as its autoencoder does it, and bounded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from models import spaces
 from models.autoencoders import Autoencoder
 from models.build import locate
+from models.denoiser import Clipped, NetworkDenoiser
 from models.errors import UserError
 from models.noise_schedules import build_noise_schedule
 from models.predictions import build_prediction
@@ -20,7 +22,7 @@ from models.spaces import Fitted, Surroundings
 from models.spaces.latents import Latents
 from models.spaces.pixels import Pixels
 from models.times import build_times
-from tests.exact import pixel_gaussian, through_network
+from tests.exact import ExactGaussian, pixel_gaussian, through_network
 from tests.models.coders import random_images, small_coder
 
 SHAPE, LATENT = (1, 8, 12), (2, 2, 3)
@@ -62,7 +64,7 @@ def test_without_a_posterior_the_means_themselves_are_standardised(tmp_path: Pat
 def test_there_and_back_is_the_autoencoders_reconstruction(coder: Autoencoder) -> None:
     space, images = fit(coder).space, random_images(9, SHAPE, seed=5)
     clean = space.encode(images)
-    assert clean.shape == (9, *LATENT) == (9, *space.shape) and space.image_shape == SHAPE and space.bounds is None
+    assert clean.shape == (9, *LATENT) == (9, *space.shape) and space.image_shape == SHAPE
     with torch.no_grad():
         expected = Pixels(SHAPE, 1.0).decode(coder.decode(coder.encode(Pixels.scale(images))[0]))
     found = space.decode(clean)
@@ -85,6 +87,41 @@ def test_it_comes_back_from_its_facts_by_the_autoencoders_hash(coder: Autoencode
 def test_images_of_another_shape(coder: Autoencoder) -> None:
     with pytest.raises(UserError, match="is for 1x8x12 images, and digits has 1x8x8"):
         Latents.fit(random_images(4, (1, 8, 8)), False, Surroundings("digits"), autoencoder=str(coder.path))
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_no_training_latent_lies_beyond_the_bounds(coder: Autoencoder, flips: bool) -> None:
+    fitted = fit(coder, flips=flips)
+    assert fitted.space.bounds is not None
+    low, high = fitted.space.bounds
+    images = random_images(200, SHAPE)
+    latents = fitted.space.encode(torch.cat([images, images.flip(3)]) if flips else images)
+    assert low == -high and latents.abs().max() <= high < 50
+
+
+class Off(nn.Module):
+    """A denoiser whose noise estimate is one percent too large, as a good network's may be."""
+
+    def __init__(self, exact: ExactGaussian):
+        super().__init__()
+        self.exact = exact
+
+    def forward(self, scaled: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        return 1.01 * self.exact(scaled, t).noise
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "heun", "dpmpp_2m", "unipc"])
+def test_bounds_keep_the_error_of_a_network_from_growing(sampler: str) -> None:
+    """At the end of a cosine chain an error in the noise is 20,000 times as large in the clean estimate."""
+    schedule = build_noise_schedule("cosine", 1000)
+    exact = pixel_gaussian(schedule, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    denoiser = NetworkDenoiser(Off(exact), schedule, build_prediction("eps", 1.0))
+    noisy = torch.randn(2000, 1, 1, 3, generator=torch.Generator().manual_seed(0))
+    times = build_times("uniform", schedule, 50)
+    *_, last = SAMPLERS[sampler](Clipped(denoiser, -5.0, 5.0), noisy, times, nothing_drawn)
+    assert last.noisy.std() == pytest.approx(1, abs=0.25)
+    *_, last = SAMPLERS[sampler](denoiser, noisy, times, nothing_drawn)
+    assert last.noisy.std() > 1.7
 
 
 def nothing_drawn(shape: Sequence[int]) -> torch.Tensor:
