@@ -27,7 +27,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_flow.main([*tiny, "--max_steps", "120", "--batch_size", "32", "--name", "labels"])
     train_ddpm.main([*tiny, "--timesteps", "50"])
     train_flow.main([*tiny, "--no-conditional", "--name", "plain"])
-    train_vae.main([*once, "--network.width", "8", "--batch_size", "32", "--max_steps", "60", "--lr", "5e-3"])
+    train_vae.main(
+        [*once, "--network.width", "8", "--batch_size", "32", "--max_steps", "60", "--lr", "5e-3", "--no-umap"]
+    )
     train_latent.main([*tiny, "--network.multipliers", "1", "1", "--initial_noise", "uniform"])
     return folder
 
