@@ -28,10 +28,10 @@ from scripts.training import Prepared, build_settings, describe, few, fingerprin
 
 
 def train_denoiser(
-    argv: Sequence[str], task: str, default: TrainFlags, description: str, base: Mapping[str, Any] | None = None
+    argv: Sequence[str], task: str, default: TrainFlags, description: str, options: Mapping[str, Any] | None = None
 ) -> None:
     """Trains, and prints the run folder. Raises UserError before anything is written."""
-    train(argv, task, default, description, prepare, base)
+    train(argv, task, default, description, prepare, options)
 
 
 def complete(flags: TrainFlags) -> TrainFlags:

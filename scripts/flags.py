@@ -264,7 +264,7 @@ FLOW = TrainFlags(
 )
 LATENT = dataclasses.replace(FLOW, space="latents")
 # Latent images are small already: nothing to fold, and room for more channels.
-LATENT_NETWORK = {"network": "unet", "network.patch_size": 1, "network.width": 64}
+LATENT_OPTIONS = {"network.patch_size": 1, "network.width": 64}
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from scripts.command import run_command
 from scripts.denoising import train_denoiser
-from scripts.flags import LATENT, LATENT_NETWORK
+from scripts.flags import LATENT, LATENT_OPTIONS
 
 DESCRIPTION = "Train a flow or diffusion model in latent space. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:
-    train_denoiser(argv, "train_latent", LATENT, DESCRIPTION, LATENT_NETWORK)
+    train_denoiser(argv, "train_latent", LATENT, DESCRIPTION, LATENT_OPTIONS)
 
 
 if __name__ == "__main__":

@@ -82,16 +82,16 @@ def train(
     default: AnyFlags,
     description: str,
     prepare: Callable[[AnyFlags, bool], Prepared],
-    base: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains, and prints the run folder. Raises UserError before anything is written.
 
-    prepare: builds all from resolved flags, and from whether the run is resumed. base: settings by flag that stand
-    before a recipe's.
+    prepare: builds all from resolved flags, and from whether the run is resumed. options: other defaults of the options
+    of the default's own network.
     """
     folder = run_to_resume(argv, task)
     if folder is None:
-        flags = parse(gather(argv, task, base), default, task, description)
+        flags = parse(gather(argv, task), default, task, description, options)
     else:
         flags = _resumed(folder, argv, default, task, description)
     flags = resolve(flags)
