@@ -58,3 +58,11 @@ class Board:
             if key != "step" and value is not None:
                 self.writer.add_scalar(key, value, row["step"])
         self.writer.flush()
+
+
+def duration(seconds: float) -> str:
+    """3.2s, 4m05s or 2h07m."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

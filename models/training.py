@@ -25,7 +25,7 @@ from models.interrupts import Interrupted, Interrupts
 from models.objectives import Objective, TestLoss
 from models.optim import LRSchedule, build_optimizer
 from models.plots import loss_curves
-from models.progress import Board, ProgressBar
+from models.progress import Board, ProgressBar, duration
 from models.randomness import StepRandomness
 from models.run import Metrics, Run, write_text
 
@@ -385,14 +385,6 @@ class Trainer:
 def _due(every: float, before: float, after: float) -> bool:
     """Whether a multiple of `every` epochs lies in (before, after]; never for 0."""
     return every > 0 and int(after / every + 1e-9) > int(before / every + 1e-9)
-
-
-def duration(seconds: float) -> str:
-    """3.2s, 4m05s or 2h07m."""
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 def peak_memory(device: torch.device) -> int:

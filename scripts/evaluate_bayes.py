@@ -21,7 +21,7 @@ from models.evaluation.bayes import WEIGHTINGS, Denoising, Images, Likelihood, M
 from models.evaluation.gaussians import ClassGaussians
 from models.evaluation.statistics import wilson_interval
 from models.interrupts import Interrupts
-from models.training import duration
+from models.progress import duration
 from scripts.arguments import parse
 from scripts.flags import ModelFlags
 from scripts.protocol import data_card, load_data, model_card, part_of, report_folder, stored_facts, write_report

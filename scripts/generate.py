@@ -22,8 +22,8 @@ from models.build import Loaded
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, generate
 from models.objectives import sheet
+from models.progress import duration
 from models.run import find_run, write_text
-from models.training import duration
 from scripts.arguments import parse, to_config
 from scripts.command import run_command
 from scripts.exporting import export_run
