@@ -67,10 +67,10 @@ def test_another_tasks_recipe_is_refused(
 
 
 def test_a_config_or_a_flag_takes_the_options_of_what_it_exchanges_along(tmp_path: Path) -> None:
-    """Also where the config exchanges the network of the recipe, or the recipe that of the task."""
+    """Also where the config exchanges the network of the recipe."""
     config = tmp_path / "config.txt"
     config.write_text("network: dit\nnetwork.depth: 2\n", encoding="utf-8")
-    arguments = gather(["--recipe", "mnist", "--config", str(config)], "train_flow", {"network.patch_size": 1})
+    arguments = gather(["--recipe", "mnist", "--config", str(config)], "train_flow")
     network = [word for word in arguments if word.startswith("--network.")]
     assert network == ["--network.depth=2"] and "--dataset=mnist" in arguments
     arguments = gather(["--recipe", "mnist", "--network=convnext"], "train_flow")
