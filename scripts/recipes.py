@@ -110,6 +110,7 @@ DDPMS = {
     ),
 }
 VAES = {
+    # Two CPU cores (AMD Zen 5), 2026-11-22, 1,725 steps: test MSE 0.0052 on [-1, 1], PSNR 28.9 dB.
     "vae_mnist": Recipe(
         "train_vae",
         "handwritten digits to 4x7x7 latents",
@@ -133,6 +134,8 @@ VAES = {
 }
 # Each takes the latest autoencoder of its data set, or the one of --autoencoder.
 IN_LATENTS = {
+    # On that VAE, 7,218 steps: of 2,000 samples at guidance 1.5 99.55 % recognised, unguided 94.5 %; with the VAE and
+    # encoding 16.6 minutes.
     "latent_mnist": Recipe(
         "train_latent",
         "a flow in latents of handwritten digits",
