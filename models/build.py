@@ -84,7 +84,7 @@ class Loaded:
 
 
 WEIGHTS = ("ema", "raw")
-EXPORTED = "autoencoder"  # Folder of an exported run with the checkpoint that its space needs.
+NEEDED = "autoencoder"  # Folder of a run with a copy of the checkpoint that its space needs.
 
 
 def load_denoiser(
@@ -116,8 +116,8 @@ def load_denoiser(
 def locate(sha256: str, path: Path, given: Path | None = None) -> Path:
     """The checkpoint of that hash that the checkpoint `path` was trained upon.
 
-    given: the file it is said to be; otherwise looked for in the run's own folder EXPORTED, where exported runs have
-    it, and among the runs beside it. Raises UserError where there is none, or another.
+    given: the file it is said to be; otherwise looked for in the run's own folder NEEDED and among the runs beside
+    it. Raises UserError where there is none, or another.
     """
     if given is not None:
         found = checkpoint.load(given)[1]["sha256"]
@@ -127,10 +127,10 @@ def locate(sha256: str, path: Path, given: Path | None = None) -> Path:
             )
         return given
     run = path.parent.parent
-    found = checkpoint.locate(sha256, [run / EXPORTED, *sorted(run.parent.glob("*/checkpoints"))])
+    found = checkpoint.locate(sha256, [run / NEEDED, *sorted(run.parent.glob("*/checkpoints"))])
     if found is None:
         raise UserError(
-            f"{path} was trained on an autoencoder ({sha256[:12]}) that is neither in {run / EXPORTED} nor among "
+            f"{path} was trained on an autoencoder ({sha256[:12]}) that is neither in {run / NEEDED} nor among "
             f"the runs in {run.parent}: name its checkpoint with --autoencoder"
         )
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,13 @@ def load_newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not candidates:
         raise UserError(f"{run} has no checkpoint yet: nothing to resume, start it again")
     return load(candidates[-1])
+
+
+def copy(path: Path, folder: Path) -> None:
+    """Copies a checkpoint, both files of it, into a folder that is made if need be."""
+    folder.mkdir(exist_ok=True)
+    for suffix in (".safetensors", ".yaml"):
+        shutil.copyfile(path.with_suffix(suffix), folder / path.with_suffix(suffix).name)
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -102,8 +102,10 @@ def read_encoded(path: Path) -> Encoded:
         if "mirrored_mean" in tensors:
             mirrored = torch.cat([tensors["mirrored_mean"], tensors["mirrored_log_variance"]], dim=1)
         return Encoded(posterior, mirrored, words.pop("data_sha256"), words.pop("autoencoder_sha256"), words)
-    except (OSError, SafetensorError, KeyError) as error:
-        raise UserError(f"{path} is no encoded data set: {error}") from None
+    except KeyError:
+        raise UserError(f"{path} is no encoded data set: make one with encode_dataset") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as an encoded data set: {error}") from None
 
 
 def file_name(dataset: str, split: str) -> str:

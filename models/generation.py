@@ -6,6 +6,7 @@ batch, so thousands of images need no more memory than one batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -52,6 +53,10 @@ class Sampling:
         pixel = torch.zeros(1, 1, 1, 1)
         # The first step of a rehearsal on one pixel: the sampler itself refuses values that it cannot take.
         next(SAMPLERS[self.sampler](_Nothing(schedule), pixel, times, self._rehearse, **self.options))
+        numbers = {"guidance_scale": self.guidance_scale, **self.options}
+        for name, value in numbers.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"--{name} {value}: takes finite numbers")
         if not 0 <= self.guidance_rescale <= 1:
             raise UserError(f"--guidance_rescale {self.guidance_rescale}: a share between 0 and 1")
         low, high = self.guidance_interval

@@ -37,7 +37,7 @@ INITIAL_NOISES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def shape_noise(name: str, gaussian: Tensor) -> Tensor:
-    """Gaussian numbers -> numbers of a row of INITIAL_NOISES, one to one in order. Raises UserError: unknown name."""
+    """Gaussian numbers -> numbers of a row of INITIAL_NOISES, by a rising function. Raises UserError."""
     if name not in INITIAL_NOISES:
         raise UserError(f"unknown initial noise {name!r}: choose from {', '.join(INITIAL_NOISES)}")
     return INITIAL_NOISES[name](gaussian)

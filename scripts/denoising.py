@@ -83,6 +83,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
         facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}},
         report=report,
         device=device,
+        needs=spec.space.needs,
     )
 
 

@@ -117,9 +117,10 @@ def main(argv: list[str]) -> None:
     classifier = _latent_classifier(flags, path) if of_autoencoder else _denoiser_classifier(flags, path)
     dataset = load_data(path, flags.data_root)
     part = part_of(dataset, flags.split, flags.first_image, flags.num_images)
-    folder = report_folder(path, flags.out)
+    log_prior = _log_prior(flags, dataset)
     with Interrupts(at_once=True):
-        classify = classifier.fit(dataset, _log_prior(flags, dataset))
+        classify = classifier.fit(dataset, log_prior)
+        folder = report_folder(path, flags.out)
         started = time.perf_counter()
         posterior = _classify(flags, classify, part)
         seconds = time.perf_counter() - started

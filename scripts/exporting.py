@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from models import checkpoint
-from models.build import EXPORTED, Loaded
+from models.build import NEEDED, Loaded
 from models.errors import UserError
 from models.run import CONFIG, STATUS, write_text
 from scripts.sampling import new_folder, run_of
@@ -23,13 +22,7 @@ def export_run(loaded: Loaded, out: str) -> None:
         for name in COPIED:
             if (run / name).is_file():
                 shutil.copyfile(run / name, folder / name)
-        _copy_checkpoint(loaded.path, folder / "checkpoints")
+        checkpoint.copy(loaded.path, folder / "checkpoints")
         write_text(folder / "checkpoints" / checkpoint.LAST, loaded.path.name + "\n")
         for path in loaded.space.needs:
-            _copy_checkpoint(path, folder / EXPORTED)
-
-
-def _copy_checkpoint(path: Path, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for suffix in (".safetensors", ".yaml"):
-        shutil.copyfile(path.with_suffix(suffix), folder / path.with_suffix(suffix).name)
+            checkpoint.copy(path, folder / NEEDED)

@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
     flags = parse(argv, InpaintFlags(), "inpaint", DESCRIPTION)
     check_positive(flags, "rows", "samples", "resample", "jump")
     shown = Shown.open(flags.model, flags.sampling, flags.show)
+    shown.need_gaussian_noise("inpaint")
     known = read_mask(flags.mask, shown.loaded.space.image_shape[1:], flags.show.seed)
     dataset = shown.data()
     rows = pick_images(dataset.test, flags.rows, flags.show.seed, flags.images)

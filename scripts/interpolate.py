@@ -62,6 +62,8 @@ def main(argv: list[str]) -> None:
     flags = parse(argv, InterpolateFlags(), "interpolate", DESCRIPTION)
     _check(flags)
     shown = Shown.open(flags.model, flags.sampling, flags.show)
+    if flags.between != "classes":
+        shown.need_gaussian_noise(f"--between {flags.between}")
     if flags.between == "images":
         _between_images(replace(shown, sampling=replace(shown.sampling, clip=False)), flags)
         return

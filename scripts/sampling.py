@@ -129,9 +129,9 @@ def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> L
     if weak.spec.facts()["space"] != loaded.spec.facts()["space"] or weak.spec.classes != loaded.spec.classes:
         raise UserError(f"--autoguidance {wanted}: made for other images or classes than {loaded.path}")
     mine, other = loaded.spec, weak.spec
-    same = ("noise_schedule", "timesteps", "zero_terminal_snr")
+    same = ("noise_schedule", "timesteps", "zero_terminal_snr", "initial_noise")
     if any(getattr(mine, name) != getattr(other, name) for name in same):
-        raise UserError(f"--autoguidance {wanted}: trained on another noise schedule than {loaded.path}")
+        raise UserError(f"--autoguidance {wanted}: trained on another noise or noise schedule than {loaded.path}")
     return weak
 
 
@@ -144,7 +144,7 @@ def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "
     """
     run = run_of(path)
     if out is not None:
-        final = Path(out).absolute()
+        final = Path(out).resolve()
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(f"{flag} {final} is there already and not an empty folder: name a new one")
     elif run is not None:

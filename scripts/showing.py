@@ -112,6 +112,14 @@ class Shown:
         """(S + 1,) decreasing times of the sampler."""
         return build_times(self.sampling.grid, self.loaded.denoiser.noise_schedule, self.sampling.steps)
 
+    def need_gaussian_noise(self, word: str) -> None:
+        """Raises UserError where mixing noises would lead away from what the model has seen at t = 1."""
+        if self.sampling.initial_noise != "gaussian":
+            noise = self.sampling.initial_noise
+            raise UserError(
+                f"{word} mixes noises, which only Gaussian ones allow: {self.loaded.path} starts from {noise}"
+            )
+
     def data(self) -> ImageData:
         return load_data(self.loaded.path, self.show.data_root)
 

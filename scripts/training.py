@@ -19,6 +19,7 @@ import data
 from data import ImageData, Split
 from data.batches import Batches
 from models import build, checkpoint
+from models.build import NEEDED
 from models.errors import UserError
 from models.interrupts import Interrupts
 from models.objectives import Objective
@@ -60,6 +61,7 @@ class Prepared:
     """Everything that could be wrong has been built; only the run folder is missing.
 
     config: every setting, resolved. facts: what a checkpoint says besides its tensors. report: lines for the log.
+    needs: checkpoints without which the run's own are worth nothing, hence copied into it.
     """
 
     objective: Objective
@@ -70,6 +72,7 @@ class Prepared:
     facts: dict[str, Any]
     report: list[str]
     device: torch.device
+    needs: Sequence[Path] = ()
 
     def trainer(self, run: Run) -> Trainer:
         size, facts = len(self.batches), {**self.facts, "config": self.config}
@@ -100,6 +103,8 @@ def train(
     if folder is None:
         run = Run.create(Path(flags.run.experiments_dir), task, flags.dataset, flags.run.name)
         write_text(run.folder / "environment.txt", environment())
+        for path in prepared.needs:
+            checkpoint.copy(path, run.folder / NEEDED)
         tensors, stored = {}, {}
     else:
         tensors, stored = checkpoint.load_newest(folder)
@@ -141,7 +146,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 def _resumed(folder: Path, argv: Sequence[str], default: AnyFlags, task: str, description: str) -> AnyFlags:
     """The settings of a run with the harmless changes that the command line asks for; others are refused."""
-    stored = read_config(folder)
+    stored = _with_own_copies(read_config(folder), folder)
     arguments = gather(argv, task)
     for word in VARIANTS:
         name = last_value(arguments, word)
@@ -155,6 +160,17 @@ def _resumed(folder: Path, argv: Sequence[str], default: AnyFlags, task: str, de
         raise UserError(f"{folder.name} cannot be resumed with other settings: {details}; leave them out or start anew")
     precision = flags.run.precision if flags.run.precision != "auto" else stored["precision"]
     return replace(flags, run=replace(flags.run, precision=precision))
+
+
+def _with_own_copies(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a run, with checkpoints that have gone since replaced by its own copies of them."""
+    copies = {path.name: str(path) for path in (folder / NEEDED).glob("*.safetensors")}
+    gone = {
+        key: copies[Path(value).name]
+        for key, value in config.items()
+        if isinstance(value, str) and Path(value).name in copies and not Path(value).is_file()
+    }
+    return {**config, **gone}
 
 
 def resolve(flags: AnyFlags) -> AnyFlags:

@@ -38,7 +38,8 @@ class ClassGaussians:
         if counts.min() < 2:
             raise UserError(f"class {int(counts.argmin())} has {int(counts.min())} training images: 2 are needed")
         mean = torch.stack([rows[labels == label].mean(0) for label in range(classes)])
-        within = torch.stack([(rows[labels == label] - mean[label]).T.cov(correction=0) for label in range(classes)])
+        around = [rows[labels == label] - mean[label] for label in range(classes)]
+        within = torch.stack([each.T @ each / len(each) for each in around])
         pooled = (within * (counts / counts.sum())[:, None, None]).sum(0)
         covariance = (1 - shrinkage) * within + shrinkage * pooled
         if diagonal:

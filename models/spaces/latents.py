@@ -135,6 +135,8 @@ def find_autoencoder(wanted: str, experiments_dir: Path, dataset: str | None = N
     Raises UserError.
     """
     if wanted.endswith(".safetensors"):
+        if not Path(wanted).is_file():
+            raise UserError(f"--autoencoder {wanted}: no checkpoint is there; name the autoencoder's run or its file")
         return Path(wanted)
     return checkpoint.resolve(find_run(wanted, experiments_dir, "train_vae", dataset))
 
@@ -148,10 +150,15 @@ def _codes(model: Autoencoder, images: Tensor, flips: bool, around: Surroundings
         usual = model.path.parent.parent / FOLDER / file_name(around.dataset, "train")
         file = usual if usual.is_file() else None
     if file is not None:
-        codes = read_encoded(file)
-        trouble = codes.trouble(model, around.data_sha256, flips)
-        if trouble is None:
-            return codes, f"read from {file}"
+        try:
+            codes = read_encoded(file)
+            trouble = codes.trouble(model, around.data_sha256, flips)
+            if trouble is None:
+                return codes, f"read from {file}"
+        except UserError:
+            if encoded != "auto":
+                raise
+            trouble = "damaged"
         if encoded != "auto":
             raise UserError(f"--encoded {file}: {trouble}; encode again with encode_dataset, or leave it out")
         return encode_images(model, images, flips, around.device), f"encoded anew, since {file} is {trouble}"

@@ -103,6 +103,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--weights", "both"), ("both", "ema or raw")),
         (("--format", "mp4"), ("mp4", "webp")),
         (("--guidance_interval", "0.8", "0.2"), ("0.8 0.2",)),
+        (("--guidance_scale", "nan"), ("--guidance_scale", "finite")),
+        (("--sampler", "sde", "--diffusion", "inf"), ("--diffusion", "finite")),
         (("--run", "yesterday"), ("yesterday",)),
         (("--checkpoint", "absent.safetensors"), ("absent.safetensors",)),
         (("--autoguidance", "yesterday"), ("--guidance_scale 1",)),
@@ -132,6 +134,14 @@ def test_a_folder_that_is_not_empty_is_not_written_over(run: Path, tmp_path: Pat
 def copy(run: Path, tmp_path: Path) -> Path:
     """A run that a test may spoil."""
     return Path(shutil.copytree(run, tmp_path / run.name))
+
+
+def test_a_link_to_an_empty_folder_is_filled(run: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    words = ("--run", run, "--out", tmp_path / "link", "--num_samples", "2", "--steps", "2")
+    assert run_here("generate", *words, capsys=capsys).code == 0
+    assert (tmp_path / "there" / "grid.png").is_file()
 
 
 def test_a_truncated_checkpoint(copy: Path, capsys) -> None:

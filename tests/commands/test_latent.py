@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from data.digits import Digits
+from models.build import NEEDED
 from models.encoded import read_encoded
 from models.evaluation.fidelity import fidelity
 from scripts.training import split_hash
@@ -165,6 +166,7 @@ def test_an_export_is_not_written_over_and_takes_a_run(run, latent: Path, tmp_pa
 
 def test_the_autoencoder_is_gone_or_another(run, runs: Path, latent: Path, tmp_path: Path, capsys) -> None:
     moved = shutil.copytree(latent, tmp_path / "alone" / latent.name)
+    shutil.rmtree(moved / NEEDED)
     ended = run_here("generate", "--run", moved, *SAMPLED, capsys=capsys)
     check_refusal(ended, "autoencoder", "--autoencoder", str(moved.parent))
     (vae,) = runs.glob("*-vae-*")

@@ -29,6 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_denoiser([*common, "--name", "labels"], "train_flow", FLOW, "")
     train_denoiser([*common, "--timesteps", "20", "--name", "chain"], "train_ddpm", TrainFlags(), "")
     train_denoiser([*common, "--no-conditional", "--name", "plain"], "train_flow", FLOW, "")
+    train_denoiser([*common, "--initial_noise", "uniform", "--name", "uniform"], "train_flow", FLOW, "")
     small = [
         "--max_steps",
         "4",
@@ -190,6 +191,13 @@ def test_the_batch_size_changes_nothing(name: str, task) -> None:
 def test_mistakes(name: str, flags: tuple[str, ...], words: tuple[str, ...], task, tmp_path: Path) -> None:
     check_refusal(task(name, *flags), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [("inpaint",), ("interpolate",), ("interpolate", "--between", "images")], ids=" ".join
+)
+def test_noises_that_are_not_gaussian_are_not_mixed(words: tuple[str, ...], task) -> None:
+    check_refusal(task(*words, kind="uniform"), "uniform", "Gaussian")
 
 
 def test_other_data_is_refused(task, runs: Path, tmp_path: Path, capsys) -> None:

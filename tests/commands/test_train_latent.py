@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from models import checkpoint
+from models.build import NEEDED
 from scripts.arguments import parse
 from scripts.flags import LATENT, LATENT_OPTIONS
 from tests.commands.tasks import TINY, TINY_VAE, Ended, rows_of, run_here, status_of, weights_hash
@@ -113,9 +114,11 @@ def copy(vae: Path, tmp_path: Path) -> Path:
 
 
 def test_a_latent_run_goes_on_where_its_autoencoder_moved_to(copy: Path, vae: Path, train) -> None:
-    folder = train("train_latent", "--autoencoder", copy).folder
+    folder = train("train_latent", "--autoencoder", copy, "--max_steps", "2").folder
     shutil.rmtree(copy)
-    check_refusal(train("train_latent", "--resume", folder), "no checkpoint", copy.name)
+    assert train("train_latent", "--resume", folder, "--max_steps", "4").folder == folder  # It has a copy of its own.
+    shutil.rmtree(folder / NEEDED)
+    check_refusal(train("train_latent", "--resume", folder), "no checkpoint", "--autoencoder")
     words = ("--resume", folder, "--max_steps", "8")
     assert train("train_latent", *words, "--autoencoder", vae).folder == folder
     other = train("train_vae", "--max_steps", "1").folder
@@ -145,6 +148,9 @@ def test_an_encoded_set_of_other_images_is_refused(copy: Path, train, capsys) ->
     shutil.copy(test, folder / "digits-train.safetensors")
     ended = train("train_latent", "--autoencoder", copy)
     assert ended.code == 0 and "encoded anew" in ended.err and "other images" in ended.err
+    (folder / "digits-train.safetensors").write_bytes(test.read_bytes()[:2000])
+    ended = train("train_latent", "--autoencoder", copy)
+    assert ended.code == 0 and "damaged" in ended.err
     test.write_bytes(test.read_bytes()[:100])
     check_refusal(train("train_latent", "--autoencoder", copy, "--encoded", test), str(test))
 

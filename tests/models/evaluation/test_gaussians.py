@@ -51,6 +51,17 @@ def test_many_latents_give_the_true_posterior() -> None:
     assert float((found - true_posterior(latents)).abs().max()) < 0.03
 
 
+def test_a_single_dimension() -> None:
+    """Two classes a unit's deviation apart: their posterior is a logistic function of the latent."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(20_000) % 2
+    latents = torch.randn(20_000, 1, generator=generator) + labels[:, None]
+    fitted = ClassGaussians.fit(latents, labels, classes=2, shrinkage=1.0)
+    at = torch.linspace(-1, 2, 7)[:, None]
+    found = fitted.log_posterior(at, torch.tensor([0.5, 0.5]).log()).exp()[:, 1]
+    assert torch.allclose(found, (at[:, 0].double() - 0.5).sigmoid(), atol=0.02)
+
+
 def test_a_density_is_in_nats() -> None:
     fitted = ClassGaussians(MEANS, FACTORS)
     latents, _ = draw(20, 1)
