@@ -105,7 +105,7 @@ def read_encoded(path: Path) -> Encoded:
     except KeyError:
         raise UserError(f"{path} is no encoded data set: make one with encode_dataset") from None
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as an encoded data set: {error}") from None
+        raise UserError(f"{path} is no encoded data set: {error}") from None
 
 
 def file_name(dataset: str, split: str) -> str:
