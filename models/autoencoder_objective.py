@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import pictures
-from models.autoencoders import LIKELIHOODS, AutoencoderSpec, Coded, Conv
+from models.autoencoders import AutoencoderSpec, Coded, Conv
 from models.latent_space import Codec, draw_latent_space
 from models.losses import AutoencoderLoss
 from models.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
@@ -60,8 +60,7 @@ class AutoencoderObjective:
 
     def _coded(self, network: nn.Module, clean: Tensor, noise: Tensor) -> Coded:
         with torch.autocast(clean.device.type, self.autocast, enabled=self.autocast is not None):
-            output, mean, log_variance = network(clean, noise if self.spec.kind == "vae" else None)
-        return Coded(output.float(), mean.float(), None if log_variance is None else log_variance.float())
+            return network(clean, noise if self.spec.kind == "vae" else None)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
@@ -112,4 +111,4 @@ class AutoencoderObjective:
         """uint8 -> uint8 on the CPU, through the posterior's mean."""
         clean = Pixels.scale(images)
         output = self._coded(network, clean, torch.zeros(len(images), *self.latent_shape, device=images.device)).output
-        return Pixels(self.spec.shape, 1.0).decode(LIKELIHOODS[self.spec.likelihood][1](output)).cpu()
+        return Pixels(self.spec.shape, 1.0).decode(self.spec.images(output)).cpu()

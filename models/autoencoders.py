@@ -197,6 +197,10 @@ class AutoencoderSpec:
         """A fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
         return find_network(self.network)(self.shape, self.kind == "vae", **self.network_options)
 
+    def images(self, output: Tensor) -> Tensor:
+        """The decoder's output (N, C, H, W) -> images in about [-1, 1]."""
+        return LIKELIHOODS[self.likelihood][1](output)
+
     def facts(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -230,7 +234,7 @@ class Autoencoder:
 
     def decode(self, latents: Tensor) -> Tensor:
         """(N, c, h, w) -> images in about [-1, 1]."""
-        return LIKELIHOODS[self.spec.likelihood][1](self.network.decode(latents))
+        return self.spec.images(self.network.decode(latents))
 
 
 def load_autoencoder(path: Path, weights: str = "ema") -> Autoencoder:

@@ -48,10 +48,10 @@ class Encoded:
         variance = mean.double().var(dims, correction=0) + log_variance.double().exp().mean(dims)
         return centre, variance.sqrt().clamp(min=1e-6)
 
-    def reach(self) -> float:
-        """The largest standardised latent, three deviations of its posterior included."""
+    def reach(self, centre: Tensor, scale: Tensor) -> float:
+        """The largest latent, three deviations of its posterior included, standardised by these `statistics`."""
         mean, log_variance = self._halves()
-        centre, scale = (each.float().view(-1, 1, 1) for each in self.statistics())
+        centre, scale = (each.float().view(-1, 1, 1) for each in (centre, scale))
         return (((mean - centre).abs() + 3 * (log_variance / 2).exp()) / scale).max().item()
 
     def trouble(self, model: Autoencoder, data_sha256: str, flips: bool) -> str | None:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from models import pictures
-from models.autoencoders import LIKELIHOODS, AutoencoderSpec, Conv
-from models.evaluation.maps import fit_map
+from models.autoencoders import AutoencoderSpec, Conv
+from models.evaluation.maps import fit_map, principal_axes
 from models.figures import Cloud, class_map
+from models.losses import unit_kl
 from models.randomness import derive_seed
 from models.spaces.pixels import Pixels
 
@@ -48,9 +49,9 @@ class Codec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """(N, c, h, w) -> uint8 (N, C, H, W)."""
-        space, read = Pixels(self.spec.shape, 1.0), LIKELIHOODS[self.spec.likelihood][1]
+        space = Pixels(self.spec.shape, 1.0)
         parts = (self.network.decode(part.to(self._device)) for part in latents.split(BATCH))
-        return torch.cat([space.decode(read(part)).cpu() for part in parts])
+        return torch.cat([space.decode(self.spec.images(part)).cpu() for part in parts])
 
 
 @torch.no_grad()
@@ -108,9 +109,7 @@ def _draw_slice(codec: Codec, means: Tensor, path: Path, title: str) -> None:
     flat = means.flatten(1)
     centre, units = flat.mean(0), flat.shape[1]
     if units > 2:
-        _, _, directions = torch.linalg.svd((flat - centre).double(), full_matrices=False)
-        axes = directions[:2].float()
-        axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+        axes = torch.from_numpy(principal_axes((flat - centre).numpy())[0]).float()
         words = "the plane of the two widest directions through their mean, in deviations"
     else:
         axes = torch.eye(units)
@@ -164,10 +163,10 @@ def _draw_samples(codec: Codec, means: Tensor, variances: Tensor, path: Path, ti
     words = "draws of a Gaussian fitted to the test latents, unit by unit; a plain autoencoder has no prior"
     if codec.spec.kind == "vae":
         kinds = {"prior:\nunit Gaussian": noise, **kinds}
-        unit_kl = (0.5 * (means.square() + variances - 1 - variances.clamp(min=1e-30).log())).mean().item()
+        kl = unit_kl(means, variances.clamp(min=1e-30).log()).mean().item()
         words = (
             "draws of the prior, and of a Gaussian fitted to the test latents, unit by unit "
-            f"(KL {unit_kl:.2f} nats per unit)"
+            f"(KL {kl:.2f} nats per unit)"
         )
     decoded = codec.decode(torch.cat(list(kinds.values())))
     row_titles = [name if row == 0 else "" for name in kinds for row in range(DRAWN_ROWS)]

@@ -186,15 +186,15 @@ class AutoencoderLoss:
         """
         pixels = images[0].numel()
         reconstruction = LIKELIHOODS[self.likelihood][0](coded.output, images).flatten(1).mean(1)
-        units = unit_kl(coded)
+        units = unit_kl(coded.mean, coded.log_variance)
         warmed = 1.0 if step is None or self.kl_warmup_steps == 0 else min(1.0, step / self.kl_warmup_steps)
         pushed = units.clamp(min=self.free_bits).flatten(1).sum(1)
         loss = reconstruction + self.kl_weight * warmed / pixels * pushed
         return loss, reconstruction, units.flatten(1).sum(1)
 
 
-def unit_kl(coded: Coded) -> Tensor:
-    """KL of each latent unit's posterior to the unit Gaussian, in nats: (N, c, h, w)."""
-    if coded.log_variance is None:
-        return torch.zeros_like(coded.mean)
-    return 0.5 * (coded.mean.square() + coded.log_variance.exp() - 1 - coded.log_variance)
+def unit_kl(mean: Tensor, log_variance: Tensor | None) -> Tensor:
+    """KL of each latent unit's posterior to the unit Gaussian, in nats: (N, c, h, w); 0 without a posterior."""
+    if log_variance is None:
+        return torch.zeros_like(mean)
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

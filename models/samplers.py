@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.denoiser import Denoiser, Estimate
 from models.errors import UserError
+from models.flow_time import t_of
 from models.noise_schedules import NoiseSchedule
 from models.randomness import Draw
 
@@ -138,7 +139,7 @@ def midpoint(denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw) -> It
     grid = _levels(schedule, times)
     flow_times = torch.tensor([level.flow_time for level in grid], dtype=torch.float64)
     halfway_times = (flow_times[:-1] + flow_times[1:]) / 2
-    middles = _levels(schedule, schedule.t_from_log_snr(-2 * torch.logit(halfway_times)))
+    middles = _levels(schedule, t_of(schedule, halfway_times))
     for here, there, middle in zip(grid[:-1], grid[1:], middles, strict=True):
         start = noisy / here.flow_scale
         _, slope = _velocity(denoiser, noisy, here.t)

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"errors", "files", "variants"},
     {"checkpoint", "run"},
-    {"noise_schedules", "times", "predictions", "randomness", "initial_noise"},
+    {"noise_schedules", "times", "predictions", "randomness", "initial_noise", "flow_time"},
     {"conditioning"},
     {"networks"},
     {"denoiser", "spaces", "autoencoders", "encoded"},

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from models.denoiser import Denoiser, add_noise
 from models.errors import UserError
-from models.evaluation.flow_time import last_flow_time, t_of
 from models.evaluation.likelihood import exact_probes, log_density, random_probes, rising_grid
+from models.flow_time import last_flow_time, t_of
 from models.initial_noise import shape_noise
 from models.noise_schedules import NoiseSchedule
 from models.randomness import derive_seed, image_draw

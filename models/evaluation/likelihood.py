@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.evaluation.flow_time import last_flow_time, t_of
+from models.flow_time import last_flow_time, t_of
 from models.noise_schedules import NoiseSchedule
 from models.randomness import derive_seed, image_draw
 

@@ -30,13 +30,19 @@ def fit_map(method: str, features: np.ndarray, seed: int, neighbours: int) -> Ma
     return _pca(features) if method == "pca" else _umap(features, seed, neighbours)
 
 
-def _pca(features: np.ndarray) -> Map:
-    """The two directions of largest variance, each pointing where its largest entry is positive."""
-    mean = features.mean(0)
-    _, singular, directions = np.linalg.svd((features - mean).astype(np.float64), full_matrices=False)
-    shares = singular**2 / (singular**2).sum()
+def principal_axes(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of features (N, D) about their mean: the two directions of largest variance (2, D), each pointing where its
+    largest entry is positive, and N times the variance along all directions. Float64."""
+    _, singular, directions = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     top = directions[:2]
-    top = top * np.sign(top[np.arange(2), np.abs(top).argmax(1)])[:, None]
+    signs = np.sign(top[np.arange(len(top)), np.abs(top).argmax(1)])
+    return top * signs[:, None], singular**2
+
+
+def _pca(features: np.ndarray) -> Map:
+    mean = features.mean(0)
+    top, variances = principal_axes(features - mean)
+    shares = variances / variances.sum()
 
     def place(others: np.ndarray) -> np.ndarray:
         return (others - mean) @ top.T

@@ -78,7 +78,7 @@ class Latents:
         model.network.to(around.device)
         codes, source = _codes(model, images, flips, around, encoded)
         mean, scale = codes.statistics()
-        reach = codes.reach()
+        reach = codes.reach(mean, scale)
         space = cls(model, tuple(mean.tolist()), tuple(scale.tolist()), reach)
         report = [
             f"latents {'x'.join(map(str, space.shape))} of {path}, {source}; deviation of each channel "

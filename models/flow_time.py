@@ -1,6 +1,7 @@
 """Flow time: sigma / (alpha + sigma), in which every schedule is the straight flow (see `samplers.py`).
 
-Evaluations walk and draw in flow time, so that a range or a grid means the same noise for every model.
+Samplers step in it, and evaluations walk and draw in it, so that a range or a grid means the same noise for every
+model.
 """
 
 from __future__ import annotations
