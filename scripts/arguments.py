@@ -127,6 +127,13 @@ def _one_line(box: str, prog: str) -> str:
     return f"{text}; did you mean --{flag[2:].replace('-', '_')}? (--help lists the flags of {prog})"
 
 
+def check_positive(flags: object, *names: str) -> None:
+    """Raises UserError where one of these whole numbers is below 1."""
+    for name in names:
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name} {getattr(flags, name)}: takes 1 or more")
+
+
 def to_config(flags: Any) -> dict[str, Any]:
     """Flags as a flat mapping from flag to plain value, without those that only say where settings came from."""
     config: dict[str, Any] = {}

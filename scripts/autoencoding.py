@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,10 @@ from data import ImageData
 from models import build, checkpoint
 from models.autoencoders import Autoencoder, load_autoencoder
 from models.errors import UserError
-from models.run import find_run, read_yaml
-from scripts.arguments import last_value, put_before
+from models.run import find_run
+from scripts.arguments import check_positive, last_value, put_before
 from scripts.flags import experiments_dir, one_of
+from scripts.protocol import stored_facts
 from scripts.training import load_data
 
 
@@ -69,7 +69,7 @@ def open_autoencoder(argv: Sequence[str]) -> tuple[Autoencoder, list[str]]:
     if weights not in build.WEIGHTS:
         raise UserError(f"--weights {weights}: choose ema or raw")
     model = load_autoencoder(path, weights)
-    config = read_yaml(path.with_suffix(".yaml"))["config"]
+    config = stored_facts(path)["config"]
     own = {key: config[key] for key in config if key in ("dataset", "data_root") or key.startswith("dataset.")}
     return model, put_before(own, argv)
 
@@ -81,8 +81,7 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 def prepare(flags: CodingFlags, model: Autoencoder) -> torch.device:
     """The device, with the autoencoder on it. Raises UserError."""
-    if flags.batch_size < 1:
-        raise UserError(f"--batch_size {flags.batch_size}: takes 1 or more")
+    check_positive(flags, "batch_size")
     device = build.pick_device(flags.device)
     build.prepare_device(device)
     model.network.to(device)
@@ -118,7 +117,3 @@ def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
 def dims(shape: Sequence[int]) -> str:
     """1x28x28."""
     return "x".join(map(str, shape))
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -24,13 +24,12 @@ from torch.utils.data import DataLoader, Dataset
 
 import data
 from models import build
-from models.errors import UserError
 from models.generation import Sampling, generate
 from models.optim import build_optimizer
 from models.run import Run, write_text
 from models.samplers import SAMPLERS
 from models.training import peak_memory
-from scripts.arguments import gather, parse
+from scripts.arguments import check_positive, gather, parse
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, complete, fit_space
 from scripts.flags import FLOW, TrainFlags
@@ -189,8 +188,7 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
 
 def main(argv: list[str]) -> None:
     flags = parse(argv, BenchFlags(), "bench", "Measure the loop and the samplers. Prints the table's path.")
-    if flags.rounds < 1:
-        raise UserError(f"--rounds {flags.rounds}: takes 1 or more")
+    check_positive(flags, "rounds")
     settings = parse(gather(["--recipe", flags.recipe], "train_flow"), FLOW, "bench", "")
     settings = complete(resolve(replace(settings, run=replace(settings.run, device=flags.device))))
     device = torch.device(settings.run.device)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from models.encoded import FOLDER, encode_images, file_name, write_encoded
-from models.errors import UserError
 from models.interrupts import Interrupts
 from scripts.arguments import parse
 from scripts.autoencoding import (
@@ -16,10 +14,10 @@ from scripts.autoencoding import (
     load_images,
     open_autoencoder,
     prepare,
-    tell,
 )
 from scripts.command import run_command
-from scripts.sampling import run_of
+from scripts.sampling import folder_in_run
+from scripts.terminal import tell
 from scripts.training import split_hash
 
 DESCRIPTION = "Encode a data set by an autoencoder, for train_latent. Prints the folder."
@@ -40,7 +38,7 @@ def main(argv: list[str]) -> None:
     flags = parse(arguments, EncodeFlags(), "encode_dataset", DESCRIPTION)
     device = prepare(flags, model)
     dataset = load_images(flags, model)
-    folder = _folder(flags, model.path)
+    folder = folder_in_run(model.path, flags.out, FOLDER)
     with Interrupts(at_once=True):
         for name, split, flips in (("train", dataset.train, dataset.flips), ("test", dataset.test, False)):
             codes = replace(
@@ -58,18 +56,6 @@ def main(argv: list[str]) -> None:
                 f"deviation of each channel {deviations}"
             )
     print(folder)
-
-
-def _folder(flags: EncodeFlags, path: Path) -> Path:
-    run = run_of(path)
-    if flags.out is None and run is None:
-        raise UserError("--checkpoint outside a run folder: say where to write with --out")
-    folder = Path(flags.out).absolute() if flags.out is not None else Path(str(run)) / FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with --out") from None
-    return folder
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,10 +21,11 @@ from models.evaluation.gaussians import ClassGaussians
 from models.evaluation.statistics import wilson_interval
 from models.interrupts import Interrupts
 from models.progress import duration
-from scripts.arguments import parse
-from scripts.flags import ModelFlags
+from scripts.arguments import check_positive, parse
+from scripts.flags import ModelFlags, one_of
 from scripts.protocol import data_card, load_data, model_card, part_of, report_folder, stored_facts, write_report
 from scripts.sampling import find_checkpoint, load_model, resolve_model
+from scripts.terminal import tell_progress
 
 DESCRIPTION = "Classify images by p(x|y) p(y) of a trained run. Prints the report's path."
 METHODS = ("auto", "denoising", "likelihood", "gaussians")
@@ -38,7 +38,7 @@ class ErrorFlags:
 
     draws: int = 50
     """Network evaluations per class and image, at most; the same noise for all classes."""
-    weighting: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(WEIGHTINGS)}}}")] = "sigmoid"
+    weighting: Annotated[str, one_of(WEIGHTINGS)] = "sigmoid"
     """How errors count by time: as in the variational bound (scores are then in nats), as in that with fine detail
     counting less (sigmoid), or the plain error of the flow's slope, of the noise or of the clean estimate."""
     time_range: tuple[float, float] = (0.3, 0.9)
@@ -86,14 +86,14 @@ class BayesFlags:
     """Number of the first image in the split."""
     num_images: int = 1000
     """How many images; 0 for all."""
-    method: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(METHODS)}}}")] = "auto"
+    method: Annotated[str, one_of(METHODS)] = "auto"
     """denoising: the class whose label lets the denoiser find the image best; quick. likelihood: the density itself, by
     the change of variables along the probability-flow ODE; dear. gaussians: one Gaussian for each class in the latents
     of an autoencoder's run. auto: denoising, or gaussians for an autoencoder."""
     errors: tyro.conf.OmitArgPrefixes[ErrorFlags] = field(default_factory=ErrorFlags)
     ode: tyro.conf.OmitArgPrefixes[OdeFlags] = field(default_factory=OdeFlags)
     gaussians: tyro.conf.OmitArgPrefixes[GaussiansFlags] = field(default_factory=GaussiansFlags)
-    prior: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(PRIORS)}}}")] = "uniform"
+    prior: Annotated[str, one_of(PRIORS)] = "uniform"
     """p(y): every class alike, or its share of the training split."""
     seed: int = 0
     """What an image is shown depends on the seed and its number alone, whatever the batch size."""
@@ -149,8 +149,7 @@ class _Classifier(NamedTuple):
 
 def _check(flags: BayesFlags) -> None:
     """Raises UserError for a value that no model could have."""
-    if flags.batch_size < 1:
-        raise UserError(f"--batch_size {flags.batch_size}: takes 1 or more")
+    check_positive(flags, "batch_size")
     for flag, value, known in (("method", flags.method, METHODS), ("prior", flags.prior, PRIORS)):
         if value not in known:
             raise UserError(f"--{flag} {value}: choose from {', '.join(known)}")
@@ -219,19 +218,13 @@ def _classify(flags: BayesFlags, classify: Classify, part: Split) -> Posterior:
         numbers = [flags.first_image + row for row in rows]
         found.append(classify(part.images[rows.start : rows.stop], numbers))
         right += int((found[-1].prediction == part.labels[rows.start : rows.stop]).sum())
-        _tell(rows.stop, len(part), right, time.perf_counter() - started)
+        share = f"{100 * right / rows.stop:.2f} % right"
+        tell_progress(rows.stop, len(part), share, duration(time.perf_counter() - started))
     return Posterior(*(torch.cat(each) for each in zip(*found, strict=True)))
 
 
 def _batches(count: int, size: int) -> Iterator[range]:
     return (range(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _tell(done: int, count: int, right: int, seconds: float) -> None:
-    if sys.stderr.isatty() or done == count:
-        end = "\r" if done < count else "\n"
-        text = f"{done} of {count} images, {100 * right / done:.2f} % right, {duration(seconds)}"
-        print(text, file=sys.stderr, end=end, flush=True)
 
 
 def _results(posterior: Posterior, labels: Tensor, first: int, seconds: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from models.generation import FRAMED, Generated, Sampling, generate
 from models.objectives import sheet
 from models.progress import duration
 from models.run import find_run, write_text
-from scripts.arguments import parse, to_config
+from scripts.arguments import check_positive, parse, to_config
 from scripts.command import run_command
 from scripts.exporting import export_run
 from scripts.flags import ModelFlags, SamplerFlags
@@ -40,6 +39,7 @@ from scripts.sampling import (
     resolve_model,
     sampling_of,
 )
+from scripts.terminal import tell_progress
 
 STRIP_ROWS, STRIP_FRAMES, FILM_FRAMES = 8, 10, 40
 DESCRIPTION = "Generate images from a run. Prints the folder of what it wrote."
@@ -102,9 +102,7 @@ def main(argv: list[str]) -> None:
 
 
 def _check(flags: GenerateFlags) -> None:
-    for key, value in (("num_samples", flags.num_samples), ("batch_size", flags.batch_size)):
-        if value < 1:
-            raise UserError(f"--{key} {value}: takes 1 or more")
+    check_positive(flags, "num_samples", "batch_size")
     if flags.format not in ("webp", "gif"):
         raise UserError(f"--format {flags.format}: choose webp or gif")
     if flags.every_checkpoint and flags.model.checkpoint != "last":
@@ -187,17 +185,12 @@ class _Sampler:
                         shown.append(batch)
                     done += len(batch.images)
                     evaluations += batch.nfe * len(batch.images)
-                    self._tell(done, count, time.perf_counter() - started)
+                    tell_progress(done, count, duration(time.perf_counter() - started))
             if self.labels is not None:
                 with _npz_member(archive, "arr_1", (count,), np.int64) as file:
                     file.write(np.asarray(self.labels, dtype=np.int64).tobytes())
         self._write_timing(folder, time.perf_counter() - started, evaluations / count)
         self._draw(loaded, folder, shown, evaluations / count)
-
-    def _tell(self, done: int, count: int, seconds: float) -> None:
-        end = "\r" if sys.stderr.isatty() and done < count else "\n"
-        if sys.stderr.isatty() or done == count:
-            print(f"{done} of {count} images, {duration(seconds)}", file=sys.stderr, end=end, flush=True)
 
     def _write_timing(self, folder: Path, seconds: float, nfe: float) -> None:
         lines = {

@@ -13,11 +13,11 @@ from models.denoiser import add_noise
 from models.errors import UserError
 from models.generation import Generated
 from models.guidance import Labelled
-from scripts.arguments import parse
+from scripts.arguments import check_positive, parse
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.sampling import choose_labels
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, check_positive, name_images, pick_images, rmse, write_table
+from scripts.showing import FILM_FRAMES, ShowFlags, Shown, name_images, pick_images, rmse, write_table
 
 DESCRIPTION = "Sample from test images under partial noise. Prints the folder of what it wrote."
 

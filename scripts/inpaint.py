@@ -17,11 +17,11 @@ from models.generation import Generated
 from models.guidance import Labelled
 from models.inpainting import Known, inpaint, known_places
 from models.randomness import derive_seed
-from scripts.arguments import parse
+from scripts.arguments import check_positive, parse
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.sampling import choose_labels
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, check_positive, name_images, pick_images, rmse, write_numbers
+from scripts.showing import FILM_FRAMES, ShowFlags, Shown, name_images, pick_images, rmse, write_numbers
 
 MASKS = ("left", "right", "top", "bottom", "center", "random")
 HIDDEN_GREY = 128

@@ -17,11 +17,11 @@ from models.errors import UserError
 from models.generation import Generated
 from models.guidance import Between, Labelled
 from models.inversion import invert
-from scripts.arguments import parse
+from scripts.arguments import check_positive, parse
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags, one_of
 from scripts.sampling import choose_labels
-from scripts.showing import ShowFlags, Shown, check_positive, name_images, pick_images, rmse, write_numbers
+from scripts.showing import ShowFlags, Shown, name_images, pick_images, rmse, write_numbers
 
 BETWEEN = ("noises", "images", "classes")
 FINER = 4  # Frames of an animation for each column.

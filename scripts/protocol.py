@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from data import ImageData, Split
 from models.errors import UserError
 from models.run import read_yaml, write_text
 from scripts.flags import ModelFlags
-from scripts.sampling import name_of, run_of
-from scripts.training import fingerprint
+from scripts.sampling import folder_in_run, name_of
+from scripts.training import fingerprint, split_hash
 
 
 def stored_facts(path: Path) -> dict[str, Any]:
@@ -81,21 +80,13 @@ def data_card(dataset: ImageData, split: str, first: int, part: Split) -> dict[s
         "split": split,
         "first_image": first,
         "num_images": len(part),
-        "images_sha256": fingerprint(replace(dataset, train=part)),
+        "images_sha256": split_hash(part),
     }
 
 
 def report_folder(path: Path, out: str | None) -> Path:
     """Where a report goes: --out, else evaluation/ in the run of the checkpoint file. Raises UserError."""
-    run = run_of(path)
-    if out is None and run is None:
-        raise UserError("--checkpoint outside a run folder: say where to write with --out")
-    folder = Path(out).absolute() if out is not None else Path(str(run)) / "evaluation"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with --out") from None
-    return folder
+    return folder_in_run(path, out, "evaluation")
 
 
 def write_report(folder: Path, task: str, card: Mapping[str, Any], results: Mapping[str, Any], table: str) -> Path:

@@ -15,11 +15,10 @@ from torch import Tensor
 from data import Split
 from models import pictures
 from models.autoencoders import Autoencoder
-from models.errors import UserError
 from models.evaluation.fidelity import Fidelity, fidelity
 from models.run import write_text
 from models.spaces.pixels import Pixels
-from scripts.arguments import parse, to_config
+from scripts.arguments import check_positive, parse, to_config
 from scripts.autoencoding import (
     CodingFlags,
     asks_for_help,
@@ -28,10 +27,10 @@ from scripts.autoencoding import (
     open_autoencoder,
     prepare,
     read_images,
-    tell,
 )
 from scripts.command import run_command
 from scripts.sampling import name_of, new_folder
+from scripts.terminal import tell
 from scripts.training import split_hash
 
 DESCRIPTION = "Reconstruct test images by an autoencoder. Prints the folder of what it wrote."
@@ -59,9 +58,7 @@ def main(argv: list[str]) -> None:
         parse(argv, ReconstructFlags(), "reconstruct", DESCRIPTION)
     model, arguments = open_autoencoder(argv)
     flags = parse(arguments, ReconstructFlags(), "reconstruct", DESCRIPTION)
-    for key in ("height", "width"):
-        if getattr(flags, key) < 1:
-            raise UserError(f"--{key} {getattr(flags, key)}: takes 1 or more")
+    check_positive(flags, "height", "width")
     device = prepare(flags, model)
     source, split = _images(flags, model)
     with new_folder(flags.out, model.path, "reconstructions", source.split()[0]) as folder:

@@ -135,6 +135,23 @@ def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> L
     return weak
 
 
+def folder_in_run(path: Path, out: str | None, kind: str) -> Path:
+    """--out, else `<run>/<kind>` in the run of the checkpoint file `path`; made if need be. Raises UserError."""
+    folder = Path(out).absolute() if out is not None else _own_run(path) / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with --out") from None
+    return folder
+
+
+def _own_run(path: Path) -> Path:
+    run = run_of(path)
+    if run is None:
+        raise UserError("--checkpoint outside a run folder: say where to write with --out")
+    return run
+
+
 @contextmanager
 def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "--out") -> Iterator[Path]:
     """A folder that appears whole under its name when the block ends, and not at all if it fails or is stopped.
@@ -142,15 +159,12 @@ def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "
     out: what `flag` names; otherwise `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`.
     Prints its name.
     """
-    run = run_of(path)
     if out is not None:
         final = Path(out).resolve()
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(f"{flag} {final} is there already and not an empty folder: name a new one")
-    elif run is not None:
-        final = run / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
     else:
-        raise UserError("--checkpoint outside a run folder: say where to write with --out")
+        final = _own_run(path) / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
     partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,8 +26,7 @@ from models.randomness import Draw, derive_seed, image_draw
 from models.run import write_text
 from models.samplers import SAMPLERS, Step
 from models.times import build_times
-from scripts.arguments import to_config
-from scripts.denoising import fingerprint
+from scripts.arguments import check_positive, to_config
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.protocol import load_data
 from scripts.sampling import (
@@ -40,6 +38,8 @@ from scripts.sampling import (
     resolve_model,
     sampling_of,
 )
+from scripts.terminal import tell
+from scripts.training import fingerprint
 
 FILM_FRAMES = 40  # Moments of an animation.
 
@@ -65,19 +65,11 @@ class ShowFlags:
 
     def check(self) -> None:
         """Raises UserError for values that no picture can have."""
-        if self.batch_size < 1:
-            raise UserError(f"--batch_size {self.batch_size}: takes 1 or more")
+        check_positive(self, "batch_size")
         if f".{self.format}" not in (".png", *pictures.PAGE_FORMATS):
             raise UserError(f"--format {self.format}: choose png, pdf or svg")
         if f".{self.animation_format}" not in pictures.ANIMATION_FORMATS:
             raise UserError(f"--animation_format {self.animation_format}: choose webp or gif")
-
-
-def check_positive(flags: object, *names: str) -> None:
-    """Raises UserError where one of these whole numbers is below 1."""
-    for name in names:
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name} {getattr(flags, name)}: takes 1 or more")
 
 
 Begin = Callable[[Denoiser, slice], tuple[Iterator[Step], Tensor, Tensor | None]]
@@ -204,10 +196,6 @@ class Shown:
         place = Path(self.model.experiments_dir) / ".classifiers"
         classes = len(dataset.class_names)
         return classifier_for(place, fingerprint(dataset), train, test, classes, self.device, tell)
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def joined(parts: Sequence[Generated]) -> Generated:

@@ -1,4 +1,4 @@
-"""Standard output and error that outlive their terminal.
+"""Standard output and error that outlive their terminal, and what tasks say there.
 
 Closing a screen session or an ssh connection sends HUP and takes the terminal away in the same instant. The task
 still has a checkpoint to save then, and must not fail because its progress bar has nowhere to go.
@@ -35,3 +35,15 @@ def outlast(stream: TextIO) -> TextIO:
 def outlast_terminal() -> None:
     """Applies `outlast` to this process's standard output and error."""
     sys.stdout, sys.stderr = outlast(sys.stdout), outlast(sys.stderr)
+
+
+def tell(line: str) -> None:
+    """A line for people, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def tell_progress(done: int, count: int, *words: str) -> None:
+    """A line on a terminal that the next one replaces; elsewhere the last one alone."""
+    if sys.stderr.isatty() or done == count:
+        text = ", ".join((f"{done} of {count} images", *words))
+        print(text, file=sys.stderr, end="\r" if done < count else "\n", flush=True)

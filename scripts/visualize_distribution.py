@@ -18,10 +18,11 @@ from models.evaluation.maps import METHODS, Map, fit_map
 from models.evaluation.neighbours import cover, expected_coverage, expected_mixing, mixing
 from models.figures import Cloud
 from models.generation import Generated
-from scripts.arguments import parse
+from scripts.arguments import check_positive, parse
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags, one_of
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, check_positive, pick_images, tell, write_numbers
+from scripts.showing import FILM_FRAMES, ShowFlags, Shown, pick_images, write_numbers
+from scripts.terminal import tell
 
 FEATURES = ("pixels", "latents", "classifier")
 DESCRIPTION = "Draw real and generated images on one map. Prints the folder of what it wrote."

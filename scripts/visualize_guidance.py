@@ -16,11 +16,12 @@ from models.evaluation.classifier import Classifier
 from models.evaluation.recognition import diversity
 from models.evaluation.statistics import wilson_interval
 from models.generation import Generated
-from scripts.arguments import parse
+from scripts.arguments import check_positive, parse
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.sampling import check_guidance, choose_labels
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, check_positive, tell, write_table
+from scripts.showing import FILM_FRAMES, ShowFlags, Shown, write_table
+from scripts.terminal import tell
 
 REAL_PER_CLASS = 200
 SIDE = 45  # Pixels that the longer side of each small image comes near to.
