@@ -78,9 +78,7 @@ def class_map(
     """Draw points in the colours of their classes, each named in its midst. ticks: the axes' numbers mean something."""
     with drawing((7.0, 6.2), path, title) as figure:
         axes = figure.subplots()
-        colours = _class_colours(len(class_names))
-        own = [colours[label] if label >= 0 else NO_CLASS for label in cloud.labels]
-        axes.scatter(*cloud.points.T, s=float(np.clip(8000 / len(own), 4, 20)), c=own, linewidths=0, alpha=0.75)
+        _scatter_classes(axes, cloud, len(class_names), float(np.clip(8000 / len(cloud.points), 4, 20)), "o")
         _name_classes(axes, cloud, class_names)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
         if not ticks:
@@ -125,10 +123,8 @@ def _draw_map(
     by_class, by_source, beside = figure.subplots(1, 3, width_ratios=(4, 4, 1.7))
     everything = np.concatenate([real.points, generated.points])
     size = float(np.clip(4000 / len(everything), 3, 14))
-    colours = _class_colours(len(class_names))
     for cloud, marker in ((real, "o"), (generated, "^")):
-        own = [colours[label] if label >= 0 else NO_CLASS for label in cloud.labels]
-        by_class.scatter(*cloud.points.T, s=size, c=own, marker=marker, linewidths=0, alpha=0.75)
+        _scatter_classes(by_class, cloud, len(class_names), size, marker)
     _name_classes(by_class, real, class_names)
     by_class.set_title("by class  (● real, ▲ generated)")
     order = np.random.default_rng(0).permutation(len(everything))  # neither source hides the other
@@ -150,6 +146,12 @@ def _limits(points: np.ndarray) -> list[tuple[float, float]]:
     low, high = points.min(0), points.max(0)
     room = 0.08 * (high - low)
     return [(float(a), float(b)) for a, b in zip(low - room, high + room, strict=True)]
+
+
+def _scatter_classes(axes: Axes, cloud: Cloud, classes: int, size: float, marker: str) -> None:
+    colours = _class_colours(classes)
+    own = [colours[label] if label >= 0 else NO_CLASS for label in cloud.labels]
+    axes.scatter(*cloud.points.T, s=size, c=own, marker=marker, linewidths=0, alpha=0.75)
 
 
 def _class_colours(count: int) -> list[tuple[float, float, float, float]]:

@@ -33,7 +33,7 @@ from scripts.arguments import check_positive, gather, parse
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, complete, fit_space
 from scripts.flags import FLOW, TrainFlags
-from scripts.training import resolve
+from scripts.training import fingerprint, resolve
 
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
@@ -172,7 +172,7 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
 
 def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
     images = _RandomImages().load()
-    spec = build_spec(settings, images, fit_space(settings, images).space)
+    spec = build_spec(settings, images, fit_space(settings, images, fingerprint(images)).space)
     denoiser = spec.denoiser(spec.build_network().to(device).eval().requires_grad_(False))
     labels = [index % spec.classes for index in range(SAMPLED)]
     lines = [f"{'sampler':<14} {'steps':>5} {'NFE':>5} {'s/image':>9}   ({SAMPLED} images, {device})"]

@@ -59,7 +59,8 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     """Every object from complete flags and data. Raises UserError for what does not fit."""
     device = torch.device(flags.run.device)
     build.prepare_device(device)
-    fitted = fit_space(flags, dataset)
+    data_sha256 = fingerprint(dataset)
+    fitted = fit_space(flags, dataset, data_sha256)
     flags = replace(flags, space_options=replace(flags.space_options, **fitted.options))
     spec = build_spec(flags, dataset, fitted.space)
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
@@ -80,18 +81,18 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
         batches=Batches(split, optimizer.batch_size, flags.run.seed, dataset.flips, device, fitted.mirrored),
         settings=build_settings(optimizer, flags.budget, flags.run, flags.report),
         config=to_config(flags),
-        facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}},
+        facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": data_sha256}},
         report=report,
         device=device,
         needs=spec.space.needs,
     )
 
 
-def fit_space(flags: TrainFlags, dataset: ImageData) -> Fitted:
+def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted:
     """The space, and the training split as it sees it."""
     around = Surroundings(
         dataset=dataset.name,
-        data_sha256=fingerprint(dataset),
+        data_sha256=data_sha256,
         experiments_dir=Path(flags.run.experiments_dir),
         device=torch.device(flags.run.device),
     )

@@ -16,8 +16,7 @@ from models.guidance import Labelled
 from scripts.arguments import check_positive, parse
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags
-from scripts.sampling import choose_labels
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, name_images, pick_images, rmse, write_table
+from scripts.showing import FILM_FRAMES, ShowFlags, Shown, rmse, write_table
 
 DESCRIPTION = "Sample from test images under partial noise. Prints the folder of what it wrote."
 
@@ -45,11 +44,7 @@ def main(argv: list[str]) -> None:
     if not flags.strength or not all(0 < strength <= 1 for strength in flags.strength):
         raise UserError(f"--strength {' '.join(map(str, flags.strength))}: one or more times above 0, up to 1")
     shown = Shown.open(flags.model, flags.sampling, flags.show)
-    dataset = shown.data()
-    rows = pick_images(dataset.test, flags.rows, flags.show.seed, flags.images)
-    asked = choose_labels(shown.loaded, flags.labels, len(rows)) if flags.labels is not None else None
-    labels = dataset.test.labels[rows].tolist() if asked is None else asked
-    images = dataset.test.images[rows]
+    images, labels, names = shown.test_images(flags.rows, flags.images, flags.labels)
     with shown.folder("image_to_image", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
         grids = [times_from(shown.times, strength) for strength in flags.strength]
         columns = [_sample(shown, flags, images, labels, times) for times in grids]
@@ -58,9 +53,8 @@ def main(argv: list[str]) -> None:
             for times, column in zip(grids, columns, strict=True)
         ]
         write_table(folder, "change", table)
-        names = name_images(dataset, rows)
-        if flags.labels is not None and asked is not None:
-            names = [f"{name} to {shown.loaded.spec.class_names[k]}" for name, k in zip(names, asked, strict=True)]
+        if flags.labels is not None:
+            names = [f"{name} to {shown.loaded.spec.class_names[k]}" for name, k in zip(names, labels, strict=True)]
         _draw(shown, flags, images, columns, [times[0].item() for times in grids], names, folder)
 
 
@@ -94,9 +88,8 @@ def _draw(
     folder: Path,
 ) -> None:
     headings = ["test image", *(f"t = {start:.2g}" for start in starts)]
-    least, most = min(column.nfe for column in columns), max(column.nfe for column in columns)
-    title = shown.title("test images noised up to a time and sampled from there")
-    title = title.replace(": test", f", NFE {least:g} to {most:g}: test", 1)
+    nfe = [column.nfe for column in columns]
+    title = shown.title("test images noised up to a time and sampled from there", *nfe)
 
     def sheet(each: list[Tensor], title: str):
         return pictures.strip([images, *each], headings, title=title, row_titles=names)

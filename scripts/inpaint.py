@@ -20,8 +20,7 @@ from models.randomness import derive_seed
 from scripts.arguments import check_positive, parse
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags
-from scripts.sampling import choose_labels
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, name_images, pick_images, rmse, write_numbers
+from scripts.showing import FILM_FRAMES, ShowFlags, Shown, rmse, write_numbers
 
 MASKS = ("left", "right", "top", "bottom", "center", "random")
 HIDDEN_GREY = 128
@@ -58,17 +57,13 @@ def main(argv: list[str]) -> None:
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     shown.need_gaussian_noise("inpaint")
     known = read_mask(flags.mask, shown.loaded.space.image_shape[1:], flags.show.seed)
-    dataset = shown.data()
-    rows = pick_images(dataset.test, flags.rows, flags.show.seed, flags.images)
-    asked = choose_labels(shown.loaded, flags.labels, len(rows)) if flags.labels is not None else None
-    labels = dataset.test.labels[rows].tolist() if asked is None else asked
-    images = dataset.test.images[rows]
+    images, labels, names = shown.test_images(flags.rows, flags.images, flags.labels)
     with shown.folder("inpainting", Path(flags.mask).stem, flags) as folder:
         made = fill_in(shown, flags, images, known, labels)
         # A space that is not made of pixels brings the known ones back with a small error: they are put back.
         filled = torch.where(known, images.repeat_interleave(flags.samples, 0), made.images)
         write_numbers(folder, "errors", _errors(images, made.images, filled, known))
-        _draw(shown, flags, images, filled, made, known, name_images(dataset, rows), folder)
+        _draw(shown, flags, images, filled, made, known, names, folder)
 
 
 def read_mask(name: str, size: tuple[int, int], seed: int) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -31,6 +31,7 @@ from scripts.flags import ModelFlags, SamplerFlags
 from scripts.protocol import load_data
 from scripts.sampling import (
     check_guidance,
+    choose_labels,
     describe_model,
     new_folder,
     open_model,
@@ -75,6 +76,14 @@ class ShowFlags:
 Begin = Callable[[Denoiser, slice], tuple[Iterator[Step], Tensor, Tensor | None]]
 
 
+class TestImages(NamedTuple):
+    """uint8 (N, C, H, W), the labels under which they are shown to a model, and their names beside a picture."""
+
+    images: Tensor
+    labels: list[int]
+    names: list[str]
+
+
 @dataclass(frozen=True)
 class Shown:
     """A model, how it is sampled, and what its pictures are to be."""
@@ -115,10 +124,19 @@ class Shown:
     def data(self) -> ImageData:
         return load_data(self.loaded.path, self.show.data_root)
 
-    def title(self, what: str, nfe: float | None = None) -> str:
-        """run, step, weights, sampler, guidance, NFE; then what is shown."""
+    def test_images(self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None) -> TestImages:
+        """Those of these numbers and under these labels in turn; None: drawn by the seed, each under its own."""
+        dataset = self.data()
+        rows = pick_images(dataset.test, count, self.show.seed, numbers)
+        asked = choose_labels(self.loaded, labels, len(rows)) if labels is not None else None
+        own = dataset.test.labels[rows].tolist()
+        return TestImages(dataset.test.images[rows], own if asked is None else asked, name_images(dataset, rows))
+
+    def title(self, what: str, *nfe: float) -> str:
+        """run, step, weights, sampler, guidance, NFE (of several, from least to most); then what is shown."""
         weak = f" away from {describe_model(self.weak)}" if self.weak is not None else ""
-        cost = "" if nfe is None else f", NFE {nfe:g}"
+        ends = sorted({min(nfe), max(nfe)}) if nfe else []
+        cost = f", NFE {' to '.join(f'{end:g}' for end in ends)}" if ends else ""
         return f"{describe_model(self.loaded)}, {self.sampling.describe()}{weak}{cost}: {what}"
 
     def generate(self, labels: Sequence[int] | None, count: int, frames: int = 0) -> Generated:

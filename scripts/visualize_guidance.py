@@ -63,10 +63,11 @@ def main(argv: list[str]) -> None:
         table = [_measure(classifier, *pair, real) for pair in zip(flags.scales, columns, strict=True)]
         write_table(folder, "guidance", table)
         _draw(shown, flags, rows, columns, folder)
-        title = f"{flags.samples_per_class} images of each of {len(rows)} classes at every scale"
+        what = f"{flags.samples_per_class} images of each of {len(rows)} classes at every scale"
+        title = shown.title(what, *(column.nfe for column in columns))
         note = f"classifier: {100 * classifier.accuracy:.2f} % of real test images"
         path = folder / f"accuracy_and_diversity.{flags.show.format}"
-        figures.guidance_curves(table, classifier.accuracy, path, f"{_title(shown, columns, title)}; {note}")
+        figures.guidance_curves(table, classifier.accuracy, path, f"{title}; {note}")
 
 
 def _check(flags: GuidanceFlags) -> None:
@@ -111,12 +112,6 @@ def _measure(classifier: Classifier, scale: float, column: Generated, real: floa
     }
 
 
-def _title(shown: Shown, columns: list[Generated], what: str) -> str:
-    least, most = min(column.nfe for column in columns), max(column.nfe for column in columns)
-    nfe = f"{least:g}" if least == most else f"{least:g} to {most:g}"
-    return shown.title(f"NFE {nfe}: {what}").replace(": NFE", ", NFE", 1)
-
-
 def _draw(shown: Shown, flags: GuidanceFlags, rows: tuple[int, ...], columns: list[Generated], folder: Path) -> None:
     names = [shown.loaded.spec.class_names[label] for label in rows]
     headings = [f"scale {scale:g}" for scale in flags.scales]
@@ -130,7 +125,7 @@ def _draw(shown: Shown, flags: GuidanceFlags, rows: tuple[int, ...], columns: li
             for column in images
         ]
         enlarged = max(1, round(SIDE / max(shown.loaded.space.image_shape[1:])))
-        title = _title(shown, columns, what)
+        title = shown.title(what, *(column.nfe for column in columns))
         return pictures.grid(torch.stack(cells), len(headings), 16, enlarged, title, headings, names)
 
     what = "classes by guidance scales; the same noise along each row"

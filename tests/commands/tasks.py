@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import data
 from data import ImageData, Split
@@ -107,6 +108,14 @@ def weights_hash(folder: Path) -> str:
     for key in sorted(tensors):
         digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def grey_folder(folder: Path, height: int, width: int) -> tuple[object, ...]:
+    """The flags of a data set of grey images of this size, which are written into a folder."""
+    folder.mkdir()
+    for k in range(8):
+        Image.new("L", (width, height), 90).save(folder / f"{k}.png")
+    return "--dataset", "folder", "--dataset.path", folder, "--dataset.channels", 1, "--dataset.test_share", 0.5
 
 
 def tiny_data(name: str) -> ImageData:

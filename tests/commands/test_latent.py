@@ -17,7 +17,7 @@ from models.build import NEEDED
 from models.encoded import read_encoded
 from models.evaluation.fidelity import fidelity
 from scripts.training import split_hash
-from tests.commands.tasks import TINY, TINY_VAE, Ended, run_here
+from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, run_here
 from tests.commands.test_bad_input import check_refusal
 
 
@@ -206,19 +206,7 @@ def test_images_of_another_size(run, tmp_path: Path) -> None:
     check_refusal(run("reconstruct", "--image", save_picture(tmp_path / "a.png", 9, 8)), "a.png", "9x8", "8x8")
     (tmp_path / "b.png").write_bytes(b"no image")
     check_refusal(run("reconstruct", "--image", tmp_path / "b.png"), "b.png")
-    for name in ("a", "c"):
-        save_picture(tmp_path / f"{name}.png", 9, 8)
-    (tmp_path / "b.png").unlink()
-    words = (
-        "--dataset",
-        "folder",
-        "--dataset.path",
-        tmp_path,
-        "--dataset.channels",
-        "1",
-        "--dataset.test_share",
-        "0.5",
-    )
+    words = grey_folder(tmp_path / "oblong", 9, 8)
     for task in ("reconstruct", "encode_dataset"):
         check_refusal(run(task, *words), "1x9x8", "1x8x8")
 

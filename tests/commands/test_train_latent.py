@@ -13,7 +13,7 @@ from models import checkpoint
 from models.build import NEEDED
 from scripts.arguments import parse
 from scripts.flags import LATENT, LATENT_OPTIONS
-from tests.commands.tasks import TINY, TINY_VAE, Ended, rows_of, run_here, status_of, weights_hash
+from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, rows_of, run_here, status_of, weights_hash
 from tests.commands.test_bad_input import check_refusal
 
 CHAIN = ("--noise_schedule", "cosine", "--prediction", "eps", "--timesteps", "50", "--times", "discrete")
@@ -181,18 +181,7 @@ def test_refusals(task: str, flags: tuple[str, ...], words: tuple[str, ...], tra
 
 
 def test_an_autoencoder_for_images_of_another_size(vae: Path, train, tmp_path: Path) -> None:
-    for k in range(8):
-        Image.new("L", (9, 8)).save(tmp_path / f"{k}.png")
-    words = (
-        "--dataset",
-        "folder",
-        "--dataset.path",
-        tmp_path,
-        "--dataset.channels",
-        "1",
-        "--dataset.test_share",
-        "0.5",
-    )
+    words = grey_folder(tmp_path / "oblong", 8, 9)
     check_refusal(train("train_latent", "--autoencoder", vae, *words), "1x8x8", "1x8x9")
 
 
