@@ -39,14 +39,19 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     folder.mkdir(exist_ok=True)
     _sweep(folder)
     path = _path(folder, step)
-    content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    facts = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(content).hexdigest(), **plain(facts)}
-    write_text(path.with_suffix(".yaml"), yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+    write(path, tensors, {"step": step, **facts})
     write_text(folder / LAST, path.name + "\n")
     _prune(folder, keep, path)
     return path
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """A .safetensors file, then its .yaml, which says what it is and holds its hash."""
+    content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    facts = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), **plain(facts)}
+    write_text(path.with_suffix(".yaml"), yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
 
 
 def plain(value: Any) -> Any:

@@ -53,6 +53,27 @@ def guidance_curves(
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8)
 
 
+def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path, title: str) -> None:
+    """Draw which class (row) was taken for which (column), in shares of the row, each number in its cell.
+
+    counts: (classes, classes) whole numbers.
+    """
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 1.8 + 0.45 * len(counts)
+    with drawing((side + 1.2, side), path, title) as figure:
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        places = np.arange(len(counts))
+        turned = {"rotation": 45, "ha": "right"} if max(map(len, class_names)) > 2 else {}
+        axes.set_xticks(places, class_names, fontsize=8, **turned)
+        axes.set_yticks(places, class_names, fontsize=8)
+        axes.set(xlabel="recognised as", ylabel="asked for")
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            value = shares[row, column]
+            text = f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if value > 55 else "0.25")
+
+
 def _note(axes: Axes, text: str, x: float, y: float) -> None:
     """A number below its point, on a white ground."""
     axes.annotate(text, (x, y), (0, -13), textcoords="offset points", ha="center", fontsize=7.5, path_effects=[_halo()])

@@ -23,7 +23,7 @@ from scripts.protocol import stored_facts
 from scripts.training import load_data
 
 
-def _options_of(dataset: str | None) -> Callable[..., Any]:
+def options_of(dataset: str | None) -> Callable[..., Any]:
     return data.find(dataset) if dataset else _no_options
 
 
@@ -35,7 +35,7 @@ def _no_options() -> None:
 class CodingFlags:
     """Which autoencoder, and on which images."""
 
-    variants: ClassVar = {"dataset": _options_of}
+    variants: ClassVar = {"dataset": options_of}
 
     run: str = "latest"
     """The run of train_vae: its folder, its name, or latest."""

@@ -19,7 +19,7 @@ from models import pictures
 from models.build import Loaded
 from models.denoiser import Denoiser
 from models.errors import UserError
-from models.evaluation.classifier import Classifier, classifier_for
+from models.evaluation.classifier import Classifier
 from models.generation import Counted, Generated, Sampling, collect, frame_steps, generate, prepare
 from models.initial_noise import shape_noise
 from models.randomness import Draw, derive_seed, image_draw
@@ -27,6 +27,7 @@ from models.run import write_text
 from models.samplers import SAMPLERS, Step
 from models.times import build_times
 from scripts.arguments import check_positive, to_config
+from scripts.extractors import classifier_of
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.protocol import load_data
 from scripts.sampling import (
@@ -39,8 +40,6 @@ from scripts.sampling import (
     resolve_model,
     sampling_of,
 )
-from scripts.terminal import tell
-from scripts.training import fingerprint
 
 FILM_FRAMES = 40  # Moments of an animation.
 
@@ -207,13 +206,8 @@ class Shown:
         pictures.animate(frames, folder / f"animation.{self.show.animation_format}", fps)
 
     def classifier(self, dataset: ImageData) -> Classifier:
-        """A classifier of the data set, kept among the runs. Raises UserError where there are no classes."""
-        if not dataset.class_names:
-            raise UserError(f"{dataset.name} has no classes: there is nothing to recognise")
-        train, test = ((split.images, split.labels) for split in (dataset.train, dataset.test))
-        place = Path(self.model.experiments_dir) / ".classifiers"
-        classes = len(dataset.class_names)
-        return classifier_for(place, fingerprint(dataset), train, test, classes, self.device, tell)
+        """Raises UserError where there are no classes."""
+        return classifier_of(dataset, Path(self.model.experiments_dir), self.device)
 
 
 def joined(parts: Sequence[Generated]) -> Generated:

@@ -15,7 +15,7 @@ from data import ImageData
 from models import figures
 from models.errors import UserError
 from models.evaluation.maps import METHODS, Map, fit_map
-from models.evaluation.neighbours import cover, expected_coverage, expected_mixing, mixing
+from models.evaluation.neighbours import expected_coverage, expected_mixing, manifolds, mixing
 from models.figures import Cloud
 from models.generation import Generated
 from scripts.arguments import check_positive, parse
@@ -99,7 +99,7 @@ def _reader(shown: Shown, features: str, dataset: ImageData):
     """uint8 images -> features (N, D) on the CPU."""
     if features == "classifier":
         classifier = shown.classifier(dataset)
-        return lambda images: classifier.read(images)[0]
+        return lambda images: classifier.read(images).features
     if features == "pixels":
         return lambda images: images.cpu().flatten(1).float() / 255
     space, size = shown.loaded.space, shown.show.batch_size
@@ -114,18 +114,21 @@ def _reader(shown: Shown, features: str, dataset: ImageData):
 def measure(sets: _Sets, k: int) -> dict[str, Any]:
     """How well generated images mix with test images, beside training images in their place, and the ideal."""
     count = len(sets.real)
-    ours, floor = cover(sets.real, sets.generated, k), cover(sets.real, sets.floor, k)
+    ours, floor = (
+        {name: share.double().mean().item() for name, share in manifolds(sets.real, each, k)._asdict().items()}
+        for each in (sets.generated, sets.floor)
+    )
     return {
         "images": count,
         "neighbours": k,
-        "mixing": mixing(sets.real, sets.generated, k),
-        "mixing_floor": mixing(sets.real, sets.floor, k),
+        "mixing": mixing(sets.real, sets.generated, k).mean().item(),
+        "mixing_floor": mixing(sets.real, sets.floor, k).mean().item(),
         "mixing_expected": expected_mixing(count, count),
-        "coverage": ours.coverage,
-        "coverage_floor": floor.coverage,
+        "coverage": ours["coverage"],
+        "coverage_floor": floor["coverage"],
         "coverage_expected": expected_coverage(count, count, k),
-        "density": ours.density,
-        "density_floor": floor.density,
+        "density": ours["density"],
+        "density_floor": floor["density"],
         "density_expected": 1.0,
     }
 

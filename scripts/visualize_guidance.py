@@ -92,13 +92,13 @@ def _sample(shown: Shown, scale: float, labels: list[int], flags: GuidanceFlags)
 def _real_diversity(classifier: Classifier, images: Tensor, labels: Tensor, rows: tuple[int, ...]) -> float:
     """Of test images of the same classes."""
     chosen = torch.cat([(labels == label).nonzero()[:REAL_PER_CLASS, 0] for label in rows])
-    return diversity(classifier.read(images[chosen])[0], labels[chosen])
+    return diversity(classifier.read(images[chosen]).features, labels[chosen])
 
 
 def _measure(classifier: Classifier, scale: float, column: Generated, real: float) -> dict[str, float]:
-    features, found = classifier.read(column.images)
+    read = classifier.read(column.images)
     assert column.labels is not None
-    right, count = int((found == column.labels).sum()), len(found)
+    right, count = int((read.labels == column.labels).sum()), len(column.images)
     low, high = wilson_interval(right, count)
     return {
         "scale": scale,
@@ -107,7 +107,7 @@ def _measure(classifier: Classifier, scale: float, column: Generated, real: floa
         "accuracy": right / count,
         "accuracy_low": low,
         "accuracy_high": high,
-        "diversity": diversity(features, column.labels) / real,
+        "diversity": diversity(read.features, column.labels) / real,
         "classifier_accuracy": classifier.accuracy,
     }
 

@@ -1,12 +1,28 @@
-"""Intervals that stand beside a measured share."""
+"""Intervals that stand beside a measured number."""
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.randomness import derive_seed
+
+CONFIDENCE = 0.95
 
 
-def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+class Estimate(NamedTuple):
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The interval of a share that was observed as successes / count (Wilson 1927); (0, 1) where count is 0."""
     if count == 0:
         return 0.0, 1.0
@@ -19,3 +35,30 @@ def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tup
     low = 0.0 if successes == 0 else (centre - half) / norm
     high = 1.0 if successes == count else (centre + half) / norm
     return low, high
+
+
+def share(holds: Tensor) -> Estimate:
+    """Of the images for which something holds, (N,) bool, with Wilson's interval."""
+    successes, count = int(holds.sum()), len(holds)
+    return Estimate(successes / count, *wilson_interval(successes, count))
+
+
+def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
+    """(draws, count) float64: how often each of `count` images is in each resample of as many, with replacement."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap", count))
+    rows = torch.randint(count, (draws, count), generator=generator)
+    counts = torch.zeros(draws, count, dtype=torch.float64)
+    return counts.scatter_add_(1, rows, torch.ones(draws, count, dtype=torch.float64))
+
+
+def around(value: float, resampled: Tensor) -> Estimate:
+    """The normal bootstrap interval (Efron & Tibshirani 1993, ch. 12): the spread of the resampled values about the
+    value. Their own place is of no use: a resample holds images twice, which moves every distance between sets."""
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * resampled.std().item()
+    return Estimate(value, value - half, value + half)
+
+
+def mean(values: Tensor, counts: Tensor) -> Estimate:
+    """Of (N,) values, with the interval of the resamples that `counts` (draws, N) describes."""
+    values = values.double()
+    return around(values.mean().item(), counts @ values / len(values))

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from models.evaluation import classifier
 from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
 
@@ -51,7 +50,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def task(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs a task on one of the runs, into a folder of its own."""
-    monkeypatch.setattr(classifier, "STEPS", 2)
 
     def run(name: str, *arguments: object, kind: str = "labels") -> Ended:
         (model,) = runs.glob(f"*-{kind}")

@@ -1,19 +1,25 @@
-"""The classifier: right on what is easy, kept and read back, trained again for other data."""
+"""Classifiers: right on what is easy, the same from the same seed, kept and read back, their files checked."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from models import checkpoint
+from models.errors import UserError
 from models.evaluation import classifier as module
-from models.evaluation.classifier import FEATURES, Classifier, classifier_for
+from models.evaluation.classifier import Classifier, Labelled, Schooling, classifier_for, load, train
+from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.recognition import diversity
 
+CPU = torch.device("cpu")
 
-def halves(count: int, shape: tuple[int, int, int], seed: int) -> tuple[Tensor, Tensor]:
+
+def halves(count: int, shape: tuple[int, int, int], seed: int) -> Labelled:
     """Noisy images that are bright above (0) or below (1)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(2, (count,), generator=generator)
@@ -21,40 +27,118 @@ def halves(count: int, shape: tuple[int, int, int], seed: int) -> tuple[Tensor, 
     half = shape[1] // 2
     images[labels == 0, :, :half] += 100
     images[labels == 1, :, half:] += 100
-    return images.to(torch.uint8), labels
+    return Labelled(images.to(torch.uint8), labels)
 
 
-def make(folder: Path, shape: tuple[int, int, int], data_hash: str = "a") -> tuple[Classifier, list[str]]:
+def make(
+    folder: Path, shape: tuple[int, int, int] = (1, 8, 8), sha256: str = "a", schooling: Schooling | None = None
+) -> tuple[Classifier, list[str]]:
     told: list[str] = []
     made = classifier_for(
-        folder, data_hash, halves(256, shape, 0), halves(100, shape, 1), 2, torch.device("cpu"), told.append
+        folder,
+        schooling or Schooling(epochs=1),
+        "halves",
+        sha256,
+        halves(256, shape, 0),
+        halves(100, shape, 1),
+        2,
+        CPU,
+        told.append,
     )
     return made, told
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 20, 36)])
-def test_it_learns_is_kept_and_answers_alike(
-    shape: tuple[int, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "STEPS", 25)
-    first, told = make(tmp_path / "kept", shape)
+def test_it_learns_is_kept_and_answers_alike(network: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
+    schooling = Schooling(network, epochs=12)
+    first, told = make(tmp_path / "kept", shape, schooling=schooling)
     assert first.accuracy > 0.95 and told
-    again, silent = make(tmp_path / "kept", shape)
-    assert not silent and again.accuracy == first.accuracy
+    again, silent = make(tmp_path / "kept", shape, schooling=schooling)
+    assert not silent and again.facts == first.facts and again.name == first.name
     images, labels = halves(30, shape, 2)
-    features, found = again.read(images)
-    assert features.shape == (30, FEATURES) and (found == labels).float().mean() > 0.9
-    torch.testing.assert_close(features, first.read(images)[0])
+    read = again.read(images)
+    assert read.features.shape == (30, NETWORKS[network].features) and read.logits.shape == (30, 2)
+    assert (read.labels == labels).float().mean() > 0.9
+    assert torch.equal(read.features, first.read(images).features)
 
 
-def test_other_data_and_broken_files_are_trained_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STEPS", 2)
-    make(tmp_path, (1, 8, 8))
-    assert make(tmp_path, (1, 8, 8), "b")[1]
-    for path in tmp_path.iterdir():
+def test_the_same_seed_gives_the_same_network() -> None:
+    shown = halves(256, (1, 8, 8), 0)
+    one, same, other = (train(Schooling(epochs=1, seed=seed), shown, 2, CPU).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not torch.equal(one["verdict.weight"], other["verdict.weight"])
+
+
+def read_with_threads(made: Classifier, images: Tensor, threads: int) -> Tensor:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return made.read(images).features
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_images_are_read_alike_in_any_batch_and_by_any_number_of_threads(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = make(tmp_path, (1, 28, 28), schooling=Schooling(network, epochs=0.1))
+    images = halves(90, (1, 28, 28), 2).images
+    whole = read_with_threads(made, images, 1)
+    assert (read_with_threads(made, images, 3) - whole).abs().max() < 1e-12
+    monkeypatch.setattr(module, "READ_AT_ONCE", 7)
+    assert (read_with_threads(made, images, 1) - whole).abs().max() < 1e-12
+
+
+def test_other_data_and_broken_files_are_trained_anew(tmp_path: Path) -> None:
+    make(tmp_path)
+    assert make(tmp_path, sha256="b")[1]
+    for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(b"no weights")
-    assert make(tmp_path, (1, 8, 8))[1] and not make(tmp_path, (1, 8, 8))[1]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert make(tmp_path)[1] and not make(tmp_path)[1]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_small_sets_are_shown_more_often() -> None:
+    assert Schooling().epochs_for(60_000) == 12
+    assert Schooling().epochs_for(3_200) == 600 * 128 / 3_200
+    assert Schooling().epochs_for(10) == 100
+    assert Schooling(epochs=3).epochs_for(10) == 3
+
+
+def test_a_file_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
+    made, _ = make(tmp_path / "kept")
+    path = next((tmp_path / "kept").glob("*.safetensors"))
+    tensors, facts = checkpoint.load(path)
+    for broken, words in (
+        ({"network": "vgg"}, "no feature network"),
+        ({"classes": "many"}, "no network that can be built"),
+        ({"classes": 3}, "does not fit its network"),
+    ):
+        checkpoint.write(tmp_path / "bad.safetensors", tensors, {**facts, **broken})
+        with pytest.raises(UserError, match=words):
+            load(tmp_path / "bad.safetensors", CPU)
+    checkpoint.write(tmp_path / "bad.safetensors", tensors, {"network": "convnet"})
+    with pytest.raises(UserError, match="no feature network"):
+        load(tmp_path / "bad.safetensors", CPU)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="truncated or altered"):
+        load(path, CPU)
+    assert replace(made).name.startswith("convnet_")
+
+
+def test_images_are_moved_and_mirrored_but_keep_what_they_show() -> None:
+    images = halves(64, (1, 28, 28), 3).images
+    generator = torch.Generator().manual_seed(0)
+    moved = module._moved(images, False, generator)
+    assert moved.shape == images.shape and not torch.equal(moved, images)
+    slope = torch.arange(28, dtype=torch.uint8).expand(200, 1, 28, 28)
+    mirrored = module._moved(slope, True, generator).float()
+    falling = (mirrored[:, 0, 0, -1] < mirrored[:, 0, 0, 0]).float().mean()
+    assert 0.3 < falling < 0.7
+    rising = module._moved(slope, False, generator).float()
+    assert (rising.diff(dim=3) >= 0).all()
 
 
 def test_diversity() -> None:

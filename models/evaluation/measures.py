@@ -1,0 +1,106 @@
+"""The measures of one set of images against real ones, each with its interval: what a report's rows are made of.
+
+`Reference` holds what is measured against. The same function takes generated images and, for the floor beside them,
+real test images, so that a row says how far from real the images are and how far real ones would be.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.evaluation.classifier import Read
+from models.evaluation.distances import (
+    Gaussian,
+    frechet_distance,
+    frechet_limit,
+    frechet_resampled,
+    gaussian,
+    kernel_distance,
+)
+from models.evaluation.memorisation import Memorisation
+from models.evaluation.neighbours import manifolds, mixing
+from models.evaluation.recognition import inception_score
+from models.evaluation.statistics import Estimate, around, mean, resampled_counts, share
+from models.randomness import derive_seed
+
+MOST_PAIRED = 10_000  # Images of each set whose pairs are looked at: time and memory grow with the square.
+WIDE, WIDE_DRAWS = 512, 10  # A resample of features wider than this takes seconds.
+
+
+@dataclass(frozen=True)
+class Settings:
+    """k: nearest neighbours. draws: resamples for the intervals. extrapolate: also the distance's limit in 1 / n."""
+
+    k: int = 5
+    draws: int = 100
+    seed: int = 0
+    extrapolate: bool = False
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real training images in a space of features: the moments of all, and some of them to make pairs with."""
+
+    all: Gaussian
+    some: Tensor
+
+    @classmethod
+    def of(cls, train: Tensor, count: int, seed: int) -> Reference:
+        """train: features (N, D) of the training split. count: how many are to make pairs, at most N."""
+        generator = torch.Generator().manual_seed(derive_seed(seed, "reference"))
+        rows = torch.randperm(len(train), generator=generator)[: min(count, MOST_PAIRED)]
+        return cls(gaussian(train), train[rows].double())
+
+
+def measure(read: Read, reference: Reference, name: str, settings: Settings) -> dict[str, Estimate]:
+    """Distances and shares of images against the reference, by name; `name` is that of the feature network.
+
+    Intervals are over the images measured, the reference being given; those of recall and coverage over the reference.
+    """
+    features = read.features.double()
+    counts = resampled_counts(len(features), settings.draws, settings.seed)
+    drawn = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
+    distance = frechet_distance(gaussian(features), reference.all)
+    found = {f"fd_{name}": around(distance, frechet_resampled(features, reference.all, drawn))}
+    if settings.extrapolate:
+        limit = frechet_limit(features, reference.all, settings.seed)
+        found[f"fd_limit_{name}"] = Estimate(limit, math.nan, math.nan)
+    some, paired = features[:MOST_PAIRED], counts if len(features) <= MOST_PAIRED else None
+    if paired is None:
+        paired = resampled_counts(MOST_PAIRED, settings.draws, settings.seed)
+    kernel, kernels = kernel_distance(some, reference.some, paired)
+    found[f"kd_{name}"] = around(kernel, kernels)
+    scores = inception_score(read.logits, torch.cat([torch.ones(1, len(features), dtype=torch.float64), counts]))
+    found[f"is_{name}"] = around(scores[0].item(), scores[1:])
+    near = manifolds(reference.some, some, settings.k)
+    found[f"precision_{name}"] = share(near.precision)
+    found[f"recall_{name}"] = share(near.recall)
+    found[f"density_{name}"] = mean(near.density, paired)
+    found[f"coverage_{name}"] = share(near.coverage)
+    found[f"one_nn_{name}"] = share(mixing(some, reference.some, 1) == 0)
+    return found
+
+
+def memory_measures(found: Memorisation, name: str, settings: Settings) -> dict[str, Estimate]:
+    """What nearest training images say, in the space `name`."""
+    counts = resampled_counts(len(found.distances), settings.draws, settings.seed)
+    return {
+        f"nearest_train_{name}": mean(found.distances, counts),
+        f"near_copies_{name}": share(found.near_copy),
+        f"nearer_to_train_{name}": mean(found.nearer_to_train, counts),
+    }
+
+
+def grey_measures(images: Tensor, settings: Settings) -> dict[str, Estimate]:
+    """Mean and deviation of the grey levels 0..255: where a wrong conversion to uint8 shows at once."""
+    counts = resampled_counts(len(images), settings.draws, settings.seed)
+    pixels = images.flatten(1).double()
+    means, squares = pixels.mean(1), pixels.square().mean(1)
+    size = counts.sum(1)
+    spreads = ((counts @ squares) / size - ((counts @ means) / size) ** 2).clamp(min=0).sqrt()
+    spread = (squares.mean() - means.mean() ** 2).clamp(min=0).sqrt().item()
+    return {"grey_mean": mean(means, counts), "grey_deviation": around(spread, spreads)}

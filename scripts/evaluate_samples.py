@@ -1,0 +1,181 @@
+"""`evaluate`: how far generated images are from real ones, with intervals, and beside them how far real ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+import tyro
+
+import data
+from data import ImageData
+from models import build
+from models.build import Loaded
+from models.errors import UserError
+from models.evaluation.features import Extractor
+from models.evaluation.measures import Settings
+from models.generation import Sampling
+from models.interrupts import Interrupts
+from models.run import read_yaml
+from scripts.arguments import check_positive, parse
+from scripts.autoencoding import options_of
+from scripts.extractors import find_extractors
+from scripts.flags import ModelFlags, SamplerFlags, one_of
+from scripts.measuring import Evaluation, Protocol
+from scripts.protocol import load_data, model_card
+from scripts.samples import Samples, draw_samples, read_samples
+from scripts.sampling import (
+    check_guidance,
+    choose_labels,
+    find_checkpoint,
+    load_model,
+    new_folder,
+    open_weak_model,
+    resolve_model,
+    sampling_of,
+)
+from scripts.training import load_data as load_named
+
+DESCRIPTION = "Measure generated images against real ones. Prints the folder of what it wrote."
+
+
+@dataclass(frozen=True)
+class SamplesFlags:
+    """Settings of `evaluate --task samples`."""
+
+    variants: ClassVar = {"dataset": options_of}
+
+    task: str = "samples"
+    """This task."""
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
+    samples: str | None = None
+    """Measure these images instead of generating some: a samples.npz, or a folder or zip of pictures."""
+    dataset: Annotated[str | None, one_of(data.names())] = None
+    """What --samples are to be like. Default: the data of the run that generated them, where that is known."""
+    dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
+    data_root: str | None = None
+    """Folder of the data sets. Default: where the run found its own."""
+    num_images: int | None = None
+    """How many images. Default: as many as the data set has test images; all of --samples."""
+    labels: tuple[int, ...] | None = None
+    """Classes to generate, in turn. Default: all."""
+    sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
+    extractors: tuple[str, ...] = ("convnet",)
+    """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
+    .safetensors file of train_classifier."""
+    inception_weights: str | None = None
+    """File of torch-fidelity's weights for inception. Default: its own download."""
+    k: int = 5
+    """Nearest neighbours of precision, recall, density and coverage."""
+    draws: int = 100
+    """Resamples for the intervals."""
+    extrapolate: bool = False
+    """Also what the Frechet distance tends to with ever more images: a line in 1 / n."""
+    classification_accuracy: bool = False
+    """Also the classification accuracy score: a classifier trained on the samples and one trained on as many real
+    images, both tested on real ones. Takes a minute or more."""
+    seed: int = 0
+    """Of the images, and of the resamples."""
+    batch_size: int = 256
+    """Images generated at a time; changes nothing else."""
+    out: str | None = None
+    """Folder to write; it must be new or empty. Default: a new one in the run's evaluation/, or beside --samples."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A trained run that is to be sampled."""
+
+    loaded: Loaded
+    sampling: Sampling
+    labels: Sequence[int] | None
+    weak: Loaded | None
+
+
+def main(argv: list[str]) -> None:
+    flags = parse(argv, SamplesFlags(), "evaluate", DESCRIPTION)
+    _check(flags)
+    if flags.samples is not None:
+        _measure_file(flags, Path(flags.samples))
+    else:
+        _measure_run(replace(flags, model=resolve_model(flags.model)))
+
+
+def _check(flags: SamplesFlags) -> None:
+    check_positive(flags, "k", "batch_size")
+    if flags.draws < 10:
+        raise UserError(f"--draws {flags.draws}: takes 10 or more")
+    if flags.num_images is not None and flags.num_images <= flags.k:
+        raise UserError(f"--num_images {flags.num_images}: takes more than the --k {flags.k} nearest neighbours")
+    if flags.samples is None and flags.dataset is not None:
+        raise UserError("--dataset goes with --samples: a run is measured against the data it was trained on")
+
+
+def _measure_run(flags: SamplesFlags) -> None:
+    path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
+    loaded = load_model(path, flags.model)
+    sampling = sampling_of(flags.sampling, loaded)
+    if flags.sampling.autoguidance is None:
+        check_guidance(loaded, sampling.guidance_scale)
+    dataset = load_data(path, flags.data_root)
+    count = flags.num_images or len(dataset.test)
+    labels = choose_labels(loaded, flags.labels, count)
+    weak = open_weak_model(flags.sampling, flags.model, loaded)
+    extractors = _extractors(flags, dataset, device)
+    with new_folder(flags.out, path, "evaluation", "samples") as folder:
+        samples = draw_samples(loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)
+        card = {**model_card(path, flags.model), **samples.card}
+        _write(flags, folder, replace(samples, card=card), dataset, extractors)
+        _keep(samples, folder)
+
+
+def _measure_file(flags: SamplesFlags, path: Path) -> None:
+    device = build.pick_device(flags.model.device)
+    build.prepare_device(device)
+    dataset = _data_of(flags, path)
+    samples = read_samples(path, flags.num_images or 0, dataset)
+    if len(samples.images) <= flags.k:
+        raise UserError(f"--samples {path}: {len(samples.images)} images have fewer than {flags.k} neighbours; see --k")
+    extractors = _extractors(flags, dataset, device)
+    out = flags.out or str(path.absolute().parent / "evaluation" / f"{datetime.now():%Y%m%d_%H%M%S}-{path.stem}")
+    with new_folder(out, path, "evaluation", "samples") as folder:
+        _write(flags, folder, samples, dataset, extractors)
+
+
+def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
+    if flags.dataset is not None:
+        return load_named(flags, flags.data_root)
+    config = path.parent / "config.txt"
+    settings = read_yaml(config) if config.is_file() else {}
+    made_by = [settings.get("checkpoint"), *settings.get("checkpoints", [])]
+    for checkpoint in made_by:
+        if isinstance(checkpoint, str) and Path(checkpoint).is_file():
+            return load_data(Path(checkpoint), flags.data_root)
+    raise UserError(f"--samples {path}: say what they are to be like with --dataset")
+
+
+def _extractors(flags: SamplesFlags, dataset: ImageData, device: torch.device) -> list[Extractor]:
+    experiments = Path(flags.model.experiments_dir)
+    return find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
+
+
+def _write(
+    flags: SamplesFlags, folder: Path, samples: Samples, dataset: ImageData, extractors: Sequence[Extractor]
+) -> None:
+    settings = Settings(flags.k, flags.draws, flags.seed, flags.extrapolate)
+    protocol = Protocol(dataset, extractors, settings, Path(flags.model.experiments_dir) / ".features")
+    with Interrupts(at_once=True):
+        found = Evaluation(protocol, samples)
+        found.measure(flags.classification_accuracy)
+        found.write(folder)
+
+
+def _keep(samples: Samples, folder: Path) -> None:
+    """The images, as `generate` would have written them, so that they can be measured again."""
+    labels = {} if samples.labels is None else {"arr_1": samples.labels.numpy()}
+    np.savez(folder / "samples.npz", allow_pickle=False, arr_0=samples.images.permute(0, 2, 3, 1).numpy(), **labels)

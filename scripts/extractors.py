@@ -1,0 +1,60 @@
+"""From words to feature networks: those of models/pretrained, of a file, trained for the data set, or Inception."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from data import ImageData
+from models.errors import UserError
+from models.evaluation.classifier import Classifier, Labelled, Schooling, classifier_for, load
+from models.evaluation.feature_networks import NETWORKS
+from models.evaluation.features import Extractor
+from models.evaluation.inception import Inception
+from scripts.terminal import tell
+from scripts.training import fingerprint
+
+INCEPTION = "inception"
+
+
+def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, network: str = "convnet") -> Classifier:
+    """The classifier of a data set, kept among the runs where it is not in models/pretrained. Raises UserError."""
+    if not dataset.class_names:
+        raise UserError(f"{dataset.name} has no classes: there is nothing to recognise")
+    train, test = (Labelled(split.images, split.labels) for split in (dataset.train, dataset.test))
+    schooling = Schooling(network, flips=dataset.flips)
+    kept, classes = experiments / ".classifiers", len(dataset.class_names)
+    return classifier_for(kept, schooling, dataset.name, fingerprint(dataset), train, test, classes, device, tell)
+
+
+def find_extractors(
+    words: Sequence[str], weights: str | None, dataset: ImageData, experiments: Path, device: torch.device
+) -> list[Extractor]:
+    """Of each word: a build, the file of a network, or inception. weights: of the last. Raises UserError."""
+    if weights is not None and INCEPTION not in words:
+        raise UserError("--inception_weights goes with --extractors inception")
+    if not words or len(set(words)) < len(words):
+        raise UserError("--extractors: give one or more, each once")
+    found: list[Extractor] = []
+    for word in words:
+        if word == INCEPTION:
+            found.append(Inception(None if weights is None else Path(weights), device))
+        elif word in NETWORKS:
+            found.append(classifier_of(dataset, experiments, device, word))
+        elif word.endswith(".safetensors"):
+            found.append(_of_file(Path(word), dataset, device))
+        else:
+            known = ", ".join((*NETWORKS, INCEPTION))
+            raise UserError(f"--extractors {word}: choose from {known}, or name a .safetensors of train_classifier")
+    return found
+
+
+def _of_file(path: Path, dataset: ImageData, device: torch.device) -> Classifier:
+    found = load(path, device)
+    if found.facts["data_sha256"] != fingerprint(dataset):
+        raise UserError(
+            f"--extractors {path}: a network of {found.facts.get('dataset')}, other data than {dataset.name}"
+        )
+    return found

@@ -1,0 +1,307 @@
+"""One evaluation of a set of images: every measure with its floor, the card that says how it was taken, the report.
+
+The floor is what real test images get, as many of them, in the place of the images that are measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from data import ImageData
+from models import figures, pictures
+from models.evaluation.classifier import Classifier, Labelled, Read, Schooling, frozen, train
+from models.evaluation.features import Extractor, read_kept
+from models.evaluation.measures import (
+    MOST_PAIRED,
+    Reference,
+    Settings,
+    grey_measures,
+    measure,
+    memory_measures,
+)
+from models.evaluation.memorisation import Memorisation, memorisation
+from models.evaluation.neighbours import distance_to
+from models.evaluation.recognition import confusion, histogram_distance
+from models.evaluation.statistics import Estimate, share
+from models.objectives import sheet
+from models.randomness import derive_seed
+from models.run import write_text
+from scripts.samples import Samples, images_hash
+from scripts.training import split_hash
+
+VERSION = 1  # Of the measures: figures of two versions are not compared.
+SHOWN, EXTREMES, PAIRS = 100, 30, 24
+EXPECTED_NEAR_COPIES = 0.01
+
+# What a measure's name begins with -> how it is shown, and what it says.
+MEANINGS = {
+    "recognised": ("%", "taken by the classifier for the class that was asked for"),
+    "cas": ("%", "real test images recognised by a classifier trained on these images (classification accuracy score)"),
+    "class_shares": ("%", "classes of the images, as recognised, from those of the training split: total variation"),
+    "fd": ("", "squared Frechet distance of the features from those of all training images; falls with n"),
+    "fd_limit": ("", "the same for ever more images, by a line in 1 / n"),
+    "kd": ("", "unbiased squared kernel distance (cubic kernel); about 0 for real images"),
+    "is": ("", "exp of the information that an image's class carries (Inception Score's formula)"),
+    "precision": ("%", "images in a ball around a training image: fidelity"),
+    "recall": ("%", "training images in a ball around one of these: diversity"),
+    "density": ("", "balls around training images that an image lies in, over k; about 1 for real images"),
+    "coverage": ("%", "training images whose ball holds one of these"),
+    "one_nn": ("%", "right answers of 1-nearest-neighbour, these against training images; 50 % if alike"),
+    "nearest_train": ("", "mean distance to the nearest training image, root mean square over dimensions"),
+    "near_copies": ("%", "nearer to a training image than 99 % of test images are to theirs"),
+    "nearer_to_train": (
+        "%",
+        "nearer to a training image than to every test image, of as many; 50 % if nothing is copied",
+    ),
+    "grey_mean": ("", "mean grey level, 0..255"),
+    "grey_deviation": ("", "deviation of the grey levels"),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What images are measured against, and how. kept: folder where the features of real images are kept."""
+
+    dataset: ImageData
+    extractors: Sequence[Extractor]
+    settings: Settings
+    kept: Path
+
+    @cached_property
+    def train_sha256(self) -> str:
+        return split_hash(self.dataset.train)
+
+    @cached_property
+    def test_sha256(self) -> str:
+        return split_hash(self.dataset.test)
+
+    def read_train(self, extractor: Extractor) -> Read:
+        return read_kept(extractor, self.dataset.train.images, self.train_sha256, self.kept)
+
+    def read_test(self, extractor: Extractor) -> Read:
+        return read_kept(extractor, self.dataset.test.images, self.test_sha256, self.kept)
+
+    def floor_rows(self, count: int) -> Tensor:
+        """Which test images stand in for `count` images: all, or as many drawn by the seed."""
+        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "floor"))
+        return torch.randperm(len(self.dataset.test), generator=generator)[:count]
+
+    def card(self, count: int) -> dict[str, Any]:
+        """What two figures must have in common to be compared."""
+        dataset = self.dataset
+        return {
+            "version": VERSION,
+            "images": count,
+            "quantisation": "uint8, rounded half to even, clipped to 0..255",
+            "dataset": dataset.name,
+            "reference": f"train split, {len(dataset.train)} images; pairs with {min(count, MOST_PAIRED)} of them",
+            "reference_sha256": self.train_sha256,
+            "floor": f"test split, {min(count, len(dataset.test))} images",
+            "floor_sha256": self.test_sha256,
+            "extractors": [extractor.name for extractor in self.extractors],
+            "accuracy_of_extractors": [
+                each.accuracy if isinstance(each, Classifier) else None for each in self.extractors
+            ],
+            **asdict(self.settings),
+            "interval": "95 %, normal bootstrap over the images measured, Wilson's for shares",
+        }
+
+
+@dataclass
+class Evaluation:
+    """The rows and pictures of one set of images. found, floors: by name of the measure."""
+
+    protocol: Protocol
+    samples: Samples
+    found: dict[str, Estimate] = field(default_factory=dict)
+    floors: dict[str, Estimate] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    confusion: Tensor | None = None
+    pixels: Memorisation | None = None
+    remoteness: Tensor | None = None
+
+    def measure(self, classification_accuracy: bool = False) -> None:
+        """Everything; classification_accuracy: also train two classifiers."""
+        count, dataset = len(self.samples.images), self.protocol.dataset
+        if count > len(dataset.test):
+            self.warnings.append(
+                f"{count} images, and only {len(dataset.test)} test images for the floor: distances fall with their "
+                "number, so compare them at --num_images of the floor"
+            )
+        for extractor in self.protocol.extractors:
+            self._measure_in(extractor)
+        if classification_accuracy:
+            self._measure_learning()
+        self.pixels = self._measure_memory("pixels", *(each.flatten(1) for each in self._images()))
+        self._both(grey_measures(self.samples.images, self.protocol.settings), "found")
+        floor = dataset.test.images[self.protocol.floor_rows(count)]
+        self._both(grey_measures(floor, self.protocol.settings), "floors")
+        if int(self.samples.images.max()) <= 1:
+            self.warnings.append("no pixel is above 1 of 255: images in 0..1 were written as uint8 without scaling")
+
+    def _images(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.samples.images, self.protocol.dataset.train.images, self.protocol.dataset.test.images
+
+    def _both(self, measures: dict[str, Estimate], where: str) -> None:
+        getattr(self, where).update(measures)
+
+    def _measure_in(self, extractor: Extractor) -> None:
+        """All that one feature network sees."""
+        protocol, settings, name = self.protocol, self.protocol.settings, extractor.name
+        mine, train_read, test_read = extractor.read(self.samples.images), protocol.read_train(extractor), None
+        test_read = protocol.read_test(extractor)
+        count, width = mine.features.shape
+        rows = protocol.floor_rows(count)
+        if count <= width:
+            self.warnings.append(f"{count} images for {width} features of {name}: its covariance is not determined")
+        if isinstance(extractor, Classifier):
+            self._recognise(name, mine, test_read, rows)
+        reference = Reference.of(train_read.features, count, settings.seed)
+        self.found.update(measure(mine, reference, name, settings))
+        floor = Read(test_read.features[rows], test_read.logits[rows])
+        of_floor = Reference.of(train_read.features, len(rows), settings.seed)
+        self.floors.update(measure(floor, of_floor, name, settings))
+        self._measure_memory(name, mine.features, train_read.features, test_read.features)
+        if self.remoteness is None:
+            self.remoteness = distance_to(mine.features, reference.some, settings.k)
+
+    def _recognise(self, name: str, mine: Read, test_read: Read, rows: Tensor) -> None:
+        dataset, asked = self.protocol.dataset, self.samples.labels
+        labels, classes = dataset.test.labels, len(dataset.class_names)
+        if asked is not None:
+            self.found[f"recognised_{name}"] = share(mine.labels == asked)
+            self.floors[f"recognised_{name}"] = share(test_read.labels[rows] == labels[rows])
+            if self.confusion is None:
+                self.confusion = confusion(asked, mine.labels, classes)
+        for where, found in ((self.found, mine.labels), (self.floors, test_read.labels[rows])):
+            distance = histogram_distance(found, dataset.train.labels, classes)
+            where[f"class_shares_{name}"] = Estimate(distance, math.nan, math.nan)
+
+    def _measure_memory(self, name: str, samples: Tensor, train_points: Tensor, test: Tensor) -> Memorisation:
+        found = memorisation(samples, train_points, test)
+        self.found.update(memory_measures(found, name, self.protocol.settings))
+        distances = found.test_distances
+        half = 1.96 * (distances.std() / len(distances) ** 0.5).item()
+        middle = distances.mean().item()
+        self.floors[f"nearest_train_{name}"] = Estimate(middle, middle - half, middle + half)
+        self.floors[f"near_copies_{name}"] = Estimate(EXPECTED_NEAR_COPIES, math.nan, math.nan)
+        self.floors[f"nearer_to_train_{name}"] = Estimate(0.5, math.nan, math.nan)
+        return found
+
+    def _measure_learning(self) -> None:
+        """The classification accuracy score (Ravuri & Vinyals 2019), beside that of as many real training images."""
+        dataset, samples, device = self.protocol.dataset, self.samples, torch.device("cpu")
+        if samples.labels is None:
+            self.warnings.append("no classification accuracy score: the images have no labels")
+            return
+        count = min(len(samples.images), len(dataset.train))
+        generator = torch.Generator().manual_seed(derive_seed(self.protocol.settings.seed, "learning"))
+        rows = torch.randperm(len(dataset.train), generator=generator)[:count]
+        real = Labelled(dataset.train.images[rows], dataset.train.labels[rows])
+        for where, shown in ((self.found, Labelled(samples.images, samples.labels)), (self.floors, real)):
+            schooling = Schooling(flips=dataset.flips, seed=self.protocol.settings.seed)
+            network = frozen(train(schooling, shown, len(dataset.class_names), device), device)
+            right = Classifier(network, {}).read(dataset.test.images).labels == dataset.test.labels
+            where["cas"] = share(right)
+
+    # -- the report -----------------------------------------------------------------------------------------------
+
+    def write(self, folder: Path) -> None:
+        """report.json for programs, report.txt for people, and the pictures."""
+        card = {
+            "protocol": self.protocol.card(len(self.samples.images)),
+            "samples": {**self.samples.card, "images_sha256": images_hash(self.samples.images)},
+            "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+        }
+        results = {
+            name: {"found": _plain(found), "floor": _plain(self.floors.get(name))} for name, found in self.found.items()
+        }
+        content: dict[str, Any] = {"task": "samples", **card, "results": results, "warnings": self.warnings}
+        if self.confusion is not None:
+            content["confusion"] = self.confusion.tolist()
+        write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        cards = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
+        write_text(folder / "report.txt", f"{self.table()}\n\n{cards}")
+        self._draw(folder)
+
+    def table(self) -> str:
+        """The rows for people, what they mean, and the warnings."""
+        count = len(self.samples.images)
+        floor = min(count, len(self.protocol.dataset.test))
+        width = max(map(len, self.found))
+        heading = f"{'':<{width}}  {f'{count} images':<28}  {f'floor: {floor} test images':<28}  ratio"
+        lines = [self.samples.title, "", heading]
+        for name, found in self.found.items():
+            floor_found = self.floors.get(name)
+            lines.append(
+                f"{name:<{width}}  {_show(name, found):<28}  {_show(name, floor_found):<28}  "
+                f"{_ratio(name, found, floor_found)}".rstrip()
+            )
+        lines += ["", *(f"warning: {text}" for text in self.warnings), *([""] if self.warnings else [])]
+        lines += [f"{kind:<16}{MEANINGS[kind][1]}" for kind in dict.fromkeys(map(_kind, self.found))]
+        return "\n".join(lines)
+
+    def _draw(self, folder: Path) -> None:
+        images, names = self.samples.images, self.protocol.dataset.class_names
+        whole = names if self.samples.labels is not None and _in_turn(self.samples.labels, len(names)) else ()
+        shown = f"{self.samples.title} (first {min(SHOWN, len(images))} of {len(images)})"
+        pictures.save_image(sheet(images[:SHOWN], whole, shown), folder / "samples.png")
+        if self.remoteness is not None:
+            order = self.remoteness.argsort()
+            for word, rows in (("nearest", order[:EXTREMES]), ("farthest", order.flip(0)[:EXTREMES])):
+                title = f"{self.samples.title}: the {len(rows)} {word} to training images in features"
+                pictures.save_image(pictures.grid(images[rows], 10, title=title), folder / f"{word}.png")
+        if self.confusion is not None:
+            path = folder / "confusion.png"
+            figures.confusion_matrix(self.confusion.numpy(), names, path, self.samples.title)
+        if self.pixels is not None:
+            closest = self.pixels.distances.argsort()[:PAIRS]
+            partners = self.protocol.dataset.train.images[self.pixels.nearest[closest]]
+            title = f"{self.samples.title}: closest pairs in pixels, each with its training image to the right"
+            pictures.save_image(pictures.pairs(images[closest], partners, 6, title), folder / "closest_pairs.png")
+
+
+def _in_turn(labels: Tensor, classes: int) -> bool:
+    return bool((labels == torch.arange(len(labels)) % classes).all())
+
+
+def _kind(name: str) -> str:
+    """The longest word of MEANINGS that a measure's name begins with."""
+    return max((kind for kind in MEANINGS if name == kind or name.startswith(f"{kind}_")), key=len)
+
+
+def _plain(estimate: Estimate | None) -> dict[str, float | None] | None:
+    """For JSON, which knows no NaN."""
+    if estimate is None:
+        return None
+    return {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}
+
+
+def _show(name: str, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    if MEANINGS[_kind(name)][0] == "%":
+        value, low, high = (f"{100 * each:.2f}" for each in estimate)
+        unit = " %"
+    else:
+        value, low, high = (f"{each:.4g}" for each in estimate)
+        unit = ""
+    return f"{value}{unit} [{low}, {high}]" if math.isfinite(estimate.low) else f"{value}{unit}"
+
+
+def _ratio(name: str, found: Estimate, floor: Estimate | None) -> str:
+    """Of distances: how many times the floor's."""
+    if floor is None or _kind(name) != "fd" or floor.value <= 0:
+        return ""
+    return f"{found.value / floor.value:.2f}"

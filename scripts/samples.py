@@ -1,0 +1,152 @@
+"""Images to be measured, wherever they come from: a trained run, a samples.npz, or a folder or zip of pictures.
+
+All come as uint8, with what is known of how they were made for the protocol card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import ImageData
+from models.build import Loaded
+from models.errors import UserError
+from models.generation import Sampling, generate
+from models.progress import duration
+from models.run import read_yaml
+from scripts.sampling import describe_model
+from scripts.terminal import tell_progress
+
+LABELLED = re.compile(r"_label(\d+)\.[^.]+$")
+CONFIG_WORDS = ("sampler", "steps", "grid", "eta", "variance", "diffusion", "order", "guidance_scale")
+CONFIG_WORDS += ("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "weights", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images: uint8 (N, C, H, W). labels: what was asked for, (N,), or None. title: what pictures call them. card: how
+    they were made."""
+
+    images: Tensor
+    labels: Tensor | None
+    title: str
+    card: dict[str, Any]
+
+
+def draw_samples(
+    loaded: Loaded,
+    sampling: Sampling,
+    count: int,
+    labels: Sequence[int] | None,
+    seed: int,
+    device: torch.device,
+    batch_size: int,
+    weak: Loaded | None = None,
+) -> Samples:
+    """`count` images of a trained model, with a line on how far it is."""
+    images, evaluations, done, started = [], 0.0, 0, time.perf_counter()
+    batches = generate(
+        loaded.denoiser,
+        loaded.space,
+        sampling,
+        count,
+        labels,
+        loaded.spec.classes,
+        seed,
+        device,
+        batch_size,
+        weak=weak.denoiser if weak is not None else None,
+    )
+    for batch in batches:
+        images.append(batch.images)
+        done += len(batch.images)
+        evaluations += batch.nfe * len(batch.images)
+        tell_progress(done, count, "generated", duration(time.perf_counter() - started))
+    nfe = evaluations / count
+    card = {"made_by": "generate", "sampling": sampling.describe(), "nfe": nfe, "seed": seed}
+    if weak is not None:
+        card["autoguidance"] = str(weak.path)
+    title = f"{describe_model(loaded)}, {sampling.describe()}, NFE {nfe:g}"
+    return Samples(torch.cat(images), None if labels is None else torch.tensor(labels), title, card)
+
+
+def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
+    """The first `count` images of a file or folder, all for 0, of the shape of a data set. Raises UserError."""
+    if not path.exists():
+        raise UserError(f"--samples {path}: no such file or folder")
+    of_npz = path.is_file() and path.suffix == ".npz"
+    images, labels = _read_npz(path) if of_npz else _read_pictures(path, dataset)
+    if tuple(images.shape[1:]) != tuple(dataset.train.images.shape[1:]):
+        mine, theirs = ("x".join(map(str, each.shape[1:])) for each in (images, dataset.train.images))
+        raise UserError(f"--samples {path}: images are {mine} (CxHxW), those of {dataset.name} {theirs}")
+    if labels is not None and (len(labels) != len(images) or not _known(labels, len(dataset.class_names))):
+        raise UserError(f"--samples {path}: the labels are not one of {len(dataset.class_names)} classes per image")
+    if count > len(images):
+        raise UserError(f"--num_images {count}: {path} holds {len(images)}")
+    count = count or len(images)
+    card: dict[str, Any] = {"made_by": "others", "samples": str(path)}
+    config = path.parent / "config.txt"
+    if of_npz and config.is_file():
+        settings = read_yaml(config)
+        told = {word: settings[word] for word in CONFIG_WORDS if settings.get(word) is not None}
+        card = {"made_by": "generate", "samples": str(path), **told}
+    return Samples(images[:count], None if labels is None else labels[:count], path.name, card)
+
+
+def _known(labels: Tensor, classes: int) -> bool:
+    return len(labels) > 0 and int(labels.min()) >= 0 and int(labels.max()) < classes
+
+
+def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
+    """As `generate` writes it: arr_0 uint8 (N, H, W, C), arr_1 labels."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images = archive["arr_0"]
+            labels = archive.get("arr_1")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"--samples {path}: no samples.npz with an arr_0: {str(error).splitlines()[0]}") from None
+    if images.dtype != np.uint8:
+        raise UserError(f"--samples {path}: images are {images.dtype}; they must be uint8, rounded from 0..255")
+    if images.ndim != 4 or 0 in images.shape:
+        raise UserError(f"--samples {path}: arr_0 has shape {images.shape}; it must be (N, H, W, C)")
+    if labels is not None and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
+        raise UserError(f"--samples {path}: arr_1 must hold one whole number per image")
+    found = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return found, None if labels is None else torch.from_numpy(labels.astype(np.int64))
+
+
+def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
+    """In the order of their names. Labels: from names like 00000_label3.png, or from folders named as the classes."""
+    from data.sources.pictures import Target, decode_all
+    from data.sources.trees import open_tree
+
+    tree = open_tree(path)
+    names = sorted(tree.names)
+    images = decode_all(tree, names, Target(None, dataset.train.images.shape[1], False))
+    return torch.from_numpy(images), _labels_of(names, dataset.class_names)
+
+
+def _labels_of(names: Sequence[str], class_names: Sequence[str]) -> Tensor | None:
+    numbered = [LABELLED.search(name) for name in names]
+    if all(numbered):
+        return torch.tensor([int(match[1]) for match in numbered if match])
+    folders = [next((part for part in name.split("/")[:-1] if part in class_names), None) for name in names]
+    if class_names and all(folders):
+        return torch.tensor([list(class_names).index(str(folder)) for folder in folders])
+    return None
+
+
+def images_hash(images: Tensor) -> str:
+    """SHA-256 of uint8 images, whatever their labels."""
+    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,137 @@
+"""Trains a classifier of a data set, in whose features `evaluate` compares images; or measures one again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+import tyro
+
+import data
+from data import ImageData
+from models import build
+from models.errors import UserError
+from models.evaluation import classifier as classifiers
+from models.evaluation.classifier import Classifier, Labelled, Schooling
+from models.evaluation.feature_networks import NETWORKS
+from models.evaluation.statistics import wilson_interval
+from models.interrupts import Interrupts
+from scripts.arguments import parse
+from scripts.command import run_command
+from scripts.flags import experiments_dir, one_of
+from scripts.terminal import tell
+from scripts.training import fingerprint, load_data
+
+DESCRIPTION = "Train a feature network for evaluate, or measure one again. Prints its file."
+
+
+@dataclass(frozen=True)
+class ClassifierFlags:
+    """Settings of `train_classifier`."""
+
+    variants: ClassVar = {"dataset": data.find}
+
+    dataset: Annotated[str, one_of(data.names())] = "digits"
+    """A data set with classes; digits is built in, folder is your own images."""
+    dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
+    data_root: str | None = None
+    """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
+    network: Annotated[str, one_of(NETWORKS)] = "convnet"
+    """Which of the two builds."""
+    epochs: float | None = None
+    """Passes over the training split. Default: 12, more for a small set."""
+    batch_size: int = 128
+    """Images per step."""
+    lr: float = 4e-3
+    """Largest learning rate, of one cycle."""
+    weight_decay: float = 0.05
+    """AdamW's."""
+    flips: bool = False
+    """Learn from mirrored images, too."""
+    seed: int = 0
+    """The same seed gives the same network on the same machine."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    experiments_dir: str = field(default_factory=experiments_dir)
+    """Where classifiers are kept; the variable EXPERIMENTS_DIR sets its default."""
+    out: str | None = None
+    """File to write. Default: a new one among the runs, in .classifiers/."""
+    verify_only: bool = False
+    """Train nothing: measure the network that lies in models/pretrained, or --file, on the test images again; fails
+    below its claim."""
+    file: str | None = None
+    """The network to verify."""
+
+
+def main(argv: list[str]) -> None:
+    flags = parse(argv, ClassifierFlags(), "train_classifier", DESCRIPTION)
+    _check(flags)
+    device = build.pick_device(flags.device)
+    build.prepare_device(device)
+    dataset = load_data(flags, flags.data_root)
+    if not dataset.class_names:
+        raise UserError(f"{dataset.name} has no classes: there is nothing to recognise")
+    print(_verify(flags, dataset, device) if flags.verify_only else _train(flags, dataset, device))
+
+
+def _check(flags: ClassifierFlags) -> None:
+    if flags.network not in NETWORKS:
+        raise UserError(f"--network {flags.network}: choose from {', '.join(NETWORKS)}")
+    for name in ("epochs", "batch_size", "lr"):
+        value = getattr(flags, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name} {value}: takes more than 0")
+    if flags.file is not None and not flags.verify_only:
+        raise UserError("--file names the network of --verify_only; where to write is --out")
+
+
+def _train(flags: ClassifierFlags, dataset: ImageData, device: torch.device) -> Path:
+    schooling = Schooling(
+        flags.network, flags.epochs, flags.batch_size, flags.lr, flags.weight_decay, flags.flips, flags.seed
+    )
+    name = f"{dataset.name}_{flags.network}.safetensors"
+    path = Path(flags.out or Path(flags.experiments_dir) / ".classifiers" / name).absolute()
+    if path.suffix != ".safetensors":
+        raise UserError(f"--out {path}: name a .safetensors file")
+    if path.exists() and flags.out is not None:
+        raise UserError(f"--out {path} is there already: name a new file")
+    train, test = (Labelled(split.images, split.labels) for split in (dataset.train, dataset.test))
+    epochs = schooling.epochs_for(len(train.images))
+    tell(f"{flags.network} on {len(train.images)} images of {dataset.name}, {epochs:g} passes")
+    with Interrupts(at_once=True):
+        classes, sha256 = len(dataset.class_names), fingerprint(dataset)
+        made = classifiers.school(schooling, dataset.name, sha256, train, test, classes, device, path)
+    tell(_describe(made, made.accuracy, len(test.images)))
+    return path
+
+
+def _verify(flags: ClassifierFlags, dataset: ImageData, device: torch.device) -> Path:
+    """Raises UserError for a network that is not there, is of other data, or recognises less than it claims."""
+    sha256 = fingerprint(dataset)
+    path = Path(flags.file) if flags.file is not None else classifiers.pretrained(flags.network, sha256)
+    if path is None:
+        raise UserError(f"models/pretrained has no {flags.network} of this {dataset.name}: name one with --file")
+    found = classifiers.load(path, device)
+    if found.facts["data_sha256"] != sha256:
+        raise UserError(f"{path} was trained on other data than this {dataset.name}")
+    accuracy = found.recognised(dataset.test.images, dataset.test.labels)
+    tell(_describe(found, accuracy, len(dataset.test)))
+    if accuracy < found.accuracy - 1e-9:
+        raise UserError(
+            f"{path} recognises {100 * accuracy:.2f} % of the test images and claims {100 * found.accuracy:.2f} %"
+        )
+    return path
+
+
+def _describe(found: Classifier, accuracy: float, images: int) -> str:
+    low, high = wilson_interval(round(accuracy * images), images)
+    return (
+        f"{found.name}: {100 * accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}] of {images} test images "
+        f"of {found.facts['dataset']} recognised; claimed {100 * found.accuracy:.2f} %"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
