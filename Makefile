@@ -10,7 +10,7 @@ WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
 PYTHON := .venv/bin/python
 
 .PHONY: help environment setup demo test lint bench train_ddpm train_flow train_vae train_latent train_mnist \
-	train_fashion_mnist train_emnist train_cifar10 recipes generate evaluate reconstruct encode_dataset \
+	train_fashion_mnist train_emnist train_cifar10 recipes generate evaluate train_classifier reconstruct encode_dataset \
 	visualize_guidance visualize_distribution interpolate inpaint image_to_image sessions status attach stop clean
 
 help: ## this list
@@ -59,8 +59,11 @@ recipes: environment ## named settings for every data set and task
 generate: environment ## generate images: ARGS="--run latest --num_samples 64"
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh generate "$${args[@]}"
 
-evaluate: environment ## measure a run: ARGS="--task bayes --run latest"
+evaluate: environment ## measure a run, or ARGS="--samples FILE --dataset mnist"
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh evaluate "$${args[@]}"
+
+train_classifier: environment ## a feature network for evaluate, or --verify_only
+	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh train_classifier "$${args[@]}"
 
 reconstruct: environment ## what an autoencoder makes of test images, with errors
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh reconstruct "$${args[@]}"

@@ -6,19 +6,21 @@ import difflib
 from collections.abc import Callable
 
 from models.errors import UserError
-from scripts import evaluate_bayes, evaluate_samples
+from scripts import evaluate_bayes, evaluate_compare, evaluate_samples
 from scripts.arguments import last_value
 from scripts.command import run_command
 
 
 def main(argv: list[str]) -> None:
+    if any(word.partition("=")[0] == "--compare" for word in argv):
+        evaluate_compare.main(argv)
+        return
     task = last_value(argv, "task") or DEFAULT
     if task not in TASKS:
         close = difflib.get_close_matches(task, TASKS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"--task {task}: choose from {', '.join(TASKS)}{hint}")
-    else:
-        TASKS[task](argv)
+    TASKS[task](argv)
 
 
 TASKS: dict[str, Callable[[list[str]], None]] = {

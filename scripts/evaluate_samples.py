@@ -39,6 +39,7 @@ from scripts.sampling import (
     resolve_model,
     sampling_of,
 )
+from scripts.terminal import tell
 from scripts.training import load_data as load_named
 
 DESCRIPTION = "Measure generated images against real ones. Prints the folder of what it wrote."
@@ -51,7 +52,8 @@ class SamplesFlags:
     variants: ClassVar = {"dataset": options_of}
 
     task: str = "samples"
-    """This task."""
+    """This task; also bayes: accuracy of the model as a classifier. --task NAME --help lists the flags of another.
+    --compare A B sets two evaluations side by side."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     samples: str | None = None
     """Measure these images instead of generating some: a samples.npz, or a folder or zip of pictures."""
@@ -80,7 +82,7 @@ class SamplesFlags:
     """Also the classification accuracy score: a classifier trained on the samples and one trained on as many real
     images, both tested on real ones. Takes a minute or more."""
     seed: int = 0
-    """Of the images, and of the resamples."""
+    """Each image depends on the seed and its number alone; two models with one seed are compared image by image."""
     batch_size: int = 256
     """Images generated at a time; changes nothing else."""
     out: str | None = None
@@ -167,12 +169,13 @@ def _extractors(flags: SamplesFlags, dataset: ImageData, device: torch.device) -
 def _write(
     flags: SamplesFlags, folder: Path, samples: Samples, dataset: ImageData, extractors: Sequence[Extractor]
 ) -> None:
-    settings = Settings(flags.k, flags.draws, flags.seed, flags.extrapolate)
+    settings = Settings(flags.k, flags.draws, extrapolate=flags.extrapolate)
     protocol = Protocol(dataset, extractors, settings, Path(flags.model.experiments_dir) / ".features")
     with Interrupts(at_once=True):
         found = Evaluation(protocol, samples)
         found.measure(flags.classification_accuracy)
         found.write(folder)
+    tell(found.table())
 
 
 def _keep(samples: Samples, folder: Path) -> None:

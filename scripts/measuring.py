@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import yaml
 from torch import Tensor
@@ -33,13 +34,14 @@ from models.evaluation.measures import (
 from models.evaluation.memorisation import Memorisation, memorisation
 from models.evaluation.neighbours import distance_to
 from models.evaluation.recognition import confusion, histogram_distance
-from models.evaluation.statistics import Estimate, share
+from models.evaluation.statistics import Estimate, resampled_counts, share
 from models.objectives import sheet
 from models.randomness import derive_seed
 from models.run import write_text
-from scripts.samples import Samples, images_hash
+from scripts.samples import Samples, tensor_hash
 from scripts.training import split_hash
 
+RESAMPLED = "resampled.safetensors"  # Of every measure, its value in each resample.
 VERSION = 1  # Of the measures: figures of two versions are not compared.
 SHOWN, EXTREMES, PAIRS = 100, 30, 24
 EXPECTED_NEAR_COPIES = 0.01
@@ -180,7 +182,9 @@ class Evaluation:
         dataset, asked = self.protocol.dataset, self.samples.labels
         labels, classes = dataset.test.labels, len(dataset.class_names)
         if asked is not None:
-            self.found[f"recognised_{name}"] = share(mine.labels == asked)
+            settings = self.protocol.settings
+            counts = resampled_counts(len(asked), settings.draws, settings.seed)
+            self.found[f"recognised_{name}"] = share(mine.labels == asked, counts)
             self.floors[f"recognised_{name}"] = share(test_read.labels[rows] == labels[rows])
             if self.confusion is None:
                 self.confusion = confusion(asked, mine.labels, classes)
@@ -221,7 +225,7 @@ class Evaluation:
         """report.json for programs, report.txt for people, and the pictures."""
         card = {
             "protocol": self.protocol.card(len(self.samples.images)),
-            "samples": {**self.samples.card, "images_sha256": images_hash(self.samples.images)},
+            "samples": {**self.samples.card, **self._hashes()},
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
         }
         results = {
@@ -231,9 +235,20 @@ class Evaluation:
         if self.confusion is not None:
             content["confusion"] = self.confusion.tolist()
         write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        resampled = {
+            name: each.resampled.contiguous() for name, each in self.found.items() if each.resampled is not None
+        }
+        (folder / RESAMPLED).write_bytes(safetensors.torch.save(resampled))
         cards = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
         write_text(folder / "report.txt", f"{self.table()}\n\n{cards}")
         self._draw(folder)
+
+    def _hashes(self) -> dict[str, Any]:
+        labels = self.samples.labels
+        return {
+            "images_sha256": tensor_hash(self.samples.images),
+            "labels_sha256": None if labels is None else tensor_hash(labels),
+        }
 
     def table(self) -> str:
         """The rows for people, what they mean, and the warnings."""
@@ -285,19 +300,23 @@ def _plain(estimate: Estimate | None) -> dict[str, float | None] | None:
     """For JSON, which knows no NaN."""
     if estimate is None:
         return None
-    return {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}
+    numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {key: number if math.isfinite(number) else None for key, number in numbers.items()}
+
+
+def show(name: str, value: float) -> str:
+    """A value of a measure, as people read it."""
+    return f"{100 * value:.2f} %" if MEANINGS[_kind(name)][0] == "%" else f"{value:.4g}"
 
 
 def _show(name: str, estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    if MEANINGS[_kind(name)][0] == "%":
-        value, low, high = (f"{100 * each:.2f}" for each in estimate)
-        unit = " %"
-    else:
-        value, low, high = (f"{each:.4g}" for each in estimate)
-        unit = ""
-    return f"{value}{unit} [{low}, {high}]" if math.isfinite(estimate.low) else f"{value}{unit}"
+    text = show(name, estimate.value)
+    if not math.isfinite(estimate.low):
+        return text
+    low, high = (show(name, each).removesuffix(" %") for each in (estimate.low, estimate.high))
+    return f"{text} [{low}, {high}]"
 
 
 def _ratio(name: str, found: Estimate, floor: Estimate | None) -> str:

@@ -147,6 +147,6 @@ def _labels_of(names: Sequence[str], class_names: Sequence[str]) -> Tensor | Non
     return None
 
 
-def images_hash(images: Tensor) -> str:
-    """SHA-256 of uint8 images, whatever their labels."""
-    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of its values."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

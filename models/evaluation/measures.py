@@ -77,11 +77,13 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     scores = inception_score(read.logits, torch.cat([torch.ones(1, len(features), dtype=torch.float64), counts]))
     found[f"is_{name}"] = around(scores[0].item(), scores[1:])
     near = manifolds(reference.some, some, settings.k)
-    found[f"precision_{name}"] = share(near.precision)
-    found[f"recall_{name}"] = share(near.recall)
+    of_reference = resampled_counts(len(reference.some), settings.draws, settings.seed)
+    found[f"precision_{name}"] = share(near.precision, paired)
+    found[f"recall_{name}"] = share(near.recall, of_reference)
     found[f"density_{name}"] = mean(near.density, paired)
-    found[f"coverage_{name}"] = share(near.coverage)
-    found[f"one_nn_{name}"] = share(mixing(some, reference.some, 1) == 0)
+    found[f"coverage_{name}"] = share(near.coverage, of_reference)
+    own_nearest = mixing(some, reference.some, 1) == 0
+    found[f"one_nn_{name}"] = share(own_nearest, torch.cat([paired, of_reference], dim=1))
     return found
 
 
@@ -90,7 +92,7 @@ def memory_measures(found: Memorisation, name: str, settings: Settings) -> dict[
     counts = resampled_counts(len(found.distances), settings.draws, settings.seed)
     return {
         f"nearest_train_{name}": mean(found.distances, counts),
-        f"near_copies_{name}": share(found.near_copy),
+        f"near_copies_{name}": share(found.near_copy, counts),
         f"nearer_to_train_{name}": mean(found.nearer_to_train, counts),
     }
 

@@ -15,11 +15,13 @@ CONFIDENCE = 0.95
 
 
 class Estimate(NamedTuple):
-    """A number and its 95 % interval."""
+    """A number and its 95 % interval. resampled: (draws,) the number in each resample, where there are some: with those
+    of other images under the same noise they give the interval of a paired difference."""
 
     value: float
     low: float
     high: float
+    resampled: Tensor | None = None
 
 
 def wilson_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -37,10 +39,11 @@ def wilson_interval(successes: int, count: int, confidence: float = CONFIDENCE) 
     return low, high
 
 
-def share(holds: Tensor) -> Estimate:
-    """Of the images for which something holds, (N,) bool, with Wilson's interval."""
+def share(holds: Tensor, counts: Tensor | None = None) -> Estimate:
+    """Of the images for which something holds, (N,) bool, with Wilson's interval. counts: (draws, N) of resamples."""
     successes, count = int(holds.sum()), len(holds)
-    return Estimate(successes / count, *wilson_interval(successes, count))
+    resampled = None if counts is None else counts @ holds.double() / count
+    return Estimate(successes / count, *wilson_interval(successes, count), resampled)
 
 
 def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
@@ -55,7 +58,7 @@ def around(value: float, resampled: Tensor) -> Estimate:
     """The normal bootstrap interval (Efron & Tibshirani 1993, ch. 12): the spread of the resampled values about the
     value. Their own place is of no use: a resample holds images twice, which moves every distance between sets."""
     half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * resampled.std().item()
-    return Estimate(value, value - half, value + half)
+    return Estimate(value, value - half, value + half, resampled)
 
 
 def mean(values: Tensor, counts: Tensor) -> Estimate:

@@ -163,9 +163,10 @@ def test_mistakes_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_task_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    ended = run_here("evaluate", "--run", "latest", capsys=capsys)
-    assert ended.code == 2 and "--task: say what to measure: bayes" in ended.err
+def test_an_unknown_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = run_here("evaluate", "--task", "bays", capsys=capsys)
+    assert ended.code == 2 and "--task bays: choose from samples, bayes" in ended.err
+    assert "did you mean bayes?" in ended.err
 
 
 def test_another_data_set_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
