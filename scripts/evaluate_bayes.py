@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -16,16 +16,24 @@ from data import ImageData, Split
 from models.autoencoders import load_autoencoder
 from models.encoded import encode_images
 from models.errors import UserError
-from models.evaluation.bayes import WEIGHTINGS, Denoising, Images, Likelihood, Method, Posterior
+from models.evaluation.bayes import WEIGHTINGS, Denoising, Likelihood, Method, Posterior
 from models.evaluation.gaussians import ClassGaussians
+from models.evaluation.images import Images
 from models.evaluation.statistics import wilson_interval
 from models.interrupts import Interrupts
-from models.progress import duration
 from scripts.arguments import check_positive, parse
 from scripts.flags import ModelFlags, one_of
-from scripts.protocol import data_card, load_data, model_card, part_of, report_folder, stored_facts, write_report
+from scripts.protocol import (
+    data_card,
+    in_batches,
+    load_data,
+    model_card,
+    part_of,
+    report_folder,
+    stored_facts,
+    write_report,
+)
 from scripts.sampling import find_checkpoint, load_model, resolve_model
-from scripts.terminal import tell_progress
 
 DESCRIPTION = "Classify images by p(x|y) p(y) of a trained run. Prints the report's path."
 METHODS = ("auto", "denoising", "likelihood", "gaussians")
@@ -126,7 +134,7 @@ def main(argv: list[str]) -> None:
         seconds = time.perf_counter() - started
     card = {
         **model_card(path, flags.model),
-        **data_card(dataset, flags.split, flags.first_image, part),
+        **data_card(dataset, flags.split, {"first_image": flags.first_image}, part),
         "method": flags.method,
         **classifier.settings,
         "prior": flags.prior,
@@ -213,18 +221,16 @@ def _log_prior(flags: BayesFlags, dataset: ImageData) -> Tensor:
 def _classify(flags: BayesFlags, classify: Classify, part: Split) -> Posterior:
     """All images, a batch of images at a time, so that memory is bounded and progress shows."""
     found: list[Posterior] = []
-    started, right = time.perf_counter(), 0
-    for rows in _batches(len(part), flags.batch_size):
+    right = 0
+
+    def so_far(done: int) -> str:
+        return f"{100 * right / done:.2f} % right"
+
+    for rows in in_batches(len(part), flags.batch_size, so_far):
         numbers = [flags.first_image + row for row in rows]
         found.append(classify(part.images[rows.start : rows.stop], numbers))
         right += int((found[-1].prediction == part.labels[rows.start : rows.stop]).sum())
-        share = f"{100 * right / rows.stop:.2f} % right"
-        tell_progress(rows.stop, len(part), share, duration(time.perf_counter() - started))
     return Posterior(*(torch.cat(each) for each in zip(*found, strict=True)))
-
-
-def _batches(count: int, size: int) -> Iterator[range]:
-    return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def _results(posterior: Posterior, labels: Tensor, first: int, seconds: float) -> dict[str, Any]:

@@ -7,21 +7,26 @@ both carry it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 import data
 from data import ImageData, Split
 from models.errors import UserError
+from models.evaluation.statistics import mean_interval
+from models.progress import duration
 from models.run import read_yaml, write_text
 from scripts.flags import ModelFlags
 from scripts.sampling import folder_in_run, name_of
-from scripts.training import fingerprint, split_hash
+from scripts.terminal import tell_progress
+from scripts.training import fingerprint, spaced_rows, split_hash
 
 
 def stored_facts(path: Path) -> dict[str, Any]:
@@ -41,17 +46,32 @@ def load_data(path: Path, data_root: str | None) -> ImageData:
     return dataset
 
 
-def part_of(dataset: ImageData, split: str, first: int, count: int) -> Split:
-    """`count` images of a split from number `first` on, all of them for 0. Raises UserError."""
+def whole_split(dataset: ImageData, split: str) -> Split:
+    """Raises UserError for a split that there is not."""
     if split not in ("train", "test"):
         raise UserError(f"--split {split}: choose train or test")
-    whole: Split = getattr(dataset, split)
+    return getattr(dataset, split)
+
+
+def part_of(dataset: ImageData, split: str, first: int, count: int) -> Split:
+    """`count` images of a split from number `first` on, all of them for 0. Raises UserError."""
+    whole = whole_split(dataset, split)
     if not 0 <= first < len(whole):
         raise UserError(f"--first_image {first}: the {split} split of {dataset.name} has images 0..{len(whole) - 1}")
     if count < 0:
         raise UserError(f"--num_images {count}: takes 1 or more, or 0 for all")
     stop = min(first + count, len(whole)) if count else len(whole)
     return Split(whole.images[first:stop], whole.labels[first:stop])
+
+
+def spread_over(dataset: ImageData, split: str, count: int) -> tuple[Split, list[int]]:
+    """Up to `count` images evenly spaced over a split, so that sorted classes are all among them, and their numbers;
+    all for 0. Raises UserError for fewer than the two that an interval needs."""
+    whole = whole_split(dataset, split)
+    rows = spaced_rows(len(whole), count or len(whole)) if count >= 0 else torch.empty(0)
+    if len(rows) < 2:
+        raise UserError(f"--num_images {count}: takes 2 or more, for an interval, or 0 for all ({len(whole)})")
+    return Split(whole.images[rows], whole.labels[rows]), rows.tolist()
 
 
 def model_card(path: Path, flags: ModelFlags) -> dict[str, Any]:
@@ -73,15 +93,38 @@ def model_card(path: Path, flags: ModelFlags) -> dict[str, Any]:
     return {key: value for key, value in card.items() if value is not None}
 
 
-def data_card(dataset: ImageData, split: str, first: int, part: Split) -> dict[str, Any]:
-    """Which images a figure was taken on."""
+def data_card(dataset: ImageData, split: str, where: Mapping[str, Any], part: Split) -> dict[str, Any]:
+    """Which images a figure was taken on. where: which part of the split they are."""
     return {
         "dataset": dataset.name,
         "split": split,
-        "first_image": first,
+        **where,
         "num_images": len(part),
         "images_sha256": split_hash(part),
     }
+
+
+def in_batches(count: int, size: int, so_far: Callable[[int], str]) -> Iterator[range]:
+    """The rows 0..count-1, `size` at a time, with a line of progress: of each batch on a terminal, elsewhere of all.
+
+    so_far: what it says of so many rows.
+    """
+    started = time.perf_counter()
+    for start in range(0, count, size):
+        done = min(start + size, count)
+        yield range(start, done)
+        tell_progress(done, count, so_far(done), duration(time.perf_counter() - started))
+
+
+def estimated(values: Tensor) -> dict[str, Any]:
+    """A mean over images, (N,), with its interval, for a report."""
+    return {"mean": values.mean().item(), "interval_95": list(mean_interval(values))}
+
+
+def with_interval(estimate: Mapping[str, Any], digits: int = 4) -> str:
+    """The same for people."""
+    low, high = estimate["interval_95"]
+    return f"{estimate['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def report_folder(path: Path, out: str | None) -> Path:

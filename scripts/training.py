@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import data
 from data import ImageData, Split
@@ -212,8 +212,13 @@ def load_data(flags: Any, root: str | None) -> ImageData:
 
 def few(split: Split, count: int, device: torch.device) -> Split:
     """Evenly spaced images of a split, so that sorted classes are all among them."""
-    rows = torch.linspace(0, len(split) - 1, min(count, len(split))).long()
+    rows = spaced_rows(len(split), count)
     return Split(split.images[rows].to(device), split.labels[rows].to(device))
+
+
+def spaced_rows(length: int, count: int) -> Tensor:
+    """Up to `count` of the rows 0..length-1, evenly spaced, the first and the last among them."""
+    return torch.linspace(0, length - 1, min(count, length)).long()
 
 
 def build_settings(optimizer: OptimizerFlags, budget: BudgetFlags, run: RunFlags, report: ReportFlags) -> TrainSettings:

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser, add_noise
 from models.errors import UserError
-from models.evaluation.likelihood import exact_probes, log_density, random_probes, rising_grid
+from models.evaluation.images import Images
+from models.evaluation.likelihood import Ode, log_density, rising_grid
+from models.evaluation.statistics import refuse_infinite
 from models.flow_time import last_flow_time, t_of
-from models.initial_noise import shape_noise
 from models.noise_schedules import NoiseSchedule
-from models.randomness import derive_seed, image_draw
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-MOST_EXACT = 512
 
 
 class Posterior(NamedTuple):
@@ -39,36 +37,6 @@ class Posterior(NamedTuple):
     log_posterior: Tensor
     prediction: Tensor
     evaluations: Tensor
-
-
-@dataclass(frozen=True)
-class Images:
-    """Clean images (N, C, H, W) with their numbers in the data set, which with the seed decide what noise they get.
-
-    initial_noise: the kind that the model was trained with.
-    """
-
-    clean: Tensor
-    numbers: Sequence[int]
-    seed: int
-    initial_noise: str = "gaussian"
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    def __getitem__(self, rows: Tensor) -> Images:
-        numbers = [self.numbers[row] for row in rows.tolist()]
-        return replace(self, clean=self.clean[rows.to(self.clean.device)], numbers=numbers)
-
-    def noise(self, draw: int) -> Tensor:
-        """The noise of the draw with this number, shaped as the images."""
-        draw_noise = image_draw(derive_seed(self.seed, "noise", draw), self.numbers, self.clean.device)
-        return shape_noise(self.initial_noise, draw_noise(self.clean.shape))
-
-    def uniforms(self) -> Tensor:
-        """(N,) float64, one number in [0, 1) for each image."""
-        drawn = [np.random.default_rng(derive_seed(self.seed, "times", number)).random() for number in self.numbers]
-        return torch.tensor(drawn, dtype=torch.float64)
 
 
 # Each weighting is a factor of the squared error of the flow's slope (noise - clean), where flow times are uniform.
@@ -127,7 +95,7 @@ class Denoising:
     def flow_times(self, images: Images) -> Tensor:
         """(draws, N): golden-ratio steps from a start of each image's own, so that every round covers the range."""
         steps = GOLDEN * (torch.arange(self.draws) // 2).double()[:, None]
-        return self.low + (self.high - self.low) * ((images.uniforms() + steps) % 1)
+        return self.low + (self.high - self.low) * ((images.uniforms("times") + steps) % 1)
 
     @torch.no_grad()
     def classify(self, denoiser: Denoiser, images: Images, log_prior: Tensor, batch_size: int) -> Posterior:
@@ -173,32 +141,12 @@ class Denoising:
 
 
 @dataclass(frozen=True)
-class Likelihood:
-    """By the log-density along the probability-flow ODE, of the image under a little noise that its classes share.
-
-    steps: of the ODE, two network evaluations each. first: flow time at which the density is taken, 0 for the clean
-    image itself. probes: random probes of the divergence, 0 for the exact trace (one backward pass a dimension).
-    """
+class Likelihood(Ode):
+    """By the log-density along the probability-flow ODE, of the image under a little noise that its classes share."""
 
     steps: int = 12
     first: float = 0.2
     probes: int = 4
-
-    def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
-        """Raises UserError for values that cannot be, or a model whose noise has no such density."""
-        if initial_noise != "gaussian":
-            raise UserError(f"--method likelihood needs Gaussian noise at t = 1, and the run has {initial_noise} noise")
-        if self.steps < 1:
-            raise UserError(f"--ode_steps {self.steps}: takes 1 or more")
-        if not 0 <= self.first < last_flow_time(schedule):
-            raise UserError(f"--first_time {self.first:g}: a time from 0 up to, not including, 1")
-        if self.probes < 0:
-            raise UserError(f"--probes {self.probes}: takes 1 or more, or 0 for the exact trace")
-        if self.probes == 0 and math.prod(shape) > MOST_EXACT:
-            raise UserError(
-                f"--probes 0: the exact trace of {math.prod(shape)} dimensions costs as many backward passes"
-                f" a step (at most {MOST_EXACT}); take 1 or more"
-            )
 
     def classify(self, denoiser: Denoiser, images: Images, log_prior: Tensor, batch_size: int) -> Posterior:
         """As `Denoising.classify`; no class is dropped."""
@@ -207,17 +155,14 @@ class Likelihood:
         grid = rising_grid(schedule, self.steps, self.first)
         start = t_of(schedule, grid[0])
         noisy = add_noise(schedule, clean, images.noise(0), start)
-        if self.probes == 0:
-            probes = exact_probes(clean.shape[1:], device)
-        else:
-            probes = random_probes(images.seed, images.numbers, clean.shape[1:], self.probes, device)
+        probes = self.probes_of(images)
         scores = torch.empty(len(images), len(prior), dtype=torch.float64)
         for batch in torch.ones_like(scores).nonzero().split(batch_size):
             image, label = batch.to(device).unbind(1)
             own = probes if self.probes == 0 else probes[:, image]
             found = log_density(denoiser, noisy[image], label, grid, own)
             scores[batch[:, 0], batch[:, 1]] = found.cpu()
-        _refuse_infinite(scores)
+        refuse_infinite(scores)
         posterior = (scores + prior).log_softmax(1)
         return Posterior(posterior, posterior.argmax(1), torch.full(scores.shape, 2 * self.steps))
 
@@ -248,13 +193,8 @@ def _decide(errors: Tensor, alive: Tensor, prior: Tensor, evaluations: Tensor) -
     """A class is compared with the winner by the draws that both have seen."""
     best = _best(errors, alive, prior)
     scores = prior - _excess(errors, best).nanmean(0)
-    _refuse_infinite(scores)
+    refuse_infinite(scores)
     return Posterior(scores.log_softmax(1), best.squeeze(1), evaluations)
-
-
-def _refuse_infinite(scores: Tensor) -> None:
-    if not scores.isfinite().all():
-        raise UserError("the denoiser answers with numbers that are not finite: take other weights or float32")
 
 
 Method = Denoising | Likelihood

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
+from models.errors import UserError
+from models.evaluation.images import Images
 from models.flow_time import last_flow_time, t_of
 from models.noise_schedules import NoiseSchedule
 from models.randomness import derive_seed, image_draw
+
+MOST_EXACT = 512
 
 
 def rising_grid(schedule: NoiseSchedule, steps: int, first: float, power: float = 2.0) -> Tensor:
@@ -66,9 +71,40 @@ def log_density(denoiser: Denoiser, noisy: Tensor, label: Tensor | None, flow_ti
     return end + change + size * math.log(last.scale / ends[0].scale)
 
 
-def bits_per_dimension(log_density: Tensor, size: int, bin_width: float = 2 / 255) -> Tensor:
-    """Bits to code one of `size` values that are spaced `bin_width` apart (uint8 pixels in [-1, 1])."""
-    return -(log_density / size + math.log(bin_width)) / math.log(2)
+@dataclass(frozen=True)
+class Ode:
+    """How a density is taken.
+
+    steps: of the ODE, two network evaluations each. first: flow time at which the density is taken, 0 for the clean
+    image itself. probes: random probes of the divergence, 0 for the exact trace (one backward pass a dimension).
+    """
+
+    steps: int
+    first: float
+    probes: int
+
+    def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
+        """Raises UserError for values that cannot be, or a model whose noise has no such density."""
+        if initial_noise != "gaussian":
+            raise UserError(f"a likelihood needs Gaussian noise at t = 1, and the run has {initial_noise} noise")
+        if self.steps < 1:
+            raise UserError(f"--ode_steps {self.steps}: takes 1 or more")
+        if not 0 <= self.first < last_flow_time(schedule):
+            raise UserError(f"--first_time {self.first:g}: a time from 0 up to, not including, 1")
+        if self.probes < 0:
+            raise UserError(f"--probes {self.probes}: takes 1 or more, or 0 for the exact trace")
+        if self.probes == 0 and math.prod(shape) > MOST_EXACT:
+            raise UserError(
+                f"--probes 0: the exact trace of {math.prod(shape)} dimensions costs as many backward passes"
+                f" a step (at most {MOST_EXACT}); take 1 or more"
+            )
+
+    def probes_of(self, images: Images) -> Tensor:
+        """(count, N, C, H, W) random probes of each image, or the exact ones of all: (D, 1, C, H, W)."""
+        shape, device = images.clean.shape[1:], images.clean.device
+        if self.probes == 0:
+            return exact_probes(shape, device)
+        return random_probes(images.seed, images.numbers, shape, self.probes, device)
 
 
 class _Moment(NamedTuple):

@@ -1,4 +1,4 @@
-"""Intervals that stand beside a measured number."""
+"""Intervals that stand beside a measured share or mean, and the refusal of what has none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.errors import UserError
 from models.randomness import derive_seed
 
 CONFIDENCE = 0.95
@@ -65,3 +66,16 @@ def mean(values: Tensor, counts: Tensor) -> Estimate:
     """Of (N,) values, with the interval of the resamples that `counts` (draws, N) describes."""
     values = values.double()
     return around(values.mean().item(), counts @ values / len(values))
+
+
+def mean_interval(values: Tensor, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of the mean of N >= 2 independent values, (N,): so many standard errors to both sides."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    mean, error = values.mean().item(), (values.var() / len(values)).sqrt().item()
+    return mean - z * error, mean + z * error
+
+
+def refuse_infinite(values: Tensor) -> None:
+    """Raises UserError where a model's answers left something that is no finite number."""
+    if not values.isfinite().all():
+        raise UserError("the denoiser answers with numbers that are not finite: take other weights or float32")

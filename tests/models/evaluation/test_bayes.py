@@ -11,7 +11,8 @@ from torch import Tensor
 
 from models.denoiser import Estimate
 from models.errors import UserError
-from models.evaluation.bayes import WEIGHTINGS, Denoising, Images, Likelihood, Posterior
+from models.evaluation.bayes import WEIGHTINGS, Denoising, Likelihood, Posterior
+from models.evaluation.images import Images
 from models.noise_schedules import build_noise_schedule
 from tests.models.evaluation.densities import Classes
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from models.evaluation.likelihood import bits_per_dimension, exact_probes, log_density, random_probes, rising_grid
+from models.evaluation.likelihood import exact_probes, log_density, random_probes, rising_grid
 from models.flow_time import flow_time, last_flow_time, t_of
 from models.noise_schedules import NoiseSchedule, build_noise_schedule
 from tests.exact import correlated_gaussian, pixel_gaussian
@@ -98,8 +98,3 @@ def test_a_mixture_integrates_to_one() -> None:
     assert float(found.exp().sum() * (axis[1] - axis[0]) ** 2) == pytest.approx(1, abs=3e-3)
     likely = mixture.log_density(places) > -6
     assert torch.allclose(found[likely], mixture.log_density(places)[likely], atol=0.02)
-
-
-def test_bits_of_uniform_pixels() -> None:
-    uniform = torch.tensor([28 * 28 * math.log(0.5)], dtype=torch.float64)
-    assert bits_per_dimension(uniform, 28 * 28).item() == pytest.approx(math.log2(255))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import math
 
-from models.evaluation.statistics import wilson_interval
+import pytest
+import torch
+
+from models.errors import UserError
+from models.evaluation.statistics import mean_interval, refuse_infinite, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -20,3 +24,21 @@ def test_wilson_interval_as_in_newcombe_1998_table_1(successes: int, count: int,
 def test_nothing_seen_says_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert wilson_interval(7, 7)[1] == 1.0
+
+
+def test_the_interval_of_a_mean_is_so_many_standard_errors_wide() -> None:
+    low, high = mean_interval(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    error = math.sqrt(14 / 3 / 4)
+    assert (low, high) == pytest.approx((3 - 1.959964 * error, 3 + 1.959964 * error), rel=1e-6)
+
+
+def test_it_covers_the_mean_as_often_as_it_says() -> None:
+    drawn = torch.randn(2000, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    covered = sum(low < 0 < high for low, high in map(mean_interval, drawn))
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    refuse_infinite(torch.zeros(2))
+    with pytest.raises(UserError, match="not finite"):
+        refuse_infinite(torch.tensor([0.0, math.nan]))

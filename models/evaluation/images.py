@@ -1,0 +1,52 @@
+"""Images with their numbers in the data set, which with a seed decide all the chance that an evaluation shows them.
+
+So neither the batch size nor the other images change what an image is measured at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.initial_noise import shape_noise
+from models.randomness import derive_seed, image_draw
+
+
+@dataclass(frozen=True)
+class Images:
+    """Clean images (N, C, H, W) with their numbers.
+
+    initial_noise: the kind that the model was trained with.
+    """
+
+    clean: Tensor
+    numbers: Sequence[int]
+    seed: int
+    initial_noise: str = "gaussian"
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, rows: Tensor) -> Images:
+        numbers = [self.numbers[row] for row in rows.tolist()]
+        return replace(self, clean=self.clean[rows.to(self.clean.device)], numbers=numbers)
+
+    def noise(self, draw: int) -> Tensor:
+        """The noise of the draw with this number, shaped as the images."""
+        draw_noise = image_draw(derive_seed(self.seed, "noise", draw), self.numbers, self.clean.device)
+        return shape_noise(self.initial_noise, draw_noise(self.clean.shape))
+
+    def noises(self) -> Iterator[Tensor]:
+        """One noise after another without end, each as by `noise` but of a stream of their own, which costs less."""
+        draw_noise = image_draw(derive_seed(self.seed, "noises"), self.numbers, self.clean.device)
+        while True:
+            yield shape_noise(self.initial_noise, draw_noise(self.clean.shape))
+
+    def uniforms(self, stream: str, *shape: int) -> Tensor:
+        """(N, *shape) float64 numbers in [0, 1) on the CPU; streams of other names are independent."""
+        drawn = [np.random.default_rng(derive_seed(self.seed, stream, number)).random(shape) for number in self.numbers]
+        return torch.from_numpy(np.stack(drawn))
