@@ -58,6 +58,7 @@ class Folded:
     seed: int
 
     bounds = (-1.0, 1.0)
+    grey_levels = (-1.0, 1.0)
     needs = ()
 
     @property

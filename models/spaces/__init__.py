@@ -45,7 +45,8 @@ class Fitted(NamedTuple):
 class Space(Protocol):
     """shape: (C, H, W) of a clean image as the network sees it; image_shape: of the uint8 image. deviation: of all
     numbers of the encoded training split about their mean, EDM's sigma_data. bounds: of clean images, None for none.
-    needs: checkpoint files that it is made of.
+    grey_levels: where the levels 0 and 255 of a pixel lie in clean images, None where those are no pixels. needs:
+    checkpoint files that it is made of.
     """
 
     @property
@@ -56,6 +57,8 @@ class Space(Protocol):
     def deviation(self) -> float: ...
     @property
     def bounds(self) -> tuple[float, float] | None: ...
+    @property
+    def grey_levels(self) -> tuple[float, float] | None: ...
     @property
     def needs(self) -> Sequence[Path]: ...
 

@@ -36,6 +36,7 @@ class Latents:
     reach: float | None
 
     deviation = 1.0
+    grey_levels = None
 
     @property
     def bounds(self) -> tuple[float, float] | None:

@@ -22,6 +22,7 @@ class Pixels:
     deviation: float
 
     bounds = (-1.0, 1.0)
+    grey_levels = (-1.0, 1.0)
     needs = ()
 
     @property
