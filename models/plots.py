@@ -1,4 +1,4 @@
-"""Curves for people: the losses of a run, and noise schedules side by side; and how every figure is written.
+"""Curves for people: losses over a run and by t, and noise schedules side by side; and how every figure is written.
 
 Matplotlib is imported when something is drawn, never before, and without pyplot: no window, no global state,
 nothing to close. What the numbers mean is the caller's; images are drawn by `pictures`.
@@ -65,6 +65,24 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str 
         if _draw_losses(over_steps, rows, LOSSES, "loss by step"):
             _legend(over_steps)
         _draw_by_time(by_time, rows)
+
+
+def losses_by_t(curves: Mapping[str, Sequence[Sequence[float]]], path: Path | str, title: str = "") -> None:
+    """Draw losses in ten bins of t, each with the band of its interval.
+
+    curves: by name, (mean, low, high) of each bin, NaN where it is empty. Writes .png, .pdf or .svg, whole or not at
+    all; raises UserError for another suffix.
+    """
+    with drawing((6.0, 4.0), path, title) as figure:
+        axes = figure.subplots()
+        axes.set(xlabel="t  (0 = clean, 1 = noise)", ylabel="loss", xlim=(0, 1), xticks=np.linspace(0, 1, 6))
+        centres = (np.arange(TIME_BINS) + 0.5) / TIME_BINS
+        for n, (name, bins) in enumerate(curves.items()):
+            mean, low, high = np.asarray(bins, dtype=np.float64).T
+            axes.plot(centres, mean, "o", color=COLOURS[n], linestyle=STYLES[n], markersize=3, label=name)
+            axes.fill_between(centres, low, high, color=COLOURS[n], alpha=0.2, linewidth=0)
+        _scale(axes, np.array(list(curves.values()))[:, :, 0])
+        _legend(axes)
 
 
 def schedule_curves(

@@ -41,6 +41,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
+def test_losses_by_t_show_means_and_intervals(tmp_path: Path, drawn: list[Figure]) -> None:
+    bins = [(1.0 + k, 0.5 + k, 1.5 + k) for k in range(9)] + [(np.nan,) * 3]
+    plots.losses_by_t({"test": bins, "train": bins[::-1]}, tmp_path / "loss.png", "a run")
+    (axes,) = drawn[0].axes
+    x, y = lines(axes)["test"]
+    assert np.allclose(x, np.linspace(0.05, 0.95, 10)) and np.allclose(y[:9], np.arange(1, 10)) and np.isnan(y[9])
+    assert set(lines(axes)) == {"test", "train"} and axes.get_yscale() == "log"
+    extent = axes.collections[0].get_datalim(axes.transData)
+    assert np.allclose((extent.ymin, extent.ymax), (0.5, 9.5))
+    assert (tmp_path / "loss.png").is_file()
+
+
 def test_loss_curves_show_the_rows(tmp_path: Path, drawn: list[Figure]) -> None:
     rows = [row(10, 0.9, 0.8, 1.0), row(20, "0.7"), row(30, 0.5, "0.6", 0.5)]
     plots.loss_curves(rows, tmp_path / "loss.png", "größe · $5 and $6")
