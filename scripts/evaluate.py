@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from models.errors import UserError
-from scripts import evaluate_bayes, evaluate_compare, evaluate_samples
+from scripts import evaluate_bayes, evaluate_compare, evaluate_likelihood, evaluate_loss, evaluate_samples
 from scripts.arguments import last_value
 from scripts.command import run_command
 
@@ -26,6 +26,8 @@ def main(argv: list[str]) -> None:
 TASKS: dict[str, Callable[[list[str]], None]] = {
     "samples": evaluate_samples.main,
     "bayes": evaluate_bayes.main,
+    "likelihood": evaluate_likelihood.main,
+    "loss": evaluate_loss.main,
 }
 DEFAULT = "samples"
 

@@ -52,8 +52,9 @@ class SamplesFlags:
     variants: ClassVar = {"dataset": options_of}
 
     task: str = "samples"
-    """This task; also bayes: accuracy of the model as a classifier. --task NAME --help lists the flags of another.
-    --compare A B sets two evaluations side by side."""
+    """This task. Others: bayes, accuracy of the model as a classifier; loss, error of the estimated noise by t;
+    likelihood, bits per dimension of test images. --task NAME --help lists their flags. --compare A B sets two
+    evaluations of samples side by side."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     samples: str | None = None
     """Measure these images instead of generating some: a samples.npz, or a folder or zip of pictures."""

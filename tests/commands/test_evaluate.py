@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from models import checkpoint
 from models.evaluation.statistics import wilson_interval
@@ -35,12 +38,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bayes(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    def run(kind: str, *words: object) -> Ended:
+def evaluate(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def run(task: str, kind: str, *words: object) -> Ended:
         (folder,) = runs.glob(f"*{kind}*")
-        return run_here("evaluate", "--task", "bayes", "--run", folder, "--out", tmp_path, *words, capsys=capsys)
+        return run_here("evaluate", "--task", task, "--run", folder, "--out", tmp_path, *words, capsys=capsys)
 
     return run
+
+
+@pytest.fixture
+def bayes(evaluate):
+    return partial(evaluate, "bayes")
 
 
 def report_of(ended: Ended) -> dict[str, Any]:
@@ -183,3 +191,122 @@ def test_another_data_set_is_refused(runs: Path, tmp_path: Path, capsys: pytest.
     facts["data"]["sha256"] = yaml.safe_load(path.with_suffix(".yaml").read_text())["data"]["sha256"]
     foreign.with_suffix(".yaml").write_text(yaml.safe_dump(facts))
     assert "say where to write with --out" in run_here("evaluate", *words, capsys=capsys).err
+
+
+# -- the loss by t ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["labels", "ddpm", "plain", "latent"])
+def test_the_loss_by_t_of_every_kind_of_model(evaluate, kind: str) -> None:
+    ended = evaluate("loss", kind, "--num_images", "50")
+    report = report_of(ended)
+    card, results = report["protocol"], report["results"]
+    assert ended.folder.name.endswith("-loss.json") and card["num_images"] == results["images"] == 50
+    assert card["labels"] == ("none" if kind == "plain" else "each image's own")
+    assert len(card["train_images_sha256"]) == 64 and card["train_images_sha256"] != card["images_sha256"]
+    for name in ("test", "train", "gap"):
+        curve = results[name]
+        assert [each["from"] for each in curve["by_t"]] == [k / 10 for k in range(10)]
+        assert curve["mean"] == pytest.approx(sum(each["loss"]["mean"] for each in curve["by_t"]) / 10, rel=1e-6)
+        low, high = curve["interval_95"]
+        assert low < curve["mean"] < high
+    assert results["gap"]["mean"] == pytest.approx(results["test"]["mean"] - results["train"]["mean"], abs=1e-9)
+    assert results["test"]["by_t"][0]["loss"]["mean"] > results["test"]["by_t"][9]["loss"]["mean"]
+    text = ended.folder.with_suffix(".txt").read_text()
+    assert "on 50 test images" in text and f"\nall         {results['test']['mean']:.4f} [" in text
+    assert yaml.safe_load(text.split("\nprotocol\n")[1]) == card
+    with Image.open(ended.folder.with_suffix(".png")) as picture:
+        assert picture.width > 600
+    assert len(ended.err.splitlines()) == 1 and "50 of 50 images, test loss" in ended.err
+
+
+def test_the_loss_does_not_depend_on_the_batch_size_and_every_flag_acts(evaluate) -> None:
+    few = ("--num_images", "30")
+    usual = report_of(evaluate("loss", "labels", *few))
+    parts = report_of(evaluate("loss", "labels", *few, "--batch_size", "7"))
+    for name in ("test", "train"):
+        assert parts["results"][name]["mean"] == pytest.approx(usual["results"][name]["mean"], rel=1e-5)
+    for words in (("--seed", "5"), ("--weights", "raw"), ("--num_images", "29")):
+        assert report_of(evaluate("loss", "labels", *few, *words))["results"]["test"] != usual["results"]["test"]
+    assert report_of(evaluate("loss", "labels", "--num_images", "0"))["results"]["images"] == 359
+
+
+# -- bits per dimension -----------------------------------------------------------------------------------------
+
+
+def bits_of(report: dict[str, Any]) -> float:
+    return report["results"]["bits_per_dimension"]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "method"),
+    [("ddpm", (), "vlb"), ("ddpm", ("--method", "ode"), "ode"), ("labels", (), "ode"), ("plain", (), "ode")],
+)
+def test_bits_per_dimension(evaluate, kind: str, words: tuple[str, ...], method: str) -> None:
+    ended = evaluate("likelihood", kind, "--num_images", "20", "--ode_steps", "3", *words)
+    report = report_of(ended)
+    card, results = report["protocol"], report["results"]
+    assert ended.folder.name.endswith("-likelihood.json") and card["method"] == method
+    assert card["clip"] == (method == "vlb")
+    assert results["dimensions"] == 64 and results["images"] == 20 and results["bound"] == "upper"
+    assert results["of"] == "8-bit grey levels" + ("" if kind == "plain" else ", given the label")
+    assert 1 < bits_of(report) < 60
+    assert results["nats_per_image"]["mean"] == pytest.approx(bits_of(report) * 64 * math.log(2))
+    low, high = results["bits_per_dimension"]["interval_95"]
+    assert low < bits_of(report) < high
+    if method == "vlb":
+        assert card["steps"] == results["evaluations_per_image"] == 50  # the whole chain
+        assert set(results["parts"]) == {"prior", "steps", "decoder"}
+        assert sum(each["mean"] for each in results["parts"].values()) == pytest.approx(bits_of(report))
+    else:
+        assert card["steps"] == 3 and results["evaluations_per_image"] == 6 and results["parts"] == {}
+    text = ended.folder.with_suffix(".txt").read_text()
+    assert text.startswith(f"{bits_of(report):.4f} [{low:.4f}, {high:.4f}] bits per dimension of 8-bit grey levels")
+    assert yaml.safe_load(text.split("\nprotocol\n")[1]) == card
+    assert len(ended.err.splitlines()) == 1 and "20 of 20 images" in ended.err
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "labels"])
+def test_bits_do_not_depend_on_the_batch_size_and_every_flag_acts(evaluate, kind: str) -> None:
+    few = ("--num_images", "12", "--ode_steps", "3", "--vlb_steps", "5")
+    usual = report_of(evaluate("likelihood", kind, *few))
+    assert usual["results"]["evaluations_per_image"] == {"ddpm": 5, "labels": 6}[kind]
+    parts = report_of(evaluate("likelihood", kind, *few, "--batch_size", "5"))
+    assert bits_of(parts) == pytest.approx(bits_of(usual), rel=1e-4)
+    acting = {
+        "ddpm": (("--vlb_steps", "0"), ("--vlb_steps", "6")),
+        "labels": (("--ode_steps", "4"), ("--first_time", "0.01"), ("--probes", "2"), ("--probes", "0")),
+    }
+    for words in (("--seed", "5"), ("--weights", "raw"), ("--split", "train"), *acting[kind]):
+        assert bits_of(report_of(evaluate("likelihood", kind, *few, *words))) != bits_of(usual), words
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "flags", "words"),
+    [
+        ("loss", "labels", ("--num_images", "1"), ("--num_images 1", "2 or more")),
+        ("loss", "labels", ("--num_images", "-3"), ("--num_images -3",)),
+        ("loss", "labels", ("--batch_size", "0"), ("--batch_size 0",)),
+        ("loss", "-vae-", (), ("no denoiser's checkpoint",)),
+        ("loss", "labels", ("--split", "test"), ("--split",)),
+        ("likelihood", "latent", (), ("a model of latents", "trained on pixels")),
+        ("likelihood", "-vae-", (), ("no denoiser's checkpoint",)),
+        ("likelihood", "labels", ("--method", "vlb"), ("--method vlb", "continuous", "--method ode")),
+        ("likelihood", "labels", ("--method", "elbo"), ("--method elbo", "auto, vlb, ode")),
+        ("likelihood", "labels", ("--ode_steps", "0"), ("--ode_steps 0",)),
+        ("likelihood", "labels", ("--first_time", "1"), ("--first_time 1",)),
+        ("likelihood", "labels", ("--probes", "-1"), ("--probes -1",)),
+        ("likelihood", "labels", ("--split", "valid"), ("--split valid",)),
+        ("likelihood", "ddpm", ("--vlb_steps", "1"), ("--vlb_steps 1",)),
+        ("likelihood", "ddpm", ("--num_images", "1"), ("--num_images 1",)),
+        ("likelihood", "ddpm", ("--batch_size", "0"), ("--batch_size 0",)),
+    ],
+)
+def test_mistakes_of_these_are_one_line(
+    evaluate, tmp_path: Path, task: str, kind: str, flags: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    ended = evaluate(task, kind, *flags)
+    assert ended.code == 2 and ended.out == "", ended.err
+    assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1, ended.err
+    assert all(word in ended.err for word in words), ended.err
+    assert list(tmp_path.iterdir()) == []
