@@ -45,7 +45,8 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
 
 def frechet_resampled(features: Tensor, reference: Gaussian, counts: Tensor) -> Tensor:
     """(draws,) distances of the resamples that `counts` (draws, N) describes."""
-    return torch.tensor([frechet_distance(gaussian(features, each), reference) for each in counts])
+    found = [frechet_distance(gaussian(features, each), reference) for each in counts]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def frechet_limit(features: Tensor, reference: Gaussian, seed: int) -> float:
@@ -55,12 +56,13 @@ def frechet_limit(features: Tensor, reference: Gaussian, seed: int) -> float:
     """
     count = len(features)
     generator = torch.Generator().manual_seed(seed)
-    inverse = torch.linspace(1 / count, 5 / count, EXTRAPOLATED_SIZES, dtype=torch.float64)
+    sizes = count / torch.linspace(1, 5, EXTRAPOLATED_SIZES, dtype=torch.float64)
+    sizes = sizes.round().clamp(min=2)
     found = []
-    for size in (1 / inverse).round().long().clamp(min=2).tolist():
+    for size in sizes.long().tolist():
         rows = torch.randperm(count, generator=generator)[:size]
         found.append(frechet_distance(gaussian(features[rows]), reference))
-    design = torch.stack([torch.ones_like(inverse), inverse], dim=1)
+    design = torch.stack([torch.ones_like(sizes), 1 / sizes], dim=1)
     return torch.linalg.lstsq(design, torch.tensor(found, dtype=torch.float64)[:, None]).solution[0].item()
 
 
