@@ -1,4 +1,4 @@
-"""The interval against published values."""
+"""Intervals against published values, closed forms, and the spread of other samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from models.errors import UserError
-from models.evaluation.statistics import mean_interval, refuse_infinite, wilson_interval
+from models.evaluation.distances import frechet_distance, frechet_resampled, gaussian
+from models.evaluation.statistics import (
+    Estimate,
+    around,
+    mean,
+    mean_interval,
+    refuse_infinite,
+    resampled_counts,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +51,38 @@ def test_what_is_not_finite_is_refused() -> None:
     refuse_infinite(torch.zeros(2))
     with pytest.raises(UserError, match="not finite"):
         refuse_infinite(torch.tensor([0.0, math.nan]))
+
+
+def half_width(estimate: Estimate) -> float:
+    return (estimate.high - estimate.low) / 2
+
+
+def test_the_bootstrap_interval_of_a_mean_is_the_analytic_one() -> None:
+    values = torch.rand(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+    found = mean(values, resampled_counts(400, 2000, 0))
+    assert found.value == pytest.approx(values.mean().item(), rel=1e-12)
+    assert (found.low + found.high) / 2 == pytest.approx(found.value, rel=1e-12)
+    assert half_width(found) == pytest.approx(1.96 * values.std().item() / 400**0.5, rel=0.05)
+
+
+def test_resamples_are_of_as_many_images_and_fixed_by_the_seed() -> None:
+    counts = resampled_counts(50, 200, 0)
+    assert counts.shape == (200, 50) and (counts.sum(1) == 50).all() and (counts >= 0).all()
+    assert torch.equal(counts, resampled_counts(50, 200, 0)) and not torch.equal(counts, resampled_counts(50, 200, 1))
+    assert torch.equal(counts[:20], resampled_counts(50, 20, 0))
+    never = (counts == 0).double().mean().item()
+    assert never == pytest.approx((1 - 1 / 50) ** 50, abs=0.01)
+
+
+def test_the_interval_of_a_distance_is_as_wide_as_other_samples_would_make_it() -> None:
+    """Away from 0, where the distance is about linear in the moments of a sample."""
+    reference = gaussian(torch.randn(500, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    sets = [
+        0.5 + 1.3 * torch.randn(150, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for seed in range(1, 41)
+    ]
+    true = torch.tensor([frechet_distance(gaussian(each), reference) for each in sets]).std().item()
+    counts = resampled_counts(150, 60, 0)
+    found = [around(0, frechet_resampled(each, reference, counts)) for each in sets[:5]]
+    deviation = sum(map(half_width, found)) / 5 / 1.96
+    assert true / 1.5 < deviation < true * 1.5

@@ -1,0 +1,139 @@
+"""What the rows of a report say of images whose distribution is known, and that nothing but the images moves them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.evaluation import classifier, distances, neighbours
+from models.evaluation.classifier import Classifier, Read, frozen
+from models.evaluation.feature_networks import NETWORKS
+from models.evaluation.measures import Reference, Settings, grey_measures, measure, memory_measures
+from models.evaluation.memorisation import memorisation
+from models.evaluation.neighbours import expected_coverage, expected_mixing
+from models.evaluation.statistics import Estimate
+
+WIDTH, COUNT = 6, 300
+SETTINGS = Settings(k=5, draws=20)
+Rows = dict[str, Estimate]
+
+
+def modes(count: int, seed: int, centres: tuple[float, ...] = (0, 30)) -> Tensor:
+    """As many of each mode, every one a Gaussian about its centre."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.tensor(centres, dtype=torch.float64)[torch.arange(count) % len(centres)]
+    return torch.randn(count, WIDTH, generator=generator, dtype=torch.float64) + places[:, None]
+
+
+def rows_of(features: Tensor, train: Tensor, settings: Settings = SETTINGS) -> Rows:
+    """Of the classes, each image tells by its place which it is."""
+    logits = torch.stack([15 - features.mean(1), features.mean(1) - 15], dim=1)
+    return measure(Read(features, logits), Reference.of(train, len(features), settings.seed), "x", settings)
+
+
+def values(rows: Rows) -> dict[str, float]:
+    return {name.removesuffix("_x"): each.value for name, each in rows.items()}
+
+
+def test_like_images() -> None:
+    found = rows_of(modes(COUNT, 0), modes(COUNT, 1))
+    value = values(found)
+    assert value["precision"] > 0.85 and value["recall"] > 0.85
+    assert value["density"] == pytest.approx(1, abs=0.12)
+    assert value["coverage"] == pytest.approx(expected_coverage(COUNT, COUNT, 5), abs=0.03)
+    assert value["one_nn"] == pytest.approx(1 - expected_mixing(COUNT, COUNT), abs=0.06)
+    assert found["kd_x"].low < 0 < found["kd_x"].high
+    assert value["is"] == pytest.approx(2, abs=1e-3)
+    assert 0 < value["fd"] < 0.6
+    assert all(each.low <= each.value <= each.high for each in found.values())
+
+
+def test_identical_images() -> None:
+    """As copies of the training images are: perfect in all but the nearest neighbour, which is always the copy."""
+    train = modes(COUNT, 1)
+    value = values(rows_of(train.flip(0), train))
+    assert value["fd"] == pytest.approx(0, abs=1e-9) and value["kd"] <= 0
+    assert value["precision"] == value["recall"] == value["coverage"] == 1
+    assert value["density"] == pytest.approx(6 / 5)  # Each ball holds its own image and the five that it reaches to.
+    assert value["one_nn"] == 0
+
+
+def test_a_collapsed_mode_shows_in_recall_and_coverage_while_precision_stays() -> None:
+    train = modes(COUNT, 1)
+    whole, collapsed = values(rows_of(modes(COUNT, 0), train)), values(rows_of(modes(COUNT, 0, (0,)), train))
+    assert collapsed["precision"] > whole["precision"] - 0.03
+    assert 0.4 < collapsed["recall"] < 0.52 and 0.4 < collapsed["coverage"] <= 0.51
+    assert collapsed["is"] < 1.01
+    # Half the difference in the mean, and no spread between modes: 15^2 + 15^2 along each axis that both share.
+    assert collapsed["fd"] == pytest.approx(2 * 15**2 * WIDTH, rel=0.1)
+    assert collapsed["one_nn"] > whole["one_nn"] + 0.05
+
+
+def test_shifted_images() -> None:
+    train, moved = modes(COUNT, 1), modes(COUNT, 0) + 12
+    found = rows_of(moved, train)
+    value = values(found)
+    assert value["fd"] == pytest.approx(WIDTH * 12**2, rel=0.03)
+    assert found["fd_x"].low < WIDTH * 12**2 < found["fd_x"].high
+    assert value["precision"] == value["recall"] == value["density"] == value["coverage"] == 0
+    assert value["one_nn"] == 1 and found["kd_x"].low > 0
+
+
+def test_the_limit_is_measured_where_asked_for() -> None:
+    found = rows_of(modes(COUNT, 0, (0,)), modes(COUNT, 1, (0,)), Settings(draws=10, extrapolate=True))
+    assert abs(found["fd_limit_x"].value) < found["fd_x"].value
+    assert "fd_limit_x" not in rows_of(modes(20, 0), modes(20, 1))
+
+
+def test_pairs_are_of_so_many_images_and_moments_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.evaluation.measures.MOST_PAIRED", 50)
+    features, train = modes(COUNT, 0), modes(2 * COUNT, 1)
+    reference = Reference.of(train, COUNT, 0)
+    assert len(reference.some) == 50
+    few, whole = rows_of(features, train), rows_of(features[:50], train)
+    assert few["coverage_x"].value == whole["coverage_x"].value and few["fd_x"] != whole["fd_x"]
+    assert few["kd_x"].value == whole["kd_x"].value
+
+
+def images(count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 1, 8, 8), generator=generator).to(torch.uint8)
+
+
+def everything(threads: int) -> list[float]:
+    """Every number of a small evaluation, from pixels on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            reader = Classifier(frozen(NETWORKS["convnet"]((1, 8, 8), 10), torch.device("cpu")), {})
+        mine, train, test = (reader.read(images(count, count)) for count in (45, 60, 50))
+        settings = Settings(k=3, draws=10, extrapolate=True)
+        rows = measure(mine, Reference.of(train.features, 45, 0), "x", settings)
+        rows |= memory_measures(memorisation(mine.features, train.features, test.features), "x", settings)
+        rows |= grey_measures(images(45, 45), settings)
+        return [number for each in rows.values() for number in (each.value, each.low, each.high)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_neither_chunks_nor_threads_change_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = everything(1)
+    assert everything(3) == pytest.approx(whole, rel=1e-9, abs=1e-9, nan_ok=True)
+    for chunk in (1, 7, 44):
+        monkeypatch.setattr(neighbours, "CHUNK", chunk)
+        monkeypatch.setattr(distances, "CHUNK", chunk)
+        monkeypatch.setattr(classifier, "READ_AT_ONCE", chunk)
+        assert everything(1) == pytest.approx(whole, rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+def test_grey_levels() -> None:
+    half = torch.cat([torch.zeros(50, 1, 4, 4), torch.full((50, 1, 4, 4), 200)]).to(torch.uint8)
+    found = grey_measures(half, Settings(draws=400))
+    assert found["grey_mean"].value == 100 and found["grey_deviation"].value == pytest.approx(100)
+    width = found["grey_mean"].high - found["grey_mean"].low
+    assert width == pytest.approx(2 * 1.96 * 100 / 10, rel=0.15)  # The images are what is drawn, not the pixels.
+    constant = grey_measures(torch.full((9, 3, 2, 2), 7, dtype=torch.uint8), Settings(draws=10))
+    assert tuple(constant["grey_deviation"])[:3] == (0, 0, 0) and constant["grey_mean"].value == 7

@@ -1,0 +1,77 @@
+"""Copies of training images are caught and named; new images are not, as often as it is said of real ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.evaluation.memorisation import memorisation
+from models.evaluation.neighbours import nearest
+
+
+def pictures(count: int, seed: int) -> Tensor:
+    """Grey levels of 6x6 pixels, each a bright spot of its own on noise: some lie near others, some do not."""
+    generator = torch.Generator().manual_seed(seed)
+    places = 5 * torch.rand(count, 2, generator=generator)
+    grid = torch.arange(6.0)
+    reach = [torch.exp(-((grid - places[:, axis, None]) ** 2) / 3) for axis in (0, 1)]
+    spots = 200 * reach[0][:, :, None] * reach[1][:, None, :]
+    return (spots.flatten(1) + 50 * torch.rand(count, 36, generator=generator)).to(torch.uint8)
+
+
+def altered(images: Tensor) -> Tensor:
+    """By one grey level up or down."""
+    signs = torch.randint(0, 2, images.shape, generator=torch.Generator().manual_seed(9)) * 2 - 1
+    return (images.int() + signs).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("alter", [lambda images: images, altered], ids=["exact", "altered"])
+def test_training_images_among_samples_are_caught_and_named(alter) -> None:
+    train, test, fresh = pictures(300, 0), pictures(300, 1), pictures(100, 2)
+    chosen = torch.randperm(300, generator=torch.Generator().manual_seed(3))[:100]
+    found = memorisation(torch.cat([alter(train[chosen]), fresh]), train, test)
+    assert found.nearest[:100].tolist() == chosen.tolist()
+    assert found.near_copy[:100].all() and found.near_copy[100:].double().mean() < 0.05
+    assert found.nearer_to_train[:100].min() == 1
+    assert found.nearer_to_train.mean().item() == pytest.approx(0.75, abs=0.06)
+    if alter is altered:
+        assert found.distances[:100].max() <= 1
+    else:
+        assert (found.distances[:100] == 0).all()
+    assert found.distances[100:].min() > 1
+
+
+def test_new_images_are_as_new_as_test_images() -> None:
+    """About one in a hundred is a near copy by the measure's own limit, and every second is nearer to training images,
+    however many of them there are."""
+    found = [
+        memorisation(pictures(400, 3 * seed), pictures(count, 3 * seed + 1), pictures(400, 3 * seed + 2))
+        for seed, count in enumerate([400] * 6 + [1500] * 4)
+    ]
+    copies = torch.cat([each.near_copy for each in found]).double().mean()
+    nearer = torch.cat([each.nearer_to_train for each in found]).mean()
+    assert 0.005 < copies < 0.02
+    assert nearer.item() == pytest.approx(0.5, abs=0.03)
+    for each in found:
+        assert each.distances.mean().item() == pytest.approx(each.test_distances.mean().item(), rel=0.05)
+
+
+def test_distances_are_the_root_mean_square_over_pixels() -> None:
+    train = torch.zeros(2, 36, dtype=torch.uint8)
+    train[1] = 200
+    sample = torch.full((1, 36), 3, dtype=torch.uint8)
+    found = memorisation(sample, train, torch.full((2, 36), 7, dtype=torch.uint8))
+    assert found.distances.tolist() == [3] and found.test_distances.tolist() == [7, 7] and found.nearest.tolist() == [0]
+
+
+def test_as_near_to_both_counts_half() -> None:
+    train, test = torch.tensor([[0.0, 0.0]]), torch.tensor([[4.0, 0.0]])
+    found = memorisation(torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]), train, test)
+    assert found.nearer_to_train.tolist() == [1, 0.5, 0]
+
+
+def test_what_is_known_of_the_test_images_is_used() -> None:
+    samples, train, test = pictures(50, 0), pictures(60, 1), pictures(70, 2)
+    plain, told = memorisation(samples, train, test), memorisation(samples, train, test, nearest(test, train))
+    assert torch.equal(plain.test_distances, told.test_distances) and torch.equal(plain.near_copy, told.near_copy)
