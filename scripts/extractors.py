@@ -37,18 +37,19 @@ def find_extractors(
         raise UserError("--inception_weights goes with --extractors inception")
     if not words or len(set(words)) < len(words):
         raise UserError("--extractors: give one or more, each once")
-    found: list[Extractor] = []
     for word in words:
-        if word == INCEPTION:
-            found.append(Inception(None if weights is None else Path(weights), device))
-        elif word in NETWORKS:
-            found.append(classifier_of(dataset, experiments, device, word))
-        elif word.endswith(".safetensors"):
-            found.append(_of_file(Path(word), dataset, device))
-        else:
+        if word != INCEPTION and word not in NETWORKS and not word.endswith(".safetensors"):
             known = ", ".join((*NETWORKS, INCEPTION))
             raise UserError(f"--extractors {word}: choose from {known}, or name a .safetensors of train_classifier")
-    return found
+    found: dict[str, Extractor] = {}
+    for word in sorted(words, key=lambda word: word in NETWORKS):  # Those that may have to be trained come last.
+        if word == INCEPTION:
+            found[word] = Inception(None if weights is None else Path(weights), device)
+        elif word in NETWORKS:
+            found[word] = classifier_of(dataset, experiments, device, word)
+        else:
+            found[word] = _of_file(Path(word), dataset, device)
+    return [found[word] for word in words]
 
 
 def _of_file(path: Path, dataset: ImageData, device: torch.device) -> Classifier:
