@@ -119,6 +119,12 @@ def _check(flags: SamplesFlags) -> None:
         raise UserError("--dataset goes with --samples: a run is measured against the data it was trained on")
 
 
+def _check_neighbours(flags: SamplesFlags, dataset: ImageData) -> None:
+    fewest = min(len(dataset.train), len(dataset.test))
+    if fewest <= flags.k:
+        raise UserError(f"--k {flags.k}: {dataset.name} has a split of {fewest} images, which takes a smaller one")
+
+
 def _measure_run(flags: SamplesFlags) -> None:
     path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
     loaded = load_model(path, flags.model)
@@ -126,6 +132,7 @@ def _measure_run(flags: SamplesFlags) -> None:
     if flags.sampling.autoguidance is None:
         check_guidance(loaded, sampling.guidance_scale)
     dataset = load_data(path, flags.data_root)
+    _check_neighbours(flags, dataset)
     count = flags.num_images or len(dataset.test)
     labels = choose_labels(loaded, flags.labels, count)
     weak = open_weak_model(flags.sampling, flags.model, loaded)
@@ -144,6 +151,7 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
     samples = read_samples(path, flags.num_images or 0, dataset)
     if len(samples.images) <= flags.k:
         raise UserError(f"--samples {path}: {len(samples.images)} images have fewer than {flags.k} neighbours; see --k")
+    _check_neighbours(flags, dataset)
     extractors = _extractors(flags, dataset, device)
     out = flags.out or str(path.absolute().parent / "evaluation" / f"{datetime.now():%Y%m%d_%H%M%S}-{path.stem}")
     with new_folder(out, path, "evaluation", "samples") as folder:
