@@ -29,6 +29,8 @@ from scripts.sampling import describe_model
 from scripts.terminal import tell_progress
 
 LABELLED = re.compile(r"_label(\d+)\.[^.]+$")
+# What numpy is known to raise for files that are no archive of arrays, or a damaged one.
+BROKEN = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 CONFIG_WORDS = ("sampler", "steps", "grid", "eta", "variance", "diffusion", "order", "guidance_scale")
 CONFIG_WORDS += ("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "weights", "checkpoint")
 
@@ -111,11 +113,15 @@ def _known(labels: Tensor, classes: int) -> bool:
 def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
     """As `generate` writes it: arr_0 uint8 (N, H, W, C), arr_1 labels."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # By the file: of a path that is no archive, numpy would leave it open and return something else.
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             images = archive["arr_0"]
             labels = archive.get("arr_1")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"--samples {path}: no samples.npz with an arr_0: {str(error).splitlines()[0]}") from None
+    except BROKEN as error:
+        words = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"--samples {path}: no samples.npz with an arr_0: {words[0]}") from None
+    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray | None):
+        raise UserError(f"--samples {path}: no samples.npz with an arr_0: its members are no arrays")
     if images.dtype != np.uint8:
         raise UserError(f"--samples {path}: images are {images.dtype}; they must be uint8, rounded from 0..255")
     if images.ndim != 4 or 0 in images.shape:
