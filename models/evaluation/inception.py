@@ -38,7 +38,7 @@ class Inception:
             try:
                 network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(clean))
             except RuntimeError as error:
-                raise UserError(f"--inception_weights {weights}: not those of Inception: {error}") from None
+                raise UserError(f"--inception_weights {weights}: not those of Inception: {_brief(error)}") from None
         self.network, self.device = network.to(device), device
 
     @torch.no_grad()
@@ -76,4 +76,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"--inception_weights {path}: cannot be read as tensors: {error}") from None
+        raise UserError(f"--inception_weights {path}: cannot be read as tensors: {_brief(error)}") from None
+
+
+def _brief(error: Exception) -> str:
+    """The first line of a message of torch's, some of which are pages long."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
