@@ -102,12 +102,13 @@ class Protocol:
     def card(self, count: int) -> dict[str, Any]:
         """What two figures must have in common to be compared."""
         dataset = self.dataset
+        paired = min(count, MOST_PAIRED, len(dataset.train))
         return {
             "version": VERSION,
             "images": count,
             "quantisation": "uint8, rounded half to even, clipped to 0..255",
             "dataset": dataset.name,
-            "reference": f"train split, {len(dataset.train)} images; pairs with {min(count, MOST_PAIRED)} of them",
+            "reference": f"train split, {len(dataset.train)} images; pairs with {paired} of them",
             "reference_sha256": self.train_sha256,
             "floor": f"test split, {min(count, len(dataset.test))} images",
             "floor_sha256": self.test_sha256,
@@ -161,8 +162,8 @@ class Evaluation:
     def _measure_in(self, extractor: Extractor) -> None:
         """All that one feature network sees."""
         protocol, settings, name = self.protocol, self.protocol.settings, extractor.name
-        mine, train_read, test_read = extractor.read(self.samples.images), protocol.read_train(extractor), None
-        test_read = protocol.read_test(extractor)
+        mine = extractor.read(self.samples.images)
+        train_read, test_read = protocol.read_train(extractor), protocol.read_test(extractor)
         count, width = mine.features.shape
         rows = protocol.floor_rows(count)
         if count <= width:
