@@ -92,6 +92,15 @@ def run_child(task: str, *arguments: object, **options: Any) -> Ended:
     return Ended(process.returncode, out, err)
 
 
+def tiny_classifier(folder: Path) -> Path:
+    """The file of a network that has seen the digits for a moment."""
+    from scripts import train_classifier
+
+    path = folder / "network.safetensors"
+    train_classifier.main(["--epochs", "2", "--out", str(path)])
+    return path
+
+
 def status_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "status.json").read_text())
 
