@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 import tyro
+import yaml
 
 import data
 from data import ImageData
@@ -21,8 +22,8 @@ from models.evaluation.features import Extractor
 from models.evaluation.measures import Settings
 from models.generation import Sampling
 from models.interrupts import Interrupts
-from models.run import read_yaml
-from scripts.arguments import check_positive, parse
+from models.run import read_yaml, write_text
+from scripts.arguments import check_positive, parse, to_config
 from scripts.autoencoding import options_of
 from scripts.extractors import find_extractors
 from scripts.flags import ModelFlags, SamplerFlags, one_of
@@ -142,6 +143,8 @@ def _measure_run(flags: SamplesFlags) -> None:
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors)
         _keep(samples, folder)
+        settings = {**to_config(flags), "steps": sampling.steps, "checkpoint": str(path)}
+        write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
 
 def _measure_file(flags: SamplesFlags, path: Path) -> None:

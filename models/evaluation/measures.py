@@ -65,7 +65,8 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     counts = resampled_counts(len(features), settings.draws, settings.seed)
     drawn = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
     distance = frechet_distance(gaussian(features), reference.all)
-    found = {f"fd_{name}": around(distance, frechet_resampled(features, reference.all, drawn))}
+    spread = around(distance, frechet_resampled(features, reference.all, drawn))
+    found = {f"fd_{name}": spread._replace(low=max(0.0, spread.low))}  # there is no distance below 0
     if settings.extrapolate:
         limit = frechet_limit(features, reference.all, settings.seed)
         found[f"fd_limit_{name}"] = Estimate(limit, math.nan, math.nan)
