@@ -63,6 +63,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path,
     with drawing((side + 1.2, side), path, title) as figure:
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        axes.grid(False)
         places = np.arange(len(counts))
         turned = {"rotation": 45, "ha": "right"} if max(map(len, class_names)) > 2 else {}
         axes.set_xticks(places, class_names, fontsize=8, **turned)

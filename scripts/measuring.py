@@ -275,17 +275,26 @@ class Evaluation:
         pictures.save_image(sheet(images[:SHOWN], whole, shown), folder / "samples.png")
         if self.remoteness is not None:
             order = self.remoteness.argsort()
-            for word, rows in (("nearest", order[:EXTREMES]), ("farthest", order.flip(0)[:EXTREMES])):
-                title = f"{self.samples.title}: the {len(rows)} {word} to training images in features"
-                pictures.save_image(pictures.grid(images[rows], 10, title=title), folder / f"{word}.png")
+            for word, rows in (("nearest to", order[:EXTREMES]), ("farthest from", order.flip(0)[:EXTREMES])):
+                title = f"{self.samples.title}: the {len(rows)} {word} training images in features"
+                pictures.save_image(pictures.grid(images[rows], 10, title=title), folder / f"{word.split()[0]}.png")
         if self.confusion is not None:
             path = folder / "confusion.png"
             figures.confusion_matrix(self.confusion.numpy(), names, path, self.samples.title)
         if self.pixels is not None:
-            closest = self.pixels.distances.argsort()[:PAIRS]
+            closest = self._closest(self.pixels.distances)[:PAIRS]
             partners = self.protocol.dataset.train.images[self.pixels.nearest[closest]]
             title = f"{self.samples.title}: closest pairs in pixels, each with its training image to the right"
             pictures.save_image(pictures.pairs(images[closest], partners, 6, title), folder / "closest_pairs.png")
+
+    def _closest(self, distances: Tensor) -> Tensor:
+        """Which images are nearest to a training image, the classes in turn: the plainest would be all there is."""
+        labels = torch.zeros(len(distances)) if self.samples.labels is None else self.samples.labels
+        ranks = torch.empty_like(distances)
+        for label in labels.unique():
+            rows = (labels == label).nonzero()[:, 0]
+            ranks[rows[distances[rows].argsort()]] = torch.arange(len(rows), dtype=ranks.dtype)
+        return (ranks + distances / (2 * distances.max().clamp(min=1))).argsort()
 
 
 def _in_turn(labels: Tensor, classes: int) -> bool:

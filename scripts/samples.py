@@ -103,7 +103,8 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
         settings = read_yaml(config)
         told = {word: settings[word] for word in CONFIG_WORDS if settings.get(word) is not None}
         card = {"made_by": "generate", "samples": str(path), **told}
-    return Samples(images[:count], None if labels is None else labels[:count], path.name, card)
+    title = str(Path(*path.absolute().parts[-2:]))
+    return Samples(images[:count], None if labels is None else labels[:count], title, card)
 
 
 def _known(labels: Tensor, classes: int) -> bool:

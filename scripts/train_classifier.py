@@ -40,6 +40,8 @@ class ClassifierFlags:
     """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
     network: Annotated[str, one_of(NETWORKS)] = "convnet"
     """Which of the two builds."""
+    width: int = 32
+    """Channels of its first layer; the others go with it."""
     epochs: float | None = None
     """Passes over the training split. Default: 12, more for a small set."""
     batch_size: int = 128
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> None:
 def _check(flags: ClassifierFlags) -> None:
     if flags.network not in NETWORKS:
         raise UserError(f"--network {flags.network}: choose from {', '.join(NETWORKS)}")
-    for name in ("epochs", "batch_size", "lr"):
+    for name in ("width", "epochs", "batch_size", "lr"):
         value = getattr(flags, name)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name} {value}: takes more than 0")
@@ -88,9 +90,8 @@ def _check(flags: ClassifierFlags) -> None:
 
 
 def _train(flags: ClassifierFlags, dataset: ImageData, device: torch.device) -> Path:
-    schooling = Schooling(
-        flags.network, flags.epochs, flags.batch_size, flags.lr, flags.weight_decay, flags.flips, flags.seed
-    )
+    words = ("network", "width", "epochs", "batch_size", "lr", "weight_decay", "flips", "seed")
+    schooling = Schooling(**{word: getattr(flags, word) for word in words})
     name = f"{dataset.name}_{flags.network}.safetensors"
     path = Path(flags.out or Path(flags.experiments_dir) / ".classifiers" / name).absolute()
     if path.suffix != ".safetensors":

@@ -36,6 +36,7 @@ class Schooling:
     """How a classifier is trained. epochs: None for as many as data of that size want. flips: also mirrored images."""
 
     network: str = "convnet"
+    width: int = 32
     epochs: float | None = None
     batch_size: int = 128
     lr: float = 4e-3
@@ -103,7 +104,7 @@ def train(schooling: Schooling, shown: Labelled, classes: int, device: torch.dev
     """A network that has learnt the labelled images; the same seed gives the same one on the same machine."""
     torch.manual_seed(derive_seed(schooling.seed, "classifier", VERSION))
     channels, height, width = shown.images.shape[1:]
-    network = NETWORKS[schooling.network]((channels, height, width), classes).to(device).train()
+    network = NETWORKS[schooling.network]((channels, height, width), classes, schooling.width).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=schooling.lr, weight_decay=schooling.weight_decay)
     count, size = len(shown.images), min(schooling.batch_size, len(shown.images))
     steps = max(2, round(schooling.epochs_for(count) * count / size))
@@ -156,11 +157,11 @@ def write(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
 def load(path: Path, device: torch.device) -> Classifier:
     """Raises UserError for a file that is no whole classifier."""
     tensors, facts = checkpoint.load(path)
-    missing = {"network", "shape", "classes", "accuracy", "data_sha256"} - facts.keys()
+    missing = {"network", "width", "shape", "classes", "accuracy", "data_sha256"} - facts.keys()
     if missing or facts["network"] not in NETWORKS:
         raise UserError(f"{path} is no feature network: make one with train_classifier")
     try:
-        network = NETWORKS[facts["network"]](tuple(facts["shape"]), facts["classes"])
+        network = NETWORKS[facts["network"]](tuple(facts["shape"]), facts["classes"], facts["width"])
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} describes no network that can be built: {error}") from None
     checkpoint.fill(network, tensors, path)
@@ -190,6 +191,7 @@ def school(
     facts = {
         "dataset": name,
         "network": schooling.network,
+        "width": schooling.width,
         "shape": list(shown.images.shape[1:]),
         "classes": classes,
         "data_sha256": data_sha256,
