@@ -39,6 +39,8 @@ class AutoencoderObjective:
     seed: int
     umap: bool = False
 
+    figures = ()
+
     @property
     def parts(self) -> tuple[str, ...]:
         """reconstruction: per pixel, in nats up to a constant. kl: nats per image. rate: its bits per pixel."""

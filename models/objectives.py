@@ -6,9 +6,10 @@ prediction and space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from models import pictures
 from models.build import DenoiserSpec
 from models.denoiser import add_noise
+from models.evaluation.sample_test import SampleTest
 from models.generation import Generated, Sampling, generate
 from models.losses import DenoisingLoss
 from models.randomness import StepRandomness, derive_seed
@@ -37,22 +39,27 @@ class Losses(NamedTuple):
 
 class TestLoss(NamedTuple):
     """Means over the frozen grid, on test images and, for the gap, on training images; and each part's on the test
-    images. note: more that the log should say."""
+    images. note: more that the log should say. figures: what else was measured, by name."""
 
     test: float
     train: float
     parts: list[float]
     note: str = ""
+    figures: Mapping[str, float] = MappingProxyType({})
 
 
 LossOf = Callable[[Tensor, Tensor, StepRandomness], Losses]
 
 
 class Objective(Protocol):
-    """What the loop asks of the thing it trains. parts: names of what is logged apart, a column each."""
+    """What the loop asks of the thing it trains. parts: names of what is logged apart, a column each. figures: names of
+    what else a test measures, a column each."""
 
     @property
     def parts(self) -> Sequence[str]: ...
+
+    @property
+    def figures(self) -> Sequence[str]: ...
 
     def loss_of(self, network: nn.Module) -> LossOf:
         """(images as the batches hold them, labels, randomness) -> losses."""
@@ -89,7 +96,8 @@ def sheet(images: Tensor, class_names: tuple[str, ...], title: str):
 @dataclass
 class DenoisingObjective:
     """Trains the network of `spec`. train_images, test_images and their labels: uint8 on the device, for evaluation
-    and pictures only (a few hundred of each). num_samples, sampling: of the sample sheets."""
+    and pictures only (a few hundred of each). num_samples, sampling: of the sample sheets. sample_test: what some
+    samples, made in the same way, are measured by at every evaluation, if anything."""
 
     spec: DenoiserSpec
     loss: DenoisingLoss
@@ -101,8 +109,13 @@ class DenoisingObjective:
     sampling: Sampling
     num_samples: int
     seed: int
+    sample_test: SampleTest | None = None
 
     parts = tuple(f"t{index}" for index in range(BINS))
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        return () if self.sample_test is None else self.sample_test.names(bool(self.spec.classes))
 
     def loss_of(self, network: nn.Module) -> LossOf:
         denoiser = self.spec.denoiser(network, self.autocast)
@@ -118,12 +131,19 @@ class DenoisingObjective:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
-        """The loss on a grid of (image, t, noise) that is the same at every call, with no label dropped."""
+        """The loss on a grid of (image, t, noise) that is the same at every call, with no label dropped; and how good
+        samples are, from noise that is the same at every call."""
         test, t = self._losses(network, self.test_images, self.test_labels)
         train, _ = self._losses(network, self.train_images, self.train_labels)
         bins = bin_of(t)
         by_t = [test[bins == index].mean().item() for index in range(BINS)]
-        return TestLoss(test.mean().item(), train.mean().item(), by_t)
+        found = TestLoss(test.mean().item(), train.mean().item(), by_t)
+        if self.sample_test is None:
+            return found
+        count = self.sample_test.count
+        images = torch.cat([batch.images for batch in self._generate(network, count, "sample test")])
+        figures = self.sample_test.measure(images, sheet_labels(count, self.spec.classes))
+        return found._replace(note=self.sample_test.describe(figures), figures=figures)
 
     def _losses(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         denoiser = self.spec.denoiser(network, self.autocast)
@@ -180,17 +200,20 @@ class DenoisingObjective:
 
     def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
         """All images, and the first batch with its frames."""
-        batches = generate(
+        batches = self._generate(network, self.num_samples, "pictures", frames)
+        first = next(batches)
+        return torch.cat([first.images, *(batch.images for batch in batches)]), first
+
+    def _generate(self, network: nn.Module, count: int, stream: str, frames: int = 0) -> Iterator[Generated]:
+        return generate(
             self.spec.denoiser(network, self.autocast),
             self.spec.space,
             self.sampling,
-            self.num_samples,
-            sheet_labels(self.num_samples, self.spec.classes),
+            count,
+            sheet_labels(count, self.spec.classes),
             self.spec.classes,
-            derive_seed(self.seed, "pictures"),
+            derive_seed(self.seed, stream),
             self.test_images.device,
             EVALUATION_BATCH,
             frames,
         )
-        first = next(batches)
-        return torch.cat([first.images, *(batch.images for batch in batches)]), first

@@ -1,4 +1,4 @@
-"""Curves for people: losses over a run and by t, and noise schedules side by side; and how every figure is written.
+"""Curves for people: losses by step and by t, measures of checkpoints, noise schedules; and how figures are written.
 
 Matplotlib is imported when something is drawn, never before, and without pyplot: no window, no global state,
 nothing to close. What the numbers mean is the caller's; images are drawn by `pictures`.
@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,8 @@ LOSSES = (
     ("train_grid_loss", "train, EMA weights", COLOURS[2], "-."),
     ("test_loss", "test, EMA weights", COLOURS[1], "--"),
 )
+WEIGHTS = (("raw", "raw weights", COLOURS[0], "-"), ("ema", "EMA weights", COLOURS[1], "-."))
+SAMPLES = {"sample_distance": "distance of samples, EMA weights", "sample_recognised": "recognised, %, EMA weights"}
 PARTS = {"reconstruction": "reconstruction, per pixel", "kl": "KL, nats per image"}
 FEW, MANY = 30, 200  # Up to FEW points are marked; from MANY on a curve is faint, its running mean on top.
 WIDE = 5.0  # Ratio of the largest to the smallest loss from which the axis is logarithmic.
@@ -49,22 +51,50 @@ LOG_SNR_SHOWN = 20.0  # Beyond it float32 holds nothing of the noise, or of the 
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
-    """Draw train and test loss over the steps; beside it the test loss by t at the first and the last evaluation, or
-    an autoencoder's reconstruction and KL over the steps.
+    """Draw train and test loss over the steps; beside it the test loss by t at the first and the last evaluation and,
+    where samples were measured, what came of it; or an autoencoder's reconstruction and KL over the steps.
 
     rows: as read from metrics.csv, numbers or text, any cell absent, empty or not finite: step, epoch, train_loss,
-    train_grid_loss, test_loss; test_loss_t0 ... test_loss_t9, or of both splits train_loss_reconstruction,
-    train_loss_kl and test_loss_rate. Writes .png, .pdf or .svg, whole or not at all; raises UserError for another
-    suffix.
+    train_grid_loss, test_loss; test_loss_t0 ... test_loss_t9, sample_distance and sample_recognised (a share), or of
+    both splits train_loss_reconstruction, train_loss_kl and test_loss_rate. Writes .png, .pdf or .svg, whole or not at
+    all; raises UserError for another suffix.
     """
     if any("test_loss_reconstruction" in row for row in rows):
         _autoencoder_curves(rows, path, title)
         return
-    with drawing((9.0, 3.9), path, title) as figure:
-        over_steps, by_time = figure.subplots(1, 2, width_ratios=(3, 2))
+    beside = [column for column in SAMPLES if np.isfinite(_column(rows, column)).any()]
+    with drawing((9.0 + 2.8 * len(beside), 3.9), path, title) as figure:
+        over_steps, by_time, *panels = figure.subplots(1, 2 + len(beside), width_ratios=(3, 2, *[2 for _ in beside]))
         if _draw_losses(over_steps, rows, LOSSES, "loss by step"):
             _legend(over_steps)
         _draw_by_time(by_time, rows)
+        for axes, column in zip(panels, beside, strict=True):
+            _draw_samples(axes, rows, column)
+
+
+class Panel(NamedTuple):
+    """One measure of checkpoints. column: of the rows. floor: what real images get. percent: it is a share."""
+
+    column: str
+    heading: str
+    floor: float | None = None
+    percent: bool = False
+
+
+def checkpoint_curves(
+    rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel], path: Path | str, title: str = ""
+) -> None:
+    """Draw each measure over the steps, raw and EMA weights apart, with the bands of their intervals.
+
+    rows: one for each checkpoint and its weights, raw or ema: step, epoch, weights, and for each panel column,
+    column_low, column_high. Writes .png, .pdf or .svg, whole or not at all; raises UserError for another suffix.
+    """
+    with drawing((1 + 3.6 * len(panels), 3.9), path, title) as figure:
+        every = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, panel in zip(every, panels, strict=True):
+            _draw_measure(axes, rows, panel)
+        handles = {str(line.get_label()): line for axes in every for line in axes.lines}
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=8)
 
 
 def losses_by_t(curves: Mapping[str, Sequence[Sequence[float]]], path: Path | str, title: str = "") -> None:
@@ -240,9 +270,49 @@ def _mark_epochs(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
     ticks = ticks[(epochs.min() < ticks) & (ticks <= epochs.max())]
     top = axes.secondary_xaxis("top")
     top.set_xticks([steps[np.argmax(epochs >= tick)] for tick in ticks], [f"{tick:,.0f}" for tick in ticks])
+    _stay_back(top)
+    axes.set_title(axes.get_title().replace("by step", "by step (below) and epoch (above)"))
+
+
+def _draw_samples(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
+    """What samples of the EMA weights got, over the steps."""
+    if column == "sample_recognised":
+        rows = [{**row, column: 100 * value} for row, value in zip(rows, _column(rows, column), strict=True)]
+    _draw_losses(axes, rows, [(column, "", COLOURS[1], "-")], SAMPLES[column])
+    if column == "sample_recognised":
+        axes.set(yscale="linear", ylim=(0, 103))
+
+
+def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    factor = 100 if panel.percent else 1
+    drawn = []
+    for weights, name, colour, style in WEIGHTS:
+        own = [row for row in rows if row["weights"] == weights]
+        steps = _column(own, "step")
+        value, low, high = (factor * _column(own, f"{panel.column}{end}") for end in ("", "_low", "_high"))
+        axes.plot(steps, value, color=colour, linestyle=style, marker=_marker(steps), markersize=3, label=name)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        drawn.append(value)
+    if panel.floor is not None:
+        axes.axhline(factor * panel.floor, color="0.35", linestyle="--", linewidth=1, label="real test images")
+        drawn.append(np.array([factor * panel.floor]))
+    axes.set(title=panel.heading, xlabel="step (epoch above)")
+    if not panel.percent:
+        _scale(axes, np.concatenate(drawn))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    epochs_per_step = float(rows[-1]["epoch"]) / float(rows[-1]["step"])
+    top = axes.secondary_xaxis("top", functions=(_times(epochs_per_step), _times(1 / epochs_per_step)))
+    top.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    _stay_back(top)
+
+
+def _stay_back(top: Any) -> None:
+    """The second axis on top, less to be seen than the first."""
     top.spines["top"].set_visible(False)
     top.tick_params(length=2, labelsize=8, labelcolor="0.35", color="0.35")
-    axes.set_title(axes.get_title().replace("by step", "by step (below) and epoch (above)"))
 
 
 def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -50,8 +50,9 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class TrainSettings:
     """epochs, max_steps, max_minutes: the budget, whichever ends first (None: no limit). eval_every, sample_every,
-    checkpoint_every: in epochs, 0 for at the end only. patience: evaluations without a better test loss before an
-    early stop, 0 for never. clip: largest gradient norm, 0 for none. ema_half_life: as a share of the run."""
+    checkpoint_every: in epochs, 0 for at the end only. best_by: the column of metrics.csv whose least value marks the
+    best checkpoint. patience: evaluations without a better one before an early stop, 0 for never. clip: largest
+    gradient norm, 0 for none. ema_half_life: as a share of the run."""
 
     batch_size: int
     accumulate: int
@@ -67,6 +68,7 @@ class TrainSettings:
     sample_every: float
     checkpoint_every: float
     keep_checkpoints: int
+    best_by: str
     patience: int
     seed: int
     compile: bool
@@ -103,7 +105,7 @@ class Trainer:
         fast = cast(nn.Module, torch.compile(self.network)) if settings.compile else self.network
         self.loss = objective.loss_of(fast)
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
-        self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part])
+        self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
         self.step = 0
         self.seconds = 0.0
         self.averaged_progress = 0.0
@@ -247,13 +249,14 @@ class Trainer:
         self.run.update(**self._place(), loss=row["train_loss"], test_loss=row["test_loss"])
         if self.board is not None:
             self.board.write(row)
-        if tested.test < self.best_loss:
-            self.best_loss, self.worse = tested.test, 0
+        judged = row[self.settings.best_by]
+        if judged < self.best_loss:
+            self.best_loss, self.worse = judged, 0
             checkpoint.mark_best(self.run.folder / "checkpoints", self.save())
             return False
         self.worse += 1
         if 0 < self.settings.patience <= self.worse:
-            self.run.log(f"early stop: no better test loss in {self.worse} evaluations")
+            self.run.log(f"early stop: no better {self.settings.best_by.replace('_', ' ')} in {self.worse} evaluations")
             return True
         return False
 
@@ -279,6 +282,7 @@ class Trainer:
             "train_grid_loss": tested.train,
             **{f"test_loss_{part}": value for part, value in zip(parts, tested.parts, strict=True)},
             **{f"train_loss_{part}": sums[k] / counts[k] for k, part in enumerate(parts, 1) if counts[k]},
+            **tested.figures,
         }
 
     def draw(self) -> None:
@@ -320,7 +324,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.parameters),
             "final_train_loss": last["train_loss"],
             "final_test_loss": last["test_loss"],
-            "best_test_loss": f"{self.best_loss:.6g}",
+            f"best_{self.settings.best_by}": f"{self.best_loss:.6g}",
         }
         text = "".join(f"{key}: {value}\n" for key, value in lines.items())
         write_text(self.run.folder / "performance_metrics.txt", text)

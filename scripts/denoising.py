@@ -16,6 +16,9 @@ from data.batches import Batches
 from models import build, spaces
 from models.build import DenoiserSpec
 from models.errors import UserError
+from models.evaluation.distances import gaussian
+from models.evaluation.features import read_kept
+from models.evaluation.sample_test import SampleTest
 from models.generation import Sampling
 from models.losses import DenoisingLoss
 from models.objectives import DenoisingObjective
@@ -23,7 +26,8 @@ from models.randomness import derive_seed
 from models.spaces import Fitted, Space, Surroundings
 from models.times import TimeDensity
 from scripts.arguments import to_config
-from scripts.flags import TrainFlags, default_steps
+from scripts.extractors import KEPT_FEATURES, classifier_of
+from scripts.flags import BEST_BY, SampleTestFlags, TrainFlags, default_steps
 from scripts.training import Prepared, build_settings, describe, few, fingerprint, initialise, load_data, train
 
 
@@ -43,10 +47,20 @@ def complete(flags: TrainFlags) -> TrainFlags:
         raise UserError(f"--timesteps {process.timesteps}: 1 or more, or 0 for the continuous form")
     if process.coupling != "independent" and flags.optimizer.accumulate > 1:
         raise UserError(f"--coupling {process.coupling} pairs whole batches: not with --accumulate")
+    _check_sample_test(flags.sample_test)
     if sheets.steps is None:
         sheets = replace(sheets, steps=default_steps(sheets.sampler, process.timesteps))
     root = str(data.data_root(flags.data.data_root))
     return replace(flags, sheets=sheets, data=replace(flags.data, data_root=root))
+
+
+def _check_sample_test(flags: SampleTestFlags) -> None:
+    if flags.eval_samples < 0 or flags.eval_samples == 1:
+        raise UserError(f"--eval_samples {flags.eval_samples}: 2 or more, or 0 for none")
+    if flags.best_by not in BEST_BY:
+        raise UserError(f"--best_by {flags.best_by}: choose from {', '.join(BEST_BY)}")
+    if flags.best_by == "distance" and flags.eval_samples == 0:
+        raise UserError("--best_by distance needs samples to measure: give --eval_samples, e.g. 500")
 
 
 def prepare(flags: TrainFlags, resumed: bool) -> Prepared:
@@ -73,13 +87,15 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
         report.append(initialise(network, flags.run))
     objective = build_objective(flags, spec, dataset, device)
     objective.sampling.check(spec.denoiser(network).noise_schedule)
+    if flags.sample_test.eval_samples > 0:
+        objective = replace(objective, sample_test=build_sample_test(flags, dataset, data_sha256))
     split = replace(dataset.train, images=fitted.prepared)
     optimizer = flags.optimizer
     return Prepared(
         objective=objective,
         network=network,
         batches=Batches(split, optimizer.batch_size, flags.run.seed, dataset.flips, device, fitted.mirrored),
-        settings=build_settings(optimizer, flags.budget, flags.run, flags.report),
+        settings=build_settings(optimizer, flags.budget, flags.run, flags.report, flags.sample_test.best_by),
         config=to_config(flags),
         facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": data_sha256}},
         report=report,
@@ -153,3 +169,13 @@ def build_objective(
         num_samples=sheets.num_samples,
         seed=flags.run.seed,
     )
+
+
+def build_sample_test(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> SampleTest:
+    """The data set's classifier, trained if need be, and what it makes of the training images. Raises UserError."""
+    if not dataset.class_names:
+        raise UserError(f"--eval_samples: {dataset.name} has no classes, so there is no classifier to measure by")
+    experiments = Path(flags.run.experiments_dir)
+    extractor = classifier_of(dataset, experiments, torch.device(flags.run.device))
+    train = read_kept(extractor, dataset.train.images, data_sha256, experiments / KEPT_FEATURES)
+    return SampleTest(extractor, gaussian(train.features), flags.sample_test.eval_samples)

@@ -25,7 +25,7 @@ from models.interrupts import Interrupts
 from models.run import read_yaml, write_text
 from scripts.arguments import check_positive, parse, to_config
 from scripts.autoencoding import options_of
-from scripts.extractors import find_extractors
+from scripts.extractors import KEPT_FEATURES, find_extractors
 from scripts.flags import ModelFlags, SamplerFlags, one_of
 from scripts.measuring import Evaluation, Protocol
 from scripts.protocol import load_data, model_card
@@ -43,7 +43,10 @@ from scripts.sampling import (
 from scripts.terminal import tell
 from scripts.training import load_data as load_named
 
-DESCRIPTION = "Measure generated images against real ones. Prints the folder of what it wrote."
+DESCRIPTION = (
+    "Measure generated images against real ones. Prints the folder of what it wrote. With --every_checkpoint: a few "
+    "measures over training, with flags of their own."
+)
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def _write(
     flags: SamplesFlags, folder: Path, samples: Samples, dataset: ImageData, extractors: Sequence[Extractor]
 ) -> None:
     settings = Settings(flags.k, flags.draws, extrapolate=flags.extrapolate)
-    protocol = Protocol(dataset, extractors, settings, Path(flags.model.experiments_dir) / ".features")
+    protocol = Protocol(dataset, extractors, settings, Path(flags.model.experiments_dir) / KEPT_FEATURES)
     with Interrupts(at_once=True):
         found = Evaluation(protocol, samples)
         found.measure(flags.classification_accuracy)

@@ -17,6 +17,7 @@ from scripts.terminal import tell
 from scripts.training import fingerprint
 
 INCEPTION = "inception"
+KEPT_FEATURES = ".features"  # Folder among the runs with what feature networks made of real images.
 
 
 def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, network: str = "convnet") -> Classifier:

@@ -16,6 +16,7 @@ import tyro
 
 import data
 from models import autoencoders, networks, spaces
+from models.evaluation.sample_test import DISTANCE
 from models.initial_noise import COUPLINGS, INITIAL_NOISES
 from models.losses import DISTANCES, WEIGHTINGS
 from models.noise_schedules import NAMES
@@ -29,6 +30,8 @@ VARIANTS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "network": networks.find,
     "space": lambda name: spaces.find(name).fit,
 }
+# What --best_by takes, and the column of metrics.csv that it names.
+BEST_BY = {"loss": "test_loss", "distance": DISTANCE}
 
 
 def braced(names: Iterable[str]) -> str:
@@ -126,7 +129,7 @@ class BudgetFlags:
     """Length of the run in minutes of training, compilation included; what evaluation and pictures take on top is
     in the log."""
     patience: int = 0
-    """Stop early after this many evaluations without a better test loss; 0 never."""
+    """Stop early after this many evaluations without a better test loss, or what --best_by says; 0 never."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,15 @@ class SheetFlags:
     """Sampling steps of the sheets; default as for generate."""
     guidance_scale: float = 1.0
     """Guidance of the sheets; 1 is plain conditional."""
+
+
+@dataclass(frozen=True)
+class SampleTestFlags:
+    eval_samples: int = 0
+    """Measure this many samples at every --eval_every: made by the EMA weights as the sheets are, always from the same
+    noise, their Frechet distance from the training images and the share recognised; 0 for none."""
+    best_by: Annotated[str, one_of(BEST_BY)] = "loss"
+    """What the best checkpoint, and --patience, go by: the test loss, or the distance of --eval_samples."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +268,7 @@ class TrainFlags:
     run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
     report: tyro.conf.OmitArgPrefixes[ReportFlags] = field(default_factory=ReportFlags)
     sheets: tyro.conf.OmitArgPrefixes[SheetFlags] = field(default_factory=SheetFlags)
+    sample_test: tyro.conf.OmitArgPrefixes[SampleTestFlags] = field(default_factory=SampleTestFlags)
 
 
 FLOW = TrainFlags(

@@ -29,6 +29,7 @@ from models.training import Trainer, TrainSettings
 from scripts.arguments import gather, last_value, parse, run_to_resume, to_arguments, to_config
 from scripts.command import ending
 from scripts.flags import (
+    BEST_BY,
     VARIANTS,
     AutoencoderFlags,
     BudgetFlags,
@@ -54,6 +55,7 @@ HARMLESS = {
     *("data_root", "dataset.path", "dataset.test_path", "experiments_dir", "name", "device", "init_from"),
     *("space.autoencoder", "space.encoded", "umap"),
 }
+OF_SAMPLES = {"sampler", "steps", "guidance_scale"}  # May not, where samples are measured over the run.
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,11 @@ def _resumed(folder: Path, argv: Sequence[str], default: AnyFlags, task: str, de
         if name not in (None, stored.get(word)):
             raise UserError(f"{folder.name} cannot be resumed with --{word} {name} (was {stored.get(word)})")
     flags = parse([*to_arguments(stored), *argv], default, task, description)
-    asked = to_config(flags)
-    changed = [key for key, value in asked.items() if key not in HARMLESS and value not in (stored.get(key), "auto")]
+    asked, known = to_config(flags), {**to_config(default), **stored}  # a run from before a flag has its default
+    harmless = HARMLESS - OF_SAMPLES if known.get("eval_samples") else HARMLESS
+    changed = [key for key, value in asked.items() if key not in harmless and value not in (known.get(key), "auto")]
     if changed:
-        details = ", ".join(f"--{key} {asked[key]} (was {stored.get(key)})" for key in changed)
+        details = ", ".join(f"--{key} {asked[key]} (was {known.get(key)})" for key in changed)
         raise UserError(f"{folder.name} cannot be resumed with other settings: {details}; leave them out or start anew")
     precision = flags.run.precision if flags.run.precision != "auto" else stored["precision"]
     return replace(flags, run=replace(flags.run, precision=precision))
@@ -221,7 +224,9 @@ def spaced_rows(length: int, count: int) -> Tensor:
     return torch.linspace(0, length - 1, min(count, length)).long()
 
 
-def build_settings(optimizer: OptimizerFlags, budget: BudgetFlags, run: RunFlags, report: ReportFlags) -> TrainSettings:
+def build_settings(
+    optimizer: OptimizerFlags, budget: BudgetFlags, run: RunFlags, report: ReportFlags, best_by: str = "loss"
+) -> TrainSettings:
     """The loop's share of the flags."""
     return TrainSettings(
         batch_size=optimizer.batch_size,
@@ -244,6 +249,7 @@ def build_settings(optimizer: OptimizerFlags, budget: BudgetFlags, run: RunFlags
         sample_every=report.sample_every,
         checkpoint_every=report.checkpoint_every,
         keep_checkpoints=report.keep_checkpoints,
+        best_by=BEST_BY[best_by],
         patience=budget.patience,
         seed=run.seed,
         compile=run.compile,

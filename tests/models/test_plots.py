@@ -13,6 +13,7 @@ from PIL import Image
 from models import plots
 from models.errors import UserError
 
+ENDS = (("", 0.0), ("_low", -0.1), ("_high", 0.1))
 TRAIN, TEST = "train, raw weights", "test, EMA weights"
 
 
@@ -87,6 +88,47 @@ def test_an_autoencoder_shows_its_parts_over_the_steps(tmp_path: Path, drawn: li
         (rate,) = (axes for axes in rest[0].child_axes if axes.get_ylabel() == "bits per pixel")
         assert np.allclose(np.array(rate.get_ylim()) * 400, rest[0].get_ylim())
     assert [text.get_text() for text in drawn[0].legends[0].texts] == [TRAIN, TEST]
+
+
+def test_samples_have_panels_where_they_were_measured(tmp_path: Path, drawn: list[Figure]) -> None:
+    cells = ({"sample_distance": "4", "sample_recognised": "0.5"}, {"sample_distance": "", "sample_recognised": ""})
+    rows = [{**row(10 * k, 0.5, 0.4), **cell} for k, cell in enumerate((*cells, cells[0]), 1)]
+    plots.loss_curves(rows, tmp_path / "loss.png")
+    _, _, distance, recognised = drawn[0].axes
+    assert np.array_equal(distance.lines[0].get_data(), ([10, 30], [4, 4]))
+    assert np.array_equal(recognised.lines[0].get_data(), ([10, 30], [50, 50]))
+    assert recognised.get_yscale() == "linear" and recognised.get_ylim()[0] == 0
+    plots.loss_curves([{**each, "sample_recognised": ""} for each in rows], tmp_path / "loss.png")
+    assert len(drawn[1].axes) == 3
+
+
+def test_checkpoints_show_both_weights_and_the_floor(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [
+        {"step": step, "epoch": step / 20, "weights": weights}
+        | {f"{name}{end}": value + shift for name, value in (("loss", 1 / step), ("share", 0.5)) for end, shift in ENDS}
+        for step in (10, 20, 40)
+        for weights in ("raw", "ema")
+    ]
+    rows[-1]["loss"] = 0.01
+    panels = [plots.Panel("loss", "the loss"), plots.Panel("share", "the share", 0.9, percent=True)]
+    plots.checkpoint_curves(rows, panels, tmp_path / "checkpoints.png", "a run")
+    loss, share = drawn[0].axes
+    assert np.allclose(lines(loss)["raw weights"], ([10, 20, 40], [0.1, 0.05, 0.025]))
+    assert np.allclose(lines(loss)["EMA weights"], ([10, 20, 40], [0.1, 0.05, 0.01]))
+    assert np.allclose(lines(share)["EMA weights"][1], 50) and np.allclose(lines(share)["real test images"][1], 90)
+    assert loss.get_yscale() == "log" and "real test images" not in lines(loss)
+    (top,) = loss.child_axes
+    drawn[0].draw_without_rendering()
+    assert np.allclose(np.array(top.get_xlim()) * 20, loss.get_xlim())
+    band = share.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(40) and band[:, 1].max() == pytest.approx(60)
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == ["raw weights", "EMA weights", "real test images"]
+
+
+def test_one_checkpoint_is_enough(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [{"step": 3, "epoch": 0.1, "weights": "ema", "loss": 1.0, "loss_low": 0.9, "loss_high": 1.1}]
+    plots.checkpoint_curves(rows, [plots.Panel("loss", "the loss", 0.5)], tmp_path / "checkpoints.pdf")
+    assert np.array_equal(lines(drawn[0].axes[0])["EMA weights"], ([3], [1]))
 
 
 def test_missing_and_broken_cells(tmp_path: Path, drawn: list[Figure]) -> None:
