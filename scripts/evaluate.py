@@ -6,7 +6,14 @@ import difflib
 from collections.abc import Callable
 
 from models.errors import UserError
-from scripts import evaluate_bayes, evaluate_compare, evaluate_likelihood, evaluate_loss, evaluate_samples
+from scripts import (
+    evaluate_bayes,
+    evaluate_checkpoints,
+    evaluate_compare,
+    evaluate_likelihood,
+    evaluate_loss,
+    evaluate_samples,
+)
 from scripts.arguments import last_value
 from scripts.command import run_command
 
@@ -14,6 +21,9 @@ from scripts.command import run_command
 def main(argv: list[str]) -> None:
     if any(word.partition("=")[0] == "--compare" for word in argv):
         evaluate_compare.main(argv)
+        return
+    if {"--every_checkpoint", "--every-checkpoint"} & set(argv):
+        evaluate_checkpoints.main(argv)
         return
     task = last_value(argv, "task") or DEFAULT
     if task not in TASKS:

@@ -70,7 +70,7 @@ def _find(word: str, experiments: Path) -> Path:
         folder = folder.parent
     if not (folder / REPORT).is_file():
         run = find_run(word, experiments, DENOISING)
-        found = sorted(path.parent for path in run.glob(f"evaluation/*/{REPORT}"))
+        found = sorted(path.parent for path in run.glob(f"evaluation/*-samples*/{REPORT}"))
         if not found:
             raise UserError(f"{run} has no evaluation of its images yet: evaluate it first")
         folder = found[-1]

@@ -43,10 +43,7 @@ from scripts.sampling import (
 from scripts.terminal import tell
 from scripts.training import load_data as load_named
 
-DESCRIPTION = (
-    "Measure generated images against real ones. Prints the folder of what it wrote. With --every_checkpoint: a few "
-    "measures over training, with flags of their own."
-)
+DESCRIPTION = "Measure generated images against real ones. Prints the folder of what it wrote."
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class SamplesFlags:
     task: str = "samples"
     """This task. Others: bayes, accuracy of the model as a classifier; loss, error of the estimated noise by t;
     likelihood, bits per dimension of test images. --task NAME --help lists their flags. --compare A B sets two
-    evaluations of samples side by side."""
+    evaluations of samples side by side; --every_checkpoint measures all checkpoints of a run."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     samples: str | None = None
     """Measure these images instead of generating some: a samples.npz, or a folder or zip of pictures."""

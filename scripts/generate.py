@@ -16,23 +16,23 @@ import tyro
 import yaml
 from torch import Tensor
 
-from models import checkpoint, pictures
+from models import pictures
 from models.build import Loaded
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, generate
 from models.objectives import sheet
 from models.progress import duration
-from models.run import find_run, write_text
+from models.run import write_text
 from scripts.arguments import check_positive, parse, to_config
 from scripts.command import run_command
 from scripts.exporting import export_run
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.sampling import (
-    DENOISING,
     check_guidance,
     choose_labels,
     describe_model,
     find_checkpoint,
+    find_every_checkpoint,
     load_model,
     new_folder,
     open_weak_model,
@@ -105,8 +105,6 @@ def _check(flags: GenerateFlags) -> None:
     check_positive(flags, "num_samples", "batch_size")
     if flags.format not in ("webp", "gif"):
         raise UserError(f"--format {flags.format}: choose webp or gif")
-    if flags.every_checkpoint and flags.model.checkpoint != "last":
-        raise UserError("--every_checkpoint goes with --run, not with --checkpoint")
     if flags.export is not None and (flags.every_checkpoint or flags.out is not None):
         raise UserError("--export packs one checkpoint and generates nothing: leave out --every_checkpoint and --out")
     if flags.every_checkpoint and (flags.save_images or flags.num_samples > FRAMED):
@@ -115,13 +113,7 @@ def _check(flags: GenerateFlags) -> None:
 
 def _checkpoints(flags: GenerateFlags) -> list[Path]:
     """The checkpoint files to sample."""
-    if not flags.every_checkpoint:
-        return [find_checkpoint(flags.model)]
-    run = find_run(flags.model.run, Path(flags.model.experiments_dir), DENOISING)
-    paths = checkpoint.list_checkpoints(run / "checkpoints")
-    if not paths:
-        raise UserError(f"{run} has no checkpoint yet")
-    return paths
+    return find_every_checkpoint(flags.model) if flags.every_checkpoint else [find_checkpoint(flags.model)]
 
 
 @contextmanager

@@ -48,6 +48,7 @@ EXPECTED_NEAR_COPIES = 0.01
 
 # What a measure's name begins with -> how it is shown, and what it says.
 MEANINGS = {
+    "noise_loss": ("", "mean squared error of the estimated noise on real test images, ten times each"),
     "recognised": ("%", "taken by the classifier for the class that was asked for"),
     "cas": ("%", "real test images recognised by a classifier trained on these images (classification accuracy score)"),
     "class_shares": ("%", "classes of the images, as recognised, from those of the training split: total variation"),
@@ -230,7 +231,7 @@ class Evaluation:
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
         }
         results = {
-            name: {"found": _plain(found), "floor": _plain(self.floors.get(name))} for name, found in self.found.items()
+            name: {"found": plain(found), "floor": plain(self.floors.get(name))} for name, found in self.found.items()
         }
         content: dict[str, Any] = {"task": "samples", **card, "results": results, "warnings": self.warnings}
         if self.confusion is not None:
@@ -261,11 +262,11 @@ class Evaluation:
         for name, found in self.found.items():
             floor_found = self.floors.get(name)
             lines.append(
-                f"{name:<{width}}  {_show(name, found):<28}  {_show(name, floor_found):<28}  "
+                f"{name:<{width}}  {show_estimate(name, found):<28}  {show_estimate(name, floor_found):<28}  "
                 f"{_ratio(name, found, floor_found)}".rstrip()
             )
         lines += ["", *(f"warning: {text}" for text in self.warnings), *([""] if self.warnings else [])]
-        lines += [f"{kind:<16}{MEANINGS[kind][1]}" for kind in dict.fromkeys(map(_kind, self.found))]
+        lines += [f"{kind:<16}{MEANINGS[kind][1]}" for kind in dict.fromkeys(map(kind_of, self.found))]
         return "\n".join(lines)
 
     def _draw(self, folder: Path) -> None:
@@ -301,12 +302,12 @@ def _in_turn(labels: Tensor, classes: int) -> bool:
     return bool((labels == torch.arange(len(labels)) % classes).all())
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
     """The longest word of MEANINGS that a measure's name begins with."""
     return max((kind for kind in MEANINGS if name == kind or name.startswith(f"{kind}_")), key=len)
 
 
-def _plain(estimate: Estimate | None) -> dict[str, float | None] | None:
+def plain(estimate: Estimate | None) -> dict[str, float | None] | None:
     """For JSON, which knows no NaN."""
     if estimate is None:
         return None
@@ -316,10 +317,10 @@ def _plain(estimate: Estimate | None) -> dict[str, float | None] | None:
 
 def show(name: str, value: float) -> str:
     """A value of a measure, as people read it."""
-    return f"{100 * value:.2f} %" if MEANINGS[_kind(name)][0] == "%" else f"{value:.4g}"
+    return f"{100 * value:.2f} %" if MEANINGS[kind_of(name)][0] == "%" else f"{value:.4g}"
 
 
-def _show(name: str, estimate: Estimate | None) -> str:
+def show_estimate(name: str, estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
     text = show(name, estimate.value)
@@ -331,6 +332,6 @@ def _show(name: str, estimate: Estimate | None) -> str:
 
 def _ratio(name: str, found: Estimate, floor: Estimate | None) -> str:
     """Of distances: how many times the floor's."""
-    if floor is None or _kind(name) != "fd" or floor.value <= 0:
+    if floor is None or kind_of(name) != "fd" or floor.value <= 0:
         return ""
     return f"{found.value / floor.value:.2f}"

@@ -43,6 +43,17 @@ def find_checkpoint(flags: ModelFlags) -> Path:
     return Path(flags.checkpoint)
 
 
+def find_every_checkpoint(flags: ModelFlags) -> list[Path]:
+    """The checkpoint files of the run that the flags name, oldest first. Raises UserError where there are none."""
+    if flags.checkpoint != checkpoint.LAST:
+        raise UserError("--every_checkpoint goes with --run, not with --checkpoint")
+    run = find_run(flags.run, Path(flags.experiments_dir), DENOISING)
+    paths = checkpoint.list_checkpoints(run / "checkpoints")
+    if not paths:
+        raise UserError(f"{run} has no checkpoint yet")
+    return paths
+
+
 def run_of(path: Path) -> Path | None:
     """The run folder that a checkpoint file lies in, if it lies in one."""
     return path.parent.parent if path.parent.name == "checkpoints" else None

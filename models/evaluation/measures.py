@@ -63,10 +63,7 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     """
     features = read.features.double()
     counts = resampled_counts(len(features), settings.draws, settings.seed)
-    drawn = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
-    distance = frechet_distance(gaussian(features), reference.all)
-    spread = around(distance, frechet_resampled(features, reference.all, drawn))
-    found = {f"fd_{name}": spread._replace(low=max(0.0, spread.low))}  # there is no distance below 0
+    found = {f"fd_{name}": frechet(features, reference.all, settings)}
     if settings.extrapolate:
         limit = frechet_limit(features, reference.all, settings.seed)
         found[f"fd_limit_{name}"] = Estimate(limit, math.nan, math.nan)
@@ -86,6 +83,15 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     own_nearest = mixing(some, reference.some, 1) == 0
     found[f"one_nn_{name}"] = share(own_nearest, torch.cat([paired, of_reference], dim=1))
     return found
+
+
+def frechet(features: Tensor, reference: Gaussian, settings: Settings) -> Estimate:
+    """The squared distance of features (N, D), with its interval."""
+    counts = resampled_counts(len(features), settings.draws, settings.seed)
+    drawn = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
+    distance = frechet_distance(gaussian(features), reference)
+    spread = around(distance, frechet_resampled(features, reference, drawn))
+    return spread._replace(low=max(0.0, spread.low))  # there is no distance below 0
 
 
 def memory_measures(found: Memorisation, name: str, settings: Settings) -> dict[str, Estimate]:

@@ -95,8 +95,9 @@ def test_samples_have_panels_where_they_were_measured(tmp_path: Path, drawn: lis
     rows = [{**row(10 * k, 0.5, 0.4), **cell} for k, cell in enumerate((*cells, cells[0]), 1)]
     plots.loss_curves(rows, tmp_path / "loss.png")
     _, _, distance, recognised = drawn[0].axes
-    assert np.array_equal(distance.lines[0].get_data(), ([10, 30], [4, 4]))
-    assert np.array_equal(recognised.lines[0].get_data(), ([10, 30], [50, 50]))
+    for axes, values in ((distance, [4, 4]), (recognised, [50, 50])):
+        (line,) = axes.lines
+        assert np.array_equal(line.get_xdata(), [10, 30]) and np.array_equal(line.get_ydata(), values)
     assert recognised.get_yscale() == "linear" and recognised.get_ylim()[0] == 0
     plots.loss_curves([{**each, "sample_recognised": ""} for each in rows], tmp_path / "loss.png")
     assert len(drawn[1].axes) == 3
@@ -120,7 +121,7 @@ def test_checkpoints_show_both_weights_and_the_floor(tmp_path: Path, drawn: list
     (top,) = loss.child_axes
     drawn[0].draw_without_rendering()
     assert np.allclose(np.array(top.get_xlim()) * 20, loss.get_xlim())
-    band = share.collections[0].get_paths()[0].vertices
+    band = np.asarray(share.collections[0].get_paths()[0].vertices)
     assert band[:, 1].min() == pytest.approx(40) and band[:, 1].max() == pytest.approx(60)
     assert [text.get_text() for text in drawn[0].legends[0].texts] == ["raw weights", "EMA weights", "real test images"]
 
