@@ -148,17 +148,14 @@ class Evaluation:
         if classification_accuracy:
             self._measure_learning()
         self.pixels = self._measure_memory("pixels", *(each.flatten(1) for each in self._images()))
-        self._both(grey_measures(self.samples.images, self.protocol.settings), "found")
+        self.found.update(grey_measures(self.samples.images, self.protocol.settings))
         floor = dataset.test.images[self.protocol.floor_rows(count)]
-        self._both(grey_measures(floor, self.protocol.settings), "floors")
+        self.floors.update(grey_measures(floor, self.protocol.settings))
         if int(self.samples.images.max()) <= 1:
             self.warnings.append("no pixel is above 1 of 255: images in 0..1 were written as uint8 without scaling")
 
     def _images(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.samples.images, self.protocol.dataset.train.images, self.protocol.dataset.test.images
-
-    def _both(self, measures: dict[str, Estimate], where: str) -> None:
-        getattr(self, where).update(measures)
 
     def _measure_in(self, extractor: Extractor) -> None:
         """All that one feature network sees."""
