@@ -84,6 +84,8 @@ def _read(folder: Path) -> Report:
         parts = {key: content[key] for key in ("protocol", "samples", "results")}
         if not all(isinstance(part, dict) for part in parts.values()):
             raise ValueError("not a report of evaluate")
+        for row in parts["results"].values():
+            float(row["found"]["value"])
         resampled = safetensors.torch.load_file(folder / RESAMPLED) if (folder / RESAMPLED).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{path} is no report of evaluate, or a damaged one: {error}") from None

@@ -105,3 +105,18 @@ def test_the_card_and_the_table(protocol: Protocol, dataset: ImageData, tmp_path
     (row,) = (line for line in table.splitlines() if line.startswith(f"fd_{NAME} "))
     assert float(row.split()[-1]) == pytest.approx(times_floor(found), abs=0.006)
     assert "warning: 50 images for 128 features" in table
+
+
+def test_a_classifier_learns_from_images_what_their_labels_say(protocol: Protocol, dataset: ImageData) -> None:
+    """The classification accuracy score of real images is that of the floor; with their labels shuffled, a guess."""
+    images, labels = dataset.train.images[:150], dataset.train.labels[:150]
+    scores = []
+    for shown in (labels, labels[torch.randperm(150, generator=torch.Generator().manual_seed(0))]):
+        found = Evaluation(protocol, Samples(images, shown, "images", {}))
+        found.measure(classification_accuracy=True)
+        scores.append(found.found["cas"].value)
+        assert found.floors["cas"].value > 0.7
+    assert scores[0] > 0.7 and scores[1] < 0.3
+    unlabelled = Evaluation(protocol, Samples(images, None, "images", {}))
+    unlabelled.measure(classification_accuracy=True)
+    assert "cas" not in unlabelled.found and "no labels" in unlabelled.warnings[0]

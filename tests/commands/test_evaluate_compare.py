@@ -1,0 +1,113 @@
+"""evaluate --compare: two evaluations side by side where their protocols agree, and a refusal where they do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+
+from tests.commands.tasks import TINY, Ended, run_here, tiny_classifier
+
+COUNT = 40
+USUAL = ("--draws", 20, "--num_images", COUNT)
+
+
+def run_of(experiments: Path, name: str) -> Path:
+    return next(experiments.glob(f"*-{name}"))
+
+
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs with one evaluation each, and two more: of fewer images, and of images from other noise."""
+    from scripts import evaluate, train_flow
+
+    folder = tmp_path_factory.mktemp("runs")
+    network = tiny_classifier(folder / "network")
+    once = ("--eval_every", "0", "--checkpoint_every", "0", "--sample_every", "0", "--experiments_dir", folder)
+    for name, steps in (("short", 4), ("long", 60)):
+        train_flow.main([*map(str, (*TINY, *once, "--max_steps", steps, "--lr", "3e-3", "--name", name))])
+    usual = ("--extractors", network, "--steps", 3, "--experiments_dir", folder, *USUAL)
+    for name, words in (
+        ("short", ()),
+        ("long", ()),
+        ("long", ("--num_images", 20, "--out", folder / "fewer")),
+        ("long", ("--seed", 7, "--out", folder / "reseeded")),
+    ):
+        evaluate.main([*map(str, ("--run", run_of(folder, name), *usual, *words))])
+    return folder
+
+
+@pytest.fixture
+def compare(experiments: Path, capsys: pytest.CaptureFixture[str]):
+    def run(*words: object) -> Ended:
+        return run_here("evaluate", "--compare", *words, "--experiments_dir", experiments, capsys=capsys)
+
+    return run
+
+
+def comparison_of(ended: Ended) -> dict[str, Any]:
+    return json.loads(ended.folder.read_text())
+
+
+def test_two_runs_are_paired_by_their_noise(experiments: Path, compare) -> None:
+    ended = compare(run_of(experiments, "short"), run_of(experiments, "long"))
+    found = comparison_of(ended)
+    assert found["paired"] and ended.folder.parent == experiments / "comparisons"
+    (distance,) = (row for name, row in found["differences"].items() if name.startswith("fd_"))
+    assert distance["value"] == distance["other"] - distance["one"]
+    assert distance["low"] < distance["value"] < distance["high"]
+    text = ended.folder.with_suffix(".txt").read_text()
+    assert "paired by seed and label" in text and "checkpoint_sha256" in text and text.strip() in ended.err
+
+
+def test_pairs_are_closer_than_strangers(experiments: Path, compare) -> None:
+    """Of one model under one noise nothing differs; under another noise everything may."""
+    same = comparison_of(compare(run_of(experiments, "long"), run_of(experiments, "long")))
+    other = comparison_of(compare(run_of(experiments, "long"), experiments / "reseeded"))
+    assert same["paired"] and not other["paired"]
+    for name, row in same["differences"].items():
+        assert row["value"] == 0 and row["low"] in (0, None), name
+        if row["low"] is not None and name.startswith(("fd_", "nearest_train_")):
+            difference = other["differences"][name]
+            assert difference["high"] - difference["low"] > 0
+
+
+def test_other_protocols_are_refused_and_the_difference_named(experiments: Path, compare) -> None:
+    ended = compare(run_of(experiments, "long"), experiments / "fewer")
+    assert ended.code == 2 and ended.out == "" and len(ended.err.splitlines()) == 1
+    assert "not to be compared" in ended.err and f"images {COUNT} and 20" in ended.err
+
+
+def test_mistakes_are_one_line(experiments: Path, compare, tmp_path: Path) -> None:
+    long = run_of(experiments, "long")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for content in ("[1, 2]", "{", '{"protocol": {}, "samples": {}, "results": 3}'):
+        (broken / "report.json").write_text(content)
+        ended = compare(long, broken)
+        assert ended.code == 2 and len(ended.err.splitlines()) == 1, ended.err
+        assert "is no report of evaluate" in ended.err
+    for words in ((long, experiments / "nowhere"), (long,), (long, long, "--out", tmp_path)):
+        ended = compare(*words)
+        assert ended.code == 2 and ended.out == "" and len(ended.err.splitlines()) == 1, ended.err
+
+
+def test_numbers_that_are_none_are_refused(experiments: Path, compare, tmp_path: Path) -> None:
+    """A report that was edited by hand is told from one that can be compared."""
+    long = run_of(experiments, "long")
+    (folder,) = long.glob("evaluation/*")
+    report = json.loads((folder / "report.json").read_text())
+    edited = tmp_path / "edited"
+    edited.mkdir()
+    name = next(iter(report["results"]))
+    report["results"][name]["found"] = "high"
+    (edited / "report.json").write_text(json.dumps(report))
+    ended = compare(long, edited)
+    assert ended.code == 2 and "is no report of evaluate" in ended.err and len(ended.err.splitlines()) == 1
+    (edited / "report.json").write_text((folder / "report.json").read_text())
+    safetensors.torch.save_file({}, edited / "resampled.safetensors")
+    found = comparison_of(compare(long, edited))
+    assert {row["low"] for row in found["differences"].values()} == {None}
