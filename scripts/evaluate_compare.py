@@ -7,22 +7,26 @@ import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from models.errors import UserError
+from models.evaluation.statistics import Estimate, Z, difference_of_shares
 from models.run import find_run, write_text
 from scripts.arguments import parse
 from scripts.flags import experiments_dir
-from scripts.measuring import RESAMPLED, show
-from scripts.sampling import DENOISING
+from scripts.measuring import RESAMPLED, is_share, show
+from scripts.sampling import DENOISING, make_folder
 from scripts.terminal import tell
 
 DESCRIPTION = "Compare two evaluations of images. Prints the file of the comparison."
 REPORT = "report.json"
+NUMBERS = ("value", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,16 @@ def _read(folder: Path) -> Report:
     path = folder / REPORT
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content["task"] != "samples":
+            raise UserError(f"{path} is a report of {content['task']}: only those of samples are compared")
         parts = {key: content[key] for key in ("protocol", "samples", "results")}
         if not all(isinstance(part, dict) for part in parts.values()):
             raise ValueError("not a report of evaluate")
         for row in parts["results"].values():
-            float(row["found"]["value"])
+            if not all(isinstance(row["found"][key], (float, int, NoneType)) for key in NUMBERS):
+                raise ValueError("a value that is no number")
+        if not parts["results"]:
+            raise ValueError("no results")
         resampled = safetensors.torch.load_file(folder / RESAMPLED) if (folder / RESAMPLED).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{path} is no report of evaluate, or a damaged one: {error}") from None
@@ -103,33 +112,54 @@ def _refuse_unlike(one: Report, other: Report) -> None:
 
 def _paired(one: Report, other: Report) -> bool:
     """Whether image k of both began with the same noise and label."""
-    return all(
-        one.samples.get("made_by") == "generate" == each.samples.get("made_by") for each in (one, other)
-    ) and all(one.samples.get(key) == other.samples.get(key) for key in ("seed", "labels_sha256"))
+    generated = all(each.samples.get("made_by") == "generate" and "seed" in each.samples for each in (one, other))
+    return generated and all(one.samples.get(key) == other.samples.get(key) for key in ("seed", "labels_sha256"))
 
 
 def _place(flags: CompareFlags) -> Path:
     if flags.out is not None:
         out = Path(flags.out).absolute()
-        if out.suffix != ".json" or out.exists():
-            raise UserError(f"--out {out}: name a new .json file")
+        if out.suffix != ".json" or out.exists() or out.with_suffix(".txt").exists():
+            raise UserError(f"--out {out}: name a new .json file, with no .txt of that name beside it")
     else:
-        out = Path(flags.experiments_dir) / "comparisons" / f"{datetime.now():%Y%m%d_%H%M%S}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(flags.experiments_dir) / "comparisons"
+        stem = f"{datetime.now():%Y%m%d_%H%M%S}"
+        names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
+        out = next(path for name in names if not (path := folder / f"{name}.json").exists())
+    make_folder(out.parent)
     return out
+
+
+class _Spreads(NamedTuple):
+    """Deviations of the resampled values of two evaluations, and their correlation."""
+
+    one: float
+    other: float
+    together: float
+
+
+def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> _Spreads | None:
+    """Resample b holds images of the same numbers in both: paired ones rise and fall together."""
+    if one is None or other is None or one.shape != other.shape:
+        return None
+    deviations = one.std().item(), other.std().item()
+    moving = paired and min(deviations) > 0
+    return _Spreads(*deviations, torch.corrcoef(torch.stack([one, other]))[0, 1].item() if moving else 0.0)
 
 
 def _difference(name: str, one: Report, other: Report, paired: bool) -> dict[str, Any]:
     """other minus one, with its 95 % interval where the resamples allow one."""
-    values = [each.results[name]["found"]["value"] for each in (one, other)]
-    found: dict[str, Any] = {"one": values[0], "other": values[1], "value": values[1] - values[0]}
-    mine, theirs = one.resampled.get(name), other.resampled.get(name)
-    if mine is None or theirs is None or mine.shape != theirs.shape:
-        return {**found, "low": None, "high": None}
-    # Resample b holds images of the same numbers in both: paired ones rise and fall together.
-    variance = (theirs - mine).var() if paired else theirs.var() + mine.var()
-    half = 1.96 * math.sqrt(variance.item())
-    return {**found, "low": found["value"] - half, "high": found["value"] + half}
+    first, second = (each.results[name]["found"] for each in (one, other))
+    found = {"one": first["value"], "other": second["value"], "value": second["value"] - first["value"]}
+    spreads = _spreads(one.resampled.get(name), other.resampled.get(name), paired)
+    low, high = None, None
+    if is_share(name) and first["low"] is not None and second["low"] is not None:
+        mine, theirs = (Estimate(*(each[key] for key in NUMBERS)) for each in (first, second))
+        low, high = difference_of_shares(mine, theirs, spreads.together if spreads is not None else 0.0)
+    elif spreads is not None:
+        half = Z * math.sqrt(spreads.one**2 + spreads.other**2 - 2 * spreads.together * spreads.one * spreads.other)
+        low, high = found["value"] - half, found["value"] + half
+    return {**found, "low": low, "high": high}
 
 
 def _table(one: Report, other: Report, rows: dict[str, dict[str, Any]], paired: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -22,14 +22,14 @@ from models.evaluation.features import Extractor
 from models.evaluation.measures import Settings
 from models.generation import Sampling
 from models.interrupts import Interrupts
-from models.run import read_yaml, write_text
+from models.run import write_text
 from scripts.arguments import check_positive, parse, to_config
 from scripts.autoencoding import options_of
 from scripts.extractors import KEPT_FEATURES, find_extractors
 from scripts.flags import ModelFlags, SamplerFlags, one_of
 from scripts.measuring import Evaluation, Protocol
 from scripts.protocol import load_data, model_card
-from scripts.samples import Samples, draw_samples, read_samples
+from scripts.samples import Samples, draw_samples, read_samples, settings_beside
 from scripts.sampling import (
     check_guidance,
     choose_labels,
@@ -65,13 +65,13 @@ class SamplesFlags:
     data_root: str | None = None
     """Folder of the data sets. Default: where the run found its own."""
     num_images: int | None = None
-    """How many images. Default: as many as the data set has test images; all of --samples."""
+    """How many images. Default, and for 0: as many as the data set has test images; all of --samples."""
     labels: tuple[int, ...] | None = None
     """Classes to generate, in turn. Default: all."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
-    extractors: tuple[str, ...] = ("convnet",)
+    extractors: tuple[str, ...] | None = None
     """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
-    .safetensors file of train_classifier."""
+    .safetensors file of train_classifier. Default: convnet; none where the data set has no classes."""
     inception_weights: str | None = None
     """File of torch-fidelity's weights for inception. Default: its own download."""
     k: int = 5
@@ -105,7 +105,8 @@ def main(argv: list[str]) -> None:
     flags = parse(argv, SamplesFlags(), "evaluate", DESCRIPTION)
     _check(flags)
     if flags.samples is not None:
-        _measure_file(flags, Path(flags.samples))
+        path = Path(flags.samples)
+        _measure_file(flags, path / "samples.npz" if (path / "samples.npz").is_file() else path)
     else:
         _measure_run(replace(flags, model=resolve_model(flags.model)))
 
@@ -114,10 +115,16 @@ def _check(flags: SamplesFlags) -> None:
     check_positive(flags, "k", "batch_size")
     if flags.draws < 10:
         raise UserError(f"--draws {flags.draws}: takes 10 or more")
-    if flags.num_images is not None and flags.num_images <= flags.k:
+    if flags.num_images and flags.num_images <= flags.k:
         raise UserError(f"--num_images {flags.num_images}: takes more than the --k {flags.k} nearest neighbours")
     if flags.samples is None and flags.dataset is not None:
         raise UserError("--dataset goes with --samples: a run is measured against the data it was trained on")
+    of_run = {"run": flags.model.run != ModelFlags.run, "labels": flags.labels is not None}
+    of_run |= {"checkpoint": flags.model.checkpoint != ModelFlags.checkpoint, "seed": flags.seed != 0}
+    of_run |= {each.name: getattr(flags.sampling, each.name) != each.default for each in fields(SamplerFlags)}
+    given = [name for name, is_given in of_run.items() if is_given]
+    if flags.samples is not None and given:
+        raise UserError(f"--{given[0]} says how to generate images: it does not go with --samples")
 
 
 def _check_neighbours(flags: SamplesFlags, dataset: ImageData) -> None:
@@ -164,18 +171,19 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
 def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
     if flags.dataset is not None:
         return load_named(flags, flags.data_root)
-    config = path.parent / "config.txt"
-    settings = read_yaml(config) if config.is_file() else {}
-    made_by = [settings.get("checkpoint"), *settings.get("checkpoints", [])]
-    for checkpoint in made_by:
+    settings = settings_beside(path)
+    several = settings.get("checkpoints")
+    for checkpoint in (settings.get("checkpoint"), *(several if isinstance(several, list) else ())):
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():
             return load_data(Path(checkpoint), flags.data_root)
     raise UserError(f"--samples {path}: say what they are to be like with --dataset")
 
 
 def _extractors(flags: SamplesFlags, dataset: ImageData, device: torch.device) -> list[Extractor]:
-    experiments = Path(flags.model.experiments_dir)
-    return find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
+    experiments, words = Path(flags.model.experiments_dir), flags.extractors
+    if words is None and not dataset.class_names:
+        return []
+    return find_extractors(words or ("convnet",), flags.inception_weights, dataset, experiments, device)
 
 
 def _write(

@@ -18,6 +18,7 @@ from scripts.training import fingerprint
 
 INCEPTION = "inception"
 KEPT_FEATURES = ".features"  # Folder among the runs with what feature networks made of real images.
+KEPT_CLASSIFIERS = ".classifiers"
 
 
 def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, network: str = "convnet") -> Classifier:
@@ -26,7 +27,7 @@ def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, n
         raise UserError(f"{dataset.name} has no classes: there is nothing to recognise")
     train, test = (Labelled(split.images, split.labels) for split in (dataset.train, dataset.test))
     schooling = Schooling(network, flips=dataset.flips)
-    kept, classes = experiments / ".classifiers", len(dataset.class_names)
+    kept, classes = experiments / KEPT_CLASSIFIERS, len(dataset.class_names)
     return classifier_for(kept, schooling, dataset.name, fingerprint(dataset), train, test, classes, device, tell)
 
 

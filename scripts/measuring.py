@@ -25,8 +25,10 @@ from models.evaluation.classifier import Classifier, Labelled, Read, Schooling, 
 from models.evaluation.features import Extractor, read_kept
 from models.evaluation.measures import (
     MOST_PAIRED,
+    SHORTEST_LINE,
     Reference,
     Settings,
+    frechet_floor,
     grey_measures,
     measure,
     memory_measures,
@@ -34,7 +36,7 @@ from models.evaluation.measures import (
 from models.evaluation.memorisation import Memorisation, memorisation
 from models.evaluation.neighbours import distance_to
 from models.evaluation.recognition import confusion, histogram_distance
-from models.evaluation.statistics import Estimate, resampled_counts, share
+from models.evaluation.statistics import Estimate, mean_interval, resampled_counts, share
 from models.objectives import sheet
 from models.randomness import derive_seed
 from models.run import write_text
@@ -65,7 +67,7 @@ MEANINGS = {
     "near_copies": ("%", "nearer to a training image than 99 % of test images are to theirs"),
     "nearer_to_train": (
         "%",
-        "nearer to a training image than to every test image, of as many; 50 % if nothing is copied",
+        "nearer to some training image than to every test image; the floor is the training images' share of all",
     ),
     "grey_mean": ("", "mean grey level, 0..255"),
     "grey_deviation": ("", "deviation of the grey levels"),
@@ -107,7 +109,6 @@ class Protocol:
         return {
             "version": VERSION,
             "images": count,
-            "quantisation": "uint8, rounded half to even, clipped to 0..255",
             "dataset": dataset.name,
             "reference": f"train split, {len(dataset.train)} images; pairs with {paired} of them",
             "reference_sha256": self.train_sha256,
@@ -124,12 +125,14 @@ class Protocol:
 
 @dataclass
 class Evaluation:
-    """The rows and pictures of one set of images. found, floors: by name of the measure."""
+    """The rows and pictures of one set of images. found, floors: by name of the measure. undetermined: names of the
+    distances that no ratio to the floor goes with."""
 
     protocol: Protocol
     samples: Samples
     found: dict[str, Estimate] = field(default_factory=dict)
     floors: dict[str, Estimate] = field(default_factory=dict)
+    undetermined: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
     confusion: Tensor | None = None
     pixels: Memorisation | None = None
@@ -140,8 +143,15 @@ class Evaluation:
         count, dataset = len(self.samples.images), self.protocol.dataset
         if count > len(dataset.test):
             self.warnings.append(
-                f"{count} images, and only {len(dataset.test)} test images for the floor: distances fall with their "
-                "number, so compare them at --num_images of the floor"
+                f"{count} images, but a floor of {len(dataset.test)}, all test images: distances fall with the number "
+                f"of images, so take --num_images {len(dataset.test)} to compare them with it"
+            )
+        absent = 0 if self.samples.labels is None else len(dataset.class_names) - len(self.samples.labels.unique())
+        if absent > 0:
+            self.warnings.append(f"{absent} classes were not asked for, and the training images have them all")
+        if not self.protocol.extractors:
+            self.warnings.append(
+                f"{dataset.name} has no classes, hence no feature network: name --extractors inception"
             )
         for extractor in self.protocol.extractors:
             self._measure_in(extractor)
@@ -166,6 +176,10 @@ class Evaluation:
         rows = protocol.floor_rows(count)
         if count <= width:
             self.warnings.append(f"{count} images for {width} features of {name}: its covariance is not determined")
+        if count <= width or count > len(rows):
+            self.undetermined.add(f"fd_{name}")
+        if settings.extrapolate and count <= SHORTEST_LINE * width:
+            self.warnings.append(f"no limit of the distance: the line takes more than {SHORTEST_LINE * width} images")
         if isinstance(extractor, Classifier):
             self._recognise(name, mine, test_read, rows)
         reference = Reference.of(train_read.features, count, settings.seed)
@@ -173,6 +187,9 @@ class Evaluation:
         floor = Read(test_read.features[rows], test_read.logits[rows])
         of_floor = Reference.of(train_read.features, len(rows), settings.seed)
         self.floors.update(measure(floor, of_floor, name, settings))
+        spread = frechet_floor(test_read.features, reference.all, len(rows), settings.seed)
+        if spread is not None:
+            self.floors[f"fd_{name}"] = spread
         self._measure_memory(name, mine.features, train_read.features, test_read.features)
         if self.remoteness is None:
             self.remoteness = distance_to(mine.features, reference.some, settings.k)
@@ -195,11 +212,9 @@ class Evaluation:
         found = memorisation(samples, train_points, test)
         self.found.update(memory_measures(found, name, self.protocol.settings))
         distances = found.test_distances
-        half = 1.96 * (distances.std() / len(distances) ** 0.5).item()
-        middle = distances.mean().item()
-        self.floors[f"nearest_train_{name}"] = Estimate(middle, middle - half, middle + half)
+        self.floors[f"nearest_train_{name}"] = Estimate(distances.mean().item(), *mean_interval(distances))
         self.floors[f"near_copies_{name}"] = Estimate(EXPECTED_NEAR_COPIES, math.nan, math.nan)
-        self.floors[f"nearer_to_train_{name}"] = Estimate(0.5, math.nan, math.nan)
+        self.floors[f"nearer_to_train_{name}"] = Estimate(found.expected, math.nan, math.nan)
         return found
 
     def _measure_learning(self) -> None:
@@ -247,6 +262,7 @@ class Evaluation:
         return {
             "images_sha256": tensor_hash(self.samples.images),
             "labels_sha256": None if labels is None else tensor_hash(labels),
+            "images_of_each_class": None if labels is None else torch.bincount(labels).tolist(),
         }
 
     def table(self) -> str:
@@ -260,11 +276,18 @@ class Evaluation:
             floor_found = self.floors.get(name)
             lines.append(
                 f"{name:<{width}}  {show_estimate(name, found):<28}  {show_estimate(name, floor_found):<28}  "
-                f"{_ratio(name, found, floor_found)}".rstrip()
+                f"{self._ratio(name)}".rstrip()
             )
         lines += ["", *(f"warning: {text}" for text in self.warnings), *([""] if self.warnings else [])]
         lines += [f"{kind:<16}{MEANINGS[kind][1]}" for kind in dict.fromkeys(map(kind_of, self.found))]
         return "\n".join(lines)
+
+    def _ratio(self, name: str) -> str:
+        """Of a distance: how many times the floor's, where both are of as many images and their covariances known."""
+        floor = self.floors.get(name)
+        if kind_of(name) != "fd" or floor is None or floor.value <= 0 or name in self.undetermined:
+            return ""
+        return f"{self.found[name].value / floor.value:.2f}"
 
     def _draw(self, folder: Path) -> None:
         images, names = self.samples.images, self.protocol.dataset.class_names
@@ -312,9 +335,13 @@ def plain(estimate: Estimate | None) -> dict[str, float | None] | None:
     return {key: number if math.isfinite(number) else None for key, number in numbers.items()}
 
 
+def is_share(name: str) -> bool:
+    return MEANINGS[kind_of(name)][0] == "%"
+
+
 def show(name: str, value: float) -> str:
     """A value of a measure, as people read it."""
-    return f"{100 * value:.2f} %" if MEANINGS[kind_of(name)][0] == "%" else f"{value:.4g}"
+    return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
 
 
 def show_estimate(name: str, estimate: Estimate | None) -> str:
@@ -325,10 +352,3 @@ def show_estimate(name: str, estimate: Estimate | None) -> str:
         return text
     low, high = (show(name, each).removesuffix(" %") for each in (estimate.low, estimate.high))
     return f"{text} [{low}, {high}]"
-
-
-def _ratio(name: str, found: Estimate, floor: Estimate | None) -> str:
-    """Of distances: how many times the floor's."""
-    if floor is None or kind_of(name) != "fd" or floor.value <= 0:
-        return ""
-    return f"{found.value / floor.value:.2f}"

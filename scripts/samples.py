@@ -6,6 +6,7 @@ All come as uint8, with what is known of how they were made for the protocol car
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
 import zipfile
@@ -28,7 +29,8 @@ from models.run import read_yaml
 from scripts.sampling import describe_model
 from scripts.terminal import tell_progress
 
-LABELLED = re.compile(r"_label(\d+)\.[^.]+$")
+LABELLED = re.compile(r"_label(\d{1,9})\.[^.]+$")
+QUANTISATION = "uint8, rounded half to even, clipped to 0..255"
 # What numpy is known to raise for files that are no archive of arrays, or a damaged one.
 BROKEN = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 CONFIG_WORDS = ("sampler", "steps", "grid", "eta", "variance", "diffusion", "order", "guidance_scale")
@@ -77,6 +79,7 @@ def draw_samples(
         tell_progress(done, count, "generated", duration(time.perf_counter() - started))
     nfe = evaluations / count
     card = {"made_by": "generate", "sampling": sampling.describe(), "nfe": nfe, "seed": seed}
+    card["quantisation"] = QUANTISATION
     if weak is not None:
         card["autoguidance"] = str(weak.path)
     title = f"{describe_model(loaded)}, {sampling.describe()}, NFE {nfe:g}"
@@ -97,14 +100,28 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
     if count > len(images):
         raise UserError(f"--num_images {count}: {path} holds {len(images)}")
     count = count or len(images)
-    card: dict[str, Any] = {"made_by": "others", "samples": str(path)}
-    config = path.parent / "config.txt"
-    if of_npz and config.is_file():
-        settings = read_yaml(config)
-        told = {word: settings[word] for word in CONFIG_WORDS if settings.get(word) is not None}
-        card = {"made_by": "generate", "samples": str(path), **told}
+    card: dict[str, Any] = {"made_by": "others", "samples": str(path), "quantisation": "uint8, as given"}
+    settings = settings_beside(path) if of_npz else {}
+    if "sampler" in settings:
+        told = {word: settings[word] for word in CONFIG_WORDS if _is_plain(settings.get(word))}
+        card = {"made_by": "generate", "samples": str(path), "quantisation": QUANTISATION, **told}
     title = str(Path(*path.absolute().parts[-2:]))
     return Samples(images[:count], None if labels is None else labels[:count], title, card)
+
+
+def settings_beside(path: Path) -> dict[str, Any]:
+    """What the config.txt beside a samples.npz says, if it is one of ours."""
+    config = path.parent / "config.txt"
+    try:
+        return read_yaml(config) if config.is_file() else {}
+    except UserError:
+        return {}
+
+
+def _is_plain(value: Any) -> bool:
+    """What a setting may be; someone's YAML may hold dates and worse."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(each, (str, int)) or (isinstance(each, float) and math.isfinite(each)) for each in values)
 
 
 def _known(labels: Tensor, classes: int) -> bool:

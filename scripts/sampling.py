@@ -149,11 +149,16 @@ def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> L
 def folder_in_run(path: Path, out: str | None, kind: str) -> Path:
     """--out, else `<run>/<kind>` in the run of the checkpoint file `path`; made if need be. Raises UserError."""
     folder = Path(out).absolute() if out is not None else _own_run(path) / kind
+    make_folder(folder)
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes it where it is missing. Raises UserError where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with --out") from None
-    return folder
 
 
 def _own_run(path: Path) -> Path:

@@ -20,7 +20,9 @@ from models.evaluation.statistics import wilson_interval
 from models.interrupts import Interrupts
 from scripts.arguments import parse
 from scripts.command import run_command
+from scripts.extractors import KEPT_CLASSIFIERS
 from scripts.flags import experiments_dir, one_of
+from scripts.sampling import make_folder
 from scripts.terminal import tell
 from scripts.training import fingerprint, load_data
 
@@ -59,7 +61,7 @@ class ClassifierFlags:
     experiments_dir: str = field(default_factory=experiments_dir)
     """Where classifiers are kept; the variable EXPERIMENTS_DIR sets its default."""
     out: str | None = None
-    """File to write. Default: a new one among the runs, in .classifiers/."""
+    """File to write. Default: where evaluate looks for a network of these settings, among the runs."""
     verify_only: bool = False
     """Train nothing: measure the network that lies in models/pretrained, or --file, on the test images again; fails
     below its claim."""
@@ -85,6 +87,10 @@ def _check(flags: ClassifierFlags) -> None:
         value = getattr(flags, name)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name} {value}: takes more than 0")
+    if not 0 <= flags.weight_decay < float("inf"):
+        raise UserError(f"--weight_decay {flags.weight_decay}: takes 0 or more")
+    if flags.out is not None and flags.verify_only:
+        raise UserError("--out names the network that is trained; the one of --verify_only is --file")
     if flags.file is not None and not flags.verify_only:
         raise UserError("--file names the network of --verify_only; where to write is --out")
 
@@ -92,17 +98,20 @@ def _check(flags: ClassifierFlags) -> None:
 def _train(flags: ClassifierFlags, dataset: ImageData, device: torch.device) -> Path:
     words = ("network", "width", "epochs", "batch_size", "lr", "weight_decay", "flips", "seed")
     schooling = Schooling(**{word: getattr(flags, word) for word in words})
-    name = f"{dataset.name}_{flags.network}.safetensors"
-    path = Path(flags.out or Path(flags.experiments_dir) / ".classifiers" / name).absolute()
+    sha256 = fingerprint(dataset)
+    kept = Path(flags.experiments_dir) / KEPT_CLASSIFIERS
+    path = classifiers.kept_path(kept, schooling, sha256) if flags.out is None else Path(flags.out)
+    path = path.absolute()
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path}: name a .safetensors file")
-    if path.exists() and flags.out is not None:
-        raise UserError(f"--out {path} is there already: name a new file")
+    if path.exists() or path.with_suffix(".yaml").exists():
+        raise UserError(f"{path} is there already, or its .yaml: name a new file with --out")
+    make_folder(path.parent)
     train, test = (Labelled(split.images, split.labels) for split in (dataset.train, dataset.test))
     epochs = schooling.epochs_for(len(train.images))
     tell(f"{flags.network} on {len(train.images)} images of {dataset.name}, {epochs:g} passes")
     with Interrupts(at_once=True):
-        classes, sha256 = len(dataset.class_names), fingerprint(dataset)
+        classes = len(dataset.class_names)
         made = classifiers.school(schooling, dataset.name, sha256, train, test, classes, device, path)
     tell(_describe(made, made.accuracy, len(test.images)))
     return path

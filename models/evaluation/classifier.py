@@ -176,6 +176,12 @@ def pretrained(network: str, data_sha256: str) -> Path | None:
     return None
 
 
+def kept_path(kept: Path, schooling: Schooling, data_sha256: str) -> Path:
+    """Where a classifier lies that was trained so on that training split, or will lie."""
+    word = hashlib.sha256(f"{VERSION} {schooling} {data_sha256}".encode()).hexdigest()[:16]
+    return kept / f"{word}.safetensors"
+
+
 def school(
     schooling: Schooling,
     name: str,
@@ -224,8 +230,7 @@ def classifier_for(
     path = pretrained(schooling.network, data_sha256)
     if path is not None:
         return load(path, device)
-    word = hashlib.sha256(f"{VERSION} {schooling} {data_sha256} {classes}".encode()).hexdigest()[:16]
-    path = kept / f"{word}.safetensors"
+    path = kept_path(kept, schooling, data_sha256)
     try:
         return load(path, device)
     except UserError:

@@ -28,6 +28,8 @@ from models.evaluation.statistics import Estimate, around, mean, resampled_count
 from models.randomness import derive_seed
 
 MOST_PAIRED = 10_000  # Images of each set whose pairs are looked at: time and memory grow with the square.
+SHORTEST_LINE = 5  # Images over features below which the smallest subset of the line in 1 / n has no covariance.
+FLOOR_SETS = 20
 WIDE, WIDE_DRAWS = 512, 10  # A resample of features wider than this takes seconds.
 
 
@@ -64,7 +66,7 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     features = read.features.double()
     counts = resampled_counts(len(features), settings.draws, settings.seed)
     found = {f"fd_{name}": frechet(features, reference.all, settings)}
-    if settings.extrapolate:
+    if settings.extrapolate and len(features) > SHORTEST_LINE * features.shape[1]:
         limit = frechet_limit(features, reference.all, settings.seed)
         found[f"fd_limit_{name}"] = Estimate(limit, math.nan, math.nan)
     some, paired = features[:MOST_PAIRED], counts if len(features) <= MOST_PAIRED else None
@@ -85,6 +87,18 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     return found
 
 
+def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Estimate | None:
+    """What the distance of `count` images is where they are real, (N, D): the mean over random sets of them and the
+    range that 95 % of such sets lie in. None where there are too few real images for sets that differ."""
+    if 2 * count > len(features):
+        return None
+    generator = torch.Generator().manual_seed(derive_seed(seed, "floors"))
+    sets = [torch.randperm(len(features), generator=generator)[:count] for _ in range(FLOOR_SETS)]
+    found = torch.tensor([frechet_distance(gaussian(features[rows]), reference) for rows in sets], dtype=torch.float64)
+    spread = around(found.mean().item(), found)
+    return spread._replace(low=max(0.0, spread.low))
+
+
 def frechet(features: Tensor, reference: Gaussian, settings: Settings) -> Estimate:
     """The squared distance of features (N, D), with its interval."""
     counts = resampled_counts(len(features), settings.draws, settings.seed)
@@ -100,7 +114,7 @@ def memory_measures(found: Memorisation, name: str, settings: Settings) -> dict[
     return {
         f"nearest_train_{name}": mean(found.distances, counts),
         f"near_copies_{name}": share(found.near_copy, counts),
-        f"nearer_to_train_{name}": mean(found.nearer_to_train, counts),
+        f"nearer_to_train_{name}": share(found.nearer_to_train, counts),
     }
 
 

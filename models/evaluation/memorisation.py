@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.evaluation.neighbours import Nearest, nearest
+from models.evaluation.neighbours import nearest
 
 NEAR = 0.01  # Of the test images lie as near to a training image as what is counted as a near copy.
 
@@ -20,8 +20,8 @@ class Memorisation:
     """distances, test_distances: (N,) and (M,) to the nearest training image, root mean square over dimensions.
 
     nearest: which training image that is, for each sample. near_copy: (N,) whether a sample is nearer to it than all
-    but one in a hundred test images are to theirs. nearer_to_train: (N,) 1 where it is nearer to a training image than
-    to every test image, among as many of both, 0 where not, 0.5 in a draw.
+    but one in a hundred test images are to theirs. nearer_to_train: (N,) whether the
+    nearest of all real images is a training image; expected: the share of that where nothing is copied.
     """
 
     distances: Tensor
@@ -29,20 +29,19 @@ class Memorisation:
     nearest: Tensor
     near_copy: Tensor
     nearer_to_train: Tensor
+    expected: float
 
 
-def memorisation(samples: Tensor, train: Tensor, test: Tensor, of_test: Nearest | None = None) -> Memorisation:
-    """Of points (N, D), training points and test points; of_test: `nearest(test, train)` where it is known."""
+def memorisation(samples: Tensor, train: Tensor, test: Tensor) -> Memorisation:
+    """Of points (N, D), training points and test points."""
     size = samples.shape[1]
-    found, of_test = nearest(samples, train), of_test or nearest(test, train)
-    # As many training as test images, evenly spread: among six times as many the nearest is nearer by itself.
-    rows = torch.linspace(0, len(train) - 1, min(len(test), len(train))).long()
-    to_some, to_test = nearest(samples, train[rows]).squares, nearest(samples, test[: len(rows)]).squares
+    found, of_test, to_test = nearest(samples, train), nearest(test, train), nearest(samples, test)
     limit = torch.quantile(of_test.squares, NEAR)
     return Memorisation(
         distances=(found.squares / size).sqrt(),
         test_distances=(of_test.squares / size).sqrt(),
         nearest=found.columns,
         near_copy=found.squares < limit,
-        nearer_to_train=(to_some < to_test).double() + (to_some == to_test).double() / 2,
+        nearer_to_train=found.squares < to_test.squares,
+        expected=len(train) / (len(train) + len(test)),
     )

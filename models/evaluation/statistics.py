@@ -13,6 +13,7 @@ from models.errors import UserError
 from models.randomness import derive_seed
 
 CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 class Estimate(NamedTuple):
@@ -47,6 +48,20 @@ def share(holds: Tensor, counts: Tensor | None = None) -> Estimate:
     return Estimate(successes / count, *wilson_interval(successes, count), resampled)
 
 
+def difference_of_shares(one: Estimate, other: Estimate, together: float = 0.0) -> tuple[float, float]:
+    """The interval of other - one (Newcombe 1998, method 10): the reaches of both, squared and added, less what they
+    share. together: the correlation of the two, 0 where they are independent. Unlike the spread of resamples it has a
+    width where a share is 0 or 1."""
+
+    def reach(first: float, second: float) -> float:
+        return math.sqrt(max(0.0, first**2 + second**2 - 2 * together * first * second))
+
+    value = other.value - one.value
+    low = reach(one.high - one.value, other.value - other.low)
+    high = reach(one.value - one.low, other.high - other.value)
+    return value - low, value + high
+
+
 def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
     """(draws, count) float64: how often each of `count` images is in each resample of as many, with replacement."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap", count))
@@ -58,7 +73,7 @@ def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
 def around(value: float, resampled: Tensor) -> Estimate:
     """The normal bootstrap interval (Efron & Tibshirani 1993, ch. 12): the spread of the resampled values about the
     value. Their own place is of no use: a resample holds images twice, which moves every distance between sets."""
-    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * resampled.std().item()
+    half = Z * resampled.std().item()
     return Estimate(value, value - half, value + half, resampled)
 
 

@@ -285,7 +285,9 @@ def test_samples_that_are_not_there(refused, made: Made, tmp_path: Path) -> None
     ("flags", "words"),
     [
         (("--num_images", "5"), ("--num_images 5", "--k 5")),
-        (("--num_images", "0"), ("--num_images 0",)),
+        (("--num_images", "-3"), ("--num_images -3",)),
+        (("--samples", "x.npz", "--sampler", "ddpm"), ("--sampler says how to generate",)),
+        (("--samples", "x.npz", "--labels", "3"), ("--labels says how to generate",)),
         (("--k", "400"), ("--k 400", "359")),
         (("--k", "0"), ("--k 0",)),
         (("--draws", "3"), ("--draws 3",)),

@@ -81,13 +81,13 @@ def test_training_images_are_found_out(protocol: Protocol, dataset: ImageData) -
     assert found.pixels is not None and found.pixels.nearest.tolist() == chosen.tolist()
     assert (found.pixels.distances == 0).all()
     assert found.found["near_copies_pixels"].value == 1 and found.found[f"near_copies_{NAME}"].value == 1
-    assert found.found["nearer_to_train_pixels"].low > 0.5
+    assert found.found["nearer_to_train_pixels"].value == 1 > found.floors["nearer_to_train_pixels"].value
     assert found.found["nearest_train_pixels"].value == 0 < found.floors["nearest_train_pixels"].low
 
 
 def test_what_cannot_be_compared_is_said(protocol: Protocol, dataset: ImageData) -> None:
     many = evaluation_of(protocol, dataset.train.images[:400])
-    assert any("400 images, and only 359 test images" in word for word in many.warnings)
+    assert any("400 images, but a floor of 359" in word for word in many.warnings)
     assert f"recognised_{NAME}" not in many.found and many.confusion is None
     few = evaluation_of(protocol, dataset.test.images[:60])
     assert any("60 images for 128 features" in word for word in few.warnings)
@@ -95,7 +95,7 @@ def test_what_cannot_be_compared_is_said(protocol: Protocol, dataset: ImageData)
 
 
 def test_the_card_and_the_table(protocol: Protocol, dataset: ImageData, tmp_path: Path) -> None:
-    found = evaluation_of(protocol, dataset.test.images[:50], dataset.test.labels[:50])
+    found = evaluation_of(protocol, dataset.train.images[:150], dataset.train.labels[:150])
     card = protocol.card(50)
     assert card["images"] == 50 and card["floor"] == "test split, 50 images" and card["extractors"] == [NAME]
     assert card["reference"] == "train split, 1438 images; pairs with 50 of them"
@@ -104,7 +104,14 @@ def test_the_card_and_the_table(protocol: Protocol, dataset: ImageData, tmp_path
     assert all(name in table for name in found.found)
     (row,) = (line for line in table.splitlines() if line.startswith(f"fd_{NAME} "))
     assert float(row.split()[-1]) == pytest.approx(times_floor(found), abs=0.006)
-    assert "warning: 50 images for 128 features" in table
+    low, high = (found.floors[f"fd_{NAME}"][end] for end in (1, 2))
+    assert low < found.floors[f"fd_{NAME}"].value < high
+    few = evaluation_of(protocol, dataset.test.images[:50], dataset.test.labels[:50]).table()
+    assert "warning: 50 images for 128 features" in few
+    (row,) = (line for line in few.splitlines() if line.startswith(f"fd_{NAME} "))
+    assert row.endswith("]")  # A ratio of what is not determined would mean nothing.
+    of_one = evaluation_of(protocol, dataset.test.images[:150], torch.zeros(150, dtype=torch.long)).table()
+    assert "9 classes were not asked for" in of_one
 
 
 def test_a_classifier_learns_from_images_what_their_labels_say(protocol: Protocol, dataset: ImageData) -> None:

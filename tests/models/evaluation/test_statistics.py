@@ -12,6 +12,7 @@ from models.evaluation.distances import frechet_distance, frechet_resampled, gau
 from models.evaluation.statistics import (
     Estimate,
     around,
+    difference_of_shares,
     mean,
     mean_interval,
     refuse_infinite,
@@ -86,3 +87,14 @@ def test_the_interval_of_a_distance_is_as_wide_as_other_samples_would_make_it() 
     found = [around(0, frechet_resampled(each, reference, counts)) for each in sets[:5]]
     deviation = sum(map(half_width, found)) / 5 / 1.96
     assert true / 1.5 < deviation < true * 1.5
+
+
+def test_the_interval_of_a_difference_of_shares() -> None:
+    """Newcombe 1998b, table II (a): 56/70 less 48/80 has the interval [0.0524, 0.3339]; and shares at the ends."""
+    one, other = (Estimate(k / n, *wilson_interval(k, n)) for k, n in ((48, 80), (56, 70)))
+    assert difference_of_shares(one, other) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    none = Estimate(0.0, *wilson_interval(0, 20))
+    low, high = difference_of_shares(none, none)
+    assert low < 0 < high
+    low, high = difference_of_shares(one, one, together=1.0)
+    assert high - low < 0.2 * (one.high - one.low)
