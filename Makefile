@@ -59,7 +59,7 @@ recipes: environment ## named settings for every data set and task
 generate: environment ## generate images: ARGS="--run latest --num_samples 64"
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh generate "$${args[@]}"
 
-evaluate: environment ## measure a run, or ARGS="--samples FILE --dataset mnist"
+evaluate: environment ## measure samples of a run, or those of a FILE
 	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh evaluate "$${args[@]}"
 
 train_classifier: environment ## a feature network for evaluate, or --verify_only

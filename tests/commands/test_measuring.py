@@ -104,8 +104,8 @@ def test_the_card_and_the_table(protocol: Protocol, dataset: ImageData, tmp_path
     assert all(name in table for name in found.found)
     (row,) = (line for line in table.splitlines() if line.startswith(f"fd_{NAME} "))
     assert float(row.split()[-1]) == pytest.approx(times_floor(found), abs=0.006)
-    low, high = (found.floors[f"fd_{NAME}"][end] for end in (1, 2))
-    assert low < found.floors[f"fd_{NAME}"].value < high
+    floor = found.floors[f"fd_{NAME}"]
+    assert floor.low < floor.value < floor.high
     few = evaluation_of(protocol, dataset.test.images[:50], dataset.test.labels[:50]).table()
     assert "warning: 50 images for 128 features" in few
     (row,) = (line for line in few.splitlines() if line.startswith(f"fd_{NAME} "))
