@@ -19,6 +19,7 @@ from models.errors import UserError
 from models.evaluation.bayes import WEIGHTINGS, Denoising, Likelihood, Method, Posterior
 from models.evaluation.gaussians import ClassGaussians
 from models.evaluation.images import Images
+from models.evaluation.recognition import confusion
 from models.evaluation.statistics import wilson_interval
 from models.interrupts import Interrupts
 from scripts.arguments import check_positive, parse
@@ -237,8 +238,6 @@ def _results(posterior: Posterior, labels: Tensor, first: int, seconds: float) -
     """Everything the report says, as plain numbers."""
     count, classes = posterior.log_posterior.shape
     right = posterior.prediction == labels
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    confusion.index_put_((labels, posterior.prediction), torch.ones(count, dtype=torch.int64), accumulate=True)
     wrong = [
         {"image": first + row, "label": int(labels[row]), "predicted": int(posterior.prediction[row])}
         for row in (~right).nonzero().flatten().tolist()
@@ -253,7 +252,7 @@ def _results(posterior: Posterior, labels: Tensor, first: int, seconds: float) -
         "most_evaluations_per_class_and_image": int(posterior.evaluations.max()),
         "seconds": round(seconds, 3),
         "seconds_per_image": round(seconds / count, 6),
-        "confusion": confusion.tolist(),
+        "confusion": confusion(labels, posterior.prediction, classes).tolist(),
         "wrong": wrong,
     }
 

@@ -21,6 +21,7 @@ from models.run import find_run, write_text
 from scripts.arguments import parse
 from scripts.flags import experiments_dir
 from scripts.measuring import RESAMPLED, is_share, show
+from scripts.protocol import unused_path
 from scripts.sampling import DENOISING, make_folder
 from scripts.terminal import tell
 
@@ -122,10 +123,7 @@ def _place(flags: CompareFlags) -> Path:
         if out.suffix != ".json" or out.exists() or out.with_suffix(".txt").exists():
             raise UserError(f"--out {out}: name a new .json file, with no .txt of that name beside it")
     else:
-        folder = Path(flags.experiments_dir) / "comparisons"
-        stem = f"{datetime.now():%Y%m%d_%H%M%S}"
-        names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
-        out = next(path for name in names if not (path := folder / f"{name}.json").exists())
+        out = unused_path(Path(flags.experiments_dir) / "comparisons", f"{datetime.now():%Y%m%d_%H%M%S}")
     make_folder(out.parent)
     return out
 

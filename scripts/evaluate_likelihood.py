@@ -18,7 +18,7 @@ from models.evaluation.code_length import Levels, Method, Parts, SpreadDensity, 
 from models.evaluation.images import Images
 from models.evaluation.statistics import refuse_infinite
 from models.interrupts import Interrupts
-from scripts.arguments import parse
+from scripts.arguments import check_positive, parse
 from scripts.flags import ModelFlags, one_of
 from scripts.protocol import (
     data_card,
@@ -91,8 +91,7 @@ class LikelihoodFlags:
 
 def main(argv: list[str]) -> None:
     flags = parse(argv, LikelihoodFlags(), "evaluate", DESCRIPTION)
-    if flags.batch_size < 1:
-        raise UserError(f"--batch_size {flags.batch_size}: takes 1 or more")
+    check_positive(flags, "batch_size")
     if flags.method not in METHODS:
         raise UserError(f"--method {flags.method}: choose from {', '.join(METHODS)}")
     flags = replace(flags, model=resolve_model(flags.model))

@@ -20,7 +20,7 @@ from models.evaluation.noise_loss import by_bin, noise_losses
 from models.evaluation.statistics import refuse_infinite
 from models.interrupts import Interrupts
 from models.objectives import BINS
-from scripts.arguments import parse
+from scripts.arguments import check_positive, parse
 from scripts.flags import ModelFlags
 from scripts.protocol import (
     data_card,
@@ -59,8 +59,7 @@ class LossFlags:
 
 def main(argv: list[str]) -> None:
     flags = parse(argv, LossFlags(), "evaluate", DESCRIPTION)
-    if flags.batch_size < 1:
-        raise UserError(f"--batch_size {flags.batch_size}: takes 1 or more")
+    check_positive(flags, "batch_size")
     flags = replace(flags, model=resolve_model(flags.model))
     path = find_checkpoint(flags.model)
     loaded = load_model(path, flags.model)

@@ -16,11 +16,9 @@ import yaml
 import data
 from data import ImageData
 from models import build
-from models.build import Loaded
 from models.errors import UserError
 from models.evaluation.features import Extractor
 from models.evaluation.measures import Settings
-from models.generation import Sampling
 from models.interrupts import Interrupts
 from models.run import write_text
 from scripts.arguments import check_positive, parse, to_config
@@ -89,16 +87,6 @@ class SamplesFlags:
     """Images generated at a time; changes nothing else."""
     out: str | None = None
     """Folder to write; it must be new or empty. Default: a new one in the run's evaluation/, or beside --samples."""
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A trained run that is to be sampled."""
-
-    loaded: Loaded
-    sampling: Sampling
-    labels: Sequence[int] | None
-    weak: Loaded | None
 
 
 def main(argv: list[str]) -> None:

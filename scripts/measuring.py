@@ -40,8 +40,8 @@ from models.evaluation.statistics import Estimate, mean_interval, resampled_coun
 from models.objectives import sheet
 from models.randomness import derive_seed
 from models.run import write_text
-from scripts.samples import Samples, tensor_hash
-from scripts.training import split_hash
+from scripts.samples import Samples
+from scripts.training import sha256_of, split_hash
 
 RESAMPLED = "resampled.safetensors"  # Of every measure, its value in each resample.
 VERSION = 1  # Of the measures: figures of two versions are not compared.
@@ -185,7 +185,7 @@ class Evaluation:
         reference = Reference.of(train_read.features, count, settings.seed)
         self.found.update(measure(mine, reference, name, settings))
         floor = Read(test_read.features[rows], test_read.logits[rows])
-        of_floor = Reference.of(train_read.features, len(rows), settings.seed)
+        of_floor = reference.cut(len(rows))
         self.floors.update(measure(floor, of_floor, name, settings))
         spread = frechet_floor(test_read.features, reference.all, len(rows), settings.seed)
         if spread is not None:
@@ -260,8 +260,8 @@ class Evaluation:
     def _hashes(self) -> dict[str, Any]:
         labels = self.samples.labels
         return {
-            "images_sha256": tensor_hash(self.samples.images),
-            "labels_sha256": None if labels is None else tensor_hash(labels),
+            "images_sha256": sha256_of(self.samples.images),
+            "labels_sha256": None if labels is None else sha256_of(labels),
             "images_of_each_class": None if labels is None else torch.bincount(labels).tolist(),
         }
 

@@ -132,11 +132,15 @@ def report_folder(path: Path, out: str | None) -> Path:
     return folder_in_run(path, out, "evaluation")
 
 
+def unused_path(folder: Path, stem: str) -> Path:
+    """`<stem>.json`, numbered where others of this second are there already."""
+    names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
+    return next(path for name in names if not (path := folder / f"{name}.json").exists())
+
+
 def write_report(folder: Path, task: str, card: Mapping[str, Any], results: Mapping[str, Any], table: str) -> Path:
     """`<date>_<time>-<task>.json` with the card and the results, and the table with the card beside it as .txt."""
-    stem = f"{datetime.now():%Y%m%d_%H%M%S}-{task}"
-    names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
-    path = next(path for name in names if not (path := folder / f"{name}.json").exists())
+    path = unused_path(folder, f"{datetime.now():%Y%m%d_%H%M%S}-{task}")
     content = json.dumps({"task": task, "protocol": card, "results": results}, indent=2)
     protocol = yaml.safe_dump(dict(card), sort_keys=False, allow_unicode=True)
     write_text(path.with_suffix(".txt"), f"{table}\n\nprotocol\n\n{protocol}")

@@ -5,7 +5,6 @@ All come as uint8, with what is known of how they were made for the protocol car
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import time
@@ -169,8 +168,3 @@ def _labels_of(names: Sequence[str], class_names: Sequence[str]) -> Tensor | Non
     if class_names and all(folders):
         return torch.tensor([list(class_names).index(str(folder)) for folder in folders])
     return None
-
-
-def tensor_hash(tensor: Tensor) -> str:
-    """SHA-256 of its values."""
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

@@ -42,19 +42,19 @@ class ClassifierFlags:
     """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
     network: Annotated[str, one_of(NETWORKS)] = "convnet"
     """Which of the two builds."""
-    width: int = 32
+    width: int = Schooling.width
     """Channels of its first layer; the others go with it."""
-    epochs: float | None = None
+    epochs: float | None = Schooling.epochs
     """Passes over the training split. Default: 12, more for a small set."""
-    batch_size: int = 128
+    batch_size: int = Schooling.batch_size
     """Images per step."""
-    lr: float = 4e-3
+    lr: float = Schooling.lr
     """Largest learning rate, of one cycle."""
-    weight_decay: float = 0.05
+    weight_decay: float = Schooling.weight_decay
     """AdamW's."""
-    flips: bool = False
+    flips: bool = Schooling.flips
     """Learn from mirrored images, too."""
-    seed: int = 0
+    seed: int = Schooling.seed
     """The same seed gives the same network on the same machine."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""

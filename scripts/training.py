@@ -281,7 +281,12 @@ def fingerprint(dataset: ImageData) -> str:
 
 def split_hash(split: Split) -> str:
     """SHA-256 of a split's images and labels."""
+    return sha256_of(split.images, split.labels)
+
+
+def sha256_of(*tensors: Tensor) -> str:
+    """SHA-256 of the values of tensors on the CPU, one after the other."""
     digest = hashlib.sha256()
-    for tensor in (split.images, split.labels):
+    for tensor in tensors:
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -57,6 +57,10 @@ class Reference:
         rows = torch.randperm(len(train), generator=generator)[: min(count, MOST_PAIRED)]
         return cls(gaussian(train), train[rows].double())
 
+    def cut(self, count: int) -> Reference:
+        """The same with fewer to make pairs, where there are more: those that `of` would have taken."""
+        return Reference(self.all, self.some[:count])
+
 
 def measure(read: Read, reference: Reference, name: str, settings: Settings) -> dict[str, Estimate]:
     """Distances and shares of images against the reference, by name; `name` is that of the feature network.
