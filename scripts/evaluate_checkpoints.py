@@ -35,15 +35,13 @@ from scripts.measuring import MEANINGS, Protocol, kind_of, plain, show, show_est
 from scripts.protocol import load_data, model_card, stored_facts
 from scripts.samples import draw_samples
 from scripts.sampling import (
-    check_guidance,
     choose_labels,
     find_every_checkpoint,
     load_model,
     name_of,
     new_folder,
-    open_weak_model,
+    open_sampling,
     resolve_model,
-    sampling_of,
 )
 from scripts.terminal import tell
 
@@ -127,13 +125,10 @@ class _Task:
     @classmethod
     def of(cls, flags: CheckpointsFlags, loaded: Loaded) -> _Task:
         """loaded: a checkpoint of the run. Raises UserError for what does not fit it."""
-        sampling = sampling_of(flags.sampling, loaded)
-        if flags.sampling.autoguidance is None:
-            check_guidance(loaded, sampling.guidance_scale)
+        sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
         dataset = load_data(loaded.path, flags.data_root)
         count = flags.num_images or min(USUAL_COUNT, len(dataset.test))
         labels = choose_labels(loaded, None, count)
-        weak = open_weak_model(flags.sampling, flags.model, loaded)
         experiments, device = Path(flags.model.experiments_dir), torch.device(flags.model.device)
         extractors = find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
         settings = Settings(draws=flags.draws)

@@ -29,14 +29,12 @@ from scripts.measuring import Evaluation, Protocol
 from scripts.protocol import load_data, model_card
 from scripts.samples import Samples, draw_samples, read_samples, settings_beside
 from scripts.sampling import (
-    check_guidance,
     choose_labels,
     find_checkpoint,
     load_model,
     new_folder,
-    open_weak_model,
+    open_sampling,
     resolve_model,
-    sampling_of,
 )
 from scripts.terminal import tell
 from scripts.training import load_data as load_named
@@ -124,14 +122,11 @@ def _check_neighbours(flags: SamplesFlags, dataset: ImageData) -> None:
 def _measure_run(flags: SamplesFlags) -> None:
     path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
     loaded = load_model(path, flags.model)
-    sampling = sampling_of(flags.sampling, loaded)
-    if flags.sampling.autoguidance is None:
-        check_guidance(loaded, sampling.guidance_scale)
+    sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
     dataset = load_data(path, flags.data_root)
     _check_neighbours(flags, dataset)
     count = flags.num_images or len(dataset.test)
     labels = choose_labels(loaded, flags.labels, count)
-    weak = open_weak_model(flags.sampling, flags.model, loaded)
     extractors = _extractors(flags, dataset, device)
     with new_folder(flags.out, path, "evaluation", "samples") as folder:
         samples = draw_samples(loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)

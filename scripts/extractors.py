@@ -9,7 +9,7 @@ import torch
 
 from data import ImageData
 from models.errors import UserError
-from models.evaluation.classifier import Classifier, Labelled, Schooling, classifier_for, load
+from models.evaluation.classifier import Classifier, Labelled, Schooling, Subject, classifier_for, load
 from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.features import Extractor
 from models.evaluation.inception import Inception
@@ -23,12 +23,16 @@ KEPT_CLASSIFIERS = ".classifiers"
 
 def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, network: str = "convnet") -> Classifier:
     """The classifier of a data set, kept among the runs where it is not in models/pretrained. Raises UserError."""
+    schooling = Schooling(network, flips=dataset.flips)
+    return classifier_for(experiments / KEPT_CLASSIFIERS, schooling, subject_of(dataset), device, tell)
+
+
+def subject_of(dataset: ImageData) -> Subject:
+    """What a classifier of the data set is to learn. Raises UserError where there are no classes."""
     if not dataset.class_names:
         raise UserError(f"{dataset.name} has no classes: there is nothing to recognise")
     train, test = (Labelled(split.images, split.labels) for split in (dataset.train, dataset.test))
-    schooling = Schooling(network, flips=dataset.flips)
-    kept, classes = experiments / KEPT_CLASSIFIERS, len(dataset.class_names)
-    return classifier_for(kept, schooling, dataset.name, fingerprint(dataset), train, test, classes, device, tell)
+    return Subject(dataset.name, fingerprint(dataset), train, test, len(dataset.class_names))
 
 
 def find_extractors(

@@ -28,16 +28,14 @@ from scripts.command import run_command
 from scripts.exporting import export_run
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.sampling import (
-    check_guidance,
     choose_labels,
     describe_model,
     find_checkpoint,
     find_every_checkpoint,
     load_model,
     new_folder,
-    open_weak_model,
+    open_sampling,
     resolve_model,
-    sampling_of,
 )
 from scripts.terminal import tell_progress
 
@@ -83,12 +81,9 @@ def main(argv: list[str]) -> None:
     if flags.export is not None:
         export_run(loaded, flags.export)
         return
-    sampling = sampling_of(flags.sampling, loaded)
+    sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
-    if flags.sampling.autoguidance is None:
-        check_guidance(loaded, sampling.guidance_scale)
     labels = choose_labels(loaded, flags.labels, flags.num_samples)
-    weak = open_weak_model(flags.sampling, flags.model, loaded)
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
         sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None)
         if flags.every_checkpoint:

@@ -126,6 +126,14 @@ def choose_labels(loaded: Loaded, asked: Sequence[int] | None, count: int) -> li
     return [chosen[index % len(chosen)] for index in range(count)]
 
 
+def open_sampling(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> tuple[Sampling, Loaded | None]:
+    """How to sample a model, and the weaker one of autoguidance. Raises UserError for what the model cannot."""
+    sampling = sampling_of(flags, loaded)
+    if flags.autoguidance is None:
+        check_guidance(loaded, sampling.guidance_scale)
+    return sampling, open_weak_model(flags, model, loaded)
+
+
 def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Loaded) -> Loaded | None:
     """The weaker model of autoguidance, if asked for."""
     wanted = flags.autoguidance

@@ -31,14 +31,12 @@ from scripts.extractors import classifier_of
 from scripts.flags import ModelFlags, SamplerFlags
 from scripts.protocol import load_data
 from scripts.sampling import (
-    check_guidance,
     choose_labels,
     describe_model,
     new_folder,
     open_model,
-    open_weak_model,
+    open_sampling,
     resolve_model,
-    sampling_of,
 )
 
 FILM_FRAMES = 40  # Moments of an animation.
@@ -99,9 +97,7 @@ class Shown:
         show.check()
         model = resolve_model(model)
         loaded = open_model(model)
-        if sampler.autoguidance is None:
-            check_guidance(loaded, sampler.guidance_scale)
-        return cls(model, show, loaded, sampling_of(sampler, loaded), open_weak_model(sampler, model, loaded))
+        return cls(model, show, loaded, *open_sampling(sampler, model, loaded))
 
     @property
     def device(self) -> torch.device:

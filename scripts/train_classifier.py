@@ -10,21 +10,20 @@ import torch
 import tyro
 
 import data
-from data import ImageData
 from models import build
 from models.errors import UserError
 from models.evaluation import classifier as classifiers
-from models.evaluation.classifier import Classifier, Labelled, Schooling
+from models.evaluation.classifier import Classifier, Schooling, Subject
 from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.statistics import wilson_interval
 from models.interrupts import Interrupts
 from scripts.arguments import parse
 from scripts.command import run_command
-from scripts.extractors import KEPT_CLASSIFIERS
+from scripts.extractors import KEPT_CLASSIFIERS, subject_of
 from scripts.flags import experiments_dir, one_of
 from scripts.sampling import make_folder
 from scripts.terminal import tell
-from scripts.training import fingerprint, load_data
+from scripts.training import load_data
 
 DESCRIPTION = "Train a feature network for evaluate, or measure one again. Prints its file."
 
@@ -74,10 +73,8 @@ def main(argv: list[str]) -> None:
     _check(flags)
     device = build.pick_device(flags.device)
     build.prepare_device(device)
-    dataset = load_data(flags, flags.data_root)
-    if not dataset.class_names:
-        raise UserError(f"{dataset.name} has no classes: there is nothing to recognise")
-    print(_verify(flags, dataset, device) if flags.verify_only else _train(flags, dataset, device))
+    subject = subject_of(load_data(flags, flags.data_root))
+    print(_verify(flags, subject, device) if flags.verify_only else _train(flags, subject, device))
 
 
 def _check(flags: ClassifierFlags) -> None:
@@ -95,39 +92,35 @@ def _check(flags: ClassifierFlags) -> None:
         raise UserError("--file names the network of --verify_only; where to write is --out")
 
 
-def _train(flags: ClassifierFlags, dataset: ImageData, device: torch.device) -> Path:
+def _train(flags: ClassifierFlags, subject: Subject, device: torch.device) -> Path:
     words = ("network", "width", "epochs", "batch_size", "lr", "weight_decay", "flips", "seed")
     schooling = Schooling(**{word: getattr(flags, word) for word in words})
-    sha256 = fingerprint(dataset)
     kept = Path(flags.experiments_dir) / KEPT_CLASSIFIERS
-    path = classifiers.kept_path(kept, schooling, sha256) if flags.out is None else Path(flags.out)
+    path = classifiers.kept_path(kept, schooling, subject.sha256) if flags.out is None else Path(flags.out)
     path = path.absolute()
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path}: name a .safetensors file")
     if path.exists() or path.with_suffix(".yaml").exists():
         raise UserError(f"{path} is there already, or its .yaml: name a new file with --out")
     make_folder(path.parent)
-    train, test = (Labelled(split.images, split.labels) for split in (dataset.train, dataset.test))
-    epochs = schooling.epochs_for(len(train.images))
-    tell(f"{flags.network} on {len(train.images)} images of {dataset.name}, {epochs:g} passes")
+    count = len(subject.train.images)
+    tell(f"{flags.network} on {count} images of {subject.name}, {schooling.epochs_for(count):g} passes")
     with Interrupts(at_once=True):
-        classes = len(dataset.class_names)
-        made = classifiers.school(schooling, dataset.name, sha256, train, test, classes, device, path)
-    tell(_describe(made, made.accuracy, len(test.images)))
+        made = classifiers.school(schooling, subject, device, path)
+    tell(_describe(made, made.accuracy, len(subject.test.images)))
     return path
 
 
-def _verify(flags: ClassifierFlags, dataset: ImageData, device: torch.device) -> Path:
+def _verify(flags: ClassifierFlags, subject: Subject, device: torch.device) -> Path:
     """Raises UserError for a network that is not there, is of other data, or recognises less than it claims."""
-    sha256 = fingerprint(dataset)
-    path = Path(flags.file) if flags.file is not None else classifiers.pretrained(flags.network, sha256)
+    path = Path(flags.file) if flags.file is not None else classifiers.pretrained(flags.network, subject.sha256)
     if path is None:
-        raise UserError(f"models/pretrained has no {flags.network} of this {dataset.name}: name one with --file")
+        raise UserError(f"models/pretrained has no {flags.network} of this {subject.name}: name one with --file")
     found = classifiers.load(path, device)
-    if found.facts["data_sha256"] != sha256:
-        raise UserError(f"{path} was trained on other data than this {dataset.name}")
-    accuracy = found.recognised(dataset.test.images, dataset.test.labels)
-    tell(_describe(found, accuracy, len(dataset.test)))
+    if found.facts["data_sha256"] != subject.sha256:
+        raise UserError(f"{path} was trained on other data than this {subject.name}")
+    accuracy = found.recognised(*subject.test)
+    tell(_describe(found, accuracy, len(subject.test.images)))
     if accuracy < found.accuracy - 1e-9:
         raise UserError(
             f"{path} recognises {100 * accuracy:.2f} % of the test images and claims {100 * found.accuracy:.2f} %"

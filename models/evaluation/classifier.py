@@ -69,6 +69,17 @@ class Read(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What a classifier is to learn. sha256: of the training split, labels and all."""
+
+    name: str
+    sha256: str
+    train: Labelled
+    test: Labelled
+    classes: int
+
+
+@dataclass(frozen=True)
 class Classifier:
     """A trained network and what stands beside its weights. Computes in float64: at every batch size and number of
     threads the same to 1e-12, where float32 would differ in the sixth digit."""
@@ -182,26 +193,18 @@ def kept_path(kept: Path, schooling: Schooling, data_sha256: str) -> Path:
     return kept / f"{word}.safetensors"
 
 
-def school(
-    schooling: Schooling,
-    name: str,
-    data_sha256: str,
-    shown: Labelled,
-    test: Labelled,
-    classes: int,
-    device: torch.device,
-    path: Path,
-) -> Classifier:
-    """Trains a classifier of the data set `name`, measures it on the test images and writes it."""
-    network = frozen(train(schooling, shown, classes, device).half(), device)  # as it will be read back
+def school(schooling: Schooling, subject: Subject, device: torch.device, path: Path) -> Classifier:
+    """Trains a classifier, measures it on the test images and writes it."""
+    shown, test = subject.train, subject.test
+    network = frozen(train(schooling, shown, subject.classes, device).half(), device)  # as it will be read back
     facts = {
-        "dataset": name,
+        "dataset": subject.name,
         "network": schooling.network,
         "width": schooling.width,
         "shape": list(shown.images.shape[1:]),
-        "classes": classes,
-        "data_sha256": data_sha256,
-        "accuracy": Classifier(network, {}).recognised(test.images, test.labels),
+        "classes": subject.classes,
+        "data_sha256": subject.sha256,
+        "accuracy": Classifier(network, {}).recognised(*test),
         "test_images": len(test.images),
         "settings": {**asdict(schooling), "epochs": schooling.epochs_for(len(shown.images))},
         "version": VERSION,
@@ -213,26 +216,19 @@ def school(
 
 
 def classifier_for(
-    kept: Path,
-    schooling: Schooling,
-    name: str,
-    data_sha256: str,
-    shown: Labelled,
-    test: Labelled,
-    classes: int,
-    device: torch.device,
-    tell: Callable[[str], None],
+    kept: Path, schooling: Schooling, subject: Subject, device: torch.device, tell: Callable[[str], None]
 ) -> Classifier:
     """The classifier of a data set: from models/pretrained, else from the folder `kept`, else trained and kept there.
 
-    data_sha256: of the training split. tell: hears when training begins. Raises UserError for a damaged pretrained one.
+    tell: hears when training begins. Raises UserError for a damaged pretrained one.
     """
-    path = pretrained(schooling.network, data_sha256)
+    path = pretrained(schooling.network, subject.sha256)
     if path is not None:
         return load(path, device)
-    path = kept_path(kept, schooling, data_sha256)
+    path = kept_path(kept, schooling, subject.sha256)
     try:
         return load(path, device)
     except UserError:
+        name = subject.name
         tell(f"training a {schooling.network} to recognise {name}, for minutes at most; it is kept for the next time")
-        return school(schooling, name, data_sha256, shown, test, classes, device, path)
+        return school(schooling, subject, device, path)

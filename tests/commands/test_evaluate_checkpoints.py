@@ -18,8 +18,8 @@ from PIL import Image
 from data.digits import Digits
 from models import checkpoint
 from models.evaluation import classifier
-from models.evaluation.classifier import Labelled, Schooling, school
-from scripts.training import fingerprint
+from models.evaluation.classifier import Schooling, school
+from scripts.extractors import subject_of
 from tests.commands.tasks import TINY, Ended, grey_folder, rows_of, run_here, weights_hash
 
 FEW = ("--num_images", "60", "--steps", "4", "--draws", "10")
@@ -31,10 +31,8 @@ EVERY = ("--eval_every", "0.02", "--checkpoint_every", "0.02", "--keep_checkpoin
 def quick_classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """In the place of the one of models/pretrained."""
     folder = tmp_path_factory.mktemp("pretrained")
-    digits = Digits().load(Path())
-    train, test = (Labelled(split.images, split.labels) for split in (digits.train, digits.test))
-    path, known = folder / "digits_convnet.safetensors", fingerprint(digits)
-    school(Schooling(epochs=2), "digits", known, train, test, 10, torch.device("cpu"), path)
+    path = folder / "digits_convnet.safetensors"
+    school(Schooling(epochs=2), subject_of(Digits().load(Path())), torch.device("cpu"), path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "PRETRAINED", folder)
         yield path

@@ -12,7 +12,7 @@ from torch import Tensor
 from models import checkpoint
 from models.errors import UserError
 from models.evaluation import classifier as module
-from models.evaluation.classifier import Classifier, Labelled, Schooling, classifier_for, load, train
+from models.evaluation.classifier import Classifier, Labelled, Schooling, Subject, classifier_for, load, train
 from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.recognition import diversity
 
@@ -34,17 +34,8 @@ def make(
     folder: Path, shape: tuple[int, int, int] = (1, 8, 8), sha256: str = "a", schooling: Schooling | None = None
 ) -> tuple[Classifier, list[str]]:
     told: list[str] = []
-    made = classifier_for(
-        folder,
-        schooling or Schooling(epochs=1),
-        "halves",
-        sha256,
-        halves(256, shape, 0),
-        halves(100, shape, 1),
-        2,
-        CPU,
-        told.append,
-    )
+    subject = Subject("halves", sha256, halves(256, shape, 0), halves(100, shape, 1), 2)
+    made = classifier_for(folder, schooling or Schooling(epochs=1), subject, CPU, told.append)
     return made, told
 
 
