@@ -2,7 +2,7 @@
 there.
 
 A batch is a pure function of (seed, step), so that a resumed run meets the same batches without replaying the
-earlier ones. Scaling to floats is left to the space, and sharding over processes to the caller.
+earlier ones. Of several processes each asks for its own share of every batch. Scaling to floats is left to the space.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Batches:
     `batch_size`: a batch may straddle epochs, and `batch_size` may exceed the split, so every image comes
     once per epoch and none is dropped. With `flips`, each image is mirrored left to right with probability
     1/2, anew every epoch; the order of the images is the same with and without. `mirrored` holds the mirrored
-    images where mirroring takes more than turning the last dimension round.
+    images where mirroring takes more than turning the last dimension round. `share`, a pair of bounds, cuts the
+    rows from the first up to the second out of every batch.
 
     Raises DataError for a batch size below 1 or an empty split.
     """
@@ -38,6 +39,7 @@ class Batches:
         flips: bool = False,
         device: torch.device | str = "cpu",
         mirrored: Tensor | None = None,
+        share: tuple[int, int] | None = None,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch size {batch_size} is too small: at least 1")
@@ -49,6 +51,7 @@ class Batches:
         self._images = split.images.to(device)
         self._mirrored = None if mirrored is None else mirrored.to(device)
         self._labels = split.labels.to(device)
+        self._start, self._stop = share or (0, batch_size)
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -60,10 +63,11 @@ class Batches:
         return step * self.batch_size // len(self)
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `step`, from 0: images uint8 (batch_size, C, H, W) and labels int64 (batch_size,)."""
+        """The share of batch number `step`, from 0: images uint8 (N, C, H, W) and labels int64 (N,)."""
         if step < 0:
             raise ValueError(f"step {step} is negative")
-        order, mirrored = self._positions(step * self.batch_size, (step + 1) * self.batch_size)
+        first = step * self.batch_size
+        order, mirrored = self._positions(first + self._start, first + self._stop)
         images = self._images.index_select(0, order)
         if self._flips:
             others = images.flip(3) if self._mirrored is None else self._mirrored.index_select(0, order)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,18 @@ def test_on_a_gpu_a_step_within_an_epoch_does_not_wait_for_the_device() -> None:
     expected_images, expected_labels = Batches(split, 8, seed=0, flips=True).at(1)
     assert images.is_cuda and torch.equal(images.cpu(), expected_images)
     assert torch.equal(labels.cpu(), expected_labels)
+
+
+@settings(deadline=None, max_examples=40)
+@given(size=st.integers(1, 30), batch_size=st.integers(1, 20), processes=st.integers(1, 5), step=st.integers(0, 9))
+def test_shares_make_the_batch(size: int, batch_size: int, processes: int, step: int) -> None:
+    split = numbered(size)
+    whole = Batches(split, batch_size, 7, flips=True).at(step)
+    bounds = [batch_size * index // processes for index in range(processes + 1)]
+    parts = [
+        Batches(split, batch_size, 7, flips=True, share=share).at(step)
+        for share in pairwise(bounds)
+        if share[0] < share[1]
+    ]
+    for mine, together in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(mine, torch.cat(together))
