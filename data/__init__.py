@@ -11,13 +11,14 @@ import difflib
 import importlib
 import os
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
 from data.images import ImageData, Split
 
-__all__ = ["DataError", "ImageData", "Split", "data_root", "find", "names"]
+__all__ = ["DataError", "ImageData", "Split", "data_root", "find", "load", "names"]
 
 _NOT_DATA_SETS = {"batches", "errors", "images"}
 
@@ -41,6 +42,15 @@ def find(name: str) -> type[Any]:
     module = importlib.import_module(f"{__name__}.{name}")
     wanted = name.replace("_", "")
     return next(value for key, value in vars(module).items() if key.lower() == wanted and isinstance(value, type))
+
+
+def load(name: str, options: Mapping[str, Any], root: Path, memory_limit: float | None = None) -> ImageData:
+    """The data set called `name` with these options of its class, from the files in `root`.
+
+    Images in files of their own are read into memory, or streamed where both splits would take more than
+    `memory_limit` GiB; None: half of what is free. Raises DataError.
+    """
+    return find(name)(**options).load(root).within(memory_limit)
 
 
 def data_root(flag: str | os.PathLike[str] | None = None) -> Path:

@@ -1,5 +1,5 @@
 """Batches addressed by step: the images live as uint8 on the training device and are indexed and flipped
-there.
+there; streamed ones are decoded ahead on the CPU and flipped there too.
 
 A batch is a pure function of (seed, step), so that a resumed run meets the same batches without replaying the
 earlier ones. Of several processes each asks for its own share of every batch. Scaling to floats is left to the space.
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from data.errors import DataError
 from data.images import Split
+from data.sources.ahead import ReadAhead
+from data.sources.streamed import Streamed
 
 # Keeps this stream apart from others that are seeded with (seed, small integer).
 _STREAM = 0xBA7C
@@ -26,7 +28,7 @@ class Batches:
     once per epoch and none is dropped. With `flips`, each image is mirrored left to right with probability
     1/2, anew every epoch; the order of the images is the same with and without. `mirrored` holds the mirrored
     images where mirroring takes more than turning the last dimension round. `share`, a pair of bounds, cuts the
-    rows from the first up to the second out of every batch.
+    rows from the first up to the second out of every batch. `workers` is how many processes decode streamed images.
 
     Raises DataError for a batch size below 1 or an empty split.
     """
@@ -40,6 +42,7 @@ class Batches:
         device: torch.device | str = "cpu",
         mirrored: Tensor | None = None,
         share: tuple[int, int] | None = None,
+        workers: int = 1,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch size {batch_size} is too small: at least 1")
@@ -48,11 +51,17 @@ class Batches:
         self.batch_size = batch_size
         self._seed = seed
         self._flips = flips
-        self._images = split.images.to(device)
-        self._mirrored = None if mirrored is None else mirrored.to(device)
-        self._labels = split.labels.to(device)
+        self._device = torch.device(device)
         self._start, self._stop = share or (0, batch_size)
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._mirrored = None if mirrored is None else mirrored.to(device)
+        if isinstance(split.images, Streamed):
+            self._labels = split.labels
+            pinned = self._device.type == "cuda"
+            self._ahead = ReadAhead(split.images, lambda step: self._rows(step)[0].tolist(), workers, pinned)
+        else:
+            self._labels = split.labels.to(device)
+            self._images, self._ahead = split.images.to(device), None
 
     def __len__(self) -> int:
         """Number of images in the split."""
@@ -66,13 +75,22 @@ class Batches:
         """The share of batch number `step`, from 0: images uint8 (N, C, H, W) and labels int64 (N,)."""
         if step < 0:
             raise ValueError(f"step {step} is negative")
-        first = step * self.batch_size
-        order, mirrored = self._positions(first + self._start, first + self._stop)
-        images = self._images.index_select(0, order)
+        order, mirrored = self._rows(step)
+        labels = self._labels.index_select(0, order)
+        if self._ahead is None:
+            images = self._images.index_select(0, order)
+        else:
+            images = self._ahead.at(step)
+            images, labels, mirrored = (each.to(self._device, non_blocking=True) for each in (images, labels, mirrored))
         if self._flips:
             others = images.flip(3) if self._mirrored is None else self._mirrored.index_select(0, order)
             images = torch.where(mirrored[:, None, None, None], others, images)
-        return images, self._labels.index_select(0, order)
+        return images, labels
+
+    def _rows(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of the batch's share: which rows of the split, and whether each is mirrored."""
+        first = step * self.batch_size
+        return self._positions(first + self._start, first + self._stop)
 
     def _positions(self, first: int, end: int) -> tuple[Tensor, Tensor]:
         size = len(self)

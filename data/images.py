@@ -1,12 +1,14 @@
 """What every data set becomes: a train and a test split of uint8 images with labels, and facts about them.
 
 The readers work in numpy and hand their arrays to `make_split`, the one place that checks them and turns them
-into tensors. Batches are cut in `batches.py`; scaling to floats is a space's business, in `models`.
+into tensors; those of image files come from `sources/streamed.py`. Batches are cut in `batches.py`; scaling to
+floats is a space's business, in `models`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,24 +18,42 @@ from data.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from data.sources.streamed import Broken, Streamed
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W) and labels int64 (N,), all zero for unlabelled data."""
+    """Images uint8 (N, C, H, W), in memory or streamed, and labels int64 (N,), all zero for unlabelled data.
 
-    images: Tensor
+    sha256: of images that come from files, what tells them apart, the same in memory and streamed; None elsewhere.
+    """
+
+    images: Tensor | Streamed
     labels: Tensor
+    sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def in_memory(self) -> Tensor:
+        """All images as a tensor. Raises DataError where they are streamed."""
+        from data.sources.streamed import Streamed
+
+        if isinstance(self.images, Streamed):
+            raise DataError(
+                f"this takes all {len(self)} images of a split at once, and they are streamed: give it a "
+                f"--memory_limit above {_gibibytes(self.images):.2g} GiB"
+            )
+        return self.images
+
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set in memory.
+    """A data set, in memory or streamed from its files.
 
     `class_names[label]` names a label; it is empty for unlabelled data. `flips` says whether a mirrored image
-    is as likely as the image, so that training may flip.
+    is as likely as the image, so that training may flip. `broken` counts the pictures of a streamed data set that
+    cannot be decoded; it is None in memory.
     """
 
     name: str
@@ -41,6 +61,32 @@ class ImageData:
     test: Split
     class_names: tuple[str, ...]
     flips: bool
+    broken: Broken | None = None
+
+    def within(self, memory_limit: float | None) -> ImageData:
+        """Its images read into memory, if both splits take at most so many GiB; None: half of what is free.
+
+        Raises DataError for images that cannot be decoded, or a limit below 0.
+        """
+        import psutil
+
+        from data.sources.streamed import Streamed, read_both
+
+        limit = psutil.virtual_memory().available / 2**31 if memory_limit is None else memory_limit
+        if not limit >= 0:
+            raise DataError(f"--memory_limit {limit}: takes 0 or more GiB")
+        train, test = self.train.images, self.test.images
+        if not isinstance(train, Streamed) or not isinstance(test, Streamed):
+            return self
+        if _gibibytes(train) + _gibibytes(test) > limit:
+            return self
+        images = read_both(train, test)
+        splits = (replace(split, images=each) for split, each in zip((self.train, self.test), images, strict=True))
+        return ImageData(self.name, *splits, class_names=self.class_names, flips=self.flips)
+
+
+def _gibibytes(images: Streamed) -> float:
+    return math.prod(images.shape) / 2**30
 
 
 def make_split(images: np.ndarray, labels: np.ndarray, classes: int, place: str) -> Split:

@@ -17,6 +17,7 @@ from torch import Tensor
 from models.autoencoders import Autoencoder
 from models.errors import UserError
 from models.files import replacing
+from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
 
 BATCH = 500
@@ -65,15 +66,16 @@ class Encoded:
 
 @torch.no_grad()
 def encode_images(
-    model: Autoencoder, images: Tensor, flips: bool, device: torch.device, batch_size: int = BATCH
+    model: Autoencoder, images: ImageRows, flips: bool, device: torch.device, batch_size: int = BATCH
 ) -> Encoded:
     """uint8 (N, C, H, W) -> their codes, on the CPU."""
 
-    def encode(split: Tensor) -> Tensor:
-        parts = (Pixels.scale(part.to(device)) for part in split.split(batch_size))
-        return torch.cat([torch.cat(model.encode(part), dim=1).cpu() for part in parts])
+    def encode(part: Tensor) -> Tensor:
+        return torch.cat(model.encode(Pixels.scale(part.to(device))), dim=1).cpu()
 
-    return Encoded(encode(images), encode(images.flip(3)) if flips else None)
+    pairs = [(encode(part), encode(part.flip(3)) if flips else None) for part in images.split(batch_size)]
+    posterior, mirrored = zip(*pairs, strict=True)
+    return Encoded(torch.cat(posterior), torch.cat(mirrored) if flips else None)
 
 
 def write_encoded(path: Path, codes: Encoded, labels: Tensor) -> None:

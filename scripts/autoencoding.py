@@ -18,7 +18,7 @@ from models.autoencoders import Autoencoder, load_autoencoder
 from models.errors import UserError
 from models.run import find_run
 from scripts.arguments import check_positive, last_value, put_before
-from scripts.flags import experiments_dir, one_of
+from scripts.flags import SourceFlags, experiments_dir, one_of
 from scripts.protocol import stored_facts
 from scripts.training import load_data
 
@@ -46,8 +46,7 @@ class CodingFlags:
     dataset: Annotated[str | None, one_of(data.names())] = None
     """A data set with images of the same shape. Default: the run's own."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
-    data_root: str | None = None
-    """Folder of the data sets. Default: where the run found its own."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     batch_size: int = 500
@@ -90,7 +89,7 @@ def prepare(flags: CodingFlags, model: Autoencoder) -> torch.device:
 
 def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
     """The data set of the flags. Raises UserError for images of another shape."""
-    dataset = load_data(flags, flags.data_root)
+    dataset = load_data(flags)
     mine, other = model.spec.shape, tuple(dataset.train.images.shape[1:])
     if mine != other:
         raise UserError(f"--dataset {flags.dataset}: its images are {dims(other)}, and {model.path} takes {dims(mine)}")

@@ -71,7 +71,7 @@ class _PILDataset(Dataset):
     def __init__(self, split: data.Split):
         from torchvision import transforms  # slow to import, and --help does without
 
-        self.images, self.labels = split.images.squeeze(1).numpy(), split.labels
+        self.images, self.labels = split.in_memory().squeeze(1).numpy(), split.labels
         steps = [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
         self.transform = transforms.Compose(steps)
 

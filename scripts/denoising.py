@@ -28,7 +28,19 @@ from models.times import TimeDensity
 from scripts.arguments import to_config
 from scripts.extractors import KEPT_FEATURES, classifier_of
 from scripts.flags import BEST_BY, SampleTestFlags, TrainFlags, default_steps
-from scripts.training import Prepared, build_settings, describe, few, fingerprint, initialise, load_data, train
+from scripts.training import (
+    Prepared,
+    build_settings,
+    describe,
+    few,
+    fingerprint,
+    initialise,
+    load_data,
+    spaced_rows,
+    train,
+)
+
+MOST_MEASURED = 10_000
 
 
 def train_denoiser(
@@ -66,7 +78,7 @@ def _check_sample_test(flags: SampleTestFlags) -> None:
 def prepare(flags: TrainFlags, resumed: bool) -> Prepared:
     """Loads the data and builds every object. Raises UserError or DataError for what does not fit."""
     flags = complete(flags)
-    return assemble(flags, load_data(flags, flags.data.data_root), resumed)
+    return assemble(flags, load_data(flags), resumed)
 
 
 def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Prepared:
@@ -89,17 +101,25 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     objective.sampling.check(spec.denoiser(network).noise_schedule)
     if flags.sample_test.eval_samples > 0:
         objective = replace(objective, sample_test=build_sample_test(flags, dataset, data_sha256))
-    split = replace(dataset.train, images=fitted.prepared)
     optimizer = flags.optimizer
     return Prepared(
         objective=objective,
         network=network,
-        batches=Batches(split, optimizer.batch_size, flags.run.seed, dataset.flips, device, fitted.mirrored),
+        batches=Batches(
+            replace(dataset.train, images=fitted.prepared),
+            optimizer.batch_size,
+            flags.run.seed,
+            dataset.flips,
+            device,
+            fitted.mirrored,
+            workers=flags.run.workers,
+        ),
         settings=build_settings(optimizer, flags.budget, flags.run, flags.report, flags.sample_test.best_by),
         config=to_config(flags),
         facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": data_sha256}},
         report=report,
         device=device,
+        broken=dataset.broken,
         needs=spec.space.needs,
     )
 
@@ -111,6 +131,8 @@ def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted
         data_sha256=data_sha256,
         experiments_dir=Path(flags.run.experiments_dir),
         device=torch.device(flags.run.device),
+        # Of images in files as few in memory as streamed, so that a run may be taken up either way.
+        measured=None if dataset.train.sha256 is None else spaced_rows(len(dataset.train), MOST_MEASURED),
     )
     options = asdict(flags.space_options)
     return spaces.find(flags.space).fit(dataset.train.images, dataset.flips, around, **options)
@@ -161,9 +183,9 @@ def build_objective(
             process.coupling,
         ),
         autocast=build.autocast_dtype(flags.run.precision),
-        train_images=train.images,
+        train_images=train.in_memory(),
         train_labels=train.labels,
-        test_images=test.images,
+        test_images=test.in_memory(),
         test_labels=test.labels,
         sampling=Sampling(sheets.sampler, sheets.steps, guidance_scale=scale, initial_noise=spec.initial_noise),
         num_samples=sheets.num_samples,

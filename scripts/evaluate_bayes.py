@@ -22,8 +22,9 @@ from models.evaluation.images import Images
 from models.evaluation.recognition import confusion
 from models.evaluation.statistics import wilson_interval
 from models.interrupts import Interrupts
+from models.spaces import ImageRows
 from scripts.arguments import check_positive, parse
-from scripts.flags import ModelFlags, one_of
+from scripts.flags import ModelFlags, SourceFlags, one_of
 from scripts.protocol import (
     data_card,
     in_batches,
@@ -87,8 +88,7 @@ class BayesFlags:
     task: str = "bayes"
     """This task."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
-    data_root: str | None = None
-    """Folder of the data sets. Default: where the run found them."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     split: str = "test"
     """test or train."""
     first_image: int = 0
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> None:
         kind = "an autoencoder" if of_autoencoder else "a denoiser"
         raise UserError(f"--method {flags.method}: {path} is {kind}; leave it out, or take another run")
     classifier = _latent_classifier(flags, path) if of_autoencoder else _denoiser_classifier(flags, path)
-    dataset = load_data(path, flags.data_root)
+    dataset = load_data(path, flags.data)
     part = part_of(dataset, flags.split, flags.first_image, flags.num_images)
     log_prior = _log_prior(flags, dataset)
     with Interrupts(at_once=True):
@@ -191,7 +191,7 @@ def _latent_classifier(flags: BayesFlags, path: Path) -> _Classifier:
     device = torch.device(flags.model.device)
     model.network.to(device)
 
-    def latents(images: Tensor) -> Tensor:
+    def latents(images: ImageRows) -> Tensor:
         """(N, D) means of the posterior."""
         return encode_images(model, images, flips=False, device=device).posterior.chunk(2, dim=1)[0].flatten(1)
 

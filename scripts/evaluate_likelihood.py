@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from models.evaluation.images import Images
 from models.evaluation.statistics import refuse_infinite
 from models.interrupts import Interrupts
 from scripts.arguments import check_positive, parse
-from scripts.flags import ModelFlags, one_of
+from scripts.flags import ModelFlags, SourceFlags, one_of
 from scripts.protocol import (
     data_card,
     estimated,
@@ -70,8 +71,7 @@ class LikelihoodFlags:
     task: str = "likelihood"
     """This task."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
-    data_root: str | None = None
-    """Folder of the data sets. Default: where the run found them."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     split: str = "test"
     """test or train."""
     num_images: int = 500
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
     if flags.method == "auto":
         flags = replace(flags, method="ode" if loaded.spec.timesteps == 0 else "vlb")
     method, denoiser = _method(flags, loaded)
-    dataset = load_data(path, flags.data_root)
+    dataset = load_data(path, flags.data)
     part, numbers = spread_over(dataset, flags.split, flags.num_images)
     with Interrupts(at_once=True):
         folder = report_folder(path, flags.out)
@@ -152,7 +152,7 @@ def _measure(
     numbers: list[int],
 ) -> Parts:
     """All images, a batch at a time, so that memory is bounded and progress shows."""
-    device, dimensions = torch.device(flags.model.device), part.images[0].numel()
+    device, dimensions = torch.device(flags.model.device), math.prod(part.images.shape[1:])
     found: list[Parts] = []
 
     def so_far(done: int) -> str:
@@ -175,7 +175,7 @@ def _total(parts: Parts) -> Tensor:
 
 def _results(parts: Parts, part: Split, labelled: bool, evaluations: int, seconds: float) -> dict[str, Any]:
     """Everything the report says, as plain numbers."""
-    nats, dimensions = _total(parts), part.images[0].numel()
+    nats, dimensions = _total(parts), math.prod(part.images.shape[1:])
     channels = part.images.shape[1]
     return {
         "bits_per_dimension": estimated(bits_per_dimension(nats, dimensions)),

@@ -21,7 +21,7 @@ from models.evaluation.statistics import refuse_infinite
 from models.interrupts import Interrupts
 from models.objectives import BINS
 from scripts.arguments import check_positive, parse
-from scripts.flags import ModelFlags
+from scripts.flags import ModelFlags, SourceFlags
 from scripts.protocol import (
     data_card,
     estimated,
@@ -45,8 +45,7 @@ class LossFlags:
     task: str = "loss"
     """This task."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
-    data_root: str | None = None
-    """Folder of the data sets. Default: where the run found them."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: int = 1000
     """Test images, evenly spaced over the split, and as many training images; 0 for all of the test split."""
     seed: int = 0
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> None:
     flags = replace(flags, model=resolve_model(flags.model))
     path = find_checkpoint(flags.model)
     loaded = load_model(path, flags.model)
-    dataset = load_data(path, flags.data_root)
+    dataset = load_data(path, flags.data)
     test, numbers = spread_over(dataset, "test", flags.num_images)
     train, _ = spread_over(dataset, "train", len(test))
     if len(train) < len(test):

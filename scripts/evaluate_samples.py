@@ -24,7 +24,7 @@ from models.run import write_text
 from scripts.arguments import check_positive, parse, to_config
 from scripts.autoencoding import options_of
 from scripts.extractors import KEPT_FEATURES, find_extractors
-from scripts.flags import ModelFlags, SamplerFlags, one_of
+from scripts.flags import ModelFlags, SamplerFlags, SourceFlags, one_of
 from scripts.measuring import Evaluation, Protocol
 from scripts.protocol import load_data, model_card
 from scripts.samples import Samples, draw_samples, read_samples, settings_beside
@@ -58,8 +58,7 @@ class SamplesFlags:
     dataset: Annotated[str | None, one_of(data.names())] = None
     """What --samples are to be like. Default: the data of the run that generated them, where that is known."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
-    data_root: str | None = None
-    """Folder of the data sets. Default: where the run found its own."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: int | None = None
     """How many images. Default, and for 0: as many as the data set has test images; all of --samples."""
     labels: tuple[int, ...] | None = None
@@ -123,7 +122,7 @@ def _measure_run(flags: SamplesFlags) -> None:
     path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
     loaded = load_model(path, flags.model)
     sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
-    dataset = load_data(path, flags.data_root)
+    dataset = load_data(path, flags.data)
     _check_neighbours(flags, dataset)
     count = flags.num_images or len(dataset.test)
     labels = choose_labels(loaded, flags.labels, count)
@@ -153,12 +152,12 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
 
 def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
     if flags.dataset is not None:
-        return load_named(flags, flags.data_root)
+        return load_named(flags)
     settings = settings_beside(path)
     several = settings.get("checkpoints")
     for checkpoint in (settings.get("checkpoint"), *(several if isinstance(several, list) else ())):
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():
-            return load_data(Path(checkpoint), flags.data_root)
+            return load_data(Path(checkpoint), flags.data)
     raise UserError(f"--samples {path}: say what they are to be like with --dataset")
 
 

@@ -52,10 +52,25 @@ def experiments_dir() -> str:
     return os.environ.get("EXPERIMENTS_DIR") or "experiments"
 
 
+def usual_workers() -> int:
+    """One core less than there are, 1 to 4: the training loop keeps one."""
+    return max(1, min(4, (os.cpu_count() or 1) - 1))
+
+
 @dataclass(frozen=True)
-class DataFlags:
+class SourceFlags:
+    """Where data sets lie, and how they are read."""
+
     data_root: str | None = None
-    """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
+    """Folder of the data sets, in torchvision's layout. Default: where the run that is taken found its own, else the
+    variable DATA_ROOT, else data/store."""
+    memory_limit: float | None = None
+    """GiB of image files (folder, hf) to hold in memory; more are streamed, 0 streams all. Default: half of what is
+    free."""
+
+
+@dataclass(frozen=True)
+class DataFlags(SourceFlags):
     conditional: bool = True
     """Train with the labels, if the data set has any."""
 
@@ -144,6 +159,8 @@ class RunFlags:
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
     """auto, float32 (TF32 on GPUs) or bf16 (autocast). auto is bf16 on GPUs that have it, float32 elsewhere."""
+    workers: int = field(default_factory=usual_workers)
+    """Processes that decode streamed images (--memory_limit); with 0 the training process does."""
     compile: bool = False
     """Compile the network with torch.compile; takes a minute or two, pays on GPUs and long runs."""
     init_from: str | None = None
@@ -307,8 +324,7 @@ class AutoencoderFlags:
     network: Annotated[str, one_of(autoencoders.NETWORKS)] = "conv"
     """Encoder and decoder; the options are below."""
     network_options: Annotated[Any, tyro.conf.arg(name="network")] = None
-    data_root: str | None = None
-    """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     likelihood: tyro.conf.OmitArgPrefixes[LikelihoodFlags] = field(default_factory=LikelihoodFlags)
     optimizer: tyro.conf.OmitArgPrefixes[OptimizerFlags] = field(default_factory=OptimizerFlags)
     budget: tyro.conf.OmitArgPrefixes[BudgetFlags] = field(default_factory=BudgetFlags)

@@ -165,7 +165,8 @@ class Evaluation:
             self.warnings.append("no pixel is above 1 of 255: images in 0..1 were written as uint8 without scaling")
 
     def _images(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.samples.images, self.protocol.dataset.train.images, self.protocol.dataset.test.images
+        dataset = self.protocol.dataset
+        return self.samples.images, dataset.train.in_memory(), dataset.test.in_memory()
 
     def _measure_in(self, extractor: Extractor) -> None:
         """All that one feature network sees."""

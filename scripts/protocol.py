@@ -23,7 +23,7 @@ from models.errors import UserError
 from models.evaluation.statistics import mean_interval
 from models.progress import duration
 from models.run import read_yaml, write_text
-from scripts.flags import ModelFlags
+from scripts.flags import ModelFlags, SourceFlags
 from scripts.sampling import folder_in_run, name_of
 from scripts.terminal import tell_progress
 from scripts.training import fingerprint, spaced_rows, split_hash
@@ -34,13 +34,13 @@ def stored_facts(path: Path) -> dict[str, Any]:
     return read_yaml(path.with_suffix(".yaml"))
 
 
-def load_data(path: Path, data_root: str | None) -> ImageData:
+def load_data(path: Path, source: SourceFlags) -> ImageData:
     """The data set that the run of a checkpoint was trained on. Raises UserError where it is another one now."""
     facts = stored_facts(path)
     config = facts["config"]
     options = {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.")}
-    root = data.data_root(data_root or config["data_root"])
-    dataset = data.find(config["dataset"])(**options).load(root)
+    root = data.data_root(source.data_root or config["data_root"])
+    dataset = data.load(config["dataset"], options, root, source.memory_limit)
     if fingerprint(dataset) != facts["data"]["sha256"]:
         raise UserError(f"the {dataset.name} in {root} is not what {path} was trained on: name the right --data_root")
     return dataset

@@ -17,6 +17,7 @@ from models import pictures
 from models.autoencoders import Autoencoder
 from models.evaluation.fidelity import Fidelity, fidelity
 from models.run import write_text
+from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
 from scripts.arguments import check_positive, parse, to_config
 from scripts.autoencoding import (
@@ -96,7 +97,7 @@ class _Found:
 
 
 @torch.no_grad()
-def _reconstruct(model: Autoencoder, images: Tensor, batch_size: int, device: torch.device) -> _Found:
+def _reconstruct(model: Autoencoder, images: ImageRows, batch_size: int, device: torch.device) -> _Found:
     space = Pixels(model.spec.shape, 1.0)
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import tyro
 import yaml
 from PIL import Image
 from torch import Tensor
@@ -28,7 +29,7 @@ from models.samplers import SAMPLERS, Step
 from models.times import build_times
 from scripts.arguments import check_positive, to_config
 from scripts.extractors import classifier_of
-from scripts.flags import ModelFlags, SamplerFlags
+from scripts.flags import ModelFlags, SamplerFlags, SourceFlags
 from scripts.protocol import load_data
 from scripts.sampling import (
     choose_labels,
@@ -56,8 +57,7 @@ class ShowFlags:
     """Of pictures: png, pdf or svg."""
     animation_format: str = "webp"
     """Of the animation: webp or gif."""
-    data_root: str | None = None
-    """Folder of the data sets. Default: where the run found its own."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     out: str | None = None
     """Folder to write; it must be new or empty. Default: a new one in the run's folder."""
 
@@ -117,7 +117,7 @@ class Shown:
             )
 
     def data(self) -> ImageData:
-        return load_data(self.loaded.path, self.show.data_root)
+        return load_data(self.loaded.path, self.show.data)
 
     def test_images(self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None) -> TestImages:
         """Those of these numbers and under these labels in turn; None: drawn by the seed, each under its own."""

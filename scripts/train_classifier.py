@@ -20,7 +20,7 @@ from models.interrupts import Interrupts
 from scripts.arguments import parse
 from scripts.command import run_command
 from scripts.extractors import KEPT_CLASSIFIERS, subject_of
-from scripts.flags import experiments_dir, one_of
+from scripts.flags import SourceFlags, experiments_dir, one_of
 from scripts.sampling import make_folder
 from scripts.terminal import tell
 from scripts.training import load_data
@@ -37,8 +37,7 @@ class ClassifierFlags:
     dataset: Annotated[str, one_of(data.names())] = "digits"
     """A data set with classes; digits is built in, folder is your own images."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
-    data_root: str | None = None
-    """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     network: Annotated[str, one_of(NETWORKS)] = "convnet"
     """Which of the two builds."""
     width: int = Schooling.width
@@ -73,7 +72,7 @@ def main(argv: list[str]) -> None:
     _check(flags)
     device = build.pick_device(flags.device)
     build.prepare_device(device)
-    subject = subject_of(load_data(flags, flags.data_root))
+    subject = subject_of(load_data(flags))
     print(_verify(flags, subject, device) if flags.verify_only else _train(flags, subject, device))
 
 

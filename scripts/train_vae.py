@@ -30,8 +30,8 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     """Loads the data and builds every object. Raises UserError or DataError for what does not fit."""
     device = torch.device(flags.run.device)
     build.prepare_device(device)
-    flags = replace(flags, data_root=str(data.data_root(flags.data_root)))
-    dataset = load_data(flags, flags.data_root)
+    flags = replace(flags, data=replace(flags.data, data_root=str(data.data_root(flags.data.data_root))))
+    dataset = load_data(flags)
     images = dataset.train.images
     _check_likelihood(flags)
     spec = AutoencoderSpec(
@@ -58,8 +58,8 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         loss=loss,
         latent_shape=network.latent_shape,
         autocast=build.autocast_dtype(flags.run.precision),
-        train_images=train_few.images,
-        test_images=test_few.images,
+        train_images=train_few.in_memory(),
+        test_images=test_few.in_memory(),
         test_labels=test_few.labels,
         seed=flags.run.seed,
         umap=flags.umap,
@@ -67,12 +67,15 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     return Prepared(
         objective=objective,
         network=network,
-        batches=Batches(dataset.train, flags.optimizer.batch_size, flags.run.seed, dataset.flips, device),
+        batches=Batches(
+            dataset.train, flags.optimizer.batch_size, flags.run.seed, dataset.flips, device, workers=flags.run.workers
+        ),
         settings=build_settings(flags.optimizer, flags.budget, flags.run, flags.report),
         config=to_config(flags),
         facts={"autoencoder": spec.facts(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}},
         report=report,
         device=device,
+        broken=dataset.broken,
     )
 
 

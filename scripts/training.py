@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import data
 from data import ImageData, Split
 from data.batches import Batches
+from data.sources.streamed import Broken
 from models import build, checkpoint
 from models.build import NEEDED
 from models.errors import UserError
@@ -36,6 +37,7 @@ from scripts.flags import (
     OptimizerFlags,
     ReportFlags,
     RunFlags,
+    SourceFlags,
     TrainFlags,
 )
 
@@ -44,7 +46,7 @@ AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags)
 DEFAULT_EPOCHS = 20.0
 POSITIVE = {"batch_size", "accumulate", "lr", "epochs", "max_steps", "max_minutes", "num_samples", "eval_images"}
 NOT_NEGATIVE = {
-    *("seed", "warmup_steps", "weight_decay", "clip", "ema"),
+    *("seed", "workers", "warmup_steps", "weight_decay", "clip", "ema"),
     *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "patience"),
 }
 # What may differ when a run is resumed: budgets, logging, and where things lie.
@@ -52,7 +54,8 @@ HARMLESS = {
     *("epochs", "max_steps", "max_minutes", "patience"),
     *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     *("num_samples", "sampler", "steps", "guidance_scale"),
-    *("data_root", "dataset.path", "dataset.test_path", "experiments_dir", "name", "device", "init_from"),
+    *("data_root", "dataset.path", "dataset.test_path", "memory_limit", "workers"),
+    *("experiments_dir", "name", "device", "init_from"),
     *("space.autoencoder", "space.encoded", "umap"),
 }
 OF_SAMPLES = {"sampler", "steps", "guidance_scale"}  # May not, where samples are measured over the run.
@@ -63,7 +66,8 @@ class Prepared:
     """Everything that could be wrong has been built; only the run folder is missing.
 
     config: every setting, resolved. facts: what a checkpoint says besides its tensors. report: lines for the log.
-    needs: checkpoints without which the run's own are worth nothing, hence copied into it.
+    broken: what counts the pictures of streamed data that cannot be decoded. needs: checkpoints without which the run's
+    own are worth nothing, hence copied into it.
     """
 
     objective: Objective
@@ -74,6 +78,7 @@ class Prepared:
     facts: dict[str, Any]
     report: list[str]
     device: torch.device
+    broken: Broken | None = None
     needs: Sequence[Path] = ()
 
     def trainer(self, run: Run) -> Trainer:
@@ -120,6 +125,8 @@ def train(
         trainer = prepared.trainer(run)
         for line in prepared.report:
             run.log(line)
+        if prepared.broken is not None:
+            prepared.broken.tell_to(run.log)
         if folder is not None:
             trainer.restore(tensors, stored)
             run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}")
@@ -208,9 +215,11 @@ def _check(config: Mapping[str, Any]) -> None:
         raise UserError(f"--precision {config['precision']}: choose from auto, float32, bf16")
 
 
-def load_data(flags: Any, root: str | None) -> ImageData:
+def load_data(flags: Any) -> ImageData:
     """The data set of a task's flags."""
-    return data.find(flags.dataset)(**vars(flags.dataset_options)).load(data.data_root(root))
+    source: SourceFlags = flags.data
+    root = data.data_root(source.data_root)
+    return data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit)
 
 
 def few(split: Split, count: int, device: torch.device) -> Split:
@@ -262,7 +271,8 @@ def describe(dataset: ImageData, word: str, network: nn.Module, run: RunFlags) -
     shape = "x".join(str(side) for side in dataset.train.images.shape[1:])
     parameters = sum(p.numel() for p in network.parameters())
     return (
-        f"{dataset.name} {shape}: {len(dataset.train)} train, {len(dataset.test)} test images, "
+        f"{dataset.name} {shape}: {len(dataset.train)} train, {len(dataset.test)} test images"
+        f"{', streamed from their files' if dataset.broken else ''}, "
         f"{len(dataset.class_names)} classes; {word} of {parameters:,} parameters on {run.device}, {run.precision}"
     )
 
@@ -280,8 +290,8 @@ def fingerprint(dataset: ImageData) -> str:
 
 
 def split_hash(split: Split) -> str:
-    """SHA-256 of a split's images and labels."""
-    return sha256_of(split.images, split.labels)
+    """SHA-256 of a split's images and labels; of images in files, of what tells those apart without decoding them."""
+    return split.sha256 or sha256_of(split.in_memory(), split.labels)
 
 
 def sha256_of(*tensors: Tensor) -> str:

@@ -16,6 +16,7 @@ from models.evaluation.classifier import Classifier
 from models.evaluation.recognition import diversity
 from models.evaluation.statistics import wilson_interval
 from models.generation import Generated
+from models.spaces import ImageRows
 from scripts.arguments import check_positive, parse
 from scripts.command import run_command
 from scripts.flags import ModelFlags, SamplerFlags
@@ -89,7 +90,7 @@ def _sample(shown: Shown, scale: float, labels: list[int], flags: GuidanceFlags)
     return at_scale.generate(labels, len(labels), FILM_FRAMES if flags.show.animate else 0)
 
 
-def _real_diversity(classifier: Classifier, images: Tensor, labels: Tensor, rows: tuple[int, ...]) -> float:
+def _real_diversity(classifier: Classifier, images: ImageRows, labels: Tensor, rows: tuple[int, ...]) -> float:
     """Of test images of the same classes."""
     chosen = torch.cat([(labels == label).nonzero()[:REAL_PER_CLASS, 0] for label in rows])
     return diversity(classifier.read(images[chosen]).features, labels[chosen])

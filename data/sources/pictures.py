@@ -1,6 +1,7 @@
 """Image files to one uint8 array: decoding, orientation, colour, cropping, scaling; bad files are named.
 
-Threads decode straight into one array, as Pillow lets go of the interpreter while it decodes.
+Threads decode straight into one array, as Pillow lets go of the interpreter while it decodes. Images that stay in
+their files are the business of `streamed.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from data.sources.trees import Tree
 MAX_PIXELS = 64 << 20
 # Named, because Pillow would hand other formats to programs of the system (EPS to Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_CHUNK = 64
+CHUNK = 64
 _NAMED = 5
 
 
@@ -35,6 +36,15 @@ class Target:
     size: tuple[int, int] | None
     channels: int
     crop: bool
+
+    @classmethod
+    def of_flags(cls, size: tuple[int, ...], channels: int, crop: bool) -> Target:
+        """From the options of a data set. Raises DataError for what no image can be."""
+        if len(size) > 2 or not all(1 <= side <= 4096 for side in size):
+            raise DataError(f"--dataset.size {' '.join(map(str, size))}: give one or two numbers from 1 to 4096")
+        if channels not in (1, 3):
+            raise DataError(f"--dataset.channels {channels}: 1 (grayscale) or 3 (colour)")
+        return cls((size[0], size[-1]) if size else None, channels, crop)
 
 
 def decode(stored: bytes, target: Target) -> np.ndarray:
@@ -66,51 +76,65 @@ BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, Key
 BROKEN += (OverflowError, MemoryError, struct.error, Image.DecompressionBombError)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """The shape (C, H, W) that all images of a data set have, and the name of the image it is taken from."""
+
+    sides: tuple[int, ...]
+    model: str
+
+    @classmethod
+    def of(cls, tree: Tree, names: Sequence[str], target: Target) -> Shape:
+        """That of the target, else of the first image that can be decoded."""
+        if target.size is not None:
+            return cls((target.channels, *target.size), names[0])
+        for name in names:
+            try:
+                with quiet():
+                    return cls(decode(tree.read(name), target).shape, name)
+            except BROKEN:
+                continue  # named with the other broken ones when they are decoded
+        return cls((target.channels, 1, 1), names[0])
+
+
+def decode_as(tree: Tree, name: str, target: Target, shape: Shape) -> np.ndarray:
+    """One image of the tree as uint8 (C, H, W). Raises one of `BROKEN`, also where its shape is another."""
+    image = decode(tree.read(name), target)
+    if image.shape != shape.sides:
+        raise ValueError(f"{_size(image.shape)}, but {shape.model} is {_size(shape.sides)}: choose a --dataset.size")
+    return image
+
+
 def decode_all(tree: Tree, names: Sequence[str], target: Target) -> np.ndarray:
     """The images `names` of the tree as one uint8 array (N, C, H, W).
 
     Raises DataError naming the files that cannot be decoded, or two of different size when `target.size` is
     None, or when the array would not fit in the free memory.
     """
-    shape, model = _shape(tree, names, target)
-    _check_memory(len(names), shape)
-    images = np.empty((len(names), *shape), np.uint8)
+    shape = Shape.of(tree, names, target)
+    check_memory(len(names), shape.sides)
+    images = np.empty((len(names), *shape.sides), np.uint8)
     bad: dict[str, str] = {}
 
     def work(first: int) -> int:
-        chunk = names[first : first + _CHUNK]
+        chunk = names[first : first + CHUNK]
         for row, name in enumerate(chunk, start=first):
             try:
-                image = decode(tree.read(name), target)
+                images[row] = decode_as(tree, name, target, shape)
             except BROKEN as error:
-                bad[name] = _one_line(error)
-                continue
-            if image.shape != shape:
-                bad[name] = f"{_size(image.shape)}, but {model} is {_size(shape)}: choose a --dataset.size"
-            else:
-                images[row] = image
+                bad[name] = one_line(error)
         return len(chunk)
 
-    workers = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
-    with _quiet(), workers, progress(f"reading {tree.path.name}", len(names)) as advance:
-        for done in workers.map(work, range(0, len(names), _CHUNK)):
+    with quiet(), threads() as workers, progress(f"reading {tree.path.name}", len(names)) as advance:
+        for done in workers.map(work, range(0, len(names), CHUNK)):
             advance(done)
     if bad:
         raise _bad_images(tree, bad)
     return images
 
 
-def _shape(tree: Tree, names: Sequence[str], target: Target) -> tuple[tuple[int, ...], str]:
-    """Shape (C, H, W) that all images must have, and the name of the first image that can be decoded."""
-    if target.size is not None:
-        return (target.channels, *target.size), names[0]
-    for name in names:
-        try:
-            with _quiet():
-                return decode(tree.read(name), target).shape, name
-        except BROKEN:
-            continue  # named with the other broken ones when all are decoded
-    return (target.channels, 1, 1), names[0]
+def threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
@@ -138,14 +162,15 @@ def _bad_images(tree: Tree, bad: dict[str, str]) -> DataError:
     return DataError(f"{tree.path}: {count} cannot be used: {', '.join(named)}{more}: repair or remove them")
 
 
-def _check_memory(count: int, shape: Sequence[int]) -> None:
+def check_memory(count: int, shape: Sequence[int]) -> None:
+    """Raises DataError for more images than there is free memory for."""
     import psutil
 
     needed, free = count * int(np.prod(shape)), psutil.virtual_memory().available
     if needed > free:
         raise DataError(
             f"{count} images of {_size(shape)} need {needed / 2**30:.1f} GiB of memory, "
-            f"{free / 2**30:.1f} GiB are free: choose a smaller --dataset.size"
+            f"{free / 2**30:.1f} GiB are free: choose a smaller --dataset.size or --memory_limit"
         )
 
 
@@ -153,10 +178,10 @@ def _size(shape: Sequence[int]) -> str:
     return f"{shape[-2]}×{shape[-1]} (height×width)"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _quiet() -> warnings.catch_warnings:
+def quiet() -> warnings.catch_warnings:
     # Pillow warns of odd metadata that does not concern the pixels.
     return warnings.catch_warnings(action="ignore")

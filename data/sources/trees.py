@@ -5,6 +5,7 @@ Nothing is ever unpacked to disk: a member of a zip is only a key, so its name c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 import zlib
@@ -28,7 +29,13 @@ class Tree(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes of one image file; raises OSError or ValueError if it cannot be read. Safe in threads."""
+        """The bytes of one image file; raises OSError or ValueError if it cannot be read. Safe in threads and in
+        forked processes."""
+
+    @abstractmethod
+    def stamp(self, name: str) -> str:
+        """What is known of a file without reading it, and changes when it does: its size, and its checksum if one is
+        stored. Raises OSError."""
 
 
 class FolderTree(Tree):
@@ -43,6 +50,9 @@ class FolderTree(Tree):
             raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
         return file.read_bytes()
 
+    def stamp(self, name: str) -> str:
+        return str((self.path / name).stat().st_size)
+
 
 class ZipTree(Tree):
     """A zip archive, read in place. DataError if it is no zip, or has a name that points outside itself."""
@@ -56,9 +66,17 @@ class ZipTree(Tree):
         for name in self._members:
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise DataError(f"{path}: the member {name!r} points outside the archive: pack it anew")
+        self._process = os.getpid()
         super().__init__(path, list(self._members))
 
+    def stamp(self, name: str) -> str:
+        member = self._members[name]
+        return f"{member.file_size} {member.CRC:08x}"
+
     def read(self, name: str) -> bytes:
+        if self._process != os.getpid():
+            # A forked process shares its parent's place in the file: it opens its own, and keeps the directory.
+            self._zip.fp, self._process = self.path.open("rb"), os.getpid()
         member = self._members[name]
         if member.file_size > MAX_FILE_BYTES:
             raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
@@ -81,6 +99,50 @@ def open_tree(path: Path) -> Tree:
     if not tree.names:
         raise DataError(f"{path} holds no images (looked for {' '.join(SUFFIXES)})")
     return tree
+
+
+def find(path: str, root: Path) -> Path:
+    """A path that is meant from here or, failing that, from the data root. Raises DataError."""
+    here = Path(path).expanduser()
+    if here.exists() or here.is_absolute():
+        return here
+    if (root / here).exists():
+        return root / here
+    raise DataError(f"{path} is neither in {Path.cwd()} nor in {root}: name a folder or a zip of images")
+
+
+def common_folder(names: list[str]) -> str:
+    """The folders, with a closing slash, that all the images are in; empty if there is none."""
+    around = ""
+    while True:
+        tops = {name[len(around) :].partition("/")[:2] for name in names}
+        top, slash = next(iter(tops))
+        if len(tops) > 1 or not slash:
+            return around
+        around += f"{top}/"
+
+
+def check_share(share: float) -> float:
+    """The share, if some images are held out by it and some are not; DataError otherwise."""
+    if not 0 < share < 1:
+        raise DataError(f"--dataset.test_share {share}: give a share between 0 and 1")
+    return share
+
+
+def hold_out(tree: Tree, share: float) -> tuple[list[str], list[str]]:
+    """Train and test names, told apart by a hash of each; at least one of both. Raises DataError for one image."""
+    if len(tree.names) < 2:
+        raise DataError(f"{tree.path} holds one image: at least two are needed, one to train and one to test")
+    around = common_folder(tree.names)
+    by_hash = sorted(tree.names, key=lambda name: _fraction(name[len(around) :]))
+    held = sum(_fraction(name[len(around) :]) < share for name in by_hash)
+    held = min(max(held, 1), len(by_hash) - 1)
+    return sorted(by_hash[held:]), sorted(by_hash[:held])
+
+
+def _fraction(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6]) / 2**48
 
 
 def _is_image(name: str) -> bool:

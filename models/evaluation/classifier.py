@@ -22,6 +22,7 @@ from models.errors import UserError
 from models.evaluation.feature_networks import NETWORKS
 from models.randomness import derive_seed
 from models.run import read_yaml
+from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
 
 VERSION = 2  # Of all here that shapes the weights: a kept classifier of another version is not read.
@@ -53,7 +54,7 @@ class Schooling:
 class Labelled(NamedTuple):
     """uint8 images (N, C, H, W) and labels (N,)."""
 
-    images: Tensor
+    images: ImageRows
     labels: Tensor
 
 
@@ -98,7 +99,7 @@ class Classifier:
         return self.facts["accuracy"]
 
     @torch.no_grad()
-    def read(self, images: Tensor) -> Read:
+    def read(self, images: ImageRows) -> Read:
         """Of uint8 (N, C, H, W) on any device."""
         place = next(self.network.parameters())
         parts = [
@@ -106,7 +107,7 @@ class Classifier:
         ]
         return Read(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
 
-    def recognised(self, images: Tensor, labels: Tensor) -> float:
+    def recognised(self, images: ImageRows, labels: Tensor) -> float:
         """The share of images that it takes for what they are."""
         return (self.read(images).labels == labels).double().mean().item()
 

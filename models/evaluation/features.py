@@ -8,10 +8,10 @@ from typing import Protocol
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from models.evaluation.classifier import Read
 from models.files import replacing
+from models.spaces import ImageRows
 
 VERSION = 1  # Of how images are read: what another version kept is not used.
 
@@ -22,10 +22,10 @@ class Extractor(Protocol):
     @property
     def name(self) -> str: ...
 
-    def read(self, images: Tensor) -> Read: ...
+    def read(self, images: ImageRows) -> Read: ...
 
 
-def read_kept(extractor: Extractor, images: Tensor, images_sha256: str, kept: Path) -> Read:
+def read_kept(extractor: Extractor, images: ImageRows, images_sha256: str, kept: Path) -> Read:
     """`extractor.read(images)`, out of the folder `kept` where it was read before. images_sha256: of the images."""
     word = hashlib.sha256(f"{VERSION} {extractor.name} {images_sha256}".encode()).hexdigest()[:16]
     path = kept / f"{extractor.name}-{word}.safetensors"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.evaluation.classifier import Read
+from models.spaces import ImageRows
 
 SHA256 = "6726825d"  # Begins so, as its published name says.
 READ_AT_ONCE = 64
@@ -42,7 +43,7 @@ class Inception:
         self.network, self.device = network.to(device), device
 
     @torch.no_grad()
-    def read(self, images: Tensor) -> Read:
+    def read(self, images: ImageRows) -> Read:
         """Of uint8 (N, C, H, W) with one or three channels."""
         parts = []
         for part in images.split(READ_AT_ONCE):

@@ -6,7 +6,7 @@ on is the facts that every checkpoint of its denoisers carries. Nothing outside 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -23,12 +23,26 @@ Locate = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where a space is fitted: the data it is for, the folder in which it may look for runs, and its device."""
+    """Where a space is fitted: the data it is for, the folder in which it may look for runs, and its device.
+
+    measured: the rows of the images that its deviation is taken on, None for all.
+    """
 
     dataset: str = ""
     data_sha256: str = ""
     experiments_dir: Path = Path("experiments")
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    measured: Tensor | None = None
+
+
+class ImageRows(Protocol):
+    """uint8 (N, C, H, W): a tensor, or images that are decoded when rows of them are asked for."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Tensor: ...
+    def split(self, size: int, /) -> Iterable[Tensor]: ...
 
 
 class Fitted(NamedTuple):
@@ -36,7 +50,7 @@ class Fitted(NamedTuple):
     that, the same of the mirrored images. options: as they were resolved. report: lines for the log."""
 
     space: Space
-    prepared: Tensor
+    prepared: ImageRows
     mirrored: Tensor | None
     options: dict[str, Any]
     report: list[str]
@@ -63,7 +77,7 @@ class Space(Protocol):
     def needs(self) -> Sequence[Path]: ...
 
     @classmethod
-    def fit(cls, images: Tensor, flips: bool, around: Surroundings) -> Fitted:
+    def fit(cls, images: ImageRows, flips: bool, around: Surroundings) -> Fitted:
         """The space of a training split, uint8 (N, C, H, W). Keyword-only arguments beside these are its flags.
 
         Raises UserError for options that do not fit.

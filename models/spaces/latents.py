@@ -21,7 +21,7 @@ from models.encoded import FOLDER, Encoded, encode_images, file_name, read_encod
 from models.errors import UserError
 from models.randomness import StepRandomness
 from models.run import find_run
-from models.spaces import Fitted, Locate, Surroundings
+from models.spaces import Fitted, ImageRows, Locate, Surroundings
 from models.spaces.pixels import Pixels
 
 
@@ -59,7 +59,7 @@ class Latents:
 
     @classmethod
     def fit(
-        cls, images: Tensor, flips: bool, around: Surroundings, *, autoencoder: str = "latest", encoded: str = "auto"
+        cls, images: ImageRows, flips: bool, around: Surroundings, *, autoencoder: str = "latest", encoded: str = "auto"
     ) -> Fitted:
         """The latents of every image are computed once, or read if `encode_dataset` has done so, and batches cut of
         them.
@@ -142,7 +142,9 @@ def find_autoencoder(wanted: str, experiments_dir: Path, dataset: str | None = N
     return checkpoint.resolve(find_run(wanted, experiments_dir, "train_vae", dataset))
 
 
-def _codes(model: Autoencoder, images: Tensor, flips: bool, around: Surroundings, encoded: str) -> tuple[Encoded, str]:
+def _codes(
+    model: Autoencoder, images: ImageRows, flips: bool, around: Surroundings, encoded: str
+) -> tuple[Encoded, str]:
     """The codes of the training split, and where they come from."""
     file: Path | None = None
     if encoded not in ("auto", "none"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.randomness import StepRandomness
-from models.spaces import Fitted, Locate, Surroundings
+from models.spaces import Fitted, ImageRows, Locate, Surroundings
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Pixels:
         return self.shape
 
     @classmethod
-    def fit(cls, images: Tensor, flips: bool, around: Surroundings) -> Fitted:
+    def fit(cls, images: ImageRows, flips: bool, around: Surroundings) -> Fitted:
         """The images themselves, as uint8, are what batches are cut from, and mirrored there."""
-        return Fitted(cls.measure(images), images, None, {}, [])
+        rows = slice(None) if around.measured is None else around.measured
+        return Fitted(cls.measure(images[rows]), images, None, {}, [])
 
     @classmethod
     def measure(cls, images: Tensor) -> Self:

@@ -59,7 +59,7 @@ def test_the_test_images_get_what_the_floor_gets(protocol: Protocol, dataset: Im
 
 def test_values_that_wrapped_around_are_seen(protocol: Protocol, dataset: ImageData) -> None:
     """Two in a hundred too bright and not clipped: 1.02 of white became almost black."""
-    wrapped = (dataset.test.images.double() * 1.02).round().remainder(256).to(torch.uint8)
+    wrapped = (dataset.test.in_memory().double() * 1.02).round().remainder(256).to(torch.uint8)
     found = evaluation_of(protocol, wrapped)
     assert times_floor(found) > 5
     assert found.found["grey_mean"].high < found.floors["grey_mean"].low
@@ -68,7 +68,7 @@ def test_values_that_wrapped_around_are_seen(protocol: Protocol, dataset: ImageD
 
 @pytest.mark.parametrize("cut", [torch.round, torch.floor])
 def test_images_that_were_not_scaled_to_255_are_seen(protocol: Protocol, dataset: ImageData, cut) -> None:
-    unscaled = cut(dataset.test.images.double() / 255).to(torch.uint8)
+    unscaled = cut(dataset.test.in_memory().double() / 255).to(torch.uint8)
     found = evaluation_of(protocol, unscaled)
     assert times_floor(found) > 20
     assert found.found["grey_mean"].value < 1 and found.found["grey_deviation"].value < 1

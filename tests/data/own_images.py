@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.folder import Folder
+import data
 
 
 def png(path: Path, value: int | np.ndarray, size: tuple[int, int] = (6, 5), **kwargs: Any) -> None:
@@ -27,8 +27,8 @@ def zipped(folder: Path, prefix: str = "") -> Path:
     return path
 
 
-def load(path: Path, **options: Any) -> Any:
-    return Folder(path=str(path), **options).load(Path("/nonexistent"))
+def load(path: Path, memory_limit: float | None = None, **options: Any) -> Any:
+    return data.load("folder", {"path": str(path), **options}, Path("/nonexistent"), memory_limit)
 
 
 def values(split: Any) -> list[int]:

@@ -103,12 +103,12 @@ def test_global_randomness_is_neither_used_nor_changed() -> None:
 
 def test_the_split_stays_unchanged_and_is_not_copied_on_its_own_device() -> None:
     split = numbered(9)
-    original = split.images.clone()
+    original = split.in_memory().clone()
     batches = Batches(split, 9, seed=0, flips=True)
     images, _ = batches.at(0)
     images.zero_()
-    assert torch.equal(split.images, original)
-    assert batches._images.data_ptr() == split.images.data_ptr()
+    assert torch.equal(split.in_memory(), original)
+    assert batches._images.data_ptr() == split.in_memory().data_ptr()
 
 
 def test_bad_arguments() -> None:

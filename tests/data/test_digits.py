@@ -24,7 +24,7 @@ def test_shapes_and_facts() -> None:
 
 
 def test_values_are_the_published_ones_and_span_the_range() -> None:
-    images = torch.cat([DIGITS.train.images, DIGITS.test.images]).numpy().reshape(-1, 64)
+    images = torch.cat([DIGITS.train.in_memory(), DIGITS.test.in_memory()]).numpy().reshape(-1, 64)
     labels = torch.cat([DIGITS.train.labels, DIGITS.test.labels]).numpy()
     ours = {
         (np.rint(image * (16 / 255)).astype(int).tobytes(), int(label))
@@ -37,7 +37,7 @@ def test_values_are_the_published_ones_and_span_the_range() -> None:
 
 
 def test_split_is_disjoint_and_stratified() -> None:
-    train, test = ({image.tobytes() for image in split.images.numpy()} for split in (DIGITS.train, DIGITS.test))
+    train, test = ({image.tobytes() for image in split.in_memory().numpy()} for split in (DIGITS.train, DIGITS.test))
     assert not train & test
     for label in range(10):
         held = int((DIGITS.test.labels == label).sum())
@@ -46,4 +46,4 @@ def test_split_is_disjoint_and_stratified() -> None:
 
 
 def test_split_is_pinned() -> None:
-    assert hashlib.sha256(DIGITS.test.images.numpy().tobytes()).hexdigest()[:16] == "2f5eb12f1dfec8a2"
+    assert hashlib.sha256(DIGITS.test.in_memory().numpy().tobytes()).hexdigest()[:16] == "2f5eb12f1dfec8a2"

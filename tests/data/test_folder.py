@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataError
-from data.folder import Folder, _fraction, _hold_out
+from data.folder import Folder
 from data.sources import trees
+from data.sources.trees import _fraction, hold_out
 from tests.data.own_images import load, png, values, zipped
 
 
@@ -89,6 +90,9 @@ class Names(trees.Tree):
     def read(self, name: str) -> bytes:
         raise NotImplementedError
 
+    def stamp(self, name: str) -> str:
+        raise NotImplementedError
+
 
 NAMES = st.sets(st.text("abc0123.", min_size=1, max_size=6), min_size=2, max_size=30)
 
@@ -96,9 +100,9 @@ NAMES = st.sets(st.text("abc0123.", min_size=1, max_size=6), min_size=2, max_siz
 @settings(deadline=None, max_examples=100)
 @given(names=NAMES, others=NAMES, share=st.floats(0.01, 0.99))
 def test_held_out_images_stay_held_out_when_others_come(names: set[str], others: set[str], share: float) -> None:
-    train, test = _hold_out(Names(Path("some"), list(names)), share)
+    train, test = hold_out(Names(Path("some"), list(names)), share)
     assert train and test and sorted(train + test) == sorted(names)
-    more_train, more_test = _hold_out(Names(Path("some"), list(names | others)), share)
+    more_train, more_test = hold_out(Names(Path("some"), list(names | others)), share)
     natural = {name for name in names | others if _fraction(name) < share}
     if natural & names and names - natural:  # else one image stands in, so that neither split is empty
         assert set(test) == natural & names and set(more_test) == natural

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import data
 from data import DataError
 from data.folder import Folder
 from data.sources import trees
@@ -122,7 +123,7 @@ def test_more_than_the_memory_holds(classes: Path, monkeypatch: pytest.MonkeyPat
         available = 1000
 
     monkeypatch.setattr(psutil, "virtual_memory", Free)
-    assert "choose a smaller --dataset.size" in refused(classes, size=(64,))
+    assert "choose a smaller --dataset.size" in refused(classes, size=(64,), memory_limit=1)
 
 
 # Hostile files
@@ -214,11 +215,11 @@ def test_real_photographs_in_a_zip(real_root: Path) -> None:
     path = real_root / "cifar10-jpeg-test.zip"
     if not path.is_file():
         pytest.skip("no cifar10-jpeg-test.zip in DATA_ROOT")
-    loaded = Folder(path=path.name, test_share=0.2).load(real_root)
+    loaded = data.load("folder", {"path": path.name, "test_share": 0.2}, real_root)
     assert loaded.class_names[:3] == ("airplane", "automobile", "bird") and len(loaded.class_names) == 10
     assert loaded.train.images.shape[1:] == (3, 32, 32)
     assert len(loaded.train) + len(loaded.test) == 10000 and abs(len(loaded.test) - 2000) < 200
-    everything = torch.cat([loaded.train.images, loaded.test.images]).float() / 255
+    everything = torch.cat([loaded.train.in_memory(), loaded.test.in_memory()]).float() / 255
     # The widely published means and deviations of CIFAR-10's test images, but for JPEG's losses.
     means, deviations = everything.mean((0, 2, 3)), everything.std((0, 2, 3))
     assert torch.allclose(means, torch.tensor([0.4942, 0.4851, 0.4504]), atol=0.003)

@@ -75,7 +75,7 @@ def test_images_are_read_alike_in_any_batch_and_by_any_number_of_threads(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _ = make(tmp_path, (1, 28, 28), schooling=Schooling(network, epochs=0.1))
-    images = halves(90, (1, 28, 28), 2).images
+    images = halves(90, (1, 28, 28), 2).images[:]
     whole = read_with_threads(made, images, 1)
     assert (read_with_threads(made, images, 3) - whole).abs().max() < 1e-12
     monkeypatch.setattr(module, "READ_AT_ONCE", 7)
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
 
 
 def test_images_are_moved_and_mirrored_but_keep_what_they_show() -> None:
-    images = halves(64, (1, 28, 28), 3).images
+    images = halves(64, (1, 28, 28), 3).images[:]
     generator = torch.Generator().manual_seed(0)
     moved = module._moved(images, False, generator)
     assert moved.shape == images.shape and not torch.equal(moved, images)

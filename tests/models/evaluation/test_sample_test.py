@@ -9,6 +9,7 @@ from torch import Tensor
 from models.evaluation.classifier import Read
 from models.evaluation.distances import frechet_distance, gaussian
 from models.evaluation.sample_test import SampleTest
+from models.spaces import ImageRows
 
 
 class Mean:
@@ -16,8 +17,8 @@ class Mean:
 
     name = "mean"
 
-    def read(self, images: Tensor) -> Read:
-        pixels = images.flatten(1).double()
+    def read(self, images: ImageRows) -> Read:
+        pixels = images[:].flatten(1).double()
         means = pixels.mean(1)
         return Read(torch.stack([means, pixels.std(1)], dim=1), torch.stack([128 - means, means - 128], dim=1))
 

@@ -42,7 +42,7 @@ def fit(coder: Autoencoder, count: int = 200, flips: bool = False) -> Fitted:
 @pytest.mark.parametrize("flips", [False, True])
 def test_training_latents_have_mean_zero_and_deviation_one(coder: Autoencoder, flips: bool) -> None:
     fitted = fit(coder, flips=flips)
-    prepared = fitted.prepared if fitted.mirrored is None else torch.cat([fitted.prepared, fitted.mirrored])
+    prepared = fitted.prepared[:] if fitted.mirrored is None else torch.cat([fitted.prepared[:], fitted.mirrored])
     assert (fitted.mirrored is not None) == flips
     rounds = [
         fitted.space.draw(prepared, StepRandomness(0, step, len(prepared), 0, len(prepared), CPU)) for step in range(40)
