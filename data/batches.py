@@ -49,19 +49,16 @@ class Batches:
         if len(split) == 0:
             raise DataError("cannot cut batches of an empty split")
         self.batch_size = batch_size
-        self._seed = seed
         self._flips = flips
         self._device = torch.device(device)
-        self._start, self._stop = share or (0, batch_size)
-        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+        place = torch.device("cpu") if isinstance(split.images, Streamed) else self._device
+        self._order = _Order(len(split), batch_size, seed, share or (0, batch_size), place)
+        self._labels = split.labels.to(place)
         self._mirrored = None if mirrored is None else mirrored.to(device)
         if isinstance(split.images, Streamed):
-            self._labels = split.labels
-            pinned = self._device.type == "cuda"
-            self._ahead = ReadAhead(split.images, lambda step: self._rows(step)[0].tolist(), workers, pinned)
+            self._images = ReadAhead(split.images, self._order.rows, workers, pinned=self._device.type == "cuda")
         else:
-            self._labels = split.labels.to(device)
-            self._images, self._ahead = split.images.to(device), None
+            self._images = split.images.to(device)
 
     def __len__(self) -> int:
         """Number of images in the split."""
@@ -75,25 +72,35 @@ class Batches:
         """The share of batch number `step`, from 0: images uint8 (N, C, H, W) and labels int64 (N,)."""
         if step < 0:
             raise ValueError(f"step {step} is negative")
-        order, mirrored = self._rows(step)
+        order, mirrored = self._order.at(step)
         labels = self._labels.index_select(0, order)
-        if self._ahead is None:
-            images = self._images.index_select(0, order)
+        if isinstance(self._images, ReadAhead):
+            parts = (self._images.at(step), labels, mirrored)
+            images, labels, mirrored = (part.to(self._device, non_blocking=True) for part in parts)
         else:
-            images = self._ahead.at(step)
-            images, labels, mirrored = (each.to(self._device, non_blocking=True) for each in (images, labels, mirrored))
+            images = self._images.index_select(0, order)
         if self._flips:
             others = images.flip(3) if self._mirrored is None else self._mirrored.index_select(0, order)
             images = torch.where(mirrored[:, None, None, None], others, images)
         return images, labels
 
-    def _rows(self, step: int) -> tuple[Tensor, Tensor]:
-        """Of the batch's share: which rows of the split, and whether each is mirrored."""
-        first = step * self.batch_size
-        return self._positions(first + self._start, first + self._stop)
 
-    def _positions(self, first: int, end: int) -> tuple[Tensor, Tensor]:
-        size = len(self)
+class _Order:
+    """Which images every batch is made of, as rows of the split, and which of them are mirrored."""
+
+    def __init__(self, size: int, batch_size: int, seed: int, share: tuple[int, int], device: torch.device) -> None:
+        self._size, self._batch_size, self._seed = size, batch_size, seed
+        self._share, self._device = share, device
+        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def rows(self, step: int) -> list[int]:
+        """As numbers."""
+        return self.at(step)[0].tolist()
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of the share of the batch: its rows, and whether each is mirrored."""
+        first, end = (step * self._batch_size + bound for bound in self._share)
+        size = self._size
         parts = []
         for epoch in range(first // size, (end - 1) // size + 1):
             order, mirrored = self._epoch(epoch)
@@ -108,9 +115,9 @@ class Batches:
         # One copy to the device per epoch, none per step. Two are kept for the batches that straddle.
         if epoch not in self._epochs:
             random = np.random.default_rng((self._seed, epoch, _STREAM))
-            order = torch.from_numpy(random.permutation(len(self)))
-            mirrored = torch.from_numpy(random.random(len(self)) < 0.5)
+            order = torch.from_numpy(random.permutation(self._size))
+            mirrored = torch.from_numpy(random.random(self._size) < 0.5)
             if len(self._epochs) >= 2:
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = order.to(self._labels.device), mirrored.to(self._labels.device)
+            self._epochs[epoch] = order.to(self._device), mirrored.to(self._device)
         return self._epochs[epoch]

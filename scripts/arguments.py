@@ -78,7 +78,7 @@ def parse(
 
     options: other defaults for the options of the default's own network, space or data set, as {"network.width": 64}.
     """
-    cls = type(default)
+    cls, argv = type(default), spelt_out(argv)
     words = getattr(cls, "variants", {})
     chosen = {word: last_value(argv, word) or getattr(default, word) for word in words}
     own = {word for word, name in chosen.items() if name == getattr(default, word)}
@@ -89,11 +89,24 @@ def parse(
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            return tyro.cli(cls, args=list(argv), default=cls(**values), prog=prog, description=description)
+            return tyro.cli(cls, args=argv, default=cls(**values), prog=prog, description=description)
     except SystemExit as error:
         if not error.code:
             raise
         raise UserError(_one_line(printed.getvalue(), prog)) from None
+
+
+def spelt_out(argv: Sequence[str]) -> list[str]:
+    """`--dataset hf:NAME` as what it is short for: --dataset hf --dataset.path NAME."""
+    words: list[str] = []
+    for word in argv:
+        if words[-1:] == ["--dataset"] and word.startswith("hf:"):
+            words += ["hf", "--dataset.path", word.removeprefix("hf:")]
+        elif word.startswith("--dataset=hf:"):
+            words += ["--dataset", "hf", "--dataset.path", word.removeprefix("--dataset=hf:")]
+        else:
+            words.append(word)
+    return words
 
 
 def last_value(argv: Sequence[str], flag: str) -> str | None:
@@ -200,9 +213,9 @@ def run_to_resume(argv: Sequence[str], task: str) -> Path | None:
 def gather(argv: Sequence[str], task: str) -> list[str]:
     """The settings of the named recipe and the config file, if any, and the command line; the last win."""
     recipe, config = last_value(argv, "recipe"), last_value(argv, "config")
-    gathered = list(argv)
+    gathered = spelt_out(argv)
     if config is not None:
         gathered = put_before(read_yaml(Path(config)), gathered)
     if recipe is not None:
         gathered = put_before(settings_of(recipe, task), gathered)
-    return gathered
+    return spelt_out(gathered)

@@ -112,7 +112,10 @@ def _check(flags: SamplesFlags) -> None:
         raise UserError(f"--{given[0]} says how to generate images: it does not go with --samples")
 
 
-def _check_neighbours(flags: SamplesFlags, dataset: ImageData) -> None:
+def _check_data(flags: SamplesFlags, dataset: ImageData) -> None:
+    """Images are compared with all training images, and as many test images, at once."""
+    for split in (dataset.train, dataset.test):
+        split.in_memory()
     fewest = min(len(dataset.train), len(dataset.test))
     if fewest <= flags.k:
         raise UserError(f"--k {flags.k}: {dataset.name} has a split of {fewest} images, which takes a smaller one")
@@ -123,7 +126,7 @@ def _measure_run(flags: SamplesFlags) -> None:
     loaded = load_model(path, flags.model)
     sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
     dataset = load_data(path, flags.data)
-    _check_neighbours(flags, dataset)
+    _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
     labels = choose_labels(loaded, flags.labels, count)
     extractors = _extractors(flags, dataset, device)
@@ -143,7 +146,7 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
     samples = read_samples(path, flags.num_images or 0, dataset)
     if len(samples.images) <= flags.k:
         raise UserError(f"--samples {path}: {len(samples.images)} images have fewer than {flags.k} neighbours; see --k")
-    _check_neighbours(flags, dataset)
+    _check_data(flags, dataset)
     extractors = _extractors(flags, dataset, device)
     out = flags.out or str(path.absolute().parent / "evaluation" / f"{datetime.now():%Y%m%d_%H%M%S}-{path.stem}")
     with new_folder(out, path, "evaluation", "samples") as folder:

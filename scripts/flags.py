@@ -270,7 +270,7 @@ class TrainFlags:
     variants: ClassVar = VARIANTS
 
     dataset: Annotated[str, one_of(data.names())] = "digits"
-    """A data set; digits is built in, folder is your own images."""
+    """A data set; digits is built in, folder is your own images, hf:NAME one of Hugging Face's hub."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     network: Annotated[str, one_of(networks.names())] = "unet"
     """A network; its options are below, another one's with --network NAME --help."""
@@ -319,7 +319,7 @@ class AutoencoderFlags:
     kind: Annotated[str, one_of(autoencoders.KINDS)] = "vae"
     """vae has a Gaussian posterior, autoencoder is a plain one."""
     dataset: Annotated[str, one_of(data.names())] = "digits"
-    """A data set; digits is built in, folder is your own images."""
+    """A data set; digits is built in, folder is your own images, hf:NAME one of Hugging Face's hub."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     network: Annotated[str, one_of(autoencoders.NETWORKS)] = "conv"
     """Encoder and decoder; the options are below."""

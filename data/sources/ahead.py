@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import functools
 import os
 import signal
 import sys
+import threading
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -48,8 +47,6 @@ class ReadAhead:
         )
         self._batches: Iterator[_Decoded | DataError] | None = None
         self._next = 0
-        # Before multiprocessing's own exit, which would send the workers TERM, which they ignore, and wait for them.
-        atexit.register(_close, weakref.ref(self))
 
     def at(self, step: int) -> Tensor:
         """uint8 (N, C, H, W) on the CPU; reads on from there if it is not the step after the last one.
@@ -57,7 +54,7 @@ class ReadAhead:
         Raises DataError for too many broken pictures, RuntimeError if a worker died.
         """
         if self._batches is None or step != self._next:
-            self.close()
+            self._batches = None  # which ends its workers
             self._rows.first = step
             self._batches = iter(self._loader)
         self._next = step + 1
@@ -67,15 +64,6 @@ class ReadAhead:
         images, bad = found
         self._broken.note(len(images), bad)
         return images
-
-    def close(self) -> None:
-        """Ends the workers."""
-        self._batches = None
-
-
-def _close(reader: weakref.ref[ReadAhead]) -> None:
-    if (alive := reader()) is not None:
-        alive.close()
 
 
 _Decoded = tuple[Tensor, dict[str, str]]
@@ -111,11 +99,20 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(parent: int, number: int) -> None:
-    """The parent alone heeds the signals that a terminal or a scheduler sends to all; workers end when it does."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
+    """The parent alone heeds the signals that a terminal or a scheduler sends to all, and ends its workers; they end
+    with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(parent,), daemon=True).start()
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
     warnings.simplefilter("ignore")  # Pillow's, of odd metadata
+
+
+def _end_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.own_images import png
+from tests.data.own_images import png, zipped
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +124,16 @@ def write_files() -> Callable[[Path, dict[str, bytes]], None]:
             (folder / name).write_bytes(stored)
 
     return write
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip of three classes with 40 random images, train and test."""
+    top, random = tmp_path_factory.mktemp("forty") / "forty", np.random.default_rng(0)
+    for number in range(40):
+        part, name = "test" if number % 5 == 0 else "train", "ant cat dog".split()[number % 3]
+        png(top / part / name / f"{number:02}.png", random.integers(0, 256, (6, 5, 3)).astype(np.uint8))
+    return zipped(top)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ REPOSITORY = Path(data.__file__).parent.parent
 
 
 def test_names() -> None:
-    assert data.names() == ["cifar10", "digits", "emnist", "fashion_mnist", "folder", "mnist"]
+    assert data.names() == ["cifar10", "digits", "emnist", "fashion_mnist", "folder", "hf", "mnist"]
 
 
 @pytest.mark.parametrize("name", data.names())
