@@ -1,0 +1,207 @@
+"""Data sets of Hugging Face's `datasets`: what is local of them becomes images as those of a folder do."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from data import DataError
+from data.batches import Batches
+from tests.data.own_images import png
+
+CLASSES = ["ant", "cat", "dog"]
+
+
+def load_hf(path: Path | str, memory_limit: float = 1, root: Path = Path("/nonexistent"), **options: Any) -> Any:
+    return data.load("hf", {"path": str(path), **options}, root, memory_limit)
+
+
+def stored(value: int, size: tuple[int, int] = (6, 5)) -> bytes:
+    memory = io.BytesIO()
+    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(memory, "PNG")
+    return memory.getvalue()
+
+
+def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"needs the package datasets: .*pip install -r requirements-hf\.txt"):
+        load_hf(tmp_path)
+    assert (Path(data.__file__).parents[1] / "requirements-hf.txt").is_file()
+
+
+def test_bad_options_are_refused_before_the_package_is_needed() -> None:
+    for options in ({"size": (0,)}, {"channels": 2}, {"test_share": 1.0}):
+        with pytest.raises(DataError, match=rf"--dataset\.{next(iter(options))}"):
+            load_hf("some", **options)
+    with pytest.raises(DataError, match=r"needs --dataset\.path"):
+        load_hf("")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package, with a cache of its own."""
+    found = pytest.importorskip("datasets")
+    monkeypatch.setattr(found.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return found
+
+
+@pytest.fixture
+def thirty(package: Any) -> Any:
+    """Row n is of value n and of class n modulo 3."""
+    features = package.Features({"number": package.Value("int64"), "picture": package.Image()})
+    features["kind"] = package.ClassLabel(names=CLASSES)
+    features["word"] = package.Value("string")
+    rows = [
+        {"number": n, "picture": {"bytes": stored(n), "path": None}, "kind": n % 3, "word": f"w{n % 2}"}
+        for n in range(30)
+    ]
+    return package.Dataset.from_list(rows, features=features)
+
+
+def values(split: data.Split) -> list[int]:
+    return split.images[:][:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder of parquet", "saved", "saved splits"])
+@pytest.mark.parametrize("memory_limit", [0, 1])
+def test_local_data_sets(kind: str, memory_limit: float, package: Any, thirty: Any, tmp_path: Path) -> None:
+    path = tmp_path / "here"
+    if kind == "parquet":
+        path = tmp_path / "here.parquet"
+        thirty.to_parquet(path)
+    elif kind == "folder of parquet":
+        path.mkdir()
+        thirty.select(range(25)).to_parquet(path / "train-00000-of-00001.parquet")
+        thirty.select(range(25, 30)).to_parquet(path / "test-00000-of-00001.parquet")
+    elif kind == "saved":
+        thirty.save_to_disk(path)
+    else:
+        parts = {"train": thirty.select(range(25)), "validation": thirty.select(range(25, 30))}
+        package.DatasetDict(parts).save_to_disk(path)
+    loaded = load_hf(path, memory_limit)
+    assert loaded.name == "hf" and loaded.class_names == tuple(CLASSES) and (loaded.broken is None) == memory_limit
+    assert loaded.train.images.shape[1:] == (3, 6, 5)
+    for split in (loaded.train, loaded.test):
+        assert split.labels.tolist() == [value % 3 for value in values(split)]
+    if kind in ("parquet", "saved"):
+        assert sorted(values(loaded.train) + values(loaded.test)) == list(range(30)) and len(loaded.test) < 8
+    else:
+        assert values(loaded.train) == list(range(25)) and values(loaded.test) == list(range(25, 30))
+
+
+def test_a_folder_of_images(package: Any, classes: Path) -> None:
+    for split in ("train", "test"):
+        for kind in CLASSES:
+            png(classes.parent / "images" / split / kind / "1.png", 7)
+    loaded = load_hf(classes.parent / "images", 0)
+    assert loaded.class_names == tuple(CLASSES) and len(loaded.train) == len(loaded.test) == 3
+    assert values(loaded.train) == [7, 7, 7]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_are_those_in_memory(workers: int, thirty: Any, tmp_path: Path) -> None:
+    thirty.to_parquet(tmp_path / "x.parquet")
+    stream, memory = (load_hf(tmp_path / "x.parquet", limit, size=(4,)) for limit in (0, 1))
+    assert stream.train.sha256 == memory.train.sha256 and stream.test.sha256 == memory.test.sha256
+    ahead, held = Batches(stream.train, 7, 3, True, workers=workers), Batches(memory.train, 7, 3, True)
+    for step in (0, 1, 2, 9, 10, 4):
+        assert all(torch.equal(*pair) for pair in zip(ahead.at(step), held.at(step), strict=True))
+
+
+def test_identity_is_of_the_contents_and_not_of_the_place(package: Any, thirty: Any, tmp_path: Path) -> None:
+    thirty.to_parquet(tmp_path / "x.parquet")
+    thirty.save_to_disk(tmp_path / "y")
+    thirty.select(list(range(30))[::-1]).save_to_disk(tmp_path / "z")
+    found = [load_hf(tmp_path / name, 0).train.sha256 for name in ("x.parquet", "y", "z")]
+    assert found[0] == found[1] != found[2]
+    assert load_hf(tmp_path / "y", 0, label_column="word").train.sha256 != found[0]
+
+
+def test_columns_and_splits_by_name(package: Any, thirty: Any, tmp_path: Path) -> None:
+    thirty.save_to_disk(tmp_path / "x")
+    loaded = load_hf(tmp_path / "x", label_column="word")
+    assert loaded.class_names == ("w0", "w1")
+    assert loaded.train.labels.tolist() == [value % 2 for value in values(loaded.train)]
+    assert load_hf(tmp_path / "x", label_column="number").class_names == tuple(map(str, range(30)))
+    unlabelled = thirty.remove_columns(["kind", "word"]).map(lambda row: {"picture": row["picture"]})
+    package.DatasetDict(a=unlabelled, b=unlabelled.select(range(3))).save_to_disk(tmp_path / "y")
+    loaded = load_hf(tmp_path / "y", train_split="a", test_split="b", image_column="picture")
+    assert loaded.class_names == () and len(loaded.train) == 30 and values(loaded.test) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"train_split": "training"}, "--dataset.train_split training"),
+        ({"test_split": "dev"}, "--dataset.test_split dev"),
+        ({"test_split": "train"}, "--dataset.test_split train: it is the training split"),
+        ({"image_column": "image"}, "--dataset.image_column image: there is none (of number, picture, kind, word)"),
+        ({"image_column": "kind"}, "--dataset.image_column kind: holds no images"),
+        ({"label_column": "label"}, "--dataset.label_column label: there is none"),
+        ({"label_column": "picture"}, "--dataset.label_column picture: holds no classes"),
+    ],
+    ids=str,
+)
+def test_what_a_data_set_has_not_is_refused(
+    options: dict[str, str], words: str, package: Any, thirty: Any, tmp_path: Path
+) -> None:
+    package.DatasetDict(train=thirty).save_to_disk(tmp_path / "x")
+    with pytest.raises(DataError) as error:
+        load_hf(tmp_path / "x", 0, **options)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rows_without_a_class_or_an_image(package: Any, thirty: Any, tmp_path: Path) -> None:
+    thirty.map(lambda row: {"kind": None if row["number"] == 4 else row["kind"]}).save_to_disk(tmp_path / "x")
+    with pytest.raises(DataError, match=r"train/000000004 has no class"):
+        load_hf(tmp_path / "x", 0)
+    rows = [{"picture": {"bytes": stored(n), "path": None} if n != 3 else None} for n in range(30)]
+    holed = package.Dataset.from_list(rows, features=package.Features({"picture": package.Image()}))
+    holed.save_to_disk(tmp_path / "y")
+    with pytest.raises(DataError, match=r"000000003 \(there is no image in this row\)"):
+        load_hf(tmp_path / "y", 1)
+    stream = load_hf(tmp_path / "y", 0)
+    assert 4 in values(stream.train) and len(stream.broken.named) == 1
+
+
+def test_what_cannot_be_read_is_one_line(
+    package: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(package.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sys.modules["huggingface_hub"].constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "bad.parquet").write_text("nothing")
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "program.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for place in ("absent.parquet", "/absent", tmp_path / "bad.parquet", tmp_path / "program", "nobody/nothing"):
+        with pytest.raises(DataError) as error:
+            load_hf(place)
+        assert str(place) in str(error.value) and "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "") and not (tmp_path / "ran").exists()
+
+
+def test_relative_paths_are_found_in_the_data_root(package: Any, thirty: Any, tmp_path: Path) -> None:
+    thirty.save_to_disk(tmp_path / "x")
+    assert len(load_hf("x", 0, root=tmp_path).train) > 20
+
+
+def test_the_real_jpegs(package: Any, real_root: Path, tmp_path: Path) -> None:
+    path = real_root / "cifar10-jpeg-test.zip"
+    if not path.is_file():
+        pytest.skip("no cifar10-jpeg-test.zip in DATA_ROOT")
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(archive.namelist())[::10]
+        rows = [{"image": {"bytes": archive.read(name), "path": name}} for name in names]
+    features = package.Features({"image": package.Image()})
+    package.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "x.parquet")
+    stream, memory = (load_hf(tmp_path / "x.parquet", limit) for limit in (0, 1))
+    ahead, held = Batches(stream.train, 128, 0, workers=1), Batches(memory.train, 128, 0)
+    assert all(torch.equal(ahead.at(step)[0], held.at(step)[0]) for step in range(12))
