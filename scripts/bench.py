@@ -1,13 +1,16 @@
 """Measures the training loop and the samplers, as ratios taken side by side in one process.
 
 (a) our step against the bare forward-backward-update of the same network, (b) against an eager loop that reads
-images one by one through PIL and a DataLoader, (c) seconds per image of every sampler. Random images: speed does
-not depend on what they show.
+images one by one through PIL and a DataLoader, (c) our step on images streamed from JPEG files against the same in
+memory, (d) seconds per image of every sampler. Random images: only the time that decoding takes depends on what they
+show.
 """
 
 from __future__ import annotations
 
 import copy
+import io
+import math
 import statistics
 import sys
 import time
@@ -16,8 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -28,7 +33,7 @@ from models.generation import Sampling, generate
 from models.optim import build_optimizer
 from models.run import Run, write_text
 from models.samplers import SAMPLERS
-from models.training import peak_memory
+from models.training import Trainer, peak_memory
 from scripts.arguments import check_positive, gather, parse
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, complete, fit_space
@@ -38,6 +43,7 @@ from scripts.training import fingerprint, resolve
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
 SAMPLED = 64
+TURN = 10  # Steps of a turn, where workers read two batches ahead: what they do in another's turn is little.
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class BenchFlags:
     """The network and batch size measured, by recipe of train_flow."""
     rounds: int = 15
     """Interleaved rounds; the median is reported."""
+    images: str = ""
+    """Folder or zip of images to stream. Default: random JPEGs of 32x32."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: str = "experiments/bench.txt"
@@ -170,6 +178,57 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     return lines
 
 
+def _streaming_table(flags: BenchFlags, settings: TrainFlags, folder: Path, device: torch.device) -> list[str]:
+    path = Path(flags.images or _random_jpegs(folder)).absolute()
+    turns, spent, runs = {}, {"in memory": [], "streamed": []}, []
+    for name, limit in (("in memory", math.inf), ("streamed", 0.0)):
+        images = data.load("folder", {"path": str(path), "flips": True}, path.parent, limit)
+        runs.append(Run.create(folder, "bench", "folder", None))
+        turns[name] = _turn(assemble(settings, images).trainer(runs[-1]), spent[name])
+    seconds = interleaved(turns, flags.rounds, device)
+    decoding = sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
+    for run in runs:
+        run.end("finished")
+    size, workers = settings.optimizer.batch_size, settings.run.workers
+    lines = [
+        f"one step on {len(images.train)} images of {path.name}, {workers} workers, turns of {TURN} steps, {device}"
+    ]
+    for name, values in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(values, seconds["in memory"], strict=True))
+        step, processor = statistics.median(values) / TURN, statistics.median(spent[name][2:]) / TURN
+        if name == "streamed":
+            processor += decoding / len(spent[name]) / TURN
+        lines.append(
+            f"{name:<16} {step:8.4f} s  {size / step:8.1f} images/s  {ratio:6.3f} x in memory  "
+            f"{processor:8.4f} processor seconds"
+        )
+    return lines
+
+
+def _turn(trainer: Trainer, spent: list[float]) -> Callable[[], None]:
+    """Some steps, with the processor seconds that this process spends on them."""
+
+    def turn() -> None:
+        started = time.process_time()
+        for _ in range(TURN):
+            trainer.train_step()
+        spent.append(time.process_time() - started)
+
+    return turn
+
+
+def _random_jpegs(folder: Path) -> Path:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    with ZipFile(folder / "random.zip", "w") as archive:
+        for number in range(IMAGES):
+            memory = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(memory, "JPEG")
+            archive.writestr(f"{number % 10}/{number}.jpg", memory.getvalue())
+    return folder / "random.zip"
+
+
 def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
     images = _RandomImages().load()
     spec = build_spec(settings, images, fit_space(settings, images, fingerprint(images)).space)
@@ -194,7 +253,13 @@ def main(argv: list[str]) -> None:
     device = torch.device(settings.run.device)
     build.prepare_device(device)
     with TemporaryDirectory() as folder:
-        lines = [*_training_table(flags, settings, Path(folder), device), "", *_sampler_table(settings, device)]
+        place = Path(folder)
+        tables = (
+            _training_table(flags, settings, place, device),
+            _streaming_table(flags, settings, place, device),
+            _sampler_table(settings, device),
+        )
+        lines = [line for table in tables for line in (*table, "")]
     text = "\n".join([f"torch {torch.__version__}, {torch.get_num_threads()} threads", *lines]) + "\n"
     write_text(Path(flags.out), text)
     print(text, file=sys.stderr)

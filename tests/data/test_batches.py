@@ -108,7 +108,8 @@ def test_the_split_stays_unchanged_and_is_not_copied_on_its_own_device() -> None
     images, _ = batches.at(0)
     images.zero_()
     assert torch.equal(split.in_memory(), original)
-    assert batches._images.data_ptr() == split.in_memory().data_ptr()
+    held = batches._images
+    assert isinstance(held, torch.Tensor) and held.data_ptr() == split.in_memory().data_ptr()
 
 
 def test_bad_arguments() -> None:

@@ -39,7 +39,8 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
 
 
 def test_bad_options_are_refused_before_the_package_is_needed() -> None:
-    for options in ({"size": (0,)}, {"channels": 2}, {"test_share": 1.0}):
+    bad: list[dict[str, Any]] = [{"size": (0,)}, {"channels": 2}, {"test_share": 1.0}]
+    for options in bad:
         with pytest.raises(DataError, match=rf"--dataset\.{next(iter(options))}"):
             load_hf("some", **options)
     with pytest.raises(DataError, match=r"needs --dataset\.path"):
@@ -152,7 +153,7 @@ def test_columns_and_splits_by_name(package: Any, thirty: Any, tmp_path: Path) -
     ids=str,
 )
 def test_what_a_data_set_has_not_is_refused(
-    options: dict[str, str], words: str, package: Any, thirty: Any, tmp_path: Path
+    options: dict[str, Any], words: str, package: Any, thirty: Any, tmp_path: Path
 ) -> None:
     package.DatasetDict(train=thirty).save_to_disk(tmp_path / "x")
     with pytest.raises(DataError) as error:
