@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,7 +37,7 @@ from models.training import Trainer, peak_memory
 from scripts.arguments import check_positive, gather, parse
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, complete, fit_space
-from scripts.flags import FLOW, TrainFlags
+from scripts.flags import FLOW, TrainFlags, usual_workers
 from scripts.training import fingerprint, resolve
 
 IMAGES = 4096
@@ -56,6 +56,8 @@ class BenchFlags:
     """Interleaved rounds; the median is reported."""
     images: str = ""
     """Folder or zip of images to stream. Default: random JPEGs of 32x32."""
+    workers: int = field(default_factory=usual_workers)
+    """Processes that decode them."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: str = "experiments/bench.txt"
@@ -247,9 +249,11 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
 
 def main(argv: list[str]) -> None:
     flags = parse(argv, BenchFlags(), "bench", "Measure the loop and the samplers. Prints the table's path.")
-    check_positive(flags, "rounds")
+    check_positive(flags, "rounds", "workers")
     settings = parse(gather(["--recipe", flags.recipe], "train_flow"), FLOW, "bench", "")
-    settings = complete(resolve(replace(settings, run=replace(settings.run, device=flags.device))))
+    settings = complete(
+        resolve(replace(settings, run=replace(settings.run, device=flags.device, workers=flags.workers)))
+    )
     device = torch.device(settings.run.device)
     build.prepare_device(device)
     with TemporaryDirectory() as folder:
