@@ -1,5 +1,5 @@
 """Batches addressed by step: the images live as uint8 on the training device and are indexed and flipped
-there; streamed ones are decoded ahead on the CPU and flipped there too.
+there; streamed ones are decoded ahead by the CPU, and flipped on the device as well.
 
 A batch is a pure function of (seed, step), so that a resumed run meets the same batches without replaying the
 earlier ones. Of several processes each asks for its own share of every batch. Scaling to floats is left to the space.

@@ -40,9 +40,10 @@ class Split:
         from data.sources.streamed import Streamed
 
         if isinstance(self.images, Streamed):
+            both = _gibibytes(self.images) * self.images.broken.total / len(self)
             raise DataError(
                 f"this takes all {len(self)} images of a split at once, and they are streamed: give it a "
-                f"--memory_limit above {_gibibytes(self.images):.2g} GiB"
+                f"--memory_limit of {math.ceil(1000 * both) / 1000} GiB"
             )
         return self.images
 

@@ -40,7 +40,7 @@ from scripts.training import (
     train,
 )
 
-MOST_MEASURED = 10_000
+MOST_MEASURED = 10_000  # Images in files on which the deviation of pixels is taken.
 
 
 def train_denoiser(

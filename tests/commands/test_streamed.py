@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -76,6 +77,20 @@ def test_a_killed_streamed_run_is_resumed_exactly(tmp_path: Path, archive) -> No
     assert run_child(*words, "--resume", run).folder == run
     whole = run_child("train_flow", *LONG, *archive, *HELD, "--experiments_dir", tmp_path / "whole").folder
     assert weights_hash(run) == weights_hash(whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_a_signal_to_all_processes_saves_marks_and_exits(
+    number: signal.Signals, code: int, tmp_path: Path, archive
+) -> None:
+    """As Ctrl-C and schedulers send them: to the workers, too."""
+    words = ("train_flow", *LONG, "--max_steps", 100_000, *archive, *STREAMED, "--workers", 2)
+    process = start_child(*words, "--experiments_dir", tmp_path, process_group=0)
+    run = wait_for_step(process, tmp_path, 4)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in err, err
+    assert status_of(run)["state"] == "interrupted" and status_of(run)["reason"] == number.name
 
 
 def test_latents_of_streamed_images_are_those_in_memory(train, archive) -> None:

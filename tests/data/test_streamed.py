@@ -89,7 +89,7 @@ def test_rows_are_asked_for_as_of_a_tensor(forty: Path) -> None:
 def test_what_takes_all_images_at_once_is_refused(forty: Path) -> None:
     stream, memory = both(forty)
     assert torch.equal(memory.train.in_memory(), memory.train.images[:])
-    with pytest.raises(DataError, match=r"all 32 images of a split at once, .* --memory_limit above 2.7e-06 GiB"):
+    with pytest.raises(DataError, match=r"all 32 images of a split at once, .* --memory_limit of 0.001 GiB"):
         stream.train.in_memory()
 
 
