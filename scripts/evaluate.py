@@ -43,4 +43,4 @@ DEFAULT = "samples"
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, parallel=True)

@@ -143,7 +143,8 @@ class RunFlags:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
-    """auto, float32 (TF32 on GPUs) or bf16 (autocast). auto is bf16 on GPUs that have it, float32 elsewhere."""
+    """auto, float32 (TF32 on GPUs), bf16 (autocast), or float64 to hold two runs against each other. auto is bf16 on
+    GPUs that have it, float32 elsewhere."""
     compile: bool = False
     """Compile the network with torch.compile; takes a minute or two, pays on GPUs and long runs."""
     init_from: str | None = None

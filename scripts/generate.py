@@ -236,4 +236,4 @@ class _Sampler:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, parallel=True)
