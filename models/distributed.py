@@ -169,8 +169,9 @@ def without_sync(network: nn.Module) -> AbstractContextManager[None]:
 # -- starting ----------------------------------------------------------------------------------------------------------
 
 
-def launch(arguments: Sequence[str]) -> int:
-    """torchrun with these arguments, in this process, without its own report: what the task said says more.
+def launch(options: Sequence[str], module: str, arguments: Sequence[str]) -> int:
+    """torchrun with its options and a module with its own, in this process; without torchrun's report, since what the
+    module said says more.
 
     Returns the exit code of the process that failed first, or 128 and the signal that ended this one; 0 if all is well.
     """
@@ -182,7 +183,9 @@ def launch(arguments: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
-        run.run(run.parse_args(arguments))
+        parsed = run.parse_args([*options, "-m", module])
+        parsed.training_script_args = list(arguments)  # torchrun would take some of them for its own
+        run.run(parsed)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
