@@ -283,15 +283,17 @@ class Run:
 
     def fail(self, reason: str, trace: str) -> None:
         """Marks the folder failed, with the traceback in the log. Of several processes the first to say so is heard."""
+        heard = (self.silent or self._is_shared) and self._failure() is not None
         if self.silent:
-            if self._failure() is not None:
+            if heard:
                 return
             with suppress(UserError):
                 self._status = read_status(self.folder)
             self.silent = False
         # A full disk or a removed folder is often the very reason. Who watches sees Python print the traceback.
         with suppress(OSError):
-            self._append(trace)
+            if not heard:
+                self._append(trace)
         self.end("failed", reason)
 
     def end(self, state: str, reason: str = "") -> None:
