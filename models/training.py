@@ -27,7 +27,7 @@ from models.optim import LRSchedule, build_optimizer
 from models.plots import loss_curves
 from models.progress import Board, ProgressBar, duration, peak_memory
 from models.randomness import StepRandomness
-from models.run import Metrics, Run, write_text
+from models.run import Metrics, Run, process_age, write_text
 
 READ_EVERY = 20
 # Weights move little in four steps, and touching all of them costs 2 % of a step of a small network.
@@ -49,10 +49,11 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """epochs, max_steps, max_minutes: the budget, whichever ends first (None: no limit). eval_every, sample_every,
-    checkpoint_every: in epochs, 0 for at the end only. best_by: the column of metrics.csv whose least value marks the
-    best checkpoint. patience: evaluations without a better one before an early stop, 0 for never. clip: largest
-    gradient norm, 0 for none. ema_half_life: as a share of the run."""
+    """epochs, max_steps, max_minutes: the budget, whichever ends first (None: no limit). wall_clock: the minutes are
+    those since the process began. eval_every, sample_every, checkpoint_every: in epochs, 0 for at the end only.
+    best_by: the column of metrics.csv whose least value marks the best checkpoint. patience: evaluations without a
+    better one before an early stop, 0 for never. clip: largest gradient norm, 0 for none. ema_half_life: as a share of
+    the run."""
 
     batch_size: int
     accumulate: int
@@ -64,6 +65,7 @@ class TrainSettings:
     epochs: float | None
     max_steps: int | None
     max_minutes: float | None
+    wall_clock: bool
     eval_every: float
     sample_every: float
     checkpoint_every: float
@@ -108,15 +110,13 @@ class Trainer:
         self.loss = objective.loss_of(fast)
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
         self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
-        self.step = 0
-        self.seconds = 0.0
+        self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
         self.best_loss = float("inf")
         self.worse = 0
         # Sums and counts since the last row, of the loss and of each part; and whether a gradient was not finite.
         self.gathered = torch.zeros(2, 1 + len(objective.parts), device=device)
-        self.broken = torch.zeros((), dtype=torch.float32, device=device)
-        self.norm = torch.zeros((), device=device)
+        self.broken, self.norm = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
         self.aside = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
         self.row_seconds, self.row_step = 0.0, 0
         self.saved: tuple[int, Path | None] | None = None
@@ -207,17 +207,19 @@ class Trainer:
         settings = self.settings
         if settings.tensorboard and distributed.is_first():
             self.board = Board(self.run.folder / "tensorboard", self.step)
+        ended = time.perf_counter() - process_age()
         with ProgressBar(self.run) as bar:
             while self.progress < 1:
-                started, epoch = time.perf_counter(), self.epoch
+                # By the wall clock a step also takes what came before it: start-up, evaluation, pictures, checkpoints.
+                started, epoch = ended if settings.wall_clock else time.perf_counter(), self.epoch
                 self.train_step()
                 due = [_due(every, epoch, self.epoch) for every in (settings.eval_every, settings.sample_every)]
                 if self.step % READ_EVERY == 0 or any(due):
                     self.check()  # what the device still has queued is training time
                     self.run.note(**self._place())
                     bar.show(self.progress, self._describe_now())
-                self.seconds += time.perf_counter() - started
-                signal, self.seconds = distributed.largest(interrupts.signal or 0, self.seconds)
+                ended = time.perf_counter()
+                signal, self.seconds = distributed.largest(interrupts.signal or 0, self.seconds + ended - started)
                 if signal > 0:
                     self.save()
                     raise Interrupted(int(signal))
@@ -273,10 +275,7 @@ class Trainer:
         parts = self.objective.parts
         sums, counts = distributed.total(self.gathered).tolist()
         self.gathered.zero_()
-        seconds, images = (
-            self.seconds - self.row_seconds,
-            (self.step - self.row_step) * self.settings.batch_size,
-        )
+        seconds, images = self.seconds - self.row_seconds, (self.step - self.row_step) * self.settings.batch_size
         self.row_seconds, self.row_step = self.seconds, self.step
         return {
             "step": self.step,

@@ -128,6 +128,9 @@ class BudgetFlags:
     max_minutes: float | None = None
     """Length of the run in minutes of training, compilation included; what evaluation and pictures take on top is
     in the log."""
+    wall_clock: bool = False
+    """The minutes are those since the process began: start-up, evaluation, pictures and checkpoints count, up to the
+    last step."""
     patience: int = 0
     """Stop early after this many evaluations without a better test loss, or what --best_by says; 0 never."""
 

@@ -49,7 +49,7 @@ NOT_NEGATIVE = {
 }
 # What may differ when a run is resumed: budgets, logging, and where things lie.
 HARMLESS = {
-    *("epochs", "max_steps", "max_minutes", "patience"),
+    *("epochs", "max_steps", "max_minutes", "wall_clock", "patience"),
     *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     *("num_samples", "sampler", "steps", "guidance_scale"),
     *("data_root", "dataset.path", "dataset.test_path", "experiments_dir", "name", "device", "init_from"),
@@ -266,6 +266,7 @@ def build_settings(
         epochs=budget.epochs,
         max_steps=budget.max_steps,
         max_minutes=budget.max_minutes,
+        wall_clock=budget.wall_clock,
         eval_every=report.eval_every,
         sample_every=report.sample_every,
         checkpoint_every=report.checkpoint_every,
