@@ -21,6 +21,7 @@ from models.denoiser import NetworkDenoiser
 from models.errors import UserError
 from models.noise_schedules import build_noise_schedule
 from models.predictions import build_prediction
+from models.run import cpu_name
 from models.spaces import Space
 
 
@@ -170,6 +171,14 @@ def pick_device(name: str) -> torch.device:
 
 
 PRECISIONS = ("float32", "bf16", "float64")
+
+
+def describe_device(device: torch.device) -> str:
+    """The name of a GPU, or that of the CPU with the threads that torch takes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
 
 
 def pick_precision(name: str, device: torch.device) -> str:

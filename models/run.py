@@ -134,12 +134,12 @@ def environment() -> str:
         f"system: {platform.platform()}",
         f"python: {platform.python_version()}",
         *(f"{package}: {metadata.version(package)}" for package in packages),
-        f"cpu: {_cpu_name()} ({os.cpu_count()} cores)",
+        f"cpu: {cpu_name()} ({os.cpu_count()} cores)",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

@@ -100,7 +100,7 @@ def train(
     else:
         flags = _resumed(folder, argv, default, task, description)
     flags = resolve(flags)
-    _check(to_config(flags))
+    check(to_config(flags))
     build.prepare_device(torch.device(flags.run.device), flags.run.precision)
     with distributed.one_goes_ahead():
         prepared = prepare(flags, folder is not None)
@@ -204,7 +204,7 @@ def resolve(flags: AnyFlags) -> AnyFlags:
     return replace(flags, run=replace(flags.run, device=str(device), precision=precision), budget=budget)
 
 
-def _check(config: Mapping[str, Any]) -> None:
+def check(config: Mapping[str, Any]) -> None:
     """Refuses numbers that no run can have."""
     for key in sorted(POSITIVE & config.keys()):
         if config[key] is not None and config[key] <= 0:
