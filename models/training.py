@@ -57,6 +57,7 @@ class TrainSettings:
 
     batch_size: int
     accumulate: int
+    optimizer: str
     lr_schedule: LRSchedule
     weight_decay: float
     betas: tuple[float, float]
@@ -103,7 +104,9 @@ class Trainer:
         self.batch_at, self.dataset_size = batch_at, dataset_size
         self.network = network.to(device).train()
         self.ema = EMA(self.network, settings.ema_half_life)
-        self.optimizer = build_optimizer(self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas)
+        self.optimizer = build_optimizer(
+            self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas, settings.optimizer
+        )
         self.parameters = list(self.network.parameters())
         self.parallel = distributed.parallel(self.network)
         fast = cast(nn.Module, torch.compile(self.parallel)) if settings.compile else self.parallel

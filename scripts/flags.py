@@ -20,7 +20,7 @@ from models.evaluation.sample_test import DISTANCE
 from models.initial_noise import COUPLINGS, INITIAL_NOISES
 from models.losses import DISTANCES, WEIGHTINGS
 from models.noise_schedules import NAMES
-from models.optim import LR_SCHEDULES
+from models.optim import LR_SCHEDULES, OPTIMIZERS
 from models.predictions import PREDICTIONS
 from models.samplers import SAMPLERS
 from models.times import DENSITIES, GRIDS
@@ -99,6 +99,8 @@ class OptimizerFlags:
     """Images per optimizer step."""
     accumulate: int = 1
     """Parts in which a batch is computed, to save memory; the result is the same."""
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
+    """muon orthogonalises the updates of hidden layers' matrices and filters; adamw has the rest."""
     lr: float = 1e-3
     """Largest learning rate."""
     lr_schedule: Annotated[str, one_of(LR_SCHEDULES)] = "cosine"
@@ -110,7 +112,7 @@ class OptimizerFlags:
     lr_gamma: float = 0.2
     """Factor of multistep."""
     weight_decay: float = 0.01
-    """AdamW's, on matrices and filters."""
+    """Of matrices and filters, decoupled from the gradient."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's two decay rates."""
     clip: float = 1.0

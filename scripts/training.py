@@ -23,7 +23,7 @@ from models.build import NEEDED
 from models.errors import UserError
 from models.interrupts import Interrupts
 from models.objectives import Objective
-from models.optim import LRSchedule
+from models.optim import OPTIMIZERS, LRSchedule
 from models.run import Run, environment, find_run, read_config
 from models.training import Trainer, TrainSettings
 from scripts.arguments import gather, last_value, parse, run_to_resume, to_arguments, to_config
@@ -225,6 +225,8 @@ def check(config: Mapping[str, Any]) -> None:
             f"--batch_size {config['batch_size']}: {distributed.size()} processes of --accumulate "
             f"{config['accumulate']} parts each take an image a part"
         )
+    if config["optimizer"] not in OPTIMIZERS:
+        raise UserError(f"--optimizer {config['optimizer']}: choose from {', '.join(OPTIMIZERS)}")
     if config["precision"] not in build.PRECISIONS:
         raise UserError(f"--precision {config['precision']}: choose from auto, {', '.join(build.PRECISIONS)}")
 
@@ -252,6 +254,7 @@ def build_settings(
     return TrainSettings(
         batch_size=optimizer.batch_size,
         accumulate=optimizer.accumulate,
+        optimizer=optimizer.optimizer,
         lr_schedule=LRSchedule(
             optimizer.lr_schedule,
             optimizer.lr,
