@@ -9,7 +9,7 @@ export RAW_ARGS := $(value ARGS)
 WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
 PYTHON := .venv/bin/python
 
-.PHONY: help environment setup demo test lint bench train_ddpm train_flow train_vae train_latent train_mnist \
+.PHONY: help environment setup demo test lint bench record train_ddpm train_flow train_vae train_latent train_mnist \
 	train_fashion_mnist train_emnist train_cifar10 recipes generate evaluate train_classifier reconstruct encode_dataset \
 	visualize_guidance visualize_distribution interpolate inpaint image_to_image sessions status attach stop clean
 
@@ -106,6 +106,10 @@ lint: environment ## ruff, pyright and shellcheck
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m pyright
 	shellcheck --external-sources scripts/*.sh .ci/run
+
+record: environment ## a row of the records: DATASET=mnist MINUTES=10
+	@$(WITH_ARGS) scripts/launch.sh record $(if $(DATASET),--dataset $(DATASET)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(SEEDS),--seeds $(SEEDS)) "$${args[@]}"
 
 bench: environment ## what the loop costs, and every sampler
 	@$(WITH_ARGS) $(PYTHON) -m scripts.bench "$${args[@]}"

@@ -105,7 +105,7 @@ class Conv(nn.Module):
         hidden = self.down[0](self.stem(folded))
         for halving, blocks in zip(self.halving, self.down[1:], strict=True):
             hidden = blocks(halving(F.avg_pool2d(hidden, 2, ceil_mode=True)))
-        posterior = self.posterior(F.silu(self.posterior_norm(hidden))).float()
+        posterior = self.posterior(F.silu(self.posterior_norm(hidden))).to(images.dtype)
         if not self.variational:
             return posterior, None
         mean, log_variance = posterior.chunk(2, dim=1)
@@ -116,7 +116,7 @@ class Conv(nn.Module):
         hidden = self.up[0](self.entry(latents))
         for doubling, blocks, size in zip(reversed(self.doubling), self.up[1:], self.sizes[-2::-1], strict=True):
             hidden = blocks(doubling(F.interpolate(hidden, size=size)))
-        return unfold(self.head(F.silu(self.norm(hidden))), self.patch_size, *self.shape[1:]).float()
+        return unfold(self.head(F.silu(self.norm(hidden))), self.patch_size, *self.shape[1:]).to(latents.dtype)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Coded:
         """noise: (N, c, h, w), Gaussian, for a draw from the posterior; None takes its mean."""

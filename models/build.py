@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import checkpoint, networks, spaces
+from models import checkpoint, distributed, networks, spaces
 from models.denoiser import NetworkDenoiser
 from models.errors import UserError
 from models.noise_schedules import build_noise_schedule
 from models.predictions import build_prediction
+from models.run import cpu_name
 from models.spaces import Space
 
 
@@ -149,19 +150,35 @@ def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA, then MPS, then the CPU. Raises UserError for a device that is not there."""
+    """ "auto" is CUDA, then MPS, then the CPU; of several GPUs each process of a task gets its own.
+
+    Raises UserError for a device that is not there.
+    """
     if name == "auto":
         available = (
             "cuda" if torch.cuda.is_available() else "",
             "mps" if torch.backends.mps.is_available() else "",
         )
-        return torch.device(next((device for device in available if device), "cpu"))
+        name = next((device for device in available if device), "cpu")
+    if name == "cuda" and distributed.size() > 1:
+        name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} is not there: {str(error).splitlines()[0]}") from None
     return device
+
+
+PRECISIONS = ("float32", "bf16", "float64")
+
+
+def describe_device(device: torch.device) -> str:
+    """The name of a GPU, or that of the CPU with the threads that torch takes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -193,8 +210,11 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def prepare_device(device: torch.device) -> None:
-    """Settings every process that computes wants: no denormals on CPUs, TF32 convolutions on GPUs."""
+def prepare_device(device: torch.device, precision: str = "float32") -> None:
+    """Settings every process that computes wants: no denormals on CPUs, TF32 convolutions on GPUs. Meets the other
+    processes of the task."""
+    torch.set_default_dtype(torch.float64 if precision == "float64" else torch.float32)
+    distributed.join(device)
     torch.set_flush_denormal(True)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True

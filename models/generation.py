@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models import distributed
 from models.denoiser import Clipped, Denoiser, Estimate
 from models.errors import UserError
 from models.guidance import Guided, Labelled
@@ -161,15 +162,18 @@ def generate(
     batch_size: int,
     frames: int = 0,
     weak: Denoiser | None = None,
+    together: bool = False,
 ) -> Iterator[Generated]:
     """Yields `count` images in batches. labels: one per image, None for no class. weak: the autoguidance's denoiser.
+    together: share the batches out among the processes of the task, all of which make this call and get them all.
 
     frames: how many moments of the reverse process to keep, as uint8 images of x_t and of the clean estimate; only
     in the batches that hold one of the first FRAMED images, since nobody looks at more.
     """
     sampling.check(denoiser.noise_schedule)
     times = build_times(sampling.grid, denoiser.noise_schedule, sampling.steps)
-    for start in range(0, count, batch_size):
+
+    def batch_from(start: int) -> Generated:
         indices = range(start, min(start + batch_size, count))
         label = None if labels is None else torch.tensor([labels[i] for i in indices], device=device)
         counted = [Counted(each) for each in (denoiser, weak) if each is not None]
@@ -178,7 +182,10 @@ def generate(
         noise = shape_noise(sampling.initial_noise, draw((len(indices), *space.shape)))
         walk = SAMPLERS[sampling.sampler](Labelled(ready, label), noise, times, draw, **sampling.options)
         kept = frame_steps(sampling.steps, frames if start < FRAMED else 0)
-        yield collect(walk, space, noise, label, counted, kept)
+        return collect(walk, space, noise, label, counted, kept)
+
+    starts = range(0, count, batch_size)
+    yield from distributed.spread(batch_from, starts) if together else map(batch_from, starts)
 
 
 def collect(

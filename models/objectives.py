@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -45,7 +44,7 @@ class TestLoss(NamedTuple):
     train: float
     parts: list[float]
     note: str = ""
-    figures: Mapping[str, float] = MappingProxyType({})
+    figures: Mapping[str, float] | None = None
 
 
 LossOf = Callable[[Tensor, Tensor, StepRandomness], Losses]

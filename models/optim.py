@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.errors import UserError
 
@@ -67,11 +68,89 @@ LR_SCHEDULES: dict[str, Callable[[float, LRSchedule], float]] = {
 }
 
 
+class Muon(torch.optim.AdamW):
+    """Muon for the groups that say `matrices`, AdamW for the others (Jordan 2024).
+
+    A matrix moves along the momentum of its gradient with all singular values brought near 1, by five Newton-Schulz
+    steps, and scaled so that its elements move as far as AdamW's (Liu et al. 2025, eq. 4): one learning rate and weight
+    decay serve both. Filters are matrices (out, in * height * width). As AdamW's fused update it heeds found_inf and
+    grad_scale.
+    """
+
+    momentum = 0.95
+    found_inf: Tensor | None = None
+    grad_scale: Tensor | None = None
+    coefficients = (3.4445, -4.7750, 2.0315)
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            if group["matrices"]:
+                self._step_matrices(group)
+        super().step()
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        directions = dict(zip(parameters, map(self._direction, parameters), strict=True))
+        kept = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        for p in parameters:
+            by_shape.setdefault(directions[p].shape, []).append(p)
+        for shape, alike in by_shape.items():
+            updates = orthogonalise(torch.stack([directions[p] for p in alike]), self.coefficients)
+            scale = 0.2 * max(shape) ** 0.5
+            for p, update in zip(alike, updates, strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"] * kept)
+                p.sub_(update.view_as(p) * (group["lr"] * scale))
+                p.grad = None  # AdamW passes it over
+
+    def _direction(self, p: nn.Parameter) -> Tensor:
+        """The gradient ahead of its momentum (Nesterov), as a matrix; nothing where a gradient was not finite."""
+        assert p.grad is not None
+        gradient = p.grad if self.grad_scale is None else p.grad / self.grad_scale
+        if self.found_inf is not None:
+            gradient = torch.where(self.found_inf > 0, 0.0, gradient)
+        state = self.state[p]
+        if not state:
+            state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(p)
+        momentum = state["momentum"].lerp_(gradient, 1 - self.momentum)
+        return gradient.lerp(momentum, self.momentum).flatten(1)
+
+
+def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
+    """(K, m, n), each U S V' -> nearly U V': singular values within about 0.7 and 1.2, but for the smallest."""
+    a, b, c = coefficients
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = wide @ wide.mT
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide if matrices.shape[1] <= matrices.shape[2] else wide.mT
+
+
+def hidden_matrices(network: nn.Module) -> list[Tensor]:
+    """Weights of the linear layers and convolutions with at least 16 channels on both sides."""
+    layers = (each for each in network.modules() if isinstance(each, nn.Linear | nn.Conv2d))
+    return [each.weight for each in layers if min(each.weight.shape[:2]) >= 16]
+
+
 def build_optimizer(
-    network: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float]
+    network: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], name: str = "adamw"
 ) -> torch.optim.AdamW:
-    """AdamW, fused: the loop relies on its found_inf and grad_scale. Weight decay on matrices and filters alone."""
-    decayed = [p for p in network.parameters() if p.dim() >= 2]
-    others = [p for p in network.parameters() if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    """AdamW, fused: the loop relies on its found_inf and grad_scale; or Muon. Weight decay on matrices and filters
+    alone."""
+    chosen = {id(p) for p in hidden_matrices(network)} if name == "muon" else set()
+    matrices = [p for p in network.parameters() if id(p) in chosen]
+    others = [p for p in network.parameters() if id(p) not in chosen]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    groups = [{**group, "matrices": False} for group in groups]
+    groups.append({"params": matrices, "weight_decay": weight_decay, "matrices": True})
+    return Muon([group for group in groups if group["params"]], lr=lr, betas=betas, fused=True)
+
+
+OPTIMIZERS = ("adamw", "muon")

@@ -66,6 +66,6 @@ def image_draw(seed: int, indices: Sequence[int], device: torch.device) -> Draw:
     def draw(shape: Sequence[int]) -> Tensor:
         assert shape[0] == len(generators)
         drawn = [torch.from_numpy(each.standard_normal(shape[1:], dtype=np.float32)) for each in generators]
-        return torch.stack(drawn).to(device)
+        return torch.stack(drawn).to(device, torch.get_default_dtype())
 
     return draw

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -133,18 +134,28 @@ def environment() -> str:
         f"system: {platform.platform()}",
         f"python: {platform.python_version()}",
         *(f"{package}: {metadata.version(package)}" for package in packages),
-        f"cpu: {_cpu_name()} ({os.cpu_count()} cores)",
+        f"cpu: {cpu_name()} ({os.cpu_count()} cores)",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def process_age() -> float:
+    """Seconds since this process began: the interpreter's start and all imports are among them."""
+    import psutil
+
+    began = psutil.Process().create_time()
+    if hasattr(time, "CLOCK_BOOTTIME"):  # psutil has it from the boot, whose time of day is known to a second only
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - (began - psutil.boot_time())
+    return time.time() - began
 
 
 def _tell(line: str) -> None:
@@ -154,12 +165,15 @@ def _tell(line: str) -> None:
 
 
 class Run:
-    """One run folder being written by this process."""
+    """One run folder being written by this process. Of several processes the first writes it; in the others it is
+    `silent`, and all that it ever writes is why it fails."""
 
-    def __init__(self, folder: Path, status: dict[str, Any]):
+    def __init__(self, folder: Path, status: dict[str, Any], silent: bool = False):
         self.folder = folder
+        self.silent = silent
         self.echo: Callable[[str], None] = _tell
         self._status = status
+        self._is_shared = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._trouble: OSError | None = None
@@ -191,6 +205,11 @@ class Run:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(f"cannot write in {experiments_dir}: {error.strerror}; --experiments_dir") from None
         return run
+
+    @classmethod
+    def accompany(cls, folder: Path) -> Run:
+        """The same run in its other processes."""
+        return cls(folder, {}, silent=True)
 
     @classmethod
     def reopen(cls, folder: Path) -> Run:
@@ -250,12 +269,43 @@ class Run:
             self._status.update(fields)
 
     def update(self, **fields: Any) -> None:
-        """Sets fields of status.json and the heartbeat."""
+        """Sets fields of status.json and the heartbeat; that another process has marked the folder failed, it keeps."""
+        if self.silent:
+            return
         with self._lock:
             # JSON has no words for what is not finite.
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+            if self._is_shared and (failed := self._failure()) is not None:
+                plain |= failed
             self._status.update(plain, heartbeat=_now())
             write_text(self.folder / STATUS, json.dumps(self._status, indent=2) + "\n")
+
+    def share(self) -> None:
+        """From now on other processes may mark the folder failed."""
+        self._is_shared = True
+
+    def _failure(self) -> dict[str, Any] | None:
+        """What the folder says of a failure."""
+        with suppress(UserError):
+            told = read_status(self.folder)
+            if told.get("state") == "failed":
+                return {"state": "failed", "reason": told.get("reason")}
+        return None
+
+    def fail(self, reason: str, trace: str) -> None:
+        """Marks the folder failed, with the traceback in the log. Of several processes the first to say so is heard."""
+        heard = (self.silent or self._is_shared) and self._failure() is not None
+        if self.silent:
+            if heard:
+                return
+            with suppress(UserError):
+                self._status = read_status(self.folder)
+            self.silent = False
+        # A full disk or a removed folder is often the very reason. Who watches sees Python print the traceback.
+        with suppress(OSError):
+            if not heard:
+                self._append(trace)
+        self.end("failed", reason)
 
     def end(self, state: str, reason: str = "") -> None:
         """Stops the heartbeat and marks the folder finished, interrupted or failed, if it is still there."""
@@ -269,12 +319,18 @@ class Run:
 
     def log(self, line: str) -> None:
         """One line to training_log.txt and to the person who watches."""
+        if self.silent:
+            return
         self.echo(line)
+        self._append(line)
+
+    def _append(self, line: str) -> None:
         with open(self.folder / "training_log.txt", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
-        write_text(self.folder / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        if not self.silent:
+            write_text(self.folder / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
 class Metrics:

@@ -2,15 +2,15 @@
 
 Every random number is a function of (seed, step), so a run taken up from a checkpoint repeats what it would have
 done. The device is asked for nothing per step: losses gather there and are read every few steps, and a gradient
-that is not finite freezes the weights there before it is noticed here.
+that is not finite freezes the weights there before it is noticed here. Several processes share every batch and take
+every decision alike; the first of them writes.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,15 +19,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from models import checkpoint
+from models import checkpoint, distributed
 from models.ema import EMA
 from models.interrupts import Interrupted, Interrupts
 from models.objectives import Objective, TestLoss
 from models.optim import LRSchedule, build_optimizer
 from models.plots import loss_curves
-from models.progress import Board, ProgressBar, duration
+from models.progress import Board, ProgressBar, duration, peak_memory
 from models.randomness import StepRandomness
-from models.run import Metrics, Run, write_text
+from models.run import Metrics, Run, process_age, write_text
 
 READ_EVERY = 20
 # Weights move little in four steps, and touching all of them costs 2 % of a step of a small network.
@@ -49,13 +49,15 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """epochs, max_steps, max_minutes: the budget, whichever ends first (None: no limit). eval_every, sample_every,
-    checkpoint_every: in epochs, 0 for at the end only. best_by: the column of metrics.csv whose least value marks the
-    best checkpoint. patience: evaluations without a better one before an early stop, 0 for never. clip: largest
-    gradient norm, 0 for none. ema_half_life: as a share of the run."""
+    """epochs, max_steps, max_minutes: the budget, whichever ends first (None: no limit). wall_clock: the minutes are
+    those since the process began. eval_every, sample_every, checkpoint_every: in epochs, 0 for at the end only.
+    best_by: the column of metrics.csv whose least value marks the best checkpoint. patience: evaluations without a
+    better one before an early stop, 0 for never. clip: largest gradient norm, 0 for none. ema_half_life: as a share of
+    the run."""
 
     batch_size: int
     accumulate: int
+    optimizer: str
     lr_schedule: LRSchedule
     weight_decay: float
     betas: tuple[float, float]
@@ -64,6 +66,7 @@ class TrainSettings:
     epochs: float | None
     max_steps: int | None
     max_minutes: float | None
+    wall_clock: bool
     eval_every: float
     sample_every: float
     checkpoint_every: float
@@ -89,7 +92,8 @@ class Trainer:
         facts: dict[str, Any],
         device: torch.device,
     ):
-        """batch_at(step): uint8 images and labels on the device. facts: what a checkpoint says besides its tensors."""
+        """batch_at(step): this process's share of the batch, uint8 images and labels on the device. facts: what a
+        checkpoint says besides its tensors."""
         self.objective, self.settings, self.run, self.facts, self.device = (
             objective,
             settings,
@@ -100,24 +104,25 @@ class Trainer:
         self.batch_at, self.dataset_size = batch_at, dataset_size
         self.network = network.to(device).train()
         self.ema = EMA(self.network, settings.ema_half_life)
-        self.optimizer = build_optimizer(self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas)
+        self.optimizer = build_optimizer(
+            self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas, settings.optimizer
+        )
         self.parameters = list(self.network.parameters())
-        fast = cast(nn.Module, torch.compile(self.network)) if settings.compile else self.network
+        self.parallel = distributed.parallel(self.network)
+        fast = cast(nn.Module, torch.compile(self.parallel)) if settings.compile else self.parallel
         self.loss = objective.loss_of(fast)
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
         self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
-        self.step = 0
-        self.seconds = 0.0
+        self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
         self.best_loss = float("inf")
         self.worse = 0
         # Sums and counts since the last row, of the loss and of each part; and whether a gradient was not finite.
         self.gathered = torch.zeros(2, 1 + len(objective.parts), device=device)
-        self.broken = torch.zeros((), device=device)
-        self.norm = torch.zeros((), device=device)
+        self.broken, self.norm = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
         self.aside = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
         self.row_seconds, self.row_step = 0.0, 0
-        self.saved: tuple[int, Path] | None = None
+        self.saved: tuple[int, Path | None] | None = None
         self.board: Board | None = None
 
     # -- budget ---------------------------------------------------------------------------------------------------
@@ -149,18 +154,21 @@ class Trainer:
     # -- one step -------------------------------------------------------------------------------------------------
 
     def train_step(self) -> None:
-        """One optimizer step on the global batch, in `accumulate` parts."""
+        """One optimizer step on the global batch, this process's share of it in `accumulate` parts."""
         settings, progress = self.settings, self.progress
         images, labels = self.batch_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr_schedule.at(self.step, progress)
-        bounds = [round(part * settings.batch_size / settings.accumulate) for part in range(settings.accumulate + 1)]
+        first, end = distributed.share(settings.batch_size)
+        bounds = [first + round(part * (end - first) / settings.accumulate) for part in range(settings.accumulate + 1)]
         for start, stop in pairwise(bounds):
             randomness = StepRandomness(settings.seed, self.step, settings.batch_size, start, stop, self.device)
             randomness.seed_dropout()
-            losses = self.loss(images[start:stop], labels[start:stop], randomness)
-            total = losses.of_images.sum()
-            (total / settings.batch_size).backward()
+            with nullcontext() if stop == end else distributed.without_sync(self.parallel):
+                rows = slice(start - first, stop - first)
+                losses = self.loss(images[rows], labels[rows], randomness)
+                total = losses.of_images.sum()
+                (total * (distributed.size() / settings.batch_size)).backward()
             self.gathered[0, 0] += total.detach()
             self.gathered[1, 0] += stop - start
             self.gathered[:, 1:] += losses.parts
@@ -170,7 +178,7 @@ class Trainer:
         self.broken = torch.maximum(self.broken, (~self.norm.isfinite()).float())
         optimizer = cast(Any, self.optimizer)
         optimizer.found_inf = self.broken
-        optimizer.grad_scale = (self.norm / settings.clip).clamp(min=1) if settings.clip > 0 else None
+        optimizer.grad_scale = (self.norm / settings.clip).clamp(min=1).float() if settings.clip > 0 else None
         optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -200,20 +208,24 @@ class Trainer:
     def train(self, interrupts: Interrupts) -> None:
         """Runs to the end of the budget. Raises Interrupted, after a step and a checkpoint, once a signal has come."""
         settings = self.settings
-        self.board = Board(self.run.folder / "tensorboard", self.step) if settings.tensorboard else None
+        if settings.tensorboard and distributed.is_first():
+            self.board = Board(self.run.folder / "tensorboard", self.step)
+        ended = time.perf_counter() - process_age()
         with ProgressBar(self.run) as bar:
             while self.progress < 1:
-                started, epoch = time.perf_counter(), self.epoch
+                # By the wall clock a step also takes what came before it: start-up, evaluation, pictures, checkpoints.
+                started, epoch = ended if settings.wall_clock else time.perf_counter(), self.epoch
                 self.train_step()
                 due = [_due(every, epoch, self.epoch) for every in (settings.eval_every, settings.sample_every)]
                 if self.step % READ_EVERY == 0 or any(due):
                     self.check()  # what the device still has queued is training time
                     self.run.note(**self._place())
                     bar.show(self.progress, self._describe_now())
-                self.seconds += time.perf_counter() - started
-                if interrupts.signal is not None:
+                ended = time.perf_counter()
+                signal, self.seconds = distributed.largest(interrupts.signal or 0, self.seconds + ended - started)
+                if signal > 0:
                     self.save()
-                    raise Interrupted(interrupts.signal)
+                    raise Interrupted(int(signal))
                 if self.progress < 1:
                     if due[0] and self.record():
                         break
@@ -235,11 +247,11 @@ class Trainer:
     def record(self) -> bool:
         """One row of losses, on the frozen grid too, in every log; saves the best so far. True for an early stop."""
         self.check()
-        started = time.perf_counter()
-        tested = self.objective.evaluate(self.ema.network)
-        self.aside["evaluation"] += time.perf_counter() - started
+        with self._timed("evaluation"):
+            tested = distributed.once(lambda: self.objective.evaluate(self.ema.network))
         row = self._row(tested)
-        self.metrics.add(row)
+        if distributed.is_first():
+            self.metrics.add(row)
         self.run.log(
             f"epoch {row['epoch']:.2f}  step {self.step}  train {row['train_loss']:.4f}  test {row['test_loss']:.4f} "
             f"(gap {row['test_loss'] - row['train_grid_loss']:+.4f})  lr {row['lr']:.2e}  "
@@ -252,7 +264,8 @@ class Trainer:
         judged = row[self.settings.best_by]
         if judged < self.best_loss:
             self.best_loss, self.worse = judged, 0
-            checkpoint.mark_best(self.run.folder / "checkpoints", self.save())
+            if (path := self.save()) is not None:
+                checkpoint.mark_best(self.run.folder / "checkpoints", path)
             return False
         self.worse += 1
         if 0 < self.settings.patience <= self.worse:
@@ -263,12 +276,9 @@ class Trainer:
     def _row(self, tested: TestLoss) -> dict[str, Any]:
         """The row of metrics.csv since the last one, and a fresh start of what it sums."""
         parts = self.objective.parts
-        sums, counts = self.gathered.tolist()
+        sums, counts = distributed.total(self.gathered).tolist()
         self.gathered.zero_()
-        seconds, images = (
-            self.seconds - self.row_seconds,
-            (self.step - self.row_step) * self.settings.batch_size,
-        )
+        seconds, images = self.seconds - self.row_seconds, (self.step - self.row_step) * self.settings.batch_size
         self.row_seconds, self.row_step = self.seconds, self.step
         return {
             "step": self.step,
@@ -282,31 +292,40 @@ class Trainer:
             "train_grid_loss": tested.train,
             **{f"test_loss_{part}": value for part, value in zip(parts, tested.parts, strict=True)},
             **{f"train_loss_{part}": sums[k] / counts[k] for k, part in enumerate(parts, 1) if counts[k]},
-            **tested.figures,
+            **(tested.figures or {}),
         }
 
     def draw(self) -> None:
         """A sample sheet of this moment, from the EMA weights."""
-        started = time.perf_counter()
+        if not distributed.is_first():
+            return
         folder = self.run.folder / "epoch_samples"
         folder.mkdir(exist_ok=True)
         title = f"{self.run.folder.name}, epoch {self.epoch:.1f}, step {self.step}, ema weights"
-        self.objective.draw_progress(self.ema.network, folder / f"step_{self.step:08d}.png", title)
-        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
-        self.aside["pictures"] += time.perf_counter() - started
+        with self._timed("pictures"):
+            self.objective.draw_progress(self.ema.network, folder / f"step_{self.step:08d}.png", title)
+            loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
 
     def finish(self) -> None:
         """The last row, checkpoint and pictures, and the summary."""
         self.average()
-        if self.row_step != self.step or not self.metrics.rows:
+        if distributed.once(lambda: self.row_step != self.step or not self.metrics.rows):
             self.record()
         self.save()
-        started = time.perf_counter()
+        if not distributed.is_first():
+            return
         title = f"{self.run.folder.name}, step {self.step}, ema weights"
-        self.objective.draw_final(self.ema.network, self.run.folder, title)
-        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
-        self.aside["pictures"] += time.perf_counter() - started
+        with self._timed("pictures"):
+            self.objective.draw_final(self.ema.network, self.run.folder, title)
+            loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
         self._summarise()
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Adds the block's seconds to what is told apart from training."""
+        started = time.perf_counter()
+        yield
+        self.aside[what] += time.perf_counter() - started
 
     def _summarise(self) -> None:
         beside = ", ".join(f"{what} {duration(seconds)}" for what, seconds in self.aside.items())
@@ -331,35 +350,36 @@ class Trainer:
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
-    def save(self) -> Path:
-        """Writes all that resuming needs; nothing if this step is saved already."""
+    def save(self) -> Path | None:
+        """Writes all that resuming needs, in the first process; nothing if this step is saved already."""
         folder = self.run.folder / "checkpoints"
         self.check()
         if self.saved is not None and self.saved[0] == self.step:
             return self.saved[1]
-        started = time.perf_counter()
-        tensors = {
-            **checkpoint.prefixed("network", self.network.state_dict()),
-            **checkpoint.prefixed("ema", self.ema.network.state_dict()),
-            **checkpoint.prefixed("optimizer", self._optimizer_tensors()),
-            "gathered": self.gathered,
-        }
-        facts = {
-            **self.facts,
-            "training": {
-                "seconds": self.seconds,
-                "row_seconds": self.row_seconds,
-                "row_step": self.row_step,
-                "ema_updates": self.ema.updates,
-                "averaged_progress": self.averaged_progress,
-                "best_loss": self.best_loss,
-                "worse": self.worse,
-            },
-        }
-        path = checkpoint.save(folder, self.step, tensors, facts, self.settings.keep_checkpoints)
-        self.run.update(**self._place())
-        self.saved = self.step, path
-        self.aside["checkpoints"] += time.perf_counter() - started
+        with self._timed("checkpoints"):
+            tensors = {
+                **checkpoint.prefixed("network", self.network.state_dict()),
+                **checkpoint.prefixed("ema", self.ema.network.state_dict()),
+                **checkpoint.prefixed("optimizer", self._optimizer_tensors()),
+                "gathered": distributed.total(self.gathered),
+            }
+            facts = {
+                **self.facts,
+                "training": {
+                    "seconds": self.seconds,
+                    "row_seconds": self.row_seconds,
+                    "row_step": self.row_step,
+                    "ema_updates": self.ema.updates,
+                    "averaged_progress": self.averaged_progress,
+                    "best_loss": self.best_loss,
+                    "worse": self.worse,
+                },
+            }
+            path = None
+            if distributed.is_first():
+                path = checkpoint.save(folder, self.step, tensors, facts, self.settings.keep_checkpoints)
+            self.run.update(**self._place())
+            self.saved = self.step, path
         return path
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
@@ -376,7 +396,8 @@ class Trainer:
             optimizer_state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
-        self.gathered.copy_(tensors["gathered"])
+        if distributed.is_first():  # the sum over the processes, whatever their number was
+            self.gathered.copy_(tensors["gathered"])
         kept = facts["training"]
         self.step, self.seconds = facts["step"], kept["seconds"]
         self.row_seconds, self.row_step = kept["row_seconds"], kept["row_step"]
@@ -389,11 +410,3 @@ class Trainer:
 def _due(every: float, before: float, after: float) -> bool:
     """Whether a multiple of `every` epochs lies in (before, after]; never for 0."""
     return every > 0 and int(after / every + 1e-9) > int(before / every + 1e-9)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's peak on a GPU, the process's elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

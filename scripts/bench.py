@@ -31,9 +31,10 @@ import data
 from models import build
 from models.generation import Sampling, generate
 from models.optim import build_optimizer
+from models.progress import peak_memory
 from models.run import Run, write_text
 from models.samplers import SAMPLERS
-from models.training import Trainer, peak_memory
+from models.training import Trainer
 from scripts.arguments import check_positive, gather, parse
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, complete, fit_space

@@ -6,32 +6,57 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NoReturn
 
 from data.errors import DataError
+from models import distributed
 from models.errors import UserError
 from models.interrupts import Interrupted
 from models.run import Run
 from scripts.terminal import outlast_terminal
 
 
-def run_command(task: Callable[[list[str]], None]) -> NoReturn:
-    """Runs a task on the command line's arguments and exits: 0, 2 (the user's mistake, one line), 1 (ours), 128 + n."""
+def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> NoReturn:
+    """Runs a task on the command line's arguments and exits: 0, 2 (the user's mistake, one line), 1 (ours), 128 + n.
+
+    parallel: whether several processes can do it together.
+    """
     outlast_terminal()
+    code = _run(task, parallel)
+    if code != 0 and distributed.size() > 1:
+        # Others may be gone, and to wait for them at the exit would be to wait for ever.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    distributed.leave()
+    sys.exit(code)
+
+
+def _run(task: Callable[[list[str]], None], parallel: bool) -> int:
+    """The exit code of a task."""
     try:
+        if distributed.size() > 1 and not parallel:
+            raise UserError("this task runs in one process: leave out GPUS and PROCS")
         task(sys.argv[1:])
     except (UserError, DataError) as error:
+        distributed.let_others_speak()
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except Interrupted as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # The reader left; nothing more to say.
-        sys.exit(141)
-    sys.exit(0)
+        return 141
+    except Exception:
+        if distributed.size() == 1:
+            raise
+        distributed.let_others_speak()
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 @contextmanager
@@ -47,11 +72,10 @@ def ending(run: Run) -> Iterator[None]:
         run.end("interrupted", "stopped at once: what came after the last checkpoint is lost")
         raise
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        # A full disk or a removed folder is often the very reason; Python prints the traceback anyway.
-        with suppress(OSError):
-            run.log("".join(traceback.format_exception(error)).rstrip())
-        run.end("failed", reason)
+        distributed.let_others_speak()
+        of_which = "" if distributed.is_first() else f"in process {distributed.rank()} of {distributed.size()}: "
+        reason = f"{of_which}{type(error).__name__}: {error}".splitlines()[0]
+        run.fail(reason, "".join(traceback.format_exception(error)).rstrip())
         raise
     else:
         run.end("finished")

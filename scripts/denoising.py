@@ -13,7 +13,7 @@ from torch import nn
 import data
 from data import ImageData
 from data.batches import Batches
-from models import build, spaces
+from models import build, distributed, spaces
 from models.build import DenoiserSpec
 from models.errors import UserError
 from models.evaluation.distances import gaussian
@@ -57,8 +57,8 @@ def complete(flags: TrainFlags) -> TrainFlags:
         raise UserError(f"--label_drop {process.label_drop}: a share between 0 and 1")
     if process.timesteps < 0:
         raise UserError(f"--timesteps {process.timesteps}: 1 or more, or 0 for the continuous form")
-    if process.coupling != "independent" and flags.optimizer.accumulate > 1:
-        raise UserError(f"--coupling {process.coupling} pairs whole batches: not with --accumulate")
+    if process.coupling != "independent" and (flags.optimizer.accumulate > 1 or distributed.size() > 1):
+        raise UserError(f"--coupling {process.coupling} pairs whole batches: not with --accumulate, in one process")
     _check_sample_test(flags.sample_test)
     if sheets.steps is None:
         sheets = replace(sheets, steps=default_steps(sheets.sampler, process.timesteps))
@@ -84,7 +84,6 @@ def prepare(flags: TrainFlags, resumed: bool) -> Prepared:
 def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Prepared:
     """Every object from complete flags and data. Raises UserError for what does not fit."""
     device = torch.device(flags.run.device)
-    build.prepare_device(device)
     data_sha256 = fingerprint(dataset)
     fitted = fit_space(flags, dataset, data_sha256)
     flags = replace(flags, space_options=replace(flags.space_options, **fitted.options))
@@ -112,7 +111,8 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
             dataset.flips,
             device,
             fitted.mirrored,
-            workers=flags.run.workers,
+            distributed.share(optimizer.batch_size),
+            flags.run.workers,
         ),
         settings=build_settings(optimizer, flags.budget, flags.run, flags.report, flags.sample_test.best_by),
         config=to_config(flags),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from models import distributed
 from models.errors import UserError
 from scripts import (
     evaluate_bayes,
@@ -19,6 +20,8 @@ from scripts.command import run_command
 
 
 def main(argv: list[str]) -> None:
+    if distributed.size() > 1 and {"--compare", "--every_checkpoint", "--every-checkpoint", "--samples"} & set(argv):
+        raise UserError("this evaluation generates nothing that could be shared out: leave out GPUS and PROCS")
     if any(word.partition("=")[0] == "--compare" for word in argv):
         evaluate_compare.main(argv)
         return
@@ -43,4 +46,4 @@ DEFAULT = "samples"
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, parallel=True)

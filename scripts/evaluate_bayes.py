@@ -13,6 +13,7 @@ import tyro
 from torch import Tensor
 
 from data import ImageData, Split
+from models import distributed
 from models.autoencoders import load_autoencoder
 from models.encoded import encode_images
 from models.errors import UserError
@@ -133,6 +134,8 @@ def main(argv: list[str]) -> None:
         started = time.perf_counter()
         posterior = _classify(flags, classify, part)
         seconds = time.perf_counter() - started
+    if not distributed.is_first():
+        return
     card = {
         **model_card(path, flags.model),
         **data_card(dataset, flags.split, {"first_image": flags.first_image}, part),
@@ -227,10 +230,14 @@ def _classify(flags: BayesFlags, classify: Classify, part: Split) -> Posterior:
     def so_far(done: int) -> str:
         return f"{100 * right / done:.2f} % right"
 
-    for rows in in_batches(len(part), flags.batch_size, so_far):
-        numbers = [flags.first_image + row for row in rows]
-        found.append(classify(part.images[rows.start : rows.stop], numbers))
-        right += int((found[-1].prediction == part.labels[rows.start : rows.stop]).sum())
+    def classify_rows(rows: slice) -> tuple[Posterior, int]:
+        numbers = list(range(flags.first_image + rows.start, flags.first_image + rows.stop))
+        posterior = classify(part.images[rows], numbers)
+        return posterior, int((posterior.prediction == part.labels[rows]).sum())
+
+    for posterior, more in in_batches(classify_rows, len(part), flags.batch_size, so_far):
+        found.append(posterior)
+        right += more
     return Posterior(*(torch.cat(each) for each in zip(*found, strict=True)))
 
 

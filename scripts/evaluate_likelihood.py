@@ -12,6 +12,7 @@ import tyro
 from torch import Tensor
 
 from data import Split
+from models import distributed
 from models.build import Loaded
 from models.denoiser import Clipped, Denoiser
 from models.errors import UserError
@@ -113,6 +114,8 @@ def main(argv: list[str]) -> None:
         started = time.perf_counter()
         parts = _measure(flags, loaded, method, denoiser, levels, part, numbers)
         seconds = time.perf_counter() - started
+    if not distributed.is_first():
+        return
     evaluations = method.evaluations(denoiser.noise_schedule)
     settings = {**asdict(method), "steps": evaluations} if flags.method == "vlb" else asdict(method)
     card = {
@@ -159,13 +162,15 @@ def _measure(
         bits = bits_per_dimension(torch.cat([_total(each) for each in found]), dimensions)
         return f"{bits.mean():.4f} bits per dimension"
 
-    for rows in in_batches(len(part), flags.batch_size, so_far):
-        here = slice(rows.start, rows.stop)
+    def measure(here: slice) -> Parts:
         clean = loaded.space.encode(part.images[here].to(device))
         images = Images(clean, numbers[here], flags.seed, loaded.spec.initial_noise)
         label = part.labels[here].to(device) if loaded.spec.classes else None
-        found.append(method.nats(denoiser, images, label, levels))
-        refuse_infinite(_total(found[-1]))
+        return method.nats(denoiser, images, label, levels)
+
+    for each in in_batches(measure, len(part), flags.batch_size, so_far):
+        refuse_infinite(_total(each))
+        found.append(each)
     return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 

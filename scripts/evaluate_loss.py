@@ -12,7 +12,7 @@ import tyro
 from torch import Tensor
 
 from data import Split
-from models import plots
+from models import distributed, plots
 from models.build import Loaded
 from models.errors import UserError
 from models.evaluation.images import Images
@@ -72,6 +72,8 @@ def main(argv: list[str]) -> None:
         started = time.perf_counter()
         t, losses = _measure(flags, loaded, numbers, {"test": test, "train": train})
         seconds = time.perf_counter() - started
+    if not distributed.is_first():
+        return
     results = _results(t, losses, seconds)
     card = {
         **model_card(path, flags.model),
@@ -103,16 +105,20 @@ def _measure(
         means = (f"{name} loss {torch.cat(each).mean():.4f}" for name, each in losses.items())
         return ", ".join(means)
 
-    for rows in in_batches(len(numbers), flags.batch_size, so_far):
+    def measure(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        t, found = torch.empty(0), {}
         for name, split in splits.items():
-            part = slice(rows.start, rows.stop)
             clean = loaded.space.encode(split.images[part].to(device))
             images = Images(clean, numbers[part], flags.seed, loaded.spec.initial_noise)
             label = split.labels[part].to(device) if loaded.spec.classes else None
-            t, found = noise_losses(loaded.denoiser, images, label)
-            refuse_infinite(found)
-            losses[name].append(found)
+            t, found[name] = noise_losses(loaded.denoiser, images, label)
+            refuse_infinite(found[name])
+        return t, found
+
+    for t, found in in_batches(measure, len(numbers), flags.batch_size, so_far):
         times.append(t)
+        for name in splits:
+            losses[name].append(found[name])
     return torch.cat(times), {name: torch.cat(each) for name, each in losses.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,7 +16,7 @@ import yaml
 
 import data
 from data import ImageData
-from models import build
+from models import build, distributed
 from models.errors import UserError
 from models.evaluation.features import Extractor
 from models.evaluation.measures import Settings
@@ -130,8 +131,12 @@ def _measure_run(flags: SamplesFlags) -> None:
     count = flags.num_images or len(dataset.test)
     labels = choose_labels(loaded, flags.labels, count)
     extractors = _extractors(flags, dataset, device)
+    draw = partial(draw_samples, loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)
+    if not distributed.is_first():
+        draw()
+        return
     with new_folder(flags.out, path, "evaluation", "samples") as folder:
-        samples = draw_samples(loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)
+        samples = draw()
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors)
         _keep(samples, folder)

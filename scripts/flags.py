@@ -20,7 +20,7 @@ from models.evaluation.sample_test import DISTANCE
 from models.initial_noise import COUPLINGS, INITIAL_NOISES
 from models.losses import DISTANCES, WEIGHTINGS
 from models.noise_schedules import NAMES
-from models.optim import LR_SCHEDULES
+from models.optim import LR_SCHEDULES, OPTIMIZERS
 from models.predictions import PREDICTIONS
 from models.samplers import SAMPLERS
 from models.times import DENSITIES, GRIDS
@@ -114,6 +114,8 @@ class OptimizerFlags:
     """Images per optimizer step."""
     accumulate: int = 1
     """Parts in which a batch is computed, to save memory; the result is the same."""
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
+    """muon orthogonalises the updates of hidden layers' matrices and filters; adamw has the rest."""
     lr: float = 1e-3
     """Largest learning rate."""
     lr_schedule: Annotated[str, one_of(LR_SCHEDULES)] = "cosine"
@@ -125,7 +127,7 @@ class OptimizerFlags:
     lr_gamma: float = 0.2
     """Factor of multistep."""
     weight_decay: float = 0.01
-    """AdamW's, on matrices and filters."""
+    """Of matrices and filters, decoupled from the gradient."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's two decay rates."""
     clip: float = 1.0
@@ -143,6 +145,9 @@ class BudgetFlags:
     max_minutes: float | None = None
     """Length of the run in minutes of training, compilation included; what evaluation and pictures take on top is
     in the log."""
+    wall_clock: bool = False
+    """The minutes are those since the process began: start-up, evaluation, pictures and checkpoints count, up to the
+    last step."""
     patience: int = 0
     """Stop early after this many evaluations without a better test loss, or what --best_by says; 0 never."""
 
@@ -158,7 +163,8 @@ class RunFlags:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
-    """auto, float32 (TF32 on GPUs) or bf16 (autocast). auto is bf16 on GPUs that have it, float32 elsewhere."""
+    """auto, float32 (TF32 on GPUs), bf16 (autocast), or float64 to hold two runs against each other. auto is bf16 on
+    GPUs that have it, float32 elsewhere."""
     workers: int = field(default_factory=usual_workers)
     """Processes that decode streamed images (--memory_limit); with 0 the training process does."""
     compile: bool = False

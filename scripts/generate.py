@@ -16,7 +16,7 @@ import tyro
 import yaml
 from torch import Tensor
 
-from models import pictures
+from models import distributed, pictures
 from models.build import Loaded
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, generate
@@ -84,8 +84,11 @@ def main(argv: list[str]) -> None:
     sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
     labels = choose_labels(loaded, flags.labels, flags.num_samples)
+    sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None)
+    if not distributed.is_first():
+        sampler.assist(paths)
+        return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
-        sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None)
         if flags.every_checkpoint:
             sampler.draw_training(paths, folder)
         else:
@@ -136,19 +139,38 @@ class _Sampler:
     ):
         self.flags, self.sampling, self.labels, self.weak = flags, sampling, labels, weak
 
-    def batches(self, loaded: Loaded, count: int, frames: int = 0) -> Iterator[Generated]:
+    @property
+    def frames(self) -> int:
+        """How many moments of the reverse process are kept."""
+        if self.flags.every_checkpoint:
+            return 0
+        return FILM_FRAMES if self.flags.animate else STRIP_FRAMES
+
+    @property
+    def count(self) -> int:
+        """Images of each checkpoint."""
+        return min(self.flags.num_samples, FRAMED) if self.flags.every_checkpoint else self.flags.num_samples
+
+    def assist(self, paths: list[Path]) -> None:
+        """This process's share of the images, for the first process, which writes them."""
+        for path in paths:
+            for _ in self.batches(load_model(path, self.flags.model)):
+                pass
+
+    def batches(self, loaded: Loaded) -> Iterator[Generated]:
         return generate(
             loaded.denoiser,
             loaded.space,
             self.sampling,
-            count,
+            self.count,
             self.labels,
             loaded.spec.classes,
             self.flags.seed,
             torch.device(self.flags.model.device),
             self.flags.batch_size,
-            frames,
+            self.frames,
             self.weak,
+            together=True,
         )
 
     def title(self, loaded: Loaded, nfe: float) -> str:
@@ -157,14 +179,13 @@ class _Sampler:
 
     def write(self, loaded: Loaded, folder: Path) -> None:
         """samples.npz as the images come, then the sheet, the strips and the animation from the first ones."""
-        flags, count = self.flags, self.flags.num_samples
-        frames = FILM_FRAMES if flags.animate else STRIP_FRAMES
+        flags, count = self.flags, self.count
         channels, height, width = loaded.space.image_shape
         shown: list[Generated] = []
         done, evaluations, started = 0, 0.0, time.perf_counter()
         with zipfile.ZipFile(folder / "samples.npz", "w") as archive:
             with _npz_member(archive, "arr_0", (count, height, width, channels), np.uint8) as file:
-                for batch in self.batches(loaded, count, frames):
+                for batch in self.batches(loaded):
                     file.write(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
                     if flags.save_images:
                         pictures.save_each(batch.images, folder / "images", batch.labels, first=done)
@@ -218,11 +239,10 @@ class _Sampler:
 
     def draw_training(self, paths: list[Path], folder: Path) -> None:
         """A sheet for every checkpoint, and the same first images over training as one strip."""
-        count = min(self.flags.num_samples, FRAMED)
         frames, captions, sheets = [], [], []
         for path in paths:
             loaded = load_model(path, self.flags.model)
-            batches = list(self.batches(loaded, count))
+            batches = list(self.batches(loaded))
             images = torch.cat([batch.images for batch in batches])
             title = self.title(loaded, batches[0].nfe)
             sheets.append(self._sheet(images, loaded, title))
@@ -236,4 +256,4 @@ class _Sampler:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, parallel=True)

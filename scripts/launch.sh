@@ -4,6 +4,8 @@
 #   scripts/launch.sh TASK [FLAGS...]     TASK is scripts/TASK.py; the flags reach it untouched
 #
 #   FOREGROUND=1        run here instead, without a session (so does --help)
+#   GPUS                how many GPUs of this machine to use, a process each; 0 for the CPU (one, if there is one)
+#   PROCS               with GPUS=0: how many processes (1)
 #   EXPERIMENTS_DIR     where run folders and logs are kept (experiments)
 #   LAUNCH_WITH         screen, tmux or nohup (the first that is installed)
 #   LAUNCH_WAIT         seconds that a task has to show its run folder or fail (15)
@@ -23,6 +25,21 @@ check_task() {
     tasks=$(grep -l '__main__' scripts/*.py 2>/dev/null | sed 's|.*/||; s|\.py$||' | tr '\n' ' ' || true)
     [[ $1 =~ ^[a-z][a-z0-9_]*$ && " $tasks" == *" $1 "* ]] || die 2 "no task '$1' in scripts/; there are: ${tasks% }"
     [[ -x .venv/bin/python ]] || die 2 "no environment in .venv: run 'make setup' first"
+}
+
+# Sets `processes`; GPUS=0 hides the GPUs.
+choose_processes() {
+    [[ ${GPUS:-0} =~ ^[0-9]{1,3}$ ]] || die 2 "GPUS=$GPUS: how many GPUs to use, 0 for the CPU"
+    [[ ${PROCS:-1} =~ ^[1-9][0-9]{0,2}$ ]] || die 2 "PROCS=$PROCS: how many processes to start on the CPU"
+    processes=${PROCS:-1}
+    if ((${GPUS:-0} > 0)); then
+        [[ -z ${PROCS:-} ]] || die 2 "PROCS=$PROCS goes with GPUS=0: on GPUs each has one process"
+        processes=$GPUS
+    elif [[ -n ${GPUS:-} ]]; then
+        export CUDA_VISIBLE_DEVICES=
+    elif ((processes > 1)); then
+        die 2 "PROCS=$PROCS goes with GPUS=0"
+    fi
 }
 
 choose_with() {
@@ -139,7 +156,10 @@ fi
 task=$1
 shift
 check_task "$task"
-command=(.venv/bin/python -m "scripts.$task" "$@")
+choose_processes
+command=(.venv/bin/python -m)
+((processes == 1)) || command+=(scripts.processes --nproc-per-node "$processes" -m)
+command+=("scripts.$task" "$@")
 
 for word in "$@"; do
     if [[ $word == --help ]]; then FOREGROUND=1; fi # help is for the person who asked, not for a log

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -19,6 +19,7 @@ from torch import Tensor
 
 import data
 from data import ImageData, Split
+from models import distributed
 from models.errors import UserError
 from models.evaluation.statistics import mean_interval
 from models.progress import duration
@@ -27,6 +28,8 @@ from scripts.flags import ModelFlags, SourceFlags
 from scripts.sampling import folder_in_run, name_of
 from scripts.terminal import tell_progress
 from scripts.training import fingerprint, spaced_rows, split_hash
+
+Result = TypeVar("Result")
 
 
 def stored_facts(path: Path) -> dict[str, Any]:
@@ -104,15 +107,18 @@ def data_card(dataset: ImageData, split: str, where: Mapping[str, Any], part: Sp
     }
 
 
-def in_batches(count: int, size: int, so_far: Callable[[int], str]) -> Iterator[range]:
-    """The rows 0..count-1, `size` at a time, with a line of progress: of each batch on a terminal, elsewhere of all.
+def in_batches(
+    work: Callable[[slice], Result], count: int, size: int, so_far: Callable[[int], str]
+) -> Iterator[Result]:
+    """What `work` makes of the rows 0..count-1, `size` at a time and shared out among the processes of the task, all of
+    which get it all; with a line of progress: of each batch on a terminal, elsewhere of all.
 
     so_far: what it says of so many rows.
     """
     started = time.perf_counter()
-    for start in range(0, count, size):
-        done = min(start + size, count)
-        yield range(start, done)
+    parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    for done, result in zip((part.stop for part in parts), distributed.spread(work, parts), strict=True):
+        yield result
         tell_progress(done, count, so_far(done), duration(time.perf_counter() - started))
 
 

@@ -70,6 +70,7 @@ def draw_samples(
         device,
         batch_size,
         weak=weak.denoiser if weak is not None else None,
+        together=True,
     )
     for batch in batches:
         images.append(batch.images)

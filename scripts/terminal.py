@@ -11,6 +11,8 @@ import io
 import sys
 from typing import Any, TextIO
 
+from models import distributed
+
 
 class _Terminal(io.FileIO):
     """Drops what a closed terminal can no longer show; every other failure is raised as usual."""
@@ -38,12 +40,13 @@ def outlast_terminal() -> None:
 
 
 def tell(line: str) -> None:
-    """A line for people, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """A line for people, on standard error; of several processes the first speaks."""
+    if distributed.is_first():
+        print(line, file=sys.stderr, flush=True)
 
 
 def tell_progress(done: int, count: int, *words: str) -> None:
     """A line on a terminal that the next one replaces; elsewhere the last one alone."""
-    if sys.stderr.isatty() or done == count:
+    if distributed.is_first() and (sys.stderr.isatty() or done == count):
         text = ", ".join((f"{done} of {count} images", *words))
         print(text, file=sys.stderr, end="\r" if done < count else "\n", flush=True)

@@ -8,7 +8,7 @@ import torch
 
 import data
 from data.batches import Batches
-from models import build
+from models import build, distributed
 from models.autoencoder_objective import AutoencoderObjective
 from models.autoencoders import AutoencoderSpec
 from models.errors import UserError
@@ -29,7 +29,6 @@ def main(argv: list[str]) -> None:
 def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     """Loads the data and builds every object. Raises UserError or DataError for what does not fit."""
     device = torch.device(flags.run.device)
-    build.prepare_device(device)
     flags = replace(flags, data=replace(flags.data, data_root=str(data.data_root(flags.data.data_root))))
     dataset = load_data(flags)
     images = dataset.train.images
@@ -64,11 +63,13 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         seed=flags.run.seed,
         umap=flags.umap,
     )
+    batch_size = flags.optimizer.batch_size
+    share = distributed.share(batch_size)
     return Prepared(
         objective=objective,
         network=network,
         batches=Batches(
-            dataset.train, flags.optimizer.batch_size, flags.run.seed, dataset.flips, device, workers=flags.run.workers
+            dataset.train, batch_size, flags.run.seed, dataset.flips, device, share=share, workers=flags.run.workers
         ),
         settings=build_settings(flags.optimizer, flags.budget, flags.run, flags.report),
         config=to_config(flags),
@@ -88,4 +89,4 @@ def _check_likelihood(flags: AutoencoderFlags) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, parallel=True)

@@ -19,13 +19,13 @@ import data
 from data import ImageData, Split
 from data.batches import Batches
 from data.sources.streamed import Broken
-from models import build, checkpoint
+from models import build, checkpoint, distributed
 from models.build import NEEDED
 from models.errors import UserError
 from models.interrupts import Interrupts
 from models.objectives import Objective
-from models.optim import LRSchedule
-from models.run import Run, environment, find_run, read_config, write_text
+from models.optim import OPTIMIZERS, LRSchedule
+from models.run import Run, environment, find_run, read_config
 from models.training import Trainer, TrainSettings
 from scripts.arguments import gather, last_value, parse, run_to_resume, to_arguments, to_config
 from scripts.command import ending
@@ -51,7 +51,7 @@ NOT_NEGATIVE = {
 }
 # What may differ when a run is resumed: budgets, logging, and where things lie.
 HARMLESS = {
-    *("epochs", "max_steps", "max_minutes", "patience"),
+    *("epochs", "max_steps", "max_minutes", "wall_clock", "patience"),
     *("eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     *("num_samples", "sampler", "steps", "guidance_scale"),
     *("data_root", "dataset.path", "dataset.test_path", "memory_limit", "workers"),
@@ -105,21 +105,14 @@ def train(
     else:
         flags = _resumed(folder, argv, default, task, description)
     flags = resolve(flags)
-    _check(to_config(flags))
-    prepared = prepare(flags, folder is not None)
-    if folder is None:
-        run = Run.create(Path(flags.run.experiments_dir), task, flags.dataset, flags.run.name)
-        write_text(run.folder / "environment.txt", environment())
-        for path in prepared.needs:
-            checkpoint.copy(path, run.folder / NEEDED)
-        tensors, stored = {}, {}
-    else:
-        tensors, stored = checkpoint.load_newest(folder)
+    check(to_config(flags))
+    build.prepare_device(torch.device(flags.run.device), flags.run.precision)
+    with distributed.one_goes_ahead():
+        prepared = prepare(flags, folder is not None)
+    tensors, stored = checkpoint.load_newest(folder) if folder is not None else ({}, {})
+    if folder is not None:
         _compare(folder, stored, prepared.facts)
-        run = Run.reopen(folder)
-        with (folder / "environment.txt").open("a", encoding="utf-8") as file:
-            file.write("\nresumed\n" + environment())
-    print(run.folder, flush=True)
+    run = _open_run(folder, task, flags, prepared)
     with ending(run), Interrupts() as interrupts:
         run.write_config(prepared.config)
         trainer = prepared.trainer(run)
@@ -131,6 +124,31 @@ def train(
             trainer.restore(tensors, stored)
             run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}")
         trainer.train(interrupts)
+
+
+def _open_run(folder: Path | None, task: str, flags: AnyFlags, prepared: Prepared) -> Run:
+    """A new run folder, or the one to resume, in every process; the first prints it."""
+    opened: list[Run] = []
+
+    def open_folder() -> Path:
+        if folder is None:
+            run = Run.create(Path(flags.run.experiments_dir), task, flags.dataset, flags.run.name)
+            for path in prepared.needs:
+                checkpoint.copy(path, run.folder / NEEDED)
+        else:
+            run = Run.reopen(folder)
+        with (run.folder / "environment.txt").open("a", encoding="utf-8") as file:
+            file.write(("" if folder is None else "\nresumed\n") + environment())
+        opened.append(run)
+        return run.folder
+
+    place = distributed.once(open_folder)
+    if not opened:
+        return Run.accompany(place)
+    print(place, flush=True)
+    if distributed.size() > 1:
+        opened[0].share()
+    return opened[0]
 
 
 def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -193,7 +211,7 @@ def resolve(flags: AnyFlags) -> AnyFlags:
     return replace(flags, run=replace(flags.run, device=str(device), precision=precision), budget=budget)
 
 
-def _check(config: Mapping[str, Any]) -> None:
+def check(config: Mapping[str, Any]) -> None:
     """Refuses numbers that no run can have."""
     for key in sorted(POSITIVE & config.keys()):
         if config[key] is not None and config[key] <= 0:
@@ -209,10 +227,15 @@ def _check(config: Mapping[str, Any]) -> None:
     for key in sorted(NOT_NEGATIVE):
         if config[key] < 0:
             raise UserError(f"--{key} {config[key]}: takes 0 or more")
-    if config["accumulate"] > config["batch_size"]:
-        raise UserError(f"--accumulate {config['accumulate']}: at most --batch_size {config['batch_size']}")
-    if config["precision"] not in ("float32", "bf16"):
-        raise UserError(f"--precision {config['precision']}: choose from auto, float32, bf16")
+    if config["batch_size"] < distributed.size() * config["accumulate"]:
+        raise UserError(
+            f"--batch_size {config['batch_size']}: {distributed.size()} processes of --accumulate "
+            f"{config['accumulate']} parts each take an image a part"
+        )
+    if config["optimizer"] not in OPTIMIZERS:
+        raise UserError(f"--optimizer {config['optimizer']}: choose from {', '.join(OPTIMIZERS)}")
+    if config["precision"] not in build.PRECISIONS:
+        raise UserError(f"--precision {config['precision']}: choose from auto, {', '.join(build.PRECISIONS)}")
 
 
 def load_data(flags: Any) -> ImageData:
@@ -240,6 +263,7 @@ def build_settings(
     return TrainSettings(
         batch_size=optimizer.batch_size,
         accumulate=optimizer.accumulate,
+        optimizer=optimizer.optimizer,
         lr_schedule=LRSchedule(
             optimizer.lr_schedule,
             optimizer.lr,
@@ -254,6 +278,7 @@ def build_settings(
         epochs=budget.epochs,
         max_steps=budget.max_steps,
         max_minutes=budget.max_minutes,
+        wall_clock=budget.wall_clock,
         eval_every=report.eval_every,
         sample_every=report.sample_every,
         checkpoint_every=report.checkpoint_every,

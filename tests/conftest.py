@@ -15,7 +15,9 @@ settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
-def _denormals() -> Iterator[None]:
-    """Tasks flush denormals in their process, and hypothesis cannot draw numbers in one that does."""
+def _usual_numbers() -> Iterator[None]:
+    """Tasks flush denormals in their process, and hypothesis cannot draw numbers in one that does; or compute in
+    float64."""
     yield
     torch.set_flush_denormal(False)
+    torch.set_default_dtype(torch.float32)

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # From the ground up. A module may import its own layer and those below it.
 LAYERS = (
     {"errors", "files", "variants"},
-    {"checkpoint", "run"},
+    {"checkpoint", "distributed", "run"},
     {"noise_schedules", "times", "predictions", "randomness", "initial_noise", "flow_time"},
     {"conditioning"},
     {"networks"},

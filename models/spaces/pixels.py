@@ -57,7 +57,7 @@ class Pixels:
 
     @staticmethod
     def scale(images: Tensor) -> Tensor:
-        return images.float() * (2 / 255) - 1
+        return images.to(torch.get_default_dtype()) * (2 / 255) - 1
 
     def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
         return self.scale(prepared)

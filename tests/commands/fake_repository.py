@@ -18,7 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOREIGN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "RAW_ARGS", "FOREGROUND", "STY", "TMUX", "EXPERIMENTS_DIR")
+FOREIGN = (
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+    "RAW_ARGS",
+    "FOREGROUND",
+    "STY",
+    "TMUX",
+    "EXPERIMENTS_DIR",
+    "GPUS",
+    "PROCS",
+)
 
 # Writes down its arguments, then does what FAKE says: nothing, fail with a code, or serve as a run that waits for
 # one signal, takes a moment over it, and counts what came.

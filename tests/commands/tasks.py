@@ -22,6 +22,7 @@ import data
 from data import ImageData, Split
 from models import checkpoint
 
+PARALLEL = ("train_ddpm", "train_flow", "train_latent", "train_vae", "generate", "evaluate")
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (
     *("--network.width", "8", "--network.multipliers", "1", "2"),
@@ -60,7 +61,7 @@ def run_here(task: str, *arguments: object, capsys: pytest.CaptureFixture[str]) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [task, *(str(word) for word in arguments)])
         with pytest.raises(SystemExit) as ended:
-            run_command(main)
+            run_command(main, parallel=task in PARALLEL)
     captured = capsys.readouterr()
     return Ended(int(str(ended.value.code)), captured.out, captured.err)
 
@@ -84,6 +85,11 @@ def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Pop
         preexec_fn=as_from_a_terminal,
         **options,
     )
+
+
+def start_several(processes: int, module: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A module in several processes of this machine, in one thread each."""
+    return start_child("processes", "--nproc-per-node", processes, "-m", module, *arguments, **options)
 
 
 def run_child(task: str, *arguments: object, **options: Any) -> Ended:

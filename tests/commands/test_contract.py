@@ -175,7 +175,9 @@ class Workshop:
         trainer.check()
         assert trainer.gathered.isfinite().all()
         trainer.average()
-        return trainer.save()
+        path = trainer.save()
+        assert path is not None
+        return path
 
     def open(self, path: Path, chosen: Setting) -> tuple[build.Loaded, Sampling]:
         loaded = build.load_denoiser(path, "ema", CPU)

@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from models import checkpoint
+from models import checkpoint, training
 from tests.commands.tasks import TINY, Ended, rows_of, run_here, status_of, weights_hash
 
 EXACT = ("--network.dropout", "0.2", "--accumulate", "2", "--label_drop", "0.3", "--checkpoint_every", "0.03")
@@ -160,6 +160,19 @@ def test_minutes_end_the_run_and_the_learning_rate_with_it(train) -> None:
     assert 1.0 < float(row["seconds"]) < 4.0
     assert float(row["lr"]) < 1e-4
     assert "beside it: evaluation" in (folder / "training_log.txt").read_text()
+
+
+def test_by_the_wall_clock_all_that_the_process_did_counts(train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "process_age", lambda: 57.0)
+    spent = "--max_minutes", "1", "--max_steps", "1000000"
+    folder = train("train_flow", *spent, "--wall_clock", "--eval_every", "0.02").folder
+    row = rows_of(folder)[-1]
+    assert 60 <= float(row["seconds"]) < 70
+    figures = yaml.safe_load((folder / "performance_metrics.txt").read_text())
+    assert figures["evaluation_seconds"] > 0.2  # of the three seconds that were left
+    monkeypatch.setattr(training, "process_age", lambda: 3600.0)
+    assert status_of(train("train_flow", *spent, "--wall_clock", "--eval_every", "0").folder)["step"] == 1
+    assert status_of(train("train_flow", "--max_minutes", "1").folder)["step"] == 6
 
 
 def test_checkpoints_are_kept_as_asked(train) -> None:

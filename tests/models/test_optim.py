@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.errors import UserError
-from models.optim import LR_SCHEDULES, LRSchedule, build_optimizer
+from models.optim import LR_SCHEDULES, OPTIMIZERS, LRSchedule, Muon, build_optimizer, orthogonalise
 
 SHAPES = {
     "constant": [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0)],
@@ -74,3 +76,82 @@ def test_only_matrices_and_filters_decay() -> None:
 def test_a_network_without_matrices_has_an_optimizer_too() -> None:
     network = nn.LayerNorm(3)
     assert build_optimizer(network, 1e-3, 0.1, (0.9, 0.99)).param_groups[1]["params"]
+
+
+# -- Muon -------------------------------------------------------------------------------------------------------------
+
+
+def test_singular_values_come_near_one() -> None:
+    """Of a tall, a wide and a square matrix at once the singular vectors stay and the values are near 1."""
+    for shape in ((4, 20, 7), (4, 7, 20), (4, 12, 12)):
+        matrices = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        made = orthogonalise(matrices, Muon.coefficients)
+        values = torch.linalg.svdvals(made)
+        assert made.shape == matrices.shape and values.min() > 0.3 and values.max() < 1.3
+        u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+        core = u.mT @ made @ v.mT
+        assert (core - torch.diag_embed(core.diagonal(dim1=1, dim2=2))).abs().max() < 1e-12
+
+
+def test_hidden_layers_alone_are_matrices() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.Conv2d(32, 16, 3), nn.GroupNorm(1, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+    )
+    network.append(nn.Embedding(20, 32))
+    optimizer = build_optimizer(network, 1e-3, 0.1, (0.9, 0.99), "muon")
+    by_kind = {group["matrices"]: group["params"] for group in optimizer.param_groups}
+    assert [id(p) for p in by_kind[True]] == [id(network[1].weight), id(network[3].weight)]
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(map(id, network.parameters()))
+
+
+def test_a_step_of_muon() -> None:
+    """Against the formula, written out: momentum, Nesterov, orthogonalisation by the SVD's measure, decay."""
+    layer = nn.Linear(16, 24, bias=False).double()
+    optimizer = build_optimizer(layer, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99), name="muon")
+    generator, momentum = torch.Generator().manual_seed(0), torch.zeros(24, 16, dtype=torch.float64)
+    for scale in (None, torch.tensor(4.0)):
+        before = layer.weight.detach().clone()
+        gradient = torch.randn(24, 16, dtype=torch.float64, generator=generator)
+        layer.weight.grad = gradient.clone()
+        cast(Any, optimizer).grad_scale = scale
+        optimizer.step()
+        scaled = gradient / (1.0 if scale is None else scale)
+        momentum = 0.95 * momentum + 0.05 * scaled
+        ahead = 0.05 * scaled + 0.95 * momentum
+        expected = orthogonalise(ahead[None], Muon.coefficients)[0] * 0.2 * math.sqrt(24)
+        assert torch.allclose(layer.weight, before * (1 - 0.1 * 0.5) - 0.1 * expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_gradient_that_is_not_finite_moves_nothing(name: str) -> None:
+    network = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
+    optimizer = build_optimizer(network, 0.1, 0.1, (0.9, 0.99), name)
+    before = [p.detach().clone() for p in network.parameters()]
+    for p in network.parameters():
+        p.grad = torch.full_like(p, math.nan)
+    cast(Any, optimizer).found_inf = torch.ones(())
+    optimizer.step()
+    assert all(torch.equal(p, was) for p, was in zip(network.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_comes_back(name: str) -> None:
+    """Two steps, or one, its state stored and loaded, and another."""
+
+    def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        network(torch.randn(2, 16, 5, 5, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
+    optimizer = build_optimizer(whole, 0.1, 0.1, (0.9, 0.99), name)
+    step(whole, optimizer, 0)
+    resumed = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
+    resumed.load_state_dict(whole.state_dict())
+    again = build_optimizer(resumed, 0.1, 0.1, (0.9, 0.99), name)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step(whole, optimizer, 1)
+    step(resumed, again, 1)
+    assert all(torch.equal(mine, other) for mine, other in zip(whole.parameters(), resumed.parameters(), strict=True))

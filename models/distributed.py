@@ -1,0 +1,194 @@
+"""The processes of one task: which of them this is, and what they tell each other. The only file that names
+torch.distributed.
+
+torchrun starts them, on one machine or several, and says so in the environment; a process of its own is the first of
+one, and every function here then costs nothing. Gradients travel by NCCL where there are GPUs, all else between the
+CPUs, by gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from models.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# While the first draws and measures, the others wait.
+PATIENCE = timedelta(hours=2)
+# How long a process that fails lets another say why it failed first.
+COURTESY_SECONDS = 5.0
+
+_hosts: dist.ProcessGroup | None = None
+
+
+def _told(name: str, default: int) -> int:
+    return int(os.environ[name]) if dist.is_torchelastic_launched() else default
+
+
+def rank() -> int:
+    return _told("RANK", 0)
+
+
+def size() -> int:
+    return _told("WORLD_SIZE", 1)
+
+
+def local_rank() -> int:
+    """The place among the processes of this machine, which is the number of its GPU."""
+    return _told("LOCAL_RANK", 0)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return rank() == 0
+
+
+def share(count: int) -> tuple[int, int]:
+    """The bounds of this process's part of `count` things, one part after the other."""
+    return count * rank() // size(), count * (rank() + 1) // size()
+
+
+# -- joining and leaving -----------------------------------------------------------------------------------------------
+
+
+def join(device: torch.device) -> None:
+    """Meets the other processes; all that follows needs it. device: what this process computes on."""
+    global _hosts
+    if size() == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    _hosts = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
+
+
+def leave() -> None:
+    global _hosts
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        _hosts = None
+
+
+def let_others_speak() -> None:
+    """Waits before this process says why it fails, unless it is the first: mostly it fails because another did, and
+    torchrun then ends it here."""
+    if not is_first():
+        time.sleep(COURTESY_SECONDS)
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
+
+def largest(*values: float) -> Sequence[float]:
+    """Of each value the largest that any process has."""
+    if size() == 1:
+        return values
+    told = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts)
+    return told.tolist()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over the processes; `values` stay as they are."""
+    if size() == 1:
+        return values
+    summed = values.clone()
+    dist.all_reduce(summed)
+    return summed
+
+
+def once(work: Callable[[], Result]) -> Result:
+    """What `work` returns in the first process, in all of them. Raises its UserError in all of them, too."""
+    if size() == 1:
+        return work()
+    told: list[Any] = [None, None]
+    if is_first():
+        try:
+            told[0] = work()
+        except UserError as error:
+            told[1] = str(error)
+    dist.broadcast_object_list(told, 0, group=_hosts)
+    if told[1] is not None:
+        raise UserError(told[1])
+    return told[0]
+
+
+@contextmanager
+def one_goes_ahead() -> Iterator[None]:
+    """The first process of each machine does the block before the others: they find what it downloaded and kept."""
+    if local_rank() > 0:
+        largest(0)
+    yield
+    if local_rank() == 0:
+        largest(0)
+
+
+def spread(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """What `work` makes of each item, in order, in every process; each of them does every size-th item."""
+    for start in range(0, len(items), size()):
+        mine = start + rank()
+        result = work(items[mine]) if mine < len(items) else None
+        results: list[Any] = [result] * size()
+        if size() > 1:
+            dist.all_gather_object(results, result, group=_hosts)
+        yield from results[: len(items) - start]
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """The network, with gradients that are the mean over the processes; its weights become those of the first."""
+    if size() == 1:
+        return network
+    # Filters of 1x1 have several layouts that are the same bytes, and it warns of the difference.
+    warnings.filterwarnings("ignore", "Grad strides do not match")
+    return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def without_sync(network: nn.Module) -> AbstractContextManager[None]:
+    """Backward passes in the block leave the gradients of a `parallel` network to the next one outside of it."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+# -- starting ----------------------------------------------------------------------------------------------------------
+
+
+def launch(options: Sequence[str], module: str, arguments: Sequence[str]) -> int:
+    """torchrun with its options and a module with its own, in this process; without torchrun's report, since what the
+    module said says more.
+
+    Returns the exit code of the process that failed first, or 128 and the signal that ended this one; 0 if all is well.
+    """
+    import logging
+
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    try:
+        parsed = run.parse_args([*options, "-m", module])
+        parsed.training_script_args = list(arguments)  # torchrun would take some of them for its own
+        run.run(parsed)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0

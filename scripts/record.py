@@ -1,0 +1,357 @@
+"""Rows of experiments/records.md: what a recipe reaches in so many minutes, over several seeds.
+
+Every seed is trained and measured by the tasks that anybody runs, each in a process of its own. By which rules a row
+came about, and how other programs can enter, stands at the head of the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from torch import nn
+
+import data
+from data import ImageData
+from models import build
+from models.build import Loaded
+from models.errors import UserError
+from models.evaluation.classifier import Schooling, kept_path, pretrained
+from models.evaluation.feature_networks import NETWORKS
+from models.interrupts import Interrupted, Interrupts
+from models.run import read_yaml, write_text
+from scripts.arguments import gather, last_value, parse, to_arguments, to_config
+from scripts.command import run_command
+from scripts.denoising import build_spec, complete, fit_space
+from scripts.evaluate_compare import REPORT
+from scripts.extractors import KEPT_CLASSIFIERS
+from scripts.flags import FLOW, ModelFlags, SamplerFlags, SamplerName, TrainFlags, experiments_dir, one_of
+from scripts.recipes import RECIPES
+from scripts.sampling import open_sampling
+from scripts.terminal import tell
+from scripts.training import check, fingerprint, load_data, resolve
+
+DESCRIPTION = """Train a recipe for minutes, add its figures to the records. Prints the file.
+
+Flags after -- are for train_flow, as in: -- --network.width 48"""
+REPOSITORY = Path(__file__).parents[1]
+MOST_IMAGES = 10_000
+# Nothing is measured or drawn before the end: it would count, and serves nobody.
+AT_THE_END = ("--eval_every", "0", "--sample_every", "0", "--checkpoint_every", "0", "--no-tensorboard")
+PLACES = {"data_root", "experiments_dir", "records"}  # Not the same on the reader's machine.
+COLUMNS = (
+    *("date", "data", "minutes", "entry", "device", "images/s"),
+    *(f"recognised, {name}" for name in NETWORKS),
+    "accuracy score",
+    *(f"distance / floor, {name}" for name in NETWORKS),
+    *("sampler, NFE", "guidance", "images, seeds", "commit", "command"),
+)
+HEADER = f"| {' | '.join(COLUMNS)} |"
+EMPTY_TABLE = f"{HEADER}\n|{'---|' * len(COLUMNS)}\n"
+
+
+@dataclass(frozen=True)
+class RecordFlags:
+    """Settings of `record`."""
+
+    dataset: Annotated[str, one_of(data.names())] = "mnist"
+    """Its recipe of train_flow is what is trained."""
+    minutes: float = 10.0
+    """From the start of the training's process, imports and compilation included, to its last step."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training for each; its images begin from noise of the same seed."""
+    scales: tuple[float, ...] = (1.0, 1.5)
+    """Guidance scales; each gives a row."""
+    sampler: SamplerName = "heun"
+    """Sampler of the images that are measured."""
+    steps: int | None = None
+    """Its steps. Default: as for generate."""
+    num_images: int | None = None
+    """How many images of each seed. Default: as many as there are test images, but no more than 10,000."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    data_root: str | None = None
+    """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
+    experiments_dir: str = field(default_factory=experiments_dir)
+    """Folder in which the run folders are made; the variable EXPERIMENTS_DIR sets its default."""
+    records: str = "experiments/records.md"
+    """The file whose table gets the rows."""
+
+
+class Trained(NamedTuple):
+    """One seed: the code's commit, the figures of its training, and a report of its images for each scale."""
+
+    commit: str
+    figures: dict[str, Any]
+    reports: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a record asks for. flags: with nothing left open. recipe: its name. further: the words after --."""
+
+    flags: RecordFlags
+    recipe: str
+    further: Sequence[str]
+
+    def training(self, seed: int) -> list[str]:
+        """The words for train_flow; the rules win over what was asked for."""
+        flags = self.flags
+        return [
+            *("--recipe", self.recipe, *AT_THE_END, *self.further, "--dataset", flags.dataset, "--wall_clock"),
+            *("--max_minutes", str(flags.minutes), "--seed", str(seed), *self._where()),
+            *("--name", f"record-{flags.minutes:g}min-seed{seed}"),
+            *(() if flags.data_root is None else ("--data_root", flags.data_root)),
+        ]
+
+    def evaluation(self, run: Path, seed: int, scale: float) -> list[str]:
+        """The words for evaluate."""
+        flags = self.flags
+        return [
+            *("--run", str(run), "--seed", str(seed), "--guidance_scale", str(scale), *self._where()),
+            *("--sampler", flags.sampler, "--steps", str(flags.steps), "--num_images", str(flags.num_images)),
+            *("--extractors", *NETWORKS, "--classification_accuracy"),
+        ]
+
+    def _where(self) -> tuple[str, ...]:
+        return "--device", self.flags.device, "--experiments_dir", self.flags.experiments_dir
+
+    def command(self) -> str:
+        """What a reader types to have the rows again, but for where things lie."""
+        flags, plain = self.flags, to_config(RecordFlags())
+        named = {"dataset", "minutes", "seeds", *PLACES}
+        other = {key: value for key, value in to_config(flags).items() if key not in named and value != plain[key]}
+        words = [*to_arguments(other), *(("--", *self.further) if self.further else ())]
+        threads = os.environ.get("OMP_NUM_THREADS")
+        return " ".join(
+            [
+                *([f"OMP_NUM_THREADS={threads}"] if threads else []),
+                f"make record DATASET={flags.dataset} MINUTES={flags.minutes:g}",
+                f'SEEDS="{" ".join(map(str, flags.seeds))}"',
+                *([f"ARGS={shlex.quote(shlex.join(words))}"] if words else []),
+            ]
+        )
+
+
+def main(argv: list[str]) -> None:
+    at = argv.index("--") if "--" in argv else len(argv)
+    plan = make_plan(parse(argv[:at], RecordFlags(), "record", DESCRIPTION), argv[at + 1 :])
+    trained = [train(plan, seed) for seed in plan.flags.seeds]
+    rows = [row(plan, trained, index) for index in range(len(plan.flags.scales))]
+    add_rows(Path(plan.flags.records), rows)
+    tell(f"{EMPTY_TABLE}{''.join(rows)}")
+    print(plan.flags.records)
+
+
+# -- before anything is run -------------------------------------------------------------------------------------------
+
+
+def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
+    """Raises UserError or DataError for all that would only come to light after the training."""
+    _check_numbers(flags)
+    table_of(Path(flags.records))
+    plan = Plan(flags, last_value(further, "recipe") or _recipe_of(flags.dataset), further)
+    settings = parse(gather(plan.training(flags.seeds[0]), "train_flow"), FLOW, "train_flow", "")
+    if settings.run.resume or settings.run.init_from or settings.space != "pixels":
+        raise UserError(
+            "a record counts all training: --resume, --init_from and --space latents bring some from before"
+        )
+    settings = complete(resolve(settings))
+    check(to_config(settings))
+    dataset = load_data(settings)
+    _check_extractors(flags, dataset)
+    most = min(len(dataset.test), MOST_IMAGES)
+    count = most if flags.num_images is None else flags.num_images
+    fewest = max(network.features for network in NETWORKS.values())
+    if not fewest < count <= len(dataset.test):
+        raise UserError(
+            f"--num_images {count}: takes more than {fewest}, the features, and at most the {len(dataset.test)} test "
+            f"images of {dataset.name}, of which the floor is made"
+        )
+    steps = _sampling_steps(flags, settings, dataset)
+    return replace(plan, flags=replace(flags, num_images=count, steps=steps))
+
+
+def _check_numbers(flags: RecordFlags) -> None:
+    if not 0 < flags.minutes < math.inf:
+        raise UserError(f"--minutes {flags.minutes}: takes more than 0")
+    for name, values in (("seeds", flags.seeds), ("scales", flags.scales)):
+        if not values or len(set(values)) < len(values) or min(values) < 0:
+            raise UserError(f"--{name} {' '.join(map(str, values))}: one or more from 0 up, each once")
+
+
+def _recipe_of(dataset: str) -> str:
+    data.find(dataset)
+    fitting = (name for name, each in RECIPES.items() if each.task == "train_flow")
+    found = next((name for name in fitting if RECIPES[name].settings["dataset"] == dataset), None)
+    if found is None:
+        raise UserError(f"--dataset {dataset}: there is no recipe of train_flow for it; name one with -- --recipe")
+    return found
+
+
+def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
+    """Both feature networks must be there: one that is trained for the occasion is no measure for others."""
+    if not dataset.class_names:
+        raise UserError(f"--dataset {dataset.name}: it has no classes, and a record asks whether images show theirs")
+    kept, sha256 = Path(flags.experiments_dir) / KEPT_CLASSIFIERS, fingerprint(dataset)
+    for name in NETWORKS:
+        mine = kept_path(kept, Schooling(name, flips=dataset.flips), sha256)
+        if pretrained(name, sha256) is None and not mine.is_file():
+            words = f"--dataset {dataset.name} --network {name}{' --flips' if dataset.flips else ''}"
+            raise UserError(f"no {name} knows {dataset.name}: make train_classifier ARGS='{words}' trains one")
+
+
+def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData) -> int:
+    """Raises UserError for a sampler or a scale that the model will not have."""
+    spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
+    if spec.classes == 0:
+        raise UserError("--no-conditional: a record asks for images of a class each")
+    model = Loaded(spec.denoiser(nn.Identity()), spec, 0, Path("the model"), ModelFlags.weights)
+    for scale in flags.scales:
+        wanted = SamplerFlags(flags.sampler, flags.steps, guidance_scale=scale)
+        sampling, _ = open_sampling(wanted, ModelFlags(), model)
+    return sampling.steps
+
+
+# -- the tasks --------------------------------------------------------------------------------------------------------
+
+
+def train(plan: Plan, seed: int) -> Trained:
+    """Trains one seed and measures it at every scale."""
+    tell(f"seed {seed} of {', '.join(map(str, plan.flags.seeds))}: training for {plan.flags.minutes:g} minutes")
+    code = commit()
+    run = run_task("train_flow", plan.training(seed))
+    folders = [run_task("evaluate", plan.evaluation(run, seed, scale)) for scale in plan.flags.scales]
+    reports = [json.loads((folder / REPORT).read_text(encoding="utf-8")) for folder in folders]
+    return Trained(code, read_yaml(run / "performance_metrics.txt"), reports)
+
+
+def run_task(task: str, words: Sequence[str]) -> Path:
+    """A task in a process of its own, and the path that it prints. Where it fails, this process exits as it did."""
+    with Interrupts(at_once=True):
+        # In a group of its own a Ctrl-C reaches it through us alone: a second one would cost its checkpoint.
+        child = subprocess.Popen(
+            [sys.executable, "-m", f"scripts.{task}", *words], stdout=subprocess.PIPE, text=True, process_group=0
+        )
+        try:
+            printed, _ = child.communicate()
+        except (Interrupted, KeyboardInterrupt) as error:
+            _end(child, error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT)
+            raise
+    if child.returncode != 0:
+        tell(f"{task} has failed: no row was written, and the runs are kept")
+        sys.exit(child.returncode if child.returncode > 0 else 128 - child.returncode)
+    return Path(printed.strip())
+
+
+def _end(child: subprocess.Popen[str], number: int) -> None:
+    """Passes a signal on and waits for the end of the child, which a second Ctrl-C hastens."""
+    child.send_signal(number)
+    try:
+        child.wait()
+    except KeyboardInterrupt:
+        _end(child, signal.SIGINT)
+
+
+def commit(repository: Path = REPOSITORY) -> str:
+    """Of the code; with "-dirty" where files differ from it or are new, but for the records, which every record
+    changes."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=repository, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!experiments/records.md")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if changed else "")
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def row(plan: Plan, trained: Sequence[Trained], index: int) -> str:
+    """One line of the table: mean and deviation over the seeds, at the scale of that index."""
+    flags, reports = plan.flags, [each.reports[index] for each in trained]
+    speeds = [each.figures["images_per_second"] for each in trained]
+    minutes = max(each.figures["training_seconds"] for each in trained) / 60
+    device = torch.device(reports[0]["samples"]["device"])
+    nfe = statistics.mean(report["samples"]["nfe"] for report in reports)
+    cells = (
+        f"{datetime.now(UTC):%Y-%m-%d}",
+        flags.dataset,
+        f"{minutes:.2f}",
+        f"recipe {plan.recipe}, {trained[0].figures['parameters'] / 1e6:.2f} M",
+        build.describe_device(device),
+        spread(speeds, 0),
+        *(f"{spread([100 * _value(each, f'recognised_{name}') for each in reports], 2)} %" for name in NETWORKS),
+        f"{spread([100 * _value(each, 'cas') for each in reports], 2)} %",
+        *(spread([_over_floor(each, f"fd_{name}") for each in reports], 2) for name in NETWORKS),
+        f"{flags.sampler} {flags.steps}, {nfe:g}",
+        f"{flags.scales[index]:g}",
+        f"{flags.num_images}, seeds {' '.join(map(str, flags.seeds))}",
+        ", ".join(sorted({each.commit for each in trained})),
+        f"`{plan.command()}`",
+    )
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+def _value(report: dict[str, Any], begins: str, of: str = "found") -> float:
+    (name,) = (each for each in report["results"] if each.startswith(begins))
+    return report["results"][name][of]["value"]
+
+
+def _over_floor(report: dict[str, Any], begins: str) -> float:
+    floor = _value(report, begins, "floor")
+    return _value(report, begins) / floor if floor > 0 else math.inf
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """The mean and, of several, the deviation from seed to seed."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def table_of(path: Path) -> tuple[str, str]:
+    """The text of the records up to the end of the table, and what follows; an empty table where there is no file.
+
+    Raises UserError for a file without the table.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"--records {path}: there is no folder {path.parent}")
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else EMPTY_TABLE
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--records {path} cannot be read: {error}") from None
+    lines = text.splitlines(keepends=True)
+    places = [index for index, line in enumerate(lines) if line.strip() == HEADER]
+    if len(places) != 1:
+        raise UserError(f"--records {path}: it lacks the one table with the columns {', '.join(COLUMNS)}")
+    end = next((k for k in range(places[0], len(lines)) if not lines[k].startswith("|")), len(lines))
+    return "".join(lines[:end]).rstrip("\n") + "\n", "".join(lines[end:])
+
+
+def add_rows(path: Path, rows: Sequence[str]) -> None:
+    """Puts rows at the end of the table and leaves all else as it is."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # Two records that end at once both keep their rows.
+        table, rest = table_of(path)
+        write_text(path, table + "".join(rows) + rest)
+    finally:
+        os.close(folder)
+
+
+if __name__ == "__main__":
+    run_command(main)

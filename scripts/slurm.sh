@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Gives a task to Slurm: on every node one torchrun, which find each other by its c10d rendezvous. A training that is
+# preempted, or whose time is up, saves a checkpoint, is queued again and goes on from there.
+#
+#   scripts/slurm.sh TASK [FLAGS...]     submits itself with sbatch, and prints the number of the job
+#   sbatch [OPTIONS] scripts/slurm.sh TASK [FLAGS...]     the same with your options, from the repository's folder
+#
+#   NODES               machines (1)
+#   GPUS                GPUs of each machine, a process each (1); 0 for the CPUs
+#   PROCS               with GPUS=0: processes on each machine (1)
+#   TIME                limit of the job, as sbatch writes it (1-00:00:00)
+#   EXPERIMENTS_DIR     where run folders and logs are kept (experiments), on a file system that all nodes see
+#
+# Other options of sbatch come from its variables, such as SBATCH_PARTITION and SBATCH_ACCOUNT.
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@180
+set -euo pipefail
+# Slurm runs a copy of this file, in the folder that the job was submitted from.
+[[ -n ${SLURM_JOB_ID:-} ]] || cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/session_records.sh
+
+usage() { sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//p;}' scripts/slurm.sh >&2; }
+
+check() { # TASK
+    local tasks
+    tasks=$(grep -l 'parallel=True' scripts/*.py 2>/dev/null | sed 's|.*/||; s|\.py$||' | tr '\n' ' ' || true)
+    [[ " $tasks" == *" $1 "* ]] || die 2 "no task '$1' for several processes; there are: ${tasks% }"
+    [[ ${NODES:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die 2 "NODES=$NODES: how many machines"
+    [[ ${GPUS:-1} =~ ^[0-9]{1,2}$ ]] || die 2 "GPUS=$GPUS: how many GPUs of each machine, 0 for the CPUs"
+    [[ ${PROCS:-1} =~ ^[1-9][0-9]{0,2}$ ]] || die 2 "PROCS=$PROCS: how many processes on each machine"
+    [[ -x .venv/bin/python ]] || die 2 "no environment in .venv: run 'make setup' first"
+}
+
+submit() { # TASK FLAGS...
+    local options
+    command -v sbatch >/dev/null || die 2 "sbatch is not installed: this is no machine to submit Slurm jobs from"
+    mkdir -p "$launch" 2>/dev/null || die 2 "cannot write to $launch: choose another folder with EXPERIMENTS_DIR"
+    options=(--parsable --job-name "$1" --nodes "${NODES:-1}" --ntasks-per-node 1 --time "${TIME:-1-00:00:00}")
+    options+=(--output "$launch/slurm-%j.log")
+    ((${GPUS:-1} == 0)) || options+=(--gpus-per-node "${GPUS:-1}")
+    sbatch "${options[@]}" scripts/slurm.sh "$@"
+}
+
+# The run folder that an earlier start of this job has written, if it can be taken up.
+earlier_run() {
+    local folder
+    folder=$(cat "$record".*.out 2>/dev/null | tail -n 1)
+    [[ -z $folder || ! -e $folder/checkpoints/last ]] || printf '%s\n' "$folder"
+}
+
+run() { # TASK FLAGS...
+    local task=$1 head processes folder code job expired=false
+    shift
+    mkdir -p "$launch"
+    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    processes=${SLURM_GPUS_ON_NODE:-0}
+    ((processes > 0)) || processes=${PROCS:-1}
+    folder=$(earlier_run)
+    [[ $task != train_* || -z $folder ]] || set -- "$@" --resume "$folder"
+    srun --kill-on-bad-exit=1 .venv/bin/python -m scripts.processes --nnodes "${SLURM_JOB_NUM_NODES:-1}" \
+        --nproc-per-node "$processes" --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
+        --rdzv-endpoint "$head:$((20000 + SLURM_JOB_ID % 20000))" -m "scripts.$task" "$@" \
+        >"$record.${SLURM_RESTART_COUNT:-0}.out" &
+    job=$!
+    trap 'kill -TERM "$job"' TERM INT
+    trap 'expired=true; kill -TERM "$job"' USR1
+    while true; do # a signal ends the waiting, not the job
+        code=0
+        wait "$job" || code=$?
+        kill -0 "$job" 2>/dev/null || break
+    done
+    cat "$record.${SLURM_RESTART_COUNT:-0}.out"
+    if $expired; then scontrol requeue "$SLURM_JOB_ID"; fi # after preemption Slurm does it, after scancel nobody
+    return "$code"
+}
+
+if [[ $# -eq 0 || $1 == -h || $1 == --help ]]; then
+    usage
+    exit $(($# == 0 ? 2 : 0))
+fi
+check "$1"
+launch=$(launch_folder)
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    submit "$@"
+else
+    record=$launch/slurm-$SLURM_JOB_ID
+    run "$@"
+fi

@@ -1,0 +1,183 @@
+"""Several processes do what one does: the same weights, the same files, one folder that says how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models import checkpoint, distributed
+from tests.commands.fake_repository import eventually
+from tests.commands.tasks import REPOSITORY, TINY, Ended, run_child, run_here, start_child, start_several, status_of
+
+STEPS = 50
+PATIENCE = 60.0
+EXACT = (
+    *TINY,
+    *("--device", "cpu", "--batch_size", "64", "--max_steps", STEPS, "--label_drop", "0.3", "--ema", "0.2"),
+    *("--eval_every", "0.5", "--sample_every", "1"),
+)
+
+
+def start(processes: int, task: str, *arguments: object) -> subprocess.Popen[str]:
+    if processes == 1:
+        return start_child(task, *arguments)
+    return start_several(processes, f"scripts.{task}", *arguments)
+
+
+def ended(process: subprocess.Popen[str]) -> Ended:
+    out, err = process.communicate(timeout=300)
+    return Ended(process.returncode, out, err)
+
+
+def last_tensors(folder: Path) -> dict[str, Tensor]:
+    return checkpoint.load(checkpoint.resolve(folder))[0]
+
+
+def distance(one: Path, other: Path) -> float:
+    """Of the weights and their average: the norm of the difference over the norm."""
+    mine, theirs = last_tensors(one), last_tensors(other)
+    assert mine.keys() == theirs.keys()
+    keys = [key for key in mine if key.startswith(("network.", "ema."))]
+    gaps = torch.cat([(mine[key].double() - theirs[key].double()).flatten() for key in keys])
+    return (gaps.norm() / torch.cat([mine[key].double().flatten() for key in keys]).norm()).item()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def alone(runs: Path) -> Path:
+    """One process, float64, in four parts."""
+    return run_child(
+        "train_flow", "--experiments_dir", runs, *EXACT, "--precision", "float64", "--accumulate", "4"
+    ).folder
+
+
+def test_two_processes_are_one(runs: Path, alone: Path) -> None:
+    """Accumulation, label drop, average, evaluations and sheets among it; the log and the rows are those of one."""
+    flags = ("--experiments_dir", runs, *EXACT, "--accumulate", "2")
+    together = ended(start(2, "train_flow", *flags, "--precision", "float64")).folder
+    assert distance(alone, together) < 1e-8
+    assert (last_tensors(alone)["gathered"] - last_tensors(together)["gathered"]).abs().max() < 1e-8
+    assert status_of(together)["state"] == "finished"
+    for name in ("epoch_samples", "final_samples", "metrics.csv"):
+        assert (together / name).exists()
+    log, others = ((folder / "training_log.txt").read_text().splitlines() for folder in (together, alone))
+    assert len(log) == len(others)
+    alone, together = (ended(start(processes, "train_flow", *flags)).folder for processes in (1, 2))
+    assert 0 < distance(alone, together) < 1e-3
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_killed_and_resumed_by_another_number_of_processes(runs: Path, alone: Path, first: int, then: int) -> None:
+    name = f"killed-{first}"
+    flags = (*EXACT, "--accumulate", 4 // first, "--precision", "float64", "--checkpoint_every", "0.2", "--name", name)
+    process = start(first, "train_flow", "--experiments_dir", runs, *flags)
+    assert eventually(lambda: list(runs.glob(f"*-{name}/checkpoints/last")), PATIENCE)
+    for each in (*children(process.pid), process.pid):
+        os.kill(each, signal.SIGKILL)
+    process.communicate()
+    (folder,) = runs.glob(f"*-{name}")
+    reached = checkpoint.load_newest(folder)[1]["step"]
+    again = ended(start(then, "train_flow", "--experiments_dir", runs, "--resume", folder))
+    assert again.folder == folder
+    assert reached < STEPS and f"resumed at step {reached}" in (folder / "training_log.txt").read_text()
+    assert distance(alone, folder) < 1e-8
+
+
+def children(pid: int) -> list[int]:
+    """Every process below this one."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [below for child in map(int, found) for below in (child, *children(child))]
+
+
+def test_shared_generation_writes_the_same_files(
+    alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More batches than processes, the last one short."""
+    flags = ("--run", alone, "--device", "cpu", "--num_samples", 100, "--batch_size", 16, "--steps", 3, "--save_images")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    assert run_here("generate", *flags, "--out", folders[0], capsys=capsys).code == 0
+    assert ended(start(2, "generate", *flags, "--out", folders[1])).folder == folders[1]
+    names = [{str(path.relative_to(each)) for path in each.rglob("*") if path.is_file()} for each in folders]
+    assert names[0] == names[1] and len(names[0]) > 100
+    for name in names[0] - {"config.txt", "timing.txt"}:  # their folder and their seconds
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+
+
+def test_shared_evaluation_finds_the_same(alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--run", alone, "--device", "cpu", "--num_images", 150, "--batch_size", 32)
+    assert run_here("evaluate", *flags, "--out", tmp_path / "one", capsys=capsys).code == 0
+    assert ended(start(2, "evaluate", *flags, "--out", tmp_path / "two")).code == 0
+    reports = [next((tmp_path / name).glob("*.json")).read_text().splitlines() for name in ("one", "two")]
+    one, two = ([line for line in report if '"seconds' not in line] for report in reports)
+    assert one == two
+
+
+@pytest.mark.parametrize("how", ["raised", "killed"])
+def test_the_run_ends_with_the_process_that_dies(how: str, tmp_path: Path) -> None:
+    task = (how, "train_flow", "--experiments_dir", tmp_path, *EXACT)
+    failed = ended(start_several(2, "tests.commands.failing", *task))
+    assert failed.code == (1 if how == "raised" else 128 + signal.SIGKILL)
+    folder = Path(failed.out.strip())
+    status, log = status_of(folder), (folder / "training_log.txt").read_text()
+    assert status["state"] == "failed"
+    if how == "raised":
+        assert status["reason"] == "in process 1 of 2: RuntimeError: the fifth step is too much"
+        assert "in failing_step" in log and log.count("Traceback") == 1
+    else:
+        assert "onnection" in status["reason"] and "Traceback" in log
+
+
+def test_a_mistake_is_said_once(tmp_path: Path) -> None:
+    """One that the first process alone finds, when the others wait for it."""
+    refused = ended(start(2, "train_flow", "--experiments_dir", tmp_path, "--name", "a/b"))
+    assert refused.code == 2 and refused.out == "", refused.err
+    assert len(refused.err.splitlines()) == 1 and "--name" in refused.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "words"),
+    [
+        ("train_flow", ("--batch_size", "2", "--accumulate", "2"), "2 processes"),
+        ("train_flow", ("--coupling", "optimal"), "in one process"),
+        ("reconstruct", (), "GPUS and PROCS"),
+        ("evaluate", ("--compare", "a", "b"), "GPUS and PROCS"),
+    ],
+)
+def test_what_takes_one_process(
+    task: str, flags: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "join", lambda device: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    refused = run_here(task, *flags, capsys=capsys)
+    assert refused.code == 2 and words in refused.err and len(refused.err.splitlines()) == 1
+
+
+def test_stop_saves_a_checkpoint(tmp_path: Path) -> None:
+    """Through make, as on a server; the launcher's own process is the one that is told."""
+    environment = {**os.environ, "EXPERIMENTS_DIR": str(tmp_path), "LAUNCH_WITH": "nohup", "LAUNCH_WAIT": "60"}
+    environment |= {"GPUS": "0", "PROCS": "2", "OMP_NUM_THREADS": "1"}
+    words = " ".join(
+        map(str, (*TINY, "--batch_size", 64, "--max_steps", 10**6, "--eval_every", 0, "--sample_every", 0))
+    )
+    make = ["make", "-s", "-C", str(REPOSITORY)]
+    started = subprocess.run([*make, "train_flow", f"ARGS={words}"], env=environment, capture_output=True, text=True)
+    assert started.returncode == 0, started.stderr
+    (folder,) = (path.parent for path in tmp_path.glob("*/status.json"))
+    assert eventually(lambda: "step" in (folder / "status.json").read_text(), PATIENCE)
+    stopped = subprocess.run([*make, "stop"], env=environment, capture_output=True, text=True)
+    assert "has ended, with exit code 130" in stopped.stderr, stopped.stderr
+    assert status_of(folder)["state"] == "interrupted"
+    assert checkpoint.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0

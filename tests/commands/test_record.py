@@ -1,0 +1,196 @@
+"""record: the row's figures are those of the files it came from, the budget is the process's, and no row is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from models.run import read_config
+from scripts import record
+from scripts.record import COLUMNS, EMPTY_TABLE, add_rows, commit, table_of
+from tests.commands.tasks import REPOSITORY, TINY, Ended, run_here, start_child, status_of
+
+SMALL = ("--network.width", "8", "--network.multipliers", "1", "2", "--num_samples", "10")
+FOREIGN = f"| {' | '.join(['theirs'] * len(COLUMNS))} |\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*words: object) -> Ended:
+        places = "--experiments_dir", tmp_path / "runs", "--records", tmp_path / "records.md"
+        return run_here("record", "--dataset", "digits", "--num_images", 150, *places, *words, capsys=capsys)
+
+    return run
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    lines = path.read_text(encoding="utf-8").split(EMPTY_TABLE)[1].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
+    assert all(len(row) == len(COLUMNS) for row in cells)
+    return [dict(zip(COLUMNS, row, strict=True)) for row in cells]
+
+
+def reports_of(runs: list[Path]) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for run in runs for path in run.glob("evaluation/*/report.json")]
+
+
+def test_a_record_of_two_seeds_and_a_second_one_beside_a_foreign_row(run, tmp_path: Path) -> None:
+    records, experiments = tmp_path / "records.md", tmp_path / "runs"
+    began = time.perf_counter()
+    ended = run("--minutes", 0.15, "--seeds", 0, 1, "--scales", 1.5, "--steps", 3, "--", *SMALL)
+    assert ended.folder == records
+    runs = sorted(experiments.glob("2*-flow-digits-record-0.15min-seed?"))
+    assert [read_config(each)["seed"] for each in runs] == [0, 1] and time.perf_counter() - began > 18
+    figures = [yaml.safe_load((each / "performance_metrics.txt").read_text()) for each in runs]
+    reports = reports_of(runs)
+    (row,) = rows_of(records)
+    _check_figures(row, figures, reports)
+    assert row["entry"].startswith("recipe demo_digits, 0.0") and "1 thread" in row["device"]
+    assert row["sampler, NFE"] == "heun 3, 10" and row["guidance"] == "1.5" and row["images, seeds"] == "150, seeds 0 1"
+    flags = f"--scales 1.5 --steps=3 --num_images=150 -- {' '.join(SMALL)}"
+    assert row["command"] == f"`OMP_NUM_THREADS=1 make record DATASET=digits MINUTES=0.15 SEEDS=\"0 1\" ARGS='{flags}'`"
+    assert row["commit"].removesuffix("-dirty") == commit().removesuffix("-dirty")
+
+    records.write_text(f"Rules.\n\n{records.read_text()}{FOREIGN}\nThe end.\n")
+    # By then the imports alone have spent it: the one step that is always made is all there is.
+    assert run("--minutes", 0.001, "--seeds", 7, "--scales", 1, "--steps", 2, "--", *SMALL).code == 0
+    (last,) = experiments.glob("*-seed7")
+    assert status_of(last)["step"] == 1
+    text = records.read_text()
+    assert text.startswith("Rules.\n\n| date") and text.endswith("|\n\nThe end.\n")
+    first, foreign, second = rows_of(records)
+    assert first == row and set(foreign.values()) == {"theirs"} and second["guidance"] == "1"
+    assert float(second["minutes"]) > 0.02 and "±" not in second["images/s"]
+
+
+def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: list[dict[str, Any]]) -> None:
+    """Every figure of the row is the mean and deviation of those of the two seeds."""
+    seconds = [each["training_seconds"] for each in figures]
+    assert min(seconds) >= 9 and row["minutes"] == f"{max(seconds) / 60:.2f}"
+    expected = {"images/s": [each["images"] / each["training_seconds"] for each in figures]}
+    for name in ("convnet_9216d6eb", "resnet_8d7d9004"):
+        build = name.split("_")[0]
+        results = [report["results"] for report in reports]
+        shares = [100 * each[f"recognised_{name}"]["found"]["value"] for each in results]
+        expected[f"recognised, {build}"] = shares
+        distances = [each[f"fd_{name}"] for each in results]
+        expected[f"distance / floor, {build}"] = [each["found"]["value"] / each["floor"]["value"] for each in distances]
+    expected["accuracy score"] = [100 * report["results"]["cas"]["found"]["value"] for report in reports]
+    for name, values in expected.items():
+        mean, deviation = (float(part) for part in row[name].removesuffix(" %").split(" ± "))
+        rounding = 0.6 if name == "images/s" else 0.006
+        assert mean == pytest.approx(statistics.mean(values), rel=2e-3, abs=rounding), name
+        assert deviation == pytest.approx(statistics.stdev(values), rel=2e-3, abs=rounding), name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--dataset", "digitz"), ("digitz", "did you mean 'digits'")),
+        (("--dataset", "folder"), ("no recipe of train_flow", "-- --recipe")),
+        (("--minutes", 0), ("--minutes 0",)),
+        (("--minutes", "inf"), ("--minutes inf",)),
+        (("--minutes", "ten"), ("ten",)),
+        (("--seeds", 1, 1), ("--seeds 1 1", "each once")),
+        (("--seeds", -1), ("--seeds -1",)),
+        (("--scales", 1, 1), ("--scales 1.0 1.0",)),
+        (("--sampler", "hoin"), ("hoin", "heun")),
+        (("--steps", 0), ("--steps",)),
+        (("--num_images", 100), ("--num_images 100", "more than 128")),
+        (("--num_images", 1000), ("--num_images 1000", "359")),
+        (("--records", "absent/records.md"), ("no folder absent",)),
+        (("--records", "README.md"), ("README.md", "the columns date, data")),
+        (("--minuts", 3), ("--minuts", "did you mean --minutes")),
+        (("--", "--lr", -1), ("--lr -1",)),
+        (("--", "--network.widht", 3), ("--network.widht", "flags of train_flow")),
+        (("--", "--recipe", "vae_mnist"), ("vae_mnist", "train_vae")),
+        (("--", "--init_from", "latest"), ("--init_from", "before")),
+        (("--", "--no-conditional"), ("--no-conditional",)),
+        (("--", "--label_drop", 0, "--guidance_scale", 1), ("--label_drop 0",)),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_mistakes_are_found_before_anything_is_run(words, said, run, tmp_path: Path) -> None:
+    ended = run(*words)
+    assert ended.code == 2 and ended.out == "" and list(tmp_path.iterdir()) == []
+    assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1, ended.err
+    assert all(word in ended.err for word in said), ended.err
+
+
+def test_a_data_set_without_feature_networks(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "pretrained", lambda network, sha256: None)
+    ended = run()
+    assert ended.code == 2 and list(tmp_path.iterdir()) == []
+    assert "make train_classifier ARGS='--dataset digits --network convnet' trains one" in ended.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_a_signal_ends_the_training_first_and_writes_no_row(number: int, code: int, tmp_path: Path) -> None:
+    places = "--experiments_dir", tmp_path / "runs", "--records", tmp_path / "records.md"
+    words = ("--dataset", "digits", "--minutes", 30, *places, "--", *TINY, "--max_steps", 10**6)
+    process = start_child("record", *words)
+    for _ in range(1200):
+        begun = [path.parent for path in tmp_path.glob("runs/*/training_log.txt")]
+        if begun:
+            break
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in err, err
+    status = status_of(begun[0])
+    assert status["state"] == "interrupted" and status["reason"] == signal.Signals(number).name
+    with pytest.raises(ProcessLookupError):
+        os.kill(status["pid"], 0)
+    assert not (tmp_path / "records.md").exists()
+
+
+def test_a_task_that_fails_ends_the_record_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        record.run_task("train_flow", ["--batch_size", "0"])
+    printed = capfd.readouterr()
+    assert ended.value.code == 2 and printed.out == "" and "train_flow has failed: no row" in printed.err
+
+
+def test_rows_that_come_at_once_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "records.md"
+    rows = [FOREIGN.replace("theirs", f"row {k}") for k in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda row: add_rows(path, [row]), rows))
+    assert sorted(path.read_text().splitlines(keepends=True)[2:]) == sorted(rows)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_records_of_the_repository_take_rows() -> None:
+    table, rest = table_of(REPOSITORY / "experiments" / "records.md")
+    assert EMPTY_TABLE in table and "## Rules" in table and rest == ""
+
+
+def test_a_commit_is_dirty_by_anything_but_the_records(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = "-c", "user.name=a", "-c", "user.email=a@b.c"
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "records.md").write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = commit(tmp_path)
+    (tmp_path / "experiments" / "records.md").write_text("2")
+    assert commit(tmp_path) == clean and len(clean) == 12
+    (tmp_path / "network.py").write_text("new")
+    assert commit(tmp_path) == f"{clean}-dirty"

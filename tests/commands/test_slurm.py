@@ -1,0 +1,139 @@
+"""slurm.sh under a Slurm that is not there: what it asks of sbatch, and a job of two machines, stopped and taken up.
+
+The machines of the job are this one twice, with the real torchrun and the real training on each.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from models import checkpoint
+from tests.commands.fake_repository import eventually, path_without
+from tests.commands.tasks import REPOSITORY, TINY, status_of
+
+# Each writes down what it was asked for; srun runs the command once for every machine and hands on what it is sent.
+TOOLS = {
+    "sbatch": 'printf "%s\\n" "$@" >"$FAKE/sbatch"; echo 7001',
+    "scontrol": """printf "%s " "$@" >>"$FAKE/scontrol"
+[[ $1 != show ]] || printf "localhost\\nlocalhost\\n" """,
+    "srun": """shift
+trap 'kill -TERM "${pids[@]}"' TERM
+for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do
+    "$@" &
+    pids+=($!)
+done
+code=0
+for pid in "${pids[@]}"; do
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid" || code=$?; done
+done
+exit "$code" """,
+}
+
+
+class Cluster:
+    """The three commands, in a folder that comes first on PATH. folder: what they write down, and the runs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        tools = folder / "bin"
+        tools.mkdir()
+        for name, text in TOOLS.items():
+            (tools / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+            (tools / name).chmod(0o755)
+        foreign = {name for name in os.environ if name.startswith("SLURM")} | {"GPUS", "PROCS", "NODES", "TIME"}
+        self.env = {name: value for name, value in os.environ.items() if name not in foreign}
+        self.env |= {"PATH": f"{tools}:{os.environ['PATH']}", "FAKE": str(folder), "OMP_NUM_THREADS": "1"}
+        self.env["EXPERIMENTS_DIR"] = str(folder / "my runs")
+
+    def submit(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [REPOSITORY / "scripts" / "slurm.sh", *words]
+        return subprocess.run(command, cwd="/", env={**self.env, **env}, capture_output=True, text=True)
+
+    @contextmanager
+    def job(self, restarts: int, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """The script as Slurm runs it: a copy, in the folder of the submission."""
+        copy = self.folder / "slurm_script"
+        copy.write_bytes((REPOSITORY / "scripts" / "slurm.sh").read_bytes())
+        slurm = {"SLURM_JOB_ID": "7001", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+        slurm |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+        process = subprocess.Popen(
+            ["bash", copy, *words],
+            cwd=REPOSITORY,
+            env={**self.env, **slurm},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def test_what_is_asked_of_sbatch(cluster: Cluster) -> None:
+    done = cluster.submit("train_flow", "--name", "it's $HOME", NODES="2", GPUS="4", TIME="2:00:00")
+    assert done.returncode == 0 and done.stdout == "7001\n", done.stderr
+    asked = (cluster.folder / "sbatch").read_text().splitlines()
+    for words in (["--nodes", "2"], ["--gpus-per-node", "4"], ["--time", "2:00:00"], ["--ntasks-per-node", "1"]):
+        assert asked[asked.index(words[0]) + 1] == words[1]
+    assert asked[-4:] == ["scripts/slurm.sh", "train_flow", "--name", "it's $HOME"]
+    assert cluster.submit("train_flow", GPUS="0").returncode == 0
+    assert "--gpus-per-node" not in (cluster.folder / "sbatch").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "said"),
+    [
+        (("reconstruct",), {}, "no task 'reconstruct' for several processes"),
+        (("train_flow",), {"NODES": "two"}, "NODES=two"),
+        (("train_flow",), {"GPUS": "-1"}, "GPUS=-1"),
+        (("train_flow",), {"PROCS": "0"}, "PROCS=0"),
+        (("train_flow",), {"EXPERIMENTS_DIR": "/proc/none"}, "cannot write to /proc/none"),
+    ],
+)
+def test_mistakes_are_found_before_the_queue(
+    cluster: Cluster, words: tuple[str, ...], env: dict[str, str], said: str
+) -> None:
+    done = cluster.submit(*words, **env)
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (cluster.folder / "sbatch").exists()
+
+
+def test_without_slurm(cluster: Cluster) -> None:
+    done = cluster.submit("train_flow", PATH=path_without(cluster.folder / "path", "sbatch"))
+    assert done.returncode == 2 and "sbatch is not installed" in done.stderr
+
+
+def test_a_job_of_two_machines_whose_time_is_up_goes_on_from_its_checkpoint(cluster: Cluster) -> None:
+    flags = (*TINY, "--batch_size", "64", "--device", "cpu", "--eval_every", "0.2", "--sample_every", "0")
+    with cluster.job(0, "train_flow", *flags, "--max_steps", "1000000", "--name", "a b") as job:
+        runs = cluster.folder / "my runs"
+        assert eventually(lambda: list(runs.glob("*/metrics.csv")), 90)
+        job.send_signal(signal.SIGUSR1)
+        out, err = job.communicate(timeout=90)
+    assert job.returncode == 128 + signal.SIGTERM, err
+    (folder,) = (path.parent for path in runs.glob("*/status.json"))
+    assert out == f"{folder}\n"
+    assert status_of(folder)["state"] == "interrupted"
+    assert (cluster.folder / "scontrol").read_text().endswith("requeue 7001 ")
+    reached = checkpoint.load_newest(folder)[1]["step"]
+
+    with cluster.job(1, "train_flow", *flags, "--max_steps", str(reached + 5), "--name", "a b") as job:
+        out, err = job.communicate(timeout=180)
+    assert job.returncode == 0 and out == f"{folder}\n", err
+    assert f"resumed at step {reached}" in (folder / "training_log.txt").read_text()
+    assert status_of(folder)["state"] == "finished" and status_of(folder)["step"] == reached + 5
+    assert (cluster.folder / "scontrol").read_text().count("requeue") == 1
