@@ -9,9 +9,10 @@ export RAW_ARGS := $(value ARGS)
 WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
 PYTHON := .venv/bin/python
 
-.PHONY: help environment setup demo test lint bench record train_ddpm train_flow train_vae train_latent train_mnist \
-	train_fashion_mnist train_emnist train_cifar10 recipes generate evaluate train_classifier reconstruct encode_dataset \
-	visualize_guidance visualize_distribution interpolate inpaint image_to_image sessions status attach stop clean
+.PHONY: help environment setup demo test lint bench bench_peers record train_ddpm train_flow train_vae train_latent \
+	train_mnist train_fashion_mnist train_emnist train_cifar10 recipes generate evaluate train_classifier reconstruct \
+	encode_dataset visualize_guidance visualize_distribution interpolate inpaint image_to_image sessions status attach \
+	stop clean
 
 help: ## this list
 	@echo 'make TARGET ARGS="--flag value"    flags for the task, quoted as in a shell'
@@ -113,6 +114,9 @@ record: environment ## a row of the records: DATASET=mnist MINUTES=10
 
 bench: environment ## what the loop costs, and every sampler
 	@$(WITH_ARGS) $(PYTHON) -m scripts.bench "$${args[@]}"
+
+bench_peers: environment ## our loop beside those of two other libraries
+	@$(WITH_ARGS) $(PYTHON) -m scripts.bench_peers "$${args[@]}"
 
 clean: ## delete caches and logs of ended sessions, no runs
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -140,6 +140,12 @@ def _one_line(box: str, prog: str) -> str:
     return f"{text}; did you mean --{flag[2:].replace('-', '_')}? (--help lists the flags of {prog})"
 
 
+def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before -- and those after it, which are for another task."""
+    at = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:at]), list(argv[at + 1 :])
+
+
 def check_positive(flags: object, *names: str) -> None:
     """Raises UserError where one of these whole numbers is below 1."""
     for name in names:

@@ -14,7 +14,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,14 +76,13 @@ class _RandomImages:
         return data.ImageData("random", split, split, class_names=tuple("0123456789"), flips=False)
 
 
-class _PILDataset(Dataset):
-    """One image at a time from an array through PIL, as torchvision's data sets do."""
+class PILDataset(Dataset):
+    """One image at a time from an array through PIL and torchvision's transforms, as torchvision's data sets do."""
 
-    def __init__(self, split: data.Split):
+    def __init__(self, split: data.Split, steps: Sequence[Any]):
         from torchvision import transforms  # slow to import, and --help does without
 
-        self.images, self.labels = split.in_memory().squeeze(1).numpy(), split.labels
-        steps = [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
+        self.images, self.labels = split.in_memory().permute(0, 2, 3, 1).squeeze(3).numpy(), split.labels
         self.transform = transforms.Compose(steps)
 
     def __len__(self) -> int:
@@ -99,7 +98,10 @@ class _PILDataset(Dataset):
 def eager_loop(network: nn.Module, split: data.Split, batch_size: int, device: torch.device) -> Callable[[], None]:
     """A step of the loop most small repositories use: PIL, DataLoader, plain Adam, a loss read at every step and an
     average updated parameter by parameter."""
-    loader = DataLoader(_PILDataset(split), batch_size, shuffle=True, drop_last=True)
+    from torchvision import transforms
+
+    images = PILDataset(split, [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
+    loader = DataLoader(images, batch_size, shuffle=True, drop_last=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, foreach=False)
     average = copy.deepcopy(network)
     batches = iter(loader)

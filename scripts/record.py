@@ -33,7 +33,7 @@ from models.evaluation.classifier import Schooling, kept_path, pretrained
 from models.evaluation.feature_networks import NETWORKS
 from models.interrupts import Interrupted, Interrupts
 from models.run import read_yaml, write_text
-from scripts.arguments import gather, last_value, parse, to_arguments, to_config
+from scripts.arguments import gather, last_value, parse, split_at_dashes, to_arguments, to_config
 from scripts.command import run_command
 from scripts.denoising import build_spec, complete, fit_space
 from scripts.evaluate_compare import REPORT
@@ -147,8 +147,8 @@ class Plan:
 
 
 def main(argv: list[str]) -> None:
-    at = argv.index("--") if "--" in argv else len(argv)
-    plan = make_plan(parse(argv[:at], RecordFlags(), "record", DESCRIPTION), argv[at + 1 :])
+    own, further = split_at_dashes(argv)
+    plan = make_plan(parse(own, RecordFlags(), "record", DESCRIPTION), further)
     trained = [train(plan, seed) for seed in plan.flags.seeds]
     rows = [row(plan, trained, index) for index in range(len(plan.flags.scales))]
     add_rows(Path(plan.flags.records), rows)

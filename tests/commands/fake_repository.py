@@ -83,7 +83,7 @@ class FakeRepository:
         for script in (ROOT / "scripts").glob("*.sh"):
             shutil.copy(script, self.root / "scripts")
         shutil.copy(ROOT / "Makefile", self.root)
-        for task in ("fake", "train_ddpm", "train_flow", "generate"):
+        for task in ("fake", "train_ddpm", "train_flow", "generate", "record"):
             (self.root / "scripts" / f"{task}.py").write_text(TASK)
         for name in ("requirements.txt", "requirements-dev.txt"):
             (self.root / name).write_text("")

@@ -76,6 +76,12 @@ def test_each_recipe_has_a_target(repository: FakeRepository, name: str) -> None
     assert given == ["--recipe", name, "--seed", "3"]
 
 
+def test_a_record_takes_its_data_set_minutes_and_seeds_as_variables(repository: FakeRepository) -> None:
+    given = make(repository, "record", "FOREGROUND=1", "DATASET=mnist", "MINUTES=1", "SEEDS=0 1", "ARGS=-- --lr 1e-3")
+    assert given == ["--dataset", "mnist", "--minutes", "1", "--seeds", "0", "1", "--", "--lr", "1e-3"]
+    assert make(repository, "record", "FOREGROUND=1") == []
+
+
 def test_training_is_detached_and_generating_is_not(repository: FakeRepository) -> None:
     assert make(repository, "train_flow", "ARGS=--seed 3", LAUNCH_WITH="nohup") == ["--seed", "3"]
     assert len(list(repository.launch.glob("*/argv"))) == 1
