@@ -27,7 +27,7 @@ class Digits:
         """Read the digits; `root` is not used."""
         from sklearn.datasets import load_digits
 
-        values, labels = load_digits(return_X_y=True)
+        values, labels = map(np.asarray, load_digits(return_X_y=True))
         images = np.rint(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         test = _stratified(labels)
         return ImageData(
