@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from models import checkpoint, distributed
+from models.budget import Budget
 from models.ema import EMA
 from models.interrupts import Interrupted, Interrupts
 from models.objectives import Objective, TestLoss
@@ -49,11 +50,9 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """epochs, max_steps, max_minutes: the budget, whichever ends first (None: no limit). wall_clock: the minutes are
-    those since the process began. eval_every, sample_every, checkpoint_every: in epochs, 0 for at the end only.
-    best_by: the column of metrics.csv whose least value marks the best checkpoint. patience: evaluations without a
-    better one before an early stop, 0 for never. clip: largest gradient norm, 0 for none. ema_half_life: as a share of
-    the run."""
+    """eval_every, sample_every, checkpoint_every: in epochs, 0 for at the end only. best_by: the column of metrics.csv
+    whose least value marks the best checkpoint. patience: evaluations without a better one before an early stop, 0 for
+    never. clip: largest gradient norm, 0 for none. ema_half_life: as a share of the run."""
 
     batch_size: int
     accumulate: int
@@ -63,10 +62,7 @@ class TrainSettings:
     betas: tuple[float, float]
     clip: float
     ema_half_life: float
-    epochs: float | None
-    max_steps: int | None
-    max_minutes: float | None
-    wall_clock: bool
+    budget: Budget
     eval_every: float
     sample_every: float
     checkpoint_every: float
@@ -113,6 +109,7 @@ class Trainer:
         self.loss = objective.loss_of(fast)
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
         self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
+        self.total_steps = settings.budget.steps(dataset_size, settings.batch_size)
         self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
         self.best_loss = float("inf")
@@ -132,24 +129,9 @@ class Trainer:
         return self.step * self.settings.batch_size / self.dataset_size
 
     @property
-    def total_steps(self) -> int | None:
-        """The step at which the budget of epochs or steps ends; None if only minutes limit the run."""
-        limits = []
-        if self.settings.epochs is not None:
-            limits.append(-int(-self.settings.epochs * self.dataset_size // self.settings.batch_size))
-        if self.settings.max_steps is not None:
-            limits.append(self.settings.max_steps)
-        return max(1, min(limits)) if limits else None
-
-    @property
     def progress(self) -> float:
         """The share of the budget that is spent, 0..1."""
-        shares = [0.0]
-        if self.total_steps is not None:
-            shares.append(self.step / self.total_steps)
-        if self.settings.max_minutes is not None:
-            shares.append(self.seconds / 60 / self.settings.max_minutes)
-        return min(1.0, max(shares))
+        return self.settings.budget.spent(self.total_steps, self.step, self.seconds)
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -214,7 +196,7 @@ class Trainer:
         with ProgressBar(self.run) as bar:
             while self.progress < 1:
                 # By the wall clock a step also takes what came before it: start-up, evaluation, pictures, checkpoints.
-                started, epoch = ended if settings.wall_clock else time.perf_counter(), self.epoch
+                started, epoch = ended if settings.budget.wall_clock else time.perf_counter(), self.epoch
                 self.train_step()
                 due = [_due(every, epoch, self.epoch) for every in (settings.eval_every, settings.sample_every)]
                 if self.step % READ_EVERY == 0 or any(due):
@@ -237,7 +219,11 @@ class Trainer:
 
     def _place(self) -> dict[str, Any]:
         """Where the run stands, as status.json says it."""
-        return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
+        return {
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "progress": round(self.progress, 4),
+        }
 
     def _describe_now(self) -> str:
         loss, count = self.gathered[:, 0].tolist()

@@ -20,6 +20,7 @@ from data import ImageData, Split
 from data.batches import Batches
 from data.sources.streamed import Broken
 from models import build, checkpoint, distributed
+from models.budget import Budget
 from models.build import NEEDED
 from models.errors import UserError
 from models.interrupts import Interrupts
@@ -275,10 +276,7 @@ def build_settings(
         betas=optimizer.betas,
         clip=optimizer.clip,
         ema_half_life=optimizer.ema,
-        epochs=budget.epochs,
-        max_steps=budget.max_steps,
-        max_minutes=budget.max_minutes,
-        wall_clock=budget.wall_clock,
+        budget=Budget(budget.epochs, budget.max_steps, budget.max_minutes, budget.wall_clock),
         eval_every=report.eval_every,
         sample_every=report.sample_every,
         checkpoint_every=report.checkpoint_every,
@@ -299,6 +297,7 @@ def describe(dataset: ImageData, word: str, network: nn.Module, run: RunFlags) -
         f"{dataset.name} {shape}: {len(dataset.train)} train, {len(dataset.test)} test images"
         f"{', streamed from their files' if dataset.broken else ''}, "
         f"{len(dataset.class_names)} classes; {word} of {parameters:,} parameters on {run.device}, {run.precision}"
+        + (f", {distributed.size()} processes" if distributed.size() > 1 else "")
     )
 
 

@@ -21,7 +21,8 @@ LAYERS = (
     {"denoiser", "spaces", "autoencoders", "encoded"},
     {"samplers", "guidance", "losses", "inversion", "inpainting"},
     {
-        *("autoencoder_objective", "build", "ema", "evaluation", "generation", "interrupts", "objectives", "optim"),
+        *("autoencoder_objective", "budget", "build", "ema", "evaluation"),
+        *("generation", "interrupts", "objectives", "optim"),
         *("figures", "latent_space", "pictures", "plots", "progress", "training"),
     },
 )
