@@ -3,12 +3,15 @@ torch.distributed.
 
 torchrun starts them, on one machine or several, and says so in the environment; a process of its own is the first of
 one, and every function here then costs nothing. Gradients travel by NCCL where there are GPUs, all else between the
-CPUs, by gloo.
+CPUs, by gloo. As a program it is torchrun with our exit codes, which `launch.sh` and `slurm.sh` call:
+
+    python -m models.distributed [TORCHRUN OPTIONS] -m scripts.TASK [FLAGS]
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +33,8 @@ Result = TypeVar("Result")
 PATIENCE = timedelta(hours=2)
 # How long a process that fails lets another say why it failed first.
 COURTESY_SECONDS = 5.0
+# What a process that was asked to stop has for its last checkpoint.
+SHUTDOWN_SECONDS = "120"
 
 _hosts: dist.ProcessGroup | None = None
 
@@ -169,9 +174,9 @@ def without_sync(network: nn.Module) -> AbstractContextManager[None]:
 # -- starting ----------------------------------------------------------------------------------------------------------
 
 
-def launch(options: Sequence[str], module: str, arguments: Sequence[str]) -> int:
-    """torchrun with its options and a module with its own, in this process; without torchrun's report, since what the
-    module said says more.
+def launch(argv: Sequence[str]) -> int:
+    """torchrun in this process, with `OPTIONS -m MODULE ARGUMENTS`, threads that do not crowd each other, and without
+    its own report: what the module said says more.
 
     Returns the exit code of the process that failed first, or 128 and the signal that ended this one; 0 if all is well.
     """
@@ -181,10 +186,13 @@ def launch(options: Sequence[str], module: str, arguments: Sequence[str]) -> int
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    at = argv.index("-m") + 2
+    parsed = run.parse_args(argv[:at])
+    parsed.training_script_args = list(argv[at:])  # Parsed with the others torchrun would take some for its own.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads(int(parsed.nproc_per_node))))
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
-        parsed = run.parse_args([*options, "-m", module])
-        parsed.training_script_args = list(arguments)  # torchrun would take some of them for its own
         run.run(parsed)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
@@ -192,3 +200,14 @@ def launch(options: Sequence[str], module: str, arguments: Sequence[str]) -> int
     except SignalException as error:
         return 128 + error.sigval
     return 0
+
+
+def threads(processes: int) -> int:
+    """Cores for each of the processes on this machine, at least 1."""
+    import psutil
+
+    return max(1, (psutil.cpu_count(logical=False) or os.cpu_count() or 1) // processes)
+
+
+if __name__ == "__main__":
+    sys.exit(launch(sys.argv[1:]))

@@ -158,7 +158,7 @@ shift
 check_task "$task"
 choose_processes
 command=(.venv/bin/python -m)
-((processes == 1)) || command+=(scripts.processes --nproc-per-node "$processes" -m)
+((processes == 1)) || command+=(models.distributed --nproc-per-node "$processes" -m)
 command+=("scripts.$task" "$@")
 
 for word in "$@"; do

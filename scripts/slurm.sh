@@ -58,7 +58,7 @@ run() { # TASK FLAGS...
     ((processes > 0)) || processes=${PROCS:-1}
     folder=$(earlier_run)
     [[ $task != train_* || -z $folder ]] || set -- "$@" --resume "$folder"
-    srun --kill-on-bad-exit=1 .venv/bin/python -m scripts.processes --nnodes "${SLURM_JOB_NUM_NODES:-1}" \
+    srun --kill-on-bad-exit=1 .venv/bin/python -m models.distributed --nnodes "${SLURM_JOB_NUM_NODES:-1}" \
         --nproc-per-node "$processes" --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
         --rdzv-endpoint "$head:$((20000 + SLURM_JOB_ID % 20000))" -m "scripts.$task" "$@" \
         >"$record.${SLURM_RESTART_COUNT:-0}.out" &

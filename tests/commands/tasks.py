@@ -68,6 +68,11 @@ def run_here(task: str, *arguments: object, capsys: pytest.CaptureFixture[str]) 
 
 def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     """The task as a process of its own, in one thread; HUP ends it even where the tests themselves run under nohup."""
+    return start_module(f"scripts.{task}", *arguments, **options)
+
+
+def start_module(module: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """The same of any module."""
     prepare = options.pop("preexec_fn", None)
 
     def as_from_a_terminal() -> None:
@@ -76,7 +81,7 @@ def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Pop
             prepare()
 
     return subprocess.Popen(
-        [sys.executable, "-m", f"scripts.{task}", *(str(word) for word in arguments)],
+        [sys.executable, "-m", module, *(str(word) for word in arguments)],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -89,7 +94,7 @@ def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Pop
 
 def start_several(processes: int, module: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     """A module in several processes of this machine, in one thread each."""
-    return start_child("processes", "--nproc-per-node", processes, "-m", module, *arguments, **options)
+    return start_module("models.distributed", "--nproc-per-node", processes, "-m", module, *arguments, **options)
 
 
 def run_child(task: str, *arguments: object, **options: Any) -> Ended:

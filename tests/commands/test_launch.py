@@ -150,7 +150,10 @@ def test_mistakes_are_one_line_and_leave_nothing(repository: FakeRepository) -> 
     for task in ("nope", "../fake", "launch", ""):
         done = repository.run("scripts/launch.sh", task)
         assert done.returncode == 2
-        assert done.stderr == f"error: no task '{task}' in scripts/; there are: fake generate train_ddpm train_flow\n"
+        assert (
+            done.stderr
+            == f"error: no task '{task}' in scripts/; there are: fake generate record train_ddpm train_flow\n"
+        )
     done = repository.run("scripts/launch.sh", "fake", LAUNCH_WITH="cron")
     assert (done.returncode, done.stderr) == (2, "error: LAUNCH_WITH=cron: choose screen, tmux or nohup\n")
     assert repository.run("scripts/launch.sh").returncode == 2

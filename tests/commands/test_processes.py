@@ -127,7 +127,8 @@ def test_shared_evaluation_finds_the_same(alone: Path, tmp_path: Path, capsys: p
 def test_the_run_ends_with_the_process_that_dies(how: str, tmp_path: Path) -> None:
     task = (how, "train_flow", "--experiments_dir", tmp_path, *EXACT)
     failed = ended(start_several(2, "tests.commands.failing", *task))
-    assert failed.code == (1 if how == "raised" else 128 + signal.SIGKILL)
+    # Of one that was killed the other notices at once, and either may be taken for the first.
+    assert failed.code in {"raised": [1], "killed": [1, 128 + signal.SIGKILL]}[how]
     folder = Path(failed.out.strip())
     status, log = status_of(folder), (folder / "training_log.txt").read_text()
     assert status["state"] == "failed"

@@ -223,7 +223,8 @@ def test_forked_processes_do_not_move_each_other_in_a_zip(forty: Path) -> None:
 
 
 READ = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
 import data
 from data.batches import Batches
 from pathlib import Path
