@@ -17,7 +17,8 @@ settings.load_profile("patient")
 @pytest.fixture(autouse=True)
 def _usual_numbers() -> Iterator[None]:
     """Tasks flush denormals in their process, and hypothesis cannot draw numbers in one that does; or compute in
-    float64."""
+    float64, or in more threads."""
     yield
+    torch.set_num_threads(1)
     torch.set_flush_denormal(False)
     torch.set_default_dtype(torch.float32)

@@ -45,9 +45,8 @@ def wait_for_step(process: subprocess.Popen[str], runs: Path, step: int) -> Path
     raise AssertionError(f"no checkpoint at step {step}")
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_at_random_steps_and_resumed_equals_uninterrupted(seed: int, tmp_path: Path, uninterrupted: str) -> None:
-    chance = random.Random(seed)
+def test_killed_at_random_steps_and_resumed_equals_uninterrupted(tmp_path: Path, uninterrupted: str) -> None:
+    chance = random.Random(0)
     process = start_child("train_flow", *LONG, "--experiments_dir", tmp_path)
     run = wait_for_step(process, tmp_path, chance.randrange(4, 50))
     time.sleep(chance.random() * 0.2)

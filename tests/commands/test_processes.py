@@ -77,18 +77,16 @@ def test_two_processes_are_one(runs: Path, alone: Path) -> None:
     assert 0 < distance(alone, together) < 1e-3
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_killed_and_resumed_by_another_number_of_processes(runs: Path, alone: Path, first: int, then: int) -> None:
-    name = f"killed-{first}"
-    flags = (*EXACT, "--accumulate", 4 // first, "--precision", "float64", "--checkpoint_every", "0.2", "--name", name)
-    process = start(first, "train_flow", "--experiments_dir", runs, *flags)
-    assert eventually(lambda: list(runs.glob(f"*-{name}/checkpoints/last")), PATIENCE)
+def test_killed_and_resumed_by_another_number_of_processes(runs: Path, alone: Path) -> None:
+    flags = (*EXACT, "--accumulate", 4, "--precision", "float64", "--checkpoint_every", "0.2", "--name", "killed")
+    process = start(1, "train_flow", "--experiments_dir", runs, *flags)
+    assert eventually(lambda: list(runs.glob("*-killed/checkpoints/last")), PATIENCE)
     for each in (*children(process.pid), process.pid):
         os.kill(each, signal.SIGKILL)
     process.communicate()
-    (folder,) = runs.glob(f"*-{name}")
+    (folder,) = runs.glob("*-killed")
     reached = checkpoint.load_newest(folder)[1]["step"]
-    again = ended(start(then, "train_flow", "--experiments_dir", runs, "--resume", folder))
+    again = ended(start(2, "train_flow", "--experiments_dir", runs, "--resume", folder))
     assert again.folder == folder
     assert reached < STEPS and f"resumed at step {reached}" in (folder / "training_log.txt").read_text()
     assert distance(alone, folder) < 1e-8
@@ -119,7 +117,7 @@ def test_shared_evaluation_finds_the_same(alone: Path, tmp_path: Path, capsys: p
     assert run_here("evaluate", *flags, "--out", tmp_path / "one", capsys=capsys).code == 0
     assert ended(start(2, "evaluate", *flags, "--out", tmp_path / "two")).code == 0
     reports = [next((tmp_path / name).glob("*.json")).read_text().splitlines() for name in ("one", "two")]
-    one, two = ([line for line in report if '"seconds' not in line] for report in reports)
+    one, two = ([line for line in report if '"seconds' not in line and '"threads"' not in line] for report in reports)
     assert one == two
 
 

@@ -49,10 +49,10 @@ def reports_of(runs: list[Path]) -> list[dict[str, Any]]:
 def test_a_record_of_two_seeds_and_a_second_one_beside_a_foreign_row(run, tmp_path: Path) -> None:
     records, experiments = tmp_path / "records.md", tmp_path / "runs"
     began = time.perf_counter()
-    ended = run("--minutes", 0.15, "--seeds", 0, 1, "--scales", 1.5, "--steps", 3, "--", *SMALL)
+    ended = run("--minutes", 0.1, "--seeds", 0, 1, "--scales", 1.5, "--steps", 3, "--", *SMALL)
     assert ended.folder == records
-    runs = sorted(experiments.glob("2*-flow-digits-record-0.15min-seed?"))
-    assert [read_config(each)["seed"] for each in runs] == [0, 1] and time.perf_counter() - began > 18
+    runs = sorted(experiments.glob("2*-flow-digits-record-0.1min-seed?"))
+    assert [read_config(each)["seed"] for each in runs] == [0, 1] and time.perf_counter() - began > 12
     figures = [yaml.safe_load((each / "performance_metrics.txt").read_text()) for each in runs]
     reports = reports_of(runs)
     (row,) = rows_of(records)
@@ -60,7 +60,7 @@ def test_a_record_of_two_seeds_and_a_second_one_beside_a_foreign_row(run, tmp_pa
     assert row["entry"].startswith("recipe demo_digits, 0.0") and "1 thread" in row["device"]
     assert row["sampler, NFE"] == "heun 3, 10" and row["guidance"] == "1.5" and row["images, seeds"] == "150, seeds 0 1"
     flags = f"--scales 1.5 --steps=3 --num_images=150 -- {' '.join(SMALL)}"
-    assert row["command"] == f"`OMP_NUM_THREADS=1 make record DATASET=digits MINUTES=0.15 SEEDS=\"0 1\" ARGS='{flags}'`"
+    assert row["command"] == f"`OMP_NUM_THREADS=1 make record DATASET=digits MINUTES=0.1 SEEDS=\"0 1\" ARGS='{flags}'`"
     assert row["commit"].removesuffix("-dirty") == commit().removesuffix("-dirty")
 
     records.write_text(f"Rules.\n\n{records.read_text()}{FOREIGN}\nThe end.\n")
@@ -78,7 +78,7 @@ def test_a_record_of_two_seeds_and_a_second_one_beside_a_foreign_row(run, tmp_pa
 def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: list[dict[str, Any]]) -> None:
     """Every figure of the row is the mean and deviation of those of the two seeds."""
     seconds = [each["training_seconds"] for each in figures]
-    assert min(seconds) >= 9 and row["minutes"] == f"{max(seconds) / 60:.2f}"
+    assert min(seconds) >= 6 and row["minutes"] == f"{max(seconds) / 60:.2f}"
     expected = {"images/s": [each["images"] / each["training_seconds"] for each in figures]}
     for name in ("convnet_9216d6eb", "resnet_8d7d9004"):
         build = name.split("_")[0]
@@ -136,8 +136,7 @@ def test_a_data_set_without_feature_networks(run, tmp_path: Path, monkeypatch: p
     assert "make train_classifier ARGS='--dataset digits --network convnet' trains one" in ended.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
-def test_a_signal_ends_the_training_first_and_writes_no_row(number: int, code: int, tmp_path: Path) -> None:
+def test_a_signal_ends_the_training_first_and_writes_no_row(tmp_path: Path) -> None:
     places = "--experiments_dir", tmp_path / "runs", "--records", tmp_path / "records.md"
     words = ("--dataset", "digits", "--minutes", 30, *places, "--", *TINY, "--max_steps", 10**6)
     process = start_child("record", *words)
@@ -148,11 +147,11 @@ def test_a_signal_ends_the_training_first_and_writes_no_row(number: int, code: i
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     time.sleep(0.5)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == code and "Traceback" not in err, err
+    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in err, err
     status = status_of(begun[0])
-    assert status["state"] == "interrupted" and status["reason"] == signal.Signals(number).name
+    assert status["state"] == "interrupted" and status["reason"] == "SIGINT"
     with pytest.raises(ProcessLookupError):
         os.kill(status["pid"], 0)
     assert not (tmp_path / "records.md").exists()
