@@ -15,7 +15,7 @@ from typing import Any
 
 from data.errors import DataError
 from data.images import ImageData
-from data.sources.trees import MAX_FILE_BYTES, Tree, check_share, hold_out
+from data.sources.trees import MAX_FILE_BYTES, Tree, check_share, hold_out, look_for
 
 _TEST_NAMES = ("test", "validation", "val")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -92,8 +92,8 @@ class Hf:
         if not self.path:
             raise DataError("the data set hf needs --dataset.path: a name on the hub, or a folder or file")
         package = _package()
-        places = (Path(self.path).expanduser(), root / self.path)
-        place = next((each.absolute() for each in places if each.exists()), None)
+        found = look_for(self.path, root)
+        place = None if found is None else found.absolute()
         if place is None and (Path(self.path).suffix in _FILES or not _HUB_ID.fullmatch(self.path)):
             raise DataError(f"{self.path} is neither in {Path.cwd()} nor in {root}, and no name on the hub")
         try:

@@ -111,7 +111,7 @@ class Muon(torch.optim.AdamW):
         if self.found_inf is not None:
             gradient = torch.where(self.found_inf > 0, 0.0, gradient)
         state = self.state[p]
-        if not state:
+        if not state:  # AdamW's own loading expects a step of every state
             state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(p)
         momentum = state["momentum"].lerp_(gradient, 1 - self.momentum)
         return gradient.lerp(momentum, self.momentum).flatten(1)

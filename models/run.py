@@ -173,7 +173,6 @@ class Run:
         self.silent = silent
         self.echo: Callable[[str], None] = _tell
         self._status = status
-        self._is_shared = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._trouble: OSError | None = None
@@ -275,14 +274,10 @@ class Run:
         with self._lock:
             # JSON has no words for what is not finite.
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-            if self._is_shared and (failed := self._failure()) is not None:
-                plain |= failed
+            if plain.get("state") != "running":  # which a run says as it begins, perhaps after a failure
+                plain |= self._failure() or {}
             self._status.update(plain, heartbeat=_now())
             write_text(self.folder / STATUS, json.dumps(self._status, indent=2) + "\n")
-
-    def share(self) -> None:
-        """From now on other processes may mark the folder failed."""
-        self._is_shared = True
 
     def _failure(self) -> dict[str, Any] | None:
         """What the folder says of a failure."""
@@ -294,16 +289,13 @@ class Run:
 
     def fail(self, reason: str, trace: str) -> None:
         """Marks the folder failed, with the traceback in the log. Of several processes the first to say so is heard."""
-        heard = (self.silent or self._is_shared) and self._failure() is not None
-        if self.silent:
-            if heard:
-                return
-            with suppress(UserError):
-                self._status = read_status(self.folder)
-            self.silent = False
-        # A full disk or a removed folder is often the very reason. Who watches sees Python print the traceback.
-        with suppress(OSError):
-            if not heard:
+        if self._failure() is None:
+            if self.silent:
+                with suppress(UserError):
+                    self._status = read_status(self.folder)
+                self.silent = False
+            # A full disk or a removed folder is often the very reason. Who watches sees Python print the traceback.
+            with suppress(OSError):
                 self._append(trace)
         self.end("failed", reason)
 

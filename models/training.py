@@ -192,7 +192,7 @@ class Trainer:
         settings = self.settings
         if settings.tensorboard and distributed.is_first():
             self.board = Board(self.run.folder / "tensorboard", self.step)
-        ended = time.perf_counter() - process_age()
+        ended = time.perf_counter() - (process_age() if settings.budget.wall_clock else 0)
         with ProgressBar(self.run) as bar:
             while self.progress < 1:
                 # By the wall clock a step also takes what came before it: start-up, evaluation, pictures, checkpoints.

@@ -195,6 +195,7 @@ def serve(link: Connection, name: str, argv: Sequence[str], folder: str) -> None
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     torch.manual_seed(0)
     _, match = read(argv)
+    build.prepare_device(match.device, match.settings.run.precision)
     peer = PEERS[name](match, Path(folder) / name)
     link.send("ready")
     while True:

@@ -20,12 +20,13 @@ from scripts.command import run_command
 
 
 def main(argv: list[str]) -> None:
-    if distributed.size() > 1 and {"--compare", "--every_checkpoint", "--every-checkpoint", "--samples"} & set(argv):
+    flags = {word.partition("=")[0].replace("-", "_") for word in argv}
+    if distributed.size() > 1 and flags & {"__compare", "__every_checkpoint", "__samples"}:
         raise UserError("this evaluation generates nothing that could be shared out: leave out GPUS and PROCS")
-    if any(word.partition("=")[0] == "--compare" for word in argv):
+    if "__compare" in flags:
         evaluate_compare.main(argv)
         return
-    if {"--every_checkpoint", "--every-checkpoint"} & set(argv):
+    if "__every_checkpoint" in flags:
         evaluate_checkpoints.main(argv)
         return
     task = last_value(argv, "task") or DEFAULT

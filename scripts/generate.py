@@ -79,14 +79,15 @@ def main(argv: list[str]) -> None:
     paths = _checkpoints(flags)
     loaded = load_model(paths[-1], flags.model)
     if flags.export is not None:
-        export_run(loaded, flags.export)
+        if distributed.is_first():
+            export_run(loaded, flags.export)
         return
     sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
     labels = choose_labels(loaded, flags.labels, flags.num_samples)
     sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None)
     if not distributed.is_first():
-        sampler.assist(paths)
+        sampler.assist(loaded, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
         if flags.every_checkpoint:
@@ -151,10 +152,11 @@ class _Sampler:
         """Images of each checkpoint."""
         return min(self.flags.num_samples, FRAMED) if self.flags.every_checkpoint else self.flags.num_samples
 
-    def assist(self, paths: list[Path]) -> None:
+    def assist(self, loaded: Loaded, paths: list[Path]) -> None:
         """This process's share of the images, for the first process, which writes them."""
-        for path in paths:
-            for _ in self.batches(load_model(path, self.flags.model)):
+        every = (load_model(path, self.flags.model) for path in paths)
+        for each in every if self.flags.every_checkpoint else [loaded]:
+            for _ in self.batches(each):
                 pass
 
     def batches(self, loaded: Loaded) -> Iterator[Generated]:

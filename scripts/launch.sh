@@ -22,9 +22,9 @@ usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' scripts/launch.sh >&2; }
 
 check_task() {
     local tasks
-    tasks=$(grep -l '__main__' scripts/*.py 2>/dev/null | sed 's|.*/||; s|\.py$||' | tr '\n' ' ' || true)
+    tasks=$(tasks_with '__main__')
     [[ $1 =~ ^[a-z][a-z0-9_]*$ && " $tasks" == *" $1 "* ]] || die 2 "no task '$1' in scripts/; there are: ${tasks% }"
-    [[ -x .venv/bin/python ]] || die 2 "no environment in .venv: run 'make setup' first"
+    need_environment
 }
 
 # Sets `processes`; GPUS=0 hides the GPUs.

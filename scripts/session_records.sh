@@ -10,6 +10,14 @@ die() { # CODE MESSAGE
     exit "$1"
 }
 
+tasks_with() { # PATTERN: the files scripts/*.py that hold it, by their tasks' names, each with a blank after it
+    grep -l -- "$1" scripts/*.py 2>/dev/null | sed 's|.*/||; s|\.py$||' | tr '\n' ' ' || true
+}
+
+need_environment() {
+    [[ -x .venv/bin/python ]] || die 2 "no environment in .venv: run 'make setup' first"
+}
+
 launch_folder() {
     local folder=${EXPERIMENTS_DIR:-experiments}/.launch
     case $folder in

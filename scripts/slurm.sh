@@ -24,12 +24,12 @@ usage() { sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//p;}' scripts/slurm.sh >
 
 check() { # TASK
     local tasks
-    tasks=$(grep -l 'parallel=True' scripts/*.py 2>/dev/null | sed 's|.*/||; s|\.py$||' | tr '\n' ' ' || true)
+    tasks=$(tasks_with 'parallel=True')
     [[ " $tasks" == *" $1 "* ]] || die 2 "no task '$1' for several processes; there are: ${tasks% }"
     [[ ${NODES:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die 2 "NODES=$NODES: how many machines"
     [[ ${GPUS:-1} =~ ^[0-9]{1,2}$ ]] || die 2 "GPUS=$GPUS: how many GPUs of each machine, 0 for the CPUs"
     [[ ${PROCS:-1} =~ ^[1-9][0-9]{0,2}$ ]] || die 2 "PROCS=$PROCS: how many processes on each machine"
-    [[ -x .venv/bin/python ]] || die 2 "no environment in .venv: run 'make setup' first"
+    need_environment
 }
 
 submit() { # TASK FLAGS...

@@ -147,8 +147,6 @@ def _open_run(folder: Path | None, task: str, flags: AnyFlags, prepared: Prepare
     if not opened:
         return Run.accompany(place)
     print(place, flush=True)
-    if distributed.size() > 1:
-        opened[0].share()
     return opened[0]
 
 

@@ -104,11 +104,16 @@ def open_tree(path: Path) -> Tree:
 def find(path: str, root: Path) -> Path:
     """A path that is meant from here or, failing that, from the data root. Raises DataError."""
     here = Path(path).expanduser()
-    if here.exists() or here.is_absolute():
-        return here
-    if (root / here).exists():
-        return root / here
-    raise DataError(f"{path} is neither in {Path.cwd()} nor in {root}: name a folder or a zip of images")
+    found = here if here.is_absolute() else look_for(path, root)
+    if found is None:
+        raise DataError(f"{path} is neither in {Path.cwd()} nor in {root}: name a folder or a zip of images")
+    return found
+
+
+def look_for(path: str, root: Path) -> Path | None:
+    """What lies at a path from here or, failing that, from the data root; None if nothing does."""
+    here = Path(path).expanduser()
+    return next((place for place in (here, root / here) if place.exists()), None)
 
 
 def common_folder(names: list[str]) -> str:
