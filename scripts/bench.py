@@ -15,10 +15,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, cast, get_args
 from zipfile import ZipFile
 
 import numpy as np
@@ -35,11 +35,11 @@ from models.progress import peak_memory
 from models.run import Run, write_text
 from models.samplers import SAMPLERS
 from models.training import Trainer
-from scripts.arguments import check_positive, gather, parse
+from scripts.arguments import check_positive, gather, parse, split_at_dashes, to_config
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, complete, fit_space
 from scripts.flags import FLOW, TrainFlags, usual_workers
-from scripts.training import fingerprint, resolve
+from scripts.training import check, fingerprint, resolve
 
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
@@ -47,12 +47,20 @@ SAMPLED = 64
 TURN = 10  # Steps of a turn, where workers read two batches ahead: what they do in another's turn is little.
 
 
+DESCRIPTION = """Measure the loop and the samplers. Prints the table's path.
+
+Flags after -- are for train_flow, as in: -- --compile --network.width 8"""
+Table = Literal["training", "streaming", "sampling"]
+
+
 @dataclass(frozen=True)
 class BenchFlags:
     """Settings of `bench`."""
 
     recipe: str = "mnist"
-    """The network and batch size measured, by recipe of train_flow."""
+    """The network, optimizer and batch size measured, by recipe of train_flow."""
+    tables: tuple[Table, ...] = get_args(Table)
+    """What is measured."""
     rounds: int = 15
     """Interleaved rounds; the median is reported."""
     images: str = ""
@@ -129,9 +137,11 @@ def eager_loop(network: nn.Module, split: data.Split, batch_size: int, device: t
     return step
 
 
-def bare_step(network: nn.Module, batch_size: int, shape: tuple[int, ...], device: torch.device):
+def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], device: torch.device):
     """Forward, backward and update on one fixed batch, and nothing else."""
-    optimizer = build_optimizer(network, 1e-4, 0.01, (0.9, 0.99))
+    batch_size = settings.optimizer.batch_size
+    optimizer = build_optimizer(network, 1e-4, 0.01, (0.9, 0.99), settings.optimizer.optimizer)
+    network = cast(nn.Module, torch.compile(network)) if settings.run.compile else network
     noisy, target = (torch.randn(batch_size, *shape, device=device) for _ in range(2))
     t, label = torch.rand(batch_size, device=device), torch.randint(0, 10, (batch_size,), device=device)
 
@@ -168,13 +178,18 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     size = settings.optimizer.batch_size
     steps = {
         "our loop": trainer.train_step,
-        "bare step": bare_step(networks[0], size, tuple(images.train.images.shape[1:]), device),
+        "bare step": bare_step(networks[0], settings, tuple(images.train.images.shape[1:]), device),
         "eager PIL loop": eager_loop(networks[1], images.train, size, device),
     }
     seconds = interleaved(steps, flags.rounds, device)
     run.end("finished")
     bare = seconds["bare step"]
-    lines = [f"one step of {settings.network} at batch {size}, {flags.rounds} interleaved rounds, {device}"]
+    parameters = sum(each.numel() for each in prepared.network.parameters()) / 1e6
+    compiled = ", compiled but for the eager loop" if settings.run.compile else ""
+    lines = [
+        f"one step of {settings.network} of {parameters:.2f} M parameters{compiled}, {settings.optimizer.optimizer}, "
+        f"batch {size}, {flags.rounds} interleaved rounds, {device}"
+    ]
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(values, bare, strict=True))
         speed = size / statistics.median(values)
@@ -251,22 +266,22 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, BenchFlags(), "bench", "Measure the loop and the samplers. Prints the table's path.")
+    own, further = split_at_dashes(argv)
+    flags = parse(own, BenchFlags(), "bench", DESCRIPTION)
     check_positive(flags, "rounds", "workers")
-    settings = parse(gather(["--recipe", flags.recipe], "train_flow"), FLOW, "bench", "")
-    settings = complete(
-        resolve(replace(settings, run=replace(settings.run, device=flags.device, workers=flags.workers)))
-    )
+    words = ["--recipe", flags.recipe, *further, "--device", flags.device, "--workers", str(flags.workers)]
+    settings = complete(resolve(parse(gather(words, "train_flow"), FLOW, "train_flow", "")))
+    check(to_config(settings))
     device = torch.device(settings.run.device)
     build.prepare_device(device)
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        tables = (
-            _training_table(flags, settings, place, device),
-            _streaming_table(flags, settings, place, device),
-            _sampler_table(settings, device),
-        )
-        lines = [line for table in tables for line in (*table, "")]
+        measure: dict[str, Callable[[], list[str]]] = {
+            "training": lambda: _training_table(flags, settings, place, device),
+            "streaming": lambda: _streaming_table(flags, settings, place, device),
+            "sampling": lambda: _sampler_table(settings, device),
+        }
+        lines = [line for name in flags.tables for line in (*measure[name](), "")]
     text = "\n".join([f"torch {torch.__version__}, {torch.get_num_threads()} threads", *lines]) + "\n"
     write_text(Path(flags.out), text)
     print(text, file=sys.stderr)
