@@ -118,13 +118,20 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
-    """(K, m, n), each U S V' -> nearly U V': singular values within about 0.7 and 1.2, but for the smallest."""
+    """(K, m, n), each U S V' -> nearly U V': singular values within about 0.7 and 1.2, but for the smallest.
+
+    Each step X -> (a + b X X' + c (X X')^2) X of Newton-Schulz multiplies by a polynomial in the Gram matrix of the
+    first X, so that all of them are taken on the smaller square and multiplied onto X at the end.
+    """
     a, b, c = coefficients
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = wide @ wide.mT
+    unit = product = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     for _ in range(5):
-        gram = wide @ wide.mT
-        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+        factor = a * unit + b * gram + c * gram @ gram
+        product, gram = factor @ product, factor @ gram @ factor
+    wide = product @ wide
     return wide if matrices.shape[1] <= matrices.shape[2] else wide.mT
 
 

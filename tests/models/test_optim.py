@@ -93,6 +93,21 @@ def test_singular_values_come_near_one() -> None:
         assert (core - torch.diag_embed(core.diagonal(dim1=1, dim2=2))).abs().max() < 1e-12
 
 
+def test_the_steps_on_the_gram_matrix_are_those_of_newton_and_schulz() -> None:
+    """Of matrices of nearly low rank, as gradients are, of which the square keeps the least."""
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = Muon.coefficients
+    for rows, columns in ((24, 100), (100, 24), (32, 32)):
+        low = torch.randn(3, rows, 4, generator=generator) @ torch.randn(3, 4, columns, generator=generator)
+        matrices = low + 1e-3 * torch.randn(3, rows, columns, generator=generator)
+        expected = matrices.double() / matrices.double().norm(dim=(1, 2), keepdim=True)
+        for _ in range(5):
+            square = expected @ expected.mT
+            expected = a * expected + (b * square + c * square @ square) @ expected
+        assert torch.allclose(orthogonalise(matrices.double(), (a, b, c)), expected, atol=1e-6)
+        assert torch.allclose(orthogonalise(matrices, (a, b, c)).double(), expected, atol=1e-3)
+
+
 def test_hidden_layers_alone_are_matrices() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 32, 3), nn.Conv2d(32, 16, 3), nn.GroupNorm(1, 16), nn.Linear(16, 16), nn.Linear(16, 3)
