@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 from zipfile import ZipFile
 
 import numpy as np
@@ -34,7 +34,6 @@ from models.optim import build_optimizer
 from models.progress import peak_memory
 from models.run import Run, write_text
 from models.samplers import SAMPLERS
-from models.training import Trainer
 from scripts.arguments import check_positive, gather, parse, split_at_dashes, to_config
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, complete, fit_space
@@ -44,7 +43,9 @@ from scripts.training import check, fingerprint, resolve
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
 SAMPLED = 64
-TURN = 10  # Steps of a turn, where workers read two batches ahead: what they do in another's turn is little.
+# Steps of a turn: what follows another's finds the caches as that one left them, and workers read two batches ahead;
+# both are little in so many steps. The loop moves its average at every fourth.
+TURN = 12
 
 
 DESCRIPTION = """Measure the loop and the samplers. Prints the table's path.
@@ -153,20 +154,38 @@ def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], 
     return step
 
 
-def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each step, in rounds of one each after two that do not count; who begins changes, since whoever
-    follows a step finds the caches as that one left them."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for index in range(rounds + 2):
+class Turn(NamedTuple):
+    """What a step took, of this process: wall clock and processor."""
+
+    seconds: float
+    processor: float
+
+
+def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[Turn]]:
+    """Of each step the mean over a turn, in rounds of a turn each after one that does not count; who begins changes."""
+    turns: dict[str, list[Turn]] = {name: [] for name in steps}
+    for index in range(rounds + 1):
         order = list(steps)[index % len(steps) :] + list(steps)[: index % len(steps)]
         for name in order[:: 1 if index % 2 else -1]:
-            started = time.perf_counter()
-            steps[name]()
+            started, spent = time.perf_counter(), time.process_time()
+            for _ in range(TURN):
+                steps[name]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            if index >= 2:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+            ended = Turn((time.perf_counter() - started) / TURN, (time.process_time() - spent) / TURN)
+            if index >= 1:
+                turns[name].append(ended)
+    return turns
+
+
+def _step_lines(turns: dict[str, list[Turn]], base: str, batch_size: int) -> dict[str, str]:
+    """For each the median time of a step, and the median of its ratios to the base of the same round."""
+    lines = {}
+    for name, own in turns.items():
+        ratio = statistics.median(a.seconds / b.seconds for a, b in zip(own, turns[base], strict=True))
+        step = statistics.median(turn.seconds for turn in own)
+        lines[name] = f"{name:<16} {step:8.4f} s  {batch_size / step:8.1f} images/s  {ratio:6.3f} x {base}"
+    return lines
 
 
 def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, device: torch.device) -> list[str]:
@@ -181,60 +200,38 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
         "bare step": bare_step(networks[0], settings, tuple(images.train.images.shape[1:]), device),
         "eager PIL loop": eager_loop(networks[1], images.train, size, device),
     }
-    seconds = interleaved(steps, flags.rounds, device)
+    turns = interleaved(steps, flags.rounds, device)
     run.end("finished")
-    bare = seconds["bare step"]
     parameters = sum(each.numel() for each in prepared.network.parameters()) / 1e6
     compiled = ", compiled but for the eager loop" if settings.run.compile else ""
     lines = [
         f"one step of {settings.network} of {parameters:.2f} M parameters{compiled}, {settings.optimizer.optimizer}, "
-        f"batch {size}, {flags.rounds} interleaved rounds, {device}"
+        f"batch {size}, {flags.rounds} interleaved rounds of {TURN} steps, {device}",
+        *_step_lines(turns, "bare step", size).values(),
     ]
-    for name, values in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, bare, strict=True))
-        speed = size / statistics.median(values)
-        lines.append(f"{name:<16} {statistics.median(values):8.4f} s  {speed:8.1f} images/s  {ratio:6.3f} x bare")
-    lines.append(f"peak memory {peak_memory(device) / 2**20:.0f} MB")
-    return lines
+    return [*lines, f"peak memory {peak_memory(device) / 2**20:.0f} MB"]
 
 
 def _streaming_table(flags: BenchFlags, settings: TrainFlags, folder: Path, device: torch.device) -> list[str]:
     path = Path(flags.images or _random_jpegs(folder)).absolute()
-    turns, spent, runs = {}, {"in memory": [], "streamed": []}, []
+    steps, runs = {}, []
     for name, limit in (("in memory", math.inf), ("streamed", 0.0)):
         images = data.load("folder", {"path": str(path), "flips": True}, path.parent, limit)
         runs.append(Run.create(folder, "bench", "folder", None))
-        turns[name] = _turn(assemble(settings, images).trainer(runs[-1]), spent[name])
-    seconds = interleaved(turns, flags.rounds, device)
-    decoding = sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
+        steps[name] = assemble(settings, images).trainer(runs[-1]).train_step
+    turns = interleaved(steps, flags.rounds, device)
+    workers = sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
     for run in runs:
         run.end("finished")
-    size, workers = settings.optimizer.batch_size, settings.run.workers
+    beside = {"in memory": 0.0, "streamed": workers / TURN / (flags.rounds + 1)}
     lines = [
-        f"one step on {len(images.train)} images of {path.name}, {workers} workers, turns of {TURN} steps, {device}"
+        f"one step on {len(images.train)} images of {path.name}, {settings.run.workers} workers, "
+        f"{flags.rounds} interleaved rounds of {TURN} steps, {device}"
     ]
-    for name, values in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, seconds["in memory"], strict=True))
-        step, processor = statistics.median(values) / TURN, statistics.median(spent[name][2:]) / TURN
-        if name == "streamed":
-            processor += decoding / len(spent[name]) / TURN
-        lines.append(
-            f"{name:<16} {step:8.4f} s  {size / step:8.1f} images/s  {ratio:6.3f} x in memory  "
-            f"{processor:8.4f} processor seconds"
-        )
+    for name, line in _step_lines(turns, "in memory", settings.optimizer.batch_size).items():
+        processor = statistics.median(turn.processor for turn in turns[name]) + beside[name]
+        lines.append(f"{line}  {processor:8.4f} processor seconds")
     return lines
-
-
-def _turn(trainer: Trainer, spent: list[float]) -> Callable[[], None]:
-    """Some steps, with the processor seconds that this process spends on them."""
-
-    def turn() -> None:
-        started = time.process_time()
-        for _ in range(TURN):
-            trainer.train_step()
-        spent.append(time.process_time() - started)
-
-    return turn
 
 
 def _random_jpegs(folder: Path) -> Path:
