@@ -298,8 +298,9 @@ def table(flags: PeerFlags, match: Match, found: Sequence[Found], test: SampleTe
     told = (
         f"{match.dataset.name}, network of {parameters:,} parameters, batch {match.settings.optimizer.batch_size}, "
         f"{flags.minutes:g} minutes of training each in slices of {flags.slice_seconds:g} s taken in turn; "
-        f"{flags.num_images} samples, guidance {flags.guidance_scale:g}, judged by {test.extractor.name}; learning "
-        f"rate of the examples {flags.example_lr:g}, ours {match.settings.optimizer.lr:g}. "
+        f"{flags.num_images} samples, guidance {flags.guidance_scale:g}, judged by {test.extractor.name}; the "
+        f"examples' learning rate {flags.example_lr:g}, ours {match.settings.optimizer.lr:g} of "
+        f"{match.settings.optimizer.optimizer}. "
         f"{build.describe_device(match.device)}; torch {torch.__version__}, Python {sys.version.split()[0]}; "
         f"commit {commit()}, {datetime.now(UTC):%Y-%m-%d}."
     )
