@@ -44,7 +44,7 @@ task_lives() { # RECORD
     if [[ -d /proc/self ]]; then
         grep -zqxF "LAUNCH_SESSION=${1##*/}" "/proc/$pid/environ" 2>/dev/null
     else
-        ps -p "$pid" -o args= | grep -q -- '-m scripts\.'
+        [[ $(ps -p "$pid" -o args=) == *'-m scripts.'* ]]
     fi
 }
 

@@ -53,7 +53,8 @@ run() { # TASK FLAGS...
     local task=$1 head processes folder code job expired=false
     shift
     mkdir -p "$launch"
-    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    head=${head%%$'\n'*} # the first; `| head -n 1` would end scontrol by SIGPIPE, and pipefail this script
     processes=${SLURM_GPUS_ON_NODE:-0}
     ((processes > 0)) || processes=${PROCS:-1}
     folder=$(earlier_run)

@@ -22,7 +22,7 @@ from tests.commands.tasks import REPOSITORY, TINY, status_of
 TOOLS = {
     "sbatch": 'printf "%s\\n" "$@" >"$FAKE/sbatch"; echo 7001',
     "scontrol": """printf "%s " "$@" >>"$FAKE/scontrol"
-[[ $1 != show ]] || printf "localhost\\nlocalhost\\n" """,
+[[ $1 != show ]] || { echo localhost && sleep 0.2 && echo localhost; }""",
     "srun": """shift
 trap 'kill -TERM "${pids[@]}"' TERM
 for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do
