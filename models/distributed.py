@@ -195,7 +195,9 @@ def launch(argv: Sequence[str]) -> int:
     try:
         run.run(parsed)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
+        # The others of one that was killed notice at once, and may be seen to have failed together with it.
+        killed = (each for each in error.failures.values() if each.exitcode < 0)
+        failure = next(killed, error.get_first_failure()[1])
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as error:
         return 128 + error.sigval

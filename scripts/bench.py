@@ -46,8 +46,6 @@ SAMPLED = 64
 # Steps of a turn: what follows another's finds the caches as that one left them, and workers read two batches ahead;
 # both are little in so many steps. The loop moves its average at every fourth.
 TURN = 12
-
-
 DESCRIPTION = """Measure the loop and the samplers. Prints the table's path.
 
 Flags after -- are for train_flow, as in: -- --compile --network.width 8"""
@@ -270,7 +268,7 @@ def main(argv: list[str]) -> None:
     settings = complete(resolve(parse(gather(words, "train_flow"), FLOW, "train_flow", "")))
     check(to_config(settings))
     device = torch.device(settings.run.device)
-    build.prepare_device(device)
+    build.prepare_device(device, settings.run.precision)
     with TemporaryDirectory() as folder:
         place = Path(folder)
         measure: dict[str, Callable[[], list[str]]] = {

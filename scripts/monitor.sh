@@ -63,7 +63,7 @@ ticks=$(getconf CLK_TCK)
 page=$(getconf PAGESIZE)
 has_gpu=false
 header=time,cpu_percent,memory_mib
-if command -v nvidia-smi >/dev/null && gpus=$(nvidia-smi -L 2>/dev/null) && [[ -n $gpus ]]; then
+if gpus=$(nvidia-smi -L 2>/dev/null) && [[ -n $gpus ]]; then
     has_gpu=true
     header+=,gpu,gpu_percent,gpu_memory_mib,gpu_memory_total_mib,gpu_power_w,gpu_celsius
 fi

@@ -67,7 +67,7 @@ FLOWS = {
         },
         target="demo",
     ),
-    # experiments/records.md has what these two reach in ten minutes.
+    # What this one and the next reach in ten minutes is in experiments/records.md.
     "mnist": Recipe(
         "train_flow",
         "handwritten digits, ten minutes",

@@ -114,7 +114,7 @@ def train(
     if folder is not None:
         _compare(folder, stored, prepared.facts)
     run = _open_run(folder, task, flags, prepared)
-    with ending(run), Interrupts() as interrupts:
+    with Interrupts() as interrupts, ending(run):  # a signal does not come between a failure and the folder
         run.write_config(prepared.config)
         trainer = prepared.trainer(run)
         for line in prepared.report:

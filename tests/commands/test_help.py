@@ -29,17 +29,22 @@ import torch
 own = resource.getrusage(resource.RUSAGE_SELF)
 found = {"torch": [own.ru_utime + own.ru_stime, ""]}
 for task in sys.argv[1:]:
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
         if (child := os.fork()) == 0:
             sys.argv = [task, "--help"]
-            sys.stdout = sys.stderr = said
+            sys.stdout, sys.stderr, code = said, complained, 1
             try:
                 runpy.run_module(f"scripts.{task}", run_name="__main__", alter_sys=True)
+            except SystemExit as ended:
+                code = ended.code
             finally:
                 said.flush()
-                os._exit(0)
-        used = os.wait4(child, 0)[2]
+                complained.flush()
+                os._exit(code)
+        _, status, used = os.wait4(child, 0)
         said.seek(0)
+        complained.seek(0)
+        assert status == 0 and complained.read() == "", (task, status)
         found[task] = [used.ru_utime + used.ru_stime, said.read()]
 print(json.dumps(found))
 """
@@ -70,7 +75,9 @@ def test_help_is_quick_and_reads_well() -> None:
 
 @pytest.mark.parametrize("name", networks.names())
 def test_every_option_of_every_network_is_a_documented_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = run_here("train_flow", "--network", name, "--help", capsys=capsys).out
+    ended = run_here("train_flow", "--network", name, "--help", capsys=capsys)
+    assert ended.code == 0
+    shown = ended.out
     for parameter in inspect.signature(networks.find(name)).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             flag = f"--network.{parameter.name.replace('_', '-')}"

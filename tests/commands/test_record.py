@@ -17,7 +17,7 @@ import yaml
 
 from models.run import read_config
 from scripts import record
-from scripts.record import COLUMNS, EMPTY_TABLE, add_rows, commit, table_of
+from scripts.record import COLUMNS, EMPTY_TABLE, add_rows, commit, spread, table_of
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_here, start_child, status_of
 
 SMALL = ("--network.width", "8", "--network.multipliers", "1", "2", "--num_samples", "10")
@@ -154,6 +154,10 @@ def test_a_task_that_fails_ends_the_record_with_its_code(capfd: pytest.CaptureFi
         record.run_task("train_flow", ["--batch_size", "0"])
     printed = capfd.readouterr()
     assert ended.value.code == 2 and printed.out == "" and "train_flow has failed: no row" in printed.err
+
+
+def test_the_deviation_is_over_several_seeds() -> None:
+    assert spread([5.0], 2) == "5.00" and spread([1.0, 3.0], 1) == "2.0 ± 1.4"
 
 
 def test_rows_that_come_at_once_are_all_kept(tmp_path: Path) -> None:
