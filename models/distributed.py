@@ -11,13 +11,14 @@ CPUs, by gloo. As a program it is torchrun with our exit codes, which `launch.sh
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from models.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -190,18 +194,24 @@ def launch(argv: Sequence[str]) -> int:
     parsed = run.parse_args(argv[:at])
     parsed.training_script_args = list(argv[at:])  # Parsed with the others torchrun would take some for its own.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads(int(parsed.nproc_per_node))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads(run.determine_local_world_size(parsed.nproc_per_node))))
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
         run.run(parsed)
     except ChildFailedError as error:
-        # The others of one that was killed notice at once, and may be seen to have failed together with it.
-        killed = (each for each in error.failures.values() if each.exitcode < 0)
-        failure = next(killed, error.get_first_failure()[1])
+        failure = first_failure(list(error.failures.values()))
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as error:
         return 128 + error.sigval
     return 0
+
+
+def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
+    """By stamps of whole seconds. The others of one that was killed notice at once, and may be seen to have failed
+    together with it; torchrun then ends by SIGTERM those that remain."""
+    began = min(each.timestamp for each in failures)
+    together = (each for each in failures if each.timestamp <= began + 1)
+    return min(together, key=lambda each: (each.exitcode == -signal.SIGTERM, each.exitcode > 0, each.timestamp))
 
 
 def threads(processes: int) -> int:

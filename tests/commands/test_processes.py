@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from models import checkpoint, distributed
 from tests.commands.fake_repository import eventually
@@ -134,6 +135,25 @@ def test_the_run_ends_with_the_process_that_dies(how: str, tmp_path: Path) -> No
         assert "in failing_step" in log and log.count("Traceback") == 1
     else:
         assert "onnection" in status["reason"] and "Traceback" in log
+
+
+@pytest.mark.parametrize(
+    ("ends", "first"),
+    [
+        ([(2, 0), (-signal.SIGTERM, 0)], 2),
+        ([(-signal.SIGTERM, 0), (2, 0)], 2),
+        ([(1, 0), (-signal.SIGKILL, 0)], -signal.SIGKILL),
+        ([(1, 0), (-signal.SIGSEGV, 1)], -signal.SIGSEGV),
+        ([(1, 0), (-signal.SIGKILL, 120)], 1),
+        ([(-signal.SIGTERM, 9), (1, 3)], 1),
+    ],
+)
+def test_which_failed_first(ends: list[tuple[int, int]], first: int) -> None:
+    """By exit codes and stamps; the last two are torchrun's own signals to those that remain."""
+    failures = [ProcessFailure(place, 0, code, "") for place, (code, _) in enumerate(ends)]
+    for failure, (_, stamp) in zip(failures, ends, strict=True):
+        failure.timestamp = stamp
+    assert distributed.first_failure(failures).exitcode == first
 
 
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:
