@@ -1,11 +1,14 @@
 """The optimizer and the learning rate over the run, as a function of progress in [0, 1] rather than of steps."""
 
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +71,18 @@ LR_SCHEDULES: dict[str, Callable[[float, LRSchedule], float]] = {
 }
 
 
-class Muon(torch.optim.AdamW):
+class AdamW(torch.optim.AdamW):
+    """torch's, without its import of the compiler, seconds long, for what the compiler is to leave alone: nothing here
+    is compiled."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class Muon(AdamW):
     """Muon for the groups that say `matrices`, AdamW for the others (Jordan 2024).
 
     A matrix moves along the momentum of its gradient with all singular values brought near 1, by five Newton-Schulz
@@ -90,31 +104,33 @@ class Muon(torch.optim.AdamW):
         super().step()
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        parameters = [p for p in group["params"] if p.grad is not None]
-        directions = dict(zip(parameters, map(self._direction, parameters), strict=True))
         kept = 1.0 if self.found_inf is None else 1.0 - self.found_inf
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-        for p in parameters:
-            by_shape.setdefault(directions[p].shape, []).append(p)
+        by_shape: dict[torch.Size, list[Tensor]] = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                by_shape.setdefault(p.flatten(1).shape, []).append(p)
         for shape, alike in by_shape.items():
-            updates = orthogonalise(torch.stack([directions[p] for p in alike]), self.coefficients)
-            scale = 0.2 * max(shape) ** 0.5
-            for p, update in zip(alike, updates, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"] * kept)
-                p.sub_(update.view_as(p) * (group["lr"] * scale))
+            updates = orthogonalise(self._directions(alike), self.coefficients)
+            if self.found_inf is not None:
+                updates = torch.where(self.found_inf > 0, 0.0, updates)
+            updates = [update.view_as(p) for p, update in zip(alike, updates, strict=True)]
+            torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"] * kept)
+            torch._foreach_add_(alike, updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+            for p in alike:
                 p.grad = None  # AdamW passes it over
 
-    def _direction(self, p: nn.Parameter) -> Tensor:
-        """The gradient ahead of its momentum (Nesterov), as a matrix; nothing where a gradient was not finite."""
-        assert p.grad is not None
-        gradient = p.grad if self.grad_scale is None else p.grad / self.grad_scale
-        if self.found_inf is not None:
-            gradient = torch.where(self.found_inf > 0, 0.0, gradient)
-        state = self.state[p]
-        if not state:  # AdamW's own loading expects a step of every state
-            state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(p)
-        momentum = state["momentum"].lerp_(gradient, 1 - self.momentum)
-        return gradient.lerp(momentum, self.momentum).flatten(1)
+    def _directions(self, alike: Sequence[Tensor]) -> Tensor:
+        """(K, m, n): the gradients ahead of their momentum (Nesterov), as matrices."""
+        gradients = [cast(Tensor, p.grad) for p in alike]
+        if self.grad_scale is not None:
+            torch._foreach_div_(gradients, self.grad_scale)
+        for p in alike:
+            if not self.state[p]:  # AdamW's own loading expects a step of every state
+                self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
+        momenta = [self.state[p]["momentum"] for p in alike]
+        torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
+        ahead = torch._foreach_lerp(gradients, momenta, self.momentum)
+        return torch.stack([each.flatten(1) for each in ahead])
 
 
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
@@ -143,7 +159,7 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
 
 def build_optimizer(
     network: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], name: str = "adamw"
-) -> torch.optim.AdamW:
+) -> AdamW:
     """AdamW, fused: the loop relies on its found_inf and grad_scale; or Muon. Weight decay on matrices and filters
     alone."""
     chosen = {id(p) for p in hidden_matrices(network)} if name == "muon" else set()
@@ -154,7 +170,7 @@ def build_optimizer(
         {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
     ]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+        return AdamW(groups, lr=lr, betas=betas, fused=True)
     groups = [{**group, "matrices": False} for group in groups]
     groups.append({"params": matrices, "weight_decay": weight_decay, "matrices": True})
     return Muon([group for group in groups if group["params"]], lr=lr, betas=betas, fused=True)

@@ -29,16 +29,17 @@ from torch.utils.data import DataLoader, Dataset
 
 import data
 from models import build
+from models.errors import UserError
 from models.generation import Sampling, generate
 from models.optim import build_optimizer
 from models.progress import peak_memory
 from models.run import Run, write_text
 from models.samplers import SAMPLERS
-from scripts.arguments import check_positive, gather, parse, split_at_dashes, to_config
+from scripts.arguments import check_positive, parse, split_at_dashes
 from scripts.command import run_command
-from scripts.denoising import assemble, build_spec, complete, fit_space
-from scripts.flags import FLOW, TrainFlags, usual_workers
-from scripts.training import check, fingerprint, resolve
+from scripts.denoising import assemble, build_spec, fit_space, settings_to_measure
+from scripts.flags import TrainFlags, usual_workers
+from scripts.training import fingerprint
 
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
@@ -264,9 +265,10 @@ def main(argv: list[str]) -> None:
     own, further = split_at_dashes(argv)
     flags = parse(own, BenchFlags(), "bench", DESCRIPTION)
     check_positive(flags, "rounds", "workers")
+    if not flags.tables:
+        raise UserError(f"--tables: takes some of {', '.join(get_args(Table))}")
     words = ["--recipe", flags.recipe, *further, "--device", flags.device, "--workers", str(flags.workers)]
-    settings = complete(resolve(parse(gather(words, "train_flow"), FLOW, "train_flow", "")))
-    check(to_config(settings))
+    settings = settings_to_measure(words)
     device = torch.device(settings.run.device)
     build.prepare_device(device, settings.run.precision)
     with TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from multiprocessing.connection import Connection
@@ -29,14 +29,14 @@ from models.errors import UserError
 from models.evaluation.sample_test import DISTANCE, RECOGNISED, SampleTest
 from models.interrupts import Interrupts
 from models.progress import peak_memory
-from scripts.arguments import gather, parse, split_at_dashes, to_config
+from scripts.arguments import parse, split_at_dashes
 from scripts.command import run_command
-from scripts.denoising import build_sample_test, build_spec, complete, fit_space
-from scripts.flags import FLOW, SampleTestFlags, experiments_dir
+from scripts.denoising import build_sample_test, build_spec, fit_space, settings_to_measure
+from scripts.flags import experiments_dir
 from scripts.peers import EXAMPLE_LR, PEERS, Match, Ours
 from scripts.record import commit
 from scripts.terminal import tell
-from scripts.training import check, fingerprint, load_data, resolve
+from scripts.training import fingerprint, load_data
 
 DESCRIPTION = """Measure our loop beside those of other libraries. Prints a table.
 
@@ -172,11 +172,8 @@ def _check(flags: PeerFlags) -> None:
 def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
     places = ["--device", flags.device, "--experiments_dir", flags.experiments_dir]
     root = [] if flags.data_root is None else ["--data_root", flags.data_root]
-    words = ["--recipe", flags.recipe, "--no-tensorboard", *further, *places, *root]
-    settings = parse(gather(words, "train_flow"), FLOW, "train_flow", "")
-    settings = replace(settings, sample_test=SampleTestFlags(eval_samples=flags.num_images))
-    settings = complete(resolve(settings))
-    check(to_config(settings))
+    own = ["--no-tensorboard", "--eval_samples", str(flags.num_images), *places, *root]
+    settings = settings_to_measure(["--recipe", flags.recipe, *further, *own])
     dataset = load_data(settings)
     spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
     if settings.space != "pixels" or spec.classes == 0 or spec.label_drop == 0:

@@ -25,17 +25,19 @@ from models.objectives import DenoisingObjective
 from models.randomness import derive_seed
 from models.spaces import Fitted, Space, Surroundings
 from models.times import TimeDensity
-from scripts.arguments import to_config
+from scripts.arguments import gather, parse, to_config
 from scripts.extractors import KEPT_FEATURES, classifier_of
-from scripts.flags import BEST_BY, SampleTestFlags, TrainFlags, default_steps
+from scripts.flags import BEST_BY, FLOW, SampleTestFlags, TrainFlags, default_steps
 from scripts.training import (
     Prepared,
     build_settings,
+    check,
     describe,
     few,
     fingerprint,
     initialise,
     load_data,
+    resolve,
     spaced_rows,
     train,
 )
@@ -48,6 +50,16 @@ def train_denoiser(
 ) -> None:
     """Trains, and prints the run folder. Raises UserError before anything is written."""
     train(argv, task, default, description, prepare, options)
+
+
+def settings_to_measure(words: Sequence[str]) -> TrainFlags:
+    """What `train_flow` would train with in a new run, given these flags. Raises UserError where it would."""
+    settings = parse(gather(words, "train_flow"), FLOW, "train_flow", "")
+    if settings.run.resume or settings.run.init_from:
+        raise UserError("--resume and --init_from bring training from before, and all of it is measured")
+    settings = complete(resolve(settings))
+    check(to_config(settings))
+    return settings
 
 
 def complete(flags: TrainFlags) -> TrainFlags:

@@ -33,16 +33,16 @@ from models.evaluation.classifier import Schooling, kept_path, pretrained
 from models.evaluation.feature_networks import NETWORKS
 from models.interrupts import Interrupted, Interrupts
 from models.run import read_yaml, write_text
-from scripts.arguments import gather, last_value, parse, split_at_dashes, to_arguments, to_config
+from scripts.arguments import last_value, parse, split_at_dashes, to_arguments, to_config
 from scripts.command import run_command
-from scripts.denoising import build_spec, complete, fit_space
+from scripts.denoising import build_spec, fit_space, settings_to_measure
 from scripts.evaluate_compare import REPORT
 from scripts.extractors import KEPT_CLASSIFIERS
-from scripts.flags import FLOW, ModelFlags, SamplerFlags, SamplerName, TrainFlags, experiments_dir, one_of
+from scripts.flags import ModelFlags, SamplerFlags, SamplerName, TrainFlags, experiments_dir, one_of
 from scripts.recipes import RECIPES
 from scripts.sampling import open_sampling
 from scripts.terminal import tell
-from scripts.training import check, fingerprint, load_data, resolve
+from scripts.training import fingerprint, load_data
 
 DESCRIPTION = """Train a recipe for minutes, add its figures to the records. Prints the file.
 
@@ -164,13 +164,9 @@ def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
     _check_numbers(flags)
     table_of(Path(flags.records))
     plan = Plan(flags, last_value(further, "recipe") or _recipe_of(flags.dataset), further)
-    settings = parse(gather(plan.training(flags.seeds[0]), "train_flow"), FLOW, "train_flow", "")
-    if settings.run.resume or settings.run.init_from or settings.space != "pixels":
-        raise UserError(
-            "a record counts all training: --resume, --init_from and --space latents bring some from before"
-        )
-    settings = complete(resolve(settings))
-    check(to_config(settings))
+    settings = settings_to_measure(plan.training(flags.seeds[0]))
+    if settings.space != "pixels":
+        raise UserError("a record counts all training: --space latents brings that of an autoencoder")
     dataset = load_data(settings)
     _check_extractors(flags, dataset)
     most = min(len(dataset.test), MOST_IMAGES)

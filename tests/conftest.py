@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+
+for handed_down in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "RAW_ARGS"):  # from `make test ARGS=...` to makes in tests
+    os.environ.pop(handed_down, None)
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

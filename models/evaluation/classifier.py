@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from models import checkpoint
 from models.errors import UserError
 from models.evaluation.feature_networks import NETWORKS
+from models.optim import AdamW
 from models.randomness import derive_seed
 from models.run import read_yaml
 from models.spaces import ImageRows
@@ -117,7 +118,7 @@ def train(schooling: Schooling, shown: Labelled, classes: int, device: torch.dev
     torch.manual_seed(derive_seed(schooling.seed, "classifier", VERSION))
     channels, height, width = shown.images.shape[1:]
     network = NETWORKS[schooling.network]((channels, height, width), classes, schooling.width).to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=schooling.lr, weight_decay=schooling.weight_decay)
+    optimizer = AdamW(network.parameters(), lr=schooling.lr, weight_decay=schooling.weight_decay)
     count, size = len(shown.images), min(schooling.batch_size, len(shown.images))
     steps = max(2, round(schooling.epochs_for(count) * count / size))
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, schooling.lr, total_steps=steps, pct_start=0.2)

@@ -34,9 +34,11 @@ def test_the_tables_are_those_asked_for_of_the_network_asked_for(
     ("words", "said"),
     [
         (("--tables", "trainings"), ("trainings", "training")),
+        (("--tables",), ("--tables", "training")),
         (("--rounds", 0), ("--rounds 0",)),
         (("--", "--lr", -1), ("--lr -1",)),
         (("--", "--network.widht", 3), ("--network.widht",)),
+        (("--", "--init_from", "latest"), ("--init_from", "before")),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )

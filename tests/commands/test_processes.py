@@ -194,8 +194,9 @@ def test_stop_saves_a_checkpoint(tmp_path: Path) -> None:
     started = subprocess.run([*make, "train_flow", f"ARGS={words}"], env=environment, capture_output=True, text=True)
     assert started.returncode == 0, started.stderr
     (folder,) = (path.parent for path in tmp_path.glob("*/status.json"))
-    assert eventually(lambda: "step" in (folder / "status.json").read_text(), PATIENCE)
-    stopped = subprocess.run([*make, "stop"], env=environment, capture_output=True, text=True)
+    stepped = eventually(lambda: "step" in (folder / "status.json").read_text(), PATIENCE)
+    stopped = subprocess.run([*make, "stop", "ARGS=--all"], env=environment, capture_output=True, text=True)
+    assert stepped
     assert "has ended, with exit code 130" in stopped.stderr, stopped.stderr
     assert status_of(folder)["state"] == "interrupted"
     assert checkpoint.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0

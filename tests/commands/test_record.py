@@ -71,7 +71,10 @@ def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: 
     """Every figure of the row is the mean and deviation of those of the two seeds."""
     seconds = [each["training_seconds"] for each in figures]
     assert min(seconds) >= 6 and row["minutes"] == f"{max(seconds) / 60:.2f}"
-    expected = {"images/s": [each["images"] / each["training_seconds"] for each in figures]}
+    speeds = [each["images_per_second"] for each in figures]
+    spent = [each["images"] / each["images_per_second"] for each in figures]
+    assert seconds == pytest.approx(spent, abs=0.06)
+    expected = {"images/s": speeds}
     for name in ("convnet_9216d6eb", "resnet_8d7d9004"):
         build = name.split("_")[0]
         results = [report["results"] for report in reports]

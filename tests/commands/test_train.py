@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import yaml
 from PIL import Image
 
 from models import checkpoint, training
-from tests.commands.tasks import TINY, Ended, rows_of, run_here, status_of, weights_hash
+from models.optim import OPTIMIZERS
+from tests.commands.tasks import REPOSITORY, TINY, Ended, rows_of, run_here, status_of, weights_hash
 
 EXACT = ("--network.dropout", "0.2", "--accumulate", "2", "--label_drop", "0.3", "--checkpoint_every", "0.03")
 
@@ -39,6 +42,18 @@ def test_a_run_leaves_a_folder_that_explains_itself(task: str, train) -> None:
         assert Image.open(folder / f"{name}.png").width > 100, name
     assert list((folder / "epoch_samples").glob("*.png"))
     assert "gap" in (folder / "training_log.txt").read_text()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_uncompiled_run_imports_no_compiler(optimizer: str, tmp_path: Path) -> None:
+    """Nor whatever else takes seconds that it does not need."""
+    flags = [str(each) for each in (*TINY, "--optimizer", optimizer, "--experiments_dir", tmp_path)]
+    code = "import sys; from scripts.train_flow import main; main(sys.argv[1:]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=REPOSITORY, capture_output=True, text=True)
+    folder, modules = done.stdout.splitlines()
+    assert status_of(Path(folder))["state"] == "finished"
+    assert "torch.optim" in modules.split()
+    assert not {"torch._dynamo", "torch._inductor", "sklearn", "pandas", "scipy.stats"} & set(modules.split())
 
 
 def test_the_loss_falls_and_is_that_of_the_test_split(train) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.errors import UserError
-from models.optim import LR_SCHEDULES, OPTIMIZERS, LRSchedule, Muon, build_optimizer, orthogonalise
+from models.optim import LR_SCHEDULES, OPTIMIZERS, AdamW, LRSchedule, Muon, build_optimizer, orthogonalise
 
 SHAPES = {
     "constant": [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0)],
@@ -55,6 +55,21 @@ def test_milestones_and_gamma_act() -> None:
 def test_unknown_schedule() -> None:
     with pytest.raises(UserError, match=r"unknown learning-rate schedule 'cos'.*choose from cosine"):
         LRSchedule("cos", 1.0)
+
+
+def test_adamw_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    ours, theirs = (nn.Linear(5, 3) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    kwargs: dict[str, Any] = {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.5, "fused": True}
+    optimizers = (AdamW(ours.parameters(), **kwargs), torch.optim.AdamW(theirs.parameters(), **kwargs))
+    for batch in torch.randn(5, 4, 5):
+        for layer, optimizer in zip((ours, theirs), optimizers, strict=True):
+            layer(batch).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizers[0].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+    assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
 
 
 def test_only_matrices_and_filters_decay() -> None:
