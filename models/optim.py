@@ -110,9 +110,7 @@ class Muon(AdamW):
             if p.grad is not None:
                 by_shape.setdefault(p.flatten(1).shape, []).append(p)
         for shape, alike in by_shape.items():
-            updates = orthogonalise(self._directions(alike), self.coefficients)
-            if self.found_inf is not None:
-                updates = torch.where(self.found_inf > 0, 0.0, updates)
+            updates = orthogonalise(self._directions(alike), self.coefficients) * kept
             updates = [update.view_as(p) for p, update in zip(alike, updates, strict=True)]
             torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"] * kept)
             torch._foreach_add_(alike, updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
@@ -120,7 +118,8 @@ class Muon(AdamW):
                 p.grad = None  # AdamW passes it over
 
     def _directions(self, alike: Sequence[Tensor]) -> Tensor:
-        """(K, m, n): the gradients ahead of their momentum (Nesterov), as matrices."""
+        """(K, m, n): the gradients ahead of their momentum (Nesterov), as matrices. Where a gradient was not finite the
+        momentum stands in for all, and stays as it is."""
         gradients = [cast(Tensor, p.grad) for p in alike]
         if self.grad_scale is not None:
             torch._foreach_div_(gradients, self.grad_scale)
@@ -128,6 +127,9 @@ class Muon(AdamW):
             if not self.state[p]:  # AdamW's own loading expects a step of every state
                 self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
         momenta = [self.state[p]["momentum"] for p in alike]
+        if self.found_inf is not None:
+            lost = self.found_inf > 0
+            gradients = [torch.where(lost, mine, new) for mine, new in zip(momenta, gradients, strict=True)]
         torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
         ahead = torch._foreach_lerp(gradients, momenta, self.momentum)
         return torch.stack([each.flatten(1) for each in ahead])

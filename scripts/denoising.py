@@ -18,6 +18,7 @@ from models.build import DenoiserSpec
 from models.errors import UserError
 from models.evaluation.distances import gaussian
 from models.evaluation.features import read_kept
+from models.evaluation.measures import undetermined
 from models.evaluation.sample_test import SampleTest
 from models.generation import Sampling
 from models.losses import DenoisingLoss
@@ -111,7 +112,10 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     objective = build_objective(flags, spec, dataset, device)
     objective.sampling.check(spec.denoiser(network).noise_schedule)
     if flags.sample_test.eval_samples > 0:
-        objective = replace(objective, sample_test=build_sample_test(flags, dataset, data_sha256))
+        test = build_sample_test(flags, dataset, data_sha256)
+        objective = replace(objective, sample_test=test)
+        report.append(f"{test.count} samples are measured in {test.extractor.name}")
+        report += [f"warning: {each}" for each in undetermined(test.count, len(test.train.mean), test.extractor.name)]
     optimizer = flags.optimizer
     return Prepared(
         objective=objective,

@@ -39,6 +39,7 @@ from scripts.protocol import (
 from scripts.sampling import find_checkpoint, load_model, resolve_model
 
 DESCRIPTION = "Classify images by p(x|y) p(y) of a trained run. Prints the report's path."
+USUAL_COUNT = 1000
 METHODS = ("auto", "denoising", "likelihood", "gaussians")
 PRIORS = ("uniform", "train")
 
@@ -94,8 +95,8 @@ class BayesFlags:
     """test or train."""
     first_image: int = 0
     """Number of the first image in the split."""
-    num_images: int = 1000
-    """How many images; 0 for all."""
+    num_images: int | None = None
+    """How many images; 0 for all. Default: 1000, or as many as there are."""
     method: Annotated[str, one_of(METHODS)] = "auto"
     """denoising: the class whose label lets the denoiser find the image best; quick. likelihood: the density itself, by
     the change of variables along the probability-flow ODE; dear. gaussians: one Gaussian for each class in the latents
@@ -126,7 +127,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--method {flags.method}: {path} is {kind}; leave it out, or take another run")
     classifier = _latent_classifier(flags, path) if of_autoencoder else _denoiser_classifier(flags, path)
     dataset = load_data(path, flags.data)
-    part = part_of(dataset, flags.split, flags.first_image, flags.num_images)
+    part = part_of(dataset, flags.split, flags.first_image, flags.num_images, USUAL_COUNT)
     log_prior = _log_prior(flags, dataset)
     with Interrupts(at_once=True):
         classify = classifier.fit(dataset, log_prior)

@@ -23,7 +23,7 @@ from models.evaluation.classifier import Classifier, Read
 from models.evaluation.distances import Gaussian, gaussian
 from models.evaluation.features import Extractor
 from models.evaluation.images import Images
-from models.evaluation.measures import Settings, frechet
+from models.evaluation.measures import Settings, frechet, undetermined
 from models.evaluation.noise_loss import noise_losses
 from models.evaluation.statistics import Estimate, mean, refuse_infinite, resampled_counts, share
 from models.generation import Sampling
@@ -33,7 +33,7 @@ from scripts.extractors import KEPT_FEATURES, find_extractors
 from scripts.flags import ModelFlags, SamplerFlags, SourceFlags
 from scripts.measuring import MEANINGS, Protocol, kind_of, plain, show, show_estimate
 from scripts.protocol import load_data, model_card, stored_facts
-from scripts.samples import draw_samples
+from scripts.samples import Samples, draw_samples
 from scripts.sampling import (
     choose_labels,
     find_every_checkpoint,
@@ -79,13 +79,14 @@ class CheckpointsFlags:
 
 
 class Measured(NamedTuple):
-    """One checkpoint with one of its weights. figures: by name of the measure."""
+    """One checkpoint with one of its weights. figures: by name of the measure. made: how its images were."""
 
     step: int
     epoch: float
     weights: str
     path: Path
     figures: dict[str, Estimate]
+    made: dict[str, Any]
 
 
 def main(argv: list[str]) -> None:
@@ -150,10 +151,17 @@ class _Task:
         for path in paths:
             for weights in reversed(WEIGHTS):
                 loaded = load_model(path, replace(self.flags.model, weights=weights))
-                figures = {NOISE_LOSS: self._noise_loss(loaded), **self._sample(loaded)}
+                samples = self._draw(loaded)
+                found = self._compare(lambda extractor, of=samples: extractor.read(of.images), samples.labels)
+                figures = {NOISE_LOSS: self._noise_loss(loaded), **found}
                 told = ", ".join(f"{name} {show(name, each.value)}" for name, each in figures.items())
                 tell(f"step {loaded.step}, {weights} weights: {told}")
-                yield Measured(loaded.step, loaded.step * per_step, weights, path, figures)
+                yield Measured(loaded.step, loaded.step * per_step, weights, path, figures, samples.card)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Of what its figures do not tell."""
+        return [w for name, each in self.train.items() for w in undetermined(self.count, len(each.mean), name)]
 
     def floors(self) -> dict[str, Estimate]:
         """What real test images get in the place of generated ones."""
@@ -177,12 +185,11 @@ class _Task:
         settings = self.protocol.settings
         return mean(torch.cat(losses), resampled_counts(len(self.rows), settings.draws, settings.seed))
 
-    def _sample(self, loaded: Loaded) -> dict[str, Estimate]:
+    def _draw(self, loaded: Loaded) -> Samples:
         flags, device = self.flags, torch.device(self.flags.model.device)
-        samples = draw_samples(
+        return draw_samples(
             loaded, self.sampling, self.count, self.labels, flags.seed, device, flags.batch_size, self.weak
         )
-        return self._compare(lambda extractor: extractor.read(samples.images), samples.labels)
 
     def _compare(self, read: Callable[[Extractor], Read], labels: Tensor | None) -> dict[str, Estimate]:
         """Of images that are read so; labels: what was asked for."""
@@ -215,6 +222,7 @@ class _Report:
             "task": "checkpoints",
             **self.card(),
             "floor": {name: plain(each) for name, each in self.floors.items()},
+            "warnings": self.task.warnings,
             "checkpoints": [
                 {
                     **{key: getattr(each, key) for key in ("step", "epoch", "weights")},
@@ -242,7 +250,7 @@ class _Report:
                 **task.protocol.card(task.count),
                 NOISE_LOSS: f"mean squared error of the estimated noise, {len(task.rows)} test images, ten times each",
             },
-            "samples": {"sampling": task.sampling.describe(), "seed": task.flags.seed, **card},
+            "samples": {**self.found[-1].made, **card},
         }
 
     def _csv(self) -> str:
@@ -280,7 +288,8 @@ class _Report:
         meaning = {"floor": f"{count} real test images in the place of the {self.task.count} generated ones"}
         meaning |= {kind: MEANINGS[kind][1] for kind in map(kind_of, names)}
         words = [f"{word:<12}{text}" for word, text in meaning.items()]
-        return "\n".join([self.title, "", *(line.rstrip() for line in lines), "", *words])
+        warnings = [f"warning: {each}" for each in self.task.warnings]
+        return "\n".join([self.title, "", *(line.rstrip() for line in lines), "", *words, *warnings])
 
     def _draw(self, path: Path) -> None:
         panels = []

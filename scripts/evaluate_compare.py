@@ -51,6 +51,7 @@ class Report:
     samples: dict[str, Any]
     results: dict[str, Any]
     resampled: dict[str, Tensor]
+    warnings: list[str]
 
 
 def main(argv: list[str]) -> None:
@@ -96,10 +97,11 @@ def _read(folder: Path) -> Report:
                 raise ValueError("a value that is no number")
         if not parts["results"]:
             raise ValueError("no results")
+        warnings = [str(each) for each in content["warnings"]]
         resampled = safetensors.torch.load_file(folder / RESAMPLED) if (folder / RESAMPLED).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{path} is no report of evaluate, or a damaged one: {error}") from None
-    return Report(folder, **parts, resampled=resampled)
+    return Report(folder, **parts, resampled=resampled, warnings=warnings)
 
 
 def _refuse_unlike(one: Report, other: Report) -> None:
@@ -175,4 +177,5 @@ def _table(one: Report, other: Report, rows: dict[str, dict[str, Any]], paired: 
         interval = "" if low is None else f" [{show(name, low)}, {show(name, high)}]{clear}"
         lines.append(f"{name:<{width}}  {first:>10}  {second:>10}  {show(name, row['value'])}{interval}")
     lines += ["", "*: the interval does not hold 0"]
+    lines += [f"warning: of {letter}: {told}" for letter, each in (("A", one), ("B", other)) for told in each.warnings]
     return "\n".join(lines)

@@ -36,6 +36,7 @@ from scripts.protocol import (
 from scripts.sampling import find_checkpoint, load_model, resolve_model
 
 DESCRIPTION = "Bound the bits per dimension of a trained run on test images. Prints the report's path."
+USUAL_COUNT = 500
 METHODS = ("auto", "vlb", "ode")
 PARTS = {
     "prior": "L_T, what the end of the chain still knows of the image",
@@ -75,8 +76,8 @@ class LikelihoodFlags:
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     split: str = "test"
     """test or train."""
-    num_images: int = 500
-    """Images, evenly spaced over the split; 0 for all."""
+    num_images: int | None = None
+    """Images, evenly spaced over the split; 0 for all. Default: 500, or as many as there are."""
     method: Annotated[str, one_of(METHODS)] = "auto"
     """vlb: the variational bound of a chain. ode: the density along the probability-flow ODE, of images spread over
     their grey levels. auto: vlb for a chain, ode for a continuous schedule. Both are upper bounds."""
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> None:
         flags = replace(flags, method="ode" if loaded.spec.timesteps == 0 else "vlb")
     method, denoiser = _method(flags, loaded)
     dataset = load_data(path, flags.data)
-    part, numbers = spread_over(dataset, flags.split, flags.num_images)
+    part, numbers = spread_over(dataset, flags.split, flags.num_images, USUAL_COUNT)
     with Interrupts(at_once=True):
         folder = report_folder(path, flags.out)
         started = time.perf_counter()

@@ -14,7 +14,6 @@ from torch import Tensor
 from data import Split
 from models import distributed, plots
 from models.build import Loaded
-from models.errors import UserError
 from models.evaluation.images import Images
 from models.evaluation.noise_loss import by_bin, noise_losses
 from models.evaluation.statistics import refuse_infinite
@@ -36,6 +35,7 @@ from scripts.protocol import (
 from scripts.sampling import describe_model, find_checkpoint, load_model, resolve_model
 
 DESCRIPTION = "Measure the noise-prediction loss of a trained run by t. Prints the report's path."
+USUAL_COUNT = 1000
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class LossFlags:
     """This task."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
-    num_images: int = 1000
-    """Test images, evenly spaced over the split, and as many training images; 0 for all of the test split."""
+    num_images: int | None = None
+    """Test images, evenly spaced over the split, and as many training images; 0 for all of the test split. Default:
+    1000, or as many as there are."""
     seed: int = 0
     """Times and noise of an image depend on the seed and its number alone, whatever the batch size."""
     batch_size: int = 256
@@ -63,10 +64,8 @@ def main(argv: list[str]) -> None:
     path = find_checkpoint(flags.model)
     loaded = load_model(path, flags.model)
     dataset = load_data(path, flags.data)
-    test, numbers = spread_over(dataset, "test", flags.num_images)
-    train, _ = spread_over(dataset, "train", len(test))
-    if len(train) < len(test):
-        raise UserError(f"--num_images {len(test)}: the training split has {len(train)} images to hold them against")
+    test, numbers = spread_over(dataset, "test", flags.num_images, USUAL_COUNT)
+    train, _ = spread_over(dataset, "train", len(test), USUAL_COUNT)
     with Interrupts(at_once=True):
         folder = report_folder(path, flags.out)
         started = time.perf_counter()

@@ -126,15 +126,16 @@ def _measure_run(flags: SamplesFlags) -> None:
     path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
     loaded = load_model(path, flags.model)
     sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
-    dataset = load_data(path, flags.data)
+    with distributed.one_goes_ahead():
+        dataset = load_data(path, flags.data)
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
     labels = choose_labels(loaded, flags.labels, count)
-    extractors = _extractors(flags, dataset, device)
     draw = partial(draw_samples, loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)
     if not distributed.is_first():
         draw()
         return
+    extractors = _extractors(flags, dataset, device)
     with new_folder(flags.out, path, "evaluation", "samples") as folder:
         samples = draw()
         card = {**model_card(path, flags.model), **samples.card}

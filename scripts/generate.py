@@ -27,6 +27,7 @@ from scripts.arguments import check_positive, parse, to_config
 from scripts.command import run_command
 from scripts.exporting import export_run
 from scripts.flags import ModelFlags, SamplerFlags
+from scripts.protocol import stored_facts
 from scripts.sampling import (
     choose_labels,
     describe_model,
@@ -90,11 +91,12 @@ def main(argv: list[str]) -> None:
         sampler.assist(loaded, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
+        facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
         if flags.every_checkpoint:
             sampler.draw_training(paths, folder)
         else:
-            sampler.write(loaded, folder)
-        facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
+            facts |= {"step": loaded.step, "checkpoint_sha256": stored_facts(paths[-1])["sha256"]}
+            facts["nfe"] = sampler.write(loaded, folder)
         if weak is not None:
             facts["autoguidance_checkpoint"] = str(weak.path)
         write_text(folder / "config.txt", yaml.safe_dump({**to_config(flags), **facts}, sort_keys=False))
@@ -179,8 +181,9 @@ class _Sampler:
         weak = f" away from {self.flags.sampling.autoguidance}" if self.weak is not None else ""
         return f"{describe_model(loaded)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
-    def write(self, loaded: Loaded, folder: Path) -> None:
-        """samples.npz as the images come, then the sheet, the strips and the animation from the first ones."""
+    def write(self, loaded: Loaded, folder: Path) -> float:
+        """samples.npz as the images come, then the sheet, the strips and the animation from the first ones; returns the
+        network evaluations per image."""
         flags, count = self.flags, self.count
         channels, height, width = loaded.space.image_shape
         shown: list[Generated] = []
@@ -201,6 +204,7 @@ class _Sampler:
                     file.write(np.asarray(self.labels, dtype=np.int64).tobytes())
         self._write_timing(folder, time.perf_counter() - started, evaluations / count)
         self._draw(loaded, folder, shown, evaluations / count)
+        return evaluations / count
 
     def _write_timing(self, folder: Path, seconds: float, nfe: float) -> None:
         lines = {

@@ -32,6 +32,7 @@ from models.evaluation.measures import (
     grey_measures,
     measure,
     memory_measures,
+    undetermined,
 )
 from models.evaluation.memorisation import Memorisation, memorisation
 from models.evaluation.neighbours import distance_to
@@ -44,7 +45,7 @@ from scripts.samples import Samples
 from scripts.training import sha256_of, split_hash
 
 RESAMPLED = "resampled.safetensors"  # Of every measure, its value in each resample.
-VERSION = 1  # Of the measures: figures of two versions are not compared.
+VERSION = 2  # Of the measures: figures of two versions are not compared.
 SHOWN, EXTREMES, PAIRS = 100, 30, 24
 EXPECTED_NEAR_COPIES = 0.01
 
@@ -119,7 +120,8 @@ class Protocol:
                 each.accuracy if isinstance(each, Classifier) else None for each in self.extractors
             ],
             **asdict(self.settings),
-            "interval": "95 %, normal bootstrap over the images measured, Wilson's for shares",
+            "interval": "95 %, normal bootstrap over the images measured, or of recall and coverage over the training "
+            "images; Wilson's for shares",
         }
 
 
@@ -175,8 +177,7 @@ class Evaluation:
         train_read, test_read = protocol.read_train(extractor), protocol.read_test(extractor)
         count, width = mine.features.shape
         rows = protocol.floor_rows(count)
-        if count <= width:
-            self.warnings.append(f"{count} images for {width} features of {name}: its covariance is not determined")
+        self.warnings += undetermined(count, width, name)
         if count <= width or count > len(rows):
             self.undetermined.add(f"fd_{name}")
         if settings.extrapolate and count <= SHORTEST_LINE * width:

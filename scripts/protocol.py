@@ -56,25 +56,30 @@ def whole_split(dataset: ImageData, split: str) -> Split:
     return getattr(dataset, split)
 
 
-def part_of(dataset: ImageData, split: str, first: int, count: int) -> Split:
-    """`count` images of a split from number `first` on, all of them for 0. Raises UserError."""
+def part_of(dataset: ImageData, split: str, first: int, count: int | None, usual: int) -> Split:
+    """`count` images of a split from number `first` on, as `count_of` says. Raises UserError."""
     whole = whole_split(dataset, split)
     if not 0 <= first < len(whole):
         raise UserError(f"--first_image {first}: the {split} split of {dataset.name} has images 0..{len(whole) - 1}")
-    if count < 0:
-        raise UserError(f"--num_images {count}: takes 1 or more, or 0 for all")
-    stop = min(first + count, len(whole)) if count else len(whole)
+    stop = first + count_of(f"{split} images of {dataset.name} from {first} on", len(whole) - first, count, usual, 1)
     return Split(whole.images[first:stop], whole.labels[first:stop])
 
 
-def spread_over(dataset: ImageData, split: str, count: int) -> tuple[Split, list[int]]:
-    """Up to `count` images evenly spaced over a split, so that sorted classes are all among them, and their numbers;
-    all for 0. Raises UserError for fewer than the two that an interval needs."""
+def spread_over(dataset: ImageData, split: str, count: int | None, usual: int) -> tuple[Split, list[int]]:
+    """`count` images evenly spaced over a split, so that sorted classes are all among them, and their numbers; as
+    `count_of` says, and at least the two that an interval needs. Raises UserError."""
     whole = whole_split(dataset, split)
-    rows = spaced_rows(len(whole), count or len(whole)) if count >= 0 else torch.empty(0)
-    if len(rows) < 2:
-        raise UserError(f"--num_images {count}: takes 2 or more, for an interval, or 0 for all ({len(whole)})")
+    rows = spaced_rows(len(whole), count_of(f"{split} images of {dataset.name}", len(whole), count, usual, 2))
     return Split(whole.images[rows], whole.labels[rows]), rows.tolist()
+
+
+def count_of(what: str, there: int, count: int | None, usual: int, fewest: int) -> int:
+    """How many images --num_images asks for: all for 0, and for None the usual number or as many as there are. Raises
+    UserError for more than there are, and for too few."""
+    asked = min(usual, there) if count is None else count or there
+    if not fewest <= asked <= there:
+        raise UserError(f"--num_images {asked}: takes {fewest} to {there}, the {what}, or 0 for all")
+    return asked
 
 
 def model_card(path: Path, flags: ModelFlags) -> dict[str, Any]:

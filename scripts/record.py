@@ -206,7 +206,7 @@ def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
     for name in NETWORKS:
         mine = kept_path(kept, Schooling(name, flips=dataset.flips), sha256)
         if pretrained(name, sha256) is None and not mine.is_file():
-            words = f"--dataset {dataset.name} --network {name}{' --flips' if dataset.flips else ''}"
+            words = f"--dataset {dataset.name} --network {name}"
             raise UserError(f"no {name} knows {dataset.name}: make train_classifier ARGS='{words}' trains one")
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from data import ImageData
 from models.build import Loaded
 from models.errors import UserError
+from models.evaluation.measures import drawn
 from models.generation import Sampling, generate
 from models.progress import duration
 from models.run import read_yaml
@@ -34,6 +35,7 @@ QUANTISATION = "uint8, rounded half to even, clipped to 0..255"
 BROKEN = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 CONFIG_WORDS = ("sampler", "steps", "grid", "eta", "variance", "diffusion", "order", "guidance_scale")
 CONFIG_WORDS += ("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "weights", "checkpoint")
+CONFIG_WORDS += ("step", "checkpoint_sha256", "nfe")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def draw_samples(
 
 
 def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
-    """The first `count` images of a file or folder, all for 0, of the shape of a data set. Raises UserError."""
+    """`count` images of a file or folder, all for 0, of the shape of a data set: the first of those that `generate`
+    made, class after class in turn, and of others, which may be sorted, such as are drawn. Raises UserError."""
     if not path.exists():
         raise UserError(f"--samples {path}: no such file or folder")
     of_npz = path.is_file() and path.suffix == ".npz"
@@ -105,8 +108,9 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
     if "sampler" in settings:
         told = {word: settings[word] for word in CONFIG_WORDS if _is_plain(settings.get(word))}
         card = {"made_by": "generate", "samples": str(path), "quantisation": QUANTISATION, **told}
+    rows = torch.arange(count) if card["made_by"] == "generate" else drawn(len(images), count, 0, "samples")
     title = str(Path(*path.absolute().parts[-2:]))
-    return Samples(images[:count], None if labels is None else labels[:count], title, card)
+    return Samples(images[rows], None if labels is None else labels[rows], title, card)
 
 
 def settings_beside(path: Path) -> dict[str, Any]:

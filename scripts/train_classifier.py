@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -50,8 +50,8 @@ class ClassifierFlags:
     """Largest learning rate, of one cycle."""
     weight_decay: float = Schooling.weight_decay
     """AdamW's."""
-    flips: bool = Schooling.flips
-    """Learn from mirrored images, too."""
+    flips: bool = False
+    """Learn from mirrored images even where the data set's flows do not."""
     seed: int = Schooling.seed
     """The same seed gives the same network on the same machine."""
     device: str = "auto"
@@ -72,7 +72,8 @@ def main(argv: list[str]) -> None:
     _check(flags)
     device = build.pick_device(flags.device)
     build.prepare_device(device)
-    subject = subject_of(load_data(flags))
+    dataset = load_data(flags)
+    subject, flags = subject_of(dataset), replace(flags, flips=flags.flips or dataset.flips)
     print(_verify(flags, subject, device) if flags.verify_only else _train(flags, subject, device))
 
 

@@ -53,8 +53,7 @@ class Reference:
     @classmethod
     def of(cls, train: Tensor, count: int, seed: int) -> Reference:
         """train: features (N, D) of the training split. count: how many are to make pairs, at most N."""
-        generator = torch.Generator().manual_seed(derive_seed(seed, "reference"))
-        rows = torch.randperm(len(train), generator=generator)[: min(count, MOST_PAIRED)]
+        rows = torch.randperm(len(train), generator=_generator(seed, "reference"))[: min(count, MOST_PAIRED)]
         return cls(gaussian(train), train[rows].double())
 
     def cut(self, count: int) -> Reference:
@@ -73,9 +72,8 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     if settings.extrapolate and len(features) > SHORTEST_LINE * features.shape[1]:
         limit = frechet_limit(features, reference.all, settings.seed)
         found[f"fd_limit_{name}"] = Estimate(limit, math.nan, math.nan)
-    some, paired = features[:MOST_PAIRED], counts if len(features) <= MOST_PAIRED else None
-    if paired is None:
-        paired = resampled_counts(MOST_PAIRED, settings.draws, settings.seed)
+    some = features[drawn(len(features), MOST_PAIRED, settings.seed, "paired")]
+    paired = resampled_counts(len(some), settings.draws, settings.seed)
     kernel, kernels = kernel_distance(some, reference.some, paired)
     found[f"kd_{name}"] = around(kernel, kernels)
     scores = inception_score(read.logits, torch.cat([torch.ones(1, len(features), dtype=torch.float64), counts]))
@@ -91,12 +89,29 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     return found
 
 
+def undetermined(count: int, width: int, name: str) -> list[str]:
+    """The warning where so many images are too few for so many features."""
+    return (
+        [f"{count} images for {width} features of {name}: its covariance is not determined"] if count <= width else []
+    )
+
+
+def drawn(size: int, count: int, seed: int, stream: str) -> Tensor:
+    """The numbers of `count` of `size` images, drawn by the seed and in order; all where there are no more."""
+    rows = torch.randperm(size, generator=_generator(seed, stream))[:count]
+    return rows.sort().values
+
+
+def _generator(seed: int, stream: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, stream))
+
+
 def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Estimate | None:
     """What the distance of `count` images is where they are real, (N, D): the mean over random sets of them and the
     range that 95 % of such sets lie in. None where there are too few real images for sets that differ."""
     if 2 * count > len(features):
         return None
-    generator = torch.Generator().manual_seed(derive_seed(seed, "floors"))
+    generator = _generator(seed, "floors")
     sets = [torch.randperm(len(features), generator=generator)[:count] for _ in range(FLOOR_SETS)]
     found = torch.tensor([frechet_distance(gaussian(features[rows]), reference) for rows in sets], dtype=torch.float64)
     spread = around(found.mean().item(), found)
@@ -106,9 +121,9 @@ def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) 
 def frechet(features: Tensor, reference: Gaussian, settings: Settings) -> Estimate:
     """The squared distance of features (N, D), with its interval."""
     counts = resampled_counts(len(features), settings.draws, settings.seed)
-    drawn = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
+    used = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
     distance = frechet_distance(gaussian(features), reference)
-    spread = around(distance, frechet_resampled(features, reference, drawn))
+    spread = around(distance, frechet_resampled(features, reference, used))
     return spread._replace(low=max(0.0, spread.low))  # there is no distance below 0
 
 

@@ -155,6 +155,7 @@ def test_an_autoencoder_by_gaussians_of_its_latents(bayes) -> None:
         ("labels", ("--split", "valid"), ("--split valid", "train or test")),
         ("labels", ("--first_image", "99999"), ("--first_image 99999", "images 0..")),
         ("labels", ("--num_images", "-1"), ("--num_images -1",)),
+        ("labels", ("--first_image", "350", "--num_images", "10"), ("--num_images 10", "1 to 9")),
         ("labels", ("--batch_size", "0"), ("--batch_size 0",)),
         ("labels", ("--drawz", "3"), ("--drawz", "did you mean --draws")),
         ("labels", ("--method", "likelihood", "--ode_steps", "0"), ("--ode_steps 0",)),
@@ -284,7 +285,7 @@ def test_bits_do_not_depend_on_the_batch_size_and_every_flag_acts(evaluate, kind
 @pytest.mark.parametrize(
     ("task", "kind", "flags", "words"),
     [
-        ("loss", "labels", ("--num_images", "1"), ("--num_images 1", "2 or more")),
+        ("loss", "labels", ("--num_images", "1"), ("--num_images 1", "takes 2 to 359")),
         ("loss", "labels", ("--num_images", "-3"), ("--num_images -3",)),
         ("loss", "labels", ("--batch_size", "0"), ("--batch_size 0",)),
         ("loss", "-vae-", (), ("no denoiser's checkpoint",)),
@@ -298,7 +299,9 @@ def test_bits_do_not_depend_on_the_batch_size_and_every_flag_acts(evaluate, kind
         ("likelihood", "labels", ("--probes", "-1"), ("--probes -1",)),
         ("likelihood", "labels", ("--split", "valid"), ("--split valid",)),
         ("likelihood", "ddpm", ("--vlb_steps", "1"), ("--vlb_steps 1",)),
+        ("loss", "labels", ("--num_images", "360"), ("--num_images 360", "359")),
         ("likelihood", "ddpm", ("--num_images", "1"), ("--num_images 1",)),
+        ("likelihood", "ddpm", ("--num_images", "360"), ("--num_images 360", "359")),
         ("likelihood", "ddpm", ("--batch_size", "0"), ("--batch_size 0",)),
     ],
 )

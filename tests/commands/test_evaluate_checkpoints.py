@@ -115,6 +115,9 @@ def test_the_report_carries_its_protocol_and_the_floor(usual: Path, quick_classi
     name = f"convnet_{facts['sha256'][:8]}"
     card = report["protocol"]
     assert (card["images"], card["dataset"], card["extractors"]) == (60, "digits", [name])
+    assert report["samples"]["nfe"] == 4 and "uint8" in report["samples"]["quantisation"]
+    assert report["warnings"] == [f"60 images for 128 features of {name}: its covariance is not determined"]
+    assert f"warning: {report['warnings'][0]}" in (usual / "table.txt").read_text()
     assert report["samples"]["sampling"] == "ddim, 4 steps" and "checkpoint_sha256" not in report["samples"]
     assert set(report["floor"]) == {f"fd_{name}", f"recognised_{name}"}
     for row in report["checkpoints"]:
@@ -197,6 +200,7 @@ def test_samples_are_measured_while_training(train) -> None:
     assert len(distances) > 1 and distances[-1] < distances[0]
     assert all(0 <= float(row["sample_recognised"]) <= 1 for row in rows)
     log = (folder / "training_log.txt").read_text()
+    assert "60 samples are measured in convnet_" in log and "warning: 60 images for 128 features of convnet_" in log
     assert log.count("sample distance ") == log.count(", recognised ") == len(rows)
     assert Image.open(folder / "loss_curves.png").width > 2000
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

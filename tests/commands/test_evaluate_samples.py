@@ -91,7 +91,10 @@ def test_a_run_its_archive_and_its_pictures_get_the_same_figures(evaluate, made:
     assert_alike(of_run, of_pictures)
     assert any(name.startswith("recognised_") for name in of_run["results"])
     assert (of_run["samples"]["made_by"], of_archive["samples"]["made_by"]) == ("generate", "generate")
-    assert of_run["samples"]["nfe"] == 3 and of_archive["samples"]["steps"] == 3
+    assert of_run["samples"]["nfe"] == of_archive["samples"]["nfe"] == 3
+    for word in ("checkpoint_sha256", "step"):
+        assert of_run["samples"][word] == of_archive["samples"][word]
+    assert of_archive["samples"]["steps"] == 3
     assert of_run["protocol"] == of_archive["protocol"] == of_pictures["protocol"]
     assert of_run["protocol"]["images"] == COUNT and of_run["protocol"]["dataset"] == "digits"
 
@@ -181,6 +184,9 @@ def test_pictures_in_folders_of_their_class(evaluate, made: Made, tmp_path: Path
     found = report_of(evaluate("--samples", tmp_path / "sorted", "--dataset", "digits"))
     of_archive = report_of(evaluate("--samples", made.npz))
     assert found["confusion"] == of_archive["confusion"]
+    some = report_of(evaluate("--samples", tmp_path / "sorted", "--dataset", "digits", "--num_images", COUNT // 2))
+    asked = torch.tensor(some["confusion"]).sum(1)
+    assert asked.sum() == COUNT // 2 and asked[COUNT // 20 :].sum() > 0  # not the first classes alone
 
 
 # -- mistakes ------------------------------------------------------------------------------------------------------

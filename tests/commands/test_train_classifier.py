@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models import checkpoint
-from tests.commands.tasks import Ended, grey_folder, run_here, tiny_classifier
+from tests.commands.tasks import Ended, grey_folder, run_here, tiny_classifier, use_tiny_data
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,17 @@ def test_what_is_written_says_what_it_is(made: Path) -> None:
     assert facts["classes"] == 10
     assert 0.3 < facts["accuracy"] <= 1 and facts["test_images"] == 359
     assert facts["settings"]["epochs"] == 2
+
+
+def test_it_learns_mirrored_images_where_the_data_set_is_mirrored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that `evaluate` finds it by its settings."""
+    use_tiny_data(monkeypatch)
+    few = ("--epochs", 1, "--width", 4, "--batch_size", 8, "--device", "cpu", "--experiments_dir", tmp_path)
+    for name, flips in (("digits", False), ("cifar10", True)):
+        ended = run_here("train_classifier", "--dataset", name, *few, capsys=capsys)
+        assert checkpoint.load(ended.folder)[1]["settings"]["flips"] is flips
 
 
 def test_a_file_as_it_was_written_is_verified(verify, tmp_path: Path) -> None:

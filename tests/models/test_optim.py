@@ -155,14 +155,20 @@ def test_a_step_of_muon() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_gradient_that_is_not_finite_moves_nothing(name: str) -> None:
+    """Neither the weights nor what the optimizer remembers, after a step that was good."""
     network = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
     optimizer = build_optimizer(network, 0.1, 0.1, (0.9, 0.99), name)
+    network(torch.randn(2, 16, 5, 5)).square().sum().backward()
+    optimizer.step()
     before = [p.detach().clone() for p in network.parameters()]
+    memories = copy.deepcopy([optimizer.state[p] for p in network.parameters()])
     for p in network.parameters():
         p.grad = torch.full_like(p, math.nan)
     cast(Any, optimizer).found_inf = torch.ones(())
     optimizer.step()
     assert all(torch.equal(p, was) for p, was in zip(network.parameters(), before, strict=True))
+    for p, memory in zip(network.parameters(), memories, strict=True):
+        assert all(torch.equal(optimizer.state[p][key], memory[key]) for key in memory)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

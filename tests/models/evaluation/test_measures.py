@@ -8,11 +8,20 @@ from torch import Tensor
 
 from models.evaluation import classifier, distances, neighbours
 from models.evaluation.classifier import Classifier, Read, frozen
+from models.evaluation.distances import frechet_distance, gaussian
 from models.evaluation.feature_networks import NETWORKS
-from models.evaluation.measures import Reference, Settings, grey_measures, measure, memory_measures
+from models.evaluation.measures import (
+    Reference,
+    Settings,
+    drawn,
+    frechet_floor,
+    grey_measures,
+    measure,
+    memory_measures,
+)
 from models.evaluation.memorisation import memorisation
 from models.evaluation.neighbours import expected_coverage, expected_mixing
-from models.evaluation.statistics import Estimate
+from models.evaluation.statistics import Estimate, Z
 
 WIDTH, COUNT = 6, 300
 SETTINGS = Settings(k=5, draws=20)
@@ -91,9 +100,30 @@ def test_pairs_are_of_so_many_images_and_moments_of_all(monkeypatch: pytest.Monk
     features, train = modes(COUNT, 0), modes(2 * COUNT, 1)
     reference = Reference.of(train, COUNT, 0)
     assert len(reference.some) == 50
-    few, whole = rows_of(features, train), rows_of(features[:50], train)
+    few, whole = rows_of(features, train), rows_of(features[drawn(COUNT, 50, SETTINGS.seed, "paired")], train)
     assert few["coverage_x"].value == whole["coverage_x"].value and few["fd_x"] != whole["fd_x"]
     assert few["kd_x"].value == whole["kd_x"].value
+
+
+def test_pairs_of_sorted_images_are_of_all_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.evaluation.measures.MOST_PAIRED", 60)
+    features, train = modes(COUNT, 0), modes(2 * COUNT, 1)
+    in_order = torch.cat([features[::2], features[1::2]])
+    found, mixed = (values(rows_of(each, train)) for each in (in_order, features))
+    for name in ("recall", "coverage"):
+        assert found[name] == pytest.approx(mixed[name], abs=0.15) and found[name] > 0.7
+
+
+def test_the_floor_spreads_as_fresh_sets_do() -> None:
+    """Even where each set has half of the real images, and so any two share a quarter of them."""
+    generator = torch.Generator().manual_seed(0)
+    reference = gaussian(torch.randn(20_000, 2, generator=generator, dtype=torch.float64))
+    fresh = torch.randn(300, 200, 2, generator=generator, dtype=torch.float64)
+    expected = torch.tensor([frechet_distance(gaussian(each), reference) for each in fresh]).std().item()
+    floors = [frechet_floor(torch.cat([*pair]), reference, 200, seed) for seed, pair in enumerate(fresh.split(2))]
+    spreads = [(floor.high - floor.value) / Z for floor in floors if floor is not None]
+    assert len(spreads) == 150
+    assert torch.tensor(spreads).square().mean().sqrt().item() == pytest.approx(expected, rel=0.2)
 
 
 def images(count: int, seed: int) -> Tensor:
