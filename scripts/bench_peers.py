@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from multiprocessing.connection import Connection
@@ -32,7 +32,7 @@ from models.progress import peak_memory
 from scripts.arguments import parse, split_at_dashes
 from scripts.command import run_command
 from scripts.denoising import build_sample_test, build_spec, fit_space, settings_to_measure
-from scripts.flags import experiments_dir
+from scripts.flags import SampleTestFlags, experiments_dir
 from scripts.peers import EXAMPLE_LR, PEERS, Match, Ours
 from scripts.record import commit
 from scripts.terminal import tell
@@ -137,7 +137,8 @@ def main(argv: list[str]) -> None:
         try:
             for name in PEERS:
                 contenders.append(Contender(name, argv, folder))
-            test = build_sample_test(match.settings, match.dataset, fingerprint(match.dataset))
+            measured = replace(match.settings, sample_test=SampleTestFlags(eval_samples=flags.num_images))
+            test = build_sample_test(measured, match.dataset, fingerprint(match.dataset))
             compete(flags, match, contenders, test)
             for each in contenders:
                 try_samplers(flags, match, each, test)
@@ -178,6 +179,7 @@ def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
     spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
     if settings.space != "pixels" or spec.classes == 0 or spec.label_drop == 0:
         raise UserError("the contenders are compared in pixels, with labels, some of which are dropped for guidance")
+    settings = replace(settings, sample_test=SampleTestFlags())  # Samples are measured here, and not by the contenders.
     return Match(settings, dataset, spec, flags.minutes, flags.guidance_scale, flags.example_lr)
 
 
