@@ -202,9 +202,10 @@ class _Sampler:
             if self.labels is not None:
                 with _npz_member(archive, "arr_1", (count,), np.int64) as file:
                     file.write(np.asarray(self.labels, dtype=np.int64).tobytes())
-        self._write_timing(folder, time.perf_counter() - started, evaluations / count)
-        self._draw(loaded, folder, shown, evaluations / count)
-        return evaluations / count
+        nfe = evaluations / count
+        self._write_timing(folder, time.perf_counter() - started, nfe)
+        self._draw(loaded, folder, shown, nfe)
+        return nfe
 
     def _write_timing(self, folder: Path, seconds: float, nfe: float) -> None:
         lines = {

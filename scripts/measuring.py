@@ -28,6 +28,7 @@ from models.evaluation.measures import (
     SHORTEST_LINE,
     Reference,
     Settings,
+    drawn,
     frechet_floor,
     grey_measures,
     measure,
@@ -39,7 +40,6 @@ from models.evaluation.neighbours import distance_to
 from models.evaluation.recognition import confusion, histogram_distance
 from models.evaluation.statistics import Estimate, mean_interval, resampled_counts, share
 from models.objectives import sheet
-from models.randomness import derive_seed
 from models.run import write_text
 from scripts.samples import Samples
 from scripts.training import sha256_of, split_hash
@@ -100,8 +100,7 @@ class Protocol:
 
     def floor_rows(self, count: int) -> Tensor:
         """Which test images stand in for `count` images: all, or as many drawn by the seed."""
-        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "floor"))
-        return torch.randperm(len(self.dataset.test), generator=generator)[:count]
+        return drawn(len(self.dataset.test), count, self.settings.seed, "floor")
 
     def card(self, count: int) -> dict[str, Any]:
         """What two figures must have in common to be compared."""
@@ -226,8 +225,7 @@ class Evaluation:
             self.warnings.append("no classification accuracy score: the images have no labels")
             return
         count = min(len(samples.images), len(dataset.train))
-        generator = torch.Generator().manual_seed(derive_seed(self.protocol.settings.seed, "learning"))
-        rows = torch.randperm(len(dataset.train), generator=generator)[:count]
+        rows = drawn(len(dataset.train), count, self.protocol.settings.seed, "learning")
         real = Labelled(dataset.train.images[rows], dataset.train.labels[rows])
         for where, shown in ((self.found, Labelled(samples.images, samples.labels)), (self.floors, real)):
             schooling = Schooling(flips=dataset.flips, seed=self.protocol.settings.seed)

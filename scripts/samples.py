@@ -108,7 +108,9 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
     if "sampler" in settings:
         told = {word: settings[word] for word in CONFIG_WORDS if _is_plain(settings.get(word))}
         card = {"made_by": "generate", "samples": str(path), "quantisation": QUANTISATION, **told}
-    rows = torch.arange(count) if card["made_by"] == "generate" else drawn(len(images), count, 0, "samples")
+    rows = torch.arange(count)
+    if card["made_by"] != "generate":
+        rows = drawn(len(images), count, 0, "samples").sort().values
     title = str(Path(*path.absolute().parts[-2:]))
     return Samples(images[rows], None if labels is None else labels[rows], title, card)
 

@@ -53,8 +53,7 @@ class Reference:
     @classmethod
     def of(cls, train: Tensor, count: int, seed: int) -> Reference:
         """train: features (N, D) of the training split. count: how many are to make pairs, at most N."""
-        rows = torch.randperm(len(train), generator=_generator(seed, "reference"))[: min(count, MOST_PAIRED)]
-        return cls(gaussian(train), train[rows].double())
+        return cls(gaussian(train), train[drawn(len(train), min(count, MOST_PAIRED), seed, "reference")].double())
 
     def cut(self, count: int) -> Reference:
         """The same with fewer to make pairs, where there are more: those that `of` would have taken."""
@@ -72,8 +71,10 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     if settings.extrapolate and len(features) > SHORTEST_LINE * features.shape[1]:
         limit = frechet_limit(features, reference.all, settings.seed)
         found[f"fd_limit_{name}"] = Estimate(limit, math.nan, math.nan)
-    some = features[drawn(len(features), MOST_PAIRED, settings.seed, "paired")]
-    paired = resampled_counts(len(some), settings.draws, settings.seed)
+    some, paired = features, counts
+    if len(features) > MOST_PAIRED:
+        some = features[drawn(len(features), MOST_PAIRED, settings.seed, "paired").sort().values]
+        paired = resampled_counts(MOST_PAIRED, settings.draws, settings.seed)
     kernel, kernels = kernel_distance(some, reference.some, paired)
     found[f"kd_{name}"] = around(kernel, kernels)
     scores = inception_score(read.logits, torch.cat([torch.ones(1, len(features), dtype=torch.float64), counts]))
@@ -91,19 +92,16 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
 
 def undetermined(count: int, width: int, name: str) -> list[str]:
     """The warning where so many images are too few for so many features."""
-    return (
-        [f"{count} images for {width} features of {name}: its covariance is not determined"] if count <= width else []
-    )
+    if count > width:
+        return []
+    return [f"{count} images for {width} features of {name}: its covariance is not determined"]
 
 
 def drawn(size: int, count: int, seed: int, stream: str) -> Tensor:
-    """The numbers of `count` of `size` images, drawn by the seed and in order; all where there are no more."""
-    rows = torch.randperm(size, generator=_generator(seed, stream))[:count]
-    return rows.sort().values
-
-
-def _generator(seed: int, stream: str) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(seed, stream))
+    """The numbers of `count` of `size` images, all where there are no more, in an order drawn by the seed: fewer of one
+    stream are the first of more."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, stream))
+    return torch.randperm(size, generator=generator)[:count]
 
 
 def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Estimate | None:
@@ -111,7 +109,7 @@ def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) 
     range that 95 % of such sets lie in. None where there are too few real images for sets that differ."""
     if 2 * count > len(features):
         return None
-    generator = _generator(seed, "floors")
+    generator = torch.Generator().manual_seed(derive_seed(seed, "floors"))
     sets = [torch.randperm(len(features), generator=generator)[:count] for _ in range(FLOOR_SETS)]
     found = torch.tensor([frechet_distance(gaussian(features[rows]), reference) for rows in sets], dtype=torch.float64)
     spread = around(found.mean().item(), found)
