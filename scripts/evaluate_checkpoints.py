@@ -33,9 +33,8 @@ from scripts.extractors import KEPT_FEATURES, find_extractors
 from scripts.flags import ModelFlags, SamplerFlags, SourceFlags
 from scripts.measuring import MEANINGS, Protocol, kind_of, plain, show, show_estimate
 from scripts.protocol import load_data, model_card, stored_facts
-from scripts.samples import Samples, draw_samples
+from scripts.samples import Samples, draw_samples, labels_as_real
 from scripts.sampling import (
-    choose_labels,
     find_every_checkpoint,
     load_model,
     name_of,
@@ -128,7 +127,7 @@ class _Task:
         sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
         dataset = load_data(loaded.path, flags.data)
         count = flags.num_images or min(USUAL_COUNT, len(dataset.test))
-        labels = choose_labels(loaded, None, count)
+        labels = labels_as_real(dataset, count, flags.seed) if loaded.spec.classes else None
         experiments, device = Path(flags.model.experiments_dir), torch.device(flags.model.device)
         extractors = find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
         settings = Settings(draws=flags.draws)

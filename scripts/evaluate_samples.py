@@ -28,7 +28,7 @@ from scripts.extractors import KEPT_FEATURES, find_extractors
 from scripts.flags import ModelFlags, SamplerFlags, SourceFlags, one_of
 from scripts.measuring import Evaluation, Protocol
 from scripts.protocol import load_data, model_card
-from scripts.samples import Samples, draw_samples, read_samples, settings_beside
+from scripts.samples import Samples, draw_samples, labels_as_real, read_samples, settings_beside
 from scripts.sampling import (
     choose_labels,
     find_checkpoint,
@@ -63,7 +63,8 @@ class SamplesFlags:
     num_images: int | None = None
     """How many images. Default, and for 0: as many as the data set has test images; all of --samples."""
     labels: tuple[int, ...] | None = None
-    """Classes to generate, in turn. Default: all."""
+    """Classes to generate, in turn. Default: those of training images, drawn by the seed, so that each comes as often
+    as among the images that these are measured against."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] | None = None
     """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
@@ -131,6 +132,8 @@ def _measure_run(flags: SamplesFlags) -> None:
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
     labels = choose_labels(loaded, flags.labels, count)
+    if labels is not None and flags.labels is None:
+        labels = labels_as_real(dataset, count, flags.seed)
     draw = partial(draw_samples, loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)
     if not distributed.is_first():
         draw()

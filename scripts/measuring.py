@@ -22,10 +22,12 @@ from torch import Tensor
 from data import ImageData
 from models import figures, pictures
 from models.evaluation.classifier import Classifier, Labelled, Read, Schooling, frozen, train
+from models.evaluation.distances import Gaussian, frechet_distance, gaussian
 from models.evaluation.features import Extractor, read_kept
 from models.evaluation.measures import (
     MOST_PAIRED,
     SHORTEST_LINE,
+    WIDE,
     Reference,
     Settings,
     drawn,
@@ -55,6 +57,7 @@ MEANINGS = {
     "recognised": ("%", "taken by the classifier for the class that was asked for"),
     "cas": ("%", "real test images recognised by a classifier trained on these images (classification accuracy score)"),
     "class_shares": ("%", "classes of the images, as recognised, from those of the training split: total variation"),
+    "fd_shares": ("", "the part of the distance that is due to how often each class was asked for"),
     "fd": ("", "squared Frechet distance of the features from those of all training images; falls with n"),
     "fd_limit": ("", "the same for ever more images, by a line in 1 / n"),
     "kd": ("", "unbiased squared kernel distance (cubic kernel); about 0 for real images"),
@@ -184,13 +187,14 @@ class Evaluation:
         if isinstance(extractor, Classifier):
             self._recognise(name, mine, test_read, rows)
         reference = Reference.of(train_read.features, count, settings.seed)
-        self.found.update(measure(mine, reference, name, settings))
         floor = Read(test_read.features[rows], test_read.logits[rows])
         of_floor = reference.cut(len(rows))
         self.floors.update(measure(floor, of_floor, name, settings))
         spread = frechet_floor(test_read.features, reference.all, len(rows), settings.seed)
         if spread is not None:
             self.floors[f"fd_{name}"] = spread
+        self._weigh_shares(name, train_read.features, reference.all, rows)
+        self.found.update(measure(mine, reference, name, settings))
         self._measure_memory(name, mine.features, train_read.features, test_read.features)
         if self.remoteness is None:
             self.remoteness = distance_to(mine.features, reference.some, settings.k)
@@ -208,6 +212,26 @@ class Evaluation:
         for where, found in ((self.found, mine.labels), (self.floors, test_read.labels[rows])):
             distance = histogram_distance(found, dataset.train.labels, classes)
             where[f"class_shares_{name}"] = Estimate(distance, math.nan, math.nan)
+
+    def _weigh_shares(self, name: str, train: Tensor, reference: Gaussian, rows: Tensor) -> None:
+        """What the classes asked for, as often as they were, are worth by themselves: the training images so weighted
+        against all as they are."""
+        dataset, asked = self.protocol.dataset, self.samples.labels
+        if asked is None or train.shape[1] > WIDE:
+            return
+        classes = len(dataset.class_names)
+        there = torch.bincount(dataset.train.labels, minlength=classes).double()
+        for where, labels in ((self.found, asked), (self.floors, dataset.test.labels[rows])):
+            wanted = torch.bincount(labels, minlength=classes) * (there > 0)
+            weights = (wanted * len(train) / wanted.sum() / there)[dataset.train.labels]
+            distance = frechet_distance(gaussian(train, weights), reference)
+            where[f"fd_shares_{name}"] = Estimate(max(0.0, distance), math.nan, math.nan)
+        alone = self.found[f"fd_shares_{name}"].value
+        if alone > self.floors[f"fd_{name}"].value:
+            self.warnings.append(
+                f"the classes were asked for in other shares than the training images have, which alone is {alone:.4g} "
+                f"of fd_{name}, more than its floor: without --samples and --labels, evaluate asks in their shares"
+            )
 
     def _measure_memory(self, name: str, samples: Tensor, train_points: Tensor, test: Tensor) -> Memorisation:
         found = memorisation(samples, train_points, test)
@@ -291,9 +315,11 @@ class Evaluation:
 
     def _draw(self, folder: Path) -> None:
         images, names = self.samples.images, self.protocol.dataset.class_names
-        whole = names if self.samples.labels is not None and _in_turn(self.samples.labels, len(names)) else ()
-        shown = f"{self.samples.title} (first {min(SHOWN, len(images))} of {len(images)})"
-        pictures.save_image(sheet(images[:SHOWN], whole, shown), folder / "samples.png")
+        labels, numbers = self.samples.labels, torch.arange(len(images))
+        rows = self._classes_in_turn(numbers, numbers if labels is None else labels)[:SHOWN]
+        whole = names if labels is not None and _in_turn(labels[rows], len(names)) else ()
+        shown = f"{self.samples.title} ({len(rows)} of {len(images)})"
+        pictures.save_image(sheet(images[rows], whole, shown), folder / "samples.png")
         if self.remoteness is not None:
             order = self.remoteness.argsort()
             for word, rows in (("nearest to", order[:EXTREMES]), ("farthest from", order.flip(0)[:EXTREMES])):
@@ -303,19 +329,22 @@ class Evaluation:
             path = folder / "confusion.png"
             figures.confusion_matrix(self.confusion.numpy(), names, path, self.samples.title)
         if self.pixels is not None:
-            closest = self._closest(self.pixels.distances)[:PAIRS]
+            distances = self.pixels.distances
+            closest = self._classes_in_turn(distances, distances)[:PAIRS]
             partners = self.protocol.dataset.train.images[self.pixels.nearest[closest]]
             title = f"{self.samples.title}: closest pairs in pixels, each with its training image to the right"
             pictures.save_image(pictures.pairs(images[closest], partners, 6, title), folder / "closest_pairs.png")
 
-    def _closest(self, distances: Tensor) -> Tensor:
-        """Which images are nearest to a training image, the classes in turn: the plainest would be all there is."""
-        labels = torch.zeros(len(distances)) if self.samples.labels is None else self.samples.labels
-        ranks = torch.empty_like(distances)
+    def _classes_in_turn(self, values: Tensor, then: Tensor) -> Tensor:
+        """The images by their values (N,), the least first, but one of each class before the second of any, in each
+        turn by `then`: the closest pairs would else be of the plainest class alone."""
+        labels = torch.zeros(len(values)) if self.samples.labels is None else self.samples.labels
+        turns = torch.empty(len(values), dtype=torch.int64)
         for label in labels.unique():
             rows = (labels == label).nonzero()[:, 0]
-            ranks[rows[distances[rows].argsort()]] = torch.arange(len(rows), dtype=ranks.dtype)
-        return (ranks + distances / (2 * distances.max().clamp(min=1))).argsort()
+            turns[rows[values[rows].argsort(stable=True)]] = torch.arange(len(rows))
+        order = then.argsort(stable=True)
+        return order[turns[order].argsort(stable=True)]
 
 
 def _in_turn(labels: Tensor, classes: int) -> bool:

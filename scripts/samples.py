@@ -49,6 +49,14 @@ class Samples:
     card: dict[str, Any]
 
 
+def labels_as_real(dataset: ImageData, count: int, seed: int) -> list[int]:
+    """One label per image: those of training images drawn by the seed. The classes then come as often as in the images
+    that these are measured against, where equal shares would be a distance by themselves (as in StyleGAN's metrics)."""
+    labels = dataset.train.labels
+    order = drawn(len(labels), count, seed, "labels")
+    return labels[order[torch.arange(count) % len(order)]].tolist()
+
+
 def draw_samples(
     loaded: Loaded,
     sampling: Sampling,

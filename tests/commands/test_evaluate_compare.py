@@ -58,7 +58,7 @@ def test_two_runs_are_paired_by_their_noise(experiments: Path, compare) -> None:
     found = comparison_of(ended)
     assert ended.err.count("its covariance is not determined") == 2 and "warning: of A: " in ended.err
     assert found["paired"] and ended.folder.parent == experiments / "comparisons"
-    (distance,) = (row for name, row in found["differences"].items() if name.startswith("fd_"))
+    (distance,) = (row for name, row in found["differences"].items() if name.startswith("fd_convnet"))
     assert distance["value"] == distance["other"] - distance["one"]
     assert distance["low"] < distance["value"] < distance["high"]
     text = ended.folder.with_suffix(".txt").read_text()

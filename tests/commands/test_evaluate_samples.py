@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+import data
 from models import checkpoint
 from models.evaluation import inception
 from models.evaluation.classifier import Classifier
@@ -23,6 +24,7 @@ from tests.commands.tasks import TINY, Ended, run_here, tiny_classifier
 
 COUNT = 30
 STEPS, SEED = ("--steps", 3), ("--seed", 5)
+IN_TURN = ("--labels", *range(10))  # As generate asks for them.
 
 
 class Made(NamedTuple):
@@ -84,7 +86,7 @@ def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def test_a_run_its_archive_and_its_pictures_get_the_same_figures(evaluate, made: Made) -> None:
-    of_run = report_of(evaluate("--num_images", COUNT))
+    of_run = report_of(evaluate("--num_images", COUNT, *IN_TURN))
     of_archive = report_of(evaluate("--samples", made.npz))
     of_pictures = report_of(evaluate("--samples", made.samples / "images"))
     assert_alike(of_run, of_archive)
@@ -100,7 +102,7 @@ def test_a_run_its_archive_and_its_pictures_get_the_same_figures(evaluate, made:
 
 
 def test_what_is_written(evaluate, made: Made) -> None:
-    ended = evaluate("--num_images", COUNT)
+    ended = evaluate("--num_images", COUNT, *IN_TURN)
     names = {"samples.png", "nearest.png", "farthest.png", "closest_pairs.png", "confusion.png"}
     assert names | {"report.json", "report.txt", "resampled.safetensors", "samples.npz"} <= {
         path.name for path in ended.folder.iterdir()
@@ -141,7 +143,20 @@ def test_the_first_images_alone(evaluate, made: Made, tmp_path: Path) -> None:
     few = report_of(evaluate("--samples", made.npz, "--num_images", 12))
     assert few["protocol"]["images"] == 12 and few["protocol"]["floor"] == "test split, 12 images"
     assert_alike(few, report_of(evaluate("--samples", tmp_path / "first.npz", "--dataset", "digits")))
-    assert_alike(few, report_of(evaluate("--num_images", 12)))
+    assert_alike(few, report_of(evaluate("--num_images", 12, *IN_TURN)))
+
+
+def test_classes_come_as_often_as_in_the_training_images(evaluate) -> None:
+    labels = data.find("digits")().load(Path()).train.labels
+    ended = evaluate("--num_images", 200, "--sampler", "euler", "--steps", 1)
+    with np.load(ended.folder / "samples.npz") as archive:
+        found = np.bincount(archive["arr_1"], minlength=10)
+    expected = 200 * torch.bincount(labels).numpy() / len(labels)
+    assert ((found - expected) ** 2 / expected).sum() < 28  # one in a thousand draws of chi-squared with 9 is above
+    assert len(set(found.tolist())) > 1  # in turn they would be equally many
+    few = evaluate("--num_images", 40, "--sampler", "euler", "--steps", 1)
+    with np.load(few.folder / "samples.npz") as archive, np.load(ended.folder / "samples.npz") as more:
+        assert (archive["arr_1"] == more["arr_1"][:40]).all()
 
 
 def test_neither_batch_size_nor_threads_change_a_figure(evaluate, made: Made) -> None:
@@ -152,7 +167,7 @@ def test_neither_batch_size_nor_threads_change_a_figure(evaluate, made: Made) ->
         assert_alike(whole, report_of(evaluate("--samples", made.npz, "--batch_size", 7)))
     finally:
         torch.set_num_threads(before)
-    in_parts = evaluate("--num_images", COUNT, "--batch_size", 7)
+    in_parts = evaluate("--num_images", COUNT, *IN_TURN, "--batch_size", 7)
     with np.load(in_parts.folder / "samples.npz") as mine, np.load(made.npz) as theirs:
         images = [each["arr_0"].astype(int) for each in (mine, theirs)]
     assert np.abs(images[0] - images[1]).max() <= 1  # float sums may round differently in other batch sizes

@@ -94,6 +94,20 @@ def test_what_cannot_be_compared_is_said(protocol: Protocol, dataset: ImageData)
     assert len(few.protocol.floor_rows(60)) == 60
 
 
+def test_what_the_shares_of_the_classes_are_worth(protocol: Protocol, dataset: ImageData) -> None:
+    """All training images of half of the classes differ from all in nothing else."""
+    half = dataset.train.labels < 5
+    found = evaluation_of(protocol, dataset.train.images[half], dataset.train.labels[half])
+    alone = found.found[f"fd_shares_{NAME}"].value
+    assert alone == pytest.approx(found.found[f"fd_{NAME}"].value, rel=0.01)  # n / (n - 1) of its covariance
+    assert [word for word in found.warnings if "other shares" in word and f"{alone:.4g}" in word]
+    alike = evaluation_of(protocol, dataset.train.in_memory(), dataset.train.labels)
+    assert alike.found[f"fd_shares_{NAME}"].value == pytest.approx(0, abs=1e-9)
+    assert not [word for word in alike.warnings if "other shares" in word]
+    unknown = evaluation_of(protocol, dataset.train.images[half])
+    assert f"fd_shares_{NAME}" not in unknown.found
+
+
 def test_the_card_and_the_table(protocol: Protocol, dataset: ImageData, tmp_path: Path) -> None:
     found = evaluation_of(protocol, dataset.train.images[:150], dataset.train.labels[:150])
     card = protocol.card(50)
