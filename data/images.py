@@ -69,11 +69,10 @@ class ImageData:
 
         Raises DataError for images that cannot be decoded, or a limit below 0.
         """
-        import psutil
-
+        from data.sources.memory import free_memory
         from data.sources.streamed import Streamed, read_both
 
-        limit = psutil.virtual_memory().available / 2**31 if memory_limit is None else memory_limit
+        limit = free_memory() / 2**31 if memory_limit is None else memory_limit
         if not limit >= 0:
             raise DataError(f"--memory_limit {limit}: takes 0 or more GiB")
         train, test = self.train.images, self.test.images

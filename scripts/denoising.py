@@ -29,6 +29,7 @@ from models.times import TimeDensity
 from scripts.arguments import gather, parse, to_config
 from scripts.extractors import KEPT_FEATURES, classifier_of
 from scripts.flags import BEST_BY, FLOW, SampleTestFlags, TrainFlags, default_steps
+from scripts.sampling import DENOISING
 from scripts.training import (
     Prepared,
     build_settings,
@@ -108,7 +109,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
         ratio = build.bf16_ratio(network, spec.space.shape)
         report.append(f"warning: on this CPU bf16 takes {ratio:.2f} times as long as float32 for this network")
     if flags.run.init_from is not None and not resumed:
-        report.append(initialise(network, flags.run))
+        report.append(initialise(network, flags.run, DENOISING))
     objective = build_objective(flags, spec, dataset, device)
     objective.sampling.check(spec.denoiser(network).noise_schedule)
     if flags.sample_test.eval_samples > 0:

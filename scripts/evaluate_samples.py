@@ -138,8 +138,8 @@ def _measure_run(flags: SamplesFlags) -> None:
     if not distributed.is_first():
         draw()
         return
-    extractors = _extractors(flags, dataset, device)
     with new_folder(flags.out, path, "evaluation", "samples") as folder:
+        extractors = _extractors(flags, dataset, device)
         samples = draw()
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors)
@@ -156,9 +156,9 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
     if len(samples.images) <= flags.k:
         raise UserError(f"--samples {path}: {len(samples.images)} images have fewer than {flags.k} neighbours; see --k")
     _check_data(flags, dataset)
-    extractors = _extractors(flags, dataset, device)
     out = flags.out or str(path.absolute().parent / "evaluation" / f"{datetime.now():%Y%m%d_%H%M%S}-{path.stem}")
     with new_folder(out, path, "evaluation", "samples") as folder:
+        extractors = _extractors(flags, dataset, device)
         _write(flags, folder, samples, dataset, extractors)
 
 

@@ -50,7 +50,7 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     latent = "x".join(map(str, network.latent_shape))
     report = [describe(dataset, f"{flags.kind} with {latent} latents", network, flags.run)]
     if flags.run.init_from is not None and not resumed:
-        report.append(initialise(network, flags.run))
+        report.append(initialise(network, flags.run, ("train_vae",)))
     train_few, test_few = (few(split, flags.report.eval_images, device) for split in (dataset.train, dataset.test))
     objective = AutoencoderObjective(
         spec=spec,

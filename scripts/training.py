@@ -26,7 +26,7 @@ from models.errors import UserError
 from models.interrupts import Interrupts
 from models.objectives import Objective
 from models.optim import OPTIMIZERS, LRSchedule
-from models.run import Run, environment, find_run, read_config
+from models.run import Run, environment, find_run, read_config, read_status
 from models.training import Trainer, TrainSettings
 from scripts.arguments import gather, last_value, parse, run_to_resume, to_arguments, to_config
 from scripts.command import ending
@@ -299,9 +299,12 @@ def describe(dataset: ImageData, word: str, network: nn.Module, run: RunFlags) -
     )
 
 
-def initialise(network: nn.Module, run: RunFlags) -> str:
-    """Copies the EMA weights of another run where they fit."""
-    source = find_run(str(run.init_from), Path(run.experiments_dir))
+def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str:
+    """Copies the EMA weights of another run, one of these tasks, where they fit. Raises UserError."""
+    source = find_run(str(run.init_from), Path(run.experiments_dir), tasks)
+    task = read_status(source).get("task")
+    if task not in tasks:
+        raise UserError(f"--init_from {source}: a run of {task}; take one of {' or '.join(tasks)}")
     tensors, _ = checkpoint.load(checkpoint.resolve(source))
     return f"{build.match_weights(network, checkpoint.under('ema', tensors))} (from {source})"
 

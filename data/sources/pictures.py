@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data.errors import DataError
+from data.sources.memory import free_memory
 from data.sources.progress import progress
 from data.sources.trees import Tree
 
@@ -54,7 +55,11 @@ def decode(stored: bytes, target: Target) -> np.ndarray:
     `target.size` by a Lanczos filter with antialiasing, after cutting the centre of that shape (crop) or
     squeezing. Raises ValueError, OSError or one of `BROKEN` if that cannot be done.
     """
-    with Image.open(io.BytesIO(stored), formats=_FORMATS) as image:
+    try:
+        opened = Image.open(io.BytesIO(stored), formats=_FORMATS)
+    except Image.UnidentifiedImageError:
+        raise ValueError("no image, or of no known format") from None
+    with opened as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} is more than {MAX_PIXELS >> 20} million pixels")
         if target.size is not None and image.format == "JPEG":
@@ -164,9 +169,7 @@ def _bad_images(tree: Tree, bad: dict[str, str]) -> DataError:
 
 def check_memory(count: int, shape: Sequence[int]) -> None:
     """Raises DataError for more images than there is free memory for."""
-    import psutil
-
-    needed, free = count * int(np.prod(shape)), psutil.virtual_memory().available
+    needed, free = count * int(np.prod(shape)), free_memory()
     if needed > free:
         raise DataError(
             f"{count} images of {_size(shape)} need {needed / 2**30:.1f} GiB of memory, "

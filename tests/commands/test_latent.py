@@ -206,7 +206,7 @@ def test_refusals(task: str, flags: tuple[str, ...], words: tuple[str, ...], run
 def test_images_of_another_size(run, tmp_path: Path) -> None:
     check_refusal(run("reconstruct", "--image", save_picture(tmp_path / "a.png", 9, 8)), "a.png", "9x8", "8x8")
     (tmp_path / "b.png").write_bytes(b"no image")
-    check_refusal(run("reconstruct", "--image", tmp_path / "b.png"), "b.png")
+    check_refusal(run("reconstruct", "--image", tmp_path / "b.png"), "b.png", "of no known format")
     words = grey_folder(tmp_path / "oblong", 9, 8)
     for task in ("reconstruct", "encode_dataset"):
         check_refusal(run(task, *words), "1x9x8", "1x8x8")
@@ -224,3 +224,16 @@ def test_a_denoiser_is_no_autoencoder(run, vae: Path, tmp_path: Path, capsys) ->
 def test_reconstruct_refuses_weights_that_are_not_there(run) -> None:
     check_refusal(run("reconstruct", "--weights", "both"), "both", "ema or raw")
     check_refusal(run("reconstruct", "--height", "0"), "--height 0")
+
+
+# -- weights to begin with --------------------------------------------------------------------------------------------
+
+
+def test_init_from_takes_weights_of_a_like_task(run, vae: Path, latent: Path, tmp_path: Path) -> None:
+    for task, source, wanted, words in (
+        ("train_flow", vae, "train_vae", TINY),
+        ("train_vae", latent, "train_latent", TINY_VAE),
+    ):
+        check_refusal(run(task, *words, "--init_from", source), str(source), f"a run of {wanted}", task)
+    ended = run("train_flow", *TINY, "--init_from", "latest", "--experiments_dir", tmp_path)
+    check_refusal(ended, "no run of train_ddpm or train_flow or train_latent")

@@ -146,7 +146,7 @@ def test_image_bombs_are_refused_from_their_header(tmp_path: Path) -> None:
 def test_a_program_in_an_images_clothes_is_not_run(tmp_path: Path) -> None:
     png(tmp_path / "good.png", 1)
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    assert "page.png (cannot identify image file" in refused(tmp_path, size=(8,))
+    assert "page.png (no image, or of no known format)" in refused(tmp_path, size=(8,))
 
 
 @pytest.mark.parametrize("name", ["../../escaped.png", "/tmp/escaped.png", "cat/../../escaped.png"])
