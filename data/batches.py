@@ -30,7 +30,7 @@ class Batches:
     images where mirroring takes more than turning the last dimension round. `share`, a pair of bounds, cuts the
     rows from the first up to the second out of every batch. `workers` is how many processes decode streamed images.
 
-    Raises DataError for a batch size below 1 or an empty split.
+    Raises DataError for a batch size below 1, an empty split, or images that do not fit into a GPU.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Batches:
         place = torch.device("cpu") if isinstance(split.images, Streamed) else self._device
         self._order = _Order(len(split), batch_size, seed, share or (0, batch_size), place)
         self._labels = split.labels.to(place)
-        self._mirrored = None if mirrored is None else mirrored.to(device)
+        self._mirrored = None if mirrored is None else _on(self._device, mirrored)
         if isinstance(split.images, Streamed):
             self._images = ReadAhead(split.images, self._order.rows, workers, pinned=self._device.type == "cuda")
         else:
-            self._images = split.images.to(device)
+            self._images = _on(self._device, split.images)
 
     def __len__(self) -> int:
         """Number of images in the split."""
@@ -83,6 +83,18 @@ class Batches:
             others = images.flip(3) if self._mirrored is None else self._mirrored.index_select(0, order)
             images = torch.where(mirrored[:, None, None, None], others, images)
         return images, labels
+
+
+def _on(device: torch.device, images: Tensor) -> Tensor:
+    """The images on the device. Raises DataError where they would leave less than half of a GPU's free memory."""
+    if device.type == "cuda" and images.device.type != "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if images.nbytes > free / 2:
+            raise DataError(
+                f"the training images take {images.nbytes / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB "
+                "free: files are streamed with --memory_limit 0"
+            )
+    return images.to(device)
 
 
 class _Order:

@@ -8,6 +8,7 @@ floats is a space's business, in `models`.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -65,14 +66,18 @@ class ImageData:
     broken: Broken | None = None
 
     def within(self, memory_limit: float | None) -> ImageData:
-        """Its images read into memory, if both splits take at most so many GiB; None: half of what is free.
+        """Its images read into memory, if both splits take at most so many GiB; None: the variable MEMORY_LIMIT, else
+        half of what is free.
 
         Raises DataError for images that cannot be decoded, or a limit below 0.
         """
-        from data.sources.memory import free_memory
+        from data.sources.machine import free_memory
         from data.sources.streamed import Streamed, read_both
 
-        limit = free_memory() / 2**31 if memory_limit is None else memory_limit
+        limit = memory_limit
+        if limit is None:
+            told = os.environ.get("MEMORY_LIMIT")
+            limit = float(told) if told else free_memory() / 2**31
         if not limit >= 0:
             raise DataError(f"--memory_limit {limit}: takes 0 or more GiB")
         train, test = self.train.images, self.test.images

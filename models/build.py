@@ -161,10 +161,10 @@ def pick_device(name: str) -> torch.device:
             "mps" if torch.backends.mps.is_available() else "",
         )
         name = next((device for device in available if device), "cpu")
-    if name == "cuda" and distributed.size() > 1:
-        name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and distributed.size() > 1:  # whichever the config of a run to resume names
+            device = torch.device("cuda", distributed.local_rank())
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} is not there: {str(error).splitlines()[0]}") from None
@@ -209,6 +209,12 @@ def bf16_ratio(network: nn.Module, shape: tuple[int, int, int], images: int = 16
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The network's part of a step is computed in it."""
+    dtype = autocast_dtype(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def prepare_device(device: torch.device, precision: str = "float32") -> None:

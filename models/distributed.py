@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from data.sources.machine import cores, free_memory
 from models.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ def largest(*values: float) -> Sequence[float]:
     return told.tolist()
 
 
+def meet() -> None:
+    """Waits for all processes. Raises RuntimeError where one of them is gone."""
+    largest(0)
+
+
 def total(values: Tensor) -> Tensor:
     """The sum over the processes; `values` stay as they are."""
     if size() == 1:
@@ -137,14 +143,23 @@ def once(work: Callable[[], Result]) -> Result:
     return told[0]
 
 
+def gathered(mine: Item) -> list[Item]:
+    """What each process has to say, in their order."""
+    if size() == 1:
+        return [mine]
+    told: list[Any] = [None] * size()
+    dist.all_gather_object(told, mine, group=_hosts)
+    return told
+
+
 @contextmanager
 def one_goes_ahead() -> Iterator[None]:
     """The first process of each machine does the block before the others: they find what it downloaded and kept."""
     if local_rank() > 0:
-        largest(0)
+        meet()
     yield
     if local_rank() == 0:
-        largest(0)
+        meet()
 
 
 def spread(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
@@ -152,10 +167,7 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Re
     for start in range(0, len(items), size()):
         mine = start + rank()
         result = work(items[mine]) if mine < len(items) else None
-        results: list[Any] = [result] * size()
-        if size() > 1:
-            dist.all_gather_object(results, result, group=_hosts)
-        yield from results[: len(items) - start]
+        yield from cast(list[Result], gathered(result))[: len(items) - start]
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
@@ -194,7 +206,10 @@ def launch(argv: Sequence[str]) -> int:
     parsed = run.parse_args(argv[:at])
     parsed.training_script_args = list(argv[at:])  # Parsed with the others torchrun would take some for its own.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads(run.determine_local_world_size(parsed.nproc_per_node))))
+    processes = run.determine_local_world_size(parsed.nproc_per_node)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads(processes)))
+    # Each would see more free memory than all of them together may take, and they are to decide alike.
+    os.environ.setdefault("MEMORY_LIMIT", f"{free_memory() / 2**31 / processes:.3f}")
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
         run.run(parsed)
@@ -215,10 +230,10 @@ def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
 
 
 def threads(processes: int) -> int:
-    """Cores for each of the processes on this machine, at least 1."""
+    """Cores for each of the processes on this machine, of those that they may use, at least 1."""
     import psutil
 
-    return max(1, (psutil.cpu_count(logical=False) or os.cpu_count() or 1) // processes)
+    return max(1, min(psutil.cpu_count(logical=False) or cores(), cores()) // processes)
 
 
 if __name__ == "__main__":

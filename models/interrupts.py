@@ -6,6 +6,8 @@ import signal
 from types import FrameType
 from typing import Any
 
+from models import distributed
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -20,14 +22,17 @@ class Interrupted(Exception):
 class Interrupts:
     """While entered, `signal` holds the first of INT, TERM and HUP that came.
 
-    The handlers of before are then in force again, so that a second Ctrl-C stops at once. Where HUP was ignored it
-    stays so: that is how nohup keeps a run alive when its terminal closes.
+    The handlers of before are then in force again, so that a second Ctrl-C stops at once. Of several processes none
+    heeds a second signal, to its end: Slurm and systemd tell each of them, and then torchrun does once more, and kills
+    those that take too long. Where HUP was ignored it stays so: that is how nohup keeps a run alive when its terminal
+    closes.
     """
 
     def __init__(self, at_once: bool = False) -> None:
         """at_once: raise Interrupted where the program is, for work that has nothing to save."""
         self.signal: int | None = None
         self.at_once = at_once
+        self.told_twice = distributed.size() > 1
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -36,11 +41,16 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        if self.signal is None or not self.told_twice:
+            self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self._restore()
+        if self.told_twice:
+            for each in self._before:
+                signal.signal(each, signal.SIG_IGN)
+        else:
+            self._restore()
         if self.at_once:
             raise Interrupted(number)
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -144,13 +145,26 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
     a, b, c = coefficients
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    gram = wide @ wide.mT
-    unit = product = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    for _ in range(5):
-        factor = a * unit + b * gram + c * gram @ gram
-        product, gram = factor @ product, factor @ gram @ factor
-    wide = product @ wide
+    unit = product = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
+    with _without_tf32():
+        gram = wide @ wide.mT
+        for _ in range(5):
+            factor = a * unit + b * gram + c * gram @ gram
+            product, gram = factor @ product, factor @ gram @ factor
+        wide = product @ wide
     return wide if matrices.shape[1] <= matrices.shape[2] else wide.mT
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Whole float32 products on GPUs: rounded to TF32's ten bits a Gram matrix has negative eigenvalues where it has
+    small ones, and Newton-Schulz multiplies these by ten and more at every step."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def hidden_matrices(network: nn.Module) -> list[Tensor]:

@@ -87,9 +87,10 @@ class Trainer:
         run: Run,
         facts: dict[str, Any],
         device: torch.device,
+        meet: Callable[[], None] = distributed.meet,
     ):
         """batch_at(step): this process's share of the batch, uint8 images and labels on the device. facts: what a
-        checkpoint says besides its tensors."""
+        checkpoint says besides its tensors. meet: called by all processes at the same steps, every few."""
         self.objective, self.settings, self.run, self.facts, self.device = (
             objective,
             settings,
@@ -97,7 +98,7 @@ class Trainer:
             facts,
             device,
         )
-        self.batch_at, self.dataset_size = batch_at, dataset_size
+        self.batch_at, self.dataset_size, self.meet = batch_at, dataset_size, meet
         self.network = network.to(device).train()
         self.ema = EMA(self.network, settings.ema_half_life)
         self.optimizer = build_optimizer(
@@ -176,8 +177,10 @@ class Trainer:
     def check(self) -> None:
         """Waits for the device. Raises FloatingPointError if a gradient was not finite; the weights are as before.
 
-        Raises OSError where the run folder can no longer be written.
+        Raises OSError where the run folder can no longer be written, and RuntimeError where a process is gone: its
+        partners' GPUs would wait for it for hours.
         """
+        self.meet()
         self.run.check()
         if float(self.broken) > 0:
             raise FloatingPointError(
@@ -390,7 +393,8 @@ class Trainer:
         self.ema.updates = kept["ema_updates"]
         self.averaged_progress = min(kept["averaged_progress"], self.progress)  # a longer budget sets progress back
         self.best_loss, self.worse = kept["best_loss"], kept["worse"]
-        self.metrics.cut_after(self.step)
+        if distributed.is_first():
+            self.metrics.cut_after(self.step)
 
 
 def _due(every: float, before: float, after: float) -> bool:

@@ -103,13 +103,13 @@ class PILDataset(Dataset):
         return clean, int(self.labels[index])
 
 
-def eager_loop(network: nn.Module, split: data.Split, batch_size: int, device: torch.device) -> Callable[[], None]:
+def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, device: torch.device) -> Callable[[], None]:
     """A step of the loop most small repositories use: PIL, DataLoader, plain Adam, a loss read at every step and an
     average updated parameter by parameter."""
     from torchvision import transforms
 
     images = PILDataset(split, [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
-    loader = DataLoader(images, batch_size, shuffle=True, drop_last=True)
+    loader = DataLoader(images, settings.optimizer.batch_size, shuffle=True, drop_last=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, foreach=False)
     average = copy.deepcopy(network)
     batches = iter(loader)
@@ -124,8 +124,9 @@ def eager_loop(network: nn.Module, split: data.Split, batch_size: int, device: t
         clean, label = clean.to(device), label.to(device)
         t, noise = torch.rand(len(clean), device=device), torch.randn_like(clean)
         level = t.view(-1, 1, 1, 1)
-        output = network((1 - level) * clean + level * noise, t, label)
-        loss = nn.functional.mse_loss(output, noise - clean)
+        with build.autocast(device, settings.run.precision):
+            output = network((1 - level) * clean + level * noise, t, label)
+        loss = nn.functional.mse_loss(output.float(), noise - clean)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -146,7 +147,9 @@ def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], 
     t, label = torch.rand(batch_size, device=device), torch.randint(0, 10, (batch_size,), device=device)
 
     def step() -> None:
-        nn.functional.mse_loss(network(noisy, t, label), target).backward()
+        with build.autocast(device, settings.run.precision):
+            output = network(noisy, t, label)
+        nn.functional.mse_loss(output.float(), target).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -197,7 +200,7 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     steps = {
         "our loop": trainer.train_step,
         "bare step": bare_step(networks[0], settings, tuple(images.train.images.shape[1:]), device),
-        "eager PIL loop": eager_loop(networks[1], images.train, size, device),
+        "eager PIL loop": eager_loop(networks[1], images.train, settings, device),
     }
     turns = interleaved(steps, flags.rounds, device)
     run.end("finished")
@@ -205,7 +208,7 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     compiled = ", compiled but for the eager loop" if settings.run.compile else ""
     lines = [
         f"one step of {settings.network} of {parameters:.2f} M parameters{compiled}, {settings.optimizer.optimizer}, "
-        f"batch {size}, {flags.rounds} interleaved rounds of {TURN} steps, {device}",
+        f"batch {size}, {flags.rounds} interleaved rounds of {TURN} steps, {device}, {settings.run.precision}",
         *_step_lines(turns, "bare step", size).values(),
     ]
     return [*lines, f"peak memory {peak_memory(device) / 2**20:.0f} MB"]
@@ -248,16 +251,21 @@ def _random_jpegs(folder: Path) -> Path:
 def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
     images = _RandomImages().load()
     spec = build_spec(settings, images, fit_space(settings, images, fingerprint(images)).space)
-    denoiser = spec.denoiser(spec.build_network().to(device).eval().requires_grad_(False))
+    network, precision = spec.build_network().to(device).eval().requires_grad_(False), settings.run.precision
+    denoiser = spec.denoiser(network, build.autocast_dtype(precision))
     labels = [index % spec.classes for index in range(SAMPLED)]
-    lines = [f"{'sampler':<14} {'steps':>5} {'NFE':>5} {'s/image':>9}   ({SAMPLED} images, {device})"]
+
+    def timed(sampling: Sampling) -> tuple[float, float]:
+        started = time.perf_counter()
+        (batch,) = generate(denoiser, spec.space, sampling, SAMPLED, labels, spec.classes, 0, device, SAMPLED)
+        return batch.nfe, (time.perf_counter() - started) / SAMPLED
+
+    lines = [f"{'sampler':<14} {'steps':>5} {'NFE':>5} {'s/image':>9}   ({SAMPLED} images, {device}, {precision})"]
+    timed(Sampling("euler", min(SAMPLER_STEPS)))  # what comes first also waits for the device to be ready
     for name in SAMPLERS:
         for steps in SAMPLER_STEPS:
-            sampling = Sampling(name, steps)
-            started = time.perf_counter()
-            (batch,) = generate(denoiser, spec.space, sampling, SAMPLED, labels, spec.classes, 0, device, SAMPLED)
-            each = (time.perf_counter() - started) / SAMPLED
-            lines.append(f"{name:<14} {steps:>5} {batch.nfe:>5g} {each:>9.5f}")
+            nfe, each = timed(Sampling(name, steps))
+            lines.append(f"{name:<14} {steps:>5} {nfe:>5g} {each:>9.5f}")
     return lines
 
 

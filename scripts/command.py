@@ -67,6 +67,7 @@ def ending(run: Run) -> Iterator[None]:
     except Interrupted as error:
         run.log(f"interrupted by {error}; go on with --resume {run.folder}")
         run.end("interrupted", str(error))
+        distributed.meet()  # Slurm ends all processes with the first that leaves: none does before this is written
         raise
     except KeyboardInterrupt:
         run.end("interrupted", "stopped at once: what came after the last checkpoint is lost")

@@ -72,7 +72,9 @@ def complete(flags: TrainFlags) -> TrainFlags:
     if process.timesteps < 0:
         raise UserError(f"--timesteps {process.timesteps}: 1 or more, or 0 for the continuous form")
     if process.coupling != "independent" and (flags.optimizer.accumulate > 1 or distributed.size() > 1):
-        raise UserError(f"--coupling {process.coupling} pairs whole batches: not with --accumulate, in one process")
+        raise UserError(
+            f"--coupling {process.coupling} pairs whole batches: leave out --accumulate and take one process"
+        )
     _check_sample_test(flags.sample_test)
     if sheets.steps is None:
         sheets = replace(sheets, steps=default_steps(sheets.sampler, process.timesteps))

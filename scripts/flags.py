@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 import data
+from data.sources.machine import cores
 from models import autoencoders, networks, spaces
 from models.evaluation.sample_test import DISTANCE
 from models.initial_noise import COUPLINGS, INITIAL_NOISES
@@ -53,8 +54,8 @@ def experiments_dir() -> str:
 
 
 def usual_workers() -> int:
-    """One core less than there are, 1 to 4: the training loop keeps one."""
-    return max(1, min(4, (os.cpu_count() or 1) - 1))
+    """One core less than this process has, which shares with others of its task, 1 to 4: training keeps one."""
+    return max(1, min(4, cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1) - 1))
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class SourceFlags:
     """Folder of the data sets, in torchvision's layout. Default: where the run that is taken found its own, else the
     variable DATA_ROOT, else data/store."""
     memory_limit: float | None = None
-    """GiB of image files (folder, hf) to hold in memory; more are streamed, 0 streams all. Default: half of what is
-    free."""
+    """GiB of image files (folder, hf) to hold in memory; more are streamed, 0 streams all. Default: the variable
+    MEMORY_LIMIT, else half of what is free, shared among the processes of a machine."""
 
 
 @dataclass(frozen=True)

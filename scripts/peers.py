@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from data import ImageData
+from data.sources.machine import cores
 from models import build
 from models.build import DenoiserSpec
 from models.generation import Sampling, generate
@@ -107,11 +107,6 @@ class Match:
 def share_of_chain(t: Tensor) -> Tensor:
     """Steps 0..CHAIN-1 of a chain as the times in (0, 1] that our networks take."""
     return (t + 1) / CHAIN
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Ours:

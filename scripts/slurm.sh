@@ -8,6 +8,7 @@
 #   NODES               machines (1)
 #   GPUS                GPUs of each machine, a process each (1); 0 for the CPUs
 #   PROCS               with GPUS=0: processes on each machine (1)
+#   CPUS                cores of each machine (as many as Slurm gives by itself)
 #   TIME                limit of the job, as sbatch writes it (1-00:00:00)
 #   EXPERIMENTS_DIR     where run folders and logs are kept (experiments), on a file system that all nodes see
 #
@@ -29,6 +30,7 @@ check() { # TASK
     [[ ${NODES:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die 2 "NODES=$NODES: how many machines"
     [[ ${GPUS:-1} =~ ^[0-9]{1,2}$ ]] || die 2 "GPUS=$GPUS: how many GPUs of each machine, 0 for the CPUs"
     [[ ${PROCS:-1} =~ ^[1-9][0-9]{0,2}$ ]] || die 2 "PROCS=$PROCS: how many processes on each machine"
+    [[ ${CPUS:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die 2 "CPUS=$CPUS: how many cores of each machine"
     need_environment
 }
 
@@ -39,6 +41,7 @@ submit() { # TASK FLAGS...
     options=(--parsable --job-name "$1" --nodes "${NODES:-1}" --ntasks-per-node 1 --time "${TIME:-1-00:00:00}")
     options+=(--output "$launch/slurm-%j.log")
     ((${GPUS:-1} == 0)) || options+=(--gpus-per-node "${GPUS:-1}")
+    [[ -z ${CPUS:-} ]] || options+=(--cpus-per-task "$CPUS")
     sbatch "${options[@]}" scripts/slurm.sh "$@"
 }
 
@@ -50,7 +53,7 @@ earlier_run() {
 }
 
 run() { # TASK FLAGS...
-    local task=$1 head processes folder code job expired=false
+    local task=$1 head processes folder code job expired=false cores=()
     shift
     mkdir -p "$launch"
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -59,7 +62,8 @@ run() { # TASK FLAGS...
     ((processes > 0)) || processes=${PROCS:-1}
     folder=$(earlier_run)
     [[ $task != train_* || -z $folder ]] || set -- "$@" --resume "$folder"
-    srun --kill-on-bad-exit=1 .venv/bin/python -m models.distributed --nnodes "${SLURM_JOB_NUM_NODES:-1}" \
+    [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || cores=(--cpus-per-task "$SLURM_CPUS_PER_TASK") # srun does not look
+    srun --kill-on-bad-exit=1 "${cores[@]}" .venv/bin/python -m models.distributed --nnodes "${SLURM_JOB_NUM_NODES:-1}" \
         --nproc-per-node "$processes" --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
         --rdzv-endpoint "$head:$((20000 + SLURM_JOB_ID % 20000))" -m "scripts.$task" "$@" \
         >"$record.${SLURM_RESTART_COUNT:-0}.out" &
@@ -72,7 +76,8 @@ run() { # TASK FLAGS...
         kill -0 "$job" 2>/dev/null || break
     done
     cat "$record.${SLURM_RESTART_COUNT:-0}.out"
-    if $expired; then scontrol requeue "$SLURM_JOB_ID"; fi # after preemption Slurm does it, after scancel nobody
+    # What cannot go on would begin anew for ever. After preemption Slurm does it, after scancel nobody.
+    if $expired && ((code != 0)) && [[ $task == train_* ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
     return "$code"
 }
 

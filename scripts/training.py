@@ -83,8 +83,17 @@ class Prepared:
     needs: Sequence[Path] = ()
 
     def trainer(self, run: Run) -> Trainer:
-        size, facts = len(self.batches), {**self.facts, "config": self.config}
-        return Trainer(self.objective, self.network, self.batches.at, size, self.settings, run, facts, self.device)
+        size, facts, broken = len(self.batches), {**self.facts, "config": self.config}, self.broken
+
+        def meet() -> None:
+            if broken is None:
+                distributed.meet()
+            else:
+                broken.merge(distributed.gathered((broken.seen, broken.named)))
+
+        return Trainer(
+            self.objective, self.network, self.batches.at, size, self.settings, run, facts, self.device, meet
+        )
 
 
 def train(

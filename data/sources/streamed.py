@@ -37,11 +37,12 @@ MOST_BROKEN, BROKEN_SHARE = 20, 0.01
 class Broken:
     """The pictures of a data set that could not be decoded while it streams: each is told once, too many are refused.
 
-    `named` holds the reason of each by its name, `seen` counts the images that were asked for.
+    `named` holds the reason of each by its name, `seen` counts the images that were asked for, and `elsewhere` those of
+    other processes.
     """
 
     def __init__(self, place: str, total: int) -> None:
-        self.place, self.total, self.seen = place, total, 0
+        self.place, self.total, self.seen, self.elsewhere = place, total, 0, 0
         self.named: dict[str, str] = {}
         self._tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
 
@@ -54,12 +55,22 @@ class Broken:
     def note(self, seen: int, bad: Mapping[str, str]) -> None:
         """Counts `seen` images, among which `bad` ones were met. Raises DataError once they are too many."""
         self.seen += seen
+        self._note(bad)
+
+    def merge(self, of_processes: Sequence[tuple[int, Mapping[str, str]]]) -> None:
+        """Takes over what every process, this one among them, has `seen` and `named`, in one order for all of them.
+        Raises DataError as `note` does."""
+        self.elsewhere = sum(seen for seen, _ in of_processes) - self.seen
+        for _, named in of_processes:
+            self._note(named)
+
+    def _note(self, bad: Mapping[str, str]) -> None:
         for name, reason in bad.items():
             if name in self.named:
                 continue
             self.named[name] = reason
             self._tell(self._line(len(self.named), name))
-        among = min(self.seen, self.total)
+        among = min(self.seen + self.elsewhere, self.total)
         if len(self.named) > max(MOST_BROKEN, BROKEN_SHARE * among):
             name, reason = next(iter(self.named.items()))
             raise DataError(

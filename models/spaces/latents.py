@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -110,7 +111,8 @@ class Latents:
         return (latents - mean) / scale
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return like.new_tensor(self.mean).view(-1, 1, 1), like.new_tensor(self.scale).view(-1, 1, 1)
+        mean, scale = (_constants(values, like.dtype, like.device) for values in (self.mean, self.scale))
+        return mean, scale
 
     def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
         """A fresh draw from each image's posterior, (N, 2c, h, w) -> (N, c, h, w)."""
@@ -128,6 +130,12 @@ class Latents:
         """(N, c, h, w) -> uint8 (N, C, H, W)."""
         mean, scale = self._statistics(clean)
         return Pixels(self.image_shape, 1.0).decode(self.autoencoder.decode(clean * scale + mean))
+
+
+@lru_cache(maxsize=16)
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(c, 1, 1), on its way to the device once: a training step does not wait for such copies."""
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def find_autoencoder(wanted: str, experiments_dir: Path, dataset: str | None = None) -> Path:

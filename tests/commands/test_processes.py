@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from models import checkpoint, distributed
 from tests.commands.fake_repository import eventually
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_child, run_here, start_child, start_several, status_of
+from tests.data.own_images import png
 
 STEPS = 50
 PATIENCE = 60.0
@@ -168,7 +173,7 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
     ("task", "flags", "words"),
     [
         ("train_flow", ("--batch_size", "2", "--accumulate", "2"), "2 processes"),
-        ("train_flow", ("--coupling", "optimal"), "in one process"),
+        ("train_flow", ("--coupling", "optimal"), "take one process"),
         ("reconstruct", (), "GPUS and PROCS"),
         ("evaluate", ("--compare", "a", "b"), "GPUS and PROCS"),
     ],
@@ -200,3 +205,38 @@ def test_stop_saves_a_checkpoint(tmp_path: Path) -> None:
     assert "has ended, with exit code 130" in stopped.stderr, stopped.stderr
     assert status_of(folder)["state"] == "interrupted"
     assert checkpoint.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0
+
+
+def test_all_told_at_once_and_again_save_a_checkpoint(tmp_path: Path) -> None:
+    """As Slurm and systemd tell them: every process, and torchrun then tells its own once more."""
+    words = (*TINY, "--device", "cpu", "--batch_size", 64, "--max_steps", 10**6, "--eval_every", 0, "--sample_every", 0)
+    process = start_several(2, "scripts.train_flow", "--experiments_dir", tmp_path, *words)
+    try:
+        assert eventually(lambda: [path for path in tmp_path.glob("*/status.json") if "step" in path.read_text()], 90)
+        everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for each in everyone * 2:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGTERM)
+            time.sleep(0.02)
+        assert ended(process).code == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    (folder,) = (path.parent for path in tmp_path.glob("*/status.json"))
+    assert status_of(folder)["state"] == "interrupted"
+    assert checkpoint.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0
+
+
+def test_pictures_that_any_process_cannot_decode_are_in_the_log(tmp_path: Path) -> None:
+    top, chance = tmp_path / "mine", np.random.default_rng(0)
+    for number in range(80):
+        png(top / "ant dog".split()[number % 2] / f"{number:02}.png", chance.integers(0, 256, (8, 8, 3)).astype("u1"))
+    broken = [f"ant/{number:02}.png" for number in range(0, 12, 2)]
+    for name in broken:
+        (top / name).write_bytes(b"cut")
+    words = (*TINY, "--device", "cpu", "--dataset", "folder", "--dataset.path", top, "--memory_limit", 0)
+    words += ("--dataset.test_share", 0.1, "--batch_size", 32, "--max_steps", 6, "--workers", 0)
+    done = ended(start(2, "train_flow", "--experiments_dir", tmp_path / "runs", *words))
+    assert done.code == 0, done.err
+    log = (done.folder / "training_log.txt").read_text()
+    met = [name for name in broken if f"{name} cannot be used" in log]
+    assert len(met) >= 4 and log.count("cannot be used") == len(met)  # the others are test images

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,18 +24,32 @@ TOOLS = {
     "sbatch": 'printf "%s\\n" "$@" >"$FAKE/sbatch"; echo 7001',
     "scontrol": """printf "%s " "$@" >>"$FAKE/scontrol"
 [[ $1 != show ]] || { echo localhost && sleep 0.2 && echo localhost; }""",
-    "srun": """shift
-trap 'kill -TERM "${pids[@]}"' TERM
-for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do
-    "$@" &
-    pids+=($!)
-done
-code=0
-for pid in "${pids[@]}"; do
-    while kill -0 "$pid" 2>/dev/null; do wait "$pid" || code=$?; done
-done
-exit "$code" """,
 }
+# As Slurm does it: a signal reaches every process of the step, and the first node that fails ends all the others.
+SRUN = """
+import os, signal, subprocess, sys, time
+import psutil
+
+(at,) = (place for place, word in enumerate(sys.argv) if word.startswith(".venv/"))
+open(os.environ["FAKE"] + "/srun", "a").write(" ".join(sys.argv[1:at]) + "\\n")
+nodes = [subprocess.Popen(sys.argv[at:]) for _ in range(int(os.environ["SLURM_JOB_NUM_NODES"]))]
+
+def everyone(number, frame=None):
+    for process in psutil.Process().children(recursive=True):
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            pass
+
+signal.signal(signal.SIGTERM, everyone)
+while None in (codes := [node.poll() for node in nodes]) and not any(codes):
+    time.sleep(0.02)
+failed = [code for code in codes if code]
+if failed and "--kill-on-bad-exit=1" in sys.argv[:at]:
+    everyone(signal.SIGKILL)
+codes = [node.wait() for node in nodes]
+sys.exit(abs((failed or codes)[0]))
+"""
 
 
 class Cluster:
@@ -47,7 +62,9 @@ class Cluster:
         for name, text in TOOLS.items():
             (tools / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
             (tools / name).chmod(0o755)
-        foreign = {name for name in os.environ if name.startswith("SLURM")} | {"GPUS", "PROCS", "NODES", "TIME"}
+        (tools / "srun").write_text(f"#!{sys.executable}\n{SRUN}")
+        (tools / "srun").chmod(0o755)
+        foreign = {name for name in os.environ if name.startswith("SLURM")} | {"GPUS", "PROCS", "NODES", "TIME", "CPUS"}
         self.env = {name: value for name, value in os.environ.items() if name not in foreign}
         self.env |= {"PATH": f"{tools}:{os.environ['PATH']}", "FAKE": str(folder), "OMP_NUM_THREADS": "1"}
         self.env["EXPERIMENTS_DIR"] = str(folder / "my runs")
@@ -84,10 +101,16 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 def test_what_is_asked_of_sbatch(cluster: Cluster) -> None:
-    done = cluster.submit("train_flow", "--name", "it's $HOME", NODES="2", GPUS="4", TIME="2:00:00")
+    done = cluster.submit("train_flow", "--name", "it's $HOME", NODES="2", GPUS="4", TIME="2:00:00", CPUS="16")
     assert done.returncode == 0 and done.stdout == "7001\n", done.stderr
     asked = (cluster.folder / "sbatch").read_text().splitlines()
-    for words in (["--nodes", "2"], ["--gpus-per-node", "4"], ["--time", "2:00:00"], ["--ntasks-per-node", "1"]):
+    for words in (
+        ["--nodes", "2"],
+        ["--cpus-per-task", "16"],
+        ["--gpus-per-node", "4"],
+        ["--time", "2:00:00"],
+        ["--ntasks-per-node", "1"],
+    ):
         assert asked[asked.index(words[0]) + 1] == words[1]
     assert asked[-4:] == ["scripts/slurm.sh", "train_flow", "--name", "it's $HOME"]
     assert cluster.submit("train_flow", GPUS="0").returncode == 0
@@ -101,6 +124,7 @@ def test_what_is_asked_of_sbatch(cluster: Cluster) -> None:
         (("train_flow",), {"NODES": "two"}, "NODES=two"),
         (("train_flow",), {"GPUS": "-1"}, "GPUS=-1"),
         (("train_flow",), {"PROCS": "0"}, "PROCS=0"),
+        (("train_flow",), {"CPUS": "all"}, "CPUS=all"),
         (("train_flow",), {"EXPERIMENTS_DIR": "/proc/none"}, "cannot write to /proc/none"),
     ],
 )
@@ -137,3 +161,14 @@ def test_a_job_of_two_machines_whose_time_is_up_goes_on_from_its_checkpoint(clus
     assert f"resumed at step {reached}" in (folder / "training_log.txt").read_text()
     assert status_of(folder)["state"] == "finished" and status_of(folder)["step"] == reached + 5
     assert (cluster.folder / "scontrol").read_text().count("requeue") == 1
+
+
+def test_what_cannot_go_on_is_not_queued_again(cluster: Cluster) -> None:
+    """A generation begins anew whenever it is started: it would never come to an end."""
+    (cluster.folder / "bin" / "srun").write_text("#!/usr/bin/env bash\ntouch $FAKE/began\nexec sleep 60\n")
+    with cluster.job(0, "generate", "--num_samples", "1000000") as job:
+        assert eventually((cluster.folder / "began").exists, 30)
+        job.send_signal(signal.SIGUSR1)
+        job.communicate(timeout=30)
+    assert job.returncode == 128 + signal.SIGTERM
+    assert "requeue" not in (cluster.folder / "scontrol").read_text()

@@ -22,7 +22,7 @@ import data
 from data import DataError
 from data.batches import Batches
 from data.sources import streamed
-from data.sources.streamed import Streamed
+from data.sources.streamed import Broken, Streamed
 from tests.data.own_images import load, png, zipped
 
 
@@ -106,6 +106,8 @@ def test_the_limit_decides(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert load(forty).broken is None
     Free.available -= 2
     assert load(forty).broken is not None
+    monkeypatch.setenv("MEMORY_LIMIT", "1")
+    assert load(forty).broken is None and load(forty, 0).broken is not None
     for wrong in (-1, float("nan")):
         with pytest.raises(DataError, match="--memory_limit"):
             load(forty, wrong)
@@ -161,6 +163,24 @@ def test_a_broken_picture_is_replaced_by_the_next_of_its_class_and_told_once(wor
     assert len(lines) == 2 and mine[2] in lines[0] and "number 1" in lines[0] and mine[-1] in lines[1]
     with pytest.raises(DataError, match="2 images cannot be used"):
         load(classes, 1)
+
+
+def test_processes_hear_of_each_others_broken_pictures() -> None:
+    told: list[list[str]] = [[], []]
+    each = [Broken("here", 1000) for _ in told]
+    for broken, lines in zip(each, told, strict=True):
+        broken.tell_to(lines.append)
+    each[0].note(300, {"a.png": "cut"})
+    each[1].note(300, {"b.png": "cut", "a.png": "cut"})
+    for _ in range(2):
+        for broken in each:
+            broken.merge([(one.seen, one.named) for one in each])
+    for broken, lines in zip(each, told, strict=True):
+        assert sorted(broken.named) == ["a.png", "b.png"] and len(lines) == 2 and broken.elsewhere == 300
+    each[0].note(0, {f"{k}.png": "cut" for k in range(10)})
+    each[1].note(0, {f"{k}.png": "cut" for k in range(10, 20)})
+    with pytest.raises(DataError, match="22 of the first 600 images cannot be used"):
+        each[0].merge([(one.seen, one.named) for one in each])
 
 
 def test_an_image_of_another_size_counts_as_broken(classes: Path) -> None:

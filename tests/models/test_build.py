@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from models import build, distributed
 from tests.commands.tasks import REPOSITORY
 
 COUNT = """
@@ -26,3 +28,14 @@ for _ in range(2):
 def test_what_was_freed_is_had_again_without_page_faults() -> None:
     done = subprocess.run([sys.executable, "-c", COUNT], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert int(done.stdout.split()[1]) < 100  # 50,000 pages of 4 KiB if they went back to the kernel
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3", "auto"])
+def test_each_process_takes_its_own_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it resumes a run whose config names that of the first."""
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert str(build.pick_device(name)) == ("cuda" if name == "auto" else name)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "local_rank", lambda: 1)
+    assert str(build.pick_device(name)) == "cuda:1" and str(build.pick_device("cpu")) == "cpu"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from models import distributed
 from models.interrupts import SIGNALS, Interrupted, Interrupts
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,6 +49,18 @@ def test_the_second_ctrl_c_stops_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_of_several_processes_none_heeds_a_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    with Interrupts() as interrupts:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert interrupts.signal == signal.SIGTERM
+    os.kill(os.getpid(), signal.SIGTERM)  # what is left is to say how it ended
+    with Interrupts():
+        pass
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
 def test_handlers_return_without_a_signal_and_after_a_failure() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with Interrupts():
@@ -81,6 +94,7 @@ def test_exit_codes(number: int, code: int, name: str) -> None:
 
 LOOP = """
 import signal, sys, time
+from models import distributed
 from models.interrupts import Interrupts
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.errors import UserError
 from models.optim import LR_SCHEDULES, OPTIMIZERS, AdamW, LRSchedule, Muon, build_optimizer, orthogonalise
@@ -121,6 +123,37 @@ def test_the_steps_on_the_gram_matrix_are_those_of_newton_and_schulz() -> None:
             expected = a * expected + (b * square + c * square @ square) @ expected
         assert torch.allclose(orthogonalise(matrices.double(), (a, b, c)), expected, atol=1e-6)
         assert torch.allclose(orthogonalise(matrices, (a, b, c)).double(), expected, atol=1e-3)
+
+
+class TF32(TorchDispatchMode):
+    """Products as a GPU takes them where they may be in TF32: their factors rounded to ten bits."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        products = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
+        if func in products and torch.backends.cuda.matmul.allow_tf32:
+            args = [(each.contiguous().view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32) for each in args]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_products_of_gram_matrices_are_not_rounded_to_tf32(tf32: None) -> None:
+    """A gradient with singular values that fall like i^-2 came out four times too long."""
+    generator = torch.Generator().manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(32, 288, generator=generator), full_matrices=False)
+    matrices = (u * torch.arange(1, 33) ** -2.0 @ v)[None]
+    square = matrices @ matrices.mT
+    with TF32():
+        assert not torch.equal(matrices @ matrices.mT, square)
+        made = orthogonalise(matrices, Muon.coefficients)
+    assert torch.linalg.svdvals(made).max() < 1.3
+    assert torch.backends.cuda.matmul.allow_tf32
 
 
 def test_hidden_layers_alone_are_matrices() -> None:
