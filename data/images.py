@@ -74,12 +74,12 @@ class ImageData:
         from data.sources.machine import free_memory
         from data.sources.streamed import Streamed, read_both
 
-        limit = memory_limit
+        limit, told = memory_limit, os.environ.get("MEMORY_LIMIT")
         if limit is None:
-            told = os.environ.get("MEMORY_LIMIT")
-            limit = float(told) if told else free_memory() / 2**31
+            limit = _number(told) if told else free_memory() / 2**31
         if not limit >= 0:
-            raise DataError(f"--memory_limit {limit}: takes 0 or more GiB")
+            named = f"--memory_limit {limit}" if memory_limit is not None else f"MEMORY_LIMIT={told}"
+            raise DataError(f"{named}: takes 0 or more GiB")
         train, test = self.train.images, self.test.images
         if not isinstance(train, Streamed) or not isinstance(test, Streamed):
             return self
@@ -88,6 +88,14 @@ class ImageData:
         images = read_both(train, test)
         splits = (replace(split, images=each) for split, each in zip((self.train, self.test), images, strict=True))
         return ImageData(self.name, *splits, class_names=self.class_names, flips=self.flips)
+
+
+def _number(text: str) -> float:
+    """Not a number where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _gibibytes(images: Streamed) -> float:

@@ -97,17 +97,17 @@ DDPMS = {
     "ddpm_mnist": Recipe(
         "train_ddpm",
         "handwritten digits, ten minutes",
-        {**SMALL_IMAGES, "dataset": "mnist", "max_minutes": 10},
+        {**SMALL_IMAGES, **MUON, "dataset": "mnist", "max_minutes": 10},
     ),
     "ddpm_fashion_mnist": Recipe(
         "train_ddpm",
         "clothes, ten minutes",
-        {**SMALL_IMAGES, "dataset": "fashion_mnist", "max_minutes": 10},
+        {**SMALL_IMAGES, **MUON, "dataset": "fashion_mnist", "max_minutes": 10},
     ),
     "ddpm_cifar10": Recipe(
         "train_ddpm",
         "colour photographs, v predicted, an hour",
-        {**SMALL_IMAGES, **COLOUR, "prediction": "v", "dataset": "cifar10", "max_minutes": 60},
+        {**SMALL_IMAGES, **MUON, **COLOUR, "prediction": "v", "dataset": "cifar10", "max_minutes": 60},
     ),
 }
 VAES = {

@@ -108,6 +108,10 @@ def test_the_limit_decides(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert load(forty).broken is not None
     monkeypatch.setenv("MEMORY_LIMIT", "1")
     assert load(forty).broken is None and load(forty, 0).broken is not None
+    for wrong in ("much", "-1"):
+        monkeypatch.setenv("MEMORY_LIMIT", wrong)
+        with pytest.raises(DataError, match=f"MEMORY_LIMIT={wrong}: takes 0 or more GiB"):
+            load(forty)
     for wrong in (-1, float("nan")):
         with pytest.raises(DataError, match="--memory_limit"):
             load(forty, wrong)
