@@ -71,7 +71,7 @@ class ImageData:
 
         Raises DataError for images that cannot be decoded, or a limit below 0.
         """
-        from data.sources.machine import free_memory
+        from data.sources.memory import free_memory
         from data.sources.streamed import Streamed, read_both
 
         limit, told = memory_limit, os.environ.get("MEMORY_LIMIT")

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from data.sources.machine import cores, free_memory
 from models.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +58,11 @@ def size() -> int:
 def local_rank() -> int:
     """The place among the processes of this machine, which is the number of its GPU."""
     return _told("LOCAL_RANK", 0)
+
+
+def local_size() -> int:
+    """How many of them this machine has."""
+    return _told("LOCAL_WORLD_SIZE", 1)
 
 
 def is_first() -> bool:
@@ -206,10 +210,7 @@ def launch(argv: Sequence[str]) -> int:
     parsed = run.parse_args(argv[:at])
     parsed.training_script_args = list(argv[at:])  # Parsed with the others torchrun would take some for its own.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
-    processes = run.determine_local_world_size(parsed.nproc_per_node)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads(processes)))
-    # Each would see more free memory than all of them together may take, and they are to decide alike.
-    os.environ.setdefault("MEMORY_LIMIT", f"{free_memory() / 2**31 / processes:.3f}")
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads(run.determine_local_world_size(parsed.nproc_per_node))))
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
         run.run(parsed)
@@ -227,6 +228,11 @@ def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
     began = min(each.timestamp for each in failures)
     together = (each for each in failures if each.timestamp <= began + 1)
     return min(together, key=lambda each: (each.exitcode == -signal.SIGTERM, each.exitcode > 0, each.timestamp))
+
+
+def cores() -> int:
+    """How many this process may compute on, hyperthreads counted."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(processes: int) -> int:

@@ -39,6 +39,7 @@ from scripts.sampling import (
 )
 from scripts.terminal import tell
 from scripts.training import load_data as load_named
+from scripts.training import one_loads_first
 
 DESCRIPTION = "Measure generated images against real ones. Prints the folder of what it wrote."
 
@@ -127,7 +128,7 @@ def _measure_run(flags: SamplesFlags) -> None:
     path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
     loaded = load_model(path, flags.model)
     sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
-    with distributed.one_goes_ahead():
+    with one_loads_first():
         dataset = load_data(path, flags.data)
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)

@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 import data
-from data.sources.machine import cores
 from models import autoencoders, networks, spaces
+from models.distributed import cores, local_size
 from models.evaluation.sample_test import DISTANCE
 from models.initial_noise import COUPLINGS, INITIAL_NOISES
 from models.losses import DISTANCES, WEIGHTINGS
@@ -55,7 +55,7 @@ def experiments_dir() -> str:
 
 def usual_workers() -> int:
     """One core less than this process has, which shares with others of its task, 1 to 4: training keeps one."""
-    return max(1, min(4, cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1) - 1))
+    return max(1, min(4, cores() // local_size() - 1))
 
 
 @dataclass(frozen=True)

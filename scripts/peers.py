@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from data import ImageData
-from data.sources.machine import cores
 from models import build
 from models.build import DenoiserSpec
+from models.distributed import cores
 from models.generation import Sampling, generate
 from models.run import Run
 from models.training import READ_EVERY

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 import data
 from data import ImageData, Split
 from data.batches import Batches
+from data.sources.memory import free_memory
 from data.sources.streamed import Broken
 from models import build, checkpoint, distributed
 from models.budget import Budget
@@ -117,7 +120,7 @@ def train(
     flags = resolve(flags)
     check(to_config(flags))
     build.prepare_device(torch.device(flags.run.device), flags.run.precision)
-    with distributed.one_goes_ahead():
+    with one_loads_first():
         prepared = prepare(flags, folder is not None)
     tensors, stored = checkpoint.load_newest(folder) if folder is not None else ({}, {})
     if folder is not None:
@@ -244,6 +247,17 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(f"--optimizer {config['optimizer']}: choose from {', '.join(OPTIMIZERS)}")
     if config["precision"] not in build.PRECISIONS:
         raise UserError(f"--precision {config['precision']}: choose from auto, {', '.join(build.PRECISIONS)}")
+
+
+@contextmanager
+def one_loads_first() -> Iterator[None]:
+    """The first process of each machine loads before the others. All decide alike what is held in memory: each for
+    itself would see more of it free than all together may take."""
+    if distributed.size() > 1:
+        share = distributed.once(lambda: free_memory() / 2**31 / distributed.local_size())
+        os.environ.setdefault("MEMORY_LIMIT", f"{share:.3f}")
+    with distributed.one_goes_ahead():
+        yield
 
 
 def load_data(flags: Any) -> ImageData:

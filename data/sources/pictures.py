@@ -7,6 +7,7 @@ their files are the business of `streamed.py`.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data.errors import DataError
-from data.sources.machine import cores, free_memory
+from data.sources.memory import free_memory
 from data.sources.progress import progress
 from data.sources.trees import Tree
 
@@ -138,7 +139,7 @@ def decode_all(tree: Tree, names: Sequence[str], target: Target) -> np.ndarray:
 
 
 def threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(cores(), 16))
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:

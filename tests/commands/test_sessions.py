@@ -93,6 +93,7 @@ def test_closing_a_screen_tells_the_task_once(repository: FakeRepository) -> Non
     repository.run("screen", "-S", repository.field(session, "id"), "-X", "quit")
     assert eventually(lambda: signals(repository, session))
     assert signals(repository, session) == "1"
+    assert eventually((repository.launch / session / "exit").is_file)
     assert eventually(lambda: repository.field(session, "exit") == "129", 3)
 
 

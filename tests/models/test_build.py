@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from models import build, distributed
+from scripts.flags import usual_workers
 from tests.commands.tasks import REPOSITORY
 
 COUNT = """
@@ -39,3 +41,17 @@ def test_each_process_takes_its_own_gpu(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(distributed, "size", lambda: 2)
     monkeypatch.setattr(distributed, "local_rank", lambda: 1)
     assert str(build.pick_device(name)) == "cuda:1" and str(build.pick_device("cpu")) == "cpu"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert distributed.cores() == 1 == distributed.threads(1) == distributed.threads(3) == usual_workers()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.setattr("scripts.flags.cores", lambda: 8)
+    assert usual_workers() == 4
+    monkeypatch.setattr("scripts.flags.local_size", lambda: 2)
+    assert usual_workers() == 3

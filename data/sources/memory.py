@@ -1,17 +1,11 @@
-"""What a process may take of its machine, within what its container or job is allowed: memory and cores."""
+"""How much memory a process may still take: what the machine has free, within what its container or job is allowed."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 MOUNT, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-
-
-def cores() -> int:
-    """How many this process may compute on, hyperthreads counted."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import psutil
 import pytest
 
-from data.sources import machine
+from data.sources import memory
 
 MIB = 2**20
 
@@ -27,9 +26,9 @@ def group(folder: Path, limit: object, used: int, idle: int, version: int) -> No
 def free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def of(membership: str) -> int:
         (tmp_path / "membership").write_text(membership)
-        monkeypatch.setattr(machine, "MOUNT", tmp_path / "mount")
-        monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "membership")
-        return machine.free_memory()
+        monkeypatch.setattr(memory, "MOUNT", tmp_path / "mount")
+        monkeypatch.setattr(memory, "MEMBERSHIP", tmp_path / "membership")
+        return memory.free_memory()
 
     return of
 
@@ -51,20 +50,3 @@ def test_without_a_limit_it_is_what_the_machine_has(free, tmp_path: Path) -> Non
     group(tmp_path / "mount" / "user.slice", "max", 40 * MIB, 0, 2)
     for membership in ("0::/user.slice\n", "0::/\n", "3:pids:/\n", ""):
         assert abs(free(membership) - psutil.virtual_memory().available) < 2**30
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
-def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.distributed import threads
-    from scripts.flags import usual_workers
-
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert machine.cores() == 1 == threads(1) == threads(3) == usual_workers()
-    finally:
-        os.sched_setaffinity(0, allowed)
-    monkeypatch.setattr("scripts.flags.cores", lambda: 8)
-    assert usual_workers() == 4
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert usual_workers() == 3
