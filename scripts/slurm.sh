@@ -70,11 +70,9 @@ run() { # TASK FLAGS...
     job=$!
     trap 'kill -TERM "$job"' TERM INT
     trap 'expired=true; kill -TERM "$job"' USR1
-    while true; do # a signal ends the waiting, not the job
-        code=0
-        wait "$job" || code=$?
-        kill -0 "$job" 2>/dev/null || break
-    done
+    while kill -0 "$job" 2>/dev/null; do wait "$job" || true; done # a signal ends the waiting, not the job
+    code=0
+    wait "$job" || code=$? # bash keeps it; a waiting that a signal ended has the signal's
     cat "$record.${SLURM_RESTART_COUNT:-0}.out"
     # What cannot go on would begin anew for ever. After preemption Slurm does it, after scancel nobody.
     if $expired && ((code != 0)) && [[ $task == train_* ]]; then scontrol requeue "$SLURM_JOB_ID"; fi

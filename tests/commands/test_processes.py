@@ -183,6 +183,8 @@ def test_what_takes_one_process(
 ) -> None:
     monkeypatch.setattr(distributed, "size", lambda: 2)
     monkeypatch.setattr(distributed, "join", lambda device: None)
+    monkeypatch.setattr(distributed, "once", lambda work: work())
+    monkeypatch.setenv("MEMORY_LIMIT", "1")  # or it would be set for other tests
     monkeypatch.setattr(os, "_exit", sys.exit)
     refused = run_here(task, *flags, capsys=capsys)
     assert refused.code == 2 and words in refused.err and len(refused.err.splitlines()) == 1

@@ -165,7 +165,7 @@ def test_a_job_of_two_machines_whose_time_is_up_goes_on_from_its_checkpoint(clus
 
 def test_what_cannot_go_on_is_not_queued_again(cluster: Cluster) -> None:
     """A generation begins anew whenever it is started: it would never come to an end."""
-    (cluster.folder / "bin" / "srun").write_text("#!/usr/bin/env bash\ntouch $FAKE/began\nexec sleep 60\n")
+    (cluster.folder / "bin" / "srun").write_text("#!/usr/bin/env bash\nsleep 1\ntouch $FAKE/began\nexec sleep 60\n")
     with cluster.job(0, "generate", "--num_samples", "1000000") as job:
         assert eventually((cluster.folder / "began").exists, 30)
         job.send_signal(signal.SIGUSR1)

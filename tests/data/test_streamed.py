@@ -99,6 +99,7 @@ def test_the_limit_decides(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None
     class Free:
         available = 2 * 40 * 90
 
+    monkeypatch.delenv("MEMORY_LIMIT", raising=False)
     bytes_of_all = 40 * 90 / 2**30
     assert load(forty, bytes_of_all).broken is None and load(forty, bytes_of_all * 0.99).broken is not None
     assert load(forty).broken is None
