@@ -218,21 +218,22 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def prepare_device(device: torch.device, precision: str = "float32") -> None:
-    """Settings every process that computes wants: no denormals and no page faults on CPUs, TF32 convolutions on GPUs.
-    Meets the other processes of the task."""
+    """Settings every process that computes wants: no denormals on CPUs, TF32 convolutions on GPUs. Meets the other
+    processes of the task."""
     torch.set_default_dtype(torch.float64 if precision == "float64" else torch.float32)
     distributed.join(device)
     torch.set_flush_denormal(True)
-    if device.type == "cpu":
-        _keep_freed_memory()
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
 
 
-def _keep_freed_memory() -> None:
-    """Has glibc keep large blocks that are freed: every step asks for those of the last one, and to have them back from
-    the kernel, page by page, takes a tenth of a step. Other C libraries stay as they are."""
+def keep_freed_memory(device: torch.device) -> None:
+    """For loops of equal steps on a CPU: has glibc keep large blocks that are freed. Every step asks for those of the
+    last one, and to have them back from the kernel, page by page, takes a tenth of a step. Work of many sizes would
+    only take more memory, an evaluation three times as much. Other C libraries stay as they are."""
+    if device.type != "cpu":
+        return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
         trim_threshold, mmap_max = -1, -4  # malloc.h

@@ -279,6 +279,7 @@ def main(argv: list[str]) -> None:
     settings = settings_to_measure(words)
     device = torch.device(settings.run.device)
     build.prepare_device(device, settings.run.precision)
+    build.keep_freed_memory(device)
     with TemporaryDirectory() as folder:
         place = Path(folder)
         measure: dict[str, Callable[[], list[str]]] = {

@@ -195,6 +195,7 @@ def serve(link: Connection, name: str, argv: Sequence[str], folder: str) -> None
     torch.manual_seed(0)
     _, match = read(argv)
     build.prepare_device(match.device, match.settings.run.precision)
+    build.keep_freed_memory(match.device)
     peer = PEERS[name](match, Path(folder) / name)
     link.send("ready")
     while True:

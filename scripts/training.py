@@ -120,6 +120,7 @@ def train(
     flags = resolve(flags)
     check(to_config(flags))
     build.prepare_device(torch.device(flags.run.device), flags.run.precision)
+    build.keep_freed_memory(torch.device(flags.run.device))
     with one_loads_first():
         prepared = prepare(flags, folder is not None)
     tensors, stored = checkpoint.load_newest(folder) if folder is not None else ({}, {})
