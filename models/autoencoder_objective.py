@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models import pictures
 from models.autoencoders import AutoencoderSpec, Coded, Conv
+from models.denoiser import in_autocast
 from models.latent_space import Codec, draw_latent_space
 from models.losses import AutoencoderLoss
 from models.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
@@ -61,7 +62,7 @@ class AutoencoderObjective:
         return [reconstruction, kl, rate][: len(self.parts)]
 
     def _coded(self, network: nn.Module, clean: Tensor, noise: Tensor) -> Coded:
-        with torch.autocast(clean.device.type, self.autocast, enabled=self.autocast is not None):
+        with in_autocast(clean.device, self.autocast):
             return network(clean, noise if self.spec.kind == "vae" else None)
 
     @torch.no_grad()

@@ -211,12 +211,6 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The network's part of a step is computed in it."""
-    dtype = autocast_dtype(precision)
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
-
-
 def prepare_device(device: torch.device, precision: str = "float32") -> None:
     """Settings every process that computes wants: no denormals on CPUs, TF32 convolutions on GPUs. Meets the other
     processes of the task."""

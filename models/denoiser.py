@@ -51,6 +51,11 @@ def estimate_from_clean(schedule: NoiseSchedule, noisy: Tensor, t: Tensor, clean
     return Estimate(clean, (noisy - alpha * clean) / sigma)
 
 
+def in_autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """What a network computes in the block is computed in dtype where that pays; None: as it is."""
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
 @dataclass(frozen=True)
 class NetworkDenoiser:
     """A network read through its prediction; float32 in and out, the network alone in `autocast` if that is set."""
@@ -68,7 +73,7 @@ class NetworkDenoiser:
         alpha, sigma = levels(self.noise_schedule, t, noisy)
         t = t.to(noisy, non_blocking=True).expand(len(noisy))
         scaled = self.prediction.input_scale(alpha, sigma) * noisy
-        with torch.autocast(noisy.device.type, self.autocast, enabled=self.autocast is not None):
+        with in_autocast(noisy.device, self.autocast):
             return self.network(scaled, t, label).to(noisy.dtype)
 
     def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import data
 from models import build
+from models.denoiser import in_autocast
 from models.errors import UserError
 from models.generation import Sampling, generate
 from models.optim import build_optimizer
@@ -124,7 +125,7 @@ def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, devi
         clean, label = clean.to(device), label.to(device)
         t, noise = torch.rand(len(clean), device=device), torch.randn_like(clean)
         level = t.view(-1, 1, 1, 1)
-        with build.autocast(device, settings.run.precision):
+        with in_autocast(device, build.autocast_dtype(settings.run.precision)):
             output = network((1 - level) * clean + level * noise, t, label)
         loss = nn.functional.mse_loss(output.float(), noise - clean)
         optimizer.zero_grad()
@@ -147,7 +148,7 @@ def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], 
     t, label = torch.rand(batch_size, device=device), torch.randint(0, 10, (batch_size,), device=device)
 
     def step() -> None:
-        with build.autocast(device, settings.run.precision):
+        with in_autocast(device, build.autocast_dtype(settings.run.precision)):
             output = network(noisy, t, label)
         nn.functional.mse_loss(output.float(), target).backward()
         optimizer.step()

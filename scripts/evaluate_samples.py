@@ -132,9 +132,10 @@ def _measure_run(flags: SamplesFlags) -> None:
         dataset = load_data(path, flags.data)
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
-    labels = choose_labels(loaded, flags.labels, count)
-    if labels is not None and flags.labels is None:
-        labels = labels_as_real(dataset, count, flags.seed)
+    if flags.labels is None:
+        labels = labels_as_real(loaded, dataset, count, flags.seed)
+    else:
+        labels = choose_labels(loaded, flags.labels, count)
     draw = partial(draw_samples, loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)
     if not distributed.is_first():
         draw()

@@ -49,9 +49,12 @@ class Samples:
     card: dict[str, Any]
 
 
-def labels_as_real(dataset: ImageData, count: int, seed: int) -> list[int]:
-    """One label per image: those of training images drawn by the seed. The classes then come as often as in the images
-    that these are measured against, where equal shares would be a distance by themselves (as in StyleGAN's metrics)."""
+def labels_as_real(loaded: Loaded, dataset: ImageData, count: int, seed: int) -> list[int] | None:
+    """One label per image, for a model that takes any: those of training images drawn by the seed. The classes come
+    as often as in the images that these are measured against, where equal shares would be a distance by themselves (as
+    in StyleGAN's metrics)."""
+    if loaded.spec.classes == 0:
+        return None
     labels = dataset.train.labels
     order = drawn(len(labels), count, seed, "labels")
     return labels[order[torch.arange(count) % len(order)]].tolist()

@@ -94,7 +94,6 @@ def test_exit_codes(number: int, code: int, name: str) -> None:
 
 LOOP = """
 import signal, sys, time
-from models import distributed
 from models.interrupts import Interrupts
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
