@@ -9,8 +9,8 @@ every decision alike; the first of them writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,27 +23,16 @@ from models import checkpoint, distributed
 from models.budget import Budget
 from models.ema import EMA
 from models.interrupts import Interrupted, Interrupts
-from models.objectives import Objective, TestLoss
+from models.objectives import Objective
 from models.optim import LRSchedule, build_optimizer
-from models.plots import loss_curves
-from models.progress import Board, ProgressBar, duration, peak_memory
+from models.progress import ProgressBar, peak_memory
 from models.randomness import StepRandomness
-from models.run import Metrics, Run, process_age, write_text
+from models.run import Run, process_age
+from models.training_log import TrainingLog
 
 READ_EVERY = 20
 # Weights move little in four steps, and touching all of them costs 2 % of a step of a small network.
 AVERAGE_EVERY = 4
-COLUMNS = (
-    "step",
-    "epoch",
-    "seconds",
-    "images_per_second",
-    "lr",
-    "grad_norm",
-    "train_loss",
-    "test_loss",
-    "train_grid_loss",
-)
 
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -108,20 +97,14 @@ class Trainer:
         self.parallel = distributed.parallel(self.network)
         fast = cast(nn.Module, torch.compile(self.parallel)) if settings.compile else self.parallel
         self.loss = objective.loss_of(fast)
-        by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
-        self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
+        self.log = TrainingLog(run, objective, settings.batch_size, device)
         self.total_steps = settings.budget.steps(dataset_size, settings.batch_size)
         self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
         self.best_loss = float("inf")
         self.worse = 0
-        # Sums and counts since the last row, of the loss and of each part; and whether a gradient was not finite.
-        self.gathered = torch.zeros(2, 1 + len(objective.parts), device=device)
         self.broken, self.norm = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
-        self.aside = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
-        self.row_seconds, self.row_step = 0.0, 0
         self.saved: tuple[int, Path | None] | None = None
-        self.board: Board | None = None
 
     # -- budget ---------------------------------------------------------------------------------------------------
 
@@ -152,9 +135,7 @@ class Trainer:
                 losses = self.loss(images[rows], labels[rows], randomness)
                 total = losses.of_images.sum()
                 (total * (distributed.size() / settings.batch_size)).backward()
-            self.gathered[0, 0] += total.detach()
-            self.gathered[1, 0] += stop - start
-            self.gathered[:, 1:] += losses.parts
+            self.log.gather(total.detach(), stop - start, losses.parts)
         self.norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         # The fused update skips itself where found_inf is set, and divides by grad_scale on its way: clipping costs no
         # pass of its own, and once a gradient is not finite nothing moves on.
@@ -194,7 +175,7 @@ class Trainer:
         """Runs to the end of the budget. Raises Interrupted, after a step and a checkpoint, once a signal has come."""
         settings = self.settings
         if settings.tensorboard and distributed.is_first():
-            self.board = Board(self.run.folder / "tensorboard", self.step)
+            self.log.open_board(self.step)
         ended = time.perf_counter() - (process_age() if settings.budget.wall_clock else 0)
         with ProgressBar(self.run) as bar:
             while self.progress < 1:
@@ -205,7 +186,7 @@ class Trainer:
                 if self.step % READ_EVERY == 0 or any(due):
                     self.check()  # what the device still has queued is training time
                     self.run.note(**self._place())
-                    bar.show(self.progress, self._describe_now())
+                    bar.show(self.progress, self.log.describe(self.step, self.seconds))
                 ended = time.perf_counter()
                 signal, self.seconds = distributed.largest(interrupts.signal or 0, self.seconds + ended - started)
                 if signal > 0:
@@ -228,28 +209,18 @@ class Trainer:
             "progress": round(self.progress, 4),
         }
 
-    def _describe_now(self) -> str:
-        loss, count = self.gathered[:, 0].tolist()
-        speed = (self.step - self.row_step) * self.settings.batch_size / max(self.seconds - self.row_seconds, 1e-9)
-        return f"step {self.step}  loss {loss / max(count, 1):.4f}  {speed:.0f} images/s"
-
     def record(self) -> bool:
         """One row of losses, on the frozen grid too, in every log; saves the best so far. True for an early stop."""
         self.check()
-        with self._timed("evaluation"):
+        with self.log.timed("evaluation"):
             tested = distributed.once(lambda: self.objective.evaluate(self.ema.network))
-        row = self._row(tested)
-        if distributed.is_first():
-            self.metrics.add(row)
-        self.run.log(
-            f"epoch {row['epoch']:.2f}  step {self.step}  train {row['train_loss']:.4f}  test {row['test_loss']:.4f} "
-            f"(gap {row['test_loss'] - row['train_grid_loss']:+.4f})  lr {row['lr']:.2e}  "
-            f"{row['images_per_second'] or 0:.0f} images/s  {duration(self.seconds)}"
-            + (f"  {tested.note}" if tested.note else "")
-        )
+        facts = {
+            "epoch": round(self.epoch, 3),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": float(self.norm),
+        }
+        row = self.log.row(self.step, self.seconds, tested, facts)
         self.run.update(**self._place(), loss=row["train_loss"], test_loss=row["test_loss"])
-        if self.board is not None:
-            self.board.write(row)
         judged = row[self.settings.best_by]
         if judged < self.best_loss:
             self.best_loss, self.worse = judged, 0
@@ -262,28 +233,6 @@ class Trainer:
             return True
         return False
 
-    def _row(self, tested: TestLoss) -> dict[str, Any]:
-        """The row of metrics.csv since the last one, and a fresh start of what it sums."""
-        parts = self.objective.parts
-        sums, counts = distributed.total(self.gathered).tolist()
-        self.gathered.zero_()
-        seconds, images = self.seconds - self.row_seconds, (self.step - self.row_step) * self.settings.batch_size
-        self.row_seconds, self.row_step = self.seconds, self.step
-        return {
-            "step": self.step,
-            "epoch": round(self.epoch, 3),
-            "seconds": round(self.seconds, 2),
-            "images_per_second": images / seconds if seconds > 0 else None,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": float(self.norm),
-            "train_loss": sums[0] / max(counts[0], 1),
-            "test_loss": tested.test,
-            "train_grid_loss": tested.train,
-            **{f"test_loss_{part}": value for part, value in zip(parts, tested.parts, strict=True)},
-            **{f"train_loss_{part}": sums[k] / counts[k] for k, part in enumerate(parts, 1) if counts[k]},
-            **(tested.figures or {}),
-        }
-
     def draw(self) -> None:
         """A sample sheet of this moment, from the EMA weights."""
         if not distributed.is_first():
@@ -291,51 +240,28 @@ class Trainer:
         folder = self.run.folder / "epoch_samples"
         folder.mkdir(exist_ok=True)
         title = f"{self.run.folder.name}, epoch {self.epoch:.1f}, step {self.step}, ema weights"
-        with self._timed("pictures"):
+        with self.log.timed("pictures"):
             self.objective.draw_progress(self.ema.network, folder / f"step_{self.step:08d}.png", title)
-            loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
+            self.log.draw()
 
     def finish(self) -> None:
         """The last row, checkpoint and pictures, and the summary."""
         self.average()
-        if distributed.once(lambda: self.row_step != self.step or not self.metrics.rows):
+        if distributed.once(lambda: self.log.row_step != self.step or not self.log.metrics.rows):
             self.record()
         self.save()
         if not distributed.is_first():
             return
         title = f"{self.run.folder.name}, step {self.step}, ema weights"
-        with self._timed("pictures"):
+        with self.log.timed("pictures"):
             self.objective.draw_final(self.ema.network, self.run.folder, title)
-            loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
-        self._summarise()
-
-    @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        """Adds the block's seconds to what is told apart from training."""
-        started = time.perf_counter()
-        yield
-        self.aside[what] += time.perf_counter() - started
-
-    def _summarise(self) -> None:
-        beside = ", ".join(f"{what} {duration(seconds)}" for what, seconds in self.aside.items())
-        self.run.log(f"trained {self.step} steps in {duration(self.seconds)}; beside it: {beside}")
-        images = self.step * self.settings.batch_size
-        last = self.metrics.rows[-1]
-        lines = {
-            "steps": self.step,
-            "epochs": f"{self.epoch:.2f}",
-            "images": images,
-            "training_seconds": f"{self.seconds:.1f}",
-            **{f"{what}_seconds": f"{seconds:.1f}" for what, seconds in self.aside.items()},
-            "images_per_second": f"{images / max(self.seconds, 1e-9):.1f}",
+            self.log.draw()
+        facts = {
+            f"best_{self.settings.best_by}": f"{self.best_loss:.6g}",
             "peak_memory_mb": f"{peak_memory(self.device) / 2**20:.0f}",
             "parameters": sum(p.numel() for p in self.parameters),
-            "final_train_loss": last["train_loss"],
-            "final_test_loss": last["test_loss"],
-            f"best_{self.settings.best_by}": f"{self.best_loss:.6g}",
         }
-        text = "".join(f"{key}: {value}\n" for key, value in lines.items())
-        write_text(self.run.folder / "performance_metrics.txt", text)
+        self.log.summarise(self.step, self.seconds, self.epoch, facts)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -345,19 +271,18 @@ class Trainer:
         self.check()
         if self.saved is not None and self.saved[0] == self.step:
             return self.saved[1]
-        with self._timed("checkpoints"):
+        with self.log.timed("checkpoints"):
             tensors = {
                 **checkpoint.prefixed("network", self.network.state_dict()),
                 **checkpoint.prefixed("ema", self.ema.network.state_dict()),
                 **checkpoint.prefixed("optimizer", self._optimizer_tensors()),
-                "gathered": distributed.total(self.gathered),
+                "gathered": distributed.total(self.log.gathered),
             }
             facts = {
                 **self.facts,
                 "training": {
                     "seconds": self.seconds,
-                    "row_seconds": self.row_seconds,
-                    "row_step": self.row_step,
+                    **self.log.state(),
                     "ema_updates": self.ema.updates,
                     "averaged_progress": self.averaged_progress,
                     "best_loss": self.best_loss,
@@ -385,16 +310,12 @@ class Trainer:
             optimizer_state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
-        if distributed.is_first():  # the sum over the processes, whatever their number was
-            self.gathered.copy_(tensors["gathered"])
         kept = facts["training"]
         self.step, self.seconds = facts["step"], kept["seconds"]
-        self.row_seconds, self.row_step = kept["row_seconds"], kept["row_step"]
         self.ema.updates = kept["ema_updates"]
         self.averaged_progress = min(kept["averaged_progress"], self.progress)  # a longer budget sets progress back
         self.best_loss, self.worse = kept["best_loss"], kept["worse"]
-        if distributed.is_first():
-            self.metrics.cut_after(self.step)
+        self.log.restore(tensors["gathered"], kept, self.step)
 
 
 def _due(every: float, before: float, after: float) -> bool:

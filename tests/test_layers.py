@@ -23,7 +23,7 @@ LAYERS = (
     {
         *("autoencoder_objective", "budget", "build", "ema", "evaluation"),
         *("generation", "interrupts", "objectives", "optim"),
-        *("figures", "latent_space", "pictures", "plots", "progress", "training"),
+        *("figures", "latent_space", "pictures", "plots", "progress", "training", "training_log"),
     },
 )
 SOURCES = sorted(path for folder in ("models", "data", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))

@@ -173,7 +173,7 @@ class Workshop:
         for _ in range(steps):
             trainer.train_step()
         trainer.check()
-        assert trainer.gathered.isfinite().all()
+        assert trainer.log.gathered.isfinite().all()
         trainer.average()
         path = trainer.save()
         assert path is not None

@@ -53,16 +53,19 @@ def test_stop_touches_nothing_else(repository: FakeRepository) -> None:
     session, other = repository.serve(), repository.serve()
     for foreign in (session, "foreign"):  # even one of the same name
         assert repository.run("screen", "-dmS", foreign, "sleep", "100").returncode == 0
-    strangers = [screen for screen in repository.screens() if screen.endswith(".foreign")]
-    strangers += [s for s in repository.screens() if s.endswith(f".{session}")]
-    strangers.remove(repository.field(session, "id"))
+    ours = repository.field(session, "id")
+
+    def foreign_screens() -> set[str]:
+        return {each for each in repository.screens() if each.endswith((".foreign", f".{session}"))} - {ours}
+
+    assert eventually(lambda: len(foreign_screens()) == 2)  # screen answers before its session is listed
+    strangers = foreign_screens()
 
     assert repository.run("scripts/sessions.sh", "stop", session).returncode == 0
     assert repository.run("scripts/sessions.sh", "stop", "foreign").returncode == 2
     assert repository.run("scripts/sessions.sh", "list").stdout.splitlines()[1].split()[0] == other
     assert repository.run("scripts/sessions.sh", "stop", "--all").returncode == 0
-    assert eventually(lambda: sorted(repository.screens()) == sorted(strangers))
-    assert len(strangers) == 2
+    assert eventually(lambda: set(repository.screens()) == strangers), (repository.screens(), strangers)
 
 
 def test_stop_spares_a_process_that_inherited_the_number(repository: FakeRepository) -> None:
