@@ -99,28 +99,36 @@ class Muon(AdamW):
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        lost = self.found_inf
+        if lost is not None and lost.device.type == "cpu":  # it answers at once, and three passes are saved
+            if lost > 0:
+                return
+            lost = None
         for group in self.param_groups:
             if group["matrices"]:
-                self._step_matrices(group)
+                self.step_matrices(group, lost)
         super().step()
 
-    def _step_matrices(self, group: dict[str, Any]) -> None:
-        kept = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+    @torch.no_grad()
+    def step_matrices(self, group: dict[str, Any], lost: Tensor | None = None) -> None:
+        """lost: a scalar, 1 where a gradient was not finite and nothing is to move, which no device is asked for."""
+        kept = 1.0 if lost is None else 1.0 - lost
         by_shape: dict[torch.Size, list[Tensor]] = {}
         for p in group["params"]:
             if p.grad is not None:
                 by_shape.setdefault(p.flatten(1).shape, []).append(p)
         for shape, alike in by_shape.items():
-            updates = orthogonalise(self._directions(alike), self.coefficients) * kept
+            updates = orthogonalise(self._directions(alike, lost), self.coefficients)
+            updates = updates if lost is None else updates * kept
             updates = [update.view_as(p) for p, update in zip(alike, updates, strict=True)]
             torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"] * kept)
             torch._foreach_add_(alike, updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
             for p in alike:
                 p.grad = None  # AdamW passes it over
 
-    def _directions(self, alike: Sequence[Tensor]) -> Tensor:
-        """(K, m, n): the gradients ahead of their momentum (Nesterov), as matrices. Where a gradient was not finite the
-        momentum stands in for all, and stays as it is."""
+    def _directions(self, alike: Sequence[Tensor], lost: Tensor | None) -> Tensor:
+        """(K, m, n): the gradients ahead of their momentum (Nesterov), as matrices. Where they are lost the momentum
+        stands in for them, and stays as it is."""
         gradients = [cast(Tensor, p.grad) for p in alike]
         if self.grad_scale is not None:
             torch._foreach_div_(gradients, self.grad_scale)
@@ -128,9 +136,8 @@ class Muon(AdamW):
             if not self.state[p]:  # AdamW's own loading expects a step of every state
                 self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
         momenta = [self.state[p]["momentum"] for p in alike]
-        if self.found_inf is not None:
-            lost = self.found_inf > 0
-            gradients = [torch.where(lost, mine, new) for mine, new in zip(momenta, gradients, strict=True)]
+        if lost is not None:
+            gradients = [torch.where(lost > 0, mine, new) for mine, new in zip(momenta, gradients, strict=True)]
         torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
         ahead = torch._foreach_lerp(gradients, momenta, self.momentum)
         return torch.stack([each.flatten(1) for each in ahead])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.errors import UserError
@@ -202,6 +202,24 @@ def test_a_gradient_that_is_not_finite_moves_nothing(name: str) -> None:
     assert all(torch.equal(p, was) for p, was in zip(network.parameters(), before, strict=True))
     for p, memory in zip(network.parameters(), memories, strict=True):
         assert all(torch.equal(optimizer.state[p][key], memory[key]) for key in memory)
+
+
+def test_matrices_are_frozen_without_asking_the_device() -> None:
+    """`lost` stays a tensor, as it does on GPUs: 0 is as if it were not given, 1 moves nothing."""
+    layers = [nn.Linear(16, 24) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    first, second = (cast(Muon, build_optimizer(layer, 0.1, 0.5, (0.9, 0.99), "muon")) for layer in layers)
+
+    def step(layer: nn.Linear, optimizer: Muon, gradient: Tensor, lost: Tensor | None) -> tuple[Tensor, Tensor]:
+        layer.weight.grad = gradient.clone()
+        optimizer.step_matrices(optimizer.param_groups[-1], lost)
+        return layer.weight.detach().clone(), optimizer.state[layer.weight]["momentum"].clone()
+
+    gradient = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
+    plain, asked = step(layers[0], first, gradient, None), step(layers[1], second, gradient, torch.zeros(()))
+    assert all(torch.equal(one, other) for one, other in zip(plain, asked, strict=True))
+    frozen = step(layers[1], second, gradient * math.nan, torch.ones(()))
+    assert all(torch.equal(one, other) for one, other in zip(frozen, asked, strict=True))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
