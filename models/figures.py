@@ -68,7 +68,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path,
         turned = {"rotation": 45, "ha": "right"} if max(map(len, class_names)) > 2 else {}
         axes.set_xticks(places, class_names, fontsize=8, **turned)
         axes.set_yticks(places, class_names, fontsize=8)
-        axes.set(xlabel="recognised as", ylabel="asked for")
+        axes.set(xlabel="recognised as, % of those asked for", ylabel="asked for")
         for row, column in zip(*np.nonzero(counts), strict=True):
             value = shares[row, column]
             text = f"{value:.0f}" if value >= 10 else f"{value:.1f}"

@@ -127,7 +127,7 @@ class _Task:
         sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
         dataset = load_data(loaded.path, flags.data)
         count = flags.num_images or min(USUAL_COUNT, len(dataset.test))
-        labels = labels_as_real(loaded, dataset, count, flags.seed)
+        labels = labels_as_real(loaded, dataset, count)
         experiments, device = Path(flags.model.experiments_dir), torch.device(flags.model.device)
         extractors = find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
         settings = Settings(draws=flags.draws)

@@ -64,8 +64,8 @@ class SamplesFlags:
     num_images: int | None = None
     """How many images. Default, and for 0: as many as the data set has test images; all of --samples."""
     labels: tuple[int, ...] | None = None
-    """Classes to generate, in turn. Default: those of training images, drawn by the seed, so that each comes as often
-    as among the images that these are measured against."""
+    """Classes to generate, in turn. Default: each as often as among the training images, against which these are
+    measured."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] | None = None
     """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
@@ -133,7 +133,7 @@ def _measure_run(flags: SamplesFlags) -> None:
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
     if flags.labels is None:
-        labels = labels_as_real(loaded, dataset, count, flags.seed)
+        labels = labels_as_real(loaded, dataset, count)
     else:
         labels = choose_labels(loaded, flags.labels, count)
     draw = partial(draw_samples, loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)

@@ -49,7 +49,7 @@ from scripts.training import sha256_of, split_hash
 RESAMPLED = "resampled.safetensors"  # Of every measure, its value in each resample.
 VERSION = 2  # Of the measures: figures of two versions are not compared.
 SHOWN, EXTREMES, PAIRS = 100, 30, 24
-EXPECTED_NEAR_COPIES = 0.01
+EXPECTED_NEAR_COPIES, MANY_NEAR_COPIES = 0.01, 0.05
 
 # What a measure's name begins with -> how it is shown, and what it says.
 MEANINGS = {
@@ -57,7 +57,7 @@ MEANINGS = {
     "recognised": ("%", "taken by the classifier for the class that was asked for"),
     "cas": ("%", "real test images recognised by a classifier trained on these images (classification accuracy score)"),
     "class_shares": ("%", "classes of the images, as recognised, from those of the training split: total variation"),
-    "fd_shares": ("", "the part of the distance that is due to how often each class was asked for"),
+    "fd_shares": ("", "what training images would get if their classes came as often as was asked for"),
     "fd": ("", "squared Frechet distance of the features from those of all training images; falls with n"),
     "fd_limit": ("", "the same for ever more images, by a line in 1 / n"),
     "kd": ("", "unbiased squared kernel distance (cubic kernel); about 0 for real images"),
@@ -229,13 +229,20 @@ class Evaluation:
         alone = self.found[f"fd_shares_{name}"].value
         if alone > self.floors[f"fd_{name}"].value:
             self.warnings.append(
-                f"the classes were asked for in other shares than the training images have, which alone is {alone:.4g} "
-                f"of fd_{name}, more than its floor: without --samples and --labels, evaluate asks in their shares"
+                "the classes were asked for in other shares than the training images have, which would give real "
+                f"images a fd_{name} of {alone:.4g}, more than its floor: without --samples and --labels, evaluate "
+                "asks in their shares"
             )
 
     def _measure_memory(self, name: str, samples: Tensor, train_points: Tensor, test: Tensor) -> Memorisation:
         found = memorisation(samples, train_points, test)
         self.found.update(memory_measures(found, name, self.protocol.settings))
+        copies = self.found[f"near_copies_{name}"].value
+        if copies > MANY_NEAR_COPIES:
+            self.warnings.append(
+                f"{100 * copies:.1f} % of the images are near copies of training images by {name}, where "
+                f"{100 * EXPECTED_NEAR_COPIES:.0f} % of test images are: they show what the model remembers"
+            )
         distances = found.test_distances
         self.floors[f"nearest_train_{name}"] = Estimate(distances.mean().item(), *mean_interval(distances))
         self.floors[f"near_copies_{name}"] = Estimate(EXPECTED_NEAR_COPIES, math.nan, math.nan)

@@ -49,15 +49,19 @@ class Samples:
     card: dict[str, Any]
 
 
-def labels_as_real(loaded: Loaded, dataset: ImageData, count: int, seed: int) -> list[int] | None:
-    """One label per image, for a model that takes any: those of training images drawn by the seed. The classes come
-    as often as in the images that these are measured against, where equal shares would be a distance by themselves (as
-    in StyleGAN's metrics)."""
+def labels_as_real(loaded: Loaded, dataset: ImageData, count: int) -> list[int] | None:
+    """One label per image, for a model that takes any: each is the class that lags most behind its share of the
+    training images. So the classes come as often as there, to an image or so, and fewer labels are the first of more.
+    Against the training images other shares, chance ones too, would be a distance by themselves."""
     if loaded.spec.classes == 0:
         return None
-    labels = dataset.train.labels
-    order = drawn(len(labels), count, seed, "labels")
-    return labels[order[torch.arange(count) % len(order)]].tolist()
+    shares = torch.bincount(dataset.train.labels, minlength=loaded.spec.classes).double() / len(dataset.train)
+    lag, labels = torch.zeros_like(shares), []
+    for _ in range(count):
+        lag += shares
+        labels.append(int(lag.argmax()))
+        lag[labels[-1]] -= 1
+    return labels
 
 
 def draw_samples(
@@ -89,7 +93,7 @@ def draw_samples(
         images.append(batch.images)
         done += len(batch.images)
         evaluations += batch.nfe * len(batch.images)
-        tell_progress(done, count, "generated", duration(time.perf_counter() - started))
+        tell_progress(done, count, duration(time.perf_counter() - started))
     nfe = evaluations / count
     card = {"made_by": "generate", "sampling": sampling.describe(), "nfe": nfe, "seed": seed}
     card["quantisation"] = QUANTISATION
