@@ -26,7 +26,7 @@ from models.progress import duration
 from models.run import read_yaml, write_text
 from scripts.flags import ModelFlags, SourceFlags
 from scripts.sampling import folder_in_run, name_of
-from scripts.terminal import tell_progress
+from scripts.terminal import tell, tell_progress
 from scripts.training import fingerprint, spaced_rows, split_hash
 
 Result = TypeVar("Result")
@@ -150,7 +150,9 @@ def unused_path(folder: Path, stem: str) -> Path:
 
 
 def write_report(folder: Path, task: str, card: Mapping[str, Any], results: Mapping[str, Any], table: str) -> Path:
-    """`<date>_<time>-<task>.json` with the card and the results, and the table with the card beside it as .txt."""
+    """`<date>_<time>-<task>.json` with the card and the results, and the table with the card beside it as .txt. The
+    table is told, too."""
+    tell(f"\n{table}\n")
     path = unused_path(folder, f"{datetime.now():%Y%m%d_%H%M%S}-{task}")
     content = json.dumps({"task": task, "protocol": card, "results": results}, indent=2)
     protocol = yaml.safe_dump(dict(card), sort_keys=False, allow_unicode=True)
