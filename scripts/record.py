@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ from scripts.evaluate_compare import REPORT
 from scripts.extractors import KEPT_CLASSIFIERS
 from scripts.flags import ModelFlags, SamplerFlags, SamplerName, TrainFlags, experiments_dir, one_of
 from scripts.recipes import RECIPES
-from scripts.sampling import open_sampling
+from scripts.sampling import make_folder, open_sampling
 from scripts.terminal import tell
 from scripts.training import fingerprint, load_data
 
@@ -49,6 +50,8 @@ DESCRIPTION = """Train a recipe for minutes, add its figures to the records. Pri
 Flags after -- are for train_flow, as in: -- --network.width 48"""
 REPOSITORY = Path(__file__).parents[1]
 MOST_IMAGES = 10_000
+MOST_COPIES = 0.02
+_COPIES = "near_copies_"
 # Nothing is measured or drawn before the end: it would count, and serves nobody.
 AT_THE_END = ("--eval_every", "0", "--sample_every", "0", "--checkpoint_every", "0", "--no-tensorboard")
 PLACES = {"data_root", "experiments_dir", "records"}  # Not the same on the reader's machine.
@@ -151,8 +154,9 @@ def main(argv: list[str]) -> None:
     plan = make_plan(parse(own, RecordFlags(), "record", DESCRIPTION), further)
     trained = [train(plan, seed) for seed in plan.flags.seeds]
     rows = [row(plan, trained, index) for index in range(len(plan.flags.scales))]
-    add_rows(Path(plan.flags.records), rows)
     tell(f"{EMPTY_TABLE}{''.join(rows)}")
+    refuse_copies([report for each in trained for report in each.reports])
+    add_rows(Path(plan.flags.records), rows)
     print(plan.flags.records)
 
 
@@ -163,6 +167,7 @@ def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
     """Raises UserError or DataError for all that would only come to light after the training."""
     _check_numbers(flags)
     table_of(Path(flags.records))
+    make_folder(Path(flags.records).parent, "--records")
     plan = Plan(flags, last_value(further, "recipe") or _recipe_of(flags.dataset), further)
     settings = settings_to_measure(plan.training(flags.seeds[0]))
     if settings.space != "pixels":
@@ -237,15 +242,20 @@ def train(plan: Plan, seed: int) -> Trained:
 
 def run_task(task: str, words: Sequence[str]) -> Path:
     """A task in a process of its own, and the path that it prints. Where it fails, this process exits as it did."""
-    with Interrupts(at_once=True):
+    with Interrupts(at_once=True), TemporaryDirectory() as compiled:
         # In a group of its own a Ctrl-C reaches it through us alone: a second one would cost its checkpoint.
         child = subprocess.Popen(
-            [sys.executable, "-m", f"scripts.{task}", *words], stdout=subprocess.PIPE, text=True, process_group=0
+            [sys.executable, "-m", f"scripts.{task}", *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled},  # each seed compiles for itself
         )
         try:
             printed, _ = child.communicate()
         except (Interrupted, KeyboardInterrupt) as error:
             _end(child, error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT)
+            tell("interrupted: no row was written, and a record begins anew")
             raise
     if child.returncode != 0:
         tell(f"{task} has failed: no row was written, and the runs are kept")
@@ -301,6 +311,17 @@ def row(plan: Plan, trained: Sequence[Trained], index: int) -> str:
         f"`{plan.command()}`",
     )
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+def refuse_copies(reports: Sequence[dict[str, Any]]) -> None:
+    """Raises UserError where more images than the rules allow are near copies of training images."""
+    for report in reports:
+        for name in (each for each in report["results"] if each.startswith(_COPIES)):
+            if (found := _value(report, name)) > MOST_COPIES:
+                raise UserError(
+                    f"{100 * found:.1f} % of the images are near copies by {name.removeprefix(_COPIES)}, and the rules "
+                    f"allow {100 * MOST_COPIES:.0f} %: no row was written"
+                )
 
 
 def _value(report: dict[str, Any], begins: str, of: str = "found") -> float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 
@@ -161,12 +162,14 @@ def folder_in_run(path: Path, out: str | None, kind: str) -> Path:
     return folder
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, flag: str = "--out") -> None:
     """Makes it where it is missing. Raises UserError where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with --out") from None
+        raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with {flag}") from None
 
 
 def _own_run(path: Path) -> Path:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from models.errors import UserError
 from models.run import read_config
 from scripts import record
-from scripts.record import COLUMNS, EMPTY_TABLE, add_rows, commit, spread, table_of
+from scripts.record import COLUMNS, EMPTY_TABLE, add_rows, commit, refuse_copies, spread, table_of
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_here, start_child, status_of
 
 SMALL = ("--network.width", "8", "--network.multipliers", "1", "2", "--num_samples", "10")
@@ -106,6 +107,7 @@ def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: 
         (("--num_images", 100), ("--num_images 100", "more than 128")),
         (("--num_images", 1000), ("--num_images 1000", "359")),
         (("--records", "absent/records.md"), ("no folder absent",)),
+        (("--records", "/proc/records.md"), ("cannot write in /proc", "--records")),
         (("--records", "README.md"), ("README.md", "the columns date, data")),
         (("--minuts", 3), ("--minuts", "did you mean --minutes")),
         (("--", "--lr", -1), ("--lr -1",)),
@@ -149,7 +151,7 @@ def test_a_signal_ends_the_training_first_and_writes_no_row(tmp_path: Path) -> N
     assert status["state"] == "interrupted" and status["reason"] == "SIGINT"
     with pytest.raises(ProcessLookupError):
         os.kill(status["pid"], 0)
-    assert not (tmp_path / "records.md").exists()
+    assert not (tmp_path / "records.md").exists() and "no row was written" in err
 
 
 def test_a_task_that_fails_ends_the_record_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +159,17 @@ def test_a_task_that_fails_ends_the_record_with_its_code(capfd: pytest.CaptureFi
         record.run_task("train_flow", ["--batch_size", "0"])
     printed = capfd.readouterr()
     assert ended.value.code == 2 and printed.out == "" and "train_flow has failed: no row" in printed.err
+
+
+def test_copies_of_training_images_are_no_record() -> None:
+    results = {
+        "near_copies_convnet_1234": {"found": {"value": 0.015}},
+        "near_copies_pixels": {"found": {"value": 0.02}},
+    }
+    refuse_copies([{"results": results}])
+    results["near_copies_pixels"]["found"]["value"] = 0.25
+    with pytest.raises(UserError, match=r"25.0 % of the images are near copies by pixels.* allow 2 %: no row"):
+        refuse_copies([{"results": results}])
 
 
 def test_the_deviation_is_over_several_seeds() -> None:
