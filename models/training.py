@@ -149,6 +149,14 @@ class Trainer:
         if self.step % AVERAGE_EVERY == 0 or self.settings.ema_half_life == 0:
             self.average()
 
+    def timed_step(self) -> None:
+        """A step and its time as the loop takes them, for those who measure it."""
+        started = time.perf_counter()
+        self.train_step()
+        if self.step % READ_EVERY == 0:
+            self.check()
+        self.seconds += time.perf_counter() - started
+
     def average(self) -> None:
         """Moves the EMA by the share of the run since its last move; between moves it is up to three steps behind."""
         if self.progress > self.averaged_progress:
@@ -199,6 +207,8 @@ class Trainer:
                         self.draw()
                     if _due(settings.checkpoint_every, epoch, self.epoch):
                         self.save()
+            ended, _ = time.perf_counter(), self.check()  # what is queued on a GPU is training, too
+            (self.seconds,) = distributed.largest(self.seconds + time.perf_counter() - ended)
             self.finish()
 
     def _place(self) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from scripts.arguments import check_positive, parse, split_at_dashes
 from scripts.command import run_command
 from scripts.denoising import assemble, build_spec, fit_space, settings_to_measure
 from scripts.flags import TrainFlags, usual_workers
+from scripts.sampling import make_folder
 from scripts.training import fingerprint
 
 IMAGES = 4096
@@ -199,7 +200,7 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     trainer = prepared.trainer(run)
     size = settings.optimizer.batch_size
     steps = {
-        "our loop": trainer.train_step,
+        "our loop": trainer.timed_step,
         "bare step": bare_step(networks[0], settings, tuple(images.train.images.shape[1:]), device),
         "eager PIL loop": eager_loop(networks[1], images.train, settings, device),
     }
@@ -221,7 +222,7 @@ def _streaming_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devi
     for name, limit in (("in memory", math.inf), ("streamed", 0.0)):
         images = data.load("folder", {"path": str(path), "flips": True}, path.parent, limit)
         runs.append(Run.create(folder, "bench", "folder", None))
-        steps[name] = assemble(settings, images).trainer(runs[-1]).train_step
+        steps[name] = assemble(settings, images).trainer(runs[-1]).timed_step
     turns = interleaved(steps, flags.rounds, device)
     workers = sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
     for run in runs:
@@ -278,6 +279,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--tables: takes some of {', '.join(get_args(Table))}")
     words = ["--recipe", flags.recipe, *further, "--device", flags.device, "--workers", str(flags.workers)]
     settings = settings_to_measure(words)
+    make_folder(Path(flags.out).parent)
     device = torch.device(settings.run.device)
     build.prepare_device(device, settings.run.precision)
     build.keep_freed_memory(device)
@@ -290,8 +292,8 @@ def main(argv: list[str]) -> None:
         }
         lines = [line for name in flags.tables for line in (*measure[name](), "")]
     text = "\n".join([f"torch {torch.__version__}, {torch.get_num_threads()} threads", *lines]) + "\n"
-    write_text(Path(flags.out), text)
     print(text, file=sys.stderr)
+    write_text(Path(flags.out), text)
     print(flags.out)
 
 

@@ -27,7 +27,6 @@ from models.build import DenoiserSpec
 from models.distributed import cores
 from models.generation import Sampling, generate
 from models.run import Run
-from models.training import READ_EVERY
 from scripts.bench import PILDataset
 from scripts.denoising import assemble
 from scripts.flags import TrainFlags
@@ -125,11 +124,7 @@ class Ours:
         self.trainer = prepared.trainer(Run.create(folder, "bench_peers", match.dataset.name, None))
 
     def step(self) -> None:
-        started = time.perf_counter()
-        self.trainer.train_step()
-        if self.trainer.step % READ_EVERY == 0:
-            self.trainer.check()
-        self.trainer.seconds += time.perf_counter() - started
+        self.trainer.timed_step()
 
     def sample(self, labels: Tensor, steps: int) -> Drawn:
         spec, sampling = self.match.spec, Sampling("heun", steps, guidance_scale=self.match.scale)
