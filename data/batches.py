@@ -92,7 +92,7 @@ def _on(device: torch.device, images: Tensor) -> Tensor:
         if images.nbytes > free / 2:
             raise DataError(
                 f"the training images take {images.nbytes / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB "
-                "free: files are streamed with --memory_limit 0"
+                "free: take --device cpu or fewer images; those of folders are streamed with --memory_limit 0"
             )
     return images.to(device)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -151,10 +152,16 @@ def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA, then MPS, then the CPU; of several GPUs each process of a task gets its own.
+    """ "auto" is CUDA, then MPS, then the CPU; of several GPUs each process of a task gets its own. Where the variable
+    GPUS asks for some, nothing else will do.
 
     Raises UserError for a device that is not there.
     """
+    asked = os.environ.get("GPUS", "0")
+    if name == "auto" and asked.isdigit() and int(asked) > 0:
+        name = "cuda"
+        if not torch.cuda.is_available():
+            raise UserError(f"GPUS={asked}: torch finds no GPU on this machine; GPUS=0 takes its CPU")
     if name == "auto":
         available = (
             "cuda" if torch.cuda.is_available() else "",
@@ -218,6 +225,8 @@ def prepare_device(device: torch.device, precision: str = "float32") -> None:
     distributed.join(device)
     torch.set_flush_denormal(True)
     if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # shapes hardly change
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
 

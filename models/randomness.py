@@ -53,8 +53,11 @@ class StepRandomness:
     def seed_dropout(self) -> None:
         """Points torch's own generators, which dropout reads, at this step and part."""
         seed = derive_seed(self.seed, self.step, self.start, "dropout")
+        # torch.manual_seed asks for every kind of device, 0.3 ms a step.
         if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # manual_seed asks for every kind of device, 0.3 ms a step
+            torch.default_generator.manual_seed(seed)
+        elif self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
         else:
             torch.manual_seed(seed)
 

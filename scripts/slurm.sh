@@ -3,7 +3,8 @@
 # preempted, or whose time is up, saves a checkpoint, is queued again and goes on from there.
 #
 #   scripts/slurm.sh TASK [FLAGS...]     submits itself with sbatch, and prints the number of the job
-#   sbatch [OPTIONS] scripts/slurm.sh TASK [FLAGS...]     the same with your options, from the repository's folder
+#   sbatch [OPTIONS] scripts/slurm.sh TASK [FLAGS...]     the same with your options, from the repository's folder,
+#                       instead of NODES, GPUS, CPUS and TIME; one torchrun a node, whatever they say of tasks
 #
 #   NODES               machines (1)
 #   GPUS                GPUs of each machine, a process each (1); 0 for the CPUs
@@ -17,8 +18,11 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@180
 set -euo pipefail
-# Slurm runs a copy of this file, in the folder that the job was submitted from.
-[[ -n ${SLURM_JOB_ID:-} ]] || cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Slurm runs a copy of this file by that name, in the folder that the job was submitted from. The job's number alone
+# says nothing: a shell of salloc has one, too.
+in_job=false
+[[ ${BASH_SOURCE[0]##*/} != slurm_script || -z ${SLURM_JOB_ID:-} ]] || in_job=true
+$in_job || cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/session_records.sh
 
 usage() { sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//p;}' scripts/slurm.sh >&2; }
@@ -53,19 +57,24 @@ earlier_run() {
 }
 
 run() { # TASK FLAGS...
-    local task=$1 head processes folder code job expired=false cores=()
+    local task=$1 head processes folder code job expired=false nodes=${SLURM_JOB_NUM_NODES:-1} shape
     shift
     mkdir -p "$launch"
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
     head=${head%%$'\n'*} # the first; `| head -n 1` would end scontrol by SIGPIPE, and pipefail this script
     processes=${SLURM_GPUS_ON_NODE:-0}
-    ((processes > 0)) || processes=${PROCS:-1}
+    export GPUS=$processes
+    if ((processes == 0)); then
+        export CUDA_VISIBLE_DEVICES=
+        processes=${PROCS:-1}
+    fi
     folder=$(earlier_run)
     [[ $task != train_* || -z $folder ]] || set -- "$@" --resume "$folder"
-    [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || cores=(--cpus-per-task "$SLURM_CPUS_PER_TASK") # srun does not look
-    srun --kill-on-bad-exit=1 "${cores[@]}" .venv/bin/python -m models.distributed --nnodes "${SLURM_JOB_NUM_NODES:-1}" \
+    shape=(--nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1)
+    [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || shape+=(--cpus-per-task "$SLURM_CPUS_PER_TASK") # srun does not look
+    srun --kill-on-bad-exit=1 "${shape[@]}" .venv/bin/python -m models.distributed --nnodes "$nodes" \
         --nproc-per-node "$processes" --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
-        --rdzv-endpoint "$head:$((20000 + SLURM_JOB_ID % 20000))" -m "scripts.$task" "$@" \
+        --rdzv-endpoint "$head:$((20000 + SLURM_JOB_ID % 10000))" -m "scripts.$task" "$@" \
         >"$record.${SLURM_RESTART_COUNT:-0}.out" &
     job=$!
     trap 'kill -TERM "$job"' TERM INT
@@ -85,9 +94,9 @@ if [[ $# -eq 0 || $1 == -h || $1 == --help ]]; then
 fi
 check "$1"
 launch=$(launch_folder)
-if [[ -z ${SLURM_JOB_ID:-} ]]; then
-    submit "$@"
-else
+if $in_job; then
     record=$launch/slurm-$SLURM_JOB_ID
     run "$@"
+else
+    submit "$@"
 fi

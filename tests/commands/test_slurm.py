@@ -113,7 +113,8 @@ def test_what_is_asked_of_sbatch(cluster: Cluster) -> None:
     ):
         assert asked[asked.index(words[0]) + 1] == words[1]
     assert asked[-4:] == ["scripts/slurm.sh", "train_flow", "--name", "it's $HOME"]
-    assert cluster.submit("train_flow", GPUS="0").returncode == 0
+    in_a_shell_of_salloc = {"SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node1"}
+    assert cluster.submit("train_flow", GPUS="0", **in_a_shell_of_salloc).returncode == 0
     assert "--gpus-per-node" not in (cluster.folder / "sbatch").read_text()
 
 

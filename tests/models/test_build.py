@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from models import build, distributed
+from models.errors import UserError
 from scripts.flags import usual_workers
 from tests.commands.tasks import REPOSITORY
 
@@ -42,6 +43,16 @@ def test_each_process_takes_its_own_gpu(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(distributed, "size", lambda: 2)
     monkeypatch.setattr(distributed, "local_rank", lambda: 1)
     assert str(build.pick_device(name)) == "cuda:1" and str(build.pick_device("cpu")) == "cpu"
+
+
+def test_gpus_that_were_asked_for_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("GPUS", "0")
+    assert build.pick_device("auto").type != "cuda"
+    monkeypatch.setenv("GPUS", "2")
+    assert build.pick_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match=r"GPUS=2: torch finds no GPU.*GPUS=0"):
+        build.pick_device("auto")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
