@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from models import distributed
 from models.errors import UserError
 from models.interrupts import Interrupted
 from models.run import Run
+from scripts import leave_early
 from scripts.terminal import outlast_terminal
 
 
@@ -22,6 +24,8 @@ def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> No
 
     parallel: whether several processes can do it together.
     """
+    if signal.getsignal(signal.SIGINT) is leave_early:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     outlast_terminal()
     code = _run(task, parallel)
     if code != 0 and distributed.size() > 1:

@@ -73,7 +73,7 @@ def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Pop
 
 def start_module(module: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     """The same of any module."""
-    prepare = options.pop("preexec_fn", None)
+    prepare, env = options.pop("preexec_fn", None), options.pop("env", os.environ)
 
     def as_from_a_terminal() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -83,7 +83,7 @@ def start_module(module: str, *arguments: object, **options: Any) -> subprocess.
     return subprocess.Popen(
         [sys.executable, "-m", module, *(str(word) for word in arguments)],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**env, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -45,6 +45,15 @@ def wait_for_step(process: subprocess.Popen[str], runs: Path, step: int) -> Path
     raise AssertionError(f"no checkpoint at step {step}")
 
 
+def test_a_ctrl_c_before_the_task_has_been_imported_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = start_child("evaluate", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and err == ""
+
+
 def test_killed_at_random_steps_and_resumed_equals_uninterrupted(tmp_path: Path, uninterrupted: str) -> None:
     chance = random.Random(0)
     process = start_child("train_flow", *LONG, "--experiments_dir", tmp_path)
