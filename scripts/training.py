@@ -265,7 +265,10 @@ def load_data(flags: Any) -> ImageData:
     """The data set of a task's flags."""
     source: SourceFlags = flags.data
     root = data.data_root(source.data_root)
-    return data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit)
+    dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit)
+    if dataset.broken is not None and not distributed.is_first():
+        dataset.broken.tell_to(lambda line: None)
+    return dataset
 
 
 def few(split: Split, count: int, device: torch.device) -> Split:

@@ -221,6 +221,15 @@ def test_a_class_of_broken_pictures_is_refused(workers: int, classes: Path) -> N
     assert "\n" not in str(error.value)
 
 
+def test_a_link_to_nowhere_is_a_broken_picture(classes: Path) -> None:
+    (classes / "cat" / "link.png").symlink_to(classes / "cat" / "nowhere.png")
+    dataset = load(classes, 0)
+    lines = told_by(dataset)
+    images = torch.cat([dataset.train.images[:], dataset.test.images[:]])
+    assert len(images) == len(dataset.train) + len(dataset.test)
+    assert len(lines) == 1 and "cat/link.png cannot be used" in lines[0]
+
+
 def test_pictures_that_vanish_are_broken_ones(classes: Path) -> None:
     stream = load(classes, 0)
     lines = told_by(stream)
