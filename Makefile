@@ -27,7 +27,7 @@ environment:
 setup: ## make .venv, and name what the system lacks
 	@scripts/setup.sh
 
-demo: ## in three minutes, offline: train, generate each digit
+demo: ## in two minutes, offline: train, generate each digit
 	@$(WITH_ARGS) scripts/demo.sh "$${args[@]}"
 
 train_ddpm: environment ## train a diffusion model, in a detached session

@@ -211,7 +211,9 @@ def launch(argv: Sequence[str]) -> int:
     parsed.training_script_args = list(argv[at:])  # Parsed with the others torchrun would take some for its own.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads(run.determine_local_world_size(parsed.nproc_per_node))))
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed", *logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):  # some have a level of their own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         run.run(parsed)
     except ChildFailedError as error:
