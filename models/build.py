@@ -225,7 +225,8 @@ def prepare_device(device: torch.device, precision: str = "float32") -> None:
     distributed.join(device)
     torch.set_flush_denormal(True)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        if device.index is not None:  # else helpers, as for pinned memory, would open the first GPU as well
+            torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # shapes hardly change
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

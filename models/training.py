@@ -207,7 +207,8 @@ class Trainer:
                         self.draw()
                     if _due(settings.checkpoint_every, epoch, self.epoch):
                         self.save()
-            ended, _ = time.perf_counter(), self.check()  # what is queued on a GPU is training, too
+            ended = time.perf_counter()
+            self.check()  # what is queued on a GPU is training, too
             (self.seconds,) = distributed.largest(self.seconds + time.perf_counter() - ended)
             self.finish()
 

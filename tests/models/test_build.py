@@ -45,6 +45,15 @@ def test_each_process_takes_its_own_gpu(name: str, monkeypatch: pytest.MonkeyPat
     assert str(build.pick_device(name)) == "cuda:1" and str(build.pick_device("cpu")) == "cpu"
 
 
+def test_the_current_gpu_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cuda` names none, and torch refuses to make that the current one."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(torch.device(device)))
+    for name in ("cuda", "cuda:1"):
+        build.prepare_device(torch.device(name))
+    assert chosen == [torch.device("cuda:1")]
+
+
 def test_gpus_that_were_asked_for_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("GPUS", "0")
