@@ -314,12 +314,12 @@ def row(plan: Plan, trained: Sequence[Trained], index: int) -> str:
 
 
 def refuse_copies(reports: Sequence[dict[str, Any]]) -> None:
-    """Raises UserError where more images than the rules allow are near copies of training images."""
+    """Raises UserError where more images than the rules allow, beyond chance, are near copies of training images."""
     for report in reports:
         for name in (each for each in report["results"] if each.startswith(_COPIES)):
-            if (found := _value(report, name)) > MOST_COPIES:
+            if report["results"][name]["found"]["low"] > MOST_COPIES:
                 raise UserError(
-                    f"{100 * found:.1f} % of the images are near copies by {name.removeprefix(_COPIES)}, and the rules "
+                    f"{100 * _value(report, name):.1f} % of the images are near copies by {name.removeprefix(_COPIES)}, and the rules "
                     f"allow {100 * MOST_COPIES:.0f} %: no row was written"
                 )
 

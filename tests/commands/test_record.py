@@ -163,11 +163,11 @@ def test_a_task_that_fails_ends_the_record_with_its_code(capfd: pytest.CaptureFi
 
 def test_copies_of_training_images_are_no_record() -> None:
     results = {
-        "near_copies_convnet_1234": {"found": {"value": 0.015}},
-        "near_copies_pixels": {"found": {"value": 0.02}},
+        "near_copies_convnet_1234": {"found": {"value": 0.015, "low": 0.01}},
+        "near_copies_pixels": {"found": {"value": 0.03, "low": 0.02}},
     }
     refuse_copies([{"results": results}])
-    results["near_copies_pixels"]["found"]["value"] = 0.25
+    results["near_copies_pixels"]["found"] = {"value": 0.25, "low": 0.21}
     with pytest.raises(UserError, match=r"25.0 % of the images are near copies by pixels.* allow 2 %: no row"):
         refuse_copies([{"results": results}])
 
