@@ -316,11 +316,12 @@ def row(plan: Plan, trained: Sequence[Trained], index: int) -> str:
 def refuse_copies(reports: Sequence[dict[str, Any]]) -> None:
     """Raises UserError where more images than the rules allow, beyond chance, are near copies of training images."""
     for report in reports:
-        for name in (each for each in report["results"] if each.startswith(_COPIES)):
-            if report["results"][name]["found"]["low"] > MOST_COPIES:
+        copies = {name: row["found"] for name, row in report["results"].items() if name.startswith(_COPIES)}
+        for name, found in copies.items():
+            if found["low"] > MOST_COPIES:
                 raise UserError(
-                    f"{100 * _value(report, name):.1f} % of the images are near copies by {name.removeprefix(_COPIES)}, and the rules "
-                    f"allow {100 * MOST_COPIES:.0f} %: no row was written"
+                    f"{100 * found['value']:.1f} % of the images are near copies by {name.removeprefix(_COPIES)}, "
+                    f"and the rules allow {100 * MOST_COPIES:.0f} %: no row was written"
                 )
 
 
