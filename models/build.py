@@ -153,21 +153,19 @@ def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
 
 def pick_device(name: str) -> torch.device:
     """ "auto" is CUDA, then MPS, then the CPU; of several GPUs each process of a task gets its own. Where the variable
-    GPUS asks for some, nothing else will do.
+    GPUS asks for some, the CPU will not do.
 
     Raises UserError for a device that is not there.
     """
-    asked = os.environ.get("GPUS", "0")
-    if name == "auto" and asked.isdigit() and int(asked) > 0:
-        name = "cuda"
-        if not torch.cuda.is_available():
-            raise UserError(f"GPUS={asked}: torch finds no GPU on this machine; GPUS=0 takes its CPU")
     if name == "auto":
         available = (
             "cuda" if torch.cuda.is_available() else "",
             "mps" if torch.backends.mps.is_available() else "",
         )
         name = next((device for device in available if device), "cpu")
+        asked = os.environ.get("GPUS", "")
+        if name == "cpu" and asked.isdigit() and int(asked) > 0:
+            raise UserError(f"GPUS={asked}: torch finds no GPU on this machine; GPUS=0 takes its CPU")
     try:
         device = torch.device(name)
         if device.type == "cuda" and distributed.size() > 1:  # whichever the config of a run to resume names

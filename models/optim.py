@@ -137,7 +137,8 @@ class Muon(AdamW):
                 self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
         momenta = [self.state[p]["momentum"] for p in alike]
         if lost is not None:
-            gradients = [torch.where(lost > 0, mine, new) for mine, new in zip(momenta, gradients, strict=True)]
+            gone = lost > 0
+            gradients = [torch.where(gone, mine, new) for mine, new in zip(momenta, gradients, strict=True)]
         torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
         ahead = torch._foreach_lerp(gradients, momenta, self.momentum)
         return torch.stack([each.flatten(1) for each in ahead])

@@ -103,6 +103,7 @@ class Trainer:
         self.averaged_progress = 0.0
         self.best_loss = float("inf")
         self.worse = 0
+        # Whether a gradient was not finite, and the norm of the last one.
         self.broken, self.norm = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
         self.saved: tuple[int, Path | None] | None = None
 

@@ -18,8 +18,8 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@180
 set -euo pipefail
-# Slurm runs a copy of this file by that name, in the folder that the job was submitted from. The job's number alone
-# says nothing: a shell of salloc has one, too.
+# Slurm runs a copy of this file, named slurm_script, in the folder that the job was submitted from. The job's number
+# alone says nothing: a shell of salloc has one, too.
 in_job=false
 [[ ${BASH_SOURCE[0]##*/} != slurm_script || -z ${SLURM_JOB_ID:-} ]] || in_job=true
 $in_job || cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -162,6 +162,8 @@ def test_a_job_of_two_machines_whose_time_is_up_goes_on_from_its_checkpoint(clus
     assert f"resumed at step {reached}" in (folder / "training_log.txt").read_text()
     assert status_of(folder)["state"] == "finished" and status_of(folder)["step"] == reached + 5
     assert (cluster.folder / "scontrol").read_text().count("requeue") == 1
+    started = (cluster.folder / "srun").read_text().splitlines()
+    assert len(started) == 2 and all("--nodes 2 --ntasks 2 --ntasks-per-node 1" in line for line in started)
 
 
 def test_what_cannot_go_on_is_not_queued_again(cluster: Cluster) -> None:

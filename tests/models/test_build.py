@@ -60,8 +60,12 @@ def test_gpus_that_were_asked_for_are_missed(monkeypatch: pytest.MonkeyPatch) ->
     assert build.pick_device("auto").type != "cuda"
     monkeypatch.setenv("GPUS", "2")
     assert build.pick_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"GPUS=2: torch finds no GPU.*GPUS=0"):
         build.pick_device("auto")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
+    assert build.pick_device("auto").type == "mps"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
