@@ -22,82 +22,82 @@ help: ## this list
 	@sed -n 's/^\([a-z_0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-22s  %s\n", $$1, $$2 }'
 
 environment:
-	@scripts/setup.sh --quiet
+	@scripts/sh/setup.sh --quiet
 
 setup: ## make .venv, and name what the system lacks
-	@scripts/setup.sh
+	@scripts/sh/setup.sh
 
 demo: ## in two minutes, offline: train, generate each digit
-	@$(WITH_ARGS) scripts/demo.sh "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/demo.sh "$${args[@]}"
 
 train_ddpm: environment ## train a diffusion model, in a detached session
-	@$(WITH_ARGS) scripts/launch.sh train_ddpm "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh train_ddpm "$${args[@]}"
 
 train_flow: environment ## train a flow model, in a detached session
-	@$(WITH_ARGS) scripts/launch.sh train_flow "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh train_flow "$${args[@]}"
 
 train_vae: environment ## train an autoencoder, in a detached session
-	@$(WITH_ARGS) scripts/launch.sh train_vae "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh train_vae "$${args[@]}"
 
 train_latent: environment ## train a flow in its latents, in a detached session
-	@$(WITH_ARGS) scripts/launch.sh train_latent "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh train_latent "$${args[@]}"
 
 train_mnist: environment ## a flow with measured settings: handwritten digits
-	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe mnist "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh train_flow --recipe mnist "$${args[@]}"
 
 train_fashion_mnist: environment ## the same: clothes
-	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe fashion_mnist "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh train_flow --recipe fashion_mnist "$${args[@]}"
 
 train_emnist: environment ## the same: handwritten letters
-	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe emnist "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh train_flow --recipe emnist "$${args[@]}"
 
 train_cifar10: environment ## the same: small colour photographs
-	@$(WITH_ARGS) scripts/launch.sh train_flow --recipe cifar10 "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh train_flow --recipe cifar10 "$${args[@]}"
 
 recipes: environment ## named settings for every data set and task
 	@$(WITH_ARGS) $(PYTHON) -m scripts.recipes "$${args[@]}"
 
 generate: environment ## generate images: ARGS="--run latest --num_samples 64"
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh generate "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh generate "$${args[@]}"
 
 evaluate: environment ## measure samples of a run, or those of a FILE
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh evaluate "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh evaluate "$${args[@]}"
 
 train_classifier: environment ## a feature network for evaluate, or --verify_only
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh train_classifier "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh train_classifier "$${args[@]}"
 
 reconstruct: environment ## what an autoencoder makes of test images, with errors
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh reconstruct "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh reconstruct "$${args[@]}"
 
 encode_dataset: environment ## encode a data set once, for train_latent
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh encode_dataset "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh encode_dataset "$${args[@]}"
 
 visualize_guidance: environment ## classes by guidance scales; accuracy and diversity
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh visualize_guidance "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh visualize_guidance "$${args[@]}"
 
 visualize_distribution: environment ## real and generated images on one map
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh visualize_distribution "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh visualize_distribution "$${args[@]}"
 
 interpolate: environment ## between noises, test images or classes
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh interpolate "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh interpolate "$${args[@]}"
 
 inpaint: environment ## fill in the hidden part of test images
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh inpaint "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh inpaint "$${args[@]}"
 
 image_to_image: environment ## from test images under partial noise
-	@$(WITH_ARGS) FOREGROUND=1 scripts/launch.sh image_to_image "$${args[@]}"
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh image_to_image "$${args[@]}"
 
 status: environment ## every run: state, step, loss, age, folder
 	@$(WITH_ARGS) $(PYTHON) -m scripts.status "$${args[@]}"
 
 sessions: ## the detached sessions that are running
-	@scripts/sessions.sh list
+	@scripts/sh/sessions.sh list
 
 attach: ## look at a running session: ARGS=NAME if several
-	@$(WITH_ARGS) scripts/sessions.sh attach "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/sessions.sh attach "$${args[@]}"
 
 stop: ## stop a session after a checkpoint: ARGS=NAME or --all
-	@$(WITH_ARGS) scripts/sessions.sh stop "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/sessions.sh stop "$${args[@]}"
 
 test: environment ## the tests
 	@$(WITH_ARGS) $(PYTHON) -m pytest "$${args[@]}"
@@ -106,10 +106,10 @@ lint: environment ## ruff, pyright and shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m pyright
-	shellcheck --external-sources scripts/*.sh .ci/run
+	shellcheck --external-sources scripts/sh/*.sh .ci/run
 
 record: environment ## a row of the records: DATASET=mnist MINUTES=10
-	@$(WITH_ARGS) scripts/launch.sh record $(if $(DATASET),--dataset $(DATASET)) $(if $(MINUTES),--minutes $(MINUTES)) \
+	@$(WITH_ARGS) scripts/sh/launch.sh record $(if $(DATASET),--dataset $(DATASET)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) "$${args[@]}"
 
 bench: environment ## what the loop costs, and every sampler
@@ -121,4 +121,4 @@ bench_peers: environment ## our loop beside those of two other libraries
 clean: ## delete caches and logs of ended sessions, no runs
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .ruff_cache .hypothesis
-	scripts/sessions.sh forget
+	scripts/sh/sessions.sh forget

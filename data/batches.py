@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import DataError
 from data.images import Split
-from data.sources.ahead import ReadAhead
-from data.sources.streamed import Streamed
+from data.readers.ahead import ReadAhead
+from data.readers.streamed import Streamed
+from models.errors import UserError
 
 # Keeps this stream apart from others that are seeded with (seed, small integer).
 _STREAM = 0xBA7C
@@ -30,7 +30,7 @@ class Batches:
     images where mirroring takes more than turning the last dimension round. `share`, a pair of bounds, cuts the
     rows from the first up to the second out of every batch. `workers` is how many processes decode streamed images.
 
-    Raises DataError for a batch size below 1, an empty split, or images that do not fit into a GPU.
+    Raises UserError for a batch size below 1, an empty split, or images that do not fit into a GPU.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Batches:
         workers: int = 1,
     ) -> None:
         if batch_size < 1:
-            raise DataError(f"batch size {batch_size} is too small: at least 1")
+            raise UserError(f"batch size {batch_size} is too small: at least 1")
         if len(split) == 0:
-            raise DataError("cannot cut batches of an empty split")
+            raise UserError("cannot cut batches of an empty split")
         self.batch_size = batch_size
         self._flips = flips
         self._device = torch.device(device)
@@ -86,11 +86,11 @@ class Batches:
 
 
 def _on(device: torch.device, images: Tensor) -> Tensor:
-    """The images on the device. Raises DataError where they would leave less than half of a GPU's free memory."""
+    """The images on the device. Raises UserError where they would leave less than half of a GPU's free memory."""
     if device.type == "cuda" and images.device.type != "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if images.nbytes > free / 2:
-            raise DataError(
+            raise UserError(
                 f"the training images take {images.nbytes / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB "
                 "free: take --device cpu or fewer images; those of folders are streamed with --memory_limit 0"
             )

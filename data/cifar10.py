@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import DataError
-from data.images import ImageData, Split, make_split
-from data.sources import files
-from data.sources.downloads import fetch_missing
-from data.sources.inert_pickle import read_batch
+from data.images import DataSet, ImageData, Split, make_split
+from data.readers import files
+from data.readers.downloads import fetch_missing
+from data.readers.inert_pickle import read_batch
+from models.errors import UserError
 
 # The address of torchvision.datasets.CIFAR10, and its hashes of the files inside.
 FOLDER = "cifar-10-batches-py"
@@ -33,19 +33,19 @@ MD5 = {
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-class CIFAR10:
+class CIFAR10(DataSet):
     """Photographs of ten kinds of things, 3×32×32: 50,000 to train, 10,000 to test (Krizhevsky 2009).
 
     Flipped: a mirrored photograph is as likely as the photograph.
     """
 
     def load(self, root: Path) -> ImageData:
-        """Read `root`/cifar-10-batches-py, else the tar in `root`; DataError if absent, cut short or
+        """Read `root`/cifar-10-batches-py, else the tar in `root`; UserError if absent, cut short or
         altered.
         """
         folder, archive = root / FOLDER, root / ARCHIVE
         if all((folder / name).is_file() for name in MD5):
-            contents = {name: files.read(folder / name, md5) for name, md5 in MD5.items()}
+            contents = {name: files.read_file(folder / name, md5) for name, md5 in MD5.items()}
             place = folder
         else:
             if not archive.is_file():
@@ -78,7 +78,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
                 if name in MD5 and member.isfile() and (file := archive.extractfile(member)):
                     contents[name] = files.unpack(file.read(files.MAX_BYTES), f"{path} ({name})", MD5[name])
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{path} is cut short or damaged ({error}): delete it to download it again") from None
+        raise UserError(f"{path} is cut short or damaged ({error}): delete it to download it again") from None
     if missing := [name for name in MD5 if name not in contents]:
-        raise DataError(f"{path} does not hold {', '.join(missing)}: delete it to download it again")
+        raise UserError(f"{path} does not hold {', '.join(missing)}: delete it to download it again")
     return contents

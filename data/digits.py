@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import ImageData, make_split
+from data.images import DataSet, ImageData, make_split
 
 _FILE = "sklearn/datasets/data/digits.csv.gz"
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 0
 
 
-class Digits:
+class Digits(DataSet):
     """1,797 images of ten digits, 1×8×8, from 43 writers (Alpaydin and Kaynak 1998, the test half of UCI's
     set).
 

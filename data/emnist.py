@@ -14,10 +14,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from data.errors import DataError
-from data.images import ImageData, Split, make_split
-from data.sources import files, idx
-from data.sources.downloads import fetch_missing
+from data.images import DataSet, ImageData, Split, make_split
+from data.readers import files, idx
+from data.readers.downloads import fetch_missing
+from models.errors import UserError
 
 SplitName = Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
 
@@ -38,7 +38,7 @@ CLASS_NAMES: dict[str, str] = {
 }
 
 
-class EMNIST:
+class EMNIST(DataSet):
     """Handwritten digits and letters, 1×28×28 (Cohen et al. 2017). Never flipped.
 
     The published images are transposed and the labels of `letters` start at 1; here images are upright and
@@ -53,11 +53,11 @@ class EMNIST:
 
     def __init__(self, *, split: SplitName = "balanced") -> None:
         if split not in get_args(SplitName):
-            raise DataError(f"unknown split {split!r} of emnist: choose one of {', '.join(get_args(SplitName))}")
+            raise UserError(f"unknown split {split!r} of emnist: choose one of {', '.join(get_args(SplitName))}")
         self.split = split
 
     def load(self, root: Path) -> ImageData:
-        """Read the split's four files; raises DataError if they are absent, cut short or altered."""
+        """Read the split's four files; raises UserError if they are absent, cut short or altered."""
         folder = root / "EMNIST" / "raw"
         wanted = [f"emnist-{self.split}-{part}" for part in ("train", "test")]
         loose = all(_locate(folder, file) for part in wanted for file in _pair(part))
@@ -71,7 +71,7 @@ class EMNIST:
     def _split(self, folder: Path, part: str, loose: bool) -> Split:
         images, labels = (_array(folder, file, loose) for file in _pair(part))
         if images.ndim != 3:
-            raise DataError(f"{folder} ({part}): images of shape {images.shape}, expected three axes")
+            raise UserError(f"{folder} ({part}): images of shape {images.shape}, expected three axes")
         if self.split == "letters":
             labels = labels.astype(np.int64) - 1
         upright = images.transpose(0, 2, 1)
@@ -84,15 +84,15 @@ def _pair(part: str) -> tuple[str, str]:
 
 def _locate(folder: Path, file: str) -> Path | None:
     # Unpacking gzip.zip by hand leaves the files in raw/gzip.
-    return files.locate(folder, file) or files.locate(folder / "gzip", file)
+    return files.locate_file(folder, file) or files.locate_file(folder / "gzip", file)
 
 
 def _array(folder: Path, file: str, loose: bool) -> np.ndarray:
     if loose:
         path = _locate(folder, file) or folder / file
-        return idx.parse(files.read(path), str(path))
+        return idx.parse_idx(files.read_file(path), str(path))
     place = f"{folder / ARCHIVE} ({file}.gz)"
-    return idx.parse(files.unpack(_member(folder / ARCHIVE, f"gzip/{file}.gz"), place), place)
+    return idx.parse_idx(files.unpack(_member(folder / ARCHIVE, f"gzip/{file}.gz"), place), place)
 
 
 def _member(archive: Path, name: str) -> bytes:
@@ -100,7 +100,7 @@ def _member(archive: Path, name: str) -> bytes:
         with zipfile.ZipFile(archive) as opened, opened.open(name) as file:
             return file.read(files.MAX_BYTES)
     except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{archive} ({name}) cannot be read ({error}): delete or replace the archive") from None
+        raise UserError(f"{archive} ({name}) cannot be read ({error}): delete or replace the archive") from None
 
 
 def _check_archive(path: Path) -> None:
@@ -108,9 +108,9 @@ def _check_archive(path: Path) -> None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     if found != ARCHIVE_MD5:
-        raise DataError(
+        raise UserError(
             f"{path} is cut short or altered (MD5 {found}, published {ARCHIVE_MD5}): delete it to have it "
             "downloaded again"
         )

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.images import ImageData
-from data.sources.idx import load_idx_set
+from data.images import DataSet, ImageData
+from data.readers.idx import load_idx_set
 
 # The mirror of torchvision.datasets.FashionMNIST.
 MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
@@ -34,14 +34,14 @@ CLASS_NAMES = (
 )
 
 
-class FashionMNIST:
+class FashionMNIST(DataSet):
     """Clothing, 1×28×28: 60,000 to train, 10,000 to test (Xiao et al. 2017).
 
     Not flipped: nearly all shoes of the data set point the same way, and mirrored ones would be other data.
     """
 
     def load(self, root: Path) -> ImageData:
-        """Read the four files under `root`/FashionMNIST/raw; DataError if one is absent, cut short or
+        """Read the four files under `root`/FashionMNIST/raw; UserError if one is absent, cut short or
         altered.
         """
         folder = root / "FashionMNIST" / "raw"

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.errors import DataError
-from data.images import ImageData
-from data.sources.trees import Tree, check_share, common_folder, find, hold_out, open_tree
+from data.images import DataSet, ImageData
+from data.readers.trees import Tree, check_share, common_folder, find_tree, hold_out, open_tree
+from models.errors import UserError
 
 _TEST_NAMES = ("test", "val")
 
 
-class Folder:
+class Folder(DataSet):
     """Images of a folder or zip: `<class>/<image>` or images alone, optionally below `train/` and `test/`.
 
     Without `test/` (or `val/`) a share of the images is held out by a hash of their names, so that an image
@@ -43,7 +43,7 @@ class Folder:
         test_share: float = 0.1,
         flips: bool = False,
     ) -> None:
-        from data.sources.pictures import Target
+        from data.readers.pictures import Target
 
         self.path, self.test_path, self.flips = path, test_path, flips
         self.target = Target.of_flags(size, channels, crop)
@@ -52,16 +52,16 @@ class Folder:
     def load(self, root: Path) -> ImageData:
         """Find all images, and leave them in their files.
 
-        Raises DataError if the folder is absent or empty, if the splits differ in size, or naming an image whose
+        Raises UserError if the folder is absent or empty, if the splits differ in size, or naming an image whose
         class is unknown.
         """
-        from data.sources.streamed import Part, stream
+        from data.readers.streamed import Part, stream
 
         if not self.path:
-            raise DataError("the data set folder needs --dataset.path: a folder or a zip of images")
-        tree = test_tree = open_tree(find(self.path, root))
+            raise UserError("the data set folder needs --dataset.path: a folder or a zip of images")
+        tree = test_tree = open_tree(find_tree(self.path, root))
         if self.test_path:
-            test_tree = open_tree(find(self.test_path, root))
+            test_tree = open_tree(find_tree(self.test_path, root))
             train, test, known = tree.names, test_tree.names, tree.names
         elif official := _official_split(tree):
             train, test, known = *official, official[0]
@@ -83,7 +83,7 @@ class _Classes:
         inside = [name.removeprefix(self._around) for name in known]
         alone = [name for name in inside if "/" not in name]
         if alone and len(alone) < len(inside):
-            raise DataError(f"{tree.path} has images beside its class folders ({alone[0]}): move them into one, or out")
+            raise UserError(f"{tree.path} has images beside its class folders ({alone[0]}): move them into one, or out")
         self.names = () if alone else tuple(sorted({name.partition("/")[0] for name in inside}))
         self._labels = {name: label for label, name in enumerate(self.names)}
 
@@ -94,7 +94,7 @@ class _Classes:
         folders = name.removeprefix(self._around).split("/")[:-1]
         label = next((self._labels[folder] for folder in folders if folder in self._labels), None)
         if label is None:
-            raise DataError(f"{tree.path}: {name} is in none of the training images' classes ({', '.join(self.names)})")
+            raise UserError(f"{tree.path}: {name} is in none of the training images' classes ({', '.join(self.names)})")
         return label
 
 
@@ -107,5 +107,5 @@ def _official_split(tree: Tree) -> tuple[list[str], list[str]] | None:
     if "train" not in tops or test is None:
         return None
     if others := sorted(tops.keys() - {"train", *_TEST_NAMES}):
-        raise DataError(f"{tree.path} has train/ and {test}/, but also {others[0]}: move it elsewhere")
+        raise UserError(f"{tree.path} has train/ and {test}/, but also {others[0]}: move it elsewhere")
     return tops["train"], tops[test]

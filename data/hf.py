@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataError
-from data.images import ImageData
-from data.sources.trees import MAX_FILE_BYTES, Tree, check_share, hold_out, look_for
+from data.images import DataSet, ImageData
+from data.readers.trees import MAX_FILE_BYTES, Tree, check_share, hold_out, look_for
+from models.errors import UserError
 
 _TEST_NAMES = ("test", "validation", "val")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
-class Hf:
+class Hf(DataSet):
     """A data set of the package `datasets`, which `pip install -r requirements-hf.txt` installs.
 
     Nothing of it is executed. What is not in the form of the package, such as Parquet, is turned into it once, in the
@@ -59,7 +59,7 @@ class Hf:
         test_share: float = 0.1,
         flips: bool = False,
     ) -> None:
-        from data.sources.pictures import Target
+        from data.readers.pictures import Target
 
         self.path, self.subset, self.flips = path, subset, flips
         self.train_split, self.test_split = train_split, test_split
@@ -70,9 +70,9 @@ class Hf:
     def load(self, root: Path) -> ImageData:
         """Find all images, and leave them where they are.
 
-        Raises DataError if the package or the data set is absent, or has no such split or column.
+        Raises UserError if the package or the data set is absent, or has no such split or column.
         """
-        from data.sources.streamed import Part, stream
+        from data.readers.streamed import Part, stream
 
         splits = self._open(root)
         chosen = self._splits(splits)
@@ -90,12 +90,12 @@ class Hf:
     def _open(self, root: Path) -> Mapping[str, Any]:
         """The splits by name."""
         if not self.path:
-            raise DataError("the data set hf needs --dataset.path: a name on the hub, or a folder or file")
+            raise UserError("the data set hf needs --dataset.path: a name on the hub, or a folder or file")
         package = _package()
         found = look_for(self.path, root)
         place = None if found is None else found.absolute()
         if place is None and (Path(self.path).suffix in _FILES or not _HUB_ID.fullmatch(self.path)):
-            raise DataError(f"{self.path} is neither in {Path.cwd()} nor in {root}, and no name on the hub")
+            raise UserError(f"{self.path} is neither in {Path.cwd()} nor in {root}, and no name on the hub")
         try:
             if place is None:
                 found = package.load_dataset(self.path, self.subset or None)
@@ -107,7 +107,7 @@ class Hf:
                 found = package.load_dataset(str(place), self.subset or None)
         except (OSError, ValueError, RuntimeError, package.exceptions.DatasetsError) as error:
             reason = " ".join(str(error).split())
-            raise DataError(
+            raise UserError(
                 f"--dataset.path {self.path} cannot be read as a data set of `datasets`: {reason}"
             ) from None
         return found if isinstance(found, Mapping) else {self.train_split: found}
@@ -118,31 +118,31 @@ class Hf:
         chosen = [name for name in (self.train_split, test) if name]
         for flag, name in zip(("train_split", "test_split"), chosen, strict=False):
             if name not in splits:
-                raise DataError(f"--dataset.{flag} {name}: {self.path} has {', '.join(splits)}")
+                raise UserError(f"--dataset.{flag} {name}: {self.path} has {', '.join(splits)}")
             if len(splits[name]) == 0:
-                raise DataError(f"--dataset.{flag} {name}: it is empty")
+                raise UserError(f"--dataset.{flag} {name}: it is empty")
         if len(set(chosen)) < len(chosen):
-            raise DataError(f"--dataset.test_split {test}: it is the training split, too")
+            raise UserError(f"--dataset.test_split {test}: it is the training split, too")
         return chosen
 
     def _image_column(self, features: Mapping[str, Any]) -> str:
         images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
         wanted = self.image_column or next(iter(images), "")
         if not wanted:
-            raise DataError(f"{self.path} has no column of images: name one with --dataset.image_column{_of(features)}")
+            raise UserError(f"{self.path} has no column of images: name one with --dataset.image_column{_of(features)}")
         if wanted not in features:
-            raise DataError(f"--dataset.image_column {wanted}: there is none{_of(features)}")
+            raise UserError(f"--dataset.image_column {wanted}: there is none{_of(features)}")
         if wanted not in images and getattr(features[wanted], "dtype", "") not in ("binary", "large_binary"):
-            raise DataError(f"--dataset.image_column {wanted}: holds no images{_of(features)}")
+            raise UserError(f"--dataset.image_column {wanted}: holds no images{_of(features)}")
         return wanted
 
     def _label_column(self, features: Mapping[str, Any]) -> str:
         labels = (name for name, feature in features.items() if type(feature).__name__ == "ClassLabel")
         wanted = self.label_column or next(labels, "")
         if wanted and wanted not in features:
-            raise DataError(f"--dataset.label_column {wanted}: there is none{_of(features)}")
+            raise UserError(f"--dataset.label_column {wanted}: there is none{_of(features)}")
         if wanted and not str(getattr(features[wanted], "dtype", "")).startswith(("int", "uint", "bool", "string")):
-            raise DataError(f"--dataset.label_column {wanted}: holds no classes{_of(features)}")
+            raise UserError(f"--dataset.label_column {wanted}: holds no classes{_of(features)}")
         return wanted
 
 
@@ -205,18 +205,18 @@ def _labels(path: str, splits: Mapping[str, Any], column: str) -> tuple[tuple[st
     numbers = {value: number for number, value in enumerate(classes)}
     for name, value in values.items():
         if value not in numbers:
-            raise DataError(
+            raise UserError(
                 f"{path}: {name} has no class ({column} {value}): name other splits, or another label column"
             )
     return tuple(map(str, stored or classes)), {name: numbers[value] for name, value in values.items()}
 
 
 def _package() -> Any:
-    """The package, made to say nothing by itself. Raises DataError where it is not installed."""
+    """The package, made to say nothing by itself. Raises UserError where it is not installed."""
     try:
         package = importlib.import_module("datasets")
     except ImportError:
-        raise DataError(
+        raise UserError(
             "the data set hf needs the package datasets: .venv/bin/python -m pip install -r requirements-hf.txt"
         ) from None
     package.utils.logging.disable_progress_bar()

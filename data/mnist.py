@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.images import ImageData
-from data.sources.idx import load_idx_set
+from data.images import DataSet, ImageData
+from data.readers.idx import load_idx_set
 
 # The mirrors of torchvision.datasets.MNIST.
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
@@ -19,11 +19,11 @@ MD5 = {
 }
 
 
-class MNIST:
+class MNIST(DataSet):
     """Handwritten digits, 1×28×28: 60,000 to train, 10,000 to test (LeCun et al. 1998). Never flipped."""
 
     def load(self, root: Path) -> ImageData:
-        """Read the four files under `root`/MNIST/raw; raises DataError if one is absent, cut short or
+        """Read the four files under `root`/MNIST/raw; raises UserError if one is absent, cut short or
         altered.
         """
         train, test = load_idx_set("mnist", root / "MNIST" / "raw", MIRRORS, MD5, classes=10)

@@ -26,62 +26,31 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from models.errors import UserError
+from models.processes import is_first, local_rank, rank, threads_per_process, world_size
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 Item = TypeVar("Item")
+
 Result = TypeVar("Result")
 
 # While the first draws and measures, the others wait.
 PATIENCE = timedelta(hours=2)
+
 # How long a process that fails lets another say why it failed first.
 COURTESY_SECONDS = 5.0
+
 # What a process that was asked to stop has for its last checkpoint.
 SHUTDOWN_SECONDS = "120"
 
 _hosts: dist.ProcessGroup | None = None
 
 
-def _told(name: str, default: int) -> int:
-    return int(os.environ[name]) if dist.is_torchelastic_launched() else default
-
-
-def rank() -> int:
-    return _told("RANK", 0)
-
-
-def size() -> int:
-    return _told("WORLD_SIZE", 1)
-
-
-def local_rank() -> int:
-    """The place among the processes of this machine, which is the number of its GPU."""
-    return _told("LOCAL_RANK", 0)
-
-
-def local_size() -> int:
-    """How many of them this machine has."""
-    return _told("LOCAL_WORLD_SIZE", 1)
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
-    return rank() == 0
-
-
-def share(count: int) -> tuple[int, int]:
-    """The bounds of this process's part of `count` things, one part after the other."""
-    return count * rank() // size(), count * (rank() + 1) // size()
-
-
-# -- joining and leaving -----------------------------------------------------------------------------------------------
-
-
 def join(device: torch.device) -> None:
     """Meets the other processes; all that follows needs it. device: what this process computes on."""
     global _hosts
-    if size() == 1 or dist.is_initialized():
+    if world_size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -105,12 +74,9 @@ def let_others_speak() -> None:
         time.sleep(COURTESY_SECONDS)
 
 
-# -- messages ----------------------------------------------------------------------------------------------------------
-
-
 def largest(*values: float) -> Sequence[float]:
     """Of each value the largest that any process has."""
-    if size() == 1:
+    if world_size() == 1:
         return values
     told = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts)
@@ -124,7 +90,7 @@ def meet() -> None:
 
 def total(values: Tensor) -> Tensor:
     """The sum over the processes; `values` stay as they are."""
-    if size() == 1:
+    if world_size() == 1:
         return values
     summed = values.clone()
     dist.all_reduce(summed)
@@ -133,25 +99,25 @@ def total(values: Tensor) -> Tensor:
 
 def once(work: Callable[[], Result]) -> Result:
     """What `work` returns in the first process, in all of them. Raises its UserError in all of them, too."""
-    if size() == 1:
+    if world_size() == 1:
         return work()
     told: list[Any] = [None, None]
     if is_first():
         try:
             told[0] = work()
         except UserError as error:
-            told[1] = str(error)
+            told[1] = error.args
     dist.broadcast_object_list(told, 0, group=_hosts)
     if told[1] is not None:
-        raise UserError(told[1])
+        raise UserError(*told[1])
     return told[0]
 
 
 def gathered(mine: Item) -> list[Item]:
     """What each process has to say, in their order."""
-    if size() == 1:
+    if world_size() == 1:
         return [mine]
-    told: list[Any] = [None] * size()
+    told: list[Any] = [None] * world_size()
     dist.all_gather_object(told, mine, group=_hosts)
     return told
 
@@ -166,20 +132,17 @@ def one_goes_ahead() -> Iterator[None]:
         meet()
 
 
-def spread(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def map_over_ranks(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """What `work` makes of each item, in order, in every process; each of them does every size-th item."""
-    for start in range(0, len(items), size()):
+    for start in range(0, len(items), world_size()):
         mine = start + rank()
         result = work(items[mine]) if mine < len(items) else None
         yield from cast(list[Result], gathered(result))[: len(items) - start]
 
 
-# -- gradients ---------------------------------------------------------------------------------------------------------
-
-
 def parallel(network: nn.Module) -> nn.Module:
     """The network, with gradients that are the mean over the processes; its weights become those of the first."""
-    if size() == 1:
+    if world_size() == 1:
         return network
     # Filters of 1x1 have several layouts that are the same bytes, and it warns of the difference.
     warnings.filterwarnings("ignore", "Grad strides do not match")
@@ -189,9 +152,6 @@ def parallel(network: nn.Module) -> nn.Module:
 def without_sync(network: nn.Module) -> AbstractContextManager[None]:
     """Backward passes in the block leave the gradients of a `parallel` network to the next one outside of it."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
-
-
-# -- starting ----------------------------------------------------------------------------------------------------------
 
 
 def launch(argv: Sequence[str]) -> int:
@@ -210,7 +170,9 @@ def launch(argv: Sequence[str]) -> int:
     parsed = run.parse_args(argv[:at])
     parsed.training_script_args = list(argv[at:])  # Parsed with the others torchrun would take some for its own.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads(run.determine_local_world_size(parsed.nproc_per_node))))
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(threads_per_process(run.determine_local_world_size(parsed.nproc_per_node)))
+    )
     for name in ("torch.distributed", *logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):  # some have a level of their own
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -230,18 +192,6 @@ def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
     began = min(each.timestamp for each in failures)
     together = (each for each in failures if each.timestamp <= began + 1)
     return min(together, key=lambda each: (each.exitcode == -signal.SIGTERM, each.exitcode > 0, each.timestamp))
-
-
-def cores() -> int:
-    """How many this process may compute on, hyperthreads counted."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads(processes: int) -> int:
-    """Cores for each of the processes on this machine, of those that they may use, at least 1."""
-    import psutil
-
-    return max(1, min(psutil.cpu_count(logical=False) or cores(), cores()) // processes)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from models import distributed
-from models.denoiser import Clipped, Denoiser, Estimate
+from models.diffusion.denoiser import Clipped, Denoiser, Estimate
+from models.diffusion.guidance import Guided, Labelled
+from models.diffusion.noise import shape_noise
+from models.diffusion.noise_schedules import NoiseSchedule
+from models.diffusion.samplers import SAMPLERS, Step, sampler_options
+from models.diffusion.times import build_times
 from models.errors import UserError
-from models.guidance import Guided, Labelled
-from models.initial_noise import shape_noise
-from models.noise_schedules import NoiseSchedule
 from models.randomness import image_draw
-from models.samplers import SAMPLERS, Step, sampler_options
 from models.spaces import Space
-from models.times import build_times
 
 FRAMED = 100
 
@@ -131,7 +131,7 @@ class Generated(NamedTuple):
     estimates: list[Tensor]
 
 
-def prepare(
+def guide_and_clip(
     denoiser: Denoiser, space: Space, sampling: Sampling, null_label: int, weak: Denoiser | None = None
 ) -> Denoiser:
     """The denoiser as it is to be sampled: guided, and clipped to the space's bounds."""
@@ -177,7 +177,7 @@ def generate(
         indices = range(start, min(start + batch_size, count))
         label = None if labels is None else torch.tensor([labels[i] for i in indices], device=device)
         counted = [Counted(each) for each in (denoiser, weak) if each is not None]
-        ready = prepare(counted[0], space, sampling, null_label, counted[1] if weak is not None else None)
+        ready = guide_and_clip(counted[0], space, sampling, null_label, counted[1] if weak is not None else None)
         draw = image_draw(seed, indices, device)
         noise = shape_noise(sampling.initial_noise, draw((len(indices), *space.shape)))
         walk = SAMPLERS[sampling.sampler](Labelled(ready, label), noise, times, draw, **sampling.options)
@@ -185,7 +185,7 @@ def generate(
         return collect(walk, space, noise, label, counted, kept)
 
     starts = range(0, count, batch_size)
-    yield from distributed.spread(batch_from, starts) if together else map(batch_from, starts)
+    yield from distributed.map_over_ranks(batch_from, starts) if together else map(batch_from, starts)
 
 
 def collect(
@@ -210,3 +210,8 @@ def collect(
     labels = None if label is None else label.cpu()
     nfe = sum(each.images for each in counted) / len(images)
     return Generated(images, labels, nfe, times, frames, estimates)
+
+
+def sheet_labels(count: int, classes: int) -> list[int] | None:
+    """Class k, k+1, ... in reading order, so that columns of `classes` images show one class each."""
+    return [index % classes for index in range(count)] if classes else None

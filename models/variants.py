@@ -1,39 +1,75 @@
-"""Large variants by name: in a package of them, a module that exposes a class of its own name (unet.py -> UNet) is one.
+"""Large variants, found by name: networks, conditionings, spaces, autoencoders and data sets.
 
-The package's `__path__` says where its modules lie; a file added to any folder there is found without further ado.
+In a room of variants, a module that defines a class of its own name with the room's base class is a variant
+(unet.py: `class UNet(Network)`). Every other module there is a helper. Names are read from the source, so that listing
+them imports nothing.
 """
 
+from __future__ import annotations
+
+import ast
 import difflib
 import importlib
-import pkgutil
-from typing import TypeVar
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from models.errors import UserError
 
-Variant = TypeVar("Variant")
 
+@dataclass(frozen=True)
+class Room:
+    """A package whose modules may be variants. base: name of their base class. word: what a variant is called."""
 
-def names(package: str, base: type = object) -> list[str]:
-    """The modules of an importable package that expose a class of their own name and that base, alphabetically."""
-    folders = importlib.import_module(package).__path__
-    modules = [module.name for module in pkgutil.iter_modules(folders)]
-    return sorted(name for name in modules if _exposed(package, name, base) is not None)
+    package: str
+    base: str
+    word: str
 
+    def names(self) -> list[str]:
+        """Return the names of the variants, in alphabetical order."""
+        return sorted({path.stem for path in self._files() if self._class_in(path) is not None})
 
-def find(package: str, name: str, word: str, base: type[Variant] = object) -> type[Variant]:
-    """The class of the module `name`. Raises UserError, with a suggestion, where there is none; word: what it is."""
-    known = names(package, base)
-    variant = _exposed(package, name, base) if name in known else None
-    if variant is None:
-        close = difflib.get_close_matches(name, known, n=1)
+    def source(self, name: str) -> Path:
+        """Return the file of a variant. Raises UserError, with a suggestion, if there is none of that name."""
+        for path in self._files():
+            if path.stem == name and self._class_in(path) is not None:
+                return path
+        known = self.names()
+        close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"no {word} is called {name!r}: {hint}choose from {', '.join(known)}")
-    return variant
+        raise UserError(f"no {self.word} is called {name!r}: {hint}choose from {', '.join(known)}")
+
+    def find(self, name: str) -> type[Any]:
+        """Import a variant's class. Raises UserError, with a suggestion, if there is none of that name."""
+        variant = self._class_in(self.source(name))
+        assert variant is not None
+        return getattr(importlib.import_module(f"{self.package}.{name}"), variant)
+
+    def _files(self) -> Iterator[Path]:
+        for folder in self._folders():
+            yield from sorted(Path(folder).glob("[a-z]*.py"))
+
+    def _folders(self) -> list[str]:
+        """Return the folders of the package, without importing it."""
+        if self.package in sys.modules:
+            return list(sys.modules[self.package].__path__)
+        top, *below = self.package.split(".")
+        return [str(Path(folder, *below)) for folder in importlib.import_module(top).__path__]
+
+    def _class_in(self, path: Path) -> str | None:
+        """Return the name of the variant's class that a file defines, None for a helper."""
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.ClassDef) or node.name.lower() != path.stem.replace("_", ""):
+                continue
+            if any(isinstance(base, ast.Name) and base.id == self.base for base in node.bases):
+                return node.name
+        return None
 
 
-def _exposed(package: str, module: str, base: type[Variant]) -> type[Variant] | None:
-    wanted = module.replace("_", "")
-    for name, value in vars(importlib.import_module(f"{package}.{module}")).items():
-        if name.replace("_", "").lower() == wanted and isinstance(value, type) and issubclass(value, base):
-            return value
-    return None
+NETWORKS = Room("models.networks", "Network", "network")
+CONDITIONINGS = Room("models.networks.conditioning", "Conditioning", "conditioning")
+SPACES = Room("models.spaces", "Space", "space")
+AUTOENCODERS = Room("models.autoencoders", "AutoencoderNetwork", "autoencoder network")
+DATA_SETS = Room("data", "DataSet", "data set")

@@ -14,34 +14,36 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 from zipfile import ZipFile
 
 import numpy as np
 import psutil
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 import data
-from models import build
-from models.denoiser import in_autocast
+from models import devices
+from models.devices import peak_memory
+from models.diffusion.denoiser import in_autocast
+from models.diffusion.samplers import SAMPLERS
 from models.errors import UserError
 from models.generation import Sampling, generate
 from models.optim import build_optimizer
-from models.progress import peak_memory
-from models.run import Run, write_text
-from models.samplers import SAMPLERS
-from scripts.arguments import check_positive, parse, split_at_dashes
-from scripts.command import run_command
-from scripts.denoising import assemble, build_spec, fit_space, settings_to_measure
-from scripts.flags import TrainFlags, usual_workers
-from scripts.sampling import make_folder
-from scripts.training import fingerprint
+from models.runs.files import write_text
+from models.runs.run import Run
+from scripts.cli.arguments import check_positive, parse_flags, split_at_dashes
+from scripts.cli.command import run_command
+from scripts.cli.flags import TrainFlags, usual_workers
+from scripts.tasks.denoising import assemble, build_spec, fit_space, settings_to_measure
+from scripts.tasks.peers import PILDataset
+from scripts.tasks.sampling import make_folder
+from scripts.tasks.training import fingerprint
 
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
@@ -86,25 +88,6 @@ class _RandomImages:
         return data.ImageData("random", split, split, class_names=tuple("0123456789"), flips=False)
 
 
-class PILDataset(Dataset):
-    """One image at a time from an array through PIL and torchvision's transforms, as torchvision's data sets do."""
-
-    def __init__(self, split: data.Split, steps: Sequence[Any]):
-        from torchvision import transforms  # slow to import, and --help does without
-
-        self.images, self.labels = split.in_memory().permute(0, 2, 3, 1).squeeze(3).numpy(), split.labels
-        self.transform = transforms.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
-        clean: Any = self.transform(Image.fromarray(self.images[index]))
-        return clean, int(self.labels[index])
-
-
 def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, device: torch.device) -> Callable[[], None]:
     """A step of the loop most small repositories use: PIL, DataLoader, plain Adam, a loss read at every step and an
     average updated parameter by parameter."""
@@ -126,7 +109,7 @@ def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, devi
         clean, label = clean.to(device), label.to(device)
         t, noise = torch.rand(len(clean), device=device), torch.randn_like(clean)
         level = t.view(-1, 1, 1, 1)
-        with in_autocast(device, build.autocast_dtype(settings.run.precision)):
+        with in_autocast(device, devices.autocast_dtype(settings.run.precision)):
             output = network((1 - level) * clean + level * noise, t, label)
         loss = nn.functional.mse_loss(output.float(), noise - clean)
         optimizer.zero_grad()
@@ -149,7 +132,7 @@ def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], 
     t, label = torch.rand(batch_size, device=device), torch.randint(0, 10, (batch_size,), device=device)
 
     def step() -> None:
-        with in_autocast(device, build.autocast_dtype(settings.run.precision)):
+        with in_autocast(device, devices.autocast_dtype(settings.run.precision)):
             output = network(noisy, t, label)
         nn.functional.mse_loss(output.float(), target).backward()
         optimizer.step()
@@ -158,16 +141,16 @@ def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], 
     return step
 
 
-class Turn(NamedTuple):
+class StepTime(NamedTuple):
     """What a step took, of this process: wall clock and processor."""
 
     seconds: float
     processor: float
 
 
-def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[Turn]]:
+def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[StepTime]]:
     """Of each step the mean over a turn, in rounds of a turn each after one that does not count; who begins changes."""
-    turns: dict[str, list[Turn]] = {name: [] for name in steps}
+    turns: dict[str, list[StepTime]] = {name: [] for name in steps}
     for index in range(rounds + 1):
         order = list(steps)[index % len(steps) :] + list(steps)[: index % len(steps)]
         for name in order[:: 1 if index % 2 else -1]:
@@ -176,13 +159,13 @@ def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch
                 steps[name]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            ended = Turn((time.perf_counter() - started) / TURN, (time.process_time() - spent) / TURN)
+            ended = StepTime((time.perf_counter() - started) / TURN, (time.process_time() - spent) / TURN)
             if index >= 1:
                 turns[name].append(ended)
     return turns
 
 
-def _step_lines(turns: dict[str, list[Turn]], base: str, batch_size: int) -> dict[str, str]:
+def _step_lines(turns: dict[str, list[StepTime]], base: str, batch_size: int) -> dict[str, str]:
     """For each the median time of a step, and the median of its ratios to the base of the same round."""
     lines = {}
     for name, own in turns.items():
@@ -254,7 +237,7 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
     images = _RandomImages().load()
     spec = build_spec(settings, images, fit_space(settings, images, fingerprint(images)).space)
     network, precision = spec.build_network().to(device).eval().requires_grad_(False), settings.run.precision
-    denoiser = spec.denoiser(network, build.autocast_dtype(precision))
+    denoiser = spec.denoiser(network, devices.autocast_dtype(precision))
     labels = [index % spec.classes for index in range(SAMPLED)]
 
     def timed(sampling: Sampling) -> tuple[float, float]:
@@ -273,7 +256,7 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
 
 def main(argv: list[str]) -> None:
     own, further = split_at_dashes(argv)
-    flags = parse(own, BenchFlags(), "bench", DESCRIPTION)
+    flags = parse_flags(own, BenchFlags(), "bench", DESCRIPTION)
     check_positive(flags, "rounds", "workers")
     if not flags.tables:
         raise UserError(f"--tables: takes some of {', '.join(get_args(Table))}")
@@ -281,8 +264,8 @@ def main(argv: list[str]) -> None:
     settings = settings_to_measure(words)
     make_folder(Path(flags.out).parent)
     device = torch.device(settings.run.device)
-    build.prepare_device(device, settings.run.precision)
-    build.keep_freed_memory(device)
+    devices.prepare_device(device, settings.run.precision)
+    devices.keep_freed_memory(device)
     with TemporaryDirectory() as folder:
         place = Path(folder)
         measure: dict[str, Callable[[], list[str]]] = {

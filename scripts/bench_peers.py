@@ -24,19 +24,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from models import build
+from models import devices
+from models.devices import peak_memory
 from models.errors import UserError
 from models.evaluation.sample_test import DISTANCE, RECOGNISED, SampleTest
-from models.interrupts import Interrupts
-from models.progress import peak_memory
-from scripts.arguments import parse, split_at_dashes
-from scripts.command import run_command
-from scripts.denoising import build_sample_test, build_spec, fit_space, settings_to_measure
-from scripts.flags import SampleTestFlags, experiments_dir
-from scripts.peers import EXAMPLE_LR, PEERS, Match, Ours
-from scripts.record import commit
-from scripts.terminal import tell
-from scripts.training import fingerprint, load_data
+from models.runs.environment import git_commit
+from models.training.interrupts import Interrupts
+from scripts.cli.arguments import parse_flags, split_at_dashes
+from scripts.cli.command import run_command
+from scripts.cli.flags import SampleTestFlags, experiments_dir
+from scripts.cli.terminal import tell
+from scripts.tasks.denoising import build_sample_test, build_spec, fit_space, settings_to_measure
+from scripts.tasks.peers import EXAMPLE_LR, PEERS, Match, Ours
+from scripts.tasks.training import fingerprint, load_data
 
 DESCRIPTION = """Measure our loop beside those of other libraries. Prints a table.
 
@@ -130,7 +130,7 @@ class Contender:
 
 
 def main(argv: list[str]) -> None:
-    flags, match = read(argv)
+    flags, match = read_flags(argv)
     contenders: list[Contender] = []
     os.environ["TQDM_DISABLE"] = "1"  # of the others, in the processes to come
     with TemporaryDirectory() as folder, Interrupts(at_once=True):
@@ -146,13 +146,13 @@ def main(argv: list[str]) -> None:
             for each in contenders:
                 each.process.terminate()
                 each.process.join()
-    print(table(flags, match, [each.found for each in contenders], test))
+    print(peers_table(flags, match, [each.found for each in contenders], test))
 
 
-def read(argv: Sequence[str]) -> tuple[PeerFlags, Match]:
-    """The flags, and what the contenders share; each process makes its own. Raises UserError or DataError."""
+def read_flags(argv: Sequence[str]) -> tuple[PeerFlags, Match]:
+    """The flags, and what the contenders share; each process makes its own. Raises UserError."""
     own, further = split_at_dashes(argv)
-    flags = parse(own, PeerFlags(), "bench_peers", DESCRIPTION)
+    flags = parse_flags(own, PeerFlags(), "bench_peers", DESCRIPTION)
     _check(flags)
     return flags, _match(flags, further)
 
@@ -193,9 +193,9 @@ def serve(link: Connection, name: str, argv: Sequence[str], folder: str) -> None
     # Those workers begin as they would anywhere: starting them anew takes seconds where it is not by a fork.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     torch.manual_seed(0)
-    _, match = read(argv)
-    build.prepare_device(match.device, match.settings.run.precision)
-    build.keep_freed_memory(match.device)
+    _, match = read_flags(argv)
+    devices.prepare_device(match.device, match.settings.run.precision)
+    devices.keep_freed_memory(match.device)
     peer = PEERS[name](match, Path(folder) / name)
     link.send("ready")
     while True:
@@ -277,7 +277,7 @@ def try_steps(each: Contender, labels: torch.Tensor, steps: int, test: SampleTes
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def table(flags: PeerFlags, match: Match, found: Sequence[Found], test: SampleTest) -> str:
+def peers_table(flags: PeerFlags, match: Match, found: Sequence[Found], test: SampleTest) -> str:
     """Markdown: a line on what was measured, and a column for each contender."""
     peers = [PEERS[each.name] for each in found]
     rows: dict[str, list[str]] = {
@@ -301,8 +301,8 @@ def table(flags: PeerFlags, match: Match, found: Sequence[Found], test: SampleTe
         f"{flags.num_images} samples, guidance {flags.guidance_scale:g}, judged by {test.extractor.name}; the "
         f"examples' learning rate {flags.example_lr:g}, ours {match.settings.optimizer.lr:g} of "
         f"{match.settings.optimizer.optimizer}. "
-        f"{build.describe_device(match.device)}; torch {torch.__version__}, Python {sys.version.split()[0]}; "
-        f"commit {commit()}, {datetime.now(UTC):%Y-%m-%d}."
+        f"{devices.describe_device(match.device)}; torch {torch.__version__}, Python {sys.version.split()[0]}; "
+        f"commit {git_commit()}, {datetime.now(UTC):%Y-%m-%d}."
     )
     return "\n".join([told, "", *lines])
 

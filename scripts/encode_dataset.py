@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from models.encoded import FOLDER, encode_images, file_name, write_encoded
-from models.interrupts import Interrupts
-from scripts.arguments import parse
-from scripts.autoencoding import (
+from models.spaces.encoded import FOLDER, encode_images, file_name, write_encoded
+from models.training.interrupts import Interrupts
+from scripts.cli.arguments import parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.terminal import tell
+from scripts.tasks.autoencoding import (
     CodingFlags,
     asks_for_help,
     dims,
     load_images,
     open_autoencoder,
-    prepare,
+    place_autoencoder,
 )
-from scripts.command import run_command
-from scripts.sampling import folder_in_run
-from scripts.terminal import tell
-from scripts.training import split_hash
+from scripts.tasks.sampling import folder_in_run
+from scripts.tasks.training import split_hash
 
 DESCRIPTION = "Encode a data set by an autoencoder, for train_latent. Prints the folder."
 
@@ -33,10 +33,10 @@ class EncodeFlags(CodingFlags):
 
 def main(argv: list[str]) -> None:
     if asks_for_help(argv):
-        parse(argv, EncodeFlags(), "encode_dataset", DESCRIPTION)
+        parse_flags(argv, EncodeFlags(), "encode_dataset", DESCRIPTION)
     model, arguments = open_autoencoder(argv)
-    flags = parse(arguments, EncodeFlags(), "encode_dataset", DESCRIPTION)
-    device = prepare(flags, model)
+    flags = parse_flags(arguments, EncodeFlags(), "encode_dataset", DESCRIPTION)
+    device = place_autoencoder(flags, model)
     dataset = load_images(flags, model)
     folder = folder_in_run(model.path, flags.out, FOLDER)
     with Interrupts(at_once=True):

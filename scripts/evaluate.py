@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from models import distributed
+from models import processes
 from models.errors import UserError
-from scripts import (
+from scripts.cli.arguments import last_value
+from scripts.cli.command import run_command
+from scripts.tasks import (
     evaluate_bayes,
     evaluate_checkpoints,
     evaluate_compare,
@@ -15,13 +17,11 @@ from scripts import (
     evaluate_loss,
     evaluate_samples,
 )
-from scripts.arguments import last_value
-from scripts.command import run_command
 
 
 def main(argv: list[str]) -> None:
     flags = {word.partition("=")[0].replace("-", "_") for word in argv}
-    if distributed.size() > 1 and flags & {"__compare", "__every_checkpoint", "__samples"}:
+    if processes.world_size() > 1 and flags & {"__compare", "__every_checkpoint", "__samples"}:
         raise UserError("this evaluation generates nothing that could be shared out: leave out GPUS and PROCS")
     if "__compare" in flags:
         evaluate_compare.main(argv)

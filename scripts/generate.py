@@ -16,19 +16,21 @@ import tyro
 import yaml
 from torch import Tensor
 
-from models import distributed, pictures
-from models.build import Loaded
+from models import processes
+from models.drawing import pictures
+from models.drawing.pictures import sheet
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, generate
-from models.objectives import sheet
+from models.model import Model
 from models.progress import duration
-from models.run import write_text
-from scripts.arguments import check_positive, parse, to_config
-from scripts.command import run_command
-from scripts.exporting import export_run
-from scripts.flags import ModelFlags, SamplerFlags
-from scripts.protocol import stored_facts
-from scripts.sampling import (
+from models.runs.files import write_text
+from scripts.cli.arguments import check_positive, parse_flags, to_config
+from scripts.cli.command import run_command
+from scripts.cli.flags import ModelFlags, SamplerFlags
+from scripts.cli.terminal import tell_progress
+from scripts.tasks.exporting import export_run
+from scripts.tasks.protocol import stored_facts
+from scripts.tasks.sampling import (
     choose_labels,
     describe_model,
     find_checkpoint,
@@ -38,7 +40,6 @@ from scripts.sampling import (
     open_sampling,
     resolve_model,
 )
-from scripts.terminal import tell_progress
 
 STRIP_ROWS, STRIP_FRAMES, FILM_FRAMES = 8, 10, 40
 DESCRIPTION = "Generate images from a run. Prints the folder of what it wrote."
@@ -74,20 +75,20 @@ class GenerateFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, GenerateFlags(), "generate", DESCRIPTION)
+    flags = parse_flags(argv, GenerateFlags(), "generate", DESCRIPTION)
     _check(flags)
     flags = replace(flags, model=resolve_model(flags.model))
     paths = _checkpoints(flags)
     loaded = load_model(paths[-1], flags.model)
     if flags.export is not None:
-        if distributed.is_first():
+        if processes.is_first():
             export_run(loaded, flags.export)
         return
     sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
     labels = choose_labels(loaded, flags.labels, flags.num_samples)
     sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None)
-    if not distributed.is_first():
+    if not processes.is_first():
         sampler.assist(loaded, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
@@ -154,14 +155,14 @@ class _Sampler:
         """Images of each checkpoint."""
         return min(self.flags.num_samples, FRAMED) if self.flags.every_checkpoint else self.flags.num_samples
 
-    def assist(self, loaded: Loaded, paths: list[Path]) -> None:
+    def assist(self, loaded: Model, paths: list[Path]) -> None:
         """This process's share of the images, for the first process, which writes them."""
         every = (load_model(path, self.flags.model) for path in paths)
         for each in every if self.flags.every_checkpoint else [loaded]:
             for _ in self.batches(each):
                 pass
 
-    def batches(self, loaded: Loaded) -> Iterator[Generated]:
+    def batches(self, loaded: Model) -> Iterator[Generated]:
         return generate(
             loaded.denoiser,
             loaded.space,
@@ -177,11 +178,11 @@ class _Sampler:
             together=True,
         )
 
-    def title(self, loaded: Loaded, nfe: float) -> str:
+    def title(self, loaded: Model, nfe: float) -> str:
         weak = f" away from {self.flags.sampling.autoguidance}" if self.weak is not None else ""
         return f"{describe_model(loaded)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
-    def write(self, loaded: Loaded, folder: Path) -> float:
+    def write(self, loaded: Model, folder: Path) -> float:
         """samples.npz as the images come, then the sheet, the strips and the animation from the first ones; returns the
         network evaluations per image."""
         flags, count = self.flags, self.count
@@ -218,7 +219,7 @@ class _Sampler:
         }
         write_text(folder / "timing.txt", yaml.safe_dump(lines, sort_keys=False))
 
-    def _draw(self, loaded: Loaded, folder: Path, shown: list[Generated], nfe: float) -> None:
+    def _draw(self, loaded: Model, folder: Path, shown: list[Generated], nfe: float) -> None:
         images = torch.cat([batch.images for batch in shown])[:FRAMED]
         title = self.title(loaded, nfe)
         if self.flags.num_samples > len(images):
@@ -240,7 +241,7 @@ class _Sampler:
             ]
             pictures.animate(sheets, folder / f"animation.{self.flags.format}")
 
-    def _sheet(self, images: Tensor, loaded: Loaded, title: str):
+    def _sheet(self, images: Tensor, loaded: Model, title: str):
         names = loaded.spec.class_names if self.flags.labels is None else ()
         return sheet(images, names, title)
 

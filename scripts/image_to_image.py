@@ -8,15 +8,15 @@ from pathlib import Path
 import tyro
 from torch import Tensor
 
-from models import pictures
-from models.denoiser import add_noise
+from models.diffusion.denoiser import add_noise
+from models.diffusion.guidance import Labelled
+from models.drawing import pictures
 from models.errors import UserError
 from models.generation import Generated
-from models.guidance import Labelled
-from scripts.arguments import check_positive, parse
-from scripts.command import run_command
-from scripts.flags import ModelFlags, SamplerFlags
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, rmse, write_table
+from scripts.cli.arguments import check_positive, parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.flags import ModelFlags, SamplerFlags
+from scripts.tasks.showing import FILM_FRAMES, ShowFlags, Shown, rmse, write_table
 
 DESCRIPTION = "Sample from test images under partial noise. Prints the folder of what it wrote."
 
@@ -39,7 +39,7 @@ class ImageToImageFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, ImageToImageFlags(), "image_to_image", DESCRIPTION)
+    flags = parse_flags(argv, ImageToImageFlags(), "image_to_image", DESCRIPTION)
     check_positive(flags, "rows")
     if not flags.strength or not all(0 < strength <= 1 for strength in flags.strength):
         raise UserError(f"--strength {' '.join(map(str, flags.strength))}: one or more times above 0, up to 1")

@@ -11,16 +11,16 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from models import pictures
+from models.diffusion.guidance import Labelled
+from models.diffusion.inpainting import Known, inpaint, known_places
+from models.drawing import pictures
 from models.errors import UserError
 from models.generation import Generated
-from models.guidance import Labelled
-from models.inpainting import Known, inpaint, known_places
 from models.randomness import derive_seed
-from scripts.arguments import check_positive, parse
-from scripts.command import run_command
-from scripts.flags import ModelFlags, SamplerFlags
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, rmse, write_numbers
+from scripts.cli.arguments import check_positive, parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.flags import ModelFlags, SamplerFlags
+from scripts.tasks.showing import FILM_FRAMES, ShowFlags, Shown, rmse, write_numbers
 
 MASKS = ("left", "right", "top", "bottom", "center", "random")
 HIDDEN_GREY = 128
@@ -52,7 +52,7 @@ class InpaintFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, InpaintFlags(), "inpaint", DESCRIPTION)
+    flags = parse_flags(argv, InpaintFlags(), "inpaint", DESCRIPTION)
     check_positive(flags, "rows", "samples", "resample", "jump")
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     shown.need_gaussian_noise("inpaint")

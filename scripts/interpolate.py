@@ -12,16 +12,16 @@ import torch
 import tyro
 from torch import Tensor
 
-from models import pictures
+from models.diffusion.guidance import Between, Labelled
+from models.diffusion.inversion import invert
+from models.drawing import pictures
 from models.errors import UserError
 from models.generation import Generated
-from models.guidance import Between, Labelled
-from models.inversion import invert
-from scripts.arguments import check_positive, parse
-from scripts.command import run_command
-from scripts.flags import ModelFlags, SamplerFlags, one_of
-from scripts.sampling import choose_labels
-from scripts.showing import ShowFlags, Shown, name_images, pick_images, rmse, write_numbers
+from scripts.cli.arguments import check_positive, parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.flags import ModelFlags, SamplerFlags, one_of
+from scripts.tasks.sampling import choose_labels
+from scripts.tasks.showing import ShowFlags, Shown, name_images, pick_images, rmse, write_numbers
 
 BETWEEN = ("noises", "images", "classes")
 FINER = 4  # Frames of an animation for each column.
@@ -59,7 +59,7 @@ class _Ends(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, InterpolateFlags(), "interpolate", DESCRIPTION)
+    flags = parse_flags(argv, InterpolateFlags(), "interpolate", DESCRIPTION)
     _check(flags)
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     if flags.between != "classes":

@@ -13,26 +13,26 @@ import yaml
 from torch import Tensor
 
 from data import Split
-from models import pictures
-from models.autoencoders import Autoencoder
+from models.autoencoders.autoencoder import Autoencoder
+from models.drawing import pictures
 from models.evaluation.fidelity import Fidelity, fidelity
-from models.run import write_text
+from models.runs.files import write_text
 from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
-from scripts.arguments import check_positive, parse, to_config
-from scripts.autoencoding import (
+from scripts.cli.arguments import check_positive, parse_flags, to_config
+from scripts.cli.command import run_command
+from scripts.cli.terminal import tell
+from scripts.tasks.autoencoding import (
     CodingFlags,
     asks_for_help,
     dims,
     load_images,
     open_autoencoder,
-    prepare,
+    place_autoencoder,
     read_images,
 )
-from scripts.command import run_command
-from scripts.sampling import name_of, new_folder
-from scripts.terminal import tell
-from scripts.training import split_hash
+from scripts.tasks.sampling import name_of, new_folder
+from scripts.tasks.training import split_hash
 
 DESCRIPTION = "Reconstruct test images by an autoencoder. Prints the folder of what it wrote."
 RANGE = "uint8 reconstructions through the posterior's mean; pixels scaled to [-1, 1], data range 2"
@@ -56,11 +56,11 @@ class ReconstructFlags(CodingFlags):
 
 def main(argv: list[str]) -> None:
     if asks_for_help(argv):
-        parse(argv, ReconstructFlags(), "reconstruct", DESCRIPTION)
+        parse_flags(argv, ReconstructFlags(), "reconstruct", DESCRIPTION)
     model, arguments = open_autoencoder(argv)
-    flags = parse(arguments, ReconstructFlags(), "reconstruct", DESCRIPTION)
+    flags = parse_flags(arguments, ReconstructFlags(), "reconstruct", DESCRIPTION)
     check_positive(flags, "height", "width")
-    device = prepare(flags, model)
+    device = place_autoencoder(flags, model)
     source, split = _images(flags, model)
     with new_folder(flags.out, model.path, "reconstructions", source.split()[0]) as folder:
         found = _reconstruct(model, split.images, flags.batch_size, device)

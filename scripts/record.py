@@ -25,30 +25,31 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import nn
 
-import data
 from data import ImageData
-from models import build
-from models.build import Loaded
+from models import devices
 from models.errors import UserError
 from models.evaluation.classifier import Schooling, kept_path, pretrained
 from models.evaluation.feature_networks import NETWORKS
-from models.interrupts import Interrupted, Interrupts
-from models.run import read_yaml, write_text
-from scripts.arguments import last_value, parse, split_at_dashes, to_arguments, to_config
-from scripts.command import run_command
-from scripts.denoising import build_spec, fit_space, settings_to_measure
-from scripts.evaluate_compare import REPORT
-from scripts.extractors import KEPT_CLASSIFIERS
-from scripts.flags import ModelFlags, SamplerFlags, SamplerName, TrainFlags, experiments_dir, one_of
-from scripts.recipes import RECIPES
-from scripts.sampling import make_folder, open_sampling
-from scripts.terminal import tell
-from scripts.training import fingerprint, load_data
+from models.model import Model
+from models.runs.environment import git_commit
+from models.runs.files import write_text
+from models.runs.yaml_files import read_yaml
+from models.training.interrupts import Interrupted, Interrupts
+from models.variants import DATA_SETS
+from scripts.cli.arguments import last_value, parse_flags, split_at_dashes, to_arguments, to_config
+from scripts.cli.command import run_command
+from scripts.cli.flags import ModelFlags, SamplerFlags, SamplerName, TrainFlags, experiments_dir, one_of
+from scripts.cli.recipes import RECIPES
+from scripts.cli.terminal import tell
+from scripts.tasks.denoising import build_spec, fit_space, settings_to_measure
+from scripts.tasks.evaluate_compare import REPORT
+from scripts.tasks.extractors import KEPT_CLASSIFIERS
+from scripts.tasks.sampling import make_folder, open_sampling
+from scripts.tasks.training import fingerprint, load_data
 
 DESCRIPTION = """Train a recipe for minutes, add its figures to the records. Prints the file.
 
 Flags after -- are for train_flow, as in: -- --network.width 48"""
-REPOSITORY = Path(__file__).parents[1]
 MOST_IMAGES = 10_000
 MOST_COPIES = 0.02
 _COPIES = "near_copies_"
@@ -70,7 +71,7 @@ EMPTY_TABLE = f"{HEADER}\n|{'---|' * len(COLUMNS)}\n"
 class RecordFlags:
     """Settings of `record`."""
 
-    dataset: Annotated[str, one_of(data.names())] = "mnist"
+    dataset: Annotated[str, one_of(DATA_SETS.names())] = "mnist"
     """Its recipe of train_flow is what is trained."""
     minutes: float = 10.0
     """From the start of the training's process, imports and compilation included, to its last step."""
@@ -151,8 +152,8 @@ class Plan:
 
 def main(argv: list[str]) -> None:
     own, further = split_at_dashes(argv)
-    plan = make_plan(parse(own, RecordFlags(), "record", DESCRIPTION), further)
-    trained = [train(plan, seed) for seed in plan.flags.seeds]
+    plan = make_plan(parse_flags(own, RecordFlags(), "record", DESCRIPTION), further)
+    trained = [train_seed(plan, seed) for seed in plan.flags.seeds]
     rows = [row(plan, trained, index) for index in range(len(plan.flags.scales))]
     tell(f"{EMPTY_TABLE}{''.join(rows)}")
     refuse_copies([report for each in trained for report in each.reports])
@@ -164,7 +165,7 @@ def main(argv: list[str]) -> None:
 
 
 def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
-    """Raises UserError or DataError for all that would only come to light after the training."""
+    """Raises UserError for all that would only come to light after the training."""
     _check_numbers(flags)
     table_of(Path(flags.records))
     make_folder(Path(flags.records).parent, "--records")
@@ -195,7 +196,7 @@ def _check_numbers(flags: RecordFlags) -> None:
 
 
 def _recipe_of(dataset: str) -> str:
-    data.find(dataset)
+    DATA_SETS.find(dataset)
     fitting = (name for name, each in RECIPES.items() if each.task == "train_flow")
     found = next((name for name in fitting if RECIPES[name].settings["dataset"] == dataset), None)
     if found is None:
@@ -220,7 +221,7 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
     spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
     if spec.classes == 0:
         raise UserError("--no-conditional: a record asks for images of a class each")
-    model = Loaded(spec.denoiser(nn.Identity()), spec, 0, Path("the model"), ModelFlags.weights)
+    model = Model(spec.denoiser(nn.Identity()), spec, 0, Path("the model"), ModelFlags.weights)
     for scale in flags.scales:
         wanted = SamplerFlags(flags.sampler, flags.steps, guidance_scale=scale)
         sampling, _ = open_sampling(wanted, ModelFlags(), model)
@@ -230,10 +231,10 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
 # -- the tasks --------------------------------------------------------------------------------------------------------
 
 
-def train(plan: Plan, seed: int) -> Trained:
+def train_seed(plan: Plan, seed: int) -> Trained:
     """Trains one seed and measures it at every scale."""
     tell(f"seed {seed} of {', '.join(map(str, plan.flags.seeds))}: training for {plan.flags.minutes:g} minutes")
-    code = commit()
+    code = git_commit()
     run = run_task("train_flow", plan.training(seed))
     folders = [run_task("evaluate", plan.evaluation(run, seed, scale)) for scale in plan.flags.scales]
     reports = [json.loads((folder / REPORT).read_text(encoding="utf-8")) for folder in folders]
@@ -272,18 +273,6 @@ def _end(child: subprocess.Popen[str], number: int) -> None:
         _end(child, signal.SIGINT)
 
 
-def commit(repository: Path = REPOSITORY) -> str:
-    """Of the code; with "-dirty" where files differ from it or are new, but for the records, which every record
-    changes."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=repository, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--", ".", ":!experiments/records.md")
-    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if changed else "")
-
-
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -299,11 +288,14 @@ def row(plan: Plan, trained: Sequence[Trained], index: int) -> str:
         flags.dataset,
         f"{minutes:.2f}",
         f"recipe {plan.recipe}, {trained[0].figures['parameters'] / 1e6:.2f} M",
-        build.describe_device(device),
-        spread(speeds, 0),
-        *(f"{spread([100 * _value(each, f'recognised_{name}') for each in reports], 2)} %" for name in NETWORKS),
-        f"{spread([100 * _value(each, 'cas') for each in reports], 2)} %",
-        *(spread([_over_floor(each, f"fd_{name}") for each in reports], 2) for name in NETWORKS),
+        devices.describe_device(device),
+        mean_and_deviation(speeds, 0),
+        *(
+            f"{mean_and_deviation([100 * _value(each, f'recognised_{name}') for each in reports], 2)} %"
+            for name in NETWORKS
+        ),
+        f"{mean_and_deviation([100 * _value(each, 'cas') for each in reports], 2)} %",
+        *(mean_and_deviation([_over_floor(each, f"fd_{name}") for each in reports], 2) for name in NETWORKS),
         f"{flags.sampler} {flags.steps}, {nfe:g}",
         f"{flags.scales[index]:g}",
         f"{flags.num_images}, seeds {' '.join(map(str, flags.seeds))}",
@@ -335,7 +327,7 @@ def _over_floor(report: dict[str, Any], begins: str) -> float:
     return _value(report, begins) / floor if floor > 0 else math.inf
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def mean_and_deviation(values: Sequence[float], digits: int) -> str:
     """The mean and, of several, the deviation from seed to seed."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from models.run import find_runs, liveness, read_status
+from models.runs.lookup import find_runs
+from models.runs.status import liveness, read_status
 
 HEADER = ("state", "step", "done", "loss", "age", "folder")
 COLOURS = {"running": "green", "finished": "blue", "interrupted": "yellow", "failed": "red", "dead": "red"}
@@ -50,7 +51,7 @@ def number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) and not isinstance(value, bool) else "-"
 
 
-def describe(folder: Path, now: datetime) -> Row:
+def describe_run(folder: Path, now: datetime) -> Row:
     """The row of one run. A folder whose status cannot be read is a row too: it must not hide the others."""
     try:
         status = read_status(folder)
@@ -65,7 +66,7 @@ def describe(folder: Path, now: datetime) -> Row:
     return Row(cells, " ".join(str(reason).split()))
 
 
-def plain(rows: Sequence[Row]) -> str:
+def plain_table(rows: Sequence[Row]) -> str:
     """Aligned columns, one line per run, nothing cut: for pipes and files. The reason comes last."""
     table = [HEADER, *(row.cells for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
@@ -80,7 +81,7 @@ def plain(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def show(rows: Sequence[Row]) -> None:
+def print_table(rows: Sequence[Row]) -> None:
     """A coloured table for a terminal of any width: long folder names are folded, never cut."""
     from rich.console import Console
     from rich.table import Table
@@ -113,13 +114,13 @@ def main(arguments: Sequence[str]) -> None:
     )
     folder: Path = parser.parse_args(arguments).experiments_dir
     now = datetime.now(UTC)
-    rows = [describe(run, now) for run in find_runs(folder)]
+    rows = [describe_run(run, now) for run in find_runs(folder)]
     if not rows:
         print(f"no runs in {folder}: 'make demo' makes one in three minutes", file=sys.stderr)
     elif sys.stdout.isatty():
-        show(rows)
+        print_table(rows)
     else:
-        print(plain(rows))
+        print(plain_table(rows))
 
 
 if __name__ == "__main__":

@@ -9,21 +9,21 @@ from typing import Annotated, Any, ClassVar
 import torch
 import tyro
 
-import data
-from models import build
+from models import devices
 from models.errors import UserError
 from models.evaluation import classifier as classifiers
 from models.evaluation.classifier import Classifier, Schooling, Subject
 from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.statistics import wilson_interval
-from models.interrupts import Interrupts
-from scripts.arguments import parse
-from scripts.command import run_command
-from scripts.extractors import KEPT_CLASSIFIERS, subject_of
-from scripts.flags import SourceFlags, experiments_dir, one_of
-from scripts.sampling import make_folder
-from scripts.terminal import tell
-from scripts.training import load_data
+from models.training.interrupts import Interrupts
+from models.variants import DATA_SETS
+from scripts.cli.arguments import parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.flags import SourceFlags, experiments_dir, one_of
+from scripts.cli.terminal import tell
+from scripts.tasks.extractors import KEPT_CLASSIFIERS, subject_of
+from scripts.tasks.sampling import make_folder
+from scripts.tasks.training import load_data
 
 DESCRIPTION = "Train a feature network for evaluate, or measure one again. Prints its file."
 
@@ -32,9 +32,9 @@ DESCRIPTION = "Train a feature network for evaluate, or measure one again. Print
 class ClassifierFlags:
     """Settings of `train_classifier`."""
 
-    variants: ClassVar = {"dataset": data.find}
+    variants: ClassVar = {"dataset": DATA_SETS.find}
 
-    dataset: Annotated[str, one_of(data.names())] = "digits"
+    dataset: Annotated[str, one_of(DATA_SETS.names())] = "digits"
     """A data set with classes; digits is built in, folder is your own images."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
@@ -68,10 +68,10 @@ class ClassifierFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, ClassifierFlags(), "train_classifier", DESCRIPTION)
+    flags = parse_flags(argv, ClassifierFlags(), "train_classifier", DESCRIPTION)
     _check(flags)
-    device = build.pick_device(flags.device)
-    build.prepare_device(device)
+    device = devices.pick_device(flags.device)
+    devices.prepare_device(device)
     dataset = load_data(flags)
     subject, flags = subject_of(dataset), replace(flags, flips=flags.flips or dataset.flips)
     print(_verify(flags, subject, device) if flags.verify_only else _train(flags, subject, device))
@@ -116,7 +116,7 @@ def _verify(flags: ClassifierFlags, subject: Subject, device: torch.device) -> P
     path = Path(flags.file) if flags.file is not None else classifiers.pretrained(flags.network, subject.sha256)
     if path is None:
         raise UserError(f"models/pretrained has no {flags.network} of this {subject.name}: name one with --file")
-    found = classifiers.load(path, device)
+    found = classifiers.load_classifier(path, device)
     if found.facts["data_sha256"] != subject.sha256:
         raise UserError(f"{path} was trained on other data than this {subject.name}")
     accuracy = found.recognised(*subject.test)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from scripts.command import run_command
-from scripts.denoising import train_denoiser
-from scripts.flags import TrainFlags
+from scripts.cli.command import run_command
+from scripts.cli.flags import TrainFlags
+from scripts.tasks.denoising import train_denoiser
 
 DESCRIPTION = "Train a diffusion model, by default a DDPM. Prints the run folder."
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from scripts.command import run_command
-from scripts.denoising import train_denoiser
-from scripts.flags import FLOW
+from scripts.cli.command import run_command
+from scripts.cli.flags import FLOW
+from scripts.tasks.denoising import train_denoiser
 
 DESCRIPTION = "Train a flow model on straight lines to noise. Prints the run folder."
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from scripts.command import run_command
-from scripts.denoising import train_denoiser
-from scripts.flags import LATENT, LATENT_OPTIONS
+from scripts.cli.command import run_command
+from scripts.cli.flags import LATENT, LATENT_OPTIONS
+from scripts.tasks.denoising import train_denoiser
 
 DESCRIPTION = "Train a flow or diffusion model in latent space. Prints the run folder."
 

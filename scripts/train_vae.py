@@ -8,26 +8,35 @@ import torch
 
 import data
 from data.batches import Batches
-from models import build, distributed
-from models.autoencoder_objective import AutoencoderObjective
-from models.autoencoders import AutoencoderSpec
+from models import devices, processes
+from models.autoencoders.autoencoder import AutoencoderSpec
+from models.autoencoders.loss import AutoencoderLoss
 from models.errors import UserError
-from models.losses import AutoencoderLoss
 from models.randomness import derive_seed
-from scripts.arguments import to_config
-from scripts.command import run_command
-from scripts.flags import AutoencoderFlags, LikelihoodFlags
-from scripts.training import Prepared, build_settings, describe, few, fingerprint, initialise, load_data, train
+from models.training.autoencoder_objective import AutoencoderObjective
+from scripts.cli.arguments import to_config
+from scripts.cli.command import run_command
+from scripts.cli.flags import AutoencoderFlags, AutoencoderLossFlags
+from scripts.tasks.training import (
+    Prepared,
+    build_settings,
+    describe_run_line,
+    few,
+    fingerprint,
+    initialise,
+    load_data,
+    run_training,
+)
 
 DESCRIPTION = "Train an autoencoder, for latent diffusion or by itself. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:
-    train(argv, "train_vae", AutoencoderFlags(), DESCRIPTION, prepare)
+    run_training(argv, "train_vae", AutoencoderFlags(), DESCRIPTION, prepare_autoencoder)
 
 
-def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
-    """Loads the data and builds every object. Raises UserError or DataError for what does not fit."""
+def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
+    """Loads the data and builds every object. Raises UserError for what does not fit."""
     device = torch.device(flags.run.device)
     flags = replace(flags, data=replace(flags.data, data_root=str(data.data_root(flags.data.data_root))))
     dataset = load_data(flags)
@@ -48,7 +57,7 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
     network = spec.build_network().to(device)
     latent = "x".join(map(str, network.latent_shape))
-    report = [describe(dataset, f"{flags.kind} with {latent} latents", network, flags.run)]
+    report = [describe_run_line(dataset, f"{flags.kind} with {latent} latents", network, flags.run)]
     if flags.run.init_from is not None and not resumed:
         report.append(initialise(network, flags.run, ("train_vae",)))
     train_few, test_few = (few(split, flags.report.eval_images, device) for split in (dataset.train, dataset.test))
@@ -56,7 +65,7 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         spec=spec,
         loss=loss,
         latent_shape=network.latent_shape,
-        autocast=build.autocast_dtype(flags.run.precision),
+        autocast=devices.autocast_dtype(flags.run.precision),
         train_images=train_few.in_memory(),
         test_images=test_few.in_memory(),
         test_labels=test_few.labels,
@@ -64,7 +73,7 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         umap=flags.umap,
     )
     batch_size = flags.optimizer.batch_size
-    share = distributed.share(batch_size)
+    share = processes.rank_share(batch_size)
     return Prepared(
         objective=objective,
         network=network,
@@ -82,7 +91,7 @@ def prepare(flags: AutoencoderFlags, resumed: bool) -> Prepared:
 
 def _check_likelihood(flags: AutoencoderFlags) -> None:
     """Refuses flags of a KL that a plain autoencoder has not."""
-    asked, usual = flags.likelihood, LikelihoodFlags()
+    asked, usual = flags.likelihood, AutoencoderLossFlags()
     for name in ("kl_weight", "kl_warmup_steps", "free_bits"):
         if flags.kind == "autoencoder" and getattr(asked, name) != getattr(usual, name):
             raise UserError(f"--{name} {getattr(asked, name)}: --kind autoencoder has no posterior; leave it out")

@@ -12,17 +12,17 @@ import tyro
 from torch import Tensor
 
 from data import ImageData
-from models import figures
+from models.drawing import figures
+from models.drawing.figures import Cloud
 from models.errors import UserError
 from models.evaluation.maps import METHODS, Map, fit_map
 from models.evaluation.neighbours import expected_coverage, expected_mixing, manifolds, mixing
-from models.figures import Cloud
 from models.generation import Generated
-from scripts.arguments import check_positive, parse
-from scripts.command import run_command
-from scripts.flags import ModelFlags, SamplerFlags, one_of
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, pick_images, write_numbers
-from scripts.terminal import tell
+from scripts.cli.arguments import check_positive, parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.flags import ModelFlags, SamplerFlags, one_of
+from scripts.cli.terminal import tell
+from scripts.tasks.showing import FILM_FRAMES, ShowFlags, Shown, pick_images, write_numbers
 
 FEATURES = ("pixels", "latents", "classifier")
 DESCRIPTION = "Draw real and generated images on one map. Prints the folder of what it wrote."
@@ -57,7 +57,7 @@ class _Sets:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, DistributionFlags(), "visualize_distribution", DESCRIPTION)
+    flags = parse_flags(argv, DistributionFlags(), "visualize_distribution", DESCRIPTION)
     _check(flags)
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     dataset = shown.data()
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         read = _reader(shown, flags.features, dataset)
         floor = dataset.train.images[pick_images(dataset.train, count, flags.show.seed, None)]
         sets = _Sets(read(dataset.test.images[rows]), read(floor), read(made.images))
-        numbers = measure(sets, flags.k)
+        numbers = measure_mixing(sets, flags.k)
         write_numbers(folder, "numbers", numbers)
         tell(f"a map by {flags.method}")
         features = torch.cat([sets.real, sets.generated]).numpy()
@@ -111,7 +111,7 @@ def _reader(shown: Shown, features: str, dataset: ImageData):
     return encoded
 
 
-def measure(sets: _Sets, k: int) -> dict[str, Any]:
+def measure_mixing(sets: _Sets, k: int) -> dict[str, Any]:
     """How well generated images mix with test images, beside training images in their place, and the ideal."""
     count = len(sets.real)
     ours, floor = (

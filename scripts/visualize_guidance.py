@@ -10,19 +10,19 @@ import torch
 import tyro
 from torch import Tensor
 
-from models import figures, pictures
+from models.drawing import figures, pictures
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.evaluation.recognition import diversity
 from models.evaluation.statistics import wilson_interval
 from models.generation import Generated
 from models.spaces import ImageRows
-from scripts.arguments import check_positive, parse
-from scripts.command import run_command
-from scripts.flags import ModelFlags, SamplerFlags
-from scripts.sampling import check_guidance, choose_labels
-from scripts.showing import FILM_FRAMES, ShowFlags, Shown, write_table
-from scripts.terminal import tell
+from scripts.cli.arguments import check_positive, parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.flags import ModelFlags, SamplerFlags
+from scripts.cli.terminal import tell
+from scripts.tasks.sampling import check_guidance, choose_labels
+from scripts.tasks.showing import FILM_FRAMES, ShowFlags, Shown, write_table
 
 REAL_PER_CLASS = 200
 SIDE = 45  # Pixels that the longer side of each small image comes near to.
@@ -47,7 +47,7 @@ class GuidanceFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, GuidanceFlags(), "visualize_guidance", DESCRIPTION)
+    flags = parse_flags(argv, GuidanceFlags(), "visualize_guidance", DESCRIPTION)
     _check(flags)
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     for scale in flags.scales:

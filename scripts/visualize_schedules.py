@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from models.diffusion.noise_schedules import NAMES, build_noise_schedule
+from models.drawing.plots import schedule_curves
 from models.errors import UserError
-from models.noise_schedules import NAMES, build_noise_schedule
-from models.plots import schedule_curves
-from scripts.arguments import parse
-from scripts.command import run_command
-from scripts.flags import ScheduleName
+from scripts.cli.arguments import parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.flags import ScheduleName
 
 POINTS = 1001
 
@@ -32,7 +32,9 @@ class ScheduleFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse(argv, ScheduleFlags(), "visualize_schedules", "Draw noise schedules. Prints the picture's path.")
+    flags = parse_flags(
+        argv, ScheduleFlags(), "visualize_schedules", "Draw noise schedules. Prints the picture's path."
+    )
     if not flags.schedules:
         raise UserError("--schedules: name one or more")
     if not Path(flags.out).absolute().parent.is_dir():

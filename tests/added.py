@@ -8,13 +8,15 @@ from types import ModuleType
 import pytest
 
 import data
-from models import conditioning, networks, spaces
+from models import networks, spaces
+from models.networks import conditioning
 
 ONE_LAYER = '''
 from torch import nn
+from models.networks import Network
 from models.networks.embeddings import Condition
 
-class OneLayer(nn.Module):
+class OneLayer(Network):
     def __init__(self, shape, classes, *, kernel_size: int = 3, conditioning: str = "embedding") -> None:
         """Args:
             kernel_size: side of the convolution.
@@ -30,7 +32,7 @@ class OneLayer(nn.Module):
 EVERYTHING = """
 import torch
 from torch import nn
-from models.conditioning import Conditioning, Signals
+from models.networks.conditioning import Conditioning, Signals
 
 class Everything(Conditioning):
     channels, tokens = 1, 2
@@ -48,11 +50,11 @@ class Everything(Conditioning):
 FOLDED = '''
 from dataclasses import asdict, dataclass
 from torch.nn import functional as F
-from models.spaces import Fitted
+from models.spaces import Fitted, Space
 from models.spaces.pixels import Pixels
 
 @dataclass(frozen=True)
-class Folded:
+class Folded(Space):
     image_shape: tuple
     deviation: float
     seed: int
@@ -95,9 +97,9 @@ class Folded:
 '''
 STRIPES = '''
 import numpy as np
-from data.images import ImageData, make_split
+from data.images import DataSet, ImageData, make_split
 
-class Stripes:
+class Stripes(DataSet):
     """Args:
         width: pixels of a side.
     """

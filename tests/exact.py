@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.denoiser import Estimate, NetworkDenoiser, levels
-from models.noise_schedules import NoiseSchedule
-from models.predictions import Prediction
-from models.samplers import Step
+from models.diffusion.denoiser import Estimate, NetworkDenoiser, levels
+from models.diffusion.noise_schedules import NoiseSchedule
+from models.diffusion.predictions import Prediction
+from models.diffusion.samplers import Step
 
 Walk = Callable[..., Iterator[Step]]
 

@@ -11,21 +11,36 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# From the ground up. A module may import its own layer and those below it.
+# From the top down, a folder or module of the library a line. Each may import itself and what stands below it.
 LAYERS = (
-    {"errors", "files", "variants"},
-    {"checkpoint", "distributed", "run"},
-    {"noise_schedules", "times", "predictions", "randomness", "initial_noise", "flow_time"},
-    {"conditioning"},
-    {"networks"},
-    {"denoiser", "spaces", "autoencoders", "encoded"},
-    {"samplers", "guidance", "losses", "inversion", "inpainting"},
-    {
-        *("autoencoder_objective", "budget", "build", "ema", "evaluation"),
-        *("generation", "interrupts", "objectives", "optim"),
-        *("figures", "latent_space", "pictures", "plots", "progress", "training", "training_log"),
-    },
+    "training",
+    "evaluation",
+    "optim",
+    "generation",
+    "model",
+    "spaces",
+    "autoencoders",
+    "networks",
+    "drawing",
+    "runs",
+    "diffusion",
+    # The ground with torch, then without.
+    "devices",
+    "distributed",
+    "randomness",
+    "progress",
+    "processes",
+    "variants",
+    "ranges",
+    "errors",
 )
+GROUND = {
+    "progress",
+    "processes",
+    "variants",
+    "ranges",
+    "errors",
+}  # what `data` and `models.runs` may import of the library
 SOURCES = sorted(path for folder in ("models", "data", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))
 
 
@@ -41,38 +56,48 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def layer_of(module: str) -> int:
-    (layer,) = (index for index, names in enumerate(LAYERS) if module in names)
-    return layer
+def part_of(module: str) -> str:
+    """The part of the library that a dotted name belongs to, as in models.PART.module."""
+    return module.split(".")[1]
 
 
-def module_of(path: Path) -> str:
-    """The part of `models` that a file belongs to."""
-    return path.relative_to(REPOSITORY / "models").parts[0].removesuffix(".py")
-
-
-def test_every_part_of_the_library_has_one_layer() -> None:
-    parts = {module_of(path) for path in (REPOSITORY / "models").rglob("*.py")} - {"__init__"}
-    assert parts == set().union(*LAYERS)
-    assert len(parts) == sum(len(names) for names in LAYERS)
+def test_every_part_of_the_library_has_its_line() -> None:
+    folder = REPOSITORY / "models"
+    parts = {path.name.removesuffix(".py") for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert sorted(parts - {"__init__", "__pycache__", "pretrained"}) == sorted(LAYERS)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_imports_go_down_only(path: Path) -> None:
-    package = path.relative_to(REPOSITORY).parts[0]
+    package, *rest = path.relative_to(REPOSITORY).with_suffix("").parts
     imported = imports_of(path)
     ours = {name for name in imported if name.split(".")[0] in ("models", "data", "scripts")}
+    of_library = {part_of(name) for name in ours if name.startswith("models.")}
     if package == "data":
-        assert all(name.startswith("data") for name in ours)
-    if package == "models" and module_of(path) != "__init__":
+        assert not any(name.startswith("scripts") for name in ours)
+        assert of_library <= GROUND
+    if package == "models" and rest != ["__init__"]:
+        part = rest[0]
         assert all(name.startswith("models") for name in ours), "only scripts may import data"
-        below = {name.split(".")[1] for name in ours if "." in name}
-        assert all(layer_of(name) <= layer_of(module_of(path)) for name in below)
-    if module_of(path) != "distributed" if package == "models" else True:
+        assert all(LAYERS.index(part) <= LAYERS.index(other) for other in of_library)
+        if part == "runs" and rest[-1] != "checkpoints":
+            assert of_library <= {"runs", *GROUND} and "torch" not in {name.split(".")[0] for name in imported}
+        if part == "diffusion":
+            below = LAYERS[LAYERS.index("diffusion") :]
+            assert of_library <= set(below)
+            assert {name.split(".")[0] for name in imported} <= {"models", "torch", "scipy", *sys.stdlib_module_names}
+    if rest[0] != "distributed" if package == "models" else True:
         assert not any(name.startswith("torch.distributed") for name in imported)
 
 
-@pytest.mark.parametrize("package", ["data", "models", "models.training", "scripts.generate"])
+def test_no_task_imports_another() -> None:
+    tasks = {path.stem for path in (REPOSITORY / "scripts").glob("*.py")} - {"__init__"}
+    for task in tasks:
+        imported = imports_of(REPOSITORY / "scripts" / f"{task}.py")
+        assert not {f"scripts.{other}" for other in tasks} & imported, task
+
+
+@pytest.mark.parametrize("package", ["data", "models", "models.training.loop", "scripts.generate"])
 def test_importing_touches_neither_network_nor_disk(package: str, tmp_path: Path) -> None:
     """A hook on every open for writing and on every socket, in a folder that must stay empty."""
     code = f"""

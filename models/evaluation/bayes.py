@@ -16,13 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser, add_noise
+from models.diffusion.denoiser import Denoiser, add_noise
+from models.diffusion.flow_time import last_flow_time, t_of
+from models.diffusion.noise_schedules import NoiseSchedule
 from models.errors import UserError
 from models.evaluation.images import Images
 from models.evaluation.likelihood import Ode, log_density, rising_grid
 from models.evaluation.statistics import refuse_infinite
-from models.flow_time import last_flow_time, t_of
-from models.noise_schedules import NoiseSchedule
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 

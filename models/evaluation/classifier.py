@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import checkpoint
 from models.errors import UserError
 from models.evaluation.feature_networks import NETWORKS
 from models.optim import AdamW
 from models.randomness import derive_seed
-from models.run import read_yaml
+from models.runs import checkpoints
+from models.runs.yaml_files import read_yaml
 from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
 
@@ -52,7 +52,7 @@ class Schooling:
         return fitting if self.epochs is None else self.epochs
 
 
-class Labelled(NamedTuple):
+class LabelledImages(NamedTuple):
     """uint8 images (N, C, H, W) and labels (N,)."""
 
     images: ImageRows
@@ -76,8 +76,8 @@ class Subject:
 
     name: str
     sha256: str
-    train: Labelled
-    test: Labelled
+    train: LabelledImages
+    test: LabelledImages
     classes: int
 
 
@@ -113,7 +113,7 @@ class Classifier:
         return (self.read(images).labels == labels).double().mean().item()
 
 
-def train(schooling: Schooling, shown: Labelled, classes: int, device: torch.device) -> nn.Module:
+def fit_classifier(schooling: Schooling, shown: LabelledImages, classes: int, device: torch.device) -> nn.Module:
     """A network that has learnt the labelled images; the same seed gives the same one on the same machine."""
     torch.manual_seed(derive_seed(schooling.seed, "classifier", VERSION))
     channels, height, width = shown.images.shape[1:]
@@ -160,16 +160,16 @@ def frozen(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(place, torch.float64).eval().requires_grad_(False)
 
 
-def write(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
+def write_classifier(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
     """The weights, in half precision, and the facts beside them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
-    checkpoint.write(path, tensors, facts)
+    checkpoints.write_checkpoint(path, tensors, facts)
 
 
-def load(path: Path, device: torch.device) -> Classifier:
+def load_classifier(path: Path, device: torch.device) -> Classifier:
     """Raises UserError for a file that is no whole classifier."""
-    tensors, facts = checkpoint.load(path)
+    tensors, facts = checkpoints.load_checkpoint(path)
     missing = {"network", "width", "shape", "classes", "accuracy", "data_sha256"} - facts.keys()
     if missing or facts["network"] not in NETWORKS:
         raise UserError(f"{path} is no feature network: make one with train_classifier")
@@ -177,7 +177,7 @@ def load(path: Path, device: torch.device) -> Classifier:
         network = NETWORKS[facts["network"]](tuple(facts["shape"]), facts["classes"], facts["width"])
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} describes no network that can be built: {error}") from None
-    checkpoint.fill(network, tensors, path)
+    checkpoints.fill_network(network, tensors, path)
     return Classifier(frozen(network, device), facts)
 
 
@@ -198,7 +198,9 @@ def kept_path(kept: Path, schooling: Schooling, data_sha256: str) -> Path:
 def school(schooling: Schooling, subject: Subject, device: torch.device, path: Path) -> Classifier:
     """Trains a classifier, measures it on the test images and writes it."""
     shown, test = subject.train, subject.test
-    network = frozen(train(schooling, shown, subject.classes, device).half(), device)  # as it will be read back
+    network = frozen(
+        fit_classifier(schooling, shown, subject.classes, device).half(), device
+    )  # as it will be read back
     facts = {
         "dataset": subject.name,
         "network": schooling.network,
@@ -213,8 +215,8 @@ def school(schooling: Schooling, subject: Subject, device: torch.device, path: P
         "torch": str(torch.__version__),
         "licence": "MIT",
     }
-    write(path, network, facts)
-    return load(path, device)
+    write_classifier(path, network, facts)
+    return load_classifier(path, device)
 
 
 def classifier_for(
@@ -226,10 +228,10 @@ def classifier_for(
     """
     path = pretrained(schooling.network, subject.sha256)
     if path is not None:
-        return load(path, device)
+        return load_classifier(path, device)
     path = kept_path(kept, schooling, subject.sha256)
     try:
-        return load(path, device)
+        return load_classifier(path, device)
     except UserError:
         name = subject.name
         tell(f"training a {schooling.network} to recognise {name}, for minutes at most; it is kept for the next time")

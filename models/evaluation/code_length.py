@@ -16,18 +16,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser, add_noise
+from models.autoencoders.loss import unit_kl
+from models.diffusion.denoiser import Denoiser, add_noise
+from models.diffusion.flow_time import t_of
+from models.diffusion.noise_schedules import NoiseSchedule
 from models.errors import UserError
 from models.evaluation.images import Images
 from models.evaluation.likelihood import Ode, log_density, rising_grid
-from models.flow_time import t_of
-from models.losses import unit_kl
-from models.noise_schedules import NoiseSchedule
 
 Parts = dict[str, Tensor]  # Nats of each image, (N,) float64, by what they pay for; their sum is the bound.
 
 
-class Levels(NamedTuple):
+class GreyLevels(NamedTuple):
     """Where the first and the last of 256 equally spaced levels lie in clean images."""
 
     low: float
@@ -67,7 +67,7 @@ class VariationalBound:
         return min(self.steps or schedule.steps, schedule.steps)
 
     @torch.no_grad()
-    def nats(self, denoiser: Denoiser, images: Images, label: Tensor | None, levels: Levels) -> Parts:
+    def nats(self, denoiser: Denoiser, images: Images, label: Tensor | None, levels: GreyLevels) -> Parts:
         """prior: L_T, what the end of the chain still knows. steps: the sum of the KLs. decoder: L_0."""
         schedule, clean, noises = denoiser.noise_schedule, images.clean, images.noises()
         assert schedule.steps is not None
@@ -112,7 +112,7 @@ def decoder_deviation(schedule: NoiseSchedule) -> float:
     return schedule.sigma(times[0]).item() * math.sqrt(-math.expm1(ratio))
 
 
-def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: Levels) -> Tensor:
+def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: GreyLevels) -> Tensor:
     """Float64 log-probabilities of levels: the Gaussian's mass within half a level's width of each, and beyond the
     first and the last of them (Ho et al. 2020 eq. 13), so that the 256 sum to 1. clean: on the levels."""
     # Levels by their numbers, so that neighbours share an edge to the last bit.
@@ -144,7 +144,7 @@ class SpreadDensity(Ode):
         """Of the network, for each image."""
         return 2 * self.steps
 
-    def nats(self, denoiser: Denoiser, images: Images, label: Tensor | None, levels: Levels) -> Parts:
+    def nats(self, denoiser: Denoiser, images: Images, label: Tensor | None, levels: GreyLevels) -> Parts:
         """density: all of it."""
         schedule, clean = denoiser.noise_schedule, images.clean
         grid = rising_grid(schedule, self.steps, self.first)

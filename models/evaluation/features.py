@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from models.evaluation.classifier import Read
-from models.files import replacing
+from models.runs.files import replacing
 from models.spaces import ImageRows
 
 VERSION = 1  # Of how images are read: what another version kept is not used.

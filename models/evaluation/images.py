@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.initial_noise import shape_noise
+from models.diffusion.noise import shape_noise
 from models.randomness import derive_seed, image_draw
 
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.flow_time import last_flow_time, t_of
+from models.diffusion.noise_schedules import NoiseSchedule
 from models.errors import UserError
 from models.evaluation.images import Images
-from models.flow_time import last_flow_time, t_of
-from models.noise_schedules import NoiseSchedule
 from models.randomness import derive_seed, image_draw
 
 MOST_EXACT = 512

@@ -24,7 +24,7 @@ from models.evaluation.distances import (
 from models.evaluation.memorisation import Memorisation
 from models.evaluation.neighbours import manifolds, mixing
 from models.evaluation.recognition import inception_score
-from models.evaluation.statistics import Estimate, around, mean, resampled_counts, share
+from models.evaluation.statistics import Measurement, around, mean, resampled_counts, share
 from models.randomness import derive_seed
 
 MOST_PAIRED = 10_000  # Images of each set whose pairs are looked at: time and memory grow with the square.
@@ -60,7 +60,7 @@ class Reference:
         return Reference(self.all, self.some[:count])
 
 
-def measure(read: Read, reference: Reference, name: str, settings: Settings) -> dict[str, Estimate]:
+def measure(read: Read, reference: Reference, name: str, settings: Settings) -> dict[str, Measurement]:
     """Distances and shares of images against the reference, by name; `name` is that of the feature network.
 
     Intervals are over the images measured, the reference being given; those of recall and coverage over the reference.
@@ -70,7 +70,7 @@ def measure(read: Read, reference: Reference, name: str, settings: Settings) -> 
     found = {f"fd_{name}": frechet(features, reference.all, settings)}
     if settings.extrapolate and len(features) > SHORTEST_LINE * features.shape[1]:
         limit = frechet_limit(features, reference.all, settings.seed)
-        found[f"fd_limit_{name}"] = Estimate(limit, math.nan, math.nan)
+        found[f"fd_limit_{name}"] = Measurement(limit, math.nan, math.nan)
     some, paired = features, counts
     if len(features) > MOST_PAIRED:
         some = features[drawn(len(features), MOST_PAIRED, settings.seed, "paired").sort().values]
@@ -104,7 +104,7 @@ def drawn(size: int, count: int, seed: int, stream: str) -> Tensor:
     return torch.randperm(size, generator=generator)[:count]
 
 
-def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Estimate | None:
+def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Measurement | None:
     """What the distance of `count` images is where they are real, (N, D): the mean over random sets of them and the
     range that 95 % of such sets lie in. None where there are too few real images for sets that differ."""
     if 2 * count > len(features):
@@ -116,7 +116,7 @@ def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) 
     return spread._replace(low=max(0.0, spread.low))
 
 
-def frechet(features: Tensor, reference: Gaussian, settings: Settings) -> Estimate:
+def frechet(features: Tensor, reference: Gaussian, settings: Settings) -> Measurement:
     """The squared distance of features (N, D), with its interval."""
     counts = resampled_counts(len(features), settings.draws, settings.seed)
     used = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
@@ -125,7 +125,7 @@ def frechet(features: Tensor, reference: Gaussian, settings: Settings) -> Estima
     return spread._replace(low=max(0.0, spread.low))  # there is no distance below 0
 
 
-def memory_measures(found: Memorisation, name: str, settings: Settings) -> dict[str, Estimate]:
+def memory_measures(found: Memorisation, name: str, settings: Settings) -> dict[str, Measurement]:
     """What nearest training images say, in the space `name`."""
     counts = resampled_counts(len(found.distances), settings.draws, settings.seed)
     return {
@@ -135,7 +135,7 @@ def memory_measures(found: Memorisation, name: str, settings: Settings) -> dict[
     }
 
 
-def grey_measures(images: Tensor, settings: Settings) -> dict[str, Estimate]:
+def grey_measures(images: Tensor, settings: Settings) -> dict[str, Measurement]:
     """Mean and deviation of the grey levels 0..255: where a wrong conversion to uint8 shows at once."""
     counts = resampled_counts(len(images), settings.draws, settings.seed)
     pixels = images.flatten(1).double()

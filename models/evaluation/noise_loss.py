@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser, add_noise
+from models.diffusion.denoiser import Denoiser, add_noise
+from models.diffusion.times import BINS, TimeDensity, bin_of
 from models.evaluation.images import Images
-from models.objectives import BINS, bin_of
-from models.times import TimeDensity
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
-class Estimate(NamedTuple):
+class Measurement(NamedTuple):
     """A number and its 95 % interval. resampled: (draws,) the number in each resample, where there are some: with those
     of other images under the same noise they give the interval of a paired difference."""
 
@@ -41,14 +41,14 @@ def wilson_interval(successes: int, count: int, confidence: float = CONFIDENCE) 
     return low, high
 
 
-def share(holds: Tensor, counts: Tensor | None = None) -> Estimate:
+def share(holds: Tensor, counts: Tensor | None = None) -> Measurement:
     """Of the images for which something holds, (N,) bool, with Wilson's interval. counts: (draws, N) of resamples."""
     successes, count = int(holds.sum()), len(holds)
     resampled = None if counts is None else counts @ holds.double() / count
-    return Estimate(successes / count, *wilson_interval(successes, count), resampled)
+    return Measurement(successes / count, *wilson_interval(successes, count), resampled)
 
 
-def difference_of_shares(one: Estimate, other: Estimate, together: float = 0.0) -> tuple[float, float]:
+def difference_of_shares(one: Measurement, other: Measurement, together: float = 0.0) -> tuple[float, float]:
     """The interval of other - one (Newcombe 1998, method 10): the reaches of both, squared and added, less what they
     share. together: the correlation of the two, 0 where they are independent. Unlike the spread of resamples it has a
     width where a share is 0 or 1."""
@@ -70,14 +70,14 @@ def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
     return counts.scatter_add_(1, rows, torch.ones(draws, count, dtype=torch.float64))
 
 
-def around(value: float, resampled: Tensor) -> Estimate:
+def around(value: float, resampled: Tensor) -> Measurement:
     """The normal bootstrap interval (Efron & Tibshirani 1993, ch. 12): the spread of the resampled values about the
     value. Their own place is of no use: a resample holds images twice, which moves every distance between sets."""
     half = Z * resampled.std().item()
-    return Estimate(value, value - half, value + half, resampled)
+    return Measurement(value, value - half, value + half, resampled)
 
 
-def mean(values: Tensor, counts: Tensor) -> Estimate:
+def mean(values: Tensor, counts: Tensor) -> Measurement:
     """Of (N,) values, with the interval of the resamples that `counts` (draws, N) describes."""
     values = values.double()
     return around(values.mean().item(), counts @ values / len(values))

@@ -6,14 +6,6 @@ is the prediction's business, and its training the loop's.
 
 from torch import nn
 
-from models import variants
 
-
-def names() -> list[str]:
-    """The names that `find` accepts, in alphabetical order."""
-    return variants.names(__name__, nn.Module)
-
-
-def find(name: str) -> type[nn.Module]:
-    """The network class of the module `name`. Raises UserError, with a suggestion, where there is none."""
-    return variants.find(__name__, name, "network", nn.Module)
+class Network(nn.Module):
+    """Base class of the denoising networks."""

@@ -29,7 +29,7 @@ def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels, affine=affine)
 
 
-def joined(images: Tensor, planes: Tensor | None) -> Tensor:
+def join_planes(images: Tensor, planes: Tensor | None) -> Tensor:
     """(N, C, H, W), (N, K, H, W) or None -> (N, C + K, H, W)."""
     return images if planes is None else torch.cat((images, planes), dim=1)
 
@@ -96,7 +96,7 @@ class SelfAttention(nn.Module):
         return hidden + self.out(mixed)
 
 
-class CrossAttention(nn.Module):
+class TokenAttention(nn.Module):
     """Multi-head attention of all pixels to a sequence of tokens, otherwise as self-attention; it begins at zero."""
 
     def __init__(self, channels: int, heads: int, token_width: int) -> None:

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.conditioning import ConditioningName
-from models.networks import options
-from models.networks.blocks import fold, joined, unfold, zeroed
+from models.networks import Network, options
+from models.networks.blocks import fold, join_planes, unfold, zeroed
+from models.networks.conditioning import ConditioningName
 from models.networks.embeddings import Condition
 from models.networks.layout import Attentions, Levels
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Network):
     """UNet of ConvNeXt blocks (arXiv 2201.03545), with time and label in every norm; it begins by answering zero."""
 
     def __init__(
@@ -58,8 +58,8 @@ class ConvNeXt(nn.Module):
         options.no_tokens(self.condition.label, "a ConvNeXt", "use another network")
         folded = shape[0] * patch_size**2
 
-        def block(channels: int) -> Block:
-            return Block(channels, 4 * width, kernel_size, expansion, dropout)
+        def block(channels: int) -> ConvNeXtBlock:
+            return ConvNeXtBlock(channels, 4 * width, kernel_size, expansion, dropout)
 
         planes = self.condition.label.channels
         self.stem = nn.Conv2d(folded + planes * patch_size**2, widths[0], 3, padding=1)
@@ -70,7 +70,7 @@ class ConvNeXt(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """noisy: (N, C, H, W); t: (N,) in [0, 1]; label: (N,) int64, or None for no class. Returns (N, C, H, W)."""
         condition, signals = self.condition(t, label)  # condition: (N, 4·width)
-        folded = fold(joined(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
+        folded = fold(join_planes(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
         if folded.is_cpu:  # all that follows keeps this memory format, in which norms over channels read neighbours
             folded = folded.contiguous(memory_format=torch.channels_last)
         hidden = self.levels(self.stem(folded), condition, None)  # (N, channels of level 0, H/p, W/p)
@@ -78,7 +78,7 @@ class ConvNeXt(nn.Module):
         return unfold(self.head(hidden), self.patch_size, *noisy.shape[2:])  # (N, C, H, W)
 
 
-class Block(nn.Module):
+class ConvNeXtBlock(nn.Module):
     """A depthwise convolution, a norm with time and label, and a perceptron at every pixel, added to their input.
 
     The last convolution begins at zero, instead of the paper's small scale on each channel.

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.conditioning import ConditioningName
 from models.errors import UserError
-from models.networks import options
-from models.networks.blocks import fold, joined, unfold, zeroed
+from models.networks import Network, options
+from models.networks.blocks import fold, join_planes, unfold, zeroed
+from models.networks.conditioning import ConditioningName
 from models.networks.embeddings import Condition, axial_angles, rotate
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """Diffusion transformer (arXiv 2212.09748) with normalised queries and keys; it begins by answering zero."""
 
     cosines: Tensor
@@ -57,7 +57,7 @@ class DiT(nn.Module):
         super().__init__()
         options.at_least(1, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, patch_size=patch_size)
         options.dropout_share(dropout)
-        options.one_of(("rope", "learned"), position=position)
+        options.check_choice(("rope", "learned"), position=position)
         options.heads_divide(heads, width, "a token (width)")
         if position == "rope" and width // heads % 4:
             raise UserError(
@@ -77,7 +77,7 @@ class DiT(nn.Module):
             self.register_buffer("cosines", angles.cos(), persistent=False)
             self.register_buffer("sines", angles.sin(), persistent=False)
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio, dropout, qk_norm, label.tokens > 0) for _ in range(depth)
+            DiTBlock(width, heads, mlp_ratio, dropout, qk_norm, label.tokens > 0) for _ in range(depth)
         )
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.head = zeroed(nn.Linear(width, folded))
@@ -85,7 +85,7 @@ class DiT(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """noisy: (N, C, H, W); t: (N,) in [0, 1]; label: (N,) int64, or None for no class. Returns (N, C, H, W)."""
         condition, signals = self.condition(t, label)  # condition: (N, width)
-        grid = fold(joined(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
+        grid = fold(join_planes(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
         tokens = self.patches(grid.flatten(2).transpose(1, 2))  # (N, H/p·W/p, width)
         tokens = tokens.to(noisy.dtype)  # under autocast the sum over blocks stays float32
         if self.table is not None:
@@ -99,7 +99,7 @@ class DiT(nn.Module):
         return unfold(grid, self.patch_size, *noisy.shape[2:])  # (N, C, H, W)
 
 
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """Attention, then a two-layer perceptron, each with its own shift, scale and gate from the condition.
 
     All of these begin at zero, so that the block begins as the identity.

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models import conditioning as ways
-from models.conditioning import Signals
+from models.networks.conditioning import Signals
+from models.variants import CONDITIONINGS
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
@@ -35,7 +35,7 @@ class Condition(nn.Module):
         self.classes = classes
         self.time_in = nn.Linear(width, width)
         self.time_out = nn.Linear(width, width)
-        self.label = ways.find(conditioning)(classes, width, shape)
+        self.label = CONDITIONINGS.find(conditioning)(classes, width, shape)
 
     def forward(self, t: Tensor, label: Tensor | None) -> tuple[Tensor, Signals]:
         """t: (N,) in [0, 1]; label: (N,) int64 in 0..classes, or None: the null label for all."""

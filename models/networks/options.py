@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from models.conditioning import Conditioning
 from models.errors import UserError
+from models.networks.conditioning import Conditioning
 
 
 def at_least(minimum: int, **options: int | Sequence[int]) -> None:
@@ -23,7 +23,7 @@ def odd(**options: int) -> None:
             raise UserError(f"network option {name}: {value} is even: use {value - 1} or {value + 1}")
 
 
-def one_of(choices: Sequence[str], **options: str) -> None:
+def check_choice(choices: Sequence[str], **options: str) -> None:
     """Raises UserError for the first option that is none of the choices."""
     for name, value in options.items():
         if value not in choices:

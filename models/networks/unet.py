@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.conditioning import ConditioningName
-from models.networks import options
+from models.networks import Network, options
 from models.networks.blocks import (
-    CrossAttention,
     ResidualBlock,
     SelfAttention,
+    TokenAttention,
     fold,
     group_norm,
-    joined,
+    join_planes,
     unfold,
     zeroed,
 )
+from models.networks.conditioning import ConditioningName
 from models.networks.embeddings import Condition
 from models.networks.layout import Attentions, Levels
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """Residual UNet after "Diffusion models beat GANs" (arXiv 2105.05233), lighter for CPUs; it begins by answering 0.
 
     Attention stands once per chosen level and direction; for the lowest level that is in the middle.
@@ -82,7 +82,7 @@ class UNet(nn.Module):
             if level not in attention_levels:
                 return Attentions()
             itself = SelfAttention(widths[level], heads)
-            return Attentions([itself, CrossAttention(widths[level], heads, 4 * width)] if label.tokens else [itself])
+            return Attentions([itself, TokenAttention(widths[level], heads, 4 * width)] if label.tokens else [itself])
 
         self.stem = nn.Conv2d(folded + label.channels * patch_size**2, widths[0], 3, padding=1)
         self.levels = Levels(widths, blocks, block, attention)
@@ -92,7 +92,7 @@ class UNet(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """noisy: (N, C, H, W); t: (N,) in [0, 1]; label: (N,) int64, or None for no class. Returns (N, C, H, W)."""
         condition, signals = self.condition(t, label)  # condition: (N, 4·width)
-        folded = fold(joined(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
+        folded = fold(join_planes(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
         if folded.is_cpu:  # all that follows keeps this memory format: training is 5 to 8 % faster there
             folded = folded.contiguous(memory_format=torch.channels_last)
         hidden = self.levels(self.stem(folded), condition, signals.tokens)  # (N, channels of level 0, H/p, W/p)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from models import variants
 from models.errors import UserError
 from models.randomness import StepRandomness
+from models.variants import SPACES
 
 Locate = Callable[[str], Path]
 
@@ -56,25 +56,19 @@ class Fitted(NamedTuple):
     report: list[str]
 
 
-class Space(Protocol):
+class Space:
     """shape: (C, H, W) of a clean image as the network sees it; image_shape: of the uint8 image. deviation: of all
     numbers of the encoded training split about their mean, EDM's sigma_data. bounds: of clean images, None for none.
     grey_levels: where the levels 0 and 255 of a pixel lie in clean images, None where those are no pixels. needs:
     checkpoint files that it is made of.
     """
 
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-    @property
-    def image_shape(self) -> tuple[int, int, int]: ...
-    @property
-    def deviation(self) -> float: ...
-    @property
-    def bounds(self) -> tuple[float, float] | None: ...
-    @property
-    def grey_levels(self) -> tuple[float, float] | None: ...
-    @property
-    def needs(self) -> Sequence[Path]: ...
+    shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]
+    deviation: float
+    bounds: tuple[float, float] | None
+    grey_levels: tuple[float, float] | None
+    needs: Sequence[Path]
 
     @classmethod
     def fit(cls, images: ImageRows, flips: bool, around: Surroundings) -> Fitted:
@@ -82,40 +76,32 @@ class Space(Protocol):
 
         Raises UserError for options that do not fit.
         """
-        ...
+        raise NotImplementedError
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], locate: Locate) -> Self:
         """The space that gave `facts()`. locate: the checkpoint file of a SHA-256. Raises UserError."""
-        ...
+        raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
         """All that it is, as plain numbers and words."""
-        ...
+        raise NotImplementedError
 
-    def to(self, device: torch.device) -> Self: ...
+    def to(self, device: torch.device) -> Self:
+        """Move what the space computes with to the device."""
+        return self
 
     def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
         """A training batch cut from what `fit` prepared -> clean."""
-        ...
+        raise NotImplementedError
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> clean, float32 (N, *shape)."""
-        ...
+        raise NotImplementedError
 
     def decode(self, clean: Tensor) -> Tensor:
         """(N, *shape) -> uint8 (N, C, H, W), rounded half to even and clipped."""
-        ...
-
-
-def names() -> list[str]:
-    """The names that `find` accepts, in alphabetical order."""
-    return variants.names(__name__)
-
-
-def find(name: str) -> type[Any]:
-    """The space class of the module `name`. Raises UserError, with a suggestion, where there is none."""
-    return variants.find(__name__, name, "space")
+        raise NotImplementedError
 
 
 def to_facts(space: Space) -> dict[str, Any]:
@@ -127,6 +113,6 @@ def from_facts(facts: Mapping[str, Any], locate: Locate) -> Space:
     """Raises UserError for facts that are not those of a space."""
     rest = dict(facts)
     try:
-        return find(str(rest.pop("name", "pixels"))).from_facts(rest, locate)
+        return SPACES.find(str(rest.pop("name", "pixels"))).from_facts(rest, locate)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the checkpoint describes no space ({error})") from None

@@ -16,18 +16,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from models import checkpoint
-from models.autoencoders import Autoencoder, load_autoencoder
-from models.encoded import FOLDER, Encoded, encode_images, file_name, read_encoded
+from models.autoencoders.autoencoder import Autoencoder, load_autoencoder
 from models.errors import UserError
 from models.randomness import StepRandomness
-from models.run import find_run
-from models.spaces import Fitted, ImageRows, Locate, Surroundings
+from models.runs import checkpoints
+from models.runs.lookup import find_run
+from models.spaces import Fitted, ImageRows, Locate, Space, Surroundings
+from models.spaces.encoded import FOLDER, Encoded, encode_images, file_name, read_encoded
 from models.spaces.pixels import Pixels
 
 
 @dataclass(frozen=True)
-class Latents:
+class Latents(Space):
     """autoencoder: frozen. mean, scale: of each latent channel over the training split, posterior noise included.
     reach: the largest standardised latent there; None where it is not known."""
 
@@ -147,7 +147,7 @@ def find_autoencoder(wanted: str, experiments_dir: Path, dataset: str | None = N
         if not Path(wanted).is_file():
             raise UserError(f"--autoencoder {wanted}: no checkpoint is there; name the autoencoder's run or its file")
         return Path(wanted)
-    return checkpoint.resolve(find_run(wanted, experiments_dir, "train_vae", dataset))
+    return checkpoints.resolve_checkpoint(find_run(wanted, experiments_dir, "train_vae", dataset))
 
 
 def _codes(

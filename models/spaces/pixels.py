@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from models.randomness import StepRandomness
-from models.spaces import Fitted, ImageRows, Locate, Surroundings
+from models.spaces import Fitted, ImageRows, Locate, Space, Surroundings
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Space):
     """shape: (C, H, W) of one encoded example. deviation: of the encoded pixels of the training split about their mean,
     EDM's sigma_data."""
 
@@ -51,9 +51,6 @@ class Pixels:
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
-
-    def to(self, device: torch.device) -> Self:
-        return self
 
     @staticmethod
     def scale(images: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import signal
 import sys
 from typing import Any
 
-from models import distributed
-from models.training import Trainer
-from scripts.command import run_command
+from models import processes
+from models.training.loop import Trainer
+from scripts.cli.command import run_command
 
 
 def main(argv: list[str]) -> None:
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
     step = Trainer.train_step
 
     def failing_step(self: Any) -> None:
-        if distributed.rank() == 1 and self.step == 4:
+        if processes.rank() == 1 and self.step == 4:
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("the fifth step is too much")

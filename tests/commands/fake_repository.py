@@ -79,9 +79,9 @@ class FakeRepository:
         self._fill()
 
     def _fill(self) -> None:
-        (self.root / "scripts").mkdir(parents=True)
-        for script in (ROOT / "scripts").glob("*.sh"):
-            shutil.copy(script, self.root / "scripts")
+        (self.root / "scripts" / "sh").mkdir(parents=True)
+        for script in (ROOT / "scripts" / "sh").glob("*.sh"):
+            shutil.copy(script, self.root / "scripts" / "sh")
         shutil.copy(ROOT / "Makefile", self.root)
         for task in ("fake", "train_ddpm", "train_flow", "generate", "record"):
             (self.root / "scripts" / f"{task}.py").write_text(TASK)
@@ -107,7 +107,7 @@ class FakeRepository:
 
     def serve(self, **env: str) -> str:
         """Launches a run that waits for a signal; returns the name of its session."""
-        done = self.run("scripts/launch.sh", "fake", FAKE="serve", **env)
+        done = self.run("scripts/sh/launch.sh", "fake", FAKE="serve", **env)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

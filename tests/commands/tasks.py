@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-import data
 from data import ImageData, Split
-from models import checkpoint
+from models.runs import checkpoints
+from models.variants import DATA_SETS
 
 PARALLEL = ("train_ddpm", "train_flow", "train_latent", "train_vae", "generate", "evaluate")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ class Ended:
 
 def run_here(task: str, *arguments: object, capsys: pytest.CaptureFixture[str]) -> Ended:
     """The task in this process, through its real entry."""
-    from scripts.command import run_command
+    from scripts.cli.command import run_command
 
     main = importlib.import_module(f"scripts.{task}").main
     capsys.readouterr()
@@ -123,7 +123,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def weights_hash(folder: Path) -> str:
     """A hash of every tensor of the last checkpoint: weights, average and optimizer."""
-    tensors, _ = checkpoint.load(checkpoint.resolve(folder))
+    tensors, _ = checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(folder))
     digest = hashlib.sha256()
     for key in sorted(tensors):
         digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
@@ -150,4 +150,4 @@ def tiny_data(name: str) -> ImageData:
 def use_tiny_data(patch: pytest.MonkeyPatch) -> None:
     """Every data set of the official ones is then `tiny_data`."""
     for name in ("digits", "mnist", "fashion_mnist", "emnist", "cifar10"):
-        patch.setattr(data.find(name), "load", lambda self, root, name=name: tiny_data(name))
+        patch.setattr(DATA_SETS.find(name), "load", lambda self, root, name=name: tiny_data(name))

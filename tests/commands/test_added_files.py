@@ -67,5 +67,5 @@ def test_help_names_an_added_conditioning(
 
 def test_every_kind_of_large_variant_is_among_them() -> None:
     assert {package.__name__ for package, _ in SOURCES.values()} == {
-        *("models.networks", "models.conditioning", "models.spaces", "data"),
+        *("models.networks", "models.networks.conditioning", "models.spaces", "data"),
     }

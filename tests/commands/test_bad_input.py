@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models import checkpoint
+from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
 
 
@@ -77,8 +77,8 @@ def test_training_flags(flags, words, tmp_path: Path, monkeypatch, capsys) -> No
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from scripts.denoising import train_denoiser
-    from scripts.flags import TrainFlags
+    from scripts.cli.flags import TrainFlags
+    from scripts.tasks.denoising import train_denoiser
 
     folder = tmp_path_factory.mktemp("runs")
     train_denoiser([*TINY, "--experiments_dir", str(folder), "--timesteps", "20"], "train_ddpm", TrainFlags(), "")
@@ -145,13 +145,13 @@ def test_a_link_to_an_empty_folder_is_filled(run: Path, tmp_path: Path, capsys) 
 
 
 def test_a_truncated_checkpoint(copy: Path, capsys) -> None:
-    path = checkpoint.resolve(copy)
+    path = checkpoints.resolve_checkpoint(copy)
     path.write_bytes(path.read_bytes()[:-100])
     check_refusal(run_here("generate", "--run", copy, "--steps", "2", capsys=capsys), path.name, "truncated")
 
 
 def test_a_missing_checkpoint(copy: Path, capsys) -> None:
-    checkpoint.resolve(copy).unlink()
+    checkpoints.resolve_checkpoint(copy).unlink()
     check_refusal(run_here("generate", "--run", copy, "--steps", "2", capsys=capsys), "no checkpoint")
     (copy / "checkpoints" / "last").unlink()
     check_refusal(run_here("generate", "--run", copy, "--steps", "2", capsys=capsys), "checkpoint")
@@ -170,7 +170,7 @@ def test_a_foreign_checkpoint(tmp_path: Path, capsys) -> None:
 def test_a_config_that_would_run_code(copy: Path, tmp_path: Path, capsys) -> None:
     mark = tmp_path / "executed"
     evil = f"!!python/object/apply:os.system ['touch {mark}']\n"
-    path = checkpoint.resolve(copy)
+    path = checkpoints.resolve_checkpoint(copy)
     path.with_suffix(".yaml").write_text(evil)
     check_refusal(run_here("generate", "--run", copy, "--steps", "2", capsys=capsys), ".yaml")
     (tmp_path / "evil.txt").write_text(evil)
@@ -179,7 +179,7 @@ def test_a_config_that_would_run_code(copy: Path, tmp_path: Path, capsys) -> Non
 
 
 def test_resuming_on_other_data(copy: Path, tmp_path: Path, capsys) -> None:
-    path = checkpoint.resolve(copy)
+    path = checkpoints.resolve_checkpoint(copy)
     facts = path.with_suffix(".yaml").read_text().splitlines()
     at = next(index for index, line in enumerate(facts) if line == "data:")
     facts[at + 2] = "  sha256: " + "0" * 64

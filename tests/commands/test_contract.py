@@ -19,23 +19,25 @@ from torch import Tensor
 
 from data.digits import Digits
 from data.images import ImageData, Split
-from models import build, checkpoint, conditioning, networks, spaces
+from models.diffusion.losses import DISTANCES, WEIGHTINGS
+from models.diffusion.noise import COUPLINGS, INITIAL_NOISES
+from models.diffusion.noise_schedules import NAMES, build_noise_schedule
+from models.diffusion.predictions import PREDICTIONS
+from models.diffusion.samplers import SAMPLERS, sampler_options
+from models.diffusion.times import DENSITIES, GRIDS
 from models.errors import UserError
 from models.generation import Sampling, generate
-from models.initial_noise import COUPLINGS, INITIAL_NOISES
-from models.losses import DISTANCES, WEIGHTINGS
-from models.noise_schedules import NAMES, build_noise_schedule
-from models.predictions import PREDICTIONS
-from models.run import Run
-from models.samplers import SAMPLERS, sampler_options
+from models.model import Model, load_denoiser
+from models.runs import checkpoints
+from models.runs.run import Run
 from models.spaces import Space
-from models.times import DENSITIES, GRIDS
+from models.variants import CONDITIONINGS, NETWORKS, SPACES
 from scripts import train_vae
-from scripts.arguments import parse, to_arguments
-from scripts.denoising import assemble, complete
-from scripts.flags import AutoencoderFlags, SamplerFlags, TrainFlags
-from scripts.sampling import check_guidance, choose_labels, sampling_of
-from scripts.training import Prepared, resolve
+from scripts.cli.arguments import parse_flags, to_arguments
+from scripts.cli.flags import AutoencoderFlags, SamplerFlags, TrainFlags
+from scripts.tasks.denoising import assemble, complete
+from scripts.tasks.sampling import check_guidance, choose_labels, sampling_of
+from scripts.tasks.training import Prepared, resolve_flags
 from tests.commands.tasks import TINY_VAE
 
 # What makes a network small; one that is not here is built as it is by default.
@@ -106,9 +108,9 @@ SETTINGS = st.builds(
     weighting=one_of(WEIGHTINGS),
     initial_noise=one_of(INITIAL_NOISES),
     coupling=one_of(COUPLINGS),
-    space=one_of(spaces.names()),
-    network=one_of(networks.names()),
-    conditioning=one_of(conditioning.names()),
+    space=one_of(SPACES.names()),
+    network=one_of(NETWORKS.names()),
+    conditioning=one_of(CONDITIONINGS.names()),
     conditional=st.booleans(),
     label_drop=one_of((0.0, 0.1, 1.0)),
     accumulate=one_of((1, 2)),
@@ -128,7 +130,7 @@ def reasons(chosen: Setting) -> list[str]:
     no_chain = chain and chosen.noise_schedule == "flow"
     steps = None if no_chain else chosen.timesteps or None
     schedule = build_noise_schedule(chosen.noise_schedule, steps, chosen.zero_terminal_snr)
-    tokens = conditioning.find(chosen.conditioning).tokens > 0
+    tokens = CONDITIONINGS.find(chosen.conditioning).tokens > 0
     random_steps = chosen.sampler in STOCHASTIC or bool(chosen.eta)
     possible = {
         "flow schedule is continuous": no_chain,
@@ -157,15 +159,15 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.folder, self.dataset = folder, few_digits()
         argv = [*TINY_VAE, "--experiments_dir", str(folder)]
-        flags = resolve(parse(argv, AutoencoderFlags(), "train_vae", ""))
-        path = self.train(train_vae.prepare(flags, resumed=False), 3, "train_vae")
+        flags = resolve_flags(parse_flags(argv, AutoencoderFlags(), "train_vae", ""))
+        path = self.train(train_vae.prepare_autoencoder(flags, resumed=False), 3, "train_vae")
         self.space_options = {"latents": {"autoencoder": str(path), "encoded": "none"}}
 
     def prepare(self, chosen: Setting) -> Prepared:
         options = self.space_options.get(chosen.space, {})
         config = {**QUICK, **chosen.training, **{f"space.{key}": value for key, value in options.items()}}
         argv = [*to_arguments(config), "--no-tensorboard", "--experiments_dir", str(self.folder)]
-        return assemble(complete(resolve(parse(argv, TrainFlags(), "train_ddpm", ""))), self.dataset)
+        return assemble(complete(resolve_flags(parse_flags(argv, TrainFlags(), "train_ddpm", ""))), self.dataset)
 
     def train(self, prepared: Prepared, steps: int, task: str = "train_ddpm") -> Path:
         """The checkpoint after some steps; raises FloatingPointError where a gradient is not finite."""
@@ -179,8 +181,8 @@ class Workshop:
         assert path is not None
         return path
 
-    def open(self, path: Path, chosen: Setting) -> tuple[build.Loaded, Sampling]:
-        loaded = build.load_denoiser(path, "ema", CPU)
+    def open(self, path: Path, chosen: Setting) -> tuple[Model, Sampling]:
+        loaded = load_denoiser(path, "ema", CPU)
         sampling = sampling_of(chosen.sampling, loaded)
         check_guidance(loaded, sampling.guidance_scale)
         return loaded, sampling
@@ -200,7 +202,7 @@ class Finite:
         return self.space.decode(clean)
 
 
-def images_of(loaded: build.Loaded, sampling: Sampling, batch_size: int) -> Tensor:
+def images_of(loaded: Model, sampling: Sampling, batch_size: int) -> Tensor:
     labels = choose_labels(loaded, None, COUNT)
     space: Any = Finite(loaded.space)
     batches = generate(loaded.denoiser, space, sampling, COUNT, labels, loaded.spec.classes, 3, CPU, batch_size, 2)
@@ -227,7 +229,7 @@ def examples(count: int) -> Callable[[Any], Any]:
 @given(chosen=SETTINGS.filter(lambda chosen: not reasons(chosen)))
 def test_what_is_not_refused_trains_and_samples(workshop: Workshop, chosen: Setting) -> None:
     path = workshop.train(workshop.prepare(chosen), 2)
-    tensors, _ = checkpoint.load(path)
+    tensors, _ = checkpoints.load_checkpoint(path)
     assert all(value.isfinite().all() for value in tensors.values())
     loaded, sampling = workshop.open(path, chosen)
     images = images_of(loaded, sampling, COUNT)

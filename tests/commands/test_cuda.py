@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from models.optim import OPTIMIZERS
-from models.run import Run
-from scripts.arguments import parse
-from scripts.denoising import assemble, complete
-from scripts.flags import FLOW
-from scripts.training import load_data, resolve
+from models.runs.run import Run
+from scripts.cli.arguments import parse_flags
+from scripts.cli.flags import FLOW
+from scripts.tasks.denoising import assemble, complete
+from scripts.tasks.training import load_data, resolve_flags
 from tests.commands.tasks import TINY, rows_of, run_here
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 @pytest.mark.parametrize("network", ["unet", "dit", "convnext"])
 def test_a_step_waits_for_nothing(optimizer: str, network: str, tmp_path: Path) -> None:
     words = ["--network", network, "--optimizer", optimizer, "--device", "cuda", "--batch_size", "16"]
-    flags = complete(resolve(parse(words, FLOW, "train_flow", "")))
+    flags = complete(resolve_flags(parse_flags(words, FLOW, "train_flow", "")))
     trainer = assemble(flags, load_data(flags)).trainer(Run.create(tmp_path, "train_flow", "digits", None))
     for _ in range(3):
         trainer.train_step()

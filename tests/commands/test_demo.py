@@ -50,11 +50,11 @@ def test_it_ends_with_grid_animation_and_run_folder(repository: FakeRepository) 
 
 
 def test_a_failure_ends_it_with_the_tasks_code(repository: FakeRepository) -> None:
-    done = repository.run("scripts/demo.sh", "--fail")
+    done = repository.run("scripts/sh/demo.sh", "--fail")
     assert (done.returncode, done.stdout) == (3, "")
 
 
 def test_a_missing_picture_is_an_error(repository: FakeRepository) -> None:
-    done = repository.run("scripts/demo.sh", NO_ANIMATION="1")
+    done = repository.run("scripts/sh/demo.sh", NO_ANIMATION="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("error: ")

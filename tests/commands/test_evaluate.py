@@ -12,8 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from models import checkpoint
 from models.evaluation.statistics import wilson_interval
+from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
 
 FEW = ("--num_images", "40", "--draws", "8")
@@ -61,7 +61,7 @@ def test_the_report_goes_into_the_run_and_carries_its_protocol(runs: Path, capsy
     assert ended.folder.parent == run / "evaluation" and ended.folder.name.endswith("-bayes.json")
     report = report_of(ended)
     card, results = report["protocol"], report["results"]
-    _, facts = checkpoint.load(checkpoint.resolve(run))
+    _, facts = checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(run))
     assert card["run"] == run.name and card["step"] == 120 and card["weights"] == "ema"
     assert card["checkpoint_sha256"] == facts["sha256"] and len(card["images_sha256"]) == 64
     assert (card["dataset"], card["split"], card["num_images"]) == ("digits", "test", 40)
@@ -126,7 +126,7 @@ def test_chains_and_latents_too(bayes, runs: Path, kind: str) -> None:
     report = report_of(bayes(kind, "--num_images", "10", "--draws", "3"))
     assert report["results"]["images"] == 10
     (vae,) = runs.glob("*-vae-*")
-    hashes = {"latent": checkpoint.load(checkpoint.resolve(vae))[1]["sha256"]}
+    hashes = {"latent": checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(vae))[1]["sha256"]}
     assert report["protocol"].get("autoencoder_sha256") == hashes.get(kind)
 
 
@@ -180,7 +180,7 @@ def test_an_unknown_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_another_data_set_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run,) = runs.glob("*labels")
-    path = checkpoint.resolve(run)
+    path = checkpoints.resolve_checkpoint(run)
     for each in (path, path.with_suffix(".yaml")):
         (tmp_path / each.name).write_bytes(each.read_bytes())
     foreign = tmp_path / path.name

@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 
 from data.digits import Digits
-from models import checkpoint
 from models.evaluation import classifier
 from models.evaluation.classifier import Schooling, school
-from scripts.extractors import subject_of
+from models.runs import checkpoints
+from scripts.tasks.extractors import subject_of
 from tests.commands.tasks import TINY, Ended, grey_folder, rows_of, run_here, weights_hash
 
 FEW = ("--num_images", "60", "--steps", "4", "--draws", "10")
@@ -96,8 +96,8 @@ def figures_of(folder: Path, name: str, weights: str = "ema") -> list[dict[str, 
 def test_a_row_for_every_checkpoint_and_its_weights(usual: Path, runs: Path) -> None:
     (run,) = runs.glob("*labels")
     assert usual.parent == run / "evaluation" and usual.name.endswith("-checkpoints")
-    saved = checkpoint.list_checkpoints(run / "checkpoints")
-    steps = [checkpoint.load(path)[1]["step"] for path in saved]
+    saved = checkpoints.list_checkpoints(run / "checkpoints")
+    steps = [checkpoints.load_checkpoint(path)[1]["step"] for path in saved]
     rows = table_of(usual)
     assert steps[0] == 1 and len(saved) > 2
     assert [(int(row["step"]), row["weights"]) for row in rows] == [(n, w) for n in steps for w in ("raw", "ema")]
@@ -225,7 +225,7 @@ def test_the_best_checkpoint_is_that_of_the_least_distance(train) -> None:
     found = set()
     for name, column in (("loss", "test_loss"), ("distance", "sample_distance")):
         values = {int(row["step"]): float(row[column]) for row in rows_of(by[name])}
-        best = checkpoint.load(checkpoint.resolve(by[name], checkpoint.BEST))[1]["step"]
+        best = checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(by[name], checkpoints.BEST))[1]["step"]
         assert best == min(values, key=values.__getitem__)
         found.add(best)
         summary = (by[name] / "performance_metrics.txt").read_text()

@@ -16,10 +16,10 @@ import torch
 import yaml
 from PIL import Image
 
-import data
-from models import checkpoint
 from models.evaluation import inception
 from models.evaluation.classifier import Classifier
+from models.runs import checkpoints
+from models.variants import DATA_SETS
 from tests.commands.tasks import TINY, Ended, run_here, tiny_classifier
 
 COUNT = 30
@@ -147,7 +147,7 @@ def test_the_first_images_alone(evaluate, made: Made, tmp_path: Path) -> None:
 
 
 def test_classes_come_as_often_as_in_the_training_images(evaluate) -> None:
-    labels = data.find("digits")().load(Path()).train.labels
+    labels = DATA_SETS.find("digits")().load(Path()).train.labels
     ended = evaluate("--num_images", 359, "--sampler", "euler", "--steps", 1)
     with np.load(ended.folder / "samples.npz") as archive:
         found = np.bincount(archive["arr_1"], minlength=10)
@@ -216,8 +216,8 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("worked before the mistake was found")
 
     monkeypatch.setattr(Classifier, "read", work)
-    monkeypatch.setattr("scripts.samples.generate", work)
-    monkeypatch.setattr("models.evaluation.classifier.train", work)
+    monkeypatch.setattr("scripts.tasks.samples.generate", work)
+    monkeypatch.setattr("models.evaluation.classifier.fit_classifier", work)
 
 
 @pytest.fixture
@@ -332,14 +332,14 @@ def test_a_folder_in_use(refused, made: Made) -> None:
 
 
 def test_a_network_of_other_data_or_with_damaged_weights(refused, made: Made, tmp_path: Path) -> None:
-    tensors, facts = checkpoint.load(made.network)
+    tensors, facts = checkpoints.load_checkpoint(made.network)
     facts = {key: value for key, value in facts.items() if key not in ("sha256", "format")}
     other = tmp_path / "other.safetensors"
-    checkpoint.write(other, tensors, {**facts, "dataset": "letters", "data_sha256": "0" * 64})
+    checkpoints.write_checkpoint(other, tensors, {**facts, "dataset": "letters", "data_sha256": "0" * 64})
     refused(words=("a network of letters, other data than digits",), network=other)
     other.write_bytes(other.read_bytes()[:-9])
     refused(words=("truncated or altered",), network=other)
-    run = checkpoint.resolve(made.run)
+    run = checkpoints.resolve_checkpoint(made.run)
     refused(words=("is no feature network",), network=run)
 
 

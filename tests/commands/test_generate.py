@@ -9,16 +9,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from models import checkpoint
-from models.samplers import SAMPLERS
+from models.diffusion.samplers import SAMPLERS
+from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one flow and one chain, each trained for a moment."""
-    from scripts.denoising import train_denoiser
-    from scripts.flags import FLOW, TrainFlags
+    from scripts.cli.flags import FLOW, TrainFlags
+    from scripts.tasks.denoising import train_denoiser
 
     folder = tmp_path_factory.mktemp("runs")
     common = [*TINY, "--experiments_dir", str(folder), "--max_steps", "30", "--checkpoint_every", "0.1", "--lr", "3e-3"]
@@ -114,7 +114,7 @@ def test_guidance_costs_one_pass_of_twice_the_images(generate) -> None:
 def test_every_checkpoint(generate, runs: Path) -> None:
     (run,) = runs.glob("*-flow-*")
     folder = generate("flow", "--every_checkpoint", "--animate").folder
-    names = {path.stem for path in checkpoint.list_checkpoints(run / "checkpoints")}
+    names = {path.stem for path in checkpoints.list_checkpoints(run / "checkpoints")}
     assert len(names) > 2 and names <= {path.stem for path in folder.glob("*.png")}
     assert Image.open(folder / "training_strip.png").width > 100
     assert Image.open(folder / "animation.webp").n_frames == len(names)  # type: ignore[attr-defined]
@@ -122,7 +122,7 @@ def test_every_checkpoint(generate, runs: Path) -> None:
 
 def test_a_checkpoint_file_alone_is_enough(generate, runs: Path, tmp_path: Path, capsys) -> None:
     (run,) = runs.glob("*-flow-*")
-    path = checkpoint.resolve(run)
+    path = checkpoints.resolve_checkpoint(run)
     lonely = tmp_path / "moved" / path.name
     lonely.parent.mkdir()
     for suffix in (".safetensors", ".yaml"):
@@ -134,11 +134,13 @@ def test_a_checkpoint_file_alone_is_enough(generate, runs: Path, tmp_path: Path,
 
 def test_autoguidance(generate, runs: Path) -> None:
     (run,) = runs.glob("*-flow-*")
-    weak = checkpoint.list_checkpoints(run / "checkpoints")[0]
+    weak = checkpoints.list_checkpoints(run / "checkpoints")[0]
     plain = images_of(generate("flow").folder)
     guided = images_of(generate("flow", "--guidance_scale", "2", "--autoguidance", weak).folder)
     assert (plain != guided).any()
-    itself = images_of(generate("flow", "--guidance_scale", "2", "--autoguidance", checkpoint.resolve(run)).folder)
+    itself = images_of(
+        generate("flow", "--guidance_scale", "2", "--autoguidance", checkpoints.resolve_checkpoint(run)).folder
+    )
     assert np.abs(plain.astype(int) - itself).max() <= 1
 
 
@@ -160,7 +162,7 @@ def test_the_default_folder_lies_in_the_run(runs: Path, capsys) -> None:
 def test_autoguidance_needs_no_labels(tmp_path: Path, capsys) -> None:
     words = (*TINY, "--experiments_dir", tmp_path, "--no-conditional", "--lr", "3e-3", "--checkpoint_every", "0.03")
     run = run_here("train_flow", *words, capsys=capsys).folder
-    weak = checkpoint.list_checkpoints(run / "checkpoints")[0]
+    weak = checkpoints.list_checkpoints(run / "checkpoints")[0]
     words = ("--run", run, "--num_samples", 4, "--steps", 2)
     plain = images_of(run_here("generate", *words, capsys=capsys).folder)
     words = (*words, "--autoguidance", weak, "--guidance_scale", 3)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from models import networks
+from models.variants import NETWORKS
 from tests.commands.tasks import REPOSITORY, run_here
 
 TASKS = sorted(
@@ -73,12 +73,12 @@ def test_help_is_quick_and_reads_well() -> None:
     pytest.fail(f"import torch takes {imports:.2f} s, and the help {[(task, helps[task][0]) for task in slow]}")
 
 
-@pytest.mark.parametrize("name", networks.names())
+@pytest.mark.parametrize("name", NETWORKS.names())
 def test_every_option_of_every_network_is_a_documented_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     ended = run_here("train_flow", "--network", name, "--help", capsys=capsys)
     assert ended.code == 0
     shown = ended.out
-    for parameter in inspect.signature(networks.find(name)).parameters.values():
+    for parameter in inspect.signature(NETWORKS.find(name)).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             flag = f"--network.{parameter.name.replace('_', '-')}"
             assert flag in shown, flag

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from models import checkpoint
-from models.run import liveness, read_status
+from models.runs import checkpoints
+from models.runs.status import liveness, read_status
 from tests.commands.tasks import REPOSITORY, TINY, run_child, run_here, start_child, status_of, weights_hash
 
 # About 0.02 s a step: long enough to be hit in the middle, with everything on that draws random numbers.
@@ -37,7 +37,7 @@ def wait_for_step(process: subprocess.Popen[str], runs: Path, step: int) -> Path
     """Waits until a checkpoint at or after the step is there."""
     for _ in range(2400):
         for run in runs.glob("*-flow-*"):
-            kept = checkpoint.list_checkpoints(run / "checkpoints")
+            kept = checkpoints.list_checkpoints(run / "checkpoints")
             if kept and int(kept[-1].stem.removeprefix("step_")) >= step:
                 return run
         assert process.poll() is None, process.communicate()[1]
@@ -81,14 +81,14 @@ def test_a_signal_saves_marks_and_exits(number: signal.Signals, code: int, tmp_p
     assert "Traceback" not in err
     status = status_of(run)
     assert status["state"] == "interrupted" and status["reason"] == number.name
-    assert checkpoint.resolve(run).stem == f"step_{status['step']:08d}"
+    assert checkpoints.resolve_checkpoint(run).stem == f"step_{status['step']:08d}"
 
 
 def test_a_crash_in_the_middle_of_a_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys) -> None:
     words = (*TINY, "--checkpoint_every", "0.01", "--keep_checkpoints", "0", "--experiments_dir", tmp_path)
     run = run_here("train_flow", *words, capsys=capsys).folder
     whole = weights_hash(run)
-    newest = checkpoint.list_checkpoints(run / "checkpoints")[-1]
+    newest = checkpoints.list_checkpoints(run / "checkpoints")[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     ended = run_here("train_flow", *words, "--resume", run, capsys=capsys)
     assert "resumed at step 5" in ended.err
@@ -102,7 +102,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_weights_change(tm
     (run,) = tmp_path.iterdir()
     status = status_of(run)
     assert status["state"] == "failed" and "not finite" in status["reason"]
-    tensors, _ = checkpoint.load(checkpoint.resolve(run))
+    tensors, _ = checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(run))
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert "Traceback" in (run / "training_log.txt").read_text()
 
@@ -152,7 +152,7 @@ def test_closing_a_real_screen_leaves_a_resumable_run(tmp_path: Path, screens: s
     environment = {"SCREENDIR": screens, "LAUNCH_WITH": "screen", "OMP_NUM_THREADS": "1"}
     runs = tmp_path / "runs"
     launched = subprocess.run(
-        ["scripts/launch.sh", "train_flow", *LONG, "--experiments_dir", str(runs)],
+        ["scripts/sh/launch.sh", "train_flow", *LONG, "--experiments_dir", str(runs)],
         cwd=REPOSITORY,
         env={**os.environ, **environment, "EXPERIMENTS_DIR": str(runs)},
         capture_output=True,

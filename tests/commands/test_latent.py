@@ -13,10 +13,10 @@ import yaml
 from PIL import Image
 
 from data.digits import Digits
-from models.build import NEEDED
-from models.encoded import read_encoded
 from models.evaluation.fidelity import fidelity
-from scripts.training import split_hash
+from models.model import NEEDED
+from models.spaces.encoded import read_encoded
+from scripts.tasks.training import split_hash
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, run_here
 from tests.commands.test_bad_input import check_refusal
 

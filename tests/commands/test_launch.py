@@ -69,7 +69,7 @@ def received(repository: FakeRepository) -> list[str]:
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_flags_arrive_untouched(repository: FakeRepository, launcher: str) -> None:
-    done = repository.run("scripts/launch.sh", "fake", *NASTY, LAUNCH_WITH=launcher)
+    done = repository.run("scripts/sh/launch.sh", "fake", *NASTY, LAUNCH_WITH=launcher)
     assert done.returncode == 0, done.stderr
     assert received(repository) == NASTY
 
@@ -77,7 +77,7 @@ def test_flags_arrive_untouched(repository: FakeRepository, launcher: str) -> No
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=WORDS)
 def test_any_flags_arrive_in_the_foreground(repository: FakeRepository, words: list[str]) -> None:
-    done = repository.run("scripts/launch.sh", "fake", *words, FOREGROUND="1")
+    done = repository.run("scripts/sh/launch.sh", "fake", *words, FOREGROUND="1")
     assert done.returncode == 0, done.stderr
     assert received(repository) == words
 
@@ -86,14 +86,14 @@ def test_any_flags_arrive_in_the_foreground(repository: FakeRepository, words: l
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=WORDS)
 def test_any_flags_arrive_in_a_session(repository: FakeRepository, words: list[str]) -> None:
-    done = repository.run("scripts/launch.sh", "fake", *words)
+    done = repository.run("scripts/sh/launch.sh", "fake", *words)
     assert done.returncode == 0, done.stderr
     assert received(repository) == words
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_an_early_death_is_reported_with_its_code(repository: FakeRepository, launcher: str) -> None:
-    done = repository.run("scripts/launch.sh", "fake", "--bath_size", FAKE="die 7", LAUNCH_WITH=launcher)
+    done = repository.run("scripts/sh/launch.sh", "fake", "--bath_size", FAKE="die 7", LAUNCH_WITH=launcher)
     assert done.returncode == 7
     assert done.stdout == ""
     assert "ended at once with exit code 7" in done.stderr
@@ -101,7 +101,7 @@ def test_an_early_death_is_reported_with_its_code(repository: FakeRepository, la
 
 
 def test_an_early_death_in_the_foreground_keeps_its_code(repository: FakeRepository) -> None:
-    assert repository.run("scripts/launch.sh", "fake", FAKE="die 5", FOREGROUND="1").returncode == 5
+    assert repository.run("scripts/sh/launch.sh", "fake", FAKE="die 5", FOREGROUND="1").returncode == 5
 
 
 def test_sessions_started_at_once_have_different_names(repository: FakeRepository) -> None:
@@ -109,12 +109,12 @@ def test_sessions_started_at_once_have_different_names(repository: FakeRepositor
         names = list(pool.map(lambda _: repository.serve(LAUNCH_WITH="nohup"), range(3)))
     assert len(set(names)) == 3
     assert len({repository.field(name, "pid") for name in names}) == 3
-    assert repository.run("scripts/sessions.sh", "stop", "--all").returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "stop", "--all").returncode == 0
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_it_says_how_to_attach_follow_and_stop(repository: FakeRepository, launcher: str) -> None:
-    done = repository.run("scripts/launch.sh", "fake", FAKE="serve", LAUNCH_WITH=launcher)
+    done = repository.run("scripts/sh/launch.sh", "fake", FAKE="serve", LAUNCH_WITH=launcher)
     session = done.stdout.strip()
     folder = repository.run_folder(session)
     assert f"run      {folder.relative_to(repository.root)}" in done.stderr
@@ -122,14 +122,14 @@ def test_it_says_how_to_attach_follow_and_stop(repository: FakeRepository, launc
     assert f"make stop ARGS={session}" in done.stderr
     attach = {"screen": f"screen -x {repository.field(session, 'id')}", "tmux": f"tmux -L {session} attach"}
     assert attach.get(launcher, "") in done.stderr
-    assert repository.run("scripts/sessions.sh", "stop", session).returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "stop", session).returncode == 0
     terminal = launcher == "screen"
     assert f"serving, terminal: {terminal}" in (folder / "console.log").read_text()
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="not installed: tmux")
 def test_without_screen_it_takes_tmux_and_says_so(repository: FakeRepository, tmp_path: Path) -> None:
-    done = repository.run("scripts/launch.sh", "fake", "a b", PATH=path_without(tmp_path / "bin", "screen"))
+    done = repository.run("scripts/sh/launch.sh", "fake", "a b", PATH=path_without(tmp_path / "bin", "screen"))
     assert done.returncode == 0
     assert "screen is not installed" in done.stderr and "using tmux" in done.stderr
     assert received(repository) == ["a b"]
@@ -137,35 +137,35 @@ def test_without_screen_it_takes_tmux_and_says_so(repository: FakeRepository, tm
 
 def test_without_screen_and_tmux_it_takes_nohup_and_says_so(repository: FakeRepository, tmp_path: Path) -> None:
     path = path_without(tmp_path / "bin", "screen", "tmux")
-    done = repository.run("scripts/launch.sh", "fake", "a b", PATH=path)
+    done = repository.run("scripts/sh/launch.sh", "fake", "a b", PATH=path)
     assert done.returncode == 0
     assert "screen is not installed" in done.stderr and "using nohup" in done.stderr
     assert received(repository) == ["a b"]
-    missing = repository.run("scripts/launch.sh", "fake", PATH=path, LAUNCH_WITH="screen")
+    missing = repository.run("scripts/sh/launch.sh", "fake", PATH=path, LAUNCH_WITH="screen")
     assert missing.returncode == 2
     assert missing.stderr == "error: LAUNCH_WITH=screen, but screen is not installed\n"
 
 
 def test_mistakes_are_one_line_and_leave_nothing(repository: FakeRepository) -> None:
     for task in ("nope", "../fake", "launch", ""):
-        done = repository.run("scripts/launch.sh", task)
+        done = repository.run("scripts/sh/launch.sh", task)
         assert done.returncode == 2
         assert (
             done.stderr
             == f"error: no task '{task}' in scripts/; there are: fake generate record train_ddpm train_flow\n"
         )
-    done = repository.run("scripts/launch.sh", "fake", LAUNCH_WITH="cron")
+    done = repository.run("scripts/sh/launch.sh", "fake", LAUNCH_WITH="cron")
     assert (done.returncode, done.stderr) == (2, "error: LAUNCH_WITH=cron: choose screen, tmux or nohup\n")
-    assert repository.run("scripts/launch.sh").returncode == 2
+    assert repository.run("scripts/sh/launch.sh").returncode == 2
     assert not repository.experiments.exists()
     (repository.root / ".venv" / "bin" / "python").unlink()
-    done = repository.run("scripts/launch.sh", "fake")
+    done = repository.run("scripts/sh/launch.sh", "fake")
     assert (done.returncode, done.stderr) == (2, "error: no environment in .venv: run 'make setup' first\n")
 
 
 def test_an_experiments_folder_that_cannot_be_written_is_named(repository: FakeRepository) -> None:
     (repository.root / "file").write_text("")
-    done = repository.run("scripts/launch.sh", "fake", EXPERIMENTS_DIR="file")
+    done = repository.run("scripts/sh/launch.sh", "fake", EXPERIMENTS_DIR="file")
     assert done.returncode == 2
     folder = repository.root / "file" / ".launch"
     assert done.stderr == f"error: cannot write to {folder}: choose another folder with EXPERIMENTS_DIR\n"
@@ -173,13 +173,13 @@ def test_an_experiments_folder_that_cannot_be_written_is_named(repository: FakeR
 
 @pytest.mark.skipif(shutil.which("screen") is None, reason="not installed: screen")
 def test_a_launcher_that_cannot_start_is_named(repository: FakeRepository) -> None:
-    done = repository.run("scripts/launch.sh", "fake", SCREENDIR="/dev/null", LAUNCH_WITH="screen")
+    done = repository.run("scripts/sh/launch.sh", "fake", SCREENDIR="/dev/null", LAUNCH_WITH="screen")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "error: screen could not start a session; LAUNCH_WITH=nohup may" in done.stderr
 
 
 def test_help_comes_at_once_and_not_in_a_session(repository: FakeRepository) -> None:
-    assert repository.run("scripts/launch.sh", "fake", "--help").returncode == 0
+    assert repository.run("scripts/sh/launch.sh", "fake", "--help").returncode == 0
     assert received(repository) == ["--help"]
     assert not repository.experiments.exists()

@@ -109,5 +109,5 @@ def test_clean_keeps_runs_data_and_environment(repository: FakeRepository) -> No
 
 def test_scripts_that_are_called_are_executable() -> None:
     sourced = {"session_records.sh"}
-    for script in [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]:
+    for script in [*(ROOT / "scripts" / "sh").glob("*.sh"), ROOT / ".ci" / "run"]:
         assert bool(script.stat().st_mode & stat.S_IXUSR) == (script.name not in sourced), script

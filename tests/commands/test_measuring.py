@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-import data
 from data import ImageData
-from models.evaluation.classifier import Classifier, Labelled, Schooling, frozen, train
+from models.evaluation.classifier import Classifier, LabelledImages, Schooling, fit_classifier, frozen
 from models.evaluation.measures import Settings
-from scripts.measuring import Evaluation, Protocol
-from scripts.samples import Samples
+from models.variants import DATA_SETS
+from scripts.tasks.measuring import Evaluation, Protocol
+from scripts.tasks.samples import Samples
 
 
 @pytest.fixture(scope="module")
 def protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
     """The digits in the features of a network that has seen them for a moment."""
-    dataset = data.find("digits")().load(Path())
-    shown = Labelled(dataset.train.images, dataset.train.labels)
-    network = frozen(train(Schooling(epochs=2), shown, 10, torch.device("cpu")), torch.device("cpu"))
+    dataset = DATA_SETS.find("digits")().load(Path())
+    shown = LabelledImages(dataset.train.images, dataset.train.labels)
+    network = frozen(fit_classifier(Schooling(epochs=2), shown, 10, torch.device("cpu")), torch.device("cpu"))
     facts = {"network": "convnet", "sha256": "0" * 64, "accuracy": 0.9}
     return Protocol(dataset, [Classifier(network, facts)], Settings(draws=10), tmp_path_factory.mktemp("kept"))
 

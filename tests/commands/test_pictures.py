@@ -20,8 +20,8 @@ FEW = ("--steps", "2")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a flow, a short chain, a flow that knows no labels and one in latents, trained for a moment."""
     from scripts import train_latent, train_vae
-    from scripts.denoising import train_denoiser
-    from scripts.flags import FLOW, TrainFlags
+    from scripts.cli.flags import FLOW, TrainFlags
+    from scripts.tasks.denoising import train_denoiser
 
     folder = tmp_path_factory.mktemp("runs")
     common = [*TINY, "--experiments_dir", str(folder)]

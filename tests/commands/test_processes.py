@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from models import checkpoint, distributed
+from models import distributed
+from models.runs import checkpoints
 from tests.commands.fake_repository import eventually
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_child, run_here, start_child, start_several, status_of
 from tests.data.own_images import png
@@ -43,7 +44,7 @@ def ended(process: subprocess.Popen[str]) -> Ended:
 
 
 def last_tensors(folder: Path) -> dict[str, Tensor]:
-    return checkpoint.load(checkpoint.resolve(folder))[0]
+    return checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(folder))[0]
 
 
 def distance(one: Path, other: Path) -> float:
@@ -91,7 +92,7 @@ def test_killed_and_resumed_by_another_number_of_processes(runs: Path, alone: Pa
         os.kill(each, signal.SIGKILL)
     process.communicate()
     (folder,) = runs.glob("*-killed")
-    reached = checkpoint.load_newest(folder)[1]["step"]
+    reached = checkpoints.load_newest(folder)[1]["step"]
     again = ended(start(2, "train_flow", "--experiments_dir", runs, "--resume", folder))
     assert again.folder == folder
     assert reached < STEPS and f"resumed at step {reached}" in (folder / "training_log.txt").read_text()
@@ -206,7 +207,7 @@ def test_stop_saves_a_checkpoint(tmp_path: Path) -> None:
     assert stepped
     assert "has ended, with exit code 130" in stopped.stderr, stopped.stderr
     assert status_of(folder)["state"] == "interrupted"
-    assert checkpoint.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0
+    assert checkpoints.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0
 
 
 def test_all_told_at_once_and_again_save_a_checkpoint(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_all_told_at_once_and_again_save_a_checkpoint(tmp_path: Path) -> None:
         process.kill()
     (folder,) = (path.parent for path in tmp_path.glob("*/status.json"))
     assert status_of(folder)["state"] == "interrupted"
-    assert checkpoint.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0
+    assert checkpoints.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0
 
 
 def test_pictures_that_any_process_cannot_decode_are_in_the_log(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.arguments import gather
-from scripts.recipes import RECIPES, settings_of, table
+from scripts.cli.arguments import gather
+from scripts.cli.recipes import RECIPES, settings_of
+from scripts.recipes import recipes_table
 from tests.commands.tasks import REPOSITORY, run_here, status_of, use_tiny_data
 
 QUICK = (
@@ -81,7 +82,7 @@ def test_the_list_says_what_to_type() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scripts.recipes"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
-    assert done.stdout == table() + "\n"
+    assert done.stdout == recipes_table() + "\n"
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")

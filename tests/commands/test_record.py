@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from models.errors import UserError
-from models.run import read_config
+from models.runs.environment import git_commit
+from models.runs.lookup import read_config
 from scripts import record
-from scripts.record import COLUMNS, EMPTY_TABLE, add_rows, commit, refuse_copies, spread, table_of
+from scripts.record import COLUMNS, EMPTY_TABLE, add_rows, mean_and_deviation, refuse_copies, table_of
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_here, start_child, status_of
 
 SMALL = ("--network.width", "8", "--network.multipliers", "1", "2", "--num_samples", "10")
@@ -65,7 +66,7 @@ def test_a_record_of_two_seeds_beside_a_foreign_row(run, tmp_path: Path) -> None
     assert row["sampler, NFE"] == "heun 3, 10" and row["guidance"] == "1.5" and row["images, seeds"] == "150, seeds 0 1"
     flags = f"--scales 1.5 --steps=3 --num_images=150 -- {' '.join(SMALL)}"
     assert row["command"] == f"`OMP_NUM_THREADS=1 make record DATASET=digits MINUTES=0.1 SEEDS=\"0 1\" ARGS='{flags}'`"
-    assert row["commit"].removesuffix("-dirty") == commit().removesuffix("-dirty")
+    assert row["commit"].removesuffix("-dirty") == git_commit().removesuffix("-dirty")
 
 
 def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: list[dict[str, Any]]) -> None:
@@ -173,7 +174,7 @@ def test_copies_of_training_images_are_no_record() -> None:
 
 
 def test_the_deviation_is_over_several_seeds() -> None:
-    assert spread([5.0], 2) == "5.00" and spread([1.0, 3.0], 1) == "2.0 ± 1.4"
+    assert mean_and_deviation([5.0], 2) == "5.00" and mean_and_deviation([1.0, 3.0], 1) == "2.0 ± 1.4"
 
 
 def test_rows_that_come_at_once_are_all_kept(tmp_path: Path) -> None:
@@ -200,8 +201,8 @@ def test_a_commit_is_dirty_by_anything_but_the_records(tmp_path: Path) -> None:
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    clean = commit(tmp_path)
+    clean = git_commit(tmp_path)
     (tmp_path / "experiments" / "records.md").write_text("2")
-    assert commit(tmp_path) == clean and len(clean) == 12
+    assert git_commit(tmp_path) == clean and len(clean) == 12
     (tmp_path / "network.py").write_text("new")
-    assert commit(tmp_path) == f"{clean}-dirty"
+    assert git_commit(tmp_path) == f"{clean}-dirty"

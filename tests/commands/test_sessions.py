@@ -41,11 +41,11 @@ def monitored(repository: FakeRepository, session: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_stop_interrupts_once_and_waits(repository: FakeRepository, launcher: str) -> None:
     session = repository.serve(LAUNCH_WITH=launcher)
-    done = repository.run("scripts/sessions.sh", "stop")
+    done = repository.run("scripts/sh/sessions.sh", "stop")
     assert done.returncode == 0
     assert f"{session} has ended, with exit code 130" in done.stderr
     assert signals(repository, session) == "2"
-    assert repository.run("scripts/sessions.sh", "stop", session).returncode == 2
+    assert repository.run("scripts/sh/sessions.sh", "stop", session).returncode == 2
 
 
 @needs_screen
@@ -61,21 +61,21 @@ def test_stop_touches_nothing_else(repository: FakeRepository) -> None:
     assert eventually(lambda: len(foreign_screens()) == 2)  # screen answers before its session is listed
     strangers = foreign_screens()
 
-    assert repository.run("scripts/sessions.sh", "stop", session).returncode == 0
-    assert repository.run("scripts/sessions.sh", "stop", "foreign").returncode == 2
-    assert repository.run("scripts/sessions.sh", "list").stdout.splitlines()[1].split()[0] == other
-    assert repository.run("scripts/sessions.sh", "stop", "--all").returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "stop", session).returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "stop", "foreign").returncode == 2
+    assert repository.run("scripts/sh/sessions.sh", "list").stdout.splitlines()[1].split()[0] == other
+    assert repository.run("scripts/sh/sessions.sh", "stop", "--all").returncode == 0
     assert eventually(lambda: set(repository.screens()) == strangers), (repository.screens(), strangers)
 
 
 def test_stop_spares_a_process_that_inherited_the_number(repository: FakeRepository) -> None:
     session = repository.serve(LAUNCH_WITH="nohup")
-    assert repository.run("scripts/sessions.sh", "stop").returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "stop").returncode == 0
     stranger = subprocess.Popen(["sleep", "100"])
     try:
         (repository.launch / session / "exit").unlink()  # as if the machine had lost power
         (repository.launch / session / "pid").write_text(f"{stranger.pid}\n")
-        assert repository.run("scripts/sessions.sh", "stop", session).returncode == 2
+        assert repository.run("scripts/sh/sessions.sh", "stop", session).returncode == 2
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -84,7 +84,7 @@ def test_stop_spares_a_process_that_inherited_the_number(repository: FakeReposit
 
 def test_stop_says_when_the_task_takes_too_long(repository: FakeRepository) -> None:
     session = repository.serve(LAUNCH_WITH="nohup")
-    done = repository.run("scripts/sessions.sh", "stop", STOP_WAIT="0")
+    done = repository.run("scripts/sh/sessions.sh", "stop", STOP_WAIT="0")
     assert done.returncode == 1
     assert f"'make stop ARGS={session}' once more ends it at once" in done.stderr
     assert eventually(lambda: signals(repository, session) == "2")
@@ -131,7 +131,7 @@ def test_the_monitor_measures_and_ends_with_the_task(repository: FakeRepository)
 def test_the_monitor_records_every_gpu(repository: FakeRepository) -> None:
     session = repository.serve(LAUNCH_WITH="nohup", MONITOR_INTERVAL="1", PATH=two_gpus(repository))
     assert eventually(lambda: len(monitored(repository, session)) >= 4)
-    repository.run("scripts/sessions.sh", "stop")
+    repository.run("scripts/sh/sessions.sh", "stop")
     rows = monitored(repository, session)
     assert [row["gpu"] for row in rows[:4]] == ["0", "1", "0", "1"]
     assert (rows[1]["gpu_percent"], rows[1]["gpu_memory_mib"], rows[1]["gpu_celsius"]) == ("97", "20480", "61")
@@ -158,18 +158,18 @@ def nvidia_smi(repository: FakeRepository, body: str) -> str:
 
 def test_attach_and_stop_ask_which_where_there_are_several(repository: FakeRepository) -> None:
     for action in ("attach", "stop", "monitor"):
-        done = repository.run("scripts/sessions.sh", action)
+        done = repository.run("scripts/sh/sessions.sh", action)
         assert (done.returncode, done.stderr) == (2, "error: no session is running\n")
     names = [repository.serve(LAUNCH_WITH="nohup") for _ in range(2)]
     for action in ("attach", "stop"):
-        done = repository.run("scripts/sessions.sh", action)
+        done = repository.run("scripts/sh/sessions.sh", action)
         assert done.returncode == 2
         assert all(name in done.stderr for name in names)
         assert done.stderr.splitlines()[-1].startswith("error: several sessions are running: name one")
-    done = repository.run("scripts/sessions.sh", "attach", "nope")
+    done = repository.run("scripts/sh/sessions.sh", "attach", "nope")
     assert done.returncode == 2
     assert "no running session 'nope'" in done.stderr
-    assert repository.run("scripts/sessions.sh", "stop", "--all").returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "stop", "--all").returncode == 0
 
 
 @needs_screen
@@ -191,15 +191,15 @@ def test_attach_shows_the_only_session(repository: FakeRepository) -> None:
         attached.kill()
         attached.wait()
         os.close(terminal)
-    assert repository.run("scripts/sessions.sh", "list").stdout.split()[3] == session
-    assert repository.run("scripts/sessions.sh", "stop").returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "list").stdout.split()[3] == session
+    assert repository.run("scripts/sh/sessions.sh", "stop").returncode == 0
 
 
 def test_forget_deletes_the_records_of_ended_sessions_only(repository: FakeRepository) -> None:
     ended, running = repository.serve(LAUNCH_WITH="nohup"), repository.serve(LAUNCH_WITH="nohup")
     folder = repository.run_folder(ended)
-    assert repository.run("scripts/sessions.sh", "stop", ended).returncode == 0
-    assert repository.run("scripts/sessions.sh", "forget").returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "stop", ended).returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "forget").returncode == 0
     assert {path.name.split(".")[0] for path in repository.launch.iterdir()} == {running}
     assert "serving" in (folder / "console.log").read_text()
-    assert repository.run("scripts/sessions.sh", "stop").returncode == 0
+    assert repository.run("scripts/sh/sessions.sh", "stop").returncode == 0

@@ -24,7 +24,7 @@ OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS":
 
 
 def setup(repository: FakeRepository, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return repository.run("scripts/setup.sh", *flags, **(OFFLINE | env))
+    return repository.run("scripts/sh/setup.sh", *flags, **(OFFLINE | env))
 
 
 def change_requirements(repository: FakeRepository, text: str = "") -> None:
@@ -96,7 +96,7 @@ def test_killed_half_way_it_is_undone_and_can_be_finished(repository: FakeReposi
         url = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
         env = repository.env | {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": url, "NO_PROXY": "127.0.0.1"}
         env["TMPDIR"] = str(tmp_path)  # pip cannot tidy up when it is killed
-        command = ["scripts/setup.sh"]
+        command = ["scripts/sh/setup.sh"]
         started = subprocess.Popen(
             command, cwd=repository.root, env=env, start_new_session=True, stderr=subprocess.PIPE
         )

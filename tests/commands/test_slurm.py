@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from models import checkpoint
+from models.runs import checkpoints
 from tests.commands.fake_repository import eventually, path_without
 from tests.commands.tasks import REPOSITORY, TINY, status_of
 
@@ -112,7 +112,7 @@ def test_what_is_asked_of_sbatch(cluster: Cluster) -> None:
         ["--ntasks-per-node", "1"],
     ):
         assert asked[asked.index(words[0]) + 1] == words[1]
-    assert asked[-4:] == ["scripts/slurm.sh", "train_flow", "--name", "it's $HOME"]
+    assert asked[-4:] == ["scripts/sh/slurm.sh", "train_flow", "--name", "it's $HOME"]
     in_a_shell_of_salloc = {"SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node1"}
     assert cluster.submit("train_flow", GPUS="0", **in_a_shell_of_salloc).returncode == 0
     assert "--gpus-per-node" not in (cluster.folder / "sbatch").read_text()
@@ -154,7 +154,7 @@ def test_a_job_of_two_machines_whose_time_is_up_goes_on_from_its_checkpoint(clus
     assert out == f"{folder}\n"
     assert status_of(folder)["state"] == "interrupted"
     assert (cluster.folder / "scontrol").read_text().endswith("requeue 7001 ")
-    reached = checkpoint.load_newest(folder)[1]["step"]
+    reached = checkpoints.load_newest(folder)[1]["step"]
 
     with cluster.job(1, "train_flow", *flags, "--max_steps", str(reached + 5), "--name", "a b") as job:
         out, err = job.communicate(timeout=180)

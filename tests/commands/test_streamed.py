@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from models import checkpoint
+from models.runs import checkpoints
 from tests.commands.tasks import TINY, TINY_VAE, Ended, run_child, run_here, start_child, status_of, weights_hash
 from tests.commands.test_bad_input import check_refusal
 from tests.commands.test_interrupts import LONG, wait_for_step
@@ -143,13 +143,13 @@ def test_flags_that_mean_nothing(flags, words, train) -> None:
 
 
 def test_a_name_on_the_hub_is_short_for_two_flags() -> None:
-    from scripts.arguments import parse, spelt_out
-    from scripts.flags import FLOW
+    from scripts.cli.arguments import parse_flags, spelt_out
+    from scripts.cli.flags import FLOW
 
     assert spelt_out(["--dataset", "hf:a/b", "--seed", "1"]) == "--dataset hf --dataset.path a/b --seed 1".split()
     assert spelt_out(["--dataset=hf:a/b"]) == "--dataset hf --dataset.path a/b".split()
     assert spelt_out(["--name", "hf:a/b"]) == ["--name", "hf:a/b"]
-    flags = parse(["--dataset", "hf:a/b", "--dataset.size", "8"], FLOW, "train_flow", "")
+    flags = parse_flags(["--dataset", "hf:a/b", "--dataset.size", "8"], FLOW, "train_flow", "")
     assert flags.dataset == "hf" and flags.dataset_options.path == "a/b" and flags.dataset_options.size == (8,)
 
 
@@ -163,7 +163,7 @@ def test_hf_trains(train, tmp_path: Path) -> None:
     streamed, held = train(*words, *STREAMED).folder, train(*words, *HELD).folder
     assert weights_hash(streamed) == weights_hash(held)
     assert yaml.safe_load((streamed / "config.txt").read_text())["dataset.path"] == str(tmp_path / "saved")
-    assert checkpoint.resolve(streamed).is_file()
+    assert checkpoints.resolve_checkpoint(streamed).is_file()
 
 
 def test_the_real_jpegs(train) -> None:

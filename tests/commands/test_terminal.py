@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.terminal import outlast
+from scripts.cli.terminal import outlast
 from tests.commands.fake_repository import ROOT
 
 WRITER = """

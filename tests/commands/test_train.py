@@ -11,8 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from models import checkpoint, training
 from models.optim import OPTIMIZERS
+from models.runs import checkpoints
+from models.training import loop
 from tests.commands.tasks import REPOSITORY, TINY, Ended, rows_of, run_here, status_of, weights_hash
 
 EXACT = ("--network.dropout", "0.2", "--accumulate", "2", "--label_drop", "0.3", "--checkpoint_every", "0.03")
@@ -135,8 +136,8 @@ def test_every_flag_acts(flags: tuple[str, ...], train, plain_hash: str) -> None
 
 @pytest.fixture(scope="module")
 def plain_hash(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from scripts.denoising import train_denoiser
-    from scripts.flags import FLOW
+    from scripts.cli.flags import FLOW
+    from scripts.tasks.denoising import train_denoiser
 
     runs = tmp_path_factory.mktemp("plain")
     train_denoiser([*TINY, "--max_steps", "3", "--experiments_dir", str(runs)], "train_flow", FLOW, "")
@@ -154,8 +155,8 @@ def test_init_from_reports_what_matched(train) -> None:
     source = train("train_flow").folder
     ended = train("train_flow", "--init_from", source, "--max_steps", "1", "--lr", "1e-12", "--weight_decay", "0")
     assert "initial weights:" in ended.err
-    theirs = checkpoint.under("ema", checkpoint.load(checkpoint.resolve(source))[0])
-    mine = checkpoint.under("network", checkpoint.load(checkpoint.resolve(ended.folder))[0])
+    theirs = checkpoints.under("ema", checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(source))[0])
+    mine = checkpoints.under("network", checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(ended.folder))[0])
     assert all(torch.allclose(mine[key], theirs[key], atol=1e-6) for key in theirs)
 
 
@@ -166,7 +167,7 @@ def test_early_stopping_and_best(train) -> None:
         *("--lr", "1e-30", "--weight_decay", "0", "--ema", "0"),
     ).folder
     assert status_of(folder)["step"] < 40 and "early stop" in (folder / "training_log.txt").read_text()
-    assert checkpoint.resolve(folder, checkpoint.BEST).is_file()
+    assert checkpoints.resolve_checkpoint(folder, checkpoints.BEST).is_file()
 
 
 def test_minutes_end_the_run_and_the_learning_rate_with_it(train) -> None:
@@ -178,25 +179,25 @@ def test_minutes_end_the_run_and_the_learning_rate_with_it(train) -> None:
 
 
 def test_by_the_wall_clock_all_that_the_process_did_counts(train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "process_age", lambda: 57.0)
+    monkeypatch.setattr(loop, "process_age", lambda: 57.0)
     spent = "--max_minutes", "1", "--max_steps", "1000000"
     folder = train("train_flow", *spent, "--wall_clock", "--eval_every", "0.02").folder
     row = rows_of(folder)[-1]
     assert 60 <= float(row["seconds"]) < 70
     figures = yaml.safe_load((folder / "performance_metrics.txt").read_text())
     assert figures["evaluation_seconds"] > 0.2  # of the three seconds that were left
-    monkeypatch.setattr(training, "process_age", lambda: 3600.0)
+    monkeypatch.setattr(loop, "process_age", lambda: 3600.0)
     assert status_of(train("train_flow", *spent, "--wall_clock", "--eval_every", "0").folder)["step"] == 1
     assert status_of(train("train_flow", "--max_minutes", "1").folder)["step"] == 6
 
 
 def test_checkpoints_are_kept_as_asked(train) -> None:
     folder = train("train_flow", "--checkpoint_every", "0.02", "--keep_checkpoints", "2").folder
-    kept = checkpoint.list_checkpoints(folder / "checkpoints")
-    best = checkpoint.resolve(folder, checkpoint.BEST)
+    kept = checkpoints.list_checkpoints(folder / "checkpoints")
+    best = checkpoints.resolve_checkpoint(folder, checkpoints.BEST)
     assert kept[-1].name == "step_00000006.safetensors" and len(set(kept) - {best}) <= 2
     everything = train("train_flow", "--checkpoint_every", "0.01", "--keep_checkpoints", "0").folder
-    assert len(checkpoint.list_checkpoints(everything / "checkpoints")) == 6
+    assert len(checkpoints.list_checkpoints(everything / "checkpoints")) == 6
 
 
 def test_bf16_on_a_cpu_is_taken_with_a_measured_warning(train) -> None:
@@ -208,9 +209,9 @@ def test_without_an_average_the_ema_weights_are_the_raw_ones(train) -> None:
     folder = train(
         "train_flow", "--ema", "0", "--max_steps", "7", "--checkpoint_every", "0.01", "--keep_checkpoints", "0"
     )
-    for path in checkpoint.list_checkpoints(folder.folder / "checkpoints"):
-        tensors, _ = checkpoint.load(path)
-        raw, average = checkpoint.under("network", tensors), checkpoint.under("ema", tensors)
+    for path in checkpoints.list_checkpoints(folder.folder / "checkpoints"):
+        tensors, _ = checkpoints.load_checkpoint(path)
+        raw, average = checkpoints.under("network", tensors), checkpoints.under("ema", tensors)
         assert all(torch.equal(raw[key], average[key]) for key in raw), path
 
 
@@ -228,7 +229,7 @@ def test_a_config_of_another_network_lends_what_fits(train) -> None:
     first = train("train_flow", "--seed", "5").folder
     words = ("--config", first / "config.txt", "--network", "dit", "--network.width", "8", "--network.depth", "1")
     assert train("train_flow", *words).code == 2  # the tiny settings name multipliers, which a dit has not
-    from scripts.arguments import gather
+    from scripts.cli.arguments import gather
 
     arguments = gather(["--config", str(first / "config.txt"), "--network", "dit"], "train_flow")
     assert "--seed=5" in arguments and not any(word.startswith("--network.") for word in arguments)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models import checkpoint
+from models.runs import checkpoints
 from tests.commands.tasks import Ended, grey_folder, run_here, tiny_classifier, use_tiny_data
 
 
@@ -20,9 +20,9 @@ def verify(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Of the file, after some of what stands beside its weights was changed."""
 
     def run(**changes: object) -> Ended:
-        tensors, facts = checkpoint.load(made)
+        tensors, facts = checkpoints.load_checkpoint(made)
         facts = {key: value for key, value in facts.items() if key not in ("sha256", "format")}
-        checkpoint.write(tmp_path / "network.safetensors", tensors, {**facts, **changes})
+        checkpoints.write_checkpoint(tmp_path / "network.safetensors", tensors, {**facts, **changes})
         file = tmp_path / "network.safetensors"
         return run_here("train_classifier", "--verify_only", "--file", file, capsys=capsys)
 
@@ -36,7 +36,7 @@ def assert_refused(ended: Ended, *words: str) -> None:
 
 
 def test_what_is_written_says_what_it_is(made: Path) -> None:
-    _, facts = checkpoint.load(made)
+    _, facts = checkpoints.load_checkpoint(made)
     assert (facts["dataset"], facts["network"], facts["shape"]) == ("digits", "convnet", [1, 8, 8])
     assert facts["classes"] == 10
     assert 0.3 < facts["accuracy"] <= 1 and facts["test_images"] == 359
@@ -51,7 +51,7 @@ def test_it_learns_mirrored_images_where_the_data_set_is_mirrored(
     few = ("--epochs", 1, "--width", 4, "--batch_size", 8, "--device", "cpu", "--experiments_dir", tmp_path)
     for name, flips in (("digits", False), ("cifar10", True)):
         ended = run_here("train_classifier", "--dataset", name, *few, capsys=capsys)
-        assert checkpoint.load(ended.folder)[1]["settings"]["flips"] is flips
+        assert checkpoints.load_checkpoint(ended.folder)[1]["settings"]["flips"] is flips
 
 
 def test_a_file_as_it_was_written_is_verified(verify, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_file_as_it_was_written_is_verified(verify, tmp_path: Path) -> None:
 
 
 def test_a_file_that_claims_more_fails(verify, made: Path) -> None:
-    _, facts = checkpoint.load(made)
+    _, facts = checkpoints.load_checkpoint(made)
     assert_refused(verify(accuracy=facts["accuracy"] + 1 / 359), "recognises", "and claims")
     assert verify(accuracy=facts["accuracy"] - 1 / 359).code == 0
 

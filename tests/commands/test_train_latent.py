@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from models import checkpoint
-from models.build import NEEDED
-from scripts.arguments import parse
-from scripts.flags import LATENT, LATENT_OPTIONS
+from models.model import NEEDED
+from models.runs import checkpoints
+from scripts.cli.arguments import parse_flags
+from scripts.cli.flags import LATENT, LATENT_OPTIONS
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, rows_of, run_here, status_of, weights_hash
 from tests.commands.test_bad_input import check_refusal
 
@@ -186,7 +186,7 @@ def test_an_autoencoder_for_images_of_another_size(vae: Path, train, tmp_path: P
 
 
 def test_the_best_checkpoint_of_an_autoencoder_can_be_named(vae: Path, train) -> None:
-    path = checkpoint.resolve(vae, checkpoint.BEST)
+    path = checkpoints.resolve_checkpoint(vae, checkpoints.BEST)
     assert str(path) in train("train_latent", "--autoencoder", path).err
 
 
@@ -194,7 +194,7 @@ def test_latents_have_a_network_of_their_own_unless_another_is_chosen() -> None:
     """The options stand as defaults, so that help shows them, and fall with the network they belong to."""
 
     def options(*argv: str) -> Any:
-        return parse(argv, LATENT, "train_latent", "", LATENT_OPTIONS).network_options
+        return parse_flags(argv, LATENT, "train_latent", "", LATENT_OPTIONS).network_options
 
     assert (options().width, options().patch_size) == (64, 1)
     assert options("--network.width", "8").width == 8

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import DataError, Split
+from data import Split
 from data.batches import Batches
+from models.errors import UserError
 
 
 def numbered(size: int, channels: int = 1) -> Split:
@@ -113,9 +114,9 @@ def test_the_split_stays_unchanged_and_is_not_copied_on_its_own_device() -> None
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(DataError, match="batch size 0"):
+    with pytest.raises(UserError, match="batch size 0"):
         Batches(numbered(3), 0, seed=0)
-    with pytest.raises(DataError, match="empty"):
+    with pytest.raises(UserError, match="empty"):
         Batches(numbered(0), 1, seed=0)
     with pytest.raises(ValueError, match="-1"):
         Batches(numbered(3), 1, seed=0).at(-1)

@@ -17,8 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import DataError, cifar10
-from data.sources.inert_pickle import read_batch
+from data import cifar10
+from data.readers.inert_pickle import read_batch
+from models.errors import UserError
 
 ROWS = 4
 
@@ -105,7 +106,7 @@ def test_archive_in_place(tmp_path: Path, batches: dict[str, bytes]) -> None:
 def test_download(tmp_path: Path, batches: dict[str, bytes], server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "URLS", (f"{server.url}{cifar10.ARCHIVE}",))
     server.files[cifar10.ARCHIVE] = tar_of(batches)[:-50]
-    with pytest.raises(DataError, match="not the published file"):
+    with pytest.raises(UserError, match="not the published file"):
         cifar10.CIFAR10().load(tmp_path)
     assert list(tmp_path.iterdir()) == []
     server.files[cifar10.ARCHIVE] = tar_of(batches)
@@ -113,7 +114,7 @@ def test_download(tmp_path: Path, batches: dict[str, bytes], server: Any, monkey
 
 
 def test_offline(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cifar10: cifar-10-python\.tar\.gz missing in .*DATA_ROOT") as error:
+    with pytest.raises(UserError, match=r"cifar10: cifar-10-python\.tar\.gz missing in .*DATA_ROOT") as error:
         cifar10.CIFAR10().load(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -136,7 +137,7 @@ def test_faulty_archive_is_named(fault: str, tmp_path: Path, batches: dict[str, 
                 link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
                 link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
                 archive.addfile(link)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         cifar10.CIFAR10().load(tmp_path)
     assert all(name in str(error.value) for name in named) and "delete" in str(error.value)
 
@@ -168,18 +169,18 @@ def test_a_hostile_pickle_is_refused_and_not_run(
     trace = tmp_path / "executed"
     batches["data_batch_2"] = pickle.dumps({"data": Attack(trace), "labels": [1]}, protocol=protocol)
     write_files(tmp_path / "cifar-10-batches-py", batches)
-    with pytest.raises(DataError, match="data_batch_2 is cut short or altered"):
+    with pytest.raises(UserError, match="data_batch_2 is cut short or altered"):
         cifar10.CIFAR10().load(tmp_path)
     # Even one whose hash were right:
     monkeypatch.setattr(cifar10, "MD5", manifest(batches))
-    with pytest.raises(DataError, match=r"data_batch_2.*asks for .*system"):
+    with pytest.raises(UserError, match=r"data_batch_2.*asks for .*system"):
         cifar10.CIFAR10().load(tmp_path)
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("stream", ATTACKS.values(), ids=ATTACKS)
 def test_no_other_name_gets_through(stream: bytes) -> None:
-    with pytest.raises(DataError, match="some/batch is not a CIFAR-10 batch"):
+    with pytest.raises(UserError, match="some/batch is not a CIFAR-10 batch"):
         read_batch(stream, "some/batch")
 
 
@@ -189,13 +190,13 @@ def test_no_other_name_gets_through(stream: bytes) -> None:
     ids=["empty", "list", "number", "no array", "no labels"],
 )
 def test_a_pickle_of_something_else_is_refused(batch: Any) -> None:
-    with pytest.raises(DataError, match="some/batch is not a CIFAR-10 batch"):
+    with pytest.raises(UserError, match="some/batch is not a CIFAR-10 batch"):
         read_batch(pickle.dumps(batch, protocol=2), "some/batch")
 
 
 def test_wrong_shapes_are_refused() -> None:
     for images in (np.zeros((2, 3071), np.uint8), np.zeros((2, 0), np.uint8)):
-        with pytest.raises(DataError, match="is not a CIFAR-10 batch"):
+        with pytest.raises(UserError, match="is not a CIFAR-10 batch"):
             read_batch(python2_batch(images, [1, 2]), "some/batch")
 
 
@@ -205,7 +206,7 @@ GOOD = python2_batch(np.zeros((2, 3072), np.uint8), [1, 2])
 @settings(deadline=None, max_examples=200)
 @given(end=st.integers(0, len(GOOD) - 1))
 def test_cut_short_anywhere_it_is_refused(end: int) -> None:
-    with pytest.raises(DataError, match="some/batch"):
+    with pytest.raises(UserError, match="some/batch"):
         read_batch(GOOD[:end], "some/batch")
 
 

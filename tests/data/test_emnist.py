@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import DataError, emnist
+from data import emnist
+from models.errors import UserError
 
 CLASS_COUNTS = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
 
@@ -97,19 +98,19 @@ def test_download(archive: Path, tmp_path: Path, server: Any, monkeypatch: pytes
     monkeypatch.setattr(emnist, "URLS", (f"{server.url}gzip.zip",))
     check(emnist.EMNIST(split="digits").load(tmp_path / "new"), "digits")
     server.files["gzip.zip"] = archive.read_bytes()[:-1]
-    with pytest.raises(DataError, match="not the published file"):
+    with pytest.raises(UserError, match="not the published file"):
         emnist.EMNIST(split="digits").load(tmp_path / "newer")
     assert list((tmp_path / "newer" / "EMNIST" / "raw").iterdir()) == []
 
 
 def test_offline(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gzip\.zip missing in .*EMNIST/raw.*DATA_ROOT"):
+    with pytest.raises(UserError, match=r"gzip\.zip missing in .*EMNIST/raw.*DATA_ROOT"):
         emnist.EMNIST().load(tmp_path)
 
 
 def test_altered_archive_is_named(archive: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:-10])
-    with pytest.raises(DataError, match=r"gzip\.zip is cut short or altered"):
+    with pytest.raises(UserError, match=r"gzip\.zip is cut short or altered"):
         emnist.EMNIST().load(archive.parents[2])
 
 
@@ -126,7 +127,7 @@ def test_bad_member_is_named(fault: str, archive: Path, monkeypatch: pytest.Monk
         for member, contents in members.items():
             opened.writestr(member, contents)
     monkeypatch.setattr(emnist, "ARCHIVE_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         emnist.EMNIST(split="digits").load(archive.parents[2])
     assert name in str(error.value) and str(archive) in str(error.value)
 
@@ -135,11 +136,11 @@ def test_labels_out_of_range_and_counts_that_differ(tmp_path: Path, idx_bytes: A
     contents = official(idx_bytes, "digits")
     contents["emnist-digits-test-labels-idx1-ubyte"] = idx_bytes(np.array([3, 10]))
     write_files(tmp_path / "EMNIST/raw", contents)
-    with pytest.raises(DataError, match="labels run from 3 to 10, expected 0 to 9"):
+    with pytest.raises(UserError, match="labels run from 3 to 10, expected 0 to 9"):
         emnist.EMNIST(split="digits").load(tmp_path)
     contents["emnist-digits-test-labels-idx1-ubyte"] = idx_bytes(np.array([3, 1, 2]))
     write_files(tmp_path / "EMNIST/raw", contents)
-    with pytest.raises(DataError, match="2 images but 3 labels"):
+    with pytest.raises(UserError, match="2 images but 3 labels"):
         emnist.EMNIST(split="digits").load(tmp_path)
 
 
@@ -147,10 +148,10 @@ def test_letters_begin_at_zero_or_are_refused(tmp_path: Path, idx_bytes: Any, wr
     contents = official(idx_bytes, "letters")
     contents["emnist-letters-train-labels-idx1-ubyte"] = idx_bytes(np.arange(26))
     write_files(tmp_path / "EMNIST/raw", contents)
-    with pytest.raises(DataError, match="labels run from -1 to 24"):
+    with pytest.raises(UserError, match="labels run from -1 to 24"):
         emnist.EMNIST(split="letters").load(tmp_path)
 
 
 def test_unknown_split() -> None:
-    with pytest.raises(DataError, match=r"unknown split 'leters'.*byclass, bymerge"):
+    with pytest.raises(UserError, match=r"unknown split 'leters'.*byclass, bymerge"):
         emnist.EMNIST(split="leters")  # pyright: ignore[reportArgumentType]

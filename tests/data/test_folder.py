@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import DataError
 from data.folder import Folder
-from data.sources import trees
-from data.sources.trees import _fraction, hold_out
+from data.readers import trees
+from data.readers.trees import _fraction, hold_out
+from models.errors import UserError
 from tests.data.own_images import load, png, values, zipped
 
 
@@ -135,7 +135,7 @@ def test_relative_paths_are_found_here_or_in_the_data_root(
     assert len(Folder(path="mine").load(tmp_path).train) > 0
     monkeypatch.chdir(tmp_path)
     assert len(Folder(path="mine").load(Path("/nonexistent")).train) > 0
-    with pytest.raises(DataError, match=r"yours is neither in .* nor in /data"):
+    with pytest.raises(UserError, match=r"yours is neither in .* nor in /data"):
         Folder(path="yours").load(Path("/data"))
 
 

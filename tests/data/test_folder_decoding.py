@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.sources import pictures
+from data.readers import pictures
 
 
 def decode(image: Image.Image, **options: Any) -> np.ndarray:

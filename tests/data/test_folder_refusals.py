@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 import data
-from data import DataError
 from data.folder import Folder
-from data.sources import trees
+from data.readers import trees
+from models.errors import UserError
 from tests.data.own_images import load, png, zipped
 
 
 def refused(path: Path, **options: Any) -> str:
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         load(path, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -63,7 +63,7 @@ def test_whatever_is_damaged_the_file_is_named(format: str, tmp_path: Path) -> N
         (tmp_path / "bad.png").write_bytes(bytes(broken))
         try:
             load(tmp_path, size=(8,))
-        except DataError as error:
+        except UserError as error:
             assert "bad.png" in str(error) and "good.png" not in str(error)
 
 
@@ -101,7 +101,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert "as a zip archive" in refused(tmp_path / "text.zip")
     png(tmp_path / "one" / "1.png", 1)
     assert "holds one image" in refused(tmp_path / "one")
-    with pytest.raises(DataError, match=r"needs --dataset\.path"):
+    with pytest.raises(UserError, match=r"needs --dataset\.path"):
         Folder().load(tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 )
 def test_bad_options_are_refused_before_anything_is_read(options: dict[str, Any]) -> None:
     name = next(iter(options))
-    with pytest.raises(DataError, match=rf"--dataset\.{name}"):
+    with pytest.raises(UserError, match=rf"--dataset\.{name}"):
         Folder(**options)
 
 

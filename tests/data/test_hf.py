@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import data
-from data import DataError
 from data.batches import Batches
+from models.errors import UserError
 from tests.data.own_images import png
 
 CLASSES = ["ant", "cat", "dog"]
@@ -33,7 +33,7 @@ def stored(value: int, size: tuple[int, int] = (6, 5)) -> bytes:
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"needs the package datasets: .*pip install -r requirements-hf\.txt"):
+    with pytest.raises(UserError, match=r"needs the package datasets: .*pip install -r requirements-hf\.txt"):
         load_hf(tmp_path)
     assert (Path(data.__file__).parents[1] / "requirements-hf.txt").is_file()
 
@@ -41,9 +41,9 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
 def test_bad_options_are_refused_before_the_package_is_needed() -> None:
     bad: list[dict[str, Any]] = [{"size": (0,)}, {"channels": 2}, {"test_share": 1.0}]
     for options in bad:
-        with pytest.raises(DataError, match=rf"--dataset\.{next(iter(options))}"):
+        with pytest.raises(UserError, match=rf"--dataset\.{next(iter(options))}"):
             load_hf("some", **options)
-    with pytest.raises(DataError, match=r"needs --dataset\.path"):
+    with pytest.raises(UserError, match=r"needs --dataset\.path"):
         load_hf("")
 
 
@@ -156,19 +156,19 @@ def test_what_a_data_set_has_not_is_refused(
     options: dict[str, Any], words: str, package: Any, thirty: Any, tmp_path: Path
 ) -> None:
     package.DatasetDict(train=thirty).save_to_disk(tmp_path / "x")
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         load_hf(tmp_path / "x", 0, **options)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_rows_without_a_class_or_an_image(package: Any, thirty: Any, tmp_path: Path) -> None:
     thirty.map(lambda row: {"kind": None if row["number"] == 4 else row["kind"]}).save_to_disk(tmp_path / "x")
-    with pytest.raises(DataError, match=r"train/000000004 has no class"):
+    with pytest.raises(UserError, match=r"train/000000004 has no class"):
         load_hf(tmp_path / "x", 0)
     rows = [{"picture": {"bytes": stored(n), "path": None} if n != 3 else None} for n in range(30)]
     holed = package.Dataset.from_list(rows, features=package.Features({"picture": package.Image()}))
     holed.save_to_disk(tmp_path / "y")
-    with pytest.raises(DataError, match=r"000000003 \(there is no image in this row\)"):
+    with pytest.raises(UserError, match=r"000000003 \(there is no image in this row\)"):
         load_hf(tmp_path / "y", 1)
     stream = load_hf(tmp_path / "y", 0)
     assert 4 in values(stream.train) and len(stream.broken.named) == 1
@@ -183,7 +183,7 @@ def test_what_cannot_be_read_is_one_line(
     (tmp_path / "program").mkdir()
     (tmp_path / "program" / "program.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     for place in ("absent.parquet", "/absent", tmp_path / "bad.parquet", tmp_path / "program", "nobody/nothing"):
-        with pytest.raises(DataError) as error:
+        with pytest.raises(UserError) as error:
             load_hf(place)
         assert str(place) in str(error.value) and "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "") and not (tmp_path / "ran").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data.sources import memory
+from data.readers import memory
 
 MIB = 2**20
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from data import DataError, fashion_mnist, mnist
-from data.sources import downloads, files, idx
+from data import fashion_mnist, mnist
+from data.readers import downloads, files, idx
+from models.errors import UserError
 
 Contents = dict[str, bytes]
 SETS = [(mnist, mnist.MNIST, "MNIST"), (fashion_mnist, fashion_mnist.FashionMNIST, "FashionMNIST")]
@@ -34,7 +35,7 @@ def published(
     return small_mnist
 
 
-def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -83,7 +84,7 @@ def test_damaged_file_is_named(
             victim = victim.with_name(f"{victim.name}.gz")
             packed = gzip.compress(good)
             victim.write_bytes(packed[:-9] if damage == "short gzip" else packed + b"noise")
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         mnist.MNIST().load(tmp_path)
     assert str(victim) in one_line(error) and "delete or replace" in str(error.value)
 
@@ -92,8 +93,8 @@ def test_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(files, "MAX_BYTES", 1 << 20)
     bomb = tmp_path / "bomb.gz"
     bomb.write_bytes(gzip.compress(bytes(1 << 24)))
-    with pytest.raises(DataError, match=r"bomb\.gz unpacks to more than 1 MiB"):
-        files.read(bomb)
+    with pytest.raises(UserError, match=r"bomb\.gz unpacks to more than 1 MiB"):
+        files.read_file(bomb)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +112,8 @@ def test_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_what_is_no_idx_file_is_refused_by_name(contents: bytes) -> None:
-    with pytest.raises(DataError, match="some/file"):
-        idx.parse(contents, "some/file")
+    with pytest.raises(UserError, match="some/file"):
+        idx.parse_idx(contents, "some/file")
 
 
 def test_offline_names_files_folder_and_way_out(tmp_path: Path, published: Contents) -> None:
@@ -120,7 +121,7 @@ def test_offline_names_files_folder_and_way_out(tmp_path: Path, published: Conte
     raw.mkdir(parents=True)
     (raw / TRAIN_IMAGES).write_bytes(published[TRAIN_IMAGES])
     begin = time.monotonic()
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         mnist.MNIST().load(tmp_path)
     assert time.monotonic() - begin < 5
     message = one_line(error)
@@ -132,7 +133,7 @@ def test_offline_names_files_folder_and_way_out(tmp_path: Path, published: Conte
 
 
 def test_without_a_name_server_nothing_is_left_behind(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"ossci-datasets.*name resolution"):
+    with pytest.raises(UserError, match=r"ossci-datasets.*name resolution"):
         mnist.MNIST().load(tmp_path / "root")
     assert list(tmp_path.iterdir()) == []
 
@@ -150,7 +151,7 @@ def test_a_silent_server_is_given_up(tmp_path: Path, published: Contents, monkey
     monkeypatch.setattr(downloads, "ANSWER_SECONDS", 0.3)
     begin = time.monotonic()
     try:
-        with pytest.raises(DataError, match=r"no answer in 0\.3 s"):
+        with pytest.raises(UserError, match=r"no answer in 0\.3 s"):
             mnist.MNIST().load(tmp_path)
         assert time.monotonic() - begin < 3
     finally:
@@ -197,7 +198,7 @@ def test_a_faulty_download_leaves_nothing(
     else:
         server.files[name] = gzip.compress(b"<html>log in first</html>")
     monkeypatch.setattr(mnist, "MIRRORS", (server.url,))
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         mnist.MNIST().load(tmp_path)
     assert name in one_line(error)
     assert ("connection lost" if fault == "cut" else "not the published file") in str(error.value)
@@ -215,7 +216,7 @@ def test_a_root_that_cannot_be_written(
     monkeypatch.setattr(mnist, "MIRRORS", (server.url,))
     root = tmp_path / "file"
     root.write_text("not a folder")
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         mnist.MNIST().load(root)
     assert str(root) in one_line(error) and "Not a directory" in str(error.value)
 

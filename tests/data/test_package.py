@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 
 import data
+from models.errors import UserError
+from models.variants import DATA_SETS
 
 REPOSITORY = Path(data.__file__).parent.parent
 
 
 def test_names() -> None:
-    assert data.names() == ["cifar10", "digits", "emnist", "fashion_mnist", "folder", "hf", "mnist"]
+    assert DATA_SETS.names() == ["cifar10", "digits", "emnist", "fashion_mnist", "folder", "hf", "mnist"]
 
 
-@pytest.mark.parametrize("name", data.names())
+@pytest.mark.parametrize("name", DATA_SETS.names())
 def test_every_data_set_follows_the_naming_rule_and_documents_its_options(name: str) -> None:
-    found = data.find(name)
+    found = DATA_SETS.find(name)
     assert found.__name__.lower() == name.replace("_", "")
     assert callable(found.load)
     options = inspect.signature(found).parameters.values()
@@ -33,14 +35,14 @@ def test_every_data_set_follows_the_naming_rule_and_documents_its_options(name: 
     ("wrong", "right"), [("mnits", "mnist"), ("fashion-mnist", "fashion_mnist"), ("CIFAR", "cifar10")]
 )
 def test_unknown_name_gets_a_suggestion(wrong: str, right: str) -> None:
-    with pytest.raises(data.DataError, match=f"{wrong}.*did you mean '{right}'"):
-        data.find(wrong)
+    with pytest.raises(UserError, match=f"{wrong}.*did you mean '{right}'"):
+        DATA_SETS.find(wrong)
 
 
 @pytest.mark.parametrize("name", ["batches", "sources", "os", "../digits", ""])
 def test_what_is_no_data_set_is_refused(name: str) -> None:
-    with pytest.raises(data.DataError, match="choose one of cifar10, digits"):
-        data.find(name)
+    with pytest.raises(UserError, match="choose from cifar10, digits"):
+        DATA_SETS.find(name)
 
 
 def test_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -72,8 +74,9 @@ def watch(event, args):
             touched.append((event, args))
 sys.addaudithook(watch)
 import data
-for name in data.names():
-    data.find(name)
+from models.errors import UserError
+for name in DATA_SETS.names():
+    DATA_SETS.find(name)
 heavy = {"torch", "torchvision", "sklearn", "PIL", "rich"} & set(sys.modules)
 print(touched, sorted(heavy))
 """

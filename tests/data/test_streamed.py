@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
-from data import DataError
 from data.batches import Batches
-from data.sources import streamed
-from data.sources.streamed import Broken, Streamed
+from data.readers import streamed
+from data.readers.streamed import Broken, Streamed
+from models.errors import UserError
 from tests.data.own_images import load, png, zipped
 
 
@@ -89,7 +89,7 @@ def test_rows_are_asked_for_as_of_a_tensor(forty: Path) -> None:
 def test_what_takes_all_images_at_once_is_refused(forty: Path) -> None:
     stream, memory = both(forty)
     assert torch.equal(memory.train.in_memory(), memory.train.images[:])
-    with pytest.raises(DataError, match=r"all 32 images of a split at once, .* --memory_limit of 0.001 GiB"):
+    with pytest.raises(UserError, match=r"all 32 images of a split at once, .* --memory_limit of 0.001 GiB"):
         stream.train.in_memory()
 
 
@@ -111,10 +111,10 @@ def test_the_limit_decides(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert load(forty).broken is None and load(forty, 0).broken is not None
     for wrong in ("much", "-1"):
         monkeypatch.setenv("MEMORY_LIMIT", wrong)
-        with pytest.raises(DataError, match=f"MEMORY_LIMIT={wrong}: takes 0 or more GiB"):
+        with pytest.raises(UserError, match=f"MEMORY_LIMIT={wrong}: takes 0 or more GiB"):
             load(forty)
     for wrong in (-1, float("nan")):
-        with pytest.raises(DataError, match="--memory_limit"):
+        with pytest.raises(UserError, match="--memory_limit"):
             load(forty, wrong)
 
 
@@ -166,7 +166,7 @@ def test_a_broken_picture_is_replaced_by_the_next_of_its_class_and_told_once(wor
     held = Batches(data.Split(expected, stream.train.labels), len(expected), 0)
     assert all(same(batches, held, step) for step in range(3))
     assert len(lines) == 2 and mine[2] in lines[0] and "number 1" in lines[0] and mine[-1] in lines[1]
-    with pytest.raises(DataError, match="2 images cannot be used"):
+    with pytest.raises(UserError, match="2 images cannot be used"):
         load(classes, 1)
 
 
@@ -184,7 +184,7 @@ def test_processes_hear_of_each_others_broken_pictures() -> None:
         assert sorted(broken.named) == ["a.png", "b.png"] and len(lines) == 2 and broken.elsewhere == 300
     each[0].note(0, {f"{k}.png": "cut" for k in range(10)})
     each[1].note(0, {f"{k}.png": "cut" for k in range(10, 20)})
-    with pytest.raises(DataError, match="22 of the first 600 images cannot be used"):
+    with pytest.raises(UserError, match="22 of the first 600 images cannot be used"):
         each[0].merge([(one.seen, one.named) for one in each])
 
 
@@ -205,7 +205,7 @@ def test_too_many_broken_pictures_end_the_run(workers: int, tmp_path: Path, monk
     for number in range(0, 40, 5):
         spoil(tmp_path / f"{number:02}.png")
     batches = Batches(load(tmp_path, 0, test_share=1e-9).train, 8, 0, workers=workers)
-    with pytest.raises(DataError, match=r"5 of the first \d+ images cannot be used, as \d+.png .*repair") as error:
+    with pytest.raises(UserError, match=r"5 of the first \d+ images cannot be used, as \d+.png .*repair") as error:
         for step in range(9):
             batches.at(step)
     assert "\n" not in str(error.value)
@@ -216,7 +216,7 @@ def test_a_class_of_broken_pictures_is_refused(workers: int, classes: Path) -> N
     stream = load(classes, 0)
     for number in range(10):
         spoil(classes / "cat" / f"{number}.png")
-    with pytest.raises(DataError, match=r"no image of the class of cat/\d.png can be used") as error:
+    with pytest.raises(UserError, match=r"no image of the class of cat/\d.png can be used") as error:
         Batches(stream.train, 30, 0, workers=workers).at(0)
     assert "\n" not in str(error.value)
 

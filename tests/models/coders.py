@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import checkpoint
-from models.autoencoders import Autoencoder, AutoencoderSpec, load_autoencoder
+from models.autoencoders.autoencoder import Autoencoder, AutoencoderSpec, load_autoencoder
+from models.runs import checkpoints
 
 
 def random_images(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
@@ -28,6 +28,8 @@ def small_coder(
     network = spec.build_network()
     for parameter in network.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-    tensors = checkpoint.prefixed("ema", network.state_dict())
+    tensors = checkpoints.prefixed("ema", network.state_dict())
     (folder / "checkpoints").mkdir(parents=True)
-    return load_autoencoder(checkpoint.save(folder / "checkpoints", 1, tensors, {"autoencoder": spec.facts()}, 0))
+    return load_autoencoder(
+        checkpoints.save_checkpoint(folder / "checkpoints", 1, tensors, {"autoencoder": spec.facts()}, 0)
+    )

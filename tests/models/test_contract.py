@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.denoiser import NetworkDenoiser
+from models.diffusion.denoiser import NetworkDenoiser
+from models.diffusion.losses import DISTANCES, WEIGHTINGS, DenoisingLoss
+from models.diffusion.noise_schedules import NAMES, NoiseSchedule, build_noise_schedule
+from models.diffusion.predictions import PREDICTIONS, Prediction, build_prediction
+from models.diffusion.samplers import SAMPLERS
+from models.diffusion.times import DENSITIES, GRIDS, TimeDensity, build_times
 from models.errors import UserError
-from models.losses import DISTANCES, WEIGHTINGS, DenoisingLoss
-from models.noise_schedules import NAMES, NoiseSchedule, build_noise_schedule
-from models.predictions import PREDICTIONS, Prediction, build_prediction
 from models.randomness import StepRandomness, image_draw
-from models.samplers import SAMPLERS
-from models.times import DENSITIES, GRIDS, TimeDensity, build_times
 
 SHAPE, COUNT, LENGTHS = (1, 2, 2), 6, (None, 1, 1000)
 FORMS = [

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.denoiser import Denoiser, NetworkDenoiser
+from models.diffusion.denoiser import Denoiser, NetworkDenoiser
+from models.diffusion.noise_schedules import build_noise_schedule
+from models.diffusion.predictions import build_prediction
+from models.diffusion.samplers import SAMPLERS
 from models.errors import UserError
 from models.generation import Generated, Sampling, generate
-from models.noise_schedules import build_noise_schedule
-from models.predictions import build_prediction
-from models.samplers import SAMPLERS
 from models.spaces.pixels import Pixels
 from tests.exact import correlated_gaussian
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from models.denoiser import Estimate, levels
-from models.noise_schedules import NoiseSchedule
+from models.diffusion.denoiser import Estimate, levels
+from models.diffusion.noise_schedules import NoiseSchedule
 from tests.exact import ExactGaussian, correlated_gaussian
 
 

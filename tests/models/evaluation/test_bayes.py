@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.denoiser import Estimate
+from models.diffusion.denoiser import Estimate
+from models.diffusion.noise_schedules import build_noise_schedule
 from models.errors import UserError
 from models.evaluation.bayes import WEIGHTINGS, Denoising, Likelihood, Posterior
 from models.evaluation.images import Images
-from models.noise_schedules import build_noise_schedule
 from tests.models.evaluation.densities import Classes
 
 SHAPE = (1, 2, 3)

@@ -9,17 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import checkpoint
 from models.errors import UserError
 from models.evaluation import classifier as module
-from models.evaluation.classifier import Classifier, Labelled, Schooling, Subject, classifier_for, load, train
+from models.evaluation.classifier import (
+    Classifier,
+    LabelledImages,
+    Schooling,
+    Subject,
+    classifier_for,
+    fit_classifier,
+    load_classifier,
+)
 from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.recognition import diversity
+from models.runs import checkpoints
 
 CPU = torch.device("cpu")
 
 
-def halves(count: int, shape: tuple[int, int, int], seed: int) -> Labelled:
+def halves(count: int, shape: tuple[int, int, int], seed: int) -> LabelledImages:
     """Noisy images that are bright above (0) or below (1)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(2, (count,), generator=generator)
@@ -27,7 +35,7 @@ def halves(count: int, shape: tuple[int, int, int], seed: int) -> Labelled:
     half = shape[1] // 2
     images[labels == 0, :, :half] += 100
     images[labels == 1, :, half:] += 100
-    return Labelled(images.to(torch.uint8), labels)
+    return LabelledImages(images.to(torch.uint8), labels)
 
 
 def make(
@@ -56,7 +64,9 @@ def test_it_learns_is_kept_and_answers_alike(network: str, shape: tuple[int, int
 
 def test_the_same_seed_gives_the_same_network() -> None:
     shown = halves(256, (1, 8, 8), 0)
-    one, same, other = (train(Schooling(epochs=1, seed=seed), shown, 2, CPU).state_dict() for seed in (0, 0, 1))
+    one, same, other = (
+        fit_classifier(Schooling(epochs=1, seed=seed), shown, 2, CPU).state_dict() for seed in (0, 0, 1)
+    )
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert not torch.equal(one["verdict.weight"], other["verdict.weight"])
 
@@ -101,21 +111,21 @@ def test_small_sets_are_shown_more_often() -> None:
 def test_a_file_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
     made, _ = make(tmp_path / "kept")
     path = next((tmp_path / "kept").glob("*.safetensors"))
-    tensors, facts = checkpoint.load(path)
+    tensors, facts = checkpoints.load_checkpoint(path)
     for broken, words in (
         ({"network": "vgg"}, "no feature network"),
         ({"classes": "many"}, "no network that can be built"),
         ({"classes": 3}, "does not fit its network"),
     ):
-        checkpoint.write(tmp_path / "bad.safetensors", tensors, {**facts, **broken})
+        checkpoints.write_checkpoint(tmp_path / "bad.safetensors", tensors, {**facts, **broken})
         with pytest.raises(UserError, match=words):
-            load(tmp_path / "bad.safetensors", CPU)
-    checkpoint.write(tmp_path / "bad.safetensors", tensors, {"network": "convnet"})
+            load_classifier(tmp_path / "bad.safetensors", CPU)
+    checkpoints.write_checkpoint(tmp_path / "bad.safetensors", tensors, {"network": "convnet"})
     with pytest.raises(UserError, match="no feature network"):
-        load(tmp_path / "bad.safetensors", CPU)
+        load_classifier(tmp_path / "bad.safetensors", CPU)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match="truncated or altered"):
-        load(path, CPU)
+        load_classifier(path, CPU)
     assert replace(made).name.startswith("convnet_")
 
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.denoiser import Clipped, Estimate, levels
+from models.diffusion.denoiser import Clipped, Estimate, levels
+from models.diffusion.noise_schedules import Chain, build_noise_schedule
+from models.diffusion.samplers import ddpm
 from models.errors import UserError
 from models.evaluation.code_length import (
-    Levels,
+    GreyLevels,
     Parts,
     SpreadDensity,
     VariationalBound,
@@ -22,13 +24,11 @@ from models.evaluation.code_length import (
     groups,
 )
 from models.evaluation.images import Images
-from models.noise_schedules import Chain, build_noise_schedule
-from models.samplers import ddpm
 from models.spaces.pixels import Pixels
 from tests.exact import ExactGaussian, pixel_gaussian
 from tests.models.evaluation.densities import Classes
 
-LEVELS = Levels(-1.0, 1.0)
+LEVELS = GreyLevels(-1.0, 1.0)
 EVERY = torch.arange(256)
 MEAN, DEVIATION = (-0.1, 0.2, 0.0), (0.15, 0.25, 0.1)
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from models.diffusion.flow_time import flow_time, last_flow_time, t_of
+from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
 from models.evaluation.likelihood import exact_probes, log_density, random_probes, rising_grid
-from models.flow_time import flow_time, last_flow_time, t_of
-from models.noise_schedules import NoiseSchedule, build_noise_schedule
 from tests.exact import correlated_gaussian, pixel_gaussian
 from tests.models.evaluation.densities import Mixture, log_density_of, noisy_log_density_of
 

@@ -21,11 +21,11 @@ from models.evaluation.measures import (
 )
 from models.evaluation.memorisation import memorisation
 from models.evaluation.neighbours import expected_coverage, expected_mixing
-from models.evaluation.statistics import Estimate, Z
+from models.evaluation.statistics import Measurement, Z
 
 WIDTH, COUNT = 6, 300
 SETTINGS = Settings(k=5, draws=20)
-Rows = dict[str, Estimate]
+Rows = dict[str, Measurement]
 
 
 def modes(count: int, seed: int, centres: tuple[float, ...] = (0, 30)) -> Tensor:

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
+from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
+from models.diffusion.predictions import PREDICTIONS, build_prediction
+from models.diffusion.times import bin_of
 from models.evaluation.images import Images
 from models.evaluation.noise_loss import by_bin, noise_losses
 from models.evaluation.statistics import mean_interval
-from models.noise_schedules import NoiseSchedule, build_noise_schedule
-from models.objectives import bin_of
-from models.predictions import PREDICTIONS, build_prediction
 from tests.exact import ExactGaussian, correlated_gaussian, through_network
 from tests.models.evaluation.densities import Classes
 

@@ -10,7 +10,7 @@ import torch
 from models.errors import UserError
 from models.evaluation.distances import frechet_distance, frechet_resampled, gaussian
 from models.evaluation.statistics import (
-    Estimate,
+    Measurement,
     around,
     difference_of_shares,
     mean,
@@ -54,7 +54,7 @@ def test_what_is_not_finite_is_refused() -> None:
         refuse_infinite(torch.tensor([0.0, math.nan]))
 
 
-def half_width(estimate: Estimate) -> float:
+def half_width(estimate: Measurement) -> float:
     return (estimate.high - estimate.low) / 2
 
 
@@ -91,9 +91,9 @@ def test_the_interval_of_a_distance_is_as_wide_as_other_samples_would_make_it() 
 
 def test_the_interval_of_a_difference_of_shares() -> None:
     """Newcombe 1998b, table II (a): 56/70 less 48/80 has the interval [0.0524, 0.3339]; and shares at the ends."""
-    one, other = (Estimate(k / n, *wilson_interval(k, n)) for k, n in ((48, 80), (56, 70)))
+    one, other = (Measurement(k / n, *wilson_interval(k, n)) for k, n in ((48, 80), (56, 70)))
     assert difference_of_shares(one, other) == pytest.approx((0.0524, 0.3339), abs=5e-5)
-    none = Estimate(0.0, *wilson_interval(0, 20))
+    none = Measurement(0.0, *wilson_interval(0, 20))
     low, high = difference_of_shares(none, none)
     assert low < 0 < high
     low, high = difference_of_shares(one, one, together=1.0)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import networks
+from models.variants import NETWORKS
 
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"width": 8, "attention_levels": (0, 1)},
@@ -17,7 +17,7 @@ CLASSES = 3
 
 def small(name: str, shape: tuple[int, int, int] = (1, 8, 8), classes: int = CLASSES, **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    return networks.find(name)(shape, classes, **{**SMALL[name], **options})
+    return NETWORKS.find(name)(shape, classes, **{**SMALL[name], **options})
 
 
 def awake(name: str, *args: Any, **options: Any) -> nn.Module:

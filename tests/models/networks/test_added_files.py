@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import conditioning, networks, variants
 from models.errors import UserError
+from models.networks import conditioning
+from models.variants import CONDITIONINGS, NETWORKS
 from tests.added import add
 from tests.models.networks.small import CLASSES, SMALL, inputs, small, train
 
@@ -20,11 +21,10 @@ def _added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_added")
 def test_files_that_expose_their_class_are_found() -> None:
-    assert networks.names() == sorted([*SMALL, "one_layer"])
-    assert conditioning.names() == ["concatenation", "cross_attention", "embedding", "everything"]
-    assert variants.names("models.conditioning", int) == []
+    assert NETWORKS.names() == sorted([*SMALL, "one_layer"])
+    assert CONDITIONINGS.names() == ["concatenation", "cross_attention", "embedding", "everything"]
     with pytest.raises(UserError, match="did you mean 'everything'"):
-        conditioning.find("everythin")
+        CONDITIONINGS.find("everythin")
 
 
 @pytest.mark.usefixtures("_added")
@@ -40,7 +40,7 @@ def test_an_added_conditioning_serves_the_networks_there_are(name: str) -> None:
 @pytest.mark.usefixtures("_added")
 def test_an_added_network_goes_with_an_added_conditioning() -> None:
     noisy, t, label = inputs()
-    network = networks.find("one_layer")((1, 8, 8), CLASSES, kernel_size=5, conditioning="everything")
+    network = NETWORKS.find("one_layer")((1, 8, 8), CLASSES, kernel_size=5, conditioning="everything")
     answer = network(noisy, t, label)
     assert answer.shape == noisy.shape
     assert torch.equal(network(noisy, t, None), network(noisy, t, torch.full_like(label, CLASSES)))

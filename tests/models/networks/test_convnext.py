@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from models.errors import UserError
-from models.networks.convnext import Block, ConvNeXt
+from models.networks.convnext import ConvNeXt, ConvNeXtBlock
 
 
 @settings(max_examples=20)
@@ -35,7 +35,7 @@ def test_whatever_fits_works(shape: tuple[int, int, int], classes: int, patch_si
 
 def test_a_block_is_what_its_paper_says() -> None:
     torch.manual_seed(0)
-    block, hidden, condition = Block(6, 5, 7, 4, dropout=0.0), torch.randn(2, 6, 9, 4), torch.randn(2, 5)
+    block, hidden, condition = ConvNeXtBlock(6, 5, 7, 4, dropout=0.0), torch.randn(2, 6, 9, 4), torch.randn(2, 5)
     assert torch.equal(block(hidden, condition), hidden)
     torch.nn.init.normal_(block.reduce.weight)
     alone = [F.conv2d(hidden[:, c : c + 1], block.depthwise.weight[c : c + 1], padding=3) for c in range(6)]

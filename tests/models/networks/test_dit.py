@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import UserError
-from models.networks.dit import Attention, Block, DiT
+from models.networks.dit import Attention, DiT, DiTBlock
 
 POSITIONS: tuple[Literal["rope", "learned"], ...] = ("rope", "learned")
 
@@ -54,7 +54,7 @@ def test_positions_matter(position: Literal["rope", "learned"]) -> None:
 
 def test_a_block_begins_as_the_identity() -> None:
     tokens = torch.randn(2, 5, 16)
-    block = Block(16, heads=2, mlp_ratio=4, dropout=0.0, qk_norm=True)
+    block = DiTBlock(16, heads=2, mlp_ratio=4, dropout=0.0, qk_norm=True)
     assert torch.equal(block(tokens, torch.randn(2, 16), None), tokens)
 
 

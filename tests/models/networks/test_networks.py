@@ -8,27 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import networks
 from models.errors import UserError
+from models.variants import NETWORKS
 from tests.models.networks.small import CLASSES, SMALL, awake, inputs, small, train
 
 every_network = pytest.mark.parametrize("name", SMALL)
 
 
 def test_small_options_cover_every_network() -> None:
-    assert networks.names() == sorted(SMALL)
+    assert NETWORKS.names() == sorted(SMALL)
 
 
 @pytest.mark.parametrize(("wrong", "hint"), [("unt", "did you mean 'unet'?"), ("blocks", "choose from"), ("", "unet")])
 def test_an_unknown_name_is_the_users_mistake(wrong: str, hint: str) -> None:
     with pytest.raises(UserError, match=r"^no network is called .*convnext, dit, unet$") as error:
-        networks.find(wrong)
+        NETWORKS.find(wrong)
     assert hint in str(error.value)
 
 
 @every_network
 def test_every_option_is_typed_documented_and_has_a_default(name: str) -> None:
-    constructor = networks.find(name).__init__
+    constructor = NETWORKS.find(name).__init__
     documented = {p.arg_name: p.description for p in docstring_parser.parse(inspect.getdoc(constructor) or "").params}
     parameters = list(inspect.signature(constructor).parameters.values())
     assert [p.name for p in parameters[:3]] == ["self", "shape", "classes"]
@@ -65,7 +65,7 @@ def test_latents_of_few_pixels(name: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
 def test_the_defaults_fit_the_usual_images_and_begin_by_answering_zero(name: str, shape: tuple[int, int, int]) -> None:
     noisy, t, label = inputs(shape, count=1)
-    assert torch.equal(networks.find(name)(shape, 10)(noisy, t, label), torch.zeros_like(noisy))
+    assert torch.equal(NETWORKS.find(name)(shape, 10)(noisy, t, label), torch.zeros_like(noisy))
 
 
 @every_network

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from models import spaces
-from models.autoencoders import Autoencoder
-from models.build import locate
-from models.denoiser import Clipped, NetworkDenoiser
+from models.autoencoders.autoencoder import Autoencoder
+from models.diffusion.denoiser import Clipped, NetworkDenoiser
+from models.diffusion.noise_schedules import build_noise_schedule
+from models.diffusion.predictions import build_prediction
+from models.diffusion.samplers import SAMPLERS
+from models.diffusion.times import build_times
 from models.errors import UserError
-from models.noise_schedules import build_noise_schedule
-from models.predictions import build_prediction
+from models.model import locate_autoencoder
 from models.randomness import StepRandomness
-from models.samplers import SAMPLERS
 from models.spaces import Fitted, Surroundings
 from models.spaces.latents import Latents
 from models.spaces.pixels import Pixels
-from models.times import build_times
 from tests.exact import ExactGaussian, pixel_gaussian, through_network
 from tests.models.coders import random_images, small_coder
 
@@ -75,12 +75,12 @@ def test_there_and_back_is_the_autoencoders_reconstruction(coder: Autoencoder) -
 def test_it_comes_back_from_its_facts_by_the_autoencoders_hash(coder: Autoencoder, tmp_path: Path) -> None:
     space = fit(coder).space
     checkpoint = tmp_path / "latent" / "checkpoints" / "step_1.safetensors"
-    again = spaces.from_facts(spaces.to_facts(space), lambda sha256: locate(sha256, checkpoint))
+    again = spaces.from_facts(spaces.to_facts(space), lambda sha256: locate_autoencoder(sha256, checkpoint))
     images = random_images(3, SHAPE)
     assert again.encode(images).equal(space.encode(images)) and list(again.needs) == [coder.path]
     with pytest.raises(UserError, match=r"trained on an autoencoder .* name its checkpoint with --autoencoder"):
         spaces.from_facts(
-            {**spaces.to_facts(space), "autoencoder": "0" * 64}, lambda sha256: locate(sha256, checkpoint)
+            {**spaces.to_facts(space), "autoencoder": "0" * 64}, lambda sha256: locate_autoencoder(sha256, checkpoint)
         )
 
 

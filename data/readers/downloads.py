@@ -1,0 +1,110 @@
+"""Fetching published files that are absent: to a temporary name, checked, then renamed; no half file is used.
+
+Without a network it gives up in seconds with one line that names what is missing, where, and the way out.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import queue
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from models.errors import UserError
+from models.progress import progress
+
+# From looking up the name to the head of the answer, and for each silence of the server after that.
+ANSWER_SECONDS = 6.0
+SILENCE_SECONDS = 30.0
+_CHUNK = 1 << 18
+
+
+def fetch_missing(
+    name: str, folder: Path, urls: Mapping[str, Sequence[str]], check: Callable[[Path, str], object]
+) -> None:
+    """Put the files that are the keys of `urls` into `folder`, each from its first address that works.
+
+    `check(path, file)` raises UserError if the file at the temporary `path` is not what was published. Raises
+    UserError naming all files of the data set `name` that are still missing, the folder and the way out.
+    """
+    missing = list(urls)
+    for file, addresses in urls.items():
+        reason = _fetch(addresses, folder / file, lambda path, file=file: check(path, file))
+        if reason is not None:
+            raise UserError(
+                f"{name}: {', '.join(missing)} missing in {folder}, and downloading failed ({reason}): put "
+                "them there, or name the data root that has them with --data_root or DATA_ROOT, or use "
+                "--dataset digits, which needs no files"
+            )
+        missing.remove(file)
+
+
+def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], object]) -> str | None:
+    """None when `target` is there, else why not."""
+    reasons = []
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    for url in addresses:
+        host = urlsplit(url).hostname
+        try:
+            _download(url, part)
+            check(part)
+            part.replace(target)
+            return None
+        except (OSError, http.client.HTTPException) as error:
+            reasons.append(f"{host}: {' '.join(str(error).split()) or type(error).__name__}")
+        except UserError:
+            reasons.append(f"{host}: what it sent is not the published file")
+        finally:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                part.unlink()
+    return "; ".join(reasons)
+
+
+def _download(url: str, path: Path) -> None:
+    with _open(url) as response:
+        path.parent.mkdir(parents=True, exist_ok=True)  # only now: without a network nothing is left behind
+        with path.open("wb") as file:
+            _save(response, file, url)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _save(response: Any, file: BinaryIO, url: str) -> None:
+    length = response.headers.get("Content-Length")
+    total = int(length) if length and length.isdigit() else None
+    if not sys.stderr.isatty():
+        print(f"downloading {url}", file=sys.stderr, flush=True)
+    with progress(f"downloading {url}", total, unit_is_bytes=True) as advance:
+        while chunk := response.read(_CHUNK):
+            file.write(chunk)
+            advance(len(chunk))
+    if total is not None and file.tell() != total:
+        raise ConnectionError(f"connection lost after {file.tell()} of {total} bytes")
+
+
+def _open(url: str) -> Any:
+    # urllib's timeout covers neither name lookup nor a host with many addresses, so it runs beside a clock.
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        request = urllib.request.Request(url, headers={"User-Agent": "python-urllib"})
+        try:
+            answers.put(urllib.request.urlopen(request, timeout=SILENCE_SECONDS))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=ANSWER_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {ANSWER_SECONDS:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

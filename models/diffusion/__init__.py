@@ -1,0 +1,1 @@
+"""The mathematics of diffusion and flows. Imports torch and the ground only."""

@@ -1,0 +1,1 @@
+"""What lies on disk: run folders, their status, metrics and checkpoints."""

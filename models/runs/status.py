@@ -1,0 +1,51 @@
+"""The status of a run, status.json, and whether its process is still alive."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from models.errors import UserError
+
+STATUS = "status.json"
+
+STALE_SECONDS = 120.0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The fields of a run's status.json. Raises UserError where there is none or it cannot be read."""
+    try:
+        status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no run folder: {STATUS} cannot be read ({error})") from None
+    if not isinstance(status, dict):
+        raise UserError(f"{folder / STATUS} holds no status")
+    return status
+
+
+def liveness(status: Mapping[str, Any]) -> str:
+    """The state, or "dead": says running, but its process is gone or its heartbeat is older than two minutes."""
+    state = str(status.get("state", "unknown"))
+    if state != "running":
+        return state
+    if status.get("host") == socket.gethostname():
+        try:
+            os.kill(int(status["pid"]), 0)
+        except (ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
+            return "dead"
+        except PermissionError:
+            pass
+    try:
+        age = datetime.now(UTC) - datetime.fromisoformat(str(status.get("heartbeat")))
+    except (ValueError, TypeError):
+        return "dead"
+    return "dead" if age.total_seconds() > STALE_SECONDS else "running"

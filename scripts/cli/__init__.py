@@ -1,0 +1,1 @@
+"""The command line: flags, arguments, recipes, exit codes and the terminal."""

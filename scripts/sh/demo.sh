@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# From a fresh clone to generated digits in one command: makes the environment, trains a class-conditional model on
+# the digits that come with scikit-learn (no download), generates every class and says where everything lies.
+#
+#   scripts/sh/demo.sh [FLAGS...]           flags for the training, as in --max_minutes 1
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+for word in "$@"; do
+    if [[ $word == --help || $word == -h ]]; then
+        scripts/sh/setup.sh --quiet
+        exec .venv/bin/python -m scripts.train_flow --help
+    fi
+done
+
+say() { printf '%s\n' "$*" >&2; }
+
+scripts/sh/setup.sh --quiet
+say "1/2  training on 1,438 handwritten digits of 8x8 pixels, for a minute and a half"
+run=$(.venv/bin/python -m scripts.train_flow --recipe demo_digits "$@")
+say "2/2  generating ten of each digit"
+samples=$(.venv/bin/python -m scripts.generate --run "$run" --num_samples 100 --animate \
+    --guidance_scale 1.5 --sampler heun --steps 12)
+for file in "$samples/grid.png" "$samples/animation.webp"; do
+    [[ -s $file ]] || { say "error: $file was not written" && exit 1; }
+done
+say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+printf 'grid        %s\nanimation   %s\nrun folder  %s\n' "$samples/grid.png" "$samples/animation.webp" "$run"

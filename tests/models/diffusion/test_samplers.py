@@ -1,0 +1,355 @@
+"""Samplers against the truth: on Gaussian data the ideal denoiser and the ODE's solution are closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
+from models.diffusion.predictions import PREDICTIONS, build_prediction
+from models.diffusion.samplers import SAMPLERS, Step, sampler_options
+from models.diffusion.times import GRIDS, build_times
+from models.errors import UserError
+from tests.exact import ExactGaussian, correlated_gaussian, moments, no_draw, pixel_gaussian, through_network
+
+Options = Mapping[str, object]
+
+SCHEDULES: dict[str, NoiseSchedule] = {
+    "flow": build_noise_schedule("flow"),
+    "cosine": build_noise_schedule("cosine"),
+    "linear": build_noise_schedule("linear"),
+    "cosine-chain": build_noise_schedule("cosine", 1000),
+    "linear-chain": build_noise_schedule("linear", 1000),
+    "zero-terminal-snr": build_noise_schedule("linear", 1000, zero_terminal_snr=True),
+}
+DETERMINISTIC: list[tuple[str, Options]] = [
+    ("ddim", {}),
+    ("euler", {}),
+    ("midpoint", {}),
+    ("heun", {}),
+    ("dpmpp_2m", {}),
+    ("unipc", {"order": 1}),
+    ("unipc", {"order": 2}),
+    ("unipc", {"order": 3}),
+    ("sde", {"diffusion": 0.0}),
+]
+STOCHASTIC: list[tuple[str, Options]] = [
+    ("ddpm", {"variance": "posterior"}),
+    ("ddpm", {"variance": "beta"}),
+    ("ddim", {"eta": 0.5}),
+    ("ddim", {"eta": 1.0}),
+    ("dpmpp_2m", {"eta": 0.5}),
+    ("dpmpp_2m_sde", {}),
+    ("sde", {"diffusion": 0.5}),
+    ("sde", {"diffusion": 1.0}),
+]
+EVERY = DETERMINISTIC + STOCHASTIC
+
+
+def label(sampler: tuple[str, Options]) -> str:
+    return "-".join([sampler[0], *(str(value) for value in sampler[1].values())])
+
+
+def walk(sampler: tuple[str, Options], denoiser: object, noisy: Tensor, times: Tensor, seed: int = 0) -> list[Step]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, dtype=noisy.dtype, generator=generator)
+
+    name, options = sampler
+    return list(SAMPLERS[name](denoiser, noisy, times, draw, **options))
+
+
+def start(exact: ExactGaussian, t: Tensor, count: int = 4) -> Tensor:
+    return exact.draw_noisy(t, count, torch.Generator().manual_seed(0))
+
+
+# -- the order of convergence -----------------------------------------------------------------------------------
+
+
+def error(sampler: tuple[str, Options], exact: ExactGaussian, steps: int) -> float:
+    """The largest distance from the ODE's solution between two moments inside time.
+
+    The grid goes on by two steps, because UniPC lowers its order in the last ones.
+    """
+    half_log_snr = torch.linspace(-2.5, 2.5, steps + 1, dtype=torch.float64)
+    beyond = half_log_snr[-1] + 5 / steps * torch.arange(1, 3)
+    times = exact.noise_schedule.t_from_log_snr(2 * torch.cat([half_log_snr, beyond]))
+    noisy = start(exact, times[0])
+    name, options = sampler
+    reached = list(SAMPLERS[name](exact, noisy, times, no_draw, **options))[steps - 1]
+    assert reached.t == times[steps]
+    return (reached.noisy - exact.flow_map(noisy, times[0], times[steps])).abs().max().item()
+
+
+ORDERS = {
+    "ddim": 1,
+    "euler": 1,
+    "sde-0.0": 1,
+    "midpoint": 2,
+    "heun": 2,
+    "dpmpp_2m": 2,
+    "unipc-1": 2,
+    "unipc-2": 3,
+    "unipc-3": 3.5,
+}
+
+
+@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=label)
+@pytest.mark.parametrize("schedule", ["flow", "cosine", "linear-chain"])
+def test_order_of_convergence(sampler: tuple[str, Options], schedule: str) -> None:
+    """Half the step divides the error by 2^order. UniPC's corrector adds one order (Zhao et al. 2023, theorem 3.1)."""
+    exact = correlated_gaussian(SCHEDULES[schedule], (1, 2, 2))
+    coarse, fine = error(sampler, exact, 32), error(sampler, exact, 64)
+    assert math.log2(coarse / fine) > ORDERS[label(sampler)] - 0.1
+
+
+@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=label)
+@pytest.mark.parametrize("schedule", ["flow", "cosine", "linear-chain", "zero-terminal-snr"])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_whole_walk_against_the_solution(sampler: tuple[str, Options], schedule: str, grid: str) -> None:
+    """Point by point from t = 1 to t = 0, on correlated pixels.
+
+    The last step begins at the smallest noise of the grid, so the error of the best solvers stops falling there.
+    """
+    exact = correlated_gaussian(SCHEDULES[schedule], (1, 2, 2))
+    errors = []
+    for steps in (20, 80):
+        times = build_times(grid, exact.noise_schedule, steps)
+        noisy = start(exact, times[0])
+        name, options = sampler
+        *_, last = SAMPLERS[name](exact, noisy, times, no_draw, **options)
+        errors.append((last.noisy - exact.flow_map(noisy, times[0], times[-1])).abs().max().item())
+    first_order = ORDERS[label(sampler)] == 1
+    assert errors[1] < (0.15 if first_order else 0.03)
+    assert errors[1] < errors[0] / (2.5 if first_order else 4) or errors[1] < 1e-3
+
+
+# -- moments ------------------------------------------------------------------------------------------------------
+
+DEVIATIONS = [0.25, 0.5, 1.0, 1.3]
+MEANS = [0.3, -1.0, 0.0, 0.7]
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=label)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_mean_and_variance_at_every_noise_level(sampler: tuple[str, Options], schedule: str) -> None:
+    """The mean is exact in any number of steps; the variance as far as the steps are small, everywhere."""
+    exact = pixel_gaussian(SCHEDULES[schedule], MEANS, DEVIATIONS)
+    worst = []
+    for steps in (10, 40, 160):
+        times = build_times("uniform", exact.noise_schedule, steps)
+        reached = moments(SAMPLERS[sampler[0]], exact, times, **sampler[1])
+        for at in reached:
+            torch.testing.assert_close(at.mean, at.true_mean, rtol=1e-9, atol=1e-9)
+        worst.append(max((at.variance / at.true_variance - 1).abs().max().item() for at in reached))
+    assert worst[2] < 0.15
+    assert worst[2] < worst[1] < worst[0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("diffusion", [0.0, 0.5, 1.0])
+def test_the_sde_of_every_diffusion_keeps_the_marginals(schedule: str, diffusion: float) -> None:
+    """First order in the step, at every level: a drift with a wrong factor would leave an error that stays."""
+    exact = pixel_gaussian(SCHEDULES[schedule], MEANS, DEVIATIONS)
+    errors = []
+    for steps in (100, 200):
+        flow_time = torch.linspace(0.98, 0.02, steps + 1, dtype=torch.float64)
+        times = exact.noise_schedule.t_from_log_snr(2 * ((1 - flow_time) / flow_time).log())
+        reached = moments(SAMPLERS["sde"], exact, times, diffusion=diffusion)
+        errors.append(torch.stack([(at.variance / at.true_variance - 1).abs() for at in reached]).amax(0))
+    assert errors[1].max() < 0.03
+    ratio = errors[0] / errors[1]
+    assert ((ratio > 1.8) & (ratio < 2.2)).all()
+
+
+def test_the_sde_on_data_of_half_a_unit() -> None:
+    exact = pixel_gaussian(SCHEDULES["flow"], [0.0], [0.5])
+    for diffusion in (0.0, 0.5, 1.0):
+        *_, last = moments(SAMPLERS["sde"], exact, build_times("uniform", SCHEDULES["flow"], 400), diffusion=diffusion)
+        assert last.variance.sqrt().item() == pytest.approx(0.5, abs=0.002)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_posterior_variance_is_exact_for_a_single_image(schedule: str) -> None:
+    exact = pixel_gaussian(SCHEDULES[schedule], MEANS, [1e-9] * 4)
+    for at in moments(SAMPLERS["ddpm"], exact, build_times("uniform", exact.noise_schedule, 7), variance="posterior"):
+        torch.testing.assert_close(at.variance, at.true_variance, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_beta_variance_is_exact_for_unit_data(schedule: str) -> None:
+    """Until the last step, which adds no noise."""
+    exact = pixel_gaussian(SCHEDULES[schedule], MEANS, [1.0] * 4)
+    times = build_times("uniform", exact.noise_schedule, 7)
+    for at in moments(SAMPLERS["ddpm"], exact, times, variance="beta")[:-1]:
+        torch.testing.assert_close(at.variance, at.true_variance, rtol=1e-9, atol=1e-12)
+
+
+def test_ddpm_variances_are_the_papers() -> None:
+    """Ho et al. 2020, section 3.2: beta-tilde and beta, the squares of what one unit of fresh noise changes."""
+    chain = build_noise_schedule("linear", 1000)
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alpha_bar = (1 - betas).cumprod(0)
+    exact = pixel_gaussian(chain, [0.0], [0.5])
+    for k in (2, 3, 500, 1000):
+        times = torch.tensor([k, k - 1], dtype=torch.float64) / 1000
+        tilde = (1 - alpha_bar[k - 2]) / (1 - alpha_bar[k - 1]) * betas[k - 1]
+        for variance, expected in (("posterior", tilde), ("beta", betas[k - 1])):
+            noisy = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+            quiet = SAMPLERS["ddpm"](exact, noisy, times, lambda shape: torch.zeros(*shape), variance=variance)
+            loud = SAMPLERS["ddpm"](exact, noisy, times, lambda shape: torch.ones(*shape), variance=variance)
+            difference = next(loud).noisy - next(quiet).noisy
+            assert difference.item() ** 2 == pytest.approx(expected.item(), rel=1e-7)
+
+
+def test_ddim_of_eta_one_is_ddpm() -> None:
+    exact = correlated_gaussian(SCHEDULES["cosine-chain"], (1, 2, 2))
+    times = build_times("uniform", exact.noise_schedule, 9)
+    noisy = start(exact, times[0])
+    pairs = zip(walk(("ddim", {"eta": 1.0}), exact, noisy, times), walk(("ddpm", {}), exact, noisy, times), strict=True)
+    for ddim, ddpm in pairs:
+        torch.testing.assert_close(ddim.noisy, ddpm.noisy)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_euler_is_ddim(schedule: str) -> None:
+    exact = correlated_gaussian(SCHEDULES[schedule], (1, 2, 2))
+    times = build_times("uniform", exact.noise_schedule, 9)
+    noisy = start(exact, times[0])
+    for other in (("euler", {}), ("sde", {"diffusion": 0.0})):
+        for one, two in zip(walk(("ddim", {}), exact, noisy, times), walk(other, exact, noisy, times), strict=True):
+            torch.testing.assert_close(one.noisy, two.noisy, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", [each for each in EVERY if each[0] not in ("ddpm",)], ids=label)
+def test_samplers_do_not_depend_on_the_schedule(sampler: tuple[str, Options]) -> None:
+    """On the same noise levels, a flow and a cosine differ by a scale alone, so the images are the same."""
+    levels = torch.tensor([50.0, 10.0, 3.0, 1.0, 0.4, 0.1], dtype=torch.float64)
+    made = []
+    for name in ("flow", "cosine"):
+        exact = correlated_gaussian(SCHEDULES[name], (1, 2, 2))
+        times = torch.cat([exact.noise_schedule.t_from_log_snr(-2 * levels.log()), torch.zeros(1)])
+        scale = exact.noise_schedule.alpha(times[0])
+        noisy = scale * (exact.mean + 50 * torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
+        made.append(walk(sampler, exact, noisy, times)[-1].noisy)
+    torch.testing.assert_close(made[0], made[1], rtol=1e-7, atol=1e-7)
+
+
+# -- what callers rely on -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=label)
+def test_steps_and_network_evaluations(sampler: tuple[str, Options]) -> None:
+    """S updates for every S in 1..T, with one network call each; two for midpoint and heun (one in heun's last)."""
+    for length in (1, 2, 13):
+        chain = build_noise_schedule("linear", length)
+        for steps in range(1, length + 1):
+            exact = pixel_gaussian(chain, MEANS, DEVIATIONS)
+            times = build_times("uniform", chain, steps)
+            reached = walk(sampler, exact, torch.ones(1, 1, 1, 4, dtype=torch.float64), times)
+            assert [float(step.t) for step in reached] == times[1:].tolist()
+            expected = {"midpoint": 2 * steps, "heun": 2 * steps - 1}.get(sampler[0], steps)
+            assert exact.calls == expected
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=label)
+def test_the_last_image_is_the_last_estimate_or_better(sampler: tuple[str, Options]) -> None:
+    """At t = 0 nothing but the clean estimate is left, whatever the sampler."""
+    exact = correlated_gaussian(SCHEDULES["flow"], (1, 2, 2))
+    *_, last = walk(sampler, exact, start(exact, torch.ones(())), build_times("uniform", exact.noise_schedule, 6))
+    assert float(last.t) == 0
+    torch.testing.assert_close(
+        last.noisy, last.estimate.clean, rtol=1e-9, atol=0.2 if sampler[0] == "midpoint" else 1e-9
+    )
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=label)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_is_that_of_the_images(sampler: tuple[str, Options], dtype: torch.dtype) -> None:
+    exact = correlated_gaussian(SCHEDULES["zero-terminal-snr"], (1, 2, 2))
+    times = build_times("uniform", exact.noise_schedule, 10)
+    noisy = start(exact, times[0]).to(dtype)
+    double = walk(sampler, exact, noisy.double(), times)
+    if dtype == torch.float64:
+        assert all(step.noisy.dtype == dtype for step in double)
+        return
+    drawn = iter(
+        [torch.randn(noisy.shape, dtype=torch.float64, generator=g) for g in [torch.Generator().manual_seed(0)] * 12]
+    )
+    single = list(SAMPLERS[sampler[0]](exact, noisy, times, lambda shape: next(drawn).float(), **sampler[1]))
+    for step, reference in zip(single, double, strict=True):
+        assert step.noisy.dtype == dtype
+        torch.testing.assert_close(step.noisy, reference.noisy.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=label)
+def test_the_start_is_not_written_over(sampler: tuple[str, Options]) -> None:
+    exact = pixel_gaussian(SCHEDULES["flow"], MEANS, DEVIATIONS)
+    noisy = torch.ones(1, 1, 1, 4, dtype=torch.float64)
+    kept = [step.noisy for step in walk(sampler, exact, noisy, build_times("uniform", SCHEDULES["flow"], 4))]
+    again = [step.noisy for step in walk(sampler, exact, noisy, build_times("uniform", SCHEDULES["flow"], 4))]
+    assert (noisy == 1).all()
+    assert all(one.equal(two) for one, two in zip(kept, again, strict=True))
+    assert all(not one.equal(two) for one, two in pairwise(kept))
+
+
+def test_options_and_refusals() -> None:
+    assert sampler_options("ddim") == {"eta": 0.0}
+    assert sampler_options("unipc") == {"order": 2}
+    assert sampler_options("euler") == {}
+    with pytest.raises(UserError, match=r"dimm.*choose from ddpm, ddim"):
+        sampler_options("dimm")
+    exact = pixel_gaussian(SCHEDULES["flow"], MEANS, DEVIATIONS)
+    noisy, times = torch.ones(1, 1, 1, 4), build_times("uniform", SCHEDULES["flow"], 2)
+    wrong: list[tuple[str, Options, str]] = [
+        ("ddpm", {"variance": "tilde"}, "unknown variance 'tilde'"),
+        ("ddim", {"eta": 1.5}, "eta 1.5"),
+        ("dpmpp_2m", {"eta": -0.1}, "eta -0.1"),
+        ("sde", {"diffusion": -1.0}, "diffusion -1.0"),
+        ("unipc", {"order": 4}, "order 4 of unipc"),
+    ]
+    for name, options, message in wrong:
+        with pytest.raises(UserError, match=message):
+            next(SAMPLERS[name](exact, noisy, times, no_draw, **options))
+
+
+# -- the whole product ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80)
+@given(
+    name=st.sampled_from(["flow", "cosine", "linear", "quadratic", "sigmoid"]),
+    length=st.one_of(st.none(), st.integers(1, 40)),
+    zero=st.booleans(),
+    grid=st.sampled_from(list(GRIDS)),
+    sampler=st.sampled_from(EVERY),
+    steps=st.integers(1, 40),
+)
+def test_every_prediction_gives_the_same_images(
+    name: str, length: int | None, zero: bool, grid: str, sampler: tuple[str, Options], steps: int
+) -> None:
+    """Prediction x schedule x grid x sampler: the same images from the same truth, finite, and about the true mean."""
+    schedule = build_noise_schedule(name, None if name == "flow" else length, zero)
+    exact = correlated_gaussian(schedule, (1, 2, 2))
+    times = build_times(grid, schedule, min(steps, schedule.steps or steps))
+    middle = schedule.alpha(times[0]) * exact.mean
+    noisy = torch.cat([start(exact, times[0], 2), middle.expand(1, 1, 2, 2)])
+    reference = walk(sampler, exact, noisy, times)
+    assert len(reference) == len(times) - 1
+    assert all(step.noisy.isfinite().all() for step in reference)
+    if sampler in DETERMINISTIC:
+        torch.testing.assert_close(reference[-1].noisy[2:], exact.mean[None], rtol=1e-7, atol=1e-7)
+    for prediction in PREDICTIONS:
+        if prediction == "eps" and schedule.alpha(torch.ones(())) < 1e-8:
+            continue
+        denoiser = through_network(exact, build_prediction(prediction, 0.6))
+        for found, expected in zip(walk(sampler, denoiser, noisy, times), reference, strict=True):
+            torch.testing.assert_close(found.noisy, expected.noisy, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,391 @@
+"""The run folder tells the truth about a run, also about one that was killed, and is never half-written."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import UserError
+from models.runs import run as run_module
+from models.runs.environment import environment
+from models.runs.lookup import find_run, find_runs, read_config
+from models.runs.metrics import Metrics
+from models.runs.run import HEARTBEAT_SECONDS, Run
+from models.runs.status import STALE_SECONDS, liveness, read_status
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "experiments"
+
+
+@pytest.fixture
+def running(folder: Path) -> Iterator[Run]:
+    made = Run.create(folder, "train_ddpm", "mnist", None)
+    yield made
+    made.end("finished")
+
+
+def gone() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def status_of(**fields: Any) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"state": "running", "heartbeat": now, "pid": os.getpid(), "host": socket.gethostname(), **fields}
+
+
+def test_a_process_knows_how_long_ago_it_began() -> None:
+    code = "import time; time.sleep(0.5); from models.run import process_age; print(process_age())"
+    began = time.perf_counter()
+    age = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert 0.5 < age < time.perf_counter() - began + 0.02
+
+
+# -- making a folder --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_run_says_what_it_is(running: Run, folder: Path) -> None:
+    assert running.folder.parent == folder
+    stamp, task, dataset = running.folder.name.split("-")
+    assert abs(datetime.now() - datetime.strptime(stamp, "%Y%m%d_%H%M%S")) < timedelta(minutes=1)
+    assert (task, dataset) == ("ddpm", "mnist")
+    status = read_status(running.folder)
+    assert status["state"] == "running"
+    assert status["task"] == "train_ddpm"
+    assert status["dataset"] == "mnist"
+    assert (status["pid"], status["host"]) == (os.getpid(), socket.gethostname())
+    for key in ("started", "heartbeat"):
+        moment = datetime.fromisoformat(status[key])
+        assert moment.utcoffset() == timedelta(0)
+        assert abs(datetime.now(UTC) - moment) < timedelta(minutes=1)
+    assert liveness(status) == "running"
+
+
+def _create(folder: Path) -> str:
+    run = Run.create(folder, "train_flow", "digits", "name")
+    run.end("finished")
+    return run.folder.name
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(folder: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: _create(folder), range(16)))
+    assert len(set(made)) == 16
+    assert len(find_runs(folder)) == 16
+
+
+def test_names_that_cannot_be_folders(folder: Path) -> None:
+    for name in ("a/b", "../up", ".hidden", "x" * 101):
+        with pytest.raises(UserError, match="--name"):
+            Run.create(folder, "train_ddpm", "mnist", name)
+    assert not folder.exists()
+    made = Run.create(folder, "train_ddpm", "mnist", "größer & besser")
+    made.end("finished")
+    assert made.folder.name.endswith("-ddpm-mnist-größer & besser")
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for place in (file, file / "below", Path("/proc/nowhere")):
+        with pytest.raises(UserError, match="--experiments_dir") as error:
+            Run.create(place, "train_ddpm", "mnist", None)
+        assert "\n" not in str(error.value)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(UserError, match=r"cannot write in .*Permission denied; --experiments_dir"):
+        Run.create(tmp_path / "locked", "train_ddpm", "mnist", None)
+
+
+def test_a_full_disk_leaves_no_folder_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_module, "write_text", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        Run.create(folder, "train_ddpm", "mnist", None)
+    assert list(folder.iterdir()) == []
+
+
+# -- states -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["finished", "interrupted", "failed"])
+def test_an_ended_run_says_how(folder: Path, state: str) -> None:
+    made = Run.create(folder, "train_ddpm", "mnist", None)
+    made.update(step=12, loss=0.5)
+    made.end(state, "because")
+    status = read_status(made.folder)
+    assert (status["state"], status["reason"], status["step"], status["loss"]) == (state, "because", 12, 0.5)
+    assert liveness(status) == state
+
+
+def test_liveness() -> None:
+    old = (datetime.now(UTC) - timedelta(seconds=STALE_SECONDS + 5)).isoformat()
+    fresh = (datetime.now(UTC) - timedelta(seconds=STALE_SECONDS - 30)).isoformat()
+    elsewhere = "another-machine"
+    assert liveness(status_of()) == "running"
+    assert liveness(status_of(heartbeat=fresh)) == "running"
+    assert liveness(status_of(heartbeat=old)) == "dead"
+    assert liveness(status_of(pid=gone())) == "dead"
+    assert liveness(status_of(pid=gone(), host=elsewhere)) == "running"
+    assert liveness(status_of(host=elsewhere, heartbeat=old)) == "dead"
+    assert liveness(status_of(pid=1)) == "running"
+    assert liveness(status_of(state="finished", pid=gone(), heartbeat=old)) == "finished"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"heartbeat": None}, {"heartbeat": "noon"}, {"heartbeat": "2026-01-01T00:00:00"}, {"pid": None}, {"pid": 10**30}],
+)
+def test_liveness_of_a_strange_status(fields: dict[str, Any]) -> None:
+    assert liveness(status_of(**fields)) == "dead"
+
+
+def test_no_state_at_all() -> None:
+    assert liveness({}) == "unknown"
+
+
+def test_the_heart_beats(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "HEARTBEAT_SECONDS", 0.02)
+    made = Run.create(folder, "train_ddpm", "mnist", None)
+    writes = {(made.folder / "status.json").stat().st_mtime_ns}
+    deadline = time.monotonic() + 5
+    while len(writes) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+        writes.add((made.folder / "status.json").stat().st_mtime_ns)
+        json.loads((made.folder / "status.json").read_text())
+    assert len(writes) >= 3
+    made.check()
+    made.end("finished")
+    ended = (made.folder / "status.json").stat().st_mtime_ns
+    time.sleep(0.1)
+    assert (made.folder / "status.json").stat().st_mtime_ns == ended
+    assert HEARTBEAT_SECONDS * 2 < STALE_SECONDS
+
+
+def test_a_removed_folder_is_noticed_and_ending_still_works(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "HEARTBEAT_SECONDS", 0.02)
+    made = Run.create(folder, "train_ddpm", "mnist", None)
+    said: list[str] = []
+    made.echo = said.append
+    made.folder.rename(folder / "elsewhere")
+    deadline = time.monotonic() + 5
+    with pytest.raises(FileNotFoundError):
+        while time.monotonic() < deadline:
+            made.check()
+            time.sleep(0.02)
+    made.end("failed")
+    assert "cannot mark" in said[0]
+    assert not made.folder.exists()
+
+
+def _train_forever(folder: Path) -> None:
+    Run.create(folder, "train_ddpm", "mnist", None).update(step=3)
+    time.sleep(60)
+
+
+def test_a_killed_run_is_seen_dead_and_can_be_taken_up(folder: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_train_forever, args=(folder,))
+    process.start()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        runs = find_runs(folder)
+        if runs and read_status(runs[0]).get("step") == 3:
+            break
+        time.sleep(0.02)
+    (path,) = find_runs(folder)
+    with pytest.raises(UserError, match=f"is still running .pid {process.pid}"):
+        Run.reopen(path)
+    process.kill()
+    process.join()
+    assert read_status(path)["state"] == "running"
+    assert liveness(read_status(path)) == "dead"
+    again = Run.reopen(path)
+    status = read_status(path)
+    assert (status["state"], status["pid"], status["step"]) == ("running", os.getpid(), 3)
+    again.end("finished")
+
+
+def test_numbers_that_json_has_no_words_for(running: Run) -> None:
+    running.update(loss=float("nan"), test_loss=float("inf"), step=1)
+    text = (running.folder / "status.json").read_text()
+    status = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert status["loss"] is None
+    assert status["test_loss"] is None
+
+
+# -- finding runs -------------------------------------------------------------------------------------------------
+
+
+def make(folder: Path, name: str, task: str = "train_ddpm") -> Path:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "status.json").write_text(json.dumps({"state": "finished", "task": task}))
+    return folder / name
+
+
+def test_runs_newest_first(folder: Path) -> None:
+    assert find_runs(folder) == []
+    names = ["20260101_000000-ddpm-mnist", "20260208_143052-flow-mnist", "20251231_235959-ddpm-mnist"]
+    for name in names:
+        make(folder, name)
+    (folder / "20270101_000000-no-run").mkdir()
+    (folder / "README.md").write_text("")
+    assert [path.name for path in find_runs(folder)] == sorted(names, reverse=True)
+
+
+def test_a_run_by_name_by_folder_and_the_latest(folder: Path) -> None:
+    older = make(folder, "20260101_000000-ddpm-mnist")
+    newer = make(folder, "20260102_000000-flow-mnist", task="train_flow")
+    assert find_run("latest", folder) == newer
+    assert find_run("latest", folder, "train_ddpm") == older
+    assert find_run("latest", folder, ("train_vae", "train_ddpm")) == older
+    assert find_run(older.name, folder) == older
+    assert find_run(str(newer), Path("/nowhere")) == newer
+    with pytest.raises(UserError, match="no run of train_vae"):
+        find_run("latest", folder, "train_vae")
+    with pytest.raises(UserError, match="no run in "):
+        find_run("latest", folder / "empty")
+    with pytest.raises(UserError, match=r"no run 'nonsense'.*make status"):
+        find_run("nonsense", folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
+def test_a_status_that_cannot_be_read(folder: Path, content: bytes) -> None:
+    path = make(folder, "20260101_000000-ddpm-mnist")
+    (path / "status.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"status\.json") as error:
+        read_status(path)
+    assert "\n" not in str(error.value)
+
+
+# -- what is in the folder ----------------------------------------------------------------------------------------
+
+
+def test_settings_come_back_as_they_were(running: Run) -> None:
+    settings = {"lr": 1e-4, "name": "ünï: #1", "milestones": [0.5, 0.75], "resume": None, "clip": True, "empty": ""}
+    running.write_config(settings)
+    assert read_config(running.folder) == settings
+    with pytest.raises(UserError, match=r"config\.txt cannot be read"):
+        read_config(running.folder / "absent")
+
+
+def test_a_config_executes_nothing(running: Run, tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    (running.folder / "config.txt").write_text(f"a: !!python/object/apply:os.system ['touch {mark}']\n")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_config(running.folder)
+    assert not mark.exists()
+
+
+def test_log_lines_go_to_the_file_and_to_whoever_watches(running: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    running.log("epoch 1 — größer")
+    running.log("epoch 2")
+    assert (running.folder / "training_log.txt").read_text(encoding="utf-8") == "epoch 1 — größer\nepoch 2\n"
+    printed = capsys.readouterr()
+    assert printed.err == "epoch 1 — größer\nepoch 2\n"
+    assert printed.out == ""
+
+
+def test_a_closed_terminal_does_not_stop_the_log(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+        def flush(self) -> None:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    running.log("still here")
+    assert "still here" in (running.folder / "training_log.txt").read_text()
+
+
+def test_the_launchers_log_and_session_are_taken_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "session.log"
+    log.write_text("first line\n")
+    monkeypatch.setenv("LAUNCH_LOG", str(log))
+    monkeypatch.setenv("LAUNCH_SESSION", "ddpm-mnist-1")
+    made = Run.create(folder, "train_ddpm", "mnist", None)
+    with log.open("a") as file:
+        file.write("second line\n")
+    assert (made.folder / "console.log").read_text() == "first line\nsecond line\n"
+    assert read_status(made.folder)["session"] == "ddpm-mnist-1"
+    made.end("finished")
+    log.unlink()
+    again = Run.reopen(made.folder)
+    again.end("finished")
+    assert (made.folder / "console.log").read_text() == "first line\nsecond line\n"
+
+
+def test_without_a_launcher_there_is_no_session(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "LAUNCH_SESSION" not in os.environ:
+        assert read_status(running.folder)["session"] is None
+        assert not (running.folder / "console.log").exists()
+
+
+def test_the_environment_names_versions_machine_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = environment()
+    for key in ("started", "command", "commit", "host", "python", "torch", "cpu"):
+        assert f"\n{key}: " in f"\n{text}"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert "commit: unknown" in environment()
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_rows_for_programs(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.csv", ["step", "loss", "note"])
+    metrics.add({"step": 1, "loss": 0.123456789, "note": 'a "quoted", comma'})
+    metrics.add({"step": 2, "loss": None, "unknown": 3})
+    assert (tmp_path / "metrics.csv").read_text() == 'step,loss,note\n1,0.123457,"a ""quoted"", comma"\n2,,\n'
+
+
+def test_metrics_after_the_checkpoint_are_made_again(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.csv", ["step", "loss"])
+    for step in (10, 20, 30):
+        metrics.add({"step": step, "loss": step / 7})
+    before = (tmp_path / "metrics.csv").read_text().splitlines()
+    again = Metrics(tmp_path / "metrics.csv", ["step", "loss"])
+    again.cut_after(20)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == before[:3]
+    assert [row["step"] for row in again.rows] == ["10", "20"]
+    again.add({"step": 30, "loss": 30 / 7})
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == before
+
+
+@pytest.mark.parametrize("torn", ["1", "12,", "x", "12,0.5,7", ",", "\n"])
+def test_a_row_cut_short_is_dropped(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n10,0.5\n" + torn)
+    metrics = Metrics(path, ["step", "loss"])
+    metrics.cut_after(11)
+    assert path.read_text() == "step,loss\n10,0.5\n"
+
+
+def test_no_metrics_yet(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.csv", ["step"])
+    metrics.cut_after(5)
+    assert metrics.rows == []
+    assert not (tmp_path / "metrics.csv").exists()

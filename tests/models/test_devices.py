@@ -1,0 +1,88 @@
+"""What a process that computes sets for itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from models import devices, processes
+from models.errors import UserError
+from scripts.cli.flags import usual_workers
+from tests.commands.tasks import REPOSITORY
+
+COUNT = """
+import resource, torch
+from models import devices
+devices.prepare_device(torch.device("cpu"))
+devices.keep_freed_memory(torch.device("cpu"))
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(10_000_000)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_what_was_freed_is_had_again_without_page_faults() -> None:
+    done = subprocess.run([sys.executable, "-c", COUNT], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert int(done.stdout.split()[1]) < 100  # 50,000 pages of 4 KiB if they went back to the kernel
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3", "auto"])
+def test_each_process_takes_its_own_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it resumes a run whose config names that of the first."""
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert str(devices.pick_device(name)) == ("cuda" if name == "auto" else name)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(processes, "local_rank", lambda: 1)
+    assert str(devices.pick_device(name)) == "cuda:1" and str(devices.pick_device("cpu")) == "cpu"
+
+
+def test_the_current_gpu_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cuda` names none, and torch refuses to make that the current one."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(torch.device(device)))
+    for name in ("cuda", "cuda:1"):
+        devices.prepare_device(torch.device(name))
+    assert chosen == [torch.device("cuda:1")]
+
+
+def test_gpus_that_were_asked_for_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("GPUS", "0")
+    assert devices.pick_device("auto").type != "cuda"
+    monkeypatch.setenv("GPUS", "2")
+    assert devices.pick_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"GPUS=2: torch finds no GPU.*GPUS=0"):
+        devices.pick_device("auto")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
+    assert devices.pick_device("auto").type == "mps"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert (
+            processes.cores()
+            == 1
+            == processes.threads_per_process(1)
+            == processes.threads_per_process(3)
+            == usual_workers()
+        )
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.setattr("scripts.cli.flags.cores", lambda: 8)
+    assert usual_workers() == 4
+    monkeypatch.setattr("scripts.cli.flags.local_size", lambda: 2)
+    assert usual_workers() == 3

@@ -1,0 +1,131 @@
+"""Pictures of latent spaces of every size: all of them drawn, of the right images, and the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.drawing import pictures
+from models.spaces.pixels import Pixels
+from models.training import latent_pictures
+from models.training.latent_pictures import Codec, draw_latent_space
+from tests.models.coders import random_images, small_coder
+
+ALWAYS = {"decoded_slice.png", "interpolations.png", "prior_samples.png"}
+NAMES = ("a", "b", "c")
+
+
+def codec(tmp_path: Path, shape: tuple[int, int, int] = (1, 8, 8), kind: str = "vae", **options: Any) -> Codec:
+    model = small_coder(tmp_path / "run", shape, kind, **options)
+    return Codec(model.network, model.spec)
+
+
+def draw(made: Codec, folder: Path, count: int = 12, names: tuple[str, ...] = NAMES, umap: bool = False) -> set[str]:
+    folder.mkdir()
+    images = random_images(count, made.spec.shape)
+    draw_latent_space(made, images, torch.arange(count) % 3, names, folder, "title", 0, umap)
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["vae", "autoencoder"])
+@pytest.mark.parametrize(
+    ("shape", "latent_shape", "maps"),
+    [
+        ((1, 8, 8), (1, 1, 1), {"latents.png"}),
+        ((3, 8, 12), (2, 1, 1), {"latents.png"}),
+        ((1, 8, 8), (1, 1, 2), {"latents.png"}),
+        ((3, 6, 7), (4, 2, 2), {"latents_pca.png"}),
+    ],
+)
+def test_every_picture_is_drawn(kind: str, shape, latent_shape, maps: set[str], tmp_path: Path) -> None:
+    if latent_shape == (1, 1, 2):
+        shape = (1, 4, 8)
+    assert draw(codec(tmp_path, shape, kind, latent_shape=latent_shape), tmp_path / "a") == ALWAYS | maps
+    mode = "L" if shape[0] == 1 else "RGB"
+    assert all(Image.open(tmp_path / "a" / name).mode == mode for name in ALWAYS)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, ALWAYS - {"interpolations.png"}), (2, ALWAYS)])
+def test_few_images_without_classes(count: int, expected: set[str], tmp_path: Path) -> None:
+    assert draw(codec(tmp_path, latent_shape=(2, 2, 2)), tmp_path / "a", count, ()) == expected
+    assert draw(codec(tmp_path / "plane", latent_shape=(2, 1, 1)), tmp_path / "b", count, ()) == {
+        *expected,
+        "latents.png",
+    }
+
+
+def test_umap_where_it_is_asked_for_and_there_are_images_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fit_map(method: str, features: Any, seed: int, neighbours: int) -> Any:
+        asked.append(method)
+        return real("pca", features, seed, neighbours)
+
+    real = latent_pictures.fit_map
+    monkeypatch.setattr(latent_pictures, "fit_map", fit_map)
+    made = codec(tmp_path, latent_shape=(2, 2, 2))
+    assert "latents_umap.png" not in draw(made, tmp_path / "a", 12, umap=True)
+    assert "latents_umap.png" in draw(made, tmp_path / "b", 60, umap=True)
+    assert "latents_umap.png" not in draw(made, tmp_path / "c", 60)
+    assert asked == ["pca", "pca", "umap", "pca"]
+
+
+@pytest.fixture
+def sheets(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """What the sheets were made of, by the function that made them."""
+    found: dict[str, tuple[Any, dict[str, Any]]] = {}
+    for name in ("grid", "strip"):
+        real = getattr(pictures, name)
+
+        def keep(images: Any, *rest: Any, name: str = name, real: Any = real, **options: Any) -> Any:
+            found.setdefault(options["title"].split(": ")[1][:12], (images, {**options, "rest": rest}))
+            return real(images, *rest, **options)
+
+        monkeypatch.setattr(pictures, name, keep)
+    return found
+
+
+def test_the_middle_of_the_slice_is_the_mean_and_lines_end_in_reconstructions(tmp_path: Path, sheets) -> None:
+    made = codec(tmp_path, latent_shape=(2, 2, 2))
+    draw(made, tmp_path / "a")
+    images = random_images(12, made.spec.shape)
+    means, _ = made.encode(images)
+    decoded, options = sheets["decoded late"]
+    assert close(decoded[len(decoded) // 2], made.decode(means.mean(0, keepdim=True))[0])
+    assert options["column_titles"][0] == "-3.0" and options["row_titles"][0] == "+3.0"
+    frames, _ = sheets["decoded poin"]
+    space = Pixels(made.spec.shape, 1.0)
+    with torch.no_grad():
+        expected = space.decode(made.network(space.encode(frames[0])).output)
+    assert close(frames[1], expected) and len(frames[0]) == len(frames[-1]) == 8
+    rows = [int((images == image).flatten(1).all(1).nonzero()[0]) for image in (*frames[0], *frames[-1])]
+    assert all(first % 3 != last % 3 for first, last in zip(rows[:8], rows[8:], strict=True))  # of other classes
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    return bool((one.int() - other.int()).abs().max() <= 1)
+
+
+@pytest.mark.parametrize("kind", ["vae", "autoencoder"])
+def test_the_title_says_what_was_drawn(kind: str, tmp_path: Path, sheets) -> None:
+    draw(codec(tmp_path, kind=kind, latent_shape=(2, 2, 2)), tmp_path / "a")
+    ((images, options),) = [value for key, value in sheets.items() if key == "decoded draw"]
+    assert "Gaussian fitted to the test latents" in options["title"]
+    assert ("no prior" in options["title"]) == (kind == "autoencoder")
+    assert len(images) == (96 if kind == "vae" else 48)
+    assert [name for name in options["row_titles"] if name][:1] == (["prior:\nunit Gaussian"] if kind == "vae" else [])
+
+
+def test_the_same_seed_gives_the_same_pictures(tmp_path: Path) -> None:
+    made = codec(tmp_path, latent_shape=(2, 2, 2))
+    first, second = tmp_path / "a", tmp_path / "b"
+    draw(made, first)
+    draw(made, second)
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in ALWAYS)
