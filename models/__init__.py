@@ -1,1 +1,13 @@
-"""The library: schedules, predictions, networks, losses, samplers and the training loop. Knows no flags."""
+"""The library. For notebooks: `from models import load, sample`; both are imported when first used."""
+
+from typing import Any
+
+_DOOR = {"load": "models.model", "sample": "models.generation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_DOOR[name]), name)

@@ -1,4 +1,4 @@
-"""From a denoiser to uint8 images: one path for training's sample sheets, `generate` and every evaluation.
+"""From a model to uint8 images: the one path of sample sheets, `generate`, pictures and every evaluation.
 
 Each image depends on (seed, its index, its label) alone, so the batch size changes nothing. Results come batch by
 batch, so thousands of images need no more memory than one batch.
@@ -7,121 +7,143 @@ batch, so thousands of images need no more memory than one batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from models import distributed
-from models.diffusion.denoiser import Clipped, Denoiser, Estimate
-from models.diffusion.guidance import Guided, Labelled
+from models.diffusion.denoiser import Counter, Denoiser, clipped, counted, with_labels
+from models.diffusion.guidance import guided
 from models.diffusion.noise import shape_noise
-from models.diffusion.noise_schedules import NoiseSchedule
-from models.diffusion.samplers import SAMPLERS, Step, sampler_options
-from models.diffusion.times import build_times
+from models.diffusion.samplers import SAMPLERS, Step, find_sampler
+from models.diffusion.times import Grid, build_grid
 from models.errors import UserError
-from models.randomness import image_draw
-from models.spaces import Space
+from models.model import Model
+from models.randomness import Draw, image_draw
 
-FRAMED = 100
+FRAMED = 100  # Images whose reverse process is kept on request; nobody looks at more.
+
+
+def default_steps(sampler: str, timesteps: int) -> int:
+    """Return the usual number of sampling steps on a chain of that length (0: continuous)."""
+    usual = 12 if sampler in ("heun", "midpoint") else 50
+    return min(usual, timesteps) if timesteps > 0 else usual
+
+
+def labels_in_turn(count: int, classes: int) -> list[int] | None:
+    """Return the labels 0, 1, 2, ... in turn; None for a model without classes."""
+    return [index % classes for index in range(count)] if classes else None
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. options: of the sampler, e.g. {"eta": 0.5}. clip: the clean estimate to the space's bounds.
-    initial_noise: that of the model's training."""
+    """How to sample a model.
+
+    options: of the sampler, e.g. {"eta": 0.5}. guidance_interval: in flow time. clip: clip the clean estimate to the
+    space's bounds. weak: the weaker model of autoguidance.
+    """
 
     sampler: str = "ddim"
     steps: int = 50
     grid: str = "uniform"
-    options: dict[str, object] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
     clip: bool = True
-    initial_noise: str = "gaussian"
+    weak: Model | None = None
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Raises UserError for a value that cannot be sampled with."""
-        known = sampler_options(self.sampler)
-        for name in self.options:
-            if name not in known:
-                able = [sampler for sampler in SAMPLERS if name in sampler_options(sampler)]
-                raise UserError(f"sampler {self.sampler} has no --{name}: it belongs to {', '.join(able) or 'none'}")
-        times = build_times(self.grid, schedule, self.steps)
-        pixel = torch.zeros(1, 1, 1, 1)
-        # The first step of a rehearsal on one pixel: the sampler itself refuses values that it cannot take.
-        next(SAMPLERS[self.sampler](_Nothing(schedule), pixel, times, self._rehearse, **self.options))
-        numbers = {"guidance_scale": self.guidance_scale, **self.options}
-        for name, value in numbers.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"--{name} {value}: takes finite numbers")
+    def check(self, model: Model) -> None:
+        """Raise UserError for a value that the model cannot be sampled with. Nothing is computed."""
+        sampler, options = find_sampler(self.sampler), self.options
+        for name in options:
+            if name not in sampler.options:
+                able = [other for other, row in SAMPLERS.items() if name in row.options]
+                raise UserError(
+                    f"`{name}`: sampler {self.sampler} does not have it; {', '.join(able) or 'no sampler'} has"
+                )
+        sampler.check(options)
+        self.levels(model)
+        if sampler.adds_noise({**sampler.options, **options}) and model.spec.initial_noise != "gaussian":
+            raise UserError(
+                f"`sampler {self.sampler}`: it adds Gaussian noise, and the model starts from "
+                f"{model.spec.initial_noise} noise",
+                "use a deterministic one, e.g. `sampler heun`, or ddim with eta 0",
+            )
+        if not math.isfinite(self.guidance_scale):
+            raise UserError(f"`guidance_scale` {self.guidance_scale}: must be finite")
         if not 0 <= self.guidance_rescale <= 1:
-            raise UserError(f"--guidance_rescale {self.guidance_rescale}: a share between 0 and 1")
+            raise UserError(f"`guidance_rescale` {self.guidance_rescale}: must be at least 0 and at most 1")
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
-            raise UserError(f"--guidance_interval {low} {high}: two times with 0 <= low <= high <= 1")
+            raise UserError(f"`guidance_interval` {low} {high}: must be two flow times with 0 <= low <= high <= 1")
+        self._check_guidance(model)
 
-    def _rehearse(self, shape: Sequence[int]) -> Tensor:
-        """Fresh noise for the rehearsal, where the sampler may ask for it."""
-        if self.initial_noise != "gaussian":
+    def _check_guidance(self, model: Model) -> None:
+        """Raise UserError if the model has nothing to guide by, or the weaker model does not fit it."""
+        if self.weak is None:
+            check_guidance(model, self.guidance_scale)
+            return
+        if self.guidance_scale == 1:
+            raise UserError("`autoguidance`: it does nothing at `guidance_scale` 1", "give a larger `guidance_scale`")
+        mine, other = model.spec, self.weak.spec
+        if mine.facts()["space"] != other.facts()["space"] or mine.classes != other.classes:
+            raise UserError(f"`autoguidance` {self.weak.name}: made for other images or classes than {model.name}")
+        same = ("noise_schedule", "timesteps", "zero_terminal_snr", "initial_noise")
+        if any(getattr(mine, name) != getattr(other, name) for name in same):
             raise UserError(
-                f"sampler {self.sampler} adds Gaussian noise on its way, and the model starts from "
-                f"{self.initial_noise} noise: take a deterministic one, e.g. heun, or ddim with eta 0"
+                f"`autoguidance` {self.weak.name}: trained with other noise or another noise schedule than {model.name}"
             )
-        return torch.zeros(*shape)
+
+    def levels(self, model: Model) -> Grid:
+        """Return the grid that the sampler walks."""
+        return build_grid(self.grid, model.noise_schedule, self.steps)
+
+    def walk(self, denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[Step]:
+        """Return the sampler's steps from noisy images at grid[0]."""
+        return find_sampler(self.sampler).walk(denoiser, noisy, grid, draw, **self.options)
 
     def describe(self) -> str:
-        """One phrase for the titles of pictures."""
-        words = [
+        """Return one phrase for the titles of pictures."""
+        phrases = [
             self.sampler,
             *(f"{name} {value}" for name, value in self.options.items()),
             f"{self.steps} steps",
         ]
         if self.grid != "uniform":
-            words.append(f"{self.grid} grid")
+            phrases.append(f"{self.grid} grid")
         if self.guidance_scale != 1:
             low, high = self.guidance_interval
-            words.append(
-                f"guidance {self.guidance_scale:g}" + (f" in {low:g} <= t <= {high:g}" if high - low < 1 else "")
-            )
+            interval = f" in {low:g} <= flow time <= {high:g}" if high - low < 1 else ""
+            phrases.append(f"guidance {self.guidance_scale:g}{interval}")
             if self.guidance_rescale:
-                words.append(f"rescaled {self.guidance_rescale:g}")
+                phrases.append(f"rescaled {self.guidance_rescale:g}")
         if not self.clip:
-            words.append("not clipped")
-        return ", ".join(words)
+            phrases.append("not clipped")
+        return ", ".join(phrases)
 
 
-@dataclass(frozen=True)
-class _Nothing:
-    """A denoiser that sees nothing anywhere."""
-
-    noise_schedule: NoiseSchedule
-
-    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
-        return Estimate(torch.zeros_like(noisy), torch.zeros_like(noisy))
-
-
-class Counted:
-    """A denoiser that counts the images its network has seen."""
-
-    def __init__(self, denoiser: Denoiser):
-        self.denoiser = denoiser
-        self.images = 0
-
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        return self.denoiser.noise_schedule
-
-    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
-        self.images += len(noisy)
-        return self.denoiser(noisy, t, label)
+def check_guidance(model: Model, scale: float) -> None:
+    """Raise UserError if the model has no unconditional half to guide by."""
+    if scale == 1:
+        return
+    if model.spec.classes == 0:
+        raise UserError(f"`guidance_scale` {scale:g}: {model.name} was trained without labels, so there is none")
+    if model.spec.label_drop == 0:
+        raise UserError(
+            f"`guidance_scale` {scale:g}: the model was trained with label_drop 0 and has no unconditional half"
+        )
 
 
 class Generated(NamedTuple):
-    """One batch of images, uint8 (N, C, H, W), with what led to it: kept times and the clean estimates there."""
+    """One batch of images, uint8 (N, C, H, W).
+
+    nfe: network evaluations per image. frame_times, frames, estimates: moments of the reverse process that were kept:
+    t, the noisy images and the clean estimates, both uint8. The start has a frame and no estimate.
+    """
 
     images: Tensor
     labels: Tensor | None
@@ -131,87 +153,160 @@ class Generated(NamedTuple):
     estimates: list[Tensor]
 
 
-def guide_and_clip(
-    denoiser: Denoiser, space: Space, sampling: Sampling, null_label: int, weak: Denoiser | None = None
-) -> Denoiser:
-    """The denoiser as it is to be sampled: guided, and clipped to the space's bounds."""
-    guided = Guided(
-        denoiser, sampling.guidance_scale, null_label, sampling.guidance_interval, sampling.guidance_rescale, weak
+class Start(NamedTuple):
+    """Where a batch begins: noisy images, their level's t, their labels, and the steps that lead on from there."""
+
+    noisy: Tensor
+    t: float
+    labels: Tensor | None
+    steps: Iterator[Step]
+
+
+def sampled_denoiser(model: Model, sampling: Sampling) -> tuple[Denoiser, list[Counter]]:
+    """Return the denoiser as it is sampled: counted, guided, and clipped to the space's bounds."""
+    counters: list[Counter] = []
+
+    def count(denoiser: Denoiser) -> Denoiser:
+        denoiser, counter = counted(denoiser)
+        counters.append(counter)
+        return denoiser
+
+    denoiser = guided(
+        count(model.denoiser),
+        sampling.guidance_scale,
+        model.spec.classes,
+        sampling.guidance_interval,
+        sampling.guidance_rescale,
+        None if sampling.weak is None else count(sampling.weak.denoiser),
     )
-    return Clipped(guided, *space.bounds) if sampling.clip and space.bounds is not None else guided
+    bounds = model.space.bounds
+    return (clipped(denoiser, *bounds) if sampling.clip and bounds is not None else denoiser), counters
 
 
-def frame_steps(steps: int, wanted: int) -> set[int]:
-    """Up to `wanted` indices of steps, spread evenly, the last always among them."""
-    if wanted <= 0:
-        return set()
-    wanted = min(wanted, steps)
-    return {round((index + 1) * steps / wanted) - 1 for index in range(wanted)}
+def frame_steps(steps: int, count: int) -> set[int]:
+    """Return up to `count` indices of steps, spread evenly; the last step is always among them."""
+    count = min(count, steps)
+    return {round((index + 1) * steps / count) - 1 for index in range(count)} if count > 0 else set()
 
 
 @torch.no_grad()
+def generate_from(
+    begin: Callable[[Denoiser, range], Start],
+    model: Model,
+    sampling: Sampling,
+    count: int,
+    steps: int,
+    batch_size: int,
+    frames: int = 0,
+    framed: int | None = None,
+    over_ranks: bool = False,
+) -> Iterator[Generated]:
+    """Yield `count` images in batches, each from where `begin(denoiser, indices)` says.
+
+    steps: how many steps each walk has. frames: how many moments of the reverse process to keep, in batches that begin
+    below the index `framed`. over_ranks: share the batches among the ranks; all ranks make this call and get them all.
+    """
+
+    def batch_from(first: int) -> Generated:
+        indices = range(first, min(first + batch_size, count))
+        denoiser, counters = sampled_denoiser(model, sampling)
+        kept = frame_steps(steps, frames if framed is None or first < framed else 0)
+        return _collect(begin(denoiser, indices), model, counters, kept)
+
+    firsts = range(0, count, batch_size)
+    yield from distributed.map_over_ranks(batch_from, firsts) if over_ranks else map(batch_from, firsts)
+
+
 def generate(
-    denoiser: Denoiser,
-    space: Space,
+    model: Model,
     sampling: Sampling,
     count: int,
     labels: Sequence[int] | None,
-    null_label: int,
     seed: int,
-    device: torch.device,
     batch_size: int,
     frames: int = 0,
-    weak: Denoiser | None = None,
-    together: bool = False,
+    over_ranks: bool = False,
 ) -> Iterator[Generated]:
-    """Yields `count` images in batches. labels: one per image, None for no class. weak: the autoguidance's denoiser.
-    together: share the batches out among the processes of the task, all of which make this call and get them all.
+    """Yield `count` images in batches, from the noise of the seed. Raises UserError for a sampling that does not fit.
 
-    frames: how many moments of the reverse process to keep, as uint8 images of x_t and of the clean estimate; only
-    in the batches that hold one of the first FRAMED images, since nobody looks at more.
+    labels: one per image, None for no class. frames: how many moments of the reverse process to keep, only in the
+    batches that hold one of the first FRAMED images. over_ranks: see `generate_from`.
     """
-    sampling.check(denoiser.noise_schedule)
-    times = build_times(sampling.grid, denoiser.noise_schedule, sampling.steps)
+    sampling.check(model)
+    grid = sampling.levels(model)
 
-    def batch_from(start: int) -> Generated:
-        indices = range(start, min(start + batch_size, count))
-        label = None if labels is None else torch.tensor([labels[i] for i in indices], device=device)
-        counted = [Counted(each) for each in (denoiser, weak) if each is not None]
-        ready = guide_and_clip(counted[0], space, sampling, null_label, counted[1] if weak is not None else None)
-        draw = image_draw(seed, indices, device)
-        noise = shape_noise(sampling.initial_noise, draw((len(indices), *space.shape)))
-        walk = SAMPLERS[sampling.sampler](Labelled(ready, label), noise, times, draw, **sampling.options)
-        kept = frame_steps(sampling.steps, frames if start < FRAMED else 0)
-        return collect(walk, space, noise, label, counted, kept)
+    def begin(denoiser: Denoiser, indices: range) -> Start:
+        label = None if labels is None else torch.tensor([labels[index] for index in indices], device=model.device)
+        draw = image_draw(seed, indices, model.device)
+        noise = shape_noise(model.spec.initial_noise, draw((len(indices), *model.space.shape)))
+        return Start(noise, 1.0, label, sampling.walk(with_labels(denoiser, label), noise, grid, draw))
 
-    starts = range(0, count, batch_size)
-    yield from distributed.map_over_ranks(batch_from, starts) if together else map(batch_from, starts)
+    return generate_from(begin, model, sampling, count, sampling.steps, batch_size, frames, FRAMED, over_ranks)
 
 
-def collect(
-    walk: Iterator[Step],
-    space: Space,
-    start: Tensor,
-    label: Tensor | None,
-    counted: Sequence[Counted],
-    kept: set[int],
-    start_time: float = 1.0,
-) -> Generated:
-    """Walks to the end, keeping the moments after the steps in `kept`, and the start if there are any."""
-    times, frames, estimates = ([start_time], [space.decode(start).cpu()], []) if kept else ([], [], [])
+def sample(
+    model: Model,
+    count: int = 16,
+    labels: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    sampler: str = "heun",
+    steps: int | None = None,
+    **sampling: Any,
+) -> Tensor:
+    """Return `count` images, uint8 (count, C, H, W) on the CPU.
+
+    labels: classes to sample in turn; None for all of them. steps: None for the sampler's usual number. sampling:
+    further fields of `Sampling`, e.g. guidance_scale, or options of the sampler. Raises UserError.
+    """
+    settings = {name: value for name, value in sampling.items() if name in {each.name for each in fields(Sampling)}}
+    options = {name: value for name, value in sampling.items() if name not in settings}
+    steps = default_steps(sampler, model.spec.timesteps) if steps is None else steps
+    chosen = choose_labels(model, labels, count)
+    how = Sampling(sampler, steps, options=options, **settings)
+    return torch.cat([batch.images for batch in generate(model, how, count, chosen, seed, batch_size)])
+
+
+def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
+    """Return one label per image, the given ones in turn, None for all classes. Raises UserError for unknown ones."""
+    classes = model.spec.classes
+    if classes == 0:
+        if labels is not None:
+            raise UserError(f"`labels` {' '.join(map(str, labels))}: {model.name} was trained without labels")
+        return None
+    for label in labels or ():
+        if not 0 <= label < classes:
+            raise UserError(f"`labels` {label}: the model has the classes 0 to {classes - 1}")
+    chosen = labels or range(classes)
+    return [chosen[index % len(chosen)] for index in range(count)]
+
+
+def join(batches: Sequence[Generated]) -> Generated:
+    """Return batches as one; the frames are those of the batches that kept some."""
+    framed = [batch for batch in batches if batch.frames]
+    count = sum(len(batch.images) for batch in batches)
+    return Generated(
+        images=torch.cat([batch.images for batch in batches]),
+        labels=None if batches[0].labels is None else torch.cat([b.labels for b in batches if b.labels is not None]),
+        nfe=sum(batch.nfe * len(batch.images) for batch in batches) / count,
+        frame_times=framed[0].frame_times if framed else [],
+        frames=[torch.cat(frames) for frames in zip(*(batch.frames for batch in framed), strict=True)],
+        estimates=[torch.cat(estimates) for estimates in zip(*(batch.estimates for batch in framed), strict=True)],
+    )
+
+
+def _collect(start: Start, model: Model, counters: Sequence[Counter], kept: set[int]) -> Generated:
+    """Walk to the end, keeping the moments after the steps in `kept`, and the start if there are any."""
+    space = model.space
+    times, frames, estimates = ([start.t], [space.decode(start.noisy).cpu()], []) if kept else ([], [], [])
     step = None
-    for index, step in enumerate(walk):
+    for index, step in enumerate(start.steps):
         if index in kept:
-            times.append(float(step.t))
+            times.append(float(step.level.t))
             frames.append(space.decode(step.noisy).cpu())
             estimates.append(space.decode(step.estimate.clean).cpu())
     assert step is not None
     images = space.decode(step.noisy).cpu()
-    labels = None if label is None else label.cpu()
-    nfe = sum(each.images for each in counted) / len(images)
+    labels = None if start.labels is None else start.labels.cpu()
+    nfe = sum(counter.images for counter in counters) / len(images)
     return Generated(images, labels, nfe, times, frames, estimates)
-
-
-def sheet_labels(count: int, classes: int) -> list[int] | None:
-    """Class k, k+1, ... in reading order, so that columns of `classes` images show one class each."""
-    return [index % classes for index in range(count)] if classes else None

@@ -1,35 +1,38 @@
-"""From a config or a checkpoint to objects; the only place that assembles a denoiser.
-
-`DenoiserSpec` is all that a denoiser is besides its weights. It is stored in every checkpoint, so that sampling
-rebuilds from the checkpoint alone.
-"""
+"""A denoising model: what it is besides its weights, and how it is loaded from a checkpoint alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models import spaces
+from models import devices, spaces
 from models.diffusion.denoiser import NetworkDenoiser
-from models.diffusion.noise_schedules import build_noise_schedule
-from models.diffusion.predictions import build_prediction
+from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
+from models.diffusion.predictions import Prediction, build_prediction
 from models.errors import UserError
-from models.runs import checkpoints, yaml_files
+from models.runs import checkpoints
+from models.runs.lookup import find_run
+from models.runs.yaml_files import plain
 from models.spaces import Space
 from models.variants import NETWORKS
+
+WEIGHTS = ("ema", "raw")
+NEEDED = "autoencoder"  # Folder of a run with a copy of the checkpoint that its space needs.
 
 
 @dataclass(frozen=True)
 class DenoiserSpec:
-    """network: a name of the room `models.networks` with its constructor's options. classes: 0 for unlabelled data.
+    """Everything that a denoiser is besides its weights. Stored in every checkpoint.
 
-    timesteps: length of the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training,
-    without which there is no unconditional half to guide by.
+    network: a variant of `models.networks`, with its constructor's options. classes: 0 for unlabelled data.
+    timesteps: length of the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; at 0
+    the model has no unconditional half to guide by.
     """
 
     network: str
@@ -45,22 +48,30 @@ class DenoiserSpec:
     initial_noise: str = "gaussian"
 
     def build_network(self) -> nn.Module:
-        """A fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
+        """Build a fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
         return NETWORKS.find(self.network)(self.space.shape, self.classes, **self.network_options)
 
-    def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
-        """Raises UserError for a schedule and prediction that do not go together."""
+    @cached_property
+    def _parts(self) -> tuple[NoiseSchedule, Prediction]:
+        """Schedule and prediction, built once. Raises UserError if they do not go together."""
         schedule = build_noise_schedule(self.noise_schedule, self.timesteps or None, self.zero_terminal_snr)
-        return NetworkDenoiser(network, schedule, build_prediction(self.prediction, self.space.deviation), autocast)
+        prediction = build_prediction(self.prediction, self.space.deviation)
+        prediction.check(schedule.alpha(torch.ones(())).item())
+        return schedule, prediction
+
+    def model(self, network: nn.Module, device: torch.device, autocast: torch.dtype | None = None) -> Model:
+        """Return the model with this network. Raises UserError for a schedule and prediction that do not fit."""
+        schedule, prediction = self._parts
+        return Model(NetworkDenoiser(network, prediction, autocast), schedule, self, device)
 
     def facts(self) -> dict[str, Any]:
-        """As plain lists, numbers and words, for YAML."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return yaml_files.plain({**values, "space": spaces.to_facts(self.space)})
+        """Return the specification as plain lists, numbers and words, for YAML."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain({**values, "space": spaces.to_facts(self.space)})
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], locate: spaces.Locate) -> DenoiserSpec:
-        """Raises UserError for facts that are not those of a denoiser, or a space that cannot be made again."""
+        """Return the specification that gave `facts()`. Raises UserError for other facts."""
         try:
             space = spaces.from_facts(facts["space"], locate)
             return cls(**{**facts, "space": space, "class_names": tuple(facts["class_names"])})
@@ -68,82 +79,101 @@ class DenoiserSpec:
             raise UserError(f"the checkpoint describes no denoiser ({error})") from None
 
 
+class Origin(NamedTuple):
+    """Where a model was loaded from: the checkpoint file, its step, and which weights ("ema" or "raw")."""
+
+    path: Path
+    step: int
+    weights: str
+
+
 @dataclass(frozen=True)
 class Model:
-    """A trained denoiser with what it is and where it comes from."""
+    """Denoiser with its noise schedule and specification, on a device. origin: None while it is being trained."""
 
     denoiser: NetworkDenoiser
+    noise_schedule: NoiseSchedule
     spec: DenoiserSpec
-    step: int
-    path: Path
-    weights: str
+    device: torch.device
+    origin: Origin | None = None
 
     @property
     def space(self) -> Space:
         return self.spec.space
 
+    @property
+    def name(self) -> str:
+        """Path of the checkpoint, for messages."""
+        return "the model" if self.origin is None else str(self.origin.path)
 
-WEIGHTS = ("ema", "raw")
 
-NEEDED = "autoencoder"  # Folder of a run with a copy of the checkpoint that its space needs.
-
-
-def load_denoiser(
+def load_model(
     path: Path,
     weights: str,
     device: torch.device,
     autocast: torch.dtype | None = None,
     autoencoder: Path | None = None,
 ) -> Model:
-    """The denoiser of a checkpoint, in eval mode on the device. weights: "ema" or "raw". Raises UserError.
+    """Load the denoising model of a checkpoint file, in eval mode on the device. Raises UserError.
 
-    autoencoder: the checkpoint file to decode with, where the space has one; None finds it by its hash.
+    weights: "ema" or "raw". autoencoder: the checkpoint file to decode latents with; None finds it by its hash.
     """
     tensors, facts = checkpoints.load_checkpoint(path)
     if "denoiser" not in facts:
-        hint = ": it is an autoencoder's, which reconstruct takes" if "autoencoder" in facts else ""
-        raise UserError(f"{path} is no denoiser's checkpoint{hint}")
+        ways_out = ("use `make reconstruct`",) if "autoencoder" in facts else ()
+        raise UserError(f"{path} is {'an autoencoder' if ways_out else 'no denoiser'}'s checkpoint", *ways_out)
     spec = DenoiserSpec.from_facts(facts["denoiser"], lambda sha256: locate_autoencoder(sha256, path, autoencoder))
     if autoencoder is not None and not spec.space.needs:
-        raise UserError(f"--autoencoder {autoencoder}: {path} was trained on pixels and takes none")
+        raise UserError(f"`autoencoder` {autoencoder}: {path} was trained on pixels, which need none")
     network = spec.build_network()
-    prefix = "ema" if weights == "ema" else "network"
-    checkpoints.fill_network(network, checkpoints.under(prefix, tensors), path)
+    checkpoints.fill_network(network, checkpoints.under("ema" if weights == "ema" else "network", tensors), path)
     network.to(device).eval().requires_grad_(False)
     spec.space.to(device)
-    return Model(spec.denoiser(network, autocast), spec, facts["step"], path, weights)
+    model = spec.model(network, device, autocast)
+    return Model(model.denoiser, model.noise_schedule, spec, device, Origin(path, facts["step"], weights))
+
+
+def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "ema", device: str = "auto") -> Model:
+    """Load the model of a run folder, or of the run with that name in `experiments`. Raises UserError.
+
+    checkpoint: "last" or "best". weights: "ema" or "raw". device: "auto" takes a GPU if there is one.
+    """
+    chosen = devices.pick_device(device)
+    path = checkpoints.resolve_checkpoint(find_run(str(run), Path("experiments")), checkpoint)
+    return load_model(path, weights, chosen, devices.autocast_dtype(devices.pick_precision("auto", chosen)))
 
 
 def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Path:
-    """The checkpoint of that hash that the checkpoint `path` was trained upon.
+    """Return the autoencoder's checkpoint with that hash, which the checkpoint `path` was trained on.
 
-    given: the file it is said to be; otherwise looked for in the run's own folder NEEDED and among the runs beside
-    it. Raises UserError where there is none, or another.
+    given: the file to take if its hash fits. None: search the run's own folder NEEDED, then the runs beside it.
+    Raises UserError if there is none, or if the given one is another.
     """
     if given is not None:
-        found = checkpoints.load_checkpoint(given)[1]["sha256"]
-        if found != sha256:
+        given_sha256 = checkpoints.load_checkpoint(given)[1]["sha256"]
+        if given_sha256 != sha256:
             raise UserError(
-                f"--autoencoder {given} is another ({found[:12]}) than {path} was trained on ({sha256[:12]})"
+                f"`autoencoder` {given}: its hash is {given_sha256[:12]}, and {path} was trained on {sha256[:12]}"
             )
         return given
     run = path.parent.parent
-    found = checkpoints.find_by_hash(sha256, [run / NEEDED, *sorted(run.parent.glob("*/checkpoints"))])
-    if found is None:
+    located = checkpoints.find_by_hash(sha256, [run / NEEDED, *sorted(run.parent.glob("*/checkpoints"))])
+    if located is None:
         raise UserError(
-            f"{path} was trained on an autoencoder ({sha256[:12]}) that is neither in {run / NEEDED} nor among "
-            f"the runs in {run.parent}: name its checkpoint with --autoencoder"
+            f"{path} was trained on an autoencoder ({sha256[:12]}) that is neither in {run / NEEDED} nor among the "
+            f"runs in {run.parent}",
+            "name its checkpoint with `autoencoder`",
         )
-    return found
+    return located
 
 
 def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """Copies every tensor whose name and shape agree, and says in one line what matched and what did not."""
-    mine = network.state_dict()
-    fitting = {key: value for key, value in tensors.items() if key in mine and mine[key].shape == value.shape}
+    """Copy every tensor whose name and shape agree. Return one line on what matched and what did not."""
+    state = network.state_dict()
+    fitting = {key: value for key, value in tensors.items() if key in state and state[key].shape == value.shape}
     if not fitting:
-        raise UserError("--init_from: no tensor of that run has the name and shape of one of this network")
+        raise UserError("`init_from`: no tensor of that run has the name and shape of one of this network")
     network.load_state_dict(fitting, strict=False)
-    fresh = sorted(mine.keys() - fitting.keys())
-    report = f"initial weights: {len(fitting)} of {len(mine)} tensors matched"
+    fresh = sorted(state.keys() - fitting.keys())
+    report = f"initial weights: {len(fitting)} of {len(state)} tensors matched"
     return report + (f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}" if fresh else "")

@@ -237,12 +237,12 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
     images = _RandomImages().load()
     spec = build_spec(settings, images, fit_space(settings, images, fingerprint(images)).space)
     network, precision = spec.build_network().to(device).eval().requires_grad_(False), settings.run.precision
-    denoiser = spec.denoiser(network, devices.autocast_dtype(precision))
+    model = spec.model(network, device, devices.autocast_dtype(precision))
     labels = [index % spec.classes for index in range(SAMPLED)]
 
     def timed(sampling: Sampling) -> tuple[float, float]:
         started = time.perf_counter()
-        (batch,) = generate(denoiser, spec.space, sampling, SAMPLED, labels, spec.classes, 0, device, SAMPLED)
+        (batch,) = generate(model, sampling, SAMPLED, labels, 0, SAMPLED)
         return batch.nfe, (time.perf_counter() - started) / SAMPLED
 
     lines = [f"{'sampler':<14} {'steps':>5} {'NFE':>5} {'s/image':>9}   ({SAMPLED} images, {device}, {precision})"]

@@ -20,7 +20,7 @@ from models import processes
 from models.drawing import pictures
 from models.drawing.pictures import sheet
 from models.errors import UserError
-from models.generation import FRAMED, Generated, Sampling, generate
+from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
 from models.model import Model
 from models.progress import duration
 from models.runs.files import write_text
@@ -30,13 +30,13 @@ from scripts.cli.flags import ModelFlags, SamplerFlags
 from scripts.cli.terminal import tell_progress
 from scripts.tasks.exporting import export_run
 from scripts.tasks.protocol import stored_facts
+from scripts.tasks.samples import INTERVAL_UNIT
 from scripts.tasks.sampling import (
-    choose_labels,
     describe_model,
     find_checkpoint,
     find_every_checkpoint,
-    load_model,
     new_folder,
+    open_model,
     open_sampling,
     resolve_model,
 )
@@ -79,27 +79,29 @@ def main(argv: list[str]) -> None:
     _check(flags)
     flags = replace(flags, model=resolve_model(flags.model))
     paths = _checkpoints(flags)
-    loaded = load_model(paths[-1], flags.model)
+    model = open_model(paths[-1], flags.model)
     if flags.export is not None:
         if processes.is_first():
-            export_run(loaded, flags.export)
+            export_run(model, flags.export)
         return
-    sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
+    sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
-    labels = choose_labels(loaded, flags.labels, flags.num_samples)
-    sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None)
+    labels = choose_labels(model, flags.labels, flags.num_samples)
+    sampler = _Sampler(flags, sampling, labels)
     if not processes.is_first():
-        sampler.assist(loaded, paths)
+        sampler.assist(model, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
         facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
         if flags.every_checkpoint:
             sampler.draw_training(paths, folder)
         else:
-            facts |= {"step": loaded.step, "checkpoint_sha256": stored_facts(paths[-1])["sha256"]}
-            facts["nfe"] = sampler.write(loaded, folder)
-        if weak is not None:
-            facts["autoguidance_checkpoint"] = str(weak.path)
+            step = stored_facts(paths[-1])["step"]
+            facts |= {"step": step, "checkpoint_sha256": stored_facts(paths[-1])["sha256"]}
+            facts["nfe"] = sampler.write(model, folder)
+        if sampling.weak is not None:
+            facts["autoguidance_checkpoint"] = sampling.weak.name
+        facts[INTERVAL_UNIT] = "flow time"
         write_text(folder / "config.txt", yaml.safe_dump({**to_config(flags), **facts}, sort_keys=False))
 
 
@@ -134,14 +136,8 @@ def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype
 class _Sampler:
     """Samples as the flags say and writes what they ask for."""
 
-    def __init__(
-        self,
-        flags: GenerateFlags,
-        sampling: Sampling,
-        labels: list[int] | None,
-        weak: Any,
-    ):
-        self.flags, self.sampling, self.labels, self.weak = flags, sampling, labels, weak
+    def __init__(self, flags: GenerateFlags, sampling: Sampling, labels: list[int] | None):
+        self.flags, self.sampling, self.labels = flags, sampling, labels
 
     @property
     def frames(self) -> int:
@@ -155,43 +151,33 @@ class _Sampler:
         """Images of each checkpoint."""
         return min(self.flags.num_samples, FRAMED) if self.flags.every_checkpoint else self.flags.num_samples
 
-    def assist(self, loaded: Model, paths: list[Path]) -> None:
+    def assist(self, model: Model, paths: list[Path]) -> None:
         """This process's share of the images, for the first process, which writes them."""
-        every = (load_model(path, self.flags.model) for path in paths)
-        for each in every if self.flags.every_checkpoint else [loaded]:
-            for _ in self.batches(each):
+        models = (open_model(path, self.flags.model) for path in paths)
+        for each_model in models if self.flags.every_checkpoint else [model]:
+            for _ in self.batches(each_model):
                 pass
 
-    def batches(self, loaded: Model) -> Iterator[Generated]:
+    def batches(self, model: Model) -> Iterator[Generated]:
+        flags = self.flags
         return generate(
-            loaded.denoiser,
-            loaded.space,
-            self.sampling,
-            self.count,
-            self.labels,
-            loaded.spec.classes,
-            self.flags.seed,
-            torch.device(self.flags.model.device),
-            self.flags.batch_size,
-            self.frames,
-            self.weak,
-            together=True,
+            model, self.sampling, self.count, self.labels, flags.seed, flags.batch_size, self.frames, over_ranks=True
         )
 
-    def title(self, loaded: Model, nfe: float) -> str:
-        weak = f" away from {self.flags.sampling.autoguidance}" if self.weak is not None else ""
-        return f"{describe_model(loaded)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
+    def title(self, model: Model, nfe: float) -> str:
+        weak = f" away from {self.flags.sampling.autoguidance}" if self.sampling.weak is not None else ""
+        return f"{describe_model(model)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
-    def write(self, loaded: Model, folder: Path) -> float:
+    def write(self, model: Model, folder: Path) -> float:
         """samples.npz as the images come, then the sheet, the strips and the animation from the first ones; returns the
         network evaluations per image."""
         flags, count = self.flags, self.count
-        channels, height, width = loaded.space.image_shape
+        channels, height, width = model.space.image_shape
         shown: list[Generated] = []
         done, evaluations, started = 0, 0.0, time.perf_counter()
         with zipfile.ZipFile(folder / "samples.npz", "w") as archive:
             with _npz_member(archive, "arr_0", (count, height, width, channels), np.uint8) as file:
-                for batch in self.batches(loaded):
+                for batch in self.batches(model):
                     file.write(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
                     if flags.save_images:
                         pictures.save_each(batch.images, folder / "images", batch.labels, first=done)
@@ -205,7 +191,7 @@ class _Sampler:
                     file.write(np.asarray(self.labels, dtype=np.int64).tobytes())
         nfe = evaluations / count
         self._write_timing(folder, time.perf_counter() - started, nfe)
-        self._draw(loaded, folder, shown, nfe)
+        self._draw(model, folder, shown, nfe)
         return nfe
 
     def _write_timing(self, folder: Path, seconds: float, nfe: float) -> None:
@@ -219,12 +205,12 @@ class _Sampler:
         }
         write_text(folder / "timing.txt", yaml.safe_dump(lines, sort_keys=False))
 
-    def _draw(self, loaded: Model, folder: Path, shown: list[Generated], nfe: float) -> None:
+    def _draw(self, model: Model, folder: Path, shown: list[Generated], nfe: float) -> None:
         images = torch.cat([batch.images for batch in shown])[:FRAMED]
-        title = self.title(loaded, nfe)
+        title = self.title(model, nfe)
         if self.flags.num_samples > len(images):
             title += f" (first {len(images)} of {self.flags.num_samples})"
-        pictures.save_image(self._sheet(images, loaded, title), folder / "grid.png")
+        pictures.save_image(self._sheet(images, model, title), folder / "grid.png")
         times = shown[0].frame_times
         noisy = [torch.cat(each)[:FRAMED] for each in zip(*(batch.frames for batch in shown), strict=True)]
         every = max(1, (len(times) - 1) // STRIP_FRAMES)
@@ -236,27 +222,26 @@ class _Sampler:
         )
         pictures.save_image(strip, folder / "denoising_strip.png")
         if self.flags.animate:
-            sheets = [
-                self._sheet(frame, loaded, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)
-            ]
+            sheets = [self._sheet(frame, model, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)]
             pictures.animate(sheets, folder / f"animation.{self.flags.format}")
 
-    def _sheet(self, images: Tensor, loaded: Model, title: str):
-        names = loaded.spec.class_names if self.flags.labels is None else ()
+    def _sheet(self, images: Tensor, model: Model, title: str):
+        names = model.spec.class_names if self.flags.labels is None else ()
         return sheet(images, names, title)
 
     def draw_training(self, paths: list[Path], folder: Path) -> None:
         """A sheet for every checkpoint, and the same first images over training as one strip."""
         frames, captions, sheets = [], [], []
         for path in paths:
-            loaded = load_model(path, self.flags.model)
-            batches = list(self.batches(loaded))
+            model = open_model(path, self.flags.model)
+            batches = list(self.batches(model))
             images = torch.cat([batch.images for batch in batches])
-            title = self.title(loaded, batches[0].nfe)
-            sheets.append(self._sheet(images, loaded, title))
+            title = self.title(model, batches[0].nfe)
+            sheets.append(self._sheet(images, model, title))
             pictures.save_image(sheets[-1], folder / f"{path.stem}.png")
             frames.append(images[:STRIP_ROWS])
-            captions.append(f"step {loaded.step}")
+            assert model.origin is not None
+            captions.append(f"step {model.origin.step}")
         title = f"{paths[0].parent.parent.name}, {self.flags.model.weights} weights, {self.sampling.describe()}"
         pictures.save_image(pictures.strip(frames, captions, title=title), folder / "training_strip.png")
         if self.flags.animate:

@@ -8,11 +8,11 @@ from pathlib import Path
 import tyro
 from torch import Tensor
 
-from models.diffusion.denoiser import add_noise
-from models.diffusion.guidance import Labelled
+from models.diffusion.denoiser import Denoiser, add_noise, with_labels
+from models.diffusion.times import Grid
 from models.drawing import pictures
 from models.errors import UserError
-from models.generation import Generated
+from models.generation import Generated, Start
 from scripts.cli.arguments import check_positive, parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags
@@ -27,7 +27,7 @@ class ImageToImageFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     strength: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
-    """Times up to which images are noised, one column each: near 0 keeps the image, 1 keeps nothing of it."""
+    """Flow times up to which images are noised, one column each: near 0 keeps the image, 1 keeps nothing of it."""
     rows: int = 8
     """How many test images."""
     images: tuple[int, ...] | None = None
@@ -42,40 +42,40 @@ def main(argv: list[str]) -> None:
     flags = parse_flags(argv, ImageToImageFlags(), "image_to_image", DESCRIPTION)
     check_positive(flags, "rows")
     if not flags.strength or not all(0 < strength <= 1 for strength in flags.strength):
-        raise UserError(f"--strength {' '.join(map(str, flags.strength))}: one or more times above 0, up to 1")
+        raise UserError(f"--strength {' '.join(map(str, flags.strength))}: one or more flow times above 0, up to 1")
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     images, labels, names = shown.test_images(flags.rows, flags.images, flags.labels)
     with shown.folder("image_to_image", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
-        grids = [times_from(shown.times, strength) for strength in flags.strength]
-        columns = [_sample(shown, flags, images, labels, times) for times in grids]
+        grids = [grid_from(shown.grid, strength) for strength in flags.strength]
+        columns = [_sample(shown, flags, images, labels, grid) for grid in grids]
         table = [
-            {"strength": times[0].item(), "nfe": column.nfe, "rmse": rmse(column.images, images).mean().item()}
-            for times, column in zip(grids, columns, strict=True)
+            {"strength": grid[0].flow_time.item(), "nfe": column.nfe, "rmse": rmse(column.images, images).mean().item()}
+            for grid, column in zip(grids, columns, strict=True)
         ]
         write_table(folder, "change", table)
         if flags.labels is not None:
-            names = [f"{name} to {shown.loaded.spec.class_names[k]}" for name, k in zip(names, labels, strict=True)]
-        _draw(shown, flags, images, columns, [times[0].item() for times in grids], names, folder)
+            names = [f"{name} to {shown.model.spec.class_names[k]}" for name, k in zip(names, labels, strict=True)]
+        _draw(shown, flags, images, columns, [grid[0].flow_time.item() for grid in grids], names, folder)
 
 
-def times_from(times: Tensor, strength: float) -> Tensor:
-    """The rest of a sampler's times from the one that is nearest to `strength` on; one step at least."""
-    first = int((times[:-1] - strength).abs().argmin())
-    return times[first:]
+def grid_from(grid: Grid, strength: float) -> Grid:
+    """Return the rest of a grid from the level whose flow time is nearest to `strength`; at least one step."""
+    return grid[int((grid.levels.flow_time[:-1] - strength).abs().argmin()) :]
 
 
-def _sample(shown: Shown, flags: ImageToImageFlags, images: Tensor, labels: list[int], times: Tensor) -> Generated:
-    """The same noise at every strength."""
+def _sample(shown: Shown, flags: ImageToImageFlags, images: Tensor, labels: list[int], grid: Grid) -> Generated:
+    """Sample from one strength. The noise is the same at every strength."""
 
-    def begin(denoiser, rows: slice):
-        clean = shown.loaded.space.encode(images[rows].to(shown.device))
-        draw = shown.draw(range(len(images))[rows])
-        noisy = add_noise(denoiser.noise_schedule, clean, draw(clean.shape), times[0])
-        ready = Labelled(denoiser, shown.labels(labels[rows]))
-        return shown.sampler(ready, noisy, times, draw), noisy, None
+    def begin(denoiser: Denoiser, indices: range) -> Start:
+        rows = slice(indices.start, indices.stop)
+        clean = shown.model.space.encode(images[rows].to(shown.model.device))
+        draw = shown.draw(indices)
+        noisy = add_noise(clean, draw(clean.shape), grid[0])
+        labelled = with_labels(denoiser, shown.labels(labels[rows]))
+        return Start(noisy, grid[0].t.item(), None, shown.sampling.walk(labelled, noisy, grid, draw))
 
     frames = FILM_FRAMES if flags.show.animate else 0
-    return shown.walk(len(images), begin, len(times) - 1, frames, times[0].item())
+    return shown.generate_from(begin, len(images), len(grid) - 1, frames)
 
 
 def _draw(
@@ -87,7 +87,7 @@ def _draw(
     names: list[str],
     folder: Path,
 ) -> None:
-    headings = ["test image", *(f"t = {start:.2g}" for start in starts)]
+    headings = ["test image", *(f"flow time {start:.2g}" for start in starts)]
     nfe = [column.nfe for column in columns]
     title = shown.title("test images noised up to a time and sampled from there", *nfe)
 

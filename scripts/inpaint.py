@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from models.diffusion.guidance import Labelled
-from models.diffusion.inpainting import Known, inpaint, known_places
+from models.diffusion.denoiser import Denoiser, with_labels
+from models.diffusion.editing import inpaint, known_in_space, with_known
+from models.diffusion.samplers import Step
+from models.diffusion.times import Grid
 from models.drawing import pictures
 from models.errors import UserError
-from models.generation import Generated
+from models.generation import Generated, Start
 from models.randomness import derive_seed
 from scripts.cli.arguments import check_positive, parse_flags
 from scripts.cli.command import run_command
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> None:
     check_positive(flags, "rows", "samples", "resample", "jump")
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     shown.need_gaussian_noise("inpaint")
-    known = read_mask(flags.mask, shown.loaded.space.image_shape[1:], flags.show.seed)
+    known = read_mask(flags.mask, shown.model.space.image_shape[1:], flags.show.seed)
     images, labels, names = shown.test_images(flags.rows, flags.images, flags.labels)
     with shown.folder("inpainting", Path(flags.mask).stem, flags) as folder:
         made = fill_in(shown, flags, images, known, labels)
@@ -99,27 +102,25 @@ def read_mask(name: str, size: tuple[int, int], seed: int) -> Tensor:
 
 def fill_in(shown: Shown, flags: InpaintFlags, images: Tensor, known: Tensor, labels: list[int]) -> Generated:
     """`samples` ways to fill in each of the uint8 images (N, C, H, W), in a row."""
-    space, times = shown.loaded.space, shown.times
+    space, grid = shown.model.space, shown.grid
     count = len(images) * flags.samples
 
-    def begin(denoiser, rows: slice):
-        index = torch.arange(count)[rows]
-        row = index // flags.samples
-        clean = space.encode(images[row].to(shown.device))
-        places = known_places(known, space.shape).to(shown.device)
-        label = shown.labels([labels[k] for k in row.tolist()])
-        ready = Known(Labelled(denoiser, label), clean, places)
-        draw = shown.draw(index.tolist())
+    def begin(denoiser: Denoiser, indices: range) -> Start:
+        row = torch.tensor(indices) // flags.samples
+        clean = space.encode(images[row].to(shown.model.device))
+        mask = known_in_space(known, space.shape).to(shown.model.device)
+        labelled = with_labels(denoiser, shown.labels([labels[k] for k in row.tolist()]))
+        filling = with_known(labelled, clean, mask)
+        draw = shown.draw(indices)
         noise = draw(clean.shape)
 
-        def sampler(noisy: Tensor, stretch: Tensor):
-            return shown.sampler(ready, noisy, stretch, draw)
+        def walk(noisy: Tensor, stretch: Grid) -> Iterator[Step]:
+            return shown.sampling.walk(filling, noisy, stretch, draw)
 
-        walk = inpaint(sampler, ready.noise_schedule, noise, times, draw, flags.resample, flags.jump)
-        return walk, noise, None
+        return Start(noise, 1.0, None, inpaint(walk, noise, grid, draw, flags.resample, flags.jump))
 
     frames = FILM_FRAMES if flags.show.animate else 0
-    return shown.walk(count, begin, shown.sampling.steps * flags.resample, frames)
+    return shown.generate_from(begin, count, shown.sampling.steps * flags.resample, frames)
 
 
 def _errors(images: Tensor, decoded: Tensor, filled: Tensor, known: Tensor) -> dict[str, object]:

@@ -12,15 +12,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from models.diffusion.guidance import Between, Labelled
-from models.diffusion.inversion import invert
+from models.diffusion.denoiser import Denoiser, with_labels
+from models.diffusion.editing import invert
+from models.diffusion.guidance import between_labels
 from models.drawing import pictures
 from models.errors import UserError
-from models.generation import Generated
+from models.generation import Generated, Start, choose_labels, sampled_denoiser
 from scripts.cli.arguments import check_positive, parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags, one_of
-from scripts.tasks.sampling import choose_labels
 from scripts.tasks.showing import ShowFlags, Shown, name_images, pick_images, rmse, write_numbers
 
 BETWEEN = ("noises", "images", "classes")
@@ -67,13 +67,13 @@ def main(argv: list[str]) -> None:
     if flags.between == "images":
         _between_images(replace(shown, sampling=replace(shown.sampling, clip=False)), flags)
         return
-    if flags.between == "classes" and shown.loaded.spec.classes < 2:
-        raise UserError(f"--between classes: {shown.loaded.path} is a model without classes to go between")
-    labels = choose_labels(shown.loaded, flags.labels, flags.rows + 1)
+    if flags.between == "classes" and shown.model.spec.classes < 2:
+        raise UserError(f"--between classes: {shown.path} is a model without classes to go between")
+    labels = choose_labels(shown.model, flags.labels, flags.rows + 1)
     first, second = (shown.draw([2 * row + end for row in range(flags.rows)]) for end in (0, 1))
-    shape = (flags.rows, *shown.loaded.space.shape)
+    shape = (flags.rows, *shown.model.space.shape)
     noise = first(shape)
-    names = [shown.loaded.spec.class_names[label] for label in labels] if labels is not None else []
+    names = [shown.model.spec.class_names[label] for label in labels] if labels is not None else []
     if flags.between == "noises":
         same = shown.labels(labels[:-1]) if labels is not None else None
         ends = _Ends((noise, second(shape)), (same, same) if same is not None else None)
@@ -102,7 +102,7 @@ def _check(flags: InterpolateFlags) -> None:
     if flags.images is not None and (len(flags.images) % 2 or not flags.images):
         raise UserError(f"--images: {len(flags.images)} numbers, expected two a row")
     if flags.between == "images":
-        if flags.sampling.sampler not in ("ddim", "euler") or flags.sampling.eta not in (None, 0):
+        if flags.sampling.sampler not in ("ddim", "euler") or flags.sampling.options.eta not in (None, 0):
             raise UserError("--between images walks back the way it came: with --sampler ddim or euler, without --eta")
         if flags.labels is not None:
             raise UserError("--labels: test images keep their own classes; leave it out with --between images")
@@ -128,21 +128,22 @@ def _walk_between(shown: Shown, flags: InterpolateFlags, ends: _Ends, weights: T
     """The images of every row at every weight: image r * len(weights) + k is of row r."""
     count, width = len(ends.noises[0]) * len(weights), len(weights)
 
-    def begin(denoiser, rows: slice):
-        row = torch.arange(count, device=shown.device)[rows] // width
-        weight = weights.to(shown.device).repeat(count // width)[rows]
+    def begin(denoiser: Denoiser, indices: range) -> Start:
+        device = shown.model.device
+        row = torch.tensor(indices, device=device) // width
+        weight = weights.to(device).repeat(count // width)[indices.start : indices.stop]
         noise = slerp(ends.noises[0][row], ends.noises[1][row], weight)
         labels = None if ends.labels is None else (ends.labels[0][row], ends.labels[1][row])
         if labels is None or torch.equal(*labels):
-            ready = Labelled(denoiser, None if labels is None else labels[0])
+            labelled = with_labels(denoiser, None if labels is None else labels[0])
         else:
-            ready = Between(denoiser, *labels, weight)
+            labelled = between_labels(denoiser, *labels, weight)
         # Fresh noise, where a sampler draws it, is the same along a row.
         draw = shown.draw([2 * index for index in row.tolist()])
         draw(noise.shape)
-        return shown.sampler(ready, noise, shown.times, draw), noise, None
+        return Start(noise, 1.0, None, shown.sampling.walk(labelled, noise, shown.grid, draw))
 
-    return shown.walk(count, begin, shown.sampling.steps)
+    return shown.generate_from(begin, count, shown.sampling.steps)
 
 
 def _draw(
@@ -191,7 +192,7 @@ def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
         made = _draw(shown, flags, ends, titles, what, folder, (images[0::2], images[1::2]))
         back = made.images.unflatten(0, (flags.rows, -1))[:, [0, -1]].flatten(0, 1)
         write_numbers(folder, "reconstruction", _reconstruction(shown, flags, images, noises, back))
-        shown_noises = shown.loaded.space.decode(noises).cpu()
+        shown_noises = shown.model.space.decode(noises).cpu()
         heading = shown.title("test images, the noise found behind each, and what is sampled from it")
         titles = [f"{name}\nRMSE {e:.2f} of 255" for name, e in zip(names, rmse(back, images).tolist(), strict=True)]
         headings = ["test image", "its noise", "back again"]
@@ -220,9 +221,9 @@ def find_noises(shown: Shown, images: Tensor, labels: Tensor, refinements: int) 
     """The noise behind uint8 images (N, C, H, W), under their labels."""
     noises = []
     for part, own in zip(images.split(shown.show.batch_size), labels.split(shown.show.batch_size), strict=True):
-        denoiser, _ = shown.prepared()
-        clean = shown.loaded.space.encode(part.to(shown.device))
-        for step in invert(Labelled(denoiser, shown.labels(own.tolist())), clean, shown.times, refinements):
+        denoiser, _ = sampled_denoiser(shown.model, shown.sampling)
+        clean = shown.model.space.encode(part.to(shown.model.device))
+        for step in invert(with_labels(denoiser, shown.labels(own.tolist())), clean, shown.grid, refinements):
             clean = step.noisy
         noises.append(clean)
     return torch.cat(noises)

@@ -30,7 +30,6 @@ from models import devices
 from models.errors import UserError
 from models.evaluation.classifier import Schooling, kept_path, pretrained
 from models.evaluation.feature_networks import NETWORKS
-from models.model import Model
 from models.runs.environment import git_commit
 from models.runs.files import write_text
 from models.runs.yaml_files import read_yaml
@@ -221,10 +220,10 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
     spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
     if spec.classes == 0:
         raise UserError("--no-conditional: a record asks for images of a class each")
-    model = Model(spec.denoiser(nn.Identity()), spec, 0, Path("the model"), ModelFlags.weights)
+    model = spec.model(nn.Identity(), torch.device(settings.run.device))
     for scale in flags.scales:
-        wanted = SamplerFlags(flags.sampler, flags.steps, guidance_scale=scale)
-        sampling, _ = open_sampling(wanted, ModelFlags(), model)
+        sampler = SamplerFlags(flags.sampler, flags.steps, guidance_scale=scale)
+        sampling = open_sampling(sampler, ModelFlags(), model)
     return sampling.steps
 
 

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     words = f"{flags.method}-{flags.features}"
     with shown.folder("distribution", words, flags) as folder:
         rows = pick_images(dataset.test, count, flags.show.seed, None)
-        labels = dataset.test.labels[rows].tolist() if shown.loaded.spec.classes else None
+        labels = dataset.test.labels[rows].tolist() if shown.model.spec.classes else None
         tell(f"{count} images to generate")
         made = shown.generate(labels, count, FILM_FRAMES if flags.show.animate else 0)
         read = _reader(shown, flags.features, dataset)
@@ -102,11 +102,11 @@ def _reader(shown: Shown, features: str, dataset: ImageData):
         return lambda images: classifier.read(images).features
     if features == "pixels":
         return lambda images: images.cpu().flatten(1).float() / 255
-    space, size = shown.loaded.space, shown.show.batch_size
+    space, size = shown.model.space, shown.show.batch_size
 
     @torch.no_grad()
     def encoded(images: Tensor) -> Tensor:
-        return torch.cat([space.encode(part.to(shown.device)).flatten(1).cpu() for part in images.split(size)])
+        return torch.cat([space.encode(part.to(shown.model.device)).flatten(1).cpu() for part in images.split(size)])
 
     return encoded
 
@@ -159,7 +159,7 @@ def _draw(
     numbers: dict[str, Any],
     read: Any,
 ) -> None:
-    names = shown.loaded.spec.class_names
+    names = shown.model.spec.class_names
     count = len(labels)
     asked = np.full(count, -1) if made.labels is None else made.labels.numpy()
     real, generated = Cloud(chart.points[:count], labels), Cloud(chart.points[count:], asked)

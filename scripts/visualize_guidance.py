@@ -15,13 +15,12 @@ from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.evaluation.recognition import diversity
 from models.evaluation.statistics import wilson_interval
-from models.generation import Generated
+from models.generation import Generated, check_guidance, choose_labels
 from models.spaces import ImageRows
 from scripts.cli.arguments import check_positive, parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags
 from scripts.cli.terminal import tell
-from scripts.tasks.sampling import check_guidance, choose_labels
 from scripts.tasks.showing import FILM_FRAMES, ShowFlags, Shown, write_table
 
 REAL_PER_CLASS = 200
@@ -51,11 +50,11 @@ def main(argv: list[str]) -> None:
     _check(flags)
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     for scale in flags.scales:
-        check_guidance(shown.loaded, scale)
-    rows = tuple(flags.labels or range(shown.loaded.spec.classes))
-    labels = choose_labels(shown.loaded, rows, len(rows) * flags.samples_per_class)
+        check_guidance(shown.model, scale)
+    rows = tuple(flags.labels or range(shown.model.spec.classes))
+    labels = choose_labels(shown.model, rows, len(rows) * flags.samples_per_class)
     if labels is None:
-        raise UserError(f"{shown.loaded.path} is a model without labels: there is nothing to guide by")
+        raise UserError(f"{shown.path} is a model without labels: there is nothing to guide by")
     dataset = shown.data()
     with shown.folder("guidance", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
         classifier = shown.classifier(dataset)
@@ -114,7 +113,7 @@ def _measure(classifier: Classifier, scale: float, column: Generated, real: floa
 
 
 def _draw(shown: Shown, flags: GuidanceFlags, rows: tuple[int, ...], columns: list[Generated], folder: Path) -> None:
-    names = [shown.loaded.spec.class_names[label] for label in rows]
+    names = [shown.model.spec.class_names[label] for label in rows]
     headings = [f"scale {scale:g}" for scale in flags.scales]
     across = math.ceil(math.sqrt(flags.shown))
 
@@ -125,7 +124,7 @@ def _draw(shown: Shown, flags: GuidanceFlags, rows: tuple[int, ...], columns: li
             for row in range(len(rows))
             for column in images
         ]
-        enlarged = max(1, round(SIDE / max(shown.loaded.space.image_shape[1:])))
+        enlarged = max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
         title = shown.title(what, *(column.nfe for column in columns))
         return pictures.grid(torch.stack(cells), len(headings), 16, enlarged, title, headings, names)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from models.diffusion.noise_schedules import NAMES, build_noise_schedule
+from models.diffusion.noise_schedules import NOISE_SCHEDULES, build_noise_schedule
 from models.drawing.plots import schedule_curves
 from models.errors import UserError
 from scripts.cli.arguments import parse_flags
@@ -21,7 +21,7 @@ POINTS = 1001
 class ScheduleFlags:
     """Settings of `visualize_schedules`."""
 
-    schedules: tuple[ScheduleName, ...] = NAMES
+    schedules: tuple[ScheduleName, ...] = tuple(NOISE_SCHEDULES)
     """Which to draw."""
     timesteps: int = 1000
     """Length T of the chains; 0 for the continuous forms."""

@@ -1,7 +1,7 @@
-"""The truth that samplers, predictions and losses are held against: Gaussian data, whose denoiser is a closed form.
+"""Gaussian data, whose denoiser has a closed form: the truth for samplers, predictions and losses.
 
-Samplers of such data are affine in their start and in every draw, so the mean and the variance of what they make
-can be computed instead of estimated: see `moments`.
+A sampler of such data is affine in its start and in every draw, so the mean and the variance of its images can be
+computed instead of estimated: see `moments`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.diffusion.denoiser import Estimate, NetworkDenoiser, levels
-from models.diffusion.noise_schedules import NoiseSchedule
+from models.diffusion.denoiser import Estimate, NetworkDenoiser
+from models.diffusion.noise_schedules import Chain, NoiseLevel, NoiseSchedule
 from models.diffusion.predictions import Prediction
 from models.diffusion.samplers import Step
+from models.diffusion.times import Grid
 
 Walk = Callable[..., Iterator[Step]]
 
 
+def levels(schedule: NoiseSchedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma at the times t, shaped to broadcast against the images."""
+    return schedule.level(t).coefficients(like)
+
+
+def betas_of(chain: Chain) -> Tensor:
+    """Return beta_1..beta_T of a chain: 1 - alpha_bar_k / alpha_bar_{k-1} (Ho et al. 2020, section 2)."""
+    alpha_bar = chain.table**2
+    return 1 - alpha_bar[1:] / alpha_bar[:-1]
+
+
 class ExactGaussian:
-    """The ideal denoiser of Gaussian data: E[clean | noisy] and E[noise | noisy], for t of shape () or (N,).
+    """Ideal denoiser of Gaussian data: E[clean | noisy] and E[noise | noisy], for levels of shape () or (N,).
 
     mean: (C, H, W). covariance: (D, D) of the D = C * H * W pixels. `calls` counts the evaluations.
     """
@@ -39,29 +51,29 @@ class ExactGaussian:
     def _images(self, rotated: Tensor, like: Tensor) -> Tensor:
         return (rotated @ self.basis.T).reshape(like.shape)
 
-    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
+    def __call__(self, noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
         self.calls += 1
-        alpha, sigma = levels(self.noise_schedule, t, noisy.double())
+        alpha, sigma = level.coefficients(noisy.double())
         a, s = alpha.flatten(1), sigma.flatten(1)
         shrunk = self._centred(noisy, alpha) / (a**2 * self.variances + s**2)
         clean = self.mean + self._images(a * self.variances * shrunk, noisy)
         noise = self._images(s * shrunk, noisy)
         return Estimate(clean.to(noisy.dtype), noise.to(noisy.dtype))
 
-    def flow_map(self, noisy: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Where the probability-flow ODE takes float64 images from time `start` to time `end`, in closed form."""
-        (a, s), (b, r) = (levels(self.noise_schedule, t, noisy) for t in (start, end))
+    def flow_map(self, noisy: Tensor, start: NoiseLevel, end: NoiseLevel) -> Tensor:
+        """Return where the probability-flow ODE takes float64 images from `start` to `end`, in closed form."""
+        (a, s), (b, r) = (level.coefficients(noisy) for level in (start, end))
         growth = ((b.flatten(1) ** 2 * self.variances + r.flatten(1) ** 2) / self._total(a, s)).sqrt()
         return b * self.mean + self._images(growth * self._centred(noisy, a), noisy)
 
     def _total(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha.flatten(1) ** 2 * self.variances + sigma.flatten(1) ** 2
 
-    def draw_noisy(self, t: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """(count, C, H, W) float64 images of time t, from their true distribution."""
+    def draw_noisy(self, level: NoiseLevel, count: int, generator: torch.Generator) -> Tensor:
+        """Draw (count, C, H, W) float64 images at a level of shape (), from their true distribution."""
         normal = torch.randn(count, len(self.variances), dtype=torch.float64, generator=generator)
         empty = torch.zeros(count, *self.mean.shape, dtype=torch.float64)
-        alpha, sigma = levels(self.noise_schedule, t, empty)
+        alpha, sigma = level.coefficients(empty)
         return alpha * self.mean + self._images(self._total(alpha, sigma).sqrt() * normal, empty)
 
 
@@ -73,14 +85,15 @@ class EmittingTarget(nn.Module):
         self.exact, self.prediction = exact, prediction
 
     def forward(self, scaled: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        alpha, sigma = levels(self.exact.noise_schedule, t, scaled)
-        estimate = self.exact(scaled / self.prediction.input_scale(alpha, sigma), t)
+        level = self.exact.noise_schedule.level(t)
+        alpha, sigma = level.coefficients(scaled)
+        estimate = self.exact(scaled / self.prediction.input_scale(alpha, sigma), level)
         return self.prediction.target(estimate.clean, estimate.noise, alpha, sigma)
 
 
 def through_network(exact: ExactGaussian, prediction: Prediction) -> NetworkDenoiser:
     """The same denoiser, but by way of a network and a prediction."""
-    return NetworkDenoiser(EmittingTarget(exact, prediction), exact.noise_schedule, prediction)
+    return NetworkDenoiser(EmittingTarget(exact, prediction), prediction)
 
 
 def pixel_gaussian(schedule: NoiseSchedule, mean: Sequence[float], deviation: Sequence[float]) -> ExactGaussian:
@@ -109,15 +122,15 @@ class Moments(NamedTuple):
     true_variance: Tensor
 
 
-def moments(walk: Walk, exact: ExactGaussian, times: Tensor, **options: object) -> list[Moments]:
-    """The moments after every step of a sampler that starts in the true distribution of times[0].
+def moments(walk: Walk, exact: ExactGaussian, grid: Grid, **options: object) -> list[Moments]:
+    """Return the moments after every step of a sampler that starts in the true distribution at grid[0].
 
     exact: a `pixel_gaussian`. One image starts at the mean, one a unit beside it, and one more gets a unit for each
     draw: their differences are the coefficients of an affine map, and the variance is a sum of their squares.
     """
-    schedule, rows = exact.noise_schedule, len(times) + 1
+    rows = len(grid) + 1
     deviation = exact.variances.sqrt()[exact.basis.abs().argmax(1)]
-    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    alpha, sigma = grid.levels.alpha, grid.levels.sigma
     noisy = (alpha[0] * exact.mean).expand(rows, *exact.mean.shape).clone()
     noisy[1] += 1
     drawn = 0
@@ -129,14 +142,16 @@ def moments(walk: Walk, exact: ExactGaussian, times: Tensor, **options: object) 
         drawn += 1
         return units
 
-    found = []
-    for index, step in enumerate(walk(exact, noisy, times, draw, **options), start=1):
+    reached = []
+    for index, step in enumerate(walk(exact, noisy, grid, draw, **options), start=1):
         mean, *others = step.noisy.flatten(1)
         coefficients = torch.stack(others) - mean
         coefficients[0] *= (alpha[0] ** 2 * deviation**2 + sigma[0] ** 2).sqrt()
         variance = alpha[index] ** 2 * deviation**2 + sigma[index] ** 2
-        found.append(Moments(step.t, mean, coefficients.square().sum(0), alpha[index] * exact.mean.flatten(), variance))
-    return found
+        reached.append(
+            Moments(step.level.t, mean, coefficients.square().sum(0), alpha[index] * exact.mean.flatten(), variance)
+        )
+    return reached
 
 
 def no_draw(shape: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Guidance: a denoiser and labels in, a guided denoiser out.
+"""Guidance: a denoiser in, a guided denoiser out.
 
 The scale convention is u + s * (c - u): s = 0 unconditional, s = 1 plain conditional, s > 1 guided. Other papers
 and repositories write s = 1 + w, or w * c + (1 - w) * u with s = w.
@@ -6,93 +6,74 @@ and repositories write s = 1 + w, or w * c + (1 - w) * u with s = w.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from models.diffusion.denoiser import Denoiser, Estimate, estimate_from_clean
-from models.diffusion.noise_schedules import NoiseSchedule
+from models.diffusion.noise_schedules import NoiseLevel
 
 
-@dataclass(frozen=True)
-class Guided:
-    """Classifier-free guidance (Ho & Salimans 2022), or autoguidance (Karras et al. 2024) where `weak` is given.
+def guided(
+    denoiser: Denoiser,
+    scale: float,
+    null_label: int,
+    interval: tuple[float, float] = (0.0, 1.0),
+    rescale: float = 0.0,
+    weak: Denoiser | None = None,
+) -> Denoiser:
+    """Classifier-free guidance (Ho & Salimans 2022), or autoguidance (Karras et al. 2024) if `weak` is given.
 
-    denoiser: gives the conditional half c, and u from the null label. weak: another denoiser that gives u from
-    the same labels instead. null_label: the number of classes. interval: guided only where low <= t <= high
-    (Kynkaanniemi et al. 2024). rescale: share in [0, 1] by which the clean estimate is brought back to the
-    deviation of the conditional one (Lin et al. 2024, eq. 15-16).
+    denoiser: gives the conditional estimate c, and u with the null label. weak: another denoiser that gives u with
+    the same labels instead. null_label: the number of classes. interval: flow times between which images are guided,
+    both included (Kynkaanniemi et al. 2024). rescale: share in [0, 1] by which the clean estimate is brought back to
+    the deviation of the conditional one (Lin et al. 2024, eq. 15-16). The levels must have shape ().
+
+    Scale 1 costs one evaluation. Scale 0 costs one too, unless rescale needs the conditional estimate.
     """
 
-    denoiser: Denoiser
-    scale: float
-    null_label: int
-    interval: tuple[float, float] = (0.0, 1.0)
-    rescale: float = 0.0
-    weak: Denoiser | None = None
+    def guide(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
+        nothing_to_guide_by = weak is None and label is None
+        if scale == 1 or nothing_to_guide_by or not interval[0] <= float(level.flow_time) <= interval[1]:
+            return denoiser(noisy, level, label)
+        if scale == 0 and rescale == 0:
+            return _other(noisy, level, label)
+        conditional, other = _both(noisy, level, label)
+        clean = other.clean + scale * (conditional.clean - other.clean)
+        if rescale == 0:
+            return Estimate(clean, other.noise + scale * (conditional.noise - other.noise))
+        target, present = (images.flatten(1).std(dim=1).view(-1, 1, 1, 1) for images in (conditional.clean, clean))
+        clean = rescale * clean * target / present + (1 - rescale) * clean
+        return estimate_from_clean(noisy, level, clean)
 
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        return self.denoiser.noise_schedule
-
-    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
-        """t is a scalar, as samplers give it: one time for the whole batch."""
-        low, high = self.interval
-        unguided = self.weak is None and label is None  # no half to guide by
-        if self.scale == 1 or unguided or not low <= float(t) <= high:
-            return self.denoiser(noisy, t, label)
-        conditional, other = self._halves(noisy, t, label)
-        clean = other.clean + self.scale * (conditional.clean - other.clean)
-        if self.rescale == 0:
-            return Estimate(clean, other.noise + self.scale * (conditional.noise - other.noise))
-        wanted, found = (x.flatten(1).std(dim=1).view(-1, 1, 1, 1) for x in (conditional.clean, clean))
-        clean = self.rescale * clean * wanted / found + (1 - self.rescale) * clean
-        return estimate_from_clean(self.noise_schedule, noisy, t, clean)
-
-    def _halves(self, noisy: Tensor, t: Tensor, label: Tensor | None) -> tuple[Estimate, Estimate]:
-        """(conditional, the other half); one forward pass where one network answers both."""
-        if self.weak is not None:
-            return self.denoiser(noisy, t, label), self.weak(noisy, t, label)
+    def _other(noisy: Tensor, level: NoiseLevel, label: Tensor | None) -> Estimate:
+        """Return the estimate u."""
+        if weak is not None:
+            return weak(noisy, level, label)
         assert label is not None
-        labels = torch.cat([label, torch.full_like(label, self.null_label)])
-        both = self.denoiser(torch.cat([noisy, noisy]), t, labels)
-        return Estimate(*(x.chunk(2)[0] for x in both)), Estimate(*(x.chunk(2)[1] for x in both))
+        return denoiser(noisy, level, torch.full_like(label, null_label))
+
+    def _both(noisy: Tensor, level: NoiseLevel, label: Tensor | None) -> tuple[Estimate, Estimate]:
+        """Return c and u, in one forward pass if one network gives both."""
+        if weak is not None:
+            return denoiser(noisy, level, label), weak(noisy, level, label)
+        assert label is not None
+        labels = torch.cat([label, torch.full_like(label, null_label)])
+        both = denoiser(torch.cat([noisy, noisy]), level, labels)
+        return Estimate(*(part.chunk(2)[0] for part in both)), Estimate(*(part.chunk(2)[1] for part in both))
+
+    return guide
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A denoiser with the labels of its batch bound, as samplers want it."""
+def between_labels(denoiser: Denoiser, first: Tensor, second: Tensor, weight: Tensor) -> Denoiser:
+    """Mix the estimates under two labels: (1 - weight) of the one under `first`, weight of that under `second`.
 
-    denoiser: Denoiser
-    label: Tensor | None
-
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        return self.denoiser.noise_schedule
-
-    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
-        return self.denoiser(noisy, t, self.label)
-
-
-@dataclass(frozen=True)
-class Between:
-    """A denoiser between two labels: (1 - weight) of the estimate under `first` and weight of that under `second`.
-
-    first, second: (N,); weight: (N,) in [0, 1]. One forward pass of twice the images.
+    first, second: (N,); weight: (N,) in [0, 1]. Costs one forward pass of 2 N images.
     """
 
-    denoiser: Denoiser
-    first: Tensor
-    second: Tensor
-    weight: Tensor
-
-    @property
-    def noise_schedule(self) -> NoiseSchedule:
-        return self.denoiser.noise_schedule
-
-    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
-        both = self.denoiser(torch.cat([noisy, noisy]), t, torch.cat([self.first, self.second]))
-        weight = self.weight.to(noisy).view(-1, 1, 1, 1)
-        clean, noise = ((1 - weight) * half.chunk(2)[0] + weight * half.chunk(2)[1] for half in both)
+    def mix(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
+        both = denoiser(torch.cat([noisy, noisy]), level, torch.cat([first, second]))
+        share = weight.to(noisy).view(-1, 1, 1, 1)
+        clean, noise = ((1 - share) * part.chunk(2)[0] + share * part.chunk(2)[1] for part in both)
         return Estimate(clean, noise)
+
+    return mix

@@ -1,7 +1,8 @@
-"""Denoising and autoencoder losses: one number per image. The loop reduces and bins them.
+"""Denoising losses: one number per image. The loop reduces and bins them.
 
-Every weighting of time is written for the error of the clean estimate or of the noise estimate, as its paper does, and
-carried over to the network's own output by one factor of the prediction, so it is right for each prediction.
+A weighting of time is written for the error of the clean or of the noise estimate, as its paper writes it. One factor
+of the prediction carries it over to the error of the network's output, so the same estimate gives the same loss with
+every prediction.
 """
 
 from __future__ import annotations
@@ -14,13 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.diffusion.denoiser import NetworkDenoiser, levels
+from models.diffusion.denoiser import NetworkDenoiser
 from models.diffusion.noise import COUPLINGS, INITIAL_NOISES, shape_noise
-from models.diffusion.noise_schedules import NoiseSchedule
+from models.diffusion.noise_schedules import NoiseLevel, NoiseSchedule
 from models.diffusion.predictions import Prediction
 from models.diffusion.times import TimeDensity
 from models.errors import UserError
 from models.randomness import StepRandomness
+
+
+class Distance(NamedTuple):
+    """Distance between output and target, element by element.
+
+    degree: the power with which it grows, distance(k * x) = k ** degree * distance(x); None if there is none.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    degree: int | None
 
 
 def _l1(output: Tensor, target: Tensor) -> Tensor:
@@ -36,59 +47,63 @@ def _huber(output: Tensor, target: Tensor) -> Tensor:
     return F.huber_loss(output, target, reduction="none")
 
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": _l2, "l1": _l1, "huber": _huber}
+DISTANCES: dict[str, Distance] = {"l2": Distance(_l2, 2), "l1": Distance(_l1, 1), "huber": Distance(_huber, None)}
 
 
-class _At(NamedTuple):
-    """What a weighting may look at, in float64: where the times are and what the prediction is."""
+class _Arguments(NamedTuple):
+    """What a weighting depends on, in float64: the levels, their schedule and the prediction."""
 
-    t: Tensor
+    level: NoiseLevel
     schedule: NoiseSchedule
     prediction: Prediction
 
     @property
-    def alpha(self) -> Tensor:
-        return self.schedule.alpha(self.t)
-
-    @property
-    def sigma(self) -> Tensor:
-        return self.schedule.sigma(self.t)
-
-    @property
     def snr(self) -> Tensor:
-        return (self.alpha / self.sigma) ** 2
+        return (self.level.alpha / self.level.sigma) ** 2
+
+    @property
+    def clean_error(self) -> Tensor:
+        return self.prediction.clean_error(self.level.alpha, self.level.sigma)
+
+    @property
+    def noise_error(self) -> Tensor:
+        return self.prediction.noise_error(self.level.alpha, self.level.sigma)
 
 
-def _uniform(at: _At, limit: float) -> Tensor:
+# Weight of the distance that a weighting is written for, and the size of that error for a unit error of the output.
+Weighted = tuple[Tensor, Tensor]
+
+
+def _uniform(at: _Arguments, limit: float) -> Weighted:
     """The network's own target, unweighted (L_simple for eps)."""
-    return torch.ones_like(at.t)
+    ones = torch.ones_like(at.level.t)
+    return ones, ones
 
 
-def _variational(at: _At, limit: float) -> Tensor:
-    """The bound's weight of the noise error, clipped to [0, limit].
+def _variational(at: _Arguments, limit: float) -> Weighted:
+    """Weight of the noise error in the variational bound, clipped to [0, limit].
 
     One term of the bound is 1/2 (SNR(s) / SNR(t) - 1) |noise error|^2 with s = t - 1/T (Kingma et al. 2021 eq. 14;
     for s > 0 it is beta^2 / (2 beta-tilde alpha (1 - alpha-bar)), Ho et al. 2020 eq. 12 with the posterior
     variance). It is infinite at the first step, hence the clip. A continuous schedule takes T = 1000.
     """
-    before = (at.t - 1 / (at.schedule.steps or 1000)).clamp(min=0)
-    ratio = (at.schedule.log_snr(before) - at.schedule.log_snr(at.t)).exp()
-    weight = (0.5 * (ratio - 1)).clamp(0, limit)
-    return weight * at.prediction.noise_error(at.alpha, at.sigma) ** 2
+    before = (at.level.t - 1 / (at.schedule.steps or 1000)).clamp(min=0)
+    ratio = (at.schedule.log_snr(before) - at.schedule.log_snr(at.level.t)).exp()
+    return (0.5 * (ratio - 1)).clamp(0, limit), at.noise_error
 
 
-def _min_snr(at: _At, limit: float) -> Tensor:
+def _min_snr(at: _Arguments, limit: float) -> Weighted:
     """min(SNR, gamma) on the clean error (Hang et al. 2023): for eps min/SNR, for v min/(SNR + 1)."""
-    return at.snr.clamp(max=limit) * at.prediction.clean_error(at.alpha, at.sigma) ** 2
+    return at.snr.clamp(max=limit), at.clean_error
 
 
-def _soft_min_snr(at: _At, limit: float) -> Tensor:
+def _soft_min_snr(at: _Arguments, limit: float) -> Weighted:
     """SNR * gamma / (SNR + gamma) on the clean error (Crowson et al. 2024, section 4.3)."""
-    return at.snr * limit / (at.snr + limit) * at.prediction.clean_error(at.alpha, at.sigma) ** 2
+    return at.snr * limit / (at.snr + limit), at.clean_error
 
 
 # Each weighting with its default limit: the clip of the variational weight, gamma of the others.
-WEIGHTINGS: dict[str, tuple[Callable[[_At, float], Tensor], float]] = {
+WEIGHTINGS: dict[str, tuple[Callable[[_Arguments, float], Weighted], float]] = {
     "uniform": (_uniform, 0.0),
     "variational": (_variational, 1.0),
     "min_snr": (_min_snr, 5.0),
@@ -96,13 +111,23 @@ WEIGHTINGS: dict[str, tuple[Callable[[_At, float], Tensor], float]] = {
 }
 
 
+class LossWeights(NamedTuple):
+    """(N,) float64 numbers of a batch. scale: of output and target before the distance; weight: of the distance."""
+
+    scale: Tensor
+    weight: Tensor
+
+    def __getitem__(self, rows: slice) -> LossWeights:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return LossWeights(self.scale[rows], self.weight[rows])
+
+
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """distance between the network's output and its target, times a weight of t.
+    """Distance between the network's output and its target, times a weight of t.
 
-    distance: a row of DISTANCES. weighting: a row of WEIGHTINGS; limit: its clip or gamma (None: the default).
+    distance: a row of DISTANCES. weighting: a row of WEIGHTINGS; limit: its clip or gamma, None for the default.
     label_drop: probability that an image's label is replaced by the null label, image by image. initial_noise,
-    coupling: rows of INITIAL_NOISES and COUPLINGS.
+    coupling: rows of INITIAL_NOISES and COUPLINGS. Raises UserError for other values.
     """
 
     distance: str
@@ -115,44 +140,70 @@ class DenoisingLoss:
     coupling: str = "independent"
 
     def __post_init__(self) -> None:
-        for table, name, word in (
+        for table, name, option in (
             (DISTANCES, self.distance, "loss"),
             (WEIGHTINGS, self.weighting, "weighting"),
-            (INITIAL_NOISES, self.initial_noise, "initial noise"),
+            (INITIAL_NOISES, self.initial_noise, "initial_noise"),
             (COUPLINGS, self.coupling, "coupling"),
         ):
             if name not in table:
-                raise UserError(f"unknown {word} {name!r}: choose from {', '.join(table)}")
+                raise UserError(f"`{option}` {name!r}: choose from {', '.join(table)}")
         if self.limit is not None and self.limit <= 0:
-            raise UserError(f"--weight_limit {self.limit}: takes more than 0")
+            raise UserError(f"`weight_limit` {self.limit}: must be more than 0")
         if not 0 <= self.label_drop <= 1:
-            raise UserError(f"--label_drop {self.label_drop}: a share between 0 and 1")
+            raise UserError(f"`label_drop` {self.label_drop}: must be at least 0 and at most 1")
 
-    def weight(self, t: Tensor, schedule: NoiseSchedule, prediction: Prediction) -> Tensor:
-        """(N,) times -> (N,) float64 weights of the output's loss."""
+    def weights(self, level: NoiseLevel, schedule: NoiseSchedule, prediction: Prediction) -> LossWeights:
+        """Return the weights of levels (N,).
+
+        The distance of an error k times as large is k ** degree times as large, so that power of the factor joins the
+        weight. Huber's distance has no degree: there, output and target are scaled to the error that is weighted.
+        """
         weigh, default = WEIGHTINGS[self.weighting]
-        return weigh(_At(t.double(), schedule, prediction), default if self.limit is None else self.limit)
+        weight, factor = weigh(_Arguments(level, schedule, prediction), default if self.limit is None else self.limit)
+        degree = DISTANCES[self.distance].degree
+        if degree is None:
+            return LossWeights(factor, weight)
+        return LossWeights(torch.ones_like(factor), weight * factor**degree)
 
     def noise(self, randomness: StepRandomness, shape: Sequence[int]) -> Tensor:
-        """The noise at t = 1 for a part of a batch, (N, *shape), uncoupled."""
+        """Draw the noise at t = 1 for a part of a batch, (N, *shape), uncoupled."""
         return shape_noise(self.initial_noise, randomness.noise(shape))
 
-    def at(self, denoiser: NetworkDenoiser, clean: Tensor, label: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
-        """(N,) losses of given times (N,) and noise (N, C, H, W)."""
-        schedule, prediction = denoiser.noise_schedule, denoiser.prediction
-        alpha, sigma = levels(schedule, t, clean)
-        output = denoiser.output(alpha * clean + sigma * noise, t, label)
-        target = prediction.target(clean, noise, alpha, sigma)
-        errors = DISTANCES[self.distance](output, target).flatten(1).mean(1)
-        return errors * self.weight(t, schedule, prediction).to(errors, non_blocking=True)
+    def at(
+        self,
+        denoiser: NetworkDenoiser,
+        clean: Tensor,
+        label: Tensor | None,
+        level: NoiseLevel,
+        weights: LossWeights,
+        noise: Tensor,
+    ) -> Tensor:
+        """Return the (N,) losses at given levels, with their weights and noise (N, C, H, W)."""
+        level = level.like(clean)
+        alpha, sigma = level.coefficients(clean)
+        output = denoiser.output(alpha * clean + sigma * noise, level, label)
+        target = denoiser.prediction.target(clean, noise, alpha, sigma)
+        distance = DISTANCES[self.distance]
+        if distance.degree is None:
+            scale = weights.scale.to(clean, non_blocking=True).view(-1, 1, 1, 1)
+            output, target = scale * output, scale * target
+        errors = distance.function(output, target).flatten(1).mean(1)
+        return errors * weights.weight.to(errors, non_blocking=True)
 
     def __call__(
-        self, denoiser: NetworkDenoiser, clean: Tensor, label: Tensor | None, randomness: StepRandomness
+        self,
+        denoiser: NetworkDenoiser,
+        schedule: NoiseSchedule,
+        clean: Tensor,
+        label: Tensor | None,
+        randomness: StepRandomness,
     ) -> tuple[Tensor, Tensor]:
-        """(N,) losses and the (N,) times they were taken at."""
-        t = randomness.part(self.density.draw(randomness.uniform("times"), denoiser.noise_schedule))
+        """Return (N,) losses and the (N,) times that they were taken at."""
+        level = schedule.level(randomness.part(self.density.draw(randomness.uniform("times"), schedule)))
+        weights = self.weights(level, schedule, denoiser.prediction)
         noise = COUPLINGS[self.coupling](clean, self.noise(randomness, clean.shape[1:]), label)
         if label is not None and self.label_drop > 0:
             dropped = randomness.part(randomness.uniform("labels") < self.label_drop)
             label = torch.where(dropped.to(label.device, non_blocking=True), self.null_label, label)
-        return self.at(denoiser, clean, label, t, noise), t
+        return self.at(denoiser, clean, label, level, weights, noise), level.t

@@ -1,7 +1,7 @@
-"""The noise at t = 1: Gaussian, or another distribution of mean 0 and variance 1 from which a flow may start.
+"""Noise at t = 1: Gaussian, or another distribution of mean 0 and variance 1 from which a flow may start.
 
-Each is a function of Gaussian numbers, so that one random stream serves all. Only the Gaussian has the score that
-samplers with fresh noise rely on; the others go with deterministic samplers.
+Each is a function of Gaussian numbers, so one random stream serves all. Samplers that add noise rely on the Gaussian's
+score; the other distributions need deterministic samplers.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ INITIAL_NOISES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def shape_noise(name: str, gaussian: Tensor) -> Tensor:
-    """Gaussian numbers -> numbers of a row of INITIAL_NOISES, by a rising function. Raises UserError."""
+    """Turn Gaussian numbers into those of a row of INITIAL_NOISES, by a rising function. Raises UserError."""
     if name not in INITIAL_NOISES:
-        raise UserError(f"unknown initial noise {name!r}: choose from {', '.join(INITIAL_NOISES)}")
+        raise UserError(f"`initial_noise` {name!r}: choose from {', '.join(INITIAL_NOISES)}")
     return INITIAL_NOISES[name](gaussian)
 
 
@@ -48,18 +48,18 @@ def _independent(clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
 
 
 def _optimal(clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
-    """The permutation within each class of least total squared distance (Pooladian et al. 2023, Tong et al. 2024).
+    """Permute the noise within each class to the least total squared distance (Pooladian et al. 2023).
 
-    Within the class, because across classes the noise that a label is trained with would not be that of sampling.
+    A permutation across classes would train each label with other noise than it is sampled from.
     """
-    from scipy.optimize import linear_sum_assignment  # slow to import, and most runs do without
+    from scipy.optimize import linear_sum_assignment  # slow to import, and rarely needed
 
     coupled = noise.clone()
     groups = [torch.arange(len(clean))] if label is None else [(label == k).nonzero()[:, 0] for k in label.unique()]
     for rows in groups:
         costs = torch.cdist(clean[rows].flatten(1), noise[rows].flatten(1)) ** 2
-        _, chosen = linear_sum_assignment(costs.cpu().numpy())
-        coupled[rows] = noise[rows[torch.from_numpy(chosen).to(rows.device)]]
+        _, columns = linear_sum_assignment(costs.cpu().numpy())
+        coupled[rows] = noise[rows[torch.from_numpy(columns).to(rows.device)]]
     return coupled
 
 

@@ -1,7 +1,7 @@
-"""What a network is asked for, as two coefficients: target = a * clean + b * noise.
+"""Predictions: the target of a network as two coefficients, target = a * clean + b * noise.
 
-Together with `noisy = alpha * clean + sigma * noise` that is a 2x2 linear system, so one solve turns any output
-into (clean, noise) and one sum turns (clean, noise) into any target. Names: eps, x0, v, flow, edm.
+Together with `noisy = alpha * clean + sigma * noise` this is a 2x2 linear system: one solve turns any output into
+(clean, noise), and one sum turns (clean, noise) into any target.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Coefficients = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def _eps(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """The noise (Ho et al. 2020)."""
+    """Noise (Ho et al. 2020)."""
     return torch.zeros_like(alpha), torch.ones_like(sigma)
 
 
 def _x0(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """The clean image."""
+    """Clean image."""
     return torch.ones_like(alpha), torch.zeros_like(sigma)
 
 
 def _flow(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """The velocity of the straight line, noise - clean (Lipman et al. 2023)."""
+    """Velocity of the straight line, noise - clean (Lipman et al. 2023)."""
     return -torch.ones_like(alpha), torch.ones_like(sigma)
 
 
 def _edm(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """EDM's preconditioning (Karras et al. 2022, table 1), of unit variance for data of this deviation.
+    """Target of EDM's preconditioning (Karras et al. 2022, table 1): unit variance for data of this deviation.
 
     With s = sigma/alpha, c_skip and c_out of the paper give (up to the sign)
     target = (alpha * d^2 * noise - sigma * clean) / (d * sqrt(sigma^2 + alpha^2 d^2)).
@@ -43,13 +43,16 @@ def _edm(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor
 
 
 def _v(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """alpha * noise - sigma * clean (Salimans & Ho 2022): EDM's target for data of deviation 1."""
+    """alpha * noise - sigma * clean, divided by sqrt(alpha^2 + sigma^2): EDM's target for data of deviation 1.
+
+    On variance-preserving schedules the divisor is 1, and this is v of Salimans & Ho 2022.
+    """
     return _edm(alpha, sigma, 1.0)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row of PREDICTIONS, for data of a measured deviation. alpha and sigma broadcast against the images."""
+    """Row of PREDICTIONS, for data of a measured deviation. alpha and sigma broadcast against the images."""
 
     name: str
     deviation: float = 1.0
@@ -58,15 +61,15 @@ class Prediction:
         return PREDICTIONS[self.name](alpha, sigma, self.deviation)
 
     def target(self, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network should answer."""
+        """Return what the network should answer."""
         a, b = self.coefficients(alpha, sigma)
         return a * clean + b * noise
 
     def solve(self, output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """(clean, noise) that agree with both the output and the noisy image.
+        """Return the (clean, noise) that agree with both the output and the noisy image.
 
-        The system is singular only for x0 at sigma = 0, where nothing of the noise is left to be seen: there the
-        answer is (noisy / alpha, 0). eps at alpha = 0 is singular too and refused by `check`.
+        The system is singular for x0 at sigma = 0, where the noisy image holds no noise: the solution there is
+        (noisy / alpha, 0). It is also singular for eps at alpha = 0, which `check` refuses.
         """
         a, b = self.coefficients(alpha, sigma)
         determinant = alpha * b - sigma * a
@@ -80,27 +83,29 @@ class Prediction:
         return clean[0] * noisy + clean[1] * output, noise[0] * noisy + noise[1] * output
 
     def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """EDM's c_in, which brings the network's input to unit variance; 1 for the other predictions."""
+        """Return EDM's c_in, which brings the network's input to unit variance; 1 for the other predictions."""
         if self.name != "edm":
             return torch.ones_like(alpha)
         return (alpha**2 * self.deviation**2 + sigma**2).rsqrt()
 
     def clean_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """How a unit error of the output shows in the clean estimate: |sigma / determinant|."""
+        """Return the error of the clean estimate for a unit error of the output: |sigma / determinant|."""
         a, b = self.coefficients(alpha, sigma)
         return (sigma / (alpha * b - sigma * a)).abs()
 
     def noise_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """How a unit error of the output shows in the noise estimate: |alpha / determinant|."""
+        """Return the error of the noise estimate for a unit error of the output: |alpha / determinant|."""
         a, b = self.coefficients(alpha, sigma)
         return (alpha / (alpha * b - sigma * a)).abs()
 
     def check(self, last_alpha: float) -> None:
-        """Refuses the pair that cannot be sampled: eps where the last step holds no signal at all."""
+        """Raise UserError for eps if the schedule ends without any signal: such a pair cannot be sampled."""
         if self.name == "eps" and last_alpha < 1e-8:
             raise UserError(
-                "prediction eps cannot start from pure noise (alpha = 0 at t = 1): the output says nothing about "
-                "the image there; use --prediction v, or a schedule that keeps a trace of signal"
+                "`prediction eps`: the schedule ends in pure noise (alpha = 0 at t = 1), where the output says nothing "
+                "about the image",
+                "use `prediction v`",
+                "use a schedule that keeps a trace of signal",
             )
 
 
@@ -108,9 +113,11 @@ PREDICTIONS: dict[str, Coefficients] = {"eps": _eps, "x0": _x0, "v": _v, "flow":
 
 
 def build_prediction(name: str, deviation: float) -> Prediction:
-    """deviation: of the clean data, measured on the training split (used by edm). Raises UserError."""
+    """Return the prediction of that name. deviation: of the clean training data, used by edm. Raises UserError."""
     if name not in PREDICTIONS:
-        raise UserError(f"unknown prediction {name!r}: choose from {', '.join(PREDICTIONS)}")
+        raise UserError(f"`prediction` {name!r}: choose from {', '.join(PREDICTIONS)}")
     if name == "edm" and not deviation > 0:
-        raise UserError(f"prediction edm divides by the data's deviation, which is {deviation}: use --prediction v")
+        raise UserError(
+            f"`prediction edm`: it divides by the deviation of the data, which is {deviation}", "use `prediction v`"
+        )
     return Prediction(name, deviation)

@@ -1,24 +1,31 @@
 """Times: how training times are drawn, and the grids that samplers walk.
 
 A density is a quantile function: it turns uniform numbers in [0, 1) into times in (0, 1], so stratified and plain
-draws share one formula. A grid is S + 1 decreasing times from 1 (a chain's last step) to 0, in float64.
+draws share one formula. A grid is S + 1 decreasing times from 1 (a chain's last step) to 0, with their levels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from models.diffusion.noise_schedules import NoiseSchedule
+from models.diffusion.noise_schedules import NoiseLevel, NoiseSchedule
 from models.errors import UserError
 
 # Noise deviations over which EDM samples (Karras et al. 2022, table 1): many schedules go on, some to infinity.
 SMALLEST_NOISE, LARGEST_NOISE = 0.002, 80.0
 SMALLEST_TIME = 1e-5
+BINS = 10
+
+
+def bin_of(t: Tensor) -> Tensor:
+    """Return the bin 0..9 of times in (0, 1]: bin k holds (k/10, (k+1)/10]."""
+    return ((t * BINS).ceil().long() - 1).clamp(0, BINS - 1)
 
 
 def _normal_quantile(u: Tensor, mean: float, deviation: float) -> Tensor:
@@ -28,7 +35,7 @@ def _normal_quantile(u: Tensor, mean: float, deviation: float) -> Tensor:
 def _discrete(u: Tensor, schedule: NoiseSchedule, mean: float, deviation: float) -> Tensor:
     """k/T with k uniform in 1..T (Ho et al. 2020, algorithm 1)."""
     if schedule.steps is None:
-        raise UserError("discrete times need a chain: give --timesteps, or draw them continuously")
+        raise UserError("`times discrete`: needs a chain", "set `timesteps`", "draw the times continuously")
     return ((u * schedule.steps).floor() + 1) / schedule.steps
 
 
@@ -38,7 +45,7 @@ def _uniform(u: Tensor, schedule: NoiseSchedule, mean: float, deviation: float) 
 
 
 def _logit_normal(u: Tensor, schedule: NoiseSchedule, mean: float, deviation: float) -> Tensor:
-    """sigmoid of a normal (Esser et al. 2024, eq. 19); mean > 0 favours noise."""
+    """Sigmoid of a normal (Esser et al. 2024, eq. 19); mean > 0 favours noise."""
     return torch.sigmoid(_normal_quantile(u, mean, deviation))
 
 
@@ -48,6 +55,7 @@ def _log_normal(u: Tensor, schedule: NoiseSchedule, mean: float, deviation: floa
 
 
 Quantile = Callable[[Tensor, NoiseSchedule, float, float], Tensor]
+# Each quantile function with its default mean and deviation.
 DENSITIES: dict[str, tuple[Quantile, float, float]] = {
     "discrete": (_discrete, 0.0, 1.0),
     "uniform": (_uniform, 0.0, 1.0),
@@ -58,7 +66,10 @@ DENSITIES: dict[str, tuple[Quantile, float, float]] = {
 
 @dataclass(frozen=True)
 class TimeDensity:
-    """One row of DENSITIES with its mean and deviation (None: the paper's), drawn stratified or independently."""
+    """Density of training times: a row of DENSITIES with its mean and deviation, None for the paper's.
+
+    stratified: the times of a batch are spread evenly over the density instead of drawn independently.
+    """
 
     name: str
     mean: float | None = None
@@ -67,43 +78,136 @@ class TimeDensity:
 
     def __post_init__(self) -> None:
         if self.name not in DENSITIES:
-            raise UserError(f"unknown time density {self.name!r}: choose from {', '.join(DENSITIES)}")
+            raise UserError(f"`times` {self.name!r}: choose from {', '.join(DENSITIES)}")
         if self.deviation is not None and self.deviation <= 0:
-            raise UserError(f"--time_deviation {self.deviation}: takes more than 0")
+            raise UserError(f"`time_deviation` {self.deviation}: must be more than 0")
+
+    def quantile(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """Turn uniform numbers in [0, 1) into float64 times in [1e-5, 1]."""
+        quantile, mean, deviation = DENSITIES[self.name]
+        mean = mean if self.mean is None else self.mean
+        deviation = deviation if self.deviation is None else self.deviation
+        return quantile(u.double(), schedule, mean, deviation).clamp(SMALLEST_TIME, 1.0)
 
     def draw(self, uniforms: Tensor, schedule: NoiseSchedule) -> Tensor:
-        """(N,) independent uniforms in [0, 1) -> (N,) float64 times in [1e-5, 1].
+        """Turn (N,) independent uniforms in [0, 1) into (N,) float64 times in [1e-5, 1].
 
         Stratified: the i-th number falls in the i-th of N equal slices, so that a batch covers all times.
         """
-        quantile, mean, deviation = DENSITIES[self.name]
         u = uniforms.double()
         if self.stratified:
             u = (torch.arange(len(u), device=u.device) + u) / len(u)
-        mean = mean if self.mean is None else self.mean
-        deviation = deviation if self.deviation is None else self.deviation
-        return quantile(u, schedule, mean, deviation).clamp(SMALLEST_TIME, 1.0)
+        return self.quantile(u, schedule)
+
+
+@dataclass(frozen=True)
+class TimeBins:
+    """Times of a density, bin by bin of t: how much of the density each bin holds, and times inside a bin."""
+
+    density: TimeDensity
+    schedule: NoiseSchedule
+
+    def _rising(self, u: Tensor) -> Tensor:
+        """Return the quantile as a rising function of u: 1 - u turns a falling one round."""
+        ends = self.density.quantile(torch.tensor([0.25, 0.75], dtype=torch.float64), self.schedule)
+        return self.density.quantile(u if ends[0] <= ends[1] else 1 - u, self.schedule)
+
+    def edges(self) -> Tensor:
+        """Return the (11,) edges of the ten bins in u: the distribution function at the edges of the bins of t."""
+        bins = torch.arange(BINS - 1)
+        low, high = torch.zeros(2, BINS - 1, dtype=torch.float64)
+        high += 1
+        for _ in range(60):  # bisection, which also holds for the steps of a chain
+            middle = (low + high) / 2
+            below = bin_of(self._rising(middle)) <= bins
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        return torch.cat([ends[:1], high, ends[1:]])
+
+    def frozen_times(self, uniforms: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N,) times with the same number in each bin, to within one, and (N,) weights that sum to 1.
+
+        The weighted mean of a loss is its mean under the density: each bin counts by its mass, and inside a bin the
+        times follow the density. Bins of no mass get no time; with fewer times than bins, only some bins do.
+        uniforms: (N,) in [0, 1). order: (N,) permutation that says which image gets which time.
+        """
+        edges, count = self.edges(), len(uniforms)
+        masses = edges.diff()
+        bins = (masses > 1e-12).nonzero()[:, 0]
+        bins = bins[torch.linspace(0, len(bins) - 1, min(count, len(bins))).round().long()]
+        turn = torch.arange(count) * len(bins) // count  # equal numbers, to within one
+        sizes = torch.bincount(turn, minlength=len(bins))
+        position = torch.arange(count) - (sizes.cumsum(0) - sizes)[turn]
+        chosen = bins[turn]
+        share = (position + uniforms.double()) / sizes[turn]
+        t = self._rising(edges[chosen] + masses[chosen] * share)
+        weights = masses[chosen] / sizes[turn]
+        return t[order], (weights / weights.sum())[order]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """S + 1 levels with t decreasing, which a sampler walks.
+
+    halfway: the S levels between two neighbours, in the middle of their flow times. A slice of a grid is a grid.
+    """
+
+    levels: NoiseLevel
+    halfway: NoiseLevel
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, t: Tensor) -> Grid:
+        """Return the grid of (S + 1,) decreasing times, computed in float64 on the CPU."""
+        levels = schedule.level(t.double().cpu())
+        flow_time = levels.flow_time
+        return cls(levels, schedule.level_at((flow_time[:-1] + flow_time[1:]) / 2))
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __iter__(self) -> Iterator[NoiseLevel]:
+        return (self.levels[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, rows: int) -> NoiseLevel: ...
+    @overload
+    def __getitem__(self, rows: slice) -> Grid: ...
+    def __getitem__(self, rows: int | slice) -> NoiseLevel | Grid:
+        if isinstance(rows, int):
+            return self.levels[rows]
+        start, stop, _ = rows.indices(len(self))
+        return Grid(self.levels[start:stop], self.halfway[start : max(start, stop - 1)])
 
 
 def _uniform_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """Equal steps in t; on a chain each time is one of the chain's own, respaced to any S in 1..T."""
+    """Equal steps in t; on a chain each time is one of the chain's own, respaced to any S in 1..T.
+
+    On variance-preserving schedules every solver ends at first order on this grid, since sigma grows like sqrt(t)
+    near t = 0. On the flow, and on grids in log-SNR, each has its own order.
+    """
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     if schedule.steps is None:
         return times
     return (times * schedule.steps).round() / schedule.steps
 
 
+def _flow_time_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Equal steps in flow time, sigma / (alpha + sigma): on the flow the uniform grid."""
+    flow_time = torch.linspace(schedule.last_flow_time(), 0, steps + 1, dtype=torch.float64)
+    return torch.cat([torch.ones(1, dtype=torch.float64), schedule.level_at(flow_time[1:-1]).t, flow_time[-1:]])
+
+
 def _noise_range(schedule: NoiseSchedule) -> tuple[float, float]:
-    """(largest, smallest) sigma/alpha of a grid: the schedule's own where it stays within EDM's, else EDM's."""
+    """Return the largest and smallest sigma/alpha of a grid: the schedule's own if within EDM's, else EDM's."""
     first = torch.tensor(1 / (schedule.steps or 1e9), dtype=torch.float64)
     last = torch.ones((), dtype=torch.float64)
     smallest, largest = ((-schedule.log_snr(t) / 2).exp().item() for t in (first, last))
     return min(largest, LARGEST_NOISE), max(smallest, SMALLEST_NOISE)
 
 
-def _from_noise(schedule: NoiseSchedule, levels: Tensor) -> Tensor:
-    """Times of the given sigma/alpha, with the first moved to the schedule's very end and 0 appended."""
-    times = schedule.t_from_log_snr(-2 * levels.log())
+def _from_noise(schedule: NoiseSchedule, ratios: Tensor) -> Tensor:
+    """Return the times of the given sigma/alpha, with the first moved to the schedule's very end and 0 appended."""
+    times = schedule.t_from_log_snr(-2 * ratios.log())
     times[0] = 1.0
     return torch.cat([times, torch.zeros(1, dtype=torch.float64)])
 
@@ -111,9 +215,9 @@ def _from_noise(schedule: NoiseSchedule, levels: Tensor) -> Tensor:
 def _karras_grid(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Tensor:
     """Equal steps in (sigma/alpha)^(1/rho), Karras et al. 2022 eq. 5."""
     largest, smallest = _noise_range(schedule)
-    place = torch.linspace(0, 1, steps, dtype=torch.float64)
-    levels = (largest ** (1 / rho) + place * (smallest ** (1 / rho) - largest ** (1 / rho))) ** rho
-    return _from_noise(schedule, levels)
+    position = torch.linspace(0, 1, steps, dtype=torch.float64)
+    ratios = (largest ** (1 / rho) + position * (smallest ** (1 / rho) - largest ** (1 / rho))) ** rho
+    return _from_noise(schedule, ratios)
 
 
 def _log_snr_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
@@ -125,25 +229,18 @@ def _log_snr_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
 
 GRIDS: dict[str, Callable[[NoiseSchedule, int], Tensor]] = {
     "uniform": _uniform_grid,
+    "flow_time": _flow_time_grid,
     "karras": _karras_grid,
     "log_snr": _log_snr_grid,
 }
 
 
-def build_times(grid: str, schedule: NoiseSchedule, steps: int) -> Tensor:
-    """(S + 1,) decreasing float64 times from 1 to 0. Raises UserError: unknown grid, S < 1, S > T on a chain."""
-    if grid not in GRIDS:
-        raise UserError(f"unknown grid {grid!r}: choose from {', '.join(GRIDS)}")
+def build_grid(name: str, schedule: NoiseSchedule, steps: int) -> Grid:
+    """Return the grid of S steps from t = 1 to 0. Raises UserError: unknown grid, S < 1, S > T on a chain."""
+    if name not in GRIDS:
+        raise UserError(f"`grid` {name!r}: choose from {', '.join(GRIDS)}")
     if steps < 1:
-        raise UserError(f"{steps} sampling steps: --steps takes 1 or more")
+        raise UserError(f"`steps` {steps}: must be at least 1")
     if schedule.steps is not None and steps > schedule.steps:
-        raise UserError(f"{steps} sampling steps on a chain of {schedule.steps}: --steps takes 1..{schedule.steps}")
-    return GRIDS[grid](schedule, steps)
-
-
-BINS = 10
-
-
-def bin_of(t: Tensor) -> Tensor:
-    """The bin 0..9 of times in (0, 1]: bin k holds (k/10, (k+1)/10]."""
-    return ((t * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+        raise UserError(f"`steps` {steps}: the chain has {schedule.steps} steps, the most that can be taken")
+    return Grid.of(schedule, GRIDS[name](schedule, steps))

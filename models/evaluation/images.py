@@ -1,6 +1,6 @@
-"""Images with their numbers in the data set, which with a seed decide all the chance that an evaluation shows them.
+"""Images with their numbers in the data set. Number and seed decide the random numbers that an image is measured with.
 
-So neither the batch size nor the other images change what an image is measured at.
+So neither the batch size nor the other images change the result of an image.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ from models.randomness import derive_seed, image_draw
 
 @dataclass(frozen=True)
 class Images:
-    """Clean images (N, C, H, W) with their numbers.
-
-    initial_noise: the kind that the model was trained with.
-    """
+    """Clean images (N, C, H, W) with their numbers. initial_noise: the kind that the model was trained with."""
 
     clean: Tensor
     numbers: Sequence[int]
@@ -36,17 +33,17 @@ class Images:
         return replace(self, clean=self.clean[rows.to(self.clean.device)], numbers=numbers)
 
     def noise(self, draw: int) -> Tensor:
-        """The noise of the draw with this number, shaped as the images."""
+        """Return the noise of the draw with this number, shaped as the images."""
         draw_noise = image_draw(derive_seed(self.seed, "noise", draw), self.numbers, self.clean.device)
         return shape_noise(self.initial_noise, draw_noise(self.clean.shape))
 
     def noises(self) -> Iterator[Tensor]:
-        """One noise after another without end, each as by `noise` but of a stream of their own, which costs less."""
+        """Yield one noise after another without end, from a stream of their own, which costs less than `noise`."""
         draw_noise = image_draw(derive_seed(self.seed, "noises"), self.numbers, self.clean.device)
         while True:
             yield shape_noise(self.initial_noise, draw_noise(self.clean.shape))
 
     def uniforms(self, stream: str, *shape: int) -> Tensor:
-        """(N, *shape) float64 numbers in [0, 1) on the CPU; streams of other names are independent."""
+        """Return (N, *shape) float64 numbers in [0, 1) on the CPU. Streams with different names are independent."""
         drawn = [np.random.default_rng(derive_seed(self.seed, stream, number)).random(shape) for number in self.numbers]
         return torch.from_numpy(np.stack(drawn))

@@ -43,6 +43,10 @@ class AutoencoderObjective:
     umap: bool = False
 
     figures = ()
+    version = 1
+
+    def changes_since(self, version: int) -> list[str]:
+        return []
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""The objective of a denoiser: its loss, its test on a frozen grid, and its pictures."""
+"""Objective of a denoiser: its loss, its test on a frozen grid, and the pictures that show progress.
+
+It serves every network, schedule, prediction and space.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,28 @@ from torch import Tensor, nn
 
 from models.diffusion.denoiser import add_noise
 from models.diffusion.losses import DenoisingLoss
-from models.diffusion.times import BINS, bin_of
+from models.diffusion.times import BINS, TimeBins, bin_of
 from models.drawing import pictures
 from models.drawing.pictures import sheet
 from models.evaluation.sample_test import SampleTest
-from models.generation import Generated, Sampling, generate, sheet_labels
-from models.model import DenoiserSpec
+from models.generation import Generated, Sampling, generate, labels_in_turn
+from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
 
 FRAMES = 10
-
 STRIP_IMAGES = 8
-
 FORWARD_TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass
 class DenoisingObjective:
-    """Trains the network of `spec`. train_images, test_images and their labels: uint8 on the device, for evaluation
-    and pictures only (a few hundred of each). num_samples, sampling: of the sample sheets. sample_test: what some
-    samples, made in the same way, are measured by at every evaluation, if anything."""
+    """Trains the network of `spec`.
+
+    train_images, test_images and their labels: uint8 on the device, a few hundred of each, for evaluation and pictures
+    only. num_samples, sampling: of the sample sheets. sample_test: how some samples, made in the same way, are
+    measured at every evaluation; None for no such measure.
+    """
 
     spec: DenoiserSpec
     loss: DenoisingLoss
@@ -46,17 +50,34 @@ class DenoisingObjective:
     sample_test: SampleTest | None = None
 
     parts = tuple(f"t{index}" for index in range(BINS))
+    version = 2
 
     @property
     def figures(self) -> tuple[str, ...]:
         return () if self.sample_test is None else self.sample_test.names(bool(self.spec.classes))
 
+    def changes_since(self, version: int) -> list[str]:
+        """Return a line for each change of meaning since a version of the losses."""
+        if version >= self.version:
+            return []
+        lines = ["the test loss is now taken on another frozen grid: the best one so far is forgotten"]
+        if self.loss.weighting != "uniform" and self.loss.distance != "l2":
+            lines.append(
+                f"weighting {self.loss.weighting} with loss {self.loss.distance} has changed: the same estimate now has "
+                "the same loss with every prediction"
+            )
+        return lines
+
+    def model(self, network: nn.Module) -> Model:
+        return self.spec.model(network, self.test_images.device, self.autocast)
+
     def loss_of(self, network: nn.Module) -> LossOf:
-        denoiser = self.spec.denoiser(network, self.autocast)
+        model = self.model(network)
 
         def loss(images: Tensor, labels: Tensor, randomness: StepRandomness) -> Losses:
             clean = self.spec.space.draw(images, randomness)
-            losses, t = self.loss(denoiser, clean, labels if self.spec.classes else None, randomness)
+            label = labels if self.spec.classes else None
+            losses, t = self.loss(model.denoiser, model.noise_schedule, clean, label, randomness)
             bins = bin_of(t).to(losses.device, non_blocking=True)
             both = torch.stack([losses.detach(), torch.ones_like(losses)])
             return Losses(losses, both.new_zeros(2, BINS).index_add_(1, bins, both))
@@ -65,34 +86,42 @@ class DenoisingObjective:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
-        """The loss on a grid of (image, t, noise) that is the same at every call, with no label dropped; and how good
-        samples are, from noise that is the same at every call."""
-        test, t = self._losses(network, self.test_images, self.test_labels)
-        train, _ = self._losses(network, self.train_images, self.train_labels)
+        """Return the test loss, and measure samples if there is a sample test.
+
+        The loss is taken on a grid of (image, t, noise) that is the same at every call, with no label dropped. The
+        samples start from noise that is the same at every call.
+        """
+        test, t, weights = self._losses(network, self.test_images, self.test_labels)
+        train, _, train_weights = self._losses(network, self.train_images, self.train_labels)
         bins = bin_of(t)
         by_t = [test[bins == index].mean().item() for index in range(BINS)]
-        found = TestLoss(test.mean().item(), train.mean().item(), by_t)
+        tested = TestLoss((test * weights).sum().item(), (train * train_weights).sum().item(), by_t)
         if self.sample_test is None:
-            return found
+            return tested
         count = self.sample_test.count
         images = torch.cat([batch.images for batch in self._generate(network, count, "sample test")])
-        figures = self.sample_test.measure(images, sheet_labels(count, self.spec.classes))
-        return found._replace(note=self.sample_test.describe(figures), figures=figures)
+        figures = self.sample_test.measure(images, labels_in_turn(count, self.spec.classes))
+        return tested._replace(note=self.sample_test.describe(figures), figures=figures)
 
-    def _losses(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        denoiser = self.spec.denoiser(network, self.autocast)
-        count, device = len(images), images.device
+    def _losses(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return losses, times and weights on the frozen grid, (N,) each on the CPU. The weights sum to 1."""
+        model, count, device = self.model(network), len(images), images.device
         frozen = StepRandomness(derive_seed(self.seed, "evaluation"), 0, count, 0, count, device)
-        t = self.loss.density.draw(frozen.uniform("times"), denoiser.noise_schedule)
-        t = t[frozen.uniform("order").argsort()]  # images may come sorted by class, and the slices of t must not
+        times = TimeBins(self.loss.density, model.noise_schedule)
+        # Images may come sorted by class, and the times must not: hence the random order.
+        t, weights = times.frozen_times(frozen.uniform("times"), frozen.uniform("order").argsort())
+        level = model.noise_schedule.level(t)
+        loss_weights = self.loss.weights(level, model.noise_schedule, model.denoiser.prediction)
         noise = self.loss.noise(frozen, self.spec.space.shape)
         losses = []
         for part in torch.arange(count).split(EVALUATION_BATCH):
             rows = slice(int(part[0]), int(part[-1]) + 1)
             clean = self.spec.space.encode(images[rows])
             label = labels[rows] if self.spec.classes else None
-            losses.append(self.loss.at(denoiser, clean, label, t[rows], noise[rows]).cpu())
-        return torch.cat(losses), t
+            losses.append(
+                self.loss.at(model.denoiser, clean, label, level[rows], loss_weights[rows], noise[rows]).cpu()
+            )
+        return torch.cat(losses).double(), t, weights
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images, _ = self._sample(network, frames=0)
@@ -105,7 +134,7 @@ class DenoisingObjective:
             (folder / name).mkdir(exist_ok=True)
         sample_sheet = sheet(images, self.spec.class_names, title)
         pictures.save_image(sample_sheet, folder / "final_samples" / "grid.png")
-        pictures.save_each(images, folder / "final_samples", sheet_labels(len(images), self.spec.classes))
+        pictures.save_each(images, folder / "final_samples", labels_in_turn(len(images), self.spec.classes))
         for name, what, frames in (
             ("noisy", "x_t", first.frames),
             ("clean_estimate", "clean estimate", first.estimates),
@@ -120,34 +149,25 @@ class DenoisingObjective:
         self.draw_forward(folder / "forward_noising.png")
 
     def draw_forward(self, path: Path) -> None:
-        """Test images under growing noise."""
-        schedule = self.spec.denoiser(nn.Identity()).noise_schedule
+        """Draw test images under growing noise."""
+        schedule = self.model(nn.Identity()).noise_schedule
         space, count = self.spec.space, min(STRIP_IMAGES, len(self.test_images))
         clean = space.encode(self.test_images[:count])
         frozen = StepRandomness(derive_seed(self.seed, "forward"), 0, count, 0, count, clean.device)
         noise = self.loss.noise(frozen, self.spec.space.shape)
-        times = torch.tensor(FORWARD_TIMES, dtype=torch.float64)
-        frames = [space.decode(add_noise(schedule, clean, noise, t)).cpu() for t in times]
+        levels = schedule.level(torch.tensor(FORWARD_TIMES, dtype=torch.float64))
+        frames = [space.decode(add_noise(clean, noise, levels[index])).cpu() for index in range(len(levels))]
         captions = [f"t = {t:.1f}" for t in FORWARD_TIMES]
         title = f"forward process, {self.spec.noise_schedule} schedule"
         pictures.save_image(pictures.strip(frames, captions, title=title), path)
 
     def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
-        """All images, and the first batch with its frames."""
+        """Return all images of a sheet, and the first batch with its frames."""
         batches = self._generate(network, self.num_samples, "pictures", frames)
         first = next(batches)
         return torch.cat([first.images, *(batch.images for batch in batches)]), first
 
     def _generate(self, network: nn.Module, count: int, stream: str, frames: int = 0) -> Iterator[Generated]:
-        return generate(
-            self.spec.denoiser(network, self.autocast),
-            self.spec.space,
-            self.sampling,
-            count,
-            sheet_labels(count, self.spec.classes),
-            self.spec.classes,
-            derive_seed(self.seed, stream),
-            self.test_images.device,
-            EVALUATION_BATCH,
-            frames,
-        )
+        labels = labels_in_turn(count, self.spec.classes)
+        seed = derive_seed(self.seed, stream)
+        return generate(self.model(network), self.sampling, count, labels, seed, EVALUATION_BATCH, frames)

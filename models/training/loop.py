@@ -302,6 +302,7 @@ class Trainer:
                     "averaged_progress": self.averaged_progress,
                     "best_loss": self.best_loss,
                     "worse": self.worse,
+                    "loss_version": self.objective.version,
                 },
             }
             path = None
@@ -331,6 +332,11 @@ class Trainer:
         self.averaged_progress = min(kept["averaged_progress"], self.progress)  # a longer budget sets progress back
         self.best_loss, self.worse = kept["best_loss"], kept["worse"]
         self.log.restore(tensors["gathered"], kept, self.step)
+        changes = self.objective.changes_since(kept.get("loss_version", 1))
+        if changes and self.settings.best_by == "test_loss":
+            self.best_loss, self.worse = float("inf"), 0
+        for line in changes:
+            self.run.log(line)
 
 
 def _due(every: float, before: float, after: float) -> bool:

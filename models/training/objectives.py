@@ -52,6 +52,15 @@ class Objective(Protocol):
         """(images as the batches hold them, labels, randomness) -> losses."""
         ...
 
+    @property
+    def version(self) -> int:
+        """Version of the losses: test losses of two versions are not compared."""
+        ...
+
+    def changes_since(self, version: int) -> list[str]:
+        """Return a line for each change of meaning since a version of the losses."""
+        ...
+
     def evaluate(self, network: nn.Module) -> TestLoss: ...
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:

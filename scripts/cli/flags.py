@@ -7,17 +7,19 @@ How a command line becomes flags, and flags a config, is in `arguments.py`.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_type_hints
 
+import docstring_parser
 import tyro
 
 from models.autoencoders import autoencoder
 from models.diffusion.losses import DISTANCES, WEIGHTINGS
 from models.diffusion.noise import COUPLINGS, INITIAL_NOISES
-from models.diffusion.noise_schedules import NAMES
+from models.diffusion.noise_schedules import NOISE_SCHEDULES
 from models.diffusion.predictions import PREDICTIONS
 from models.diffusion.samplers import SAMPLERS
 from models.diffusion.times import DENSITIES, GRIDS
@@ -44,7 +46,7 @@ def one_of(names: Iterable[str]) -> Any:
     return tyro.conf.arg(metavar=braced(names))
 
 
-ScheduleName = Annotated[str, one_of(NAMES)]
+ScheduleName = Annotated[str, one_of(NOISE_SCHEDULES)]
 SamplerName = Annotated[str, one_of(SAMPLERS)]
 
 
@@ -237,6 +239,28 @@ class ModelFlags:
     """auto, float32 (TF32 on GPUs) or bf16 (autocast). auto is bf16 on GPUs that have it, float32 elsewhere."""
 
 
+def _sampler_options() -> type[Any]:
+    """Return a dataclass of the options of all samplers, None for their defaults, from the rows of SAMPLERS."""
+    owners: dict[str, list[str]] = {}
+    for name, row in SAMPLERS.items():
+        for option in row.options:
+            owners.setdefault(option, []).append(name)
+    fields = []
+    for option, names in owners.items():
+        row = SAMPLERS[names[0]]
+        hints = get_type_hints(row.walk, include_extras=True)
+        arguments = docstring_parser.parse(inspect.getdoc(row.walk) or "").params
+        text = next(
+            " ".join((argument.description or "").split()) for argument in arguments if argument.arg_name == option
+        )
+        text = f"{', '.join(names)}: {text} Default: {row.options[option]}."
+        fields.append((option, Annotated[hints[option] | None, tyro.conf.arg(help=text)], None))
+    return dataclasses.make_dataclass("SamplerOptions", fields, frozen=True)
+
+
+SamplerOptions = _sampler_options()
+
+
 @dataclass(frozen=True)
 class SamplerFlags:
     """How `generate` and its kin sample."""
@@ -248,22 +272,14 @@ class SamplerFlags:
     T on shorter chains."""
     grid: Annotated[str, one_of(GRIDS)] = "uniform"
     """How the steps are spread over time."""
-    eta: float | None = None
-    """ddim, dpmpp_2m: 0 deterministic (default) to 1 ancestral."""
-    variance: str | None = None
-    """ddpm: posterior (beta-tilde, default) or beta."""
-    diffusion: float | None = None
-    """sde: noise level d of the diffusion coefficient d * t (default 0.5). Where time runs from noise to data this
-    is d * (1 - t)."""
-    order: int | None = None
-    """unipc: 1, 2 (default) or 3."""
+    options: tyro.conf.OmitArgPrefixes[SamplerOptions] = field(default_factory=SamplerOptions)  # pyright: ignore
     clip: bool = True
     """Clip the clean estimate to the range of images, or of latents, at every step."""
     guidance_scale: float = 1.0
     """s of u + s * (c - u): 0 unconditional, 1 conditional, more is guided. Elsewhere written s = 1 + w (Ho &
     Salimans), or w * c + (1 - w) * u with s = w."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Guide only at times between these two (0 clean, 1 noise)."""
+    """Guide only between these two flow times, sigma / (alpha + sigma): 0 clean, 1 noise."""
     guidance_rescale: float = 0.0
     """Share by which guided estimates are brought back to the contrast of unguided ones."""
     autoguidance: str | None = None
@@ -339,9 +355,3 @@ class AutoencoderFlags:
     report: tyro.conf.OmitArgPrefixes[ReportFlags] = field(default_factory=lambda: ReportFlags(eval_images=2048))
     umap: bool = True
     """Map the latents by UMAP, too, at the end of the run, which takes ten seconds or more; PCA takes none."""
-
-
-def default_steps(sampler: str, timesteps: int) -> int:
-    """Sampling steps where none are asked for, on a chain of that length (0: continuous)."""
-    wanted = 12 if sampler in ("heun", "midpoint") else 50
-    return min(wanted, timesteps) if timesteps > 0 else wanted

@@ -21,14 +21,14 @@ from models.evaluation.distances import gaussian
 from models.evaluation.features import read_kept
 from models.evaluation.measures import undetermined
 from models.evaluation.sample_test import SampleTest
-from models.generation import Sampling
+from models.generation import Sampling, default_steps
 from models.model import DenoiserSpec
 from models.randomness import derive_seed
 from models.spaces import Fitted, Space, Surroundings
 from models.training.denoising_objective import DenoisingObjective
 from models.variants import SPACES
 from scripts.cli.arguments import gather, parse_flags, to_config
-from scripts.cli.flags import BEST_BY, FLOW, SampleTestFlags, TrainFlags, default_steps
+from scripts.cli.flags import BEST_BY, FLOW, SampleTestFlags, TrainFlags
 from scripts.tasks.extractors import KEPT_FEATURES, classifier_of
 from scripts.tasks.sampling import DENOISING
 from scripts.tasks.training import (
@@ -114,7 +114,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     if flags.run.init_from is not None and not resumed:
         report.append(initialise(network, flags.run, DENOISING))
     objective = build_objective(flags, spec, dataset, device)
-    objective.sampling.check(spec.denoiser(network).noise_schedule)
+    objective.sampling.check(objective.model(network))
     if flags.sample_test.eval_samples > 0:
         test = build_sample_test(flags, dataset, data_sha256)
         objective = replace(objective, sample_test=test)
@@ -184,7 +184,7 @@ def build_objective(
     process, sheets = flags.process, flags.sheets
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # A first draw, so that a density the schedule cannot have is refused here.
-    density.draw(torch.zeros(1), spec.denoiser(nn.Identity()).noise_schedule)
+    density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)
     assert sheets.steps is not None, "complete the flags first"
     scale = sheets.guidance_scale if spec.classes else 1.0
     if scale != 1 and spec.label_drop == 0:
@@ -207,7 +207,7 @@ def build_objective(
         train_labels=train.labels,
         test_images=test.in_memory(),
         test_labels=test.labels,
-        sampling=Sampling(sheets.sampler, sheets.steps, guidance_scale=scale, initial_noise=spec.initial_noise),
+        sampling=Sampling(sheets.sampler, sheets.steps, guidance_scale=scale),
         num_samples=sheets.num_samples,
         seed=flags.run.seed,
     )

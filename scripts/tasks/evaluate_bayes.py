@@ -36,7 +36,7 @@ from scripts.tasks.protocol import (
     stored_facts,
     write_report,
 )
-from scripts.tasks.sampling import find_checkpoint, load_model, resolve_model
+from scripts.tasks.sampling import find_checkpoint, open_model, resolve_model
 
 DESCRIPTION = "Classify images by p(x|y) p(y) of a trained run. Prints the report's path."
 USUAL_COUNT = 1000
@@ -174,16 +174,16 @@ def _denoiser_classifier(flags: BayesFlags, path: Path) -> _Classifier:
     method: Method = Denoising(errors.draws, errors.weighting, *errors.time_range, errors.first_round, errors.patience)
     if flags.method == "likelihood":
         method = Likelihood(ode.ode_steps, ode.first_time, ode.probes)
-    loaded = load_model(path, flags.model)
-    if loaded.spec.classes == 0:
+    model = open_model(path, flags.model)
+    if model.spec.classes == 0:
         raise UserError(f"{path} is a model without labels: bayes needs p(x|y) of a conditional run")
-    method.check(loaded.denoiser.noise_schedule, loaded.space.shape, loaded.spec.initial_noise)
+    method.check(model.noise_schedule, model.space.shape, model.spec.initial_noise)
 
     def fit(dataset: ImageData, log_prior: Tensor) -> Classify:
         def classify(images: Tensor, numbers: Sequence[int]) -> Posterior:
-            clean = loaded.space.encode(images.to(flags.model.device))
-            shown = Images(clean, numbers, flags.seed, loaded.spec.initial_noise)
-            return method.classify(loaded.denoiser, shown, log_prior, flags.batch_size)
+            clean = model.space.encode(images.to(flags.model.device))
+            shown = Images(clean, numbers, flags.seed, model.spec.initial_noise)
+            return method.classify(model.denoiser, model.noise_schedule, shown, log_prior, flags.batch_size)
 
         return classify
 

@@ -35,7 +35,14 @@ from scripts.tasks.extractors import KEPT_FEATURES, find_extractors
 from scripts.tasks.measuring import MEANINGS, Protocol, for_json, format_measurement, format_value, kind_of
 from scripts.tasks.protocol import load_data_of_run, model_card, stored_facts
 from scripts.tasks.samples import Samples, draw_samples, labels_as_real
-from scripts.tasks.sampling import find_every_checkpoint, load_model, name_of, new_folder, open_sampling, resolve_model
+from scripts.tasks.sampling import (
+    find_every_checkpoint,
+    name_of,
+    new_folder,
+    open_model,
+    open_sampling,
+    resolve_model,
+)
 
 DESCRIPTION = "Measure every saved checkpoint of a run, raw and EMA weights. Prints the folder of what it wrote."
 USUAL_COUNT = 1000
@@ -86,7 +93,7 @@ def main(argv: list[str]) -> None:
     _check(flags)
     flags = replace(flags, model=resolve_model(flags.model))
     paths = find_every_checkpoint(flags.model)
-    task = _Task.of(flags, load_model(paths[-1], flags.model))
+    task = _Task.of(flags, open_model(paths[-1], flags.model), paths[-1])
     with new_folder(flags.out, paths[-1], "evaluation", "checkpoints") as folder:
         report = _Report(task, list(task.measure(paths)))
         report.write(folder)
@@ -112,20 +119,19 @@ class _Task:
     sampling: Sampling
     count: int
     labels: Sequence[int] | None
-    weak: Model | None
 
     @classmethod
-    def of(cls, flags: CheckpointsFlags, loaded: Model) -> _Task:
-        """loaded: a checkpoint of the run. Raises UserError for what does not fit it."""
-        sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
-        dataset = load_data_of_run(loaded.path, flags.data)
+    def of(cls, flags: CheckpointsFlags, model: Model, path: Path) -> _Task:
+        """model: of one checkpoint of the run, at `path`. Raises UserError for what does not fit it."""
+        sampling = open_sampling(flags.sampling, flags.model, model)
+        dataset = load_data_of_run(path, flags.data)
         count = flags.num_images or min(USUAL_COUNT, len(dataset.test))
-        labels = labels_as_real(loaded, dataset, count)
+        labels = labels_as_real(model, dataset, count)
         experiments, device = Path(flags.model.experiments_dir), torch.device(flags.model.device)
         extractors = find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
         settings = Settings(draws=flags.draws)
         protocol = Protocol(dataset, extractors, settings, experiments / KEPT_FEATURES)
-        return cls(flags, protocol, sampling, count, labels, weak)
+        return cls(flags, protocol, sampling, count, labels)
 
     @cached_property
     def rows(self) -> Tensor:
@@ -142,13 +148,14 @@ class _Task:
         per_step = stored_facts(paths[-1])["config"]["batch_size"] / len(self.protocol.dataset.train)
         for path in paths:
             for weights in reversed(WEIGHTS):
-                loaded = load_model(path, replace(self.flags.model, weights=weights))
-                samples = self._draw(loaded)
+                model = open_model(path, replace(self.flags.model, weights=weights))
+                samples = self._draw(model)
                 found = self._compare(lambda extractor, of=samples: extractor.read(of.images), samples.labels)
-                figures = {NOISE_LOSS: self._noise_loss(loaded), **found}
+                figures = {NOISE_LOSS: self._noise_loss(model), **found}
                 told = ", ".join(f"{name} {format_value(name, each.value)}" for name, each in figures.items())
-                tell(f"step {loaded.step}, {weights} weights: {told}")
-                yield Measured(loaded.step, loaded.step * per_step, weights, path, figures, samples.card)
+                step = stored_facts(path)["step"]
+                tell(f"step {step}, {weights} weights: {told}")
+                yield Measured(step, step * per_step, weights, path, figures, samples.card)
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -165,23 +172,20 @@ class _Task:
         labels = None if self.labels is None else self.protocol.dataset.test.labels[self.rows]
         return self._compare(read, labels)
 
-    def _noise_loss(self, loaded: Model) -> Measurement:
+    def _noise_loss(self, model: Model) -> Measurement:
         flags, test, device = self.flags, self.protocol.dataset.test, torch.device(self.flags.model.device)
         losses = []
         for rows in self.rows.split(flags.batch_size):
-            clean = loaded.space.encode(test.images[rows].to(device))
-            images = Images(clean, rows.tolist(), flags.seed, loaded.spec.initial_noise)
-            label = test.labels[rows].to(device) if loaded.spec.classes else None
-            losses.append(noise_losses(loaded.denoiser, images, label)[1].mean(1))
+            clean = model.space.encode(test.images[rows].to(device))
+            images = Images(clean, rows.tolist(), flags.seed, model.spec.initial_noise)
+            label = test.labels[rows].to(device) if model.spec.classes else None
+            losses.append(noise_losses(model.denoiser, model.noise_schedule, images, label)[1].mean(1))
             refuse_infinite(losses[-1])
         settings = self.protocol.settings
         return mean(torch.cat(losses), resampled_counts(len(self.rows), settings.draws, settings.seed))
 
-    def _draw(self, loaded: Model) -> Samples:
-        flags, device = self.flags, torch.device(self.flags.model.device)
-        return draw_samples(
-            loaded, self.sampling, self.count, self.labels, flags.seed, device, flags.batch_size, self.weak
-        )
+    def _draw(self, model: Model) -> Samples:
+        return draw_samples(model, self.sampling, self.count, self.labels, self.flags.seed, self.flags.batch_size)
 
     def _compare(self, read: Callable[[Extractor], Read], labels: Tensor | None) -> dict[str, Measurement]:
         """Of images that are read so; labels: what was asked for."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data import Split
 from models import processes
-from models.diffusion.denoiser import Clipped, Denoiser
+from models.diffusion.denoiser import Denoiser, clipped
 from models.errors import UserError
 from models.evaluation.code_length import GreyLevels, Method, Parts, SpreadDensity, VariationalBound, bits_per_dimension
 from models.evaluation.images import Images
@@ -33,7 +33,7 @@ from scripts.tasks.protocol import (
     with_interval,
     write_report,
 )
-from scripts.tasks.sampling import find_checkpoint, load_model, resolve_model
+from scripts.tasks.sampling import find_checkpoint, open_model, resolve_model
 
 DESCRIPTION = "Bound the bits per dimension of a trained run on test images. Prints the report's path."
 USUAL_COUNT = 500
@@ -98,57 +98,57 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--method {flags.method}: choose from {', '.join(METHODS)}")
     flags = replace(flags, model=resolve_model(flags.model))
     path = find_checkpoint(flags.model)
-    loaded = load_model(path, flags.model)
-    if loaded.space.grey_levels is None:
+    model = open_model(path, flags.model)
+    if model.space.grey_levels is None:
         raise UserError(
             f"{path} is a model of latents: its likelihood is a density of latents, which says nothing of images in "
             "bits; take a run trained on pixels"
         )
-    levels = GreyLevels(*loaded.space.grey_levels)
+    levels = GreyLevels(*model.space.grey_levels)
     if flags.method == "auto":
-        flags = replace(flags, method="ode" if loaded.spec.timesteps == 0 else "vlb")
-    method, denoiser = _method(flags, loaded)
+        flags = replace(flags, method="ode" if model.spec.timesteps == 0 else "vlb")
+    method, denoiser = _method(flags, model)
     dataset = load_data_of_run(path, flags.data)
     part, numbers = spread_over(dataset, flags.split, flags.num_images, USUAL_COUNT)
     with Interrupts(at_once=True):
         folder = report_folder(path, flags.out)
         started = time.perf_counter()
-        parts = _measure(flags, loaded, method, denoiser, levels, part, numbers)
+        parts = _measure(flags, model, method, denoiser, levels, part, numbers)
         seconds = time.perf_counter() - started
     if not processes.is_first():
         return
-    evaluations = method.evaluations(denoiser.noise_schedule)
+    evaluations = method.evaluations(model.noise_schedule)
     settings = {**asdict(method), "steps": evaluations} if flags.method == "vlb" else asdict(method)
     card = {
         **model_card(path, flags.model),
         **data_card(dataset, flags.split, {"images": "evenly spaced"}, part),
-        "labels": "each image's own" if loaded.spec.classes else "none",
+        "labels": "each image's own" if model.spec.classes else "none",
         "method": flags.method,
         **settings,
-        "clip": denoiser is not loaded.denoiser,
+        "clip": denoiser is not model.denoiser,
         "seed": flags.seed,
         "batch_size": flags.batch_size,
     }
-    results = _results(parts, part, bool(loaded.spec.classes), evaluations, seconds)
+    results = _results(parts, part, bool(model.spec.classes), evaluations, seconds)
     print(write_report(folder, "likelihood", card, results, _table(results)))
 
 
-def _method(flags: LikelihoodFlags, loaded: Model) -> tuple[Method, Denoiser]:
+def _method(flags: LikelihoodFlags, model: Model) -> tuple[Method, Denoiser]:
     """The method, checked, and the denoiser that it reads: a bound may clip as samplers do, a density may not, since
     where estimates are clipped the flow has no inverse. Raises UserError."""
-    ode, denoiser = flags.ode, loaded.denoiser
+    ode, denoiser = flags.ode, model.denoiser
     method: Method = SpreadDensity(ode.ode_steps, ode.first_time, ode.probes)
     if flags.method == "vlb":
         method = VariationalBound(flags.vlb.vlb_steps)
-    method.check(denoiser.noise_schedule, loaded.space.shape, loaded.spec.initial_noise)
-    if flags.method == "vlb" and loaded.space.bounds is not None:
-        return method, Clipped(denoiser, *loaded.space.bounds)
+    method.check(model.noise_schedule, model.space.shape, model.spec.initial_noise)
+    if flags.method == "vlb" and model.space.bounds is not None:
+        return method, clipped(denoiser, *model.space.bounds)
     return method, denoiser
 
 
 def _measure(
     flags: LikelihoodFlags,
-    loaded: Model,
+    model: Model,
     method: Method,
     denoiser: Denoiser,
     levels: GreyLevels,
@@ -164,10 +164,10 @@ def _measure(
         return f"{bits.mean():.4f} bits per dimension"
 
     def measure(here: slice) -> Parts:
-        clean = loaded.space.encode(part.images[here].to(device))
-        images = Images(clean, numbers[here], flags.seed, loaded.spec.initial_noise)
-        label = part.labels[here].to(device) if loaded.spec.classes else None
-        return method.nats(denoiser, images, label, levels)
+        clean = model.space.encode(part.images[here].to(device))
+        images = Images(clean, numbers[here], flags.seed, model.spec.initial_noise)
+        label = part.labels[here].to(device) if model.spec.classes else None
+        return method.nats(denoiser, model.noise_schedule, images, label, levels)
 
     for each in in_batches(measure, len(part), flags.batch_size, so_far):
         refuse_infinite(_total(each))

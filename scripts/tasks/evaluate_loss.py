@@ -33,7 +33,7 @@ from scripts.tasks.protocol import (
     with_interval,
     write_report,
 )
-from scripts.tasks.sampling import describe_model, find_checkpoint, load_model, resolve_model
+from scripts.tasks.sampling import describe_model, find_checkpoint, open_model, resolve_model
 
 DESCRIPTION = "Measure the noise-prediction loss of a trained run by t. Prints the report's path."
 USUAL_COUNT = 1000
@@ -63,14 +63,14 @@ def main(argv: list[str]) -> None:
     check_positive(flags, "batch_size")
     flags = replace(flags, model=resolve_model(flags.model))
     path = find_checkpoint(flags.model)
-    loaded = load_model(path, flags.model)
+    model = open_model(path, flags.model)
     dataset = load_data_of_run(path, flags.data)
     test, numbers = spread_over(dataset, "test", flags.num_images, USUAL_COUNT)
     train, _ = spread_over(dataset, "train", len(test), USUAL_COUNT)
     with Interrupts(at_once=True):
         folder = report_folder(path, flags.out)
         started = time.perf_counter()
-        t, losses = _measure(flags, loaded, numbers, {"test": test, "train": train})
+        t, losses = _measure(flags, model, numbers, {"test": test, "train": train})
         seconds = time.perf_counter() - started
     if not processes.is_first():
         return
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
         **model_card(path, flags.model),
         **data_card(dataset, "test", {"images": "evenly spaced"}, test),
         "train_images_sha256": data_card(dataset, "train", {}, train)["images_sha256"],
-        "labels": "each image's own" if loaded.spec.classes else "none",
+        "labels": "each image's own" if model.spec.classes else "none",
         "t": "ten for each image, one uniform in each tenth",
         "seed": flags.seed,
         "batch_size": flags.batch_size,
@@ -88,13 +88,13 @@ def main(argv: list[str]) -> None:
     plots.losses_by_t(
         {name: [_numbers(each["loss"]) for each in results[name]["by_t"]] for name in ("train", "test")},
         report.with_suffix(".png"),
-        f"{describe_model(loaded)}: mean squared error of the estimated noise, {len(test)} images each",
+        f"{describe_model(model)}: mean squared error of the estimated noise, {len(test)} images each",
     )
     print(report)
 
 
 def _measure(
-    flags: LossFlags, loaded: Model, numbers: list[int], splits: dict[str, Split]
+    flags: LossFlags, model: Model, numbers: list[int], splits: dict[str, Split]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(N, 10) times, and losses of both splits at them; row k of each split is shown what the k-th number decides."""
     device = torch.device(flags.model.device)
@@ -108,10 +108,10 @@ def _measure(
     def measure(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
         t, found = torch.empty(0), {}
         for name, split in splits.items():
-            clean = loaded.space.encode(split.images[part].to(device))
-            images = Images(clean, numbers[part], flags.seed, loaded.spec.initial_noise)
-            label = split.labels[part].to(device) if loaded.spec.classes else None
-            t, found[name] = noise_losses(loaded.denoiser, images, label)
+            clean = model.space.encode(split.images[part].to(device))
+            images = Images(clean, numbers[part], flags.seed, model.spec.initial_noise)
+            label = split.labels[part].to(device) if model.spec.classes else None
+            t, found[name] = noise_losses(model.denoiser, model.noise_schedule, images, label)
             refuse_infinite(found[name])
         return t, found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from models import devices, processes
 from models.errors import UserError
 from models.evaluation.features import Extractor
 from models.evaluation.measures import Settings
+from models.generation import choose_labels
 from models.runs.files import write_text
 from models.training.interrupts import Interrupts
 from models.variants import DATA_SETS
@@ -29,8 +30,8 @@ from scripts.tasks.autoencoding import options_of
 from scripts.tasks.extractors import KEPT_FEATURES, find_extractors
 from scripts.tasks.measuring import Evaluation, Protocol
 from scripts.tasks.protocol import load_data_of_run, model_card
-from scripts.tasks.samples import Samples, draw_samples, labels_as_real, read_samples, settings_beside
-from scripts.tasks.sampling import choose_labels, find_checkpoint, load_model, new_folder, open_sampling, resolve_model
+from scripts.tasks.samples import INTERVAL_UNIT, Samples, draw_samples, labels_as_real, read_samples, settings_beside
+from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open_sampling, resolve_model
 from scripts.tasks.training import load_data as load_named
 from scripts.tasks.training import one_loads_first
 
@@ -102,7 +103,8 @@ def _check(flags: SamplesFlags) -> None:
         raise UserError("--dataset goes with --samples: a run is measured against the data it was trained on")
     of_run = {"run": flags.model.run != ModelFlags.run, "labels": flags.labels is not None}
     of_run |= {"checkpoint": flags.model.checkpoint != ModelFlags.checkpoint, "seed": flags.seed != 0}
-    of_run |= {each.name: getattr(flags.sampling, each.name) != each.default for each in fields(SamplerFlags)}
+    sampling, usual = to_config(flags.sampling), to_config(SamplerFlags())
+    of_run |= {name: value != usual[name] for name, value in sampling.items()}
     given = [name for name, is_given in of_run.items() if is_given]
     if flags.samples is not None and given:
         raise UserError(f"--{given[0]} says how to generate images: it does not go with --samples")
@@ -119,17 +121,17 @@ def _check_data(flags: SamplesFlags, dataset: ImageData) -> None:
 
 def _measure_run(flags: SamplesFlags) -> None:
     path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
-    loaded = load_model(path, flags.model)
-    sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
+    model = open_model(path, flags.model)
+    sampling = open_sampling(flags.sampling, flags.model, model)
     with one_loads_first():
         dataset = load_data_of_run(path, flags.data)
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
     if flags.labels is None:
-        labels = labels_as_real(loaded, dataset, count)
+        labels = labels_as_real(model, dataset, count)
     else:
-        labels = choose_labels(loaded, flags.labels, count)
-    draw = partial(draw_samples, loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)
+        labels = choose_labels(model, flags.labels, count)
+    draw = partial(draw_samples, model, sampling, count, labels, flags.seed, flags.batch_size)
     if not processes.is_first():
         draw()
         return
@@ -139,7 +141,7 @@ def _measure_run(flags: SamplesFlags) -> None:
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors)
         _keep(samples, folder)
-        settings = {**to_config(flags), "steps": sampling.steps, "checkpoint": str(path)}
+        settings = {**to_config(flags), "steps": sampling.steps, "checkpoint": str(path), INTERVAL_UNIT: "flow time"}
         write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
 

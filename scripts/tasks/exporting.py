@@ -15,16 +15,18 @@ from scripts.tasks.sampling import new_folder, run_of
 COPIED = (CONFIG, STATUS, "environment.txt")
 
 
-def export_run(loaded: Model, out: str) -> None:
+def export_run(model: Model, out: str) -> None:
     """Writes the folder `out` and prints it. Raises UserError where it is in use, or the model lies in no run."""
-    run = run_of(loaded.path)
+    assert model.origin is not None
+    path = model.origin.path
+    run = run_of(path)
     if run is None or not (run / STATUS).is_file():
-        raise UserError(f"--export packs a run, and {loaded.path} lies in none")
-    with new_folder(out, loaded.path, "exported", "", "--export") as folder:
+        raise UserError(f"--export packs a run, and {path} lies in none")
+    with new_folder(out, path, "exported", "", "--export") as folder:
         for name in COPIED:
             if (run / name).is_file():
                 shutil.copyfile(run / name, folder / name)
-        checkpoints.copy_checkpoint(loaded.path, folder / "checkpoints")
-        write_text(folder / "checkpoints" / checkpoints.LAST, loaded.path.name + "\n")
-        for path in loaded.space.needs:
-            checkpoints.copy_checkpoint(path, folder / NEEDED)
+        checkpoints.copy_checkpoint(path, folder / "checkpoints")
+        write_text(folder / "checkpoints" / checkpoints.LAST, path.name + "\n")
+        for needed in model.space.needs:
+            checkpoints.copy_checkpoint(needed, folder / NEEDED)

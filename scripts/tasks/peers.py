@@ -145,10 +145,9 @@ class Ours:
         self.trainer.timed_step()
 
     def sample(self, labels: Tensor, steps: int) -> Drawn:
-        spec, sampling = self.match.spec, Sampling("heun", steps, guidance_scale=self.match.scale)
-        denoiser = spec.denoiser(self.trainer.ema.network, self.autocast)
-        words = (len(labels), labels.tolist(), spec.classes, 0, self.match.device, AT_ONCE)
-        batches = list(generate(denoiser, spec.space, sampling, *words))
+        model = self.match.spec.model(self.trainer.ema.network, self.match.device, self.autocast)
+        sampling = Sampling("heun", steps, guidance_scale=self.match.scale)
+        batches = list(generate(model, sampling, len(labels), labels.tolist(), 0, AT_ONCE))
         return Drawn(torch.cat([batch.images for batch in batches]), batches[0].nfe)
 
 

@@ -37,6 +37,8 @@ CONFIG_WORDS = ("sampler", "steps", "grid", "eta", "variance", "diffusion", "ord
 CONFIG_WORDS += ("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "weights", "checkpoint")
 CONFIG_WORDS += ("step", "checkpoint_sha256", "nfe")
 
+INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt; samples from before it have the schedule's own t.
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -49,13 +51,13 @@ class Samples:
     card: dict[str, Any]
 
 
-def labels_as_real(loaded: Model, dataset: ImageData, count: int) -> list[int] | None:
+def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | None:
     """One label per image, for a model that takes any: each is the class that lags most behind its share of the
     training images. So the classes come as often as there, to an image or so, and fewer labels are the first of more.
     Against the training images other shares, chance ones too, would be a distance by themselves."""
-    if loaded.spec.classes == 0:
+    if model.spec.classes == 0:
         return None
-    shares = torch.bincount(dataset.train.labels, minlength=loaded.spec.classes).double() / len(dataset.train)
+    shares = torch.bincount(dataset.train.labels, minlength=model.spec.classes).double() / len(dataset.train)
     lag, labels = torch.zeros_like(shares), []
     for _ in range(count):
         lag += shares
@@ -65,31 +67,11 @@ def labels_as_real(loaded: Model, dataset: ImageData, count: int) -> list[int] |
 
 
 def draw_samples(
-    loaded: Model,
-    sampling: Sampling,
-    count: int,
-    labels: Sequence[int] | None,
-    seed: int,
-    device: torch.device,
-    batch_size: int,
-    weak: Model | None = None,
+    model: Model, sampling: Sampling, count: int, labels: Sequence[int] | None, seed: int, batch_size: int
 ) -> Samples:
-    """`count` images of a trained model, with a line on how far it is."""
+    """Generate `count` images of a trained model, with a line of progress."""
     images, evaluations, done, started = [], 0.0, 0, time.perf_counter()
-    batches = generate(
-        loaded.denoiser,
-        loaded.space,
-        sampling,
-        count,
-        labels,
-        loaded.spec.classes,
-        seed,
-        device,
-        batch_size,
-        weak=weak.denoiser if weak is not None else None,
-        together=True,
-    )
-    for batch in batches:
+    for batch in generate(model, sampling, count, labels, seed, batch_size, over_ranks=True):
         images.append(batch.images)
         done += len(batch.images)
         evaluations += batch.nfe * len(batch.images)
@@ -97,9 +79,9 @@ def draw_samples(
     nfe = evaluations / count
     card = {"made_by": "generate", "sampling": sampling.describe(), "nfe": nfe, "seed": seed}
     card["quantisation"] = QUANTISATION
-    if weak is not None:
-        card["autoguidance"] = str(weak.path)
-    title = f"{describe_model(loaded)}, {sampling.describe()}, NFE {nfe:g}"
+    if sampling.weak is not None:
+        card["autoguidance"] = sampling.weak.name
+    title = f"{describe_model(model)}, {sampling.describe()}, NFE {nfe:g}"
     return Samples(torch.cat(images), None if labels is None else torch.tensor(labels), title, card)
 
 
@@ -122,6 +104,8 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
     settings = settings_beside(path) if of_npz else {}
     if "sampler" in settings:
         told = {word: settings[word] for word in CONFIG_WORDS if _is_plain(settings.get(word))}
+        if "guidance_interval" in told:
+            told["guidance_interval_unit"] = settings.get(INTERVAL_UNIT, "in the schedule's own t")
         card = {"made_by": "generate", "samples": str(path), "quantisation": QUANTISATION, **told}
     rows = torch.arange(count)
     if card["made_by"] != "generate":

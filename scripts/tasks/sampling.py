@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -18,13 +18,13 @@ import torch
 
 from models import devices
 from models.errors import UserError
-from models.generation import Sampling
-from models.model import WEIGHTS, Model, load_denoiser
+from models.generation import Sampling, default_steps
+from models.model import WEIGHTS, Model, load_model
 from models.runs import checkpoints
 from models.runs.lookup import find_run
 from models.spaces.latents import find_autoencoder
 from models.training.interrupts import Interrupts
-from scripts.cli.flags import ModelFlags, SamplerFlags, default_steps
+from scripts.cli.flags import ModelFlags, SamplerFlags
 
 DENOISING = ("train_ddpm", "train_flow", "train_latent")
 
@@ -69,93 +69,45 @@ def name_of(path: Path) -> str:
     return path.name if run is None else run.name
 
 
-def describe_model(loaded: Model) -> str:
-    """What titles say of a model: its run, step and weights."""
-    return f"{name_of(loaded.path)}, step {loaded.step}, {loaded.weights} weights"
+def describe_model(model: Model) -> str:
+    """Return what titles say of a model: its run, step and weights."""
+    assert model.origin is not None
+    return f"{name_of(model.origin.path)}, step {model.origin.step}, {model.origin.weights} weights"
 
 
-def load_model(path: Path, flags: ModelFlags) -> Model:
-    """The denoiser of a checkpoint file; the flags are resolved."""
+def open_model(path: Path, flags: ModelFlags) -> Model:
+    """Load the model of a checkpoint file. The flags are resolved."""
     autoencoder = None
     if flags.autoencoder is not None:
         autoencoder = find_autoencoder(flags.autoencoder, Path(flags.experiments_dir))
     device, autocast = torch.device(flags.device), devices.autocast_dtype(flags.precision)
-    return load_denoiser(path, flags.weights, device, autocast, autoencoder)
+    return load_model(path, flags.weights, device, autocast, autoencoder)
 
 
-def open_model(flags: ModelFlags) -> Model:
-    """The denoiser that the resolved flags name."""
-    return load_model(find_checkpoint(flags), flags)
-
-
-def sampling_of(flags: SamplerFlags, loaded: Model) -> Sampling:
-    """How to sample a model. Raises UserError for what its schedule or its sampler cannot have."""
-    options = {name: getattr(flags, name) for name in ("eta", "variance", "diffusion", "order")}
+def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) -> Sampling:
+    """Return how to sample a model. Raises UserError for what its schedule, labels or sampler do not allow."""
+    options = {name: value for name, value in vars(flags.options).items() if value is not None}
     sampling = Sampling(
         sampler=flags.sampler,
-        steps=default_steps(flags.sampler, loaded.spec.timesteps) if flags.steps is None else flags.steps,
+        steps=default_steps(flags.sampler, model.spec.timesteps) if flags.steps is None else flags.steps,
         grid=flags.grid,
-        options={name: value for name, value in options.items() if value is not None},
+        options=options,
         guidance_scale=flags.guidance_scale,
         guidance_interval=flags.guidance_interval,
         guidance_rescale=flags.guidance_rescale,
         clip=flags.clip,
-        initial_noise=loaded.spec.initial_noise,
+        weak=None if flags.autoguidance is None else _open_weak_model(flags.autoguidance, model_flags),
     )
-    sampling.check(loaded.denoiser.noise_schedule)
+    sampling.check(model)
     return sampling
 
 
-def check_guidance(loaded: Model, scale: float) -> None:
-    """Raises UserError where the model has no unconditional half to guide by."""
-    if scale == 1:
-        return
-    if loaded.spec.classes == 0:
-        raise UserError(f"{loaded.path} is a model without labels: --guidance_scale has nothing to guide by")
-    if loaded.spec.label_drop == 0:
-        raise UserError("--guidance_scale: the model was trained with --label_drop 0 and knows no unconditional half")
-
-
-def choose_labels(loaded: Model, asked: Sequence[int] | None, count: int) -> list[int] | None:
-    """One label per image, the asked ones in turn (None: all classes). Raises UserError for one it does not know."""
-    classes = loaded.spec.classes
-    if classes == 0:
-        if asked is not None:
-            raise UserError(f"{loaded.path} is a model without labels: leave out --labels")
-        return None
-    for label in asked or ():
-        if not 0 <= label < classes:
-            raise UserError(f"--labels {label}: the model knows classes 0..{classes - 1}")
-    chosen = asked or tuple(range(classes))
-    return [chosen[index % len(chosen)] for index in range(count)]
-
-
-def open_sampling(flags: SamplerFlags, model: ModelFlags, loaded: Model) -> tuple[Sampling, Model | None]:
-    """How to sample a model, and the weaker one of autoguidance. Raises UserError for what the model cannot."""
-    sampling = sampling_of(flags, loaded)
-    if flags.autoguidance is None:
-        check_guidance(loaded, sampling.guidance_scale)
-    return sampling, open_weak_model(flags, model, loaded)
-
-
-def open_weak_model(flags: SamplerFlags, model: ModelFlags, loaded: Model) -> Model | None:
-    """The weaker model of autoguidance, if asked for."""
-    wanted = flags.autoguidance
-    if wanted is None:
-        return None
-    if flags.guidance_scale == 1:
-        raise UserError("--autoguidance does nothing at --guidance_scale 1: give a larger scale")
-    path = Path(wanted)
+def _open_weak_model(name: str, flags: ModelFlags) -> Model:
+    """Load the weaker model of autoguidance: a run or a checkpoint file."""
+    path = Path(name)
     if path.suffix != ".safetensors":
-        path = checkpoints.resolve_checkpoint(find_run(wanted, Path(model.experiments_dir), DENOISING))
-    weak = load_model(path, model)
-    if weak.spec.facts()["space"] != loaded.spec.facts()["space"] or weak.spec.classes != loaded.spec.classes:
-        raise UserError(f"--autoguidance {wanted}: made for other images or classes than {loaded.path}")
-    mine, other = loaded.spec, weak.spec
-    same = ("noise_schedule", "timesteps", "zero_terminal_snr", "initial_noise")
-    if any(getattr(mine, name) != getattr(other, name) for name in same):
-        raise UserError(f"--autoguidance {wanted}: trained on another noise or noise schedule than {loaded.path}")
-    return weak
+        path = checkpoints.resolve_checkpoint(find_run(name, Path(flags.experiments_dir), DENOISING))
+    return open_model(path, flags)
 
 
 def folder_in_run(path: Path, out: str | None, kind: str) -> Path:

@@ -18,12 +18,11 @@ from torch import Tensor
 from data import ImageData, Split
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.noise import shape_noise
-from models.diffusion.samplers import SAMPLERS, Step
-from models.diffusion.times import build_times
+from models.diffusion.times import Grid
 from models.drawing import pictures
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
-from models.generation import Counted, Generated, Sampling, collect, frame_steps, generate, guide_and_clip
+from models.generation import Generated, Sampling, Start, choose_labels, generate, generate_from, join
 from models.model import Model
 from models.randomness import Draw, derive_seed, image_draw
 from models.runs.files import write_text
@@ -31,7 +30,8 @@ from scripts.cli.arguments import check_positive, to_config
 from scripts.cli.flags import ModelFlags, SamplerFlags, SourceFlags
 from scripts.tasks.extractors import classifier_of
 from scripts.tasks.protocol import load_data_of_run
-from scripts.tasks.sampling import choose_labels, describe_model, new_folder, open_model, open_sampling, resolve_model
+from scripts.tasks.samples import INTERVAL_UNIT
+from scripts.tasks.sampling import describe_model, find_checkpoint, new_folder, open_model, open_sampling, resolve_model
 
 FILM_FRAMES = 40  # Moments of an animation.
 
@@ -63,9 +63,6 @@ class ShowFlags:
             raise UserError(f"--animation_format {self.animation_format}: choose webp or gif")
 
 
-Begin = Callable[[Denoiser, slice], tuple[Iterator[Step], Tensor, Tensor | None]]
-
-
 class TestImages(NamedTuple):
     """uint8 (N, C, H, W), the labels under which they are shown to a model, and their names beside a picture."""
 
@@ -78,114 +75,86 @@ class TestImages(NamedTuple):
 class Shown:
     """A model, how it is sampled, and what its pictures are to be."""
 
-    model: ModelFlags
+    flags: ModelFlags
     show: ShowFlags
-    loaded: Model
+    model: Model
     sampling: Sampling
-    weak: Model | None
 
     @classmethod
-    def open(cls, model: ModelFlags, sampler: SamplerFlags, show: ShowFlags) -> Shown:
-        """Raises UserError for whatever cannot be."""
+    def open(cls, flags: ModelFlags, sampler: SamplerFlags, show: ShowFlags) -> Shown:
+        """Load the model. Raises UserError for flags that do not fit."""
         show.check()
-        model = resolve_model(model)
-        loaded = open_model(model)
-        return cls(model, show, loaded, *open_sampling(sampler, model, loaded))
+        flags = resolve_model(flags)
+        model = open_model(find_checkpoint(flags), flags)
+        return cls(flags, show, model, open_sampling(sampler, flags, model))
 
     @property
-    def device(self) -> torch.device:
-        return torch.device(self.model.device)
+    def path(self) -> Path:
+        """Checkpoint file of the model."""
+        assert self.model.origin is not None
+        return self.model.origin.path
 
     @property
-    def times(self) -> Tensor:
-        """(S + 1,) decreasing times of the sampler."""
-        return build_times(self.sampling.grid, self.loaded.denoiser.noise_schedule, self.sampling.steps)
+    def grid(self) -> Grid:
+        """Grid that the sampler walks."""
+        return self.sampling.levels(self.model)
 
-    def need_gaussian_noise(self, word: str) -> None:
-        """Raises UserError where mixing noises would lead away from what the model has seen at t = 1."""
-        if self.sampling.initial_noise != "gaussian":
-            noise = self.sampling.initial_noise
-            raise UserError(
-                f"{word} mixes noises, which only Gaussian ones allow: {self.loaded.path} starts from {noise}"
-            )
+    def need_gaussian_noise(self, task: str) -> None:
+        """Raise UserError if the model starts from other noise: mixed, it would be noise that the model never saw."""
+        noise = self.model.spec.initial_noise
+        if noise != "gaussian":
+            raise UserError(f"{task} mixes noises, which only Gaussian ones allow: {self.path} starts from {noise}")
 
     def data(self) -> ImageData:
-        return load_data_of_run(self.loaded.path, self.show.data)
+        return load_data_of_run(self.path, self.show.data)
 
     def test_images(self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None) -> TestImages:
-        """Those of these numbers and under these labels in turn; None: drawn by the seed, each under its own."""
+        """Return test images of these numbers under these labels in turn.
+
+        numbers: None for images drawn by the seed. labels: None for each image's own.
+        """
         dataset = self.data()
         rows = pick_images(dataset.test, count, self.show.seed, numbers)
-        asked = choose_labels(self.loaded, labels, len(rows)) if labels is not None else None
-        own = dataset.test.labels[rows].tolist()
-        return TestImages(dataset.test.images[rows], own if asked is None else asked, name_images(dataset, rows))
+        chosen = choose_labels(self.model, labels, len(rows)) if labels is not None else None
+        own_labels = dataset.test.labels[rows].tolist()
+        images, names = dataset.test.images[rows], name_images(dataset, rows)
+        return TestImages(images, own_labels if chosen is None else chosen, names)
 
     def title(self, what: str, *nfe: float) -> str:
-        """run, step, weights, sampler, guidance, NFE (of several, from least to most); then what is shown."""
-        weak = f" away from {describe_model(self.weak)}" if self.weak is not None else ""
+        """Return run, step, weights, sampler, guidance and NFE (the least and the most), then what is shown."""
+        weak = f" away from {describe_model(self.sampling.weak)}" if self.sampling.weak is not None else ""
         ends = sorted({min(nfe), max(nfe)}) if nfe else []
         cost = f", NFE {' to '.join(f'{end:g}' for end in ends)}" if ends else ""
-        return f"{describe_model(self.loaded)}, {self.sampling.describe()}{weak}{cost}: {what}"
+        return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}: {what}"
 
     def generate(self, labels: Sequence[int] | None, count: int, frames: int = 0) -> Generated:
-        """`count` images from the seed's noise."""
-        weak = self.weak.denoiser if self.weak is not None else None
-        loaded, size = self.loaded, self.show.batch_size
-        parts = generate(
-            loaded.denoiser,
-            loaded.space,
-            self.sampling,
-            count,
-            labels,
-            loaded.spec.classes,
-            self.show.seed,
-            self.device,
-            size,
-            frames,
-            weak,
-        )
-        return join_batches(list(parts))
+        """Return `count` images from the seed's noise."""
+        size = self.show.batch_size
+        return join(list(generate(self.model, self.sampling, count, labels, self.show.seed, size, frames)))
 
-    @torch.no_grad()
-    def walk(self, count: int, begin: Begin, steps: int, frames: int = 0, start_time: float = 1.0) -> Generated:
-        """`count` images, each batch from where `begin` says: (denoiser, its rows) -> (walk, start, labels).
-
-        steps: how many steps each walk takes; frames: how many moments of them to keep.
-        """
-        parts = []
-        for first in range(0, count, self.show.batch_size):
-            rows = slice(first, min(first + self.show.batch_size, count))
-            denoiser, counted = self.prepared()
-            walk, start, label = begin(denoiser, rows)
-            kept = frame_steps(steps, frames)
-            parts.append(collect(walk, self.loaded.space, start, label, counted, kept, start_time))
-        return join_batches(parts)
-
-    def prepared(self) -> tuple[Denoiser, list[Counted]]:
-        """The denoiser, guided and clipped as the flags say, and what counts its network's calls."""
-        counted = [Counted(each.denoiser) for each in (self.loaded, self.weak) if each is not None]
-        weak = counted[1] if self.weak is not None else None
-        return guide_and_clip(counted[0], self.loaded.space, self.sampling, self.loaded.spec.classes, weak), counted
-
-    def sampler(self, denoiser: Denoiser, noisy: Tensor, times: Tensor, draw: Draw) -> Iterator[Step]:
-        return SAMPLERS[self.sampling.sampler](denoiser, noisy, times, draw, **self.sampling.options)
+    def generate_from(
+        self, begin: Callable[[Denoiser, range], Start], count: int, steps: int, frames: int = 0
+    ) -> Generated:
+        """Return `count` images, each batch from where `begin` says. steps: how many steps each walk has."""
+        size = self.show.batch_size
+        return join(list(generate_from(begin, self.model, self.sampling, count, steps, size, frames)))
 
     def draw(self, indices: Sequence[int]) -> Draw:
-        """Noise as the model knows it for the images of these numbers: a function of the seed and the number."""
-        normal = image_draw(self.show.seed, indices, self.device)
-        return lambda shape: shape_noise(self.sampling.initial_noise, normal(shape))
+        """Return the noise of the images with these indices, as the model knows noise: a function of seed and index."""
+        normal = image_draw(self.show.seed, indices, self.model.device)
+        return lambda shape: shape_noise(self.model.spec.initial_noise, normal(shape))
 
-    def labels(self, asked: Sequence[int]) -> Tensor | None:
-        """On the device; None for a model without labels."""
-        return torch.tensor(asked, device=self.device) if self.loaded.spec.classes else None
+    def labels(self, labels: Sequence[int]) -> Tensor | None:
+        """Return the labels on the device; None for a model without labels."""
+        return torch.tensor(labels, device=self.model.device) if self.model.spec.classes else None
 
     @contextmanager
     def folder(self, kind: str, words: str, flags: Any) -> Iterator[Path]:
         """The folder to write, in which config.txt says how it was made."""
-        with new_folder(self.show.out, self.loaded.path, kind, words) as folder:
+        with new_folder(self.show.out, self.path, kind, words) as folder:
             yield folder
-            settings = {**to_config(flags), **to_config(self.model), "steps": self.sampling.steps}
-            settings["checkpoint"] = str(self.loaded.path)
+            settings = {**to_config(flags), **to_config(self.flags), "steps": self.sampling.steps}
+            settings |= {"checkpoint": str(self.path), INTERVAL_UNIT: "flow time"}
             write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
     def save(self, picture: Image.Image, folder: Path, name: str) -> None:
@@ -196,20 +165,7 @@ class Shown:
 
     def classifier(self, dataset: ImageData) -> Classifier:
         """Raises UserError where there are no classes."""
-        return classifier_of(dataset, Path(self.model.experiments_dir), self.device)
-
-
-def join_batches(parts: Sequence[Generated]) -> Generated:
-    """Batches as one; frames are those of the batches that kept some."""
-    framed = [part for part in parts if part.frames]
-    return Generated(
-        images=torch.cat([part.images for part in parts]),
-        labels=None if parts[0].labels is None else torch.cat([p.labels for p in parts if p.labels is not None]),
-        nfe=sum(part.nfe * len(part.images) for part in parts) / sum(len(part.images) for part in parts),
-        frame_times=framed[0].frame_times if framed else [],
-        frames=[torch.cat(each) for each in zip(*(part.frames for part in framed), strict=True)],
-        estimates=[torch.cat(each) for each in zip(*(part.estimates for part in framed), strict=True)],
-    )
+        return classifier_of(dataset, Path(self.flags.experiments_dir), self.model.device)
 
 
 def pick_images(split: Split, count: int, seed: int, asked: Sequence[int] | None) -> Tensor:

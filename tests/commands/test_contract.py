@@ -21,7 +21,7 @@ from data.digits import Digits
 from data.images import ImageData, Split
 from models.diffusion.losses import DISTANCES, WEIGHTINGS
 from models.diffusion.noise import COUPLINGS, INITIAL_NOISES
-from models.diffusion.noise_schedules import NAMES, build_noise_schedule
+from models.diffusion.noise_schedules import NOISE_SCHEDULES, build_noise_schedule
 from models.diffusion.predictions import PREDICTIONS
 from models.diffusion.samplers import SAMPLERS, sampler_options
 from models.diffusion.times import DENSITIES, GRIDS
@@ -100,7 +100,7 @@ def one_of(table: Any) -> st.SearchStrategy[Any]:
 SETTINGS = st.builds(
     Setting,
     prediction=one_of(PREDICTIONS),
-    noise_schedule=one_of(NAMES),
+    noise_schedule=one_of(tuple(NOISE_SCHEDULES)),
     timesteps=one_of((0, 1, 2, 3, 10)),
     zero_terminal_snr=st.booleans(),
     times=one_of(DENSITIES),

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from models.diffusion.denoiser import NetworkDenoiser
 from models.diffusion.losses import DISTANCES, WEIGHTINGS, DenoisingLoss
-from models.diffusion.noise_schedules import NAMES, NoiseSchedule, build_noise_schedule
+from models.diffusion.noise_schedules import NOISE_SCHEDULES, NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import PREDICTIONS, Prediction, build_prediction
 from models.diffusion.samplers import SAMPLERS
-from models.diffusion.times import DENSITIES, GRIDS, TimeDensity, build_times
+from models.diffusion.times import DENSITIES, GRIDS, TimeDensity, build_grid
 from models.errors import UserError
 from models.randomness import StepRandomness, image_draw
 
 SHAPE, COUNT, LENGTHS = (1, 2, 2), 6, (None, 1, 1000)
 FORMS = [
-    form for form in product(NAMES, LENGTHS, (False, True)) if form[0] != "flow" or form[1:] == (None, False)
+    form for form in product(NOISE_SCHEDULES, LENGTHS, (False, True)) if form[0] != "flow" or form[1:] == (None, False)
 ]  # the flow has no chain and no other end
 FORM_NAMES = ["-".join(map(str, form)) for form in FORMS]
 
@@ -41,7 +41,8 @@ def denoiser(schedule: NoiseSchedule, prediction: str) -> NetworkDenoiser | None
     torch.manual_seed(0)
     built: Prediction = build_prediction(prediction, 0.5)
     try:
-        return NetworkDenoiser(Affine(), schedule, built)
+        built.check(schedule.alpha(torch.ones(())).item())
+        return NetworkDenoiser(Affine(), built)
     except UserError:
         assert prediction == "eps" and schedule.alpha(torch.ones(())) < 1e-8
         return None
@@ -59,7 +60,7 @@ def test_every_loss_and_its_gradient_are_finite(form: tuple[str, int | None, boo
             continue
         distance = next(distances)
         loss = DenoisingLoss(distance, weighting, None, TimeDensity(density), 0.5, 2)
-        losses, t = loss(ready, clean, label, randomness)
+        losses, t = loss(ready, schedule, clean, label, randomness)
         losses.mean().backward()
         what = (prediction, density, distance, weighting)
         assert losses.shape == t.shape == (COUNT,) and losses.isfinite().all() and (losses >= 0).all(), what
@@ -73,10 +74,10 @@ def test_every_sampler_walks_every_grid_and_prediction(form: tuple[str, int | No
     for prediction, grid, name in product(PREDICTIONS, GRIDS, SAMPLERS):
         ready = denoiser(schedule, prediction)
         for steps in {1, min(3, schedule.steps or 3)} if ready is not None else ():
-            times = build_times(grid, schedule, steps)
+            levels = build_grid(grid, schedule, steps)
             draw = image_draw(0, range(2), torch.device("cpu"))
-            walked = list(SAMPLERS[name](ready, draw((2, *SHAPE)), times, draw))
-            assert len(walked) == steps and walked[-1].t == 0, (prediction, grid, name)
+            walked = list(SAMPLERS[name].walk(ready, draw((2, *SHAPE)), levels, draw))
+            assert len(walked) == steps and walked[-1].level.t == 0, (prediction, grid, name)
             for step in walked:
                 assert step.noisy.isfinite().all() and step.estimate.clean.isfinite().all(), (prediction, grid, name)
                 assert step.noisy.dtype == torch.float32 and step.noisy.shape == (2, *SHAPE)

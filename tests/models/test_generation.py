@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.diffusion.denoiser import Denoiser, NetworkDenoiser
-from models.diffusion.noise_schedules import build_noise_schedule
+from models.diffusion.denoiser import NetworkDenoiser
+from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import build_prediction
 from models.diffusion.samplers import SAMPLERS
 from models.errors import UserError
 from models.generation import Generated, Sampling, generate
+from models.model import DenoiserSpec, Model
+from models.spaces import Space
 from models.spaces.pixels import Pixels
 from tests.exact import correlated_gaussian
 
@@ -33,21 +36,24 @@ class ByLabel(nn.Module):
         return torch.tanh(noisy + known.reshape(-1, 1, 1, 1) / 2 - t.reshape(-1, 1, 1, 1))
 
 
-DENOISER = NetworkDenoiser(ByLabel(), FLOW, build_prediction("flow", 1.0))
+DENOISER = NetworkDenoiser(ByLabel(), build_prediction("flow", 1.0))
+
+
+def model_of(denoiser: Any = DENOISER, schedule: NoiseSchedule = FLOW, space: Space = PIXELS) -> Model:
+    spec = DenoiserSpec("unet", {}, space, CLASSES, ("a", "b", "c"), "flow", 0, False, "flow", 0.1)
+    return Model(denoiser, schedule, spec, CPU)
 
 
 def sample(
     sampling: Sampling,
     count: int = 7,
     batch_size: int = 7,
-    denoiser: Denoiser = DENOISER,
+    model: Model | None = None,
     labels: list[int] | None = None,
     seed: int = 0,
     frames: int = 0,
-    weak: Denoiser | None = None,
 ) -> list[Generated]:
-    found = generate(denoiser, PIXELS, sampling, count, labels, CLASSES, seed, CPU, batch_size, frames, weak)
-    return list(found)
+    return list(generate(model or model_of(), sampling, count, labels, seed, batch_size, frames))
 
 
 def images(batches: list[Generated]) -> Tensor:
@@ -93,7 +99,7 @@ def test_samples_of_gaussian_data_have_its_moments() -> None:
     exact = correlated_gaussian(FLOW, SHAPE)
     exact.mean, exact.variances = exact.mean / 8, exact.variances / 50
     sampling = Sampling("heun", steps=20, clip=False)
-    found = PIXELS.encode(images(sample(sampling, 3000, 1000, exact))).double().flatten(1)
+    found = PIXELS.encode(images(sample(sampling, 3000, 1000, model_of(exact)))).double().flatten(1)
     torch.testing.assert_close(found.mean(0), exact.mean.flatten(), rtol=0, atol=0.015)
     covariance = exact.basis @ exact.variances.diag() @ exact.basis.T
     torch.testing.assert_close(torch.cov(found.T), covariance, rtol=0, atol=0.004)
@@ -117,7 +123,8 @@ def test_only_the_clean_estimate_is_clipped_and_only_where_the_space_ends(
     exact = correlated_gaussian(FLOW, SHAPE)
     exact.mean = exact.mean * 0 + 3
     sampling = Sampling("ddim", steps=4, clip=clip)
-    (batch,) = generate(exact, Seen(SHAPE, 1.0, bounds), sampling, 50, None, 0, 0, CPU, 50, frames=4)
+    model = model_of(exact, space=Seen(SHAPE, 1.0, bounds))
+    (batch,) = generate(model, sampling, 50, None, 0, 50, frames=4)
     assert all((estimate.max() <= 1) == clipped for estimate in batch.estimates)
     assert (batch.images.max() <= 1 + 1e-6) == clipped
     assert batch.frames[1].max() > 1.5
@@ -127,6 +134,7 @@ def test_only_the_clean_estimate_is_clipped_and_only_where_the_space_ends(
 COSTS = [
     ("ddim", 1.0, 5.0),
     ("ddim", 2.0, 10.0),
+    ("ddim", 0.0, 5.0),
     ("unipc", 1.0, 5.0),
     ("heun", 1.0, 9.0),
     ("heun", 2.0, 18.0),
@@ -141,12 +149,11 @@ def test_network_evaluations_are_counted(sampler: str, scale: float, cost: float
 
 
 def test_the_weaker_network_is_counted_too() -> None:
-    weak = NetworkDenoiser(nn.Sequential(), FLOW, build_prediction("flow", 1.0))
-    weak = dataclasses.replace(weak, network=ByLabel())
-    (batch,) = sample(Sampling("ddim", steps=5, guidance_scale=2.0), labels=[0] * 7, weak=weak)
+    weak = model_of(NetworkDenoiser(ByLabel(), build_prediction("flow", 1.0)))
+    (batch,) = sample(Sampling("ddim", steps=5, guidance_scale=2.0, weak=weak), labels=[0] * 7)
     assert batch.nfe == 10
-    (batch,) = sample(Sampling("ddim", steps=5), labels=[0] * 7, weak=weak)
-    assert batch.nfe == 5
+    with pytest.raises(UserError, match="autoguidance: it does nothing at guidance_scale 1"):
+        sample(Sampling("ddim", steps=5, weak=weak), labels=[0] * 7)
 
 
 @given(steps=st.integers(1, 60), frames=st.integers(0, 80))
@@ -176,7 +183,7 @@ def test_no_gradients_are_kept() -> None:
             assert not torch.is_grad_enabled()
             return self.scale * super().forward(noisy, t, label)
 
-    sample(Sampling("euler", steps=2), denoiser=NetworkDenoiser(Learning(), FLOW, build_prediction("flow", 1.0)))
+    sample(Sampling("euler", steps=2), model=model_of(NetworkDenoiser(Learning(), build_prediction("flow", 1.0))))
 
 
 def test_titles() -> None:
@@ -184,37 +191,36 @@ def test_titles() -> None:
     busy = Sampling("ddim", 10, "karras", {"eta": 0.5}, guidance_scale=2.5)
     assert busy.describe() == "ddim, eta 0.5, 10 steps, karras grid, guidance 2.5"
     narrow = Sampling("heun", 9, guidance_scale=3, guidance_interval=(0.1, 0.8), guidance_rescale=0.7, clip=False)
-    assert narrow.describe() == "heun, 9 steps, guidance 3 in 0.1 <= t <= 0.8, rescaled 0.7, not clipped"
+    assert narrow.describe() == "heun, 9 steps, guidance 3 in 0.1 <= flow time <= 0.8, rescaled 0.7, not clipped"
 
 
 WRONG: list[tuple[Sampling, str]] = [
-    (Sampling("dimm"), "unknown sampler 'dimm'"),
-    (Sampling("euler", steps=5, options={"eta": 0.5}), "sampler euler has no --eta: it belongs to ddim, dpmpp_2m"),
-    (Sampling("ddim", steps=5, options={"nonsense": 1}), "sampler ddim has no --nonsense"),
+    (Sampling("dimm"), "sampler 'dimm': choose from"),
+    (Sampling("euler", steps=5, options={"eta": 0.5}), "eta: sampler euler does not have it; ddim, dpmpp_2m has"),
+    (Sampling("ddim", steps=5, options={"nonsense": 1}), "nonsense: sampler ddim does not have it"),
     (Sampling("ddim", steps=5, options={"eta": 2.0}), r"eta 2\.0"),
-    (Sampling("unipc", steps=5, options={"order": 9}), "order 9 of unipc"),
-    (Sampling("ddpm", steps=5, options={"variance": "none"}), "unknown variance 'none'"),
+    (Sampling("unipc", steps=5, options={"order": 9}), "order 9: must be at least 1 and at most 3"),
+    (Sampling("ddpm", steps=5, options={"variance": "none"}), "variance 'none': choose from posterior, beta"),
     (Sampling("sde", steps=5, options={"diffusion": -0.1}), r"diffusion -0\.1"),
-    (Sampling("ddim", steps=0), "0 sampling steps"),
-    (Sampling("ddim", steps=21), "21 sampling steps on a chain of 20"),
-    (Sampling("ddim", steps=5, grid="even"), "unknown grid 'even'"),
-    (Sampling("ddim", steps=5, guidance_interval=(0.6, 0.2)), r"--guidance_interval 0\.6 0\.2"),
-    (Sampling("ddim", steps=5, guidance_interval=(-0.1, 0.2)), "--guidance_interval"),
-    (Sampling("ddim", steps=5, guidance_rescale=1.2), r"--guidance_rescale 1\.2"),
+    (Sampling("ddim", steps=0), "steps 0: must be at least 1"),
+    (Sampling("ddim", steps=21), "steps 21: the chain has 20 steps"),
+    (Sampling("ddim", steps=5, grid="even"), "grid 'even': choose from"),
+    (Sampling("ddim", steps=5, guidance_interval=(0.6, 0.2)), r"guidance_interval 0\.6 0\.2"),
+    (Sampling("ddim", steps=5, guidance_interval=(-0.1, 0.2)), "guidance_interval"),
+    (Sampling("ddim", steps=5, guidance_rescale=1.2), r"guidance_rescale 1\.2"),
 ]
 
 
 @pytest.mark.parametrize(("sampling", "message"), WRONG)
 def test_what_cannot_be_sampled_is_refused_before_the_first_step(sampling: Sampling, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
-        sampling.check(CHAIN)
+        sampling.check(model_of(schedule=CHAIN))
     assert "\n" not in str(error.value)
-    denoiser = NetworkDenoiser(ByLabel(), CHAIN, build_prediction("v", 1.0))
     with pytest.raises(UserError, match=message):
-        sample(sampling, denoiser=denoiser)
+        sample(sampling, model=model_of(NetworkDenoiser(ByLabel(), build_prediction("v", 1.0)), CHAIN))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_can_be_sampled_is_not_refused(sampler: str) -> None:
     for schedule in (CHAIN, FLOW, build_noise_schedule("cosine", 1, zero_terminal_snr=True)):
-        Sampling(sampler, steps=1).check(schedule)
+        Sampling(sampler, steps=1).check(model_of(schedule=schedule))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.diffusion.inversion import invert
+from models.diffusion.editing import invert
 from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
 from models.diffusion.samplers import ddim
-from models.diffusion.times import build_times
+from models.diffusion.times import build_grid
 from tests.exact import correlated_gaussian, no_draw
 
 SHAPE = (1, 2, 3)
@@ -21,12 +21,12 @@ def images(count: int = 4) -> torch.Tensor:
 def there_and_back(schedule: NoiseSchedule, steps: int, refinements: int) -> tuple[float, torch.Tensor]:
     """The largest error of the images that come back, and the noise between."""
     exact = correlated_gaussian(schedule, SHAPE)
-    times = build_times("uniform", schedule, steps)
+    grid = build_grid("uniform", schedule, steps)
     noisy = images()
-    for step in invert(exact, noisy, times, refinements):
+    for step in invert(exact, noisy, grid, refinements):
         noisy = step.noisy
     noise = noisy
-    for step in ddim(exact, noisy, times, no_draw):
+    for step in ddim(exact, noisy, grid, no_draw):
         noisy = step.noisy
     return (noisy - images()).abs().max().item(), noise
 
@@ -48,14 +48,14 @@ def test_the_noise_is_where_the_ode_leads() -> None:
     schedule = build_noise_schedule("flow", None)
     _, noise = there_and_back(schedule, 400, refinements=2)
     exact = correlated_gaussian(schedule, SHAPE)
-    true = exact.flow_map(images(), torch.zeros(()), torch.ones(()))
+    true = exact.flow_map(images(), schedule.level(torch.zeros(())), schedule.level(torch.ones(())))
     assert (noise - true).abs().max() < 0.01 * true.abs().max()
 
 
 def test_calls_and_times() -> None:
     schedule = build_noise_schedule("cosine", 50)
     exact = correlated_gaussian(schedule, SHAPE)
-    times = build_times("uniform", schedule, 10)
-    reached = [step.t.item() for step in invert(exact, images(), times, refinements=3)]
-    assert reached == times.flip(0)[1:].tolist()
+    grid = build_grid("uniform", schedule, 10)
+    reached = [step.level.t.item() for step in invert(exact, images(), grid, refinements=3)]
+    assert reached == grid.levels.t.flip(0)[1:].tolist()
     assert exact.calls == 10 * 4

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.diffusion.denoiser import NetworkDenoiser, add_noise, levels
+from models.diffusion.denoiser import NetworkDenoiser, add_noise
 from models.diffusion.losses import DISTANCES, WEIGHTINGS, DenoisingLoss
 from models.diffusion.noise_schedules import Chain, NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import PREDICTIONS, build_prediction
 from models.diffusion.times import BINS, TimeDensity, bin_of
 from models.errors import UserError
 from models.randomness import StepRandomness
+from tests.exact import betas_of, levels
 
 LINEAR = build_noise_schedule("linear", 1000)
 COSINE = build_noise_schedule("cosine")
@@ -34,7 +35,8 @@ def loss_of(
 
 
 def weights(weighting: str, schedule: NoiseSchedule, prediction: str, t: Tensor, limit: float | None = None) -> list:
-    return loss_of(weighting, limit).weight(t, schedule, build_prediction(prediction, 0.5)).tolist()
+    weights = loss_of(weighting, limit).weights(schedule.level(t), schedule, build_prediction(prediction, 0.5))
+    return weights.weight.tolist()
 
 
 def at_snr(schedule: NoiseSchedule, *ratios: float) -> Tensor:
@@ -88,7 +90,7 @@ def test_variational_weight_is_ddpms(name: str) -> None:
     """Ho et al. 2020, eq. 12: beta^2 / (2 sigma^2 alpha (1 - alpha-bar)) on eps, with sigma^2 = beta-tilde."""
     chain = build_noise_schedule(name, 100)
     assert isinstance(chain, Chain)
-    betas = chain.betas
+    betas = betas_of(chain)
     alphas = 1 - betas
     bars = alphas.cumprod(0)
     tilde = (1 - bars[:-1]) / (1 - bars[1:]) * betas[1:]
@@ -132,9 +134,47 @@ def test_a_weighting_means_the_same_for_every_prediction(weighting: str, schedul
         prediction = build_prediction(name, 0.5)
         output = prediction.target(wrong, wrong_noise, alpha, sigma)
         errors = (output - prediction.target(clean, noise, alpha, sigma)).square().flatten(1).mean(1)
-        losses.append(errors * loss_of(weighting).weight(t, schedule, prediction))
-    for each in losses[1:]:
-        torch.testing.assert_close(each, losses[0], rtol=1e-7, atol=1e-12)
+        losses.append(errors * loss_of(weighting).weights(schedule.level(t), schedule, prediction).weight)
+    for loss in losses[1:]:
+        torch.testing.assert_close(loss, losses[0], rtol=1e-7, atol=1e-12)
+
+
+class Answer(nn.Module):
+    """Network that gives one and the same estimate, in the terms of its prediction."""
+
+    def __init__(self, output: Tensor):
+        super().__init__()
+        self.output = output
+
+    def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        return self.output
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("weighting", [name for name in WEIGHTINGS if name != "uniform"])
+@pytest.mark.parametrize("schedule", [FLOW, COSINE, LINEAR], ids=["flow", "cosine", "linear"])
+def test_the_same_estimate_has_the_same_loss_with_every_prediction(
+    distance: str, weighting: str, schedule: NoiseSchedule
+) -> None:
+    """Also for l1, whose weight takes the factor itself, and for Huber's distance, which has no factor at all."""
+    level = schedule.level(torch.tensor([0.05, 0.3, 0.6, 0.95]))
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, wrong = 2 * torch.randn(3, 4, 1, 2, 2, dtype=torch.float64, generator=generator)
+    alpha, sigma = level.coefficients(clean)
+    wrong_noise = (alpha * clean + sigma * noise - alpha * wrong) / sigma
+    losses = []
+    for name in PREDICTIONS:
+        prediction = build_prediction(name, 0.5)
+        denoiser = NetworkDenoiser(Answer(prediction.target(wrong, wrong_noise, alpha, sigma)), prediction)
+        loss = loss_of(weighting, distance=distance)
+        losses.append(loss.at(denoiser, clean, None, level, loss.weights(level, schedule, prediction), noise))
+    for loss in losses[1:]:
+        torch.testing.assert_close(loss, losses[0], rtol=1e-6, atol=1e-12)
+    quantity = {"variational": (wrong_noise, noise)}.get(weighting, (wrong, clean))
+    plain = DISTANCES[distance].function(*quantity).flatten(1).mean(1)
+    weigh = loss_of(weighting).weights(level, schedule, build_prediction("x0", 1.0)).weight
+    if weighting != "variational":  # x0's own error is the clean error, so these weights are the weighting itself
+        torch.testing.assert_close(losses[0], weigh * plain, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -192,25 +232,28 @@ def randomness(count: int, seed: int = 0, start: int = 0, stop: int | None = Non
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_one_number_per_image(distance: str, weighting: str) -> None:
     clean, noise = batch()
-    denoiser = NetworkDenoiser(Constant(0.3), LINEAR, build_prediction("eps", 1.0))
+    denoiser = NetworkDenoiser(Constant(0.3), build_prediction("eps", 1.0))
     t = torch.linspace(0.1, 1, 6, dtype=torch.float64)
     loss = loss_of(weighting, distance=distance)
-    together = loss.at(denoiser, clean, None, t, noise)
+    level = LINEAR.level(t)
+    weights = loss.weights(level, LINEAR, denoiser.prediction)
+    together = loss.at(denoiser, clean, None, level, weights, noise)
     assert together.shape == (6,)
     assert together.dtype == torch.float32
     for index in range(6):
         one = slice(index, index + 1)
-        alone = loss.at(denoiser, clean[one], None, t[one], noise[one])
+        alone = loss.at(denoiser, clean[one], None, level[one], weights[one], noise[one])
         torch.testing.assert_close(alone, together[one])
 
 
 def test_distances_by_hand() -> None:
     clean = torch.zeros(3, 1, 1, 2)
     noise = torch.tensor([0.0, 0.5, 3.0]).reshape(3, 1, 1, 1).expand(3, 1, 1, 2)
-    denoiser = NetworkDenoiser(Constant(0.0), LINEAR, build_prediction("eps", 1.0))
-    t = torch.full((3,), 0.5)
+    denoiser = NetworkDenoiser(Constant(0.0), build_prediction("eps", 1.0))
+    level = LINEAR.level(torch.full((3,), 0.5))
     for distance, expected in (("l1", [0, 0.5, 3]), ("l2", [0, 0.25, 9]), ("huber", [0, 0.125, 2.5])):
-        found = loss_of(distance=distance).at(denoiser, clean, None, t, noise)
+        loss = loss_of(distance=distance)
+        found = loss.at(denoiser, clean, None, level, loss.weights(level, LINEAR, denoiser.prediction), noise)
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
 
 
@@ -223,7 +266,9 @@ def test_the_right_answer_costs_nothing(name: str) -> None:
         def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
             return prediction.target(clean, noise, *levels(FLOW, t.double(), clean))
 
-    losses = loss_of().at(NetworkDenoiser(Oracle(), FLOW, prediction), clean, None, torch.full((6,), 0.5), noise)
+    level, loss = FLOW.level(torch.full((6,), 0.5)), loss_of()
+    weights = loss.weights(level, FLOW, prediction)
+    losses = loss.at(NetworkDenoiser(Oracle(), prediction), clean, None, level, weights, noise)
     assert losses.max() < 1e-10
 
 
@@ -233,11 +278,13 @@ def test_the_network_sees_the_noised_image() -> None:
 
     class Looking(nn.Module):
         def forward(self, noisy: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
-            torch.testing.assert_close(noisy, add_noise(LINEAR, clean, noise, t))
+            torch.testing.assert_close(noisy, add_noise(clean, noise, LINEAR.level(t)))
             torch.testing.assert_close(time, t.float())
             return noisy
 
-    loss_of().at(NetworkDenoiser(Looking(), LINEAR, build_prediction("v", 1.0)), clean, None, t, noise)
+    denoiser, level = NetworkDenoiser(Looking(), build_prediction("v", 1.0)), LINEAR.level(t)
+    weights = loss_of().weights(level, LINEAR, denoiser.prediction)
+    loss_of().at(denoiser, clean, None, level, weights, noise)
 
 
 def test_gradients_reach_the_network() -> None:
@@ -251,7 +298,7 @@ def test_gradients_reach_the_network() -> None:
 
     network = Scale()
     clean, _ = batch()
-    losses, _ = loss_of()(NetworkDenoiser(network, FLOW, build_prediction("v", 1.0)), clean, None, randomness(6))
+    losses, _ = loss_of()(NetworkDenoiser(network, build_prediction("v", 1.0)), FLOW, clean, None, randomness(6))
     losses.mean().backward()
     assert network.scale.grad is not None
     assert network.scale.grad.abs() > 0
@@ -260,15 +307,15 @@ def test_gradients_reach_the_network() -> None:
 def test_the_step_decides_everything_and_parts_add_up() -> None:
     clean, _ = batch()
     label = torch.arange(6)
-    denoiser = NetworkDenoiser(Constant(0.1), FLOW, build_prediction("flow", 1.0))
+    denoiser = NetworkDenoiser(Constant(0.1), build_prediction("flow", 1.0))
     loss = loss_of(label_drop=0.5)
-    whole, times = loss(denoiser, clean, label, randomness(6))
-    again, _ = loss(denoiser, clean, label, randomness(6))
-    other, _ = loss(denoiser, clean, label, randomness(6, seed=1))
+    whole, times = loss(denoiser, FLOW, clean, label, randomness(6))
+    again, _ = loss(denoiser, FLOW, clean, label, randomness(6))
+    other, _ = loss(denoiser, FLOW, clean, label, randomness(6, seed=1))
     assert whole.equal(again)
     assert not whole.equal(other)
     assert times.shape == (6,)
-    parts = [loss(denoiser, clean[a:b], label[a:b], randomness(6, start=a, stop=b)) for a, b in ((0, 2), (2, 6))]
+    parts = [loss(denoiser, FLOW, clean[a:b], label[a:b], randomness(6, start=a, stop=b)) for a, b in ((0, 2), (2, 6))]
     torch.testing.assert_close(torch.cat([losses for losses, _ in parts]), whole)
     assert torch.cat([t for _, t in parts]).equal(times)
 
@@ -278,8 +325,8 @@ def test_labels_are_dropped_image_by_image() -> None:
     clean = torch.zeros(2000, 1, 1, 1)
     label = torch.arange(2000) % NULL
     network = Constant(0.0)
-    denoiser = NetworkDenoiser(network, FLOW, build_prediction("flow", 1.0))
-    loss_of(label_drop=0.2)(denoiser, clean, label, randomness(2000))
+    denoiser = NetworkDenoiser(network, build_prediction("flow", 1.0))
+    loss_of(label_drop=0.2)(denoiser, FLOW, clean, label, randomness(2000))
     assert network.label is not None
     dropped = network.label == NULL
     assert network.label[~dropped].equal(label[~dropped])
@@ -294,8 +341,8 @@ def test_labels_are_dropped_at_all_times_alike() -> None:
     """With stratified times, one stream for both would drop the labels of the same part of time in every batch."""
     clean, label = torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.long)
     network = Constant(0.0)
-    denoiser = NetworkDenoiser(network, FLOW, build_prediction("flow", 1.0))
-    _, t = loss_of(label_drop=0.5)(denoiser, clean, label, randomness(4000))
+    denoiser = NetworkDenoiser(network, build_prediction("flow", 1.0))
+    _, t = loss_of(label_drop=0.5)(denoiser, FLOW, clean, label, randomness(4000))
     assert network.label is not None
     dropped = (network.label == NULL).double()
     within = (t * 4000).frac()
@@ -307,20 +354,20 @@ def test_labels_are_dropped_at_all_times_alike() -> None:
 def test_no_label_or_every_label_dropped(drop: float, kept: bool) -> None:
     clean, _ = batch()
     network = Constant(0.0)
-    denoiser = NetworkDenoiser(network, FLOW, build_prediction("flow", 1.0))
-    loss_of(label_drop=drop)(denoiser, clean, torch.zeros(6, dtype=torch.long), randomness(6))
+    denoiser = NetworkDenoiser(network, build_prediction("flow", 1.0))
+    loss_of(label_drop=drop)(denoiser, FLOW, clean, torch.zeros(6, dtype=torch.long), randomness(6))
     assert network.label is not None
     assert network.label.tolist() == [0 if kept else NULL] * 6
-    loss_of(label_drop=drop)(denoiser, clean, None, randomness(6))
+    loss_of(label_drop=drop)(denoiser, FLOW, clean, None, randomness(6))
     assert network.label is None
 
 
 def test_dropping_labels_does_not_touch_times_or_noise() -> None:
     clean, _ = batch()
-    denoiser = NetworkDenoiser(Constant(0.2), FLOW, build_prediction("flow", 1.0))
+    denoiser = NetworkDenoiser(Constant(0.2), build_prediction("flow", 1.0))
     label = torch.zeros(6, dtype=torch.long)
-    with_drop, t = loss_of(label_drop=0.5)(denoiser, clean, label, randomness(6))
-    without, same_t = loss_of()(denoiser, clean, label, randomness(6))
+    with_drop, t = loss_of(label_drop=0.5)(denoiser, FLOW, clean, label, randomness(6))
+    without, same_t = loss_of()(denoiser, FLOW, clean, label, randomness(6))
     assert with_drop.equal(without)
     assert t.equal(same_t)
 
@@ -332,12 +379,12 @@ def test_bins_of_time() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserError, match=r"unknown loss 'l3'.*choose from l2, l1, huber"):
+    with pytest.raises(UserError, match=r"loss 'l3': choose from l2, l1, huber"):
         loss_of(distance="l3")
-    with pytest.raises(UserError, match=r"unknown weighting 'snr'.*min_snr"):
+    with pytest.raises(UserError, match=r"weighting 'snr': choose from .*min_snr"):
         loss_of("snr")
-    with pytest.raises(UserError, match="--weight_limit -1"):
+    with pytest.raises(UserError, match=r"weight_limit -1\.0: must be more than 0"):
         loss_of("min_snr", -1.0)
-    with pytest.raises(UserError, match=r"--label_drop 1\.5"):
+    with pytest.raises(UserError, match=r"label_drop 1\.5: must be"):
         loss_of(label_drop=1.5)
     assert math.isclose(WEIGHTINGS["min_snr"][1], 5.0)

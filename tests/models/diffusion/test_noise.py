@@ -20,6 +20,7 @@ from models.diffusion.samplers import SAMPLERS
 from models.diffusion.times import TimeDensity
 from models.errors import UserError
 from models.generation import Sampling, generate
+from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness
 from models.spaces.pixels import Pixels
 
@@ -52,10 +53,10 @@ def test_what_they_are() -> None:
 
 
 def test_an_unknown_one() -> None:
-    with pytest.raises(UserError, match="unknown initial noise 'cauchy': choose from gaussian"):
+    with pytest.raises(UserError, match="initial_noise 'cauchy': choose from gaussian"):
         shape_noise("cauchy", normal(2))
-    for field, word in (("initial_noise", "initial noise"), ("coupling", "coupling")):
-        with pytest.raises(UserError, match=f"unknown {word} 'best'"):
+    for field, word in (("initial_noise", "initial_noise"), ("coupling", "coupling")):
+        with pytest.raises(UserError, match=f"{word} 'best'"):
             DenoisingLoss("l2", "uniform", None, TimeDensity("uniform"), 0.0, 0, **{field: "best"})
 
 
@@ -121,7 +122,7 @@ def one_loss(**options: str) -> tuple[Tensor, Tensor]:
     network = Recorder()
     clean, label = 0.5 * normal(64, 1, 2, 2, seed=9), torch.arange(64) % 3
     randomness = StepRandomness(0, 0, 64, 0, 64, torch.device("cpu"))
-    losses, _ = loss(NetworkDenoiser(network, FLOW, build_prediction("flow", 1.0)), clean, label, randomness)
+    losses, _ = loss(NetworkDenoiser(network, build_prediction("flow", 1.0)), FLOW, clean, label, randomness)
     return losses, network.seen[0]
 
 
@@ -134,12 +135,16 @@ def test_the_loss_trains_on_the_chosen_noise() -> None:
     assert one_loss(coupling="independent")[0].equal(gaussian)
 
 
+def model_of(initial_noise: str, denoiser: NetworkDenoiser | None = None) -> Model:
+    spec = DenoiserSpec("unet", {}, Pixels((1, 2, 2), 1.0), 0, (), "flow", 0, False, "flow", 0.0, initial_noise)
+    denoiser = denoiser or NetworkDenoiser(Recorder(), build_prediction("flow", 1.0))
+    return Model(denoiser, FLOW, spec, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_samplers_start_from_the_noise_of_training(name: str) -> None:
-    denoiser = NetworkDenoiser(Recorder(), FLOW, build_prediction("flow", 1.0))
-    sampling = Sampling("euler", steps=2, initial_noise=name)
-    arguments = (3, None, 0, 0, torch.device("cpu"), 3)
-    (made,) = generate(denoiser, Pixels((1, 2, 2), 1.0), sampling, *arguments)
+    denoiser = NetworkDenoiser(Recorder(), build_prediction("flow", 1.0))
+    (made,) = generate(model_of(name, denoiser), Sampling("euler", steps=2), 3, None, 0, 3)
     network = denoiser.network
     assert isinstance(network, Recorder) and made.images.shape == (3, 1, 2, 2)
     assert network.seen[0].abs().max() <= math.sqrt(3)
@@ -149,12 +154,13 @@ def test_samplers_start_from_the_noise_of_training(name: str) -> None:
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize(("sampler", "options"), FRESH, ids=lambda value: str(value))
 def test_samplers_with_fresh_noise_refuse_other_initial_noise(sampler: str, options: dict, name: str) -> None:
-    Sampling(sampler, 4, options=options).check(FLOW)
-    with pytest.raises(UserError, match=f"{sampler} adds Gaussian noise on its way, .* {name} noise"):
-        Sampling(sampler, 4, options=options, initial_noise=name).check(FLOW)
+    sampling = Sampling(sampler, 4, options=options)
+    sampling.check(model_of("gaussian"))
+    with pytest.raises(UserError, match=f"sampler {sampler}: it adds Gaussian noise, .* {name} noise"):
+        sampling.check(model_of(name))
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if (name, {}) not in FRESH])
 def test_deterministic_samplers_take_any(sampler: str) -> None:
     for name in INITIAL_NOISES:
-        Sampling(sampler, 4, initial_noise=name).check(FLOW)
+        Sampling(sampler, 4).check(model_of(name))

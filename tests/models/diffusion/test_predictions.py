@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.diffusion.denoiser import NetworkDenoiser, levels
 from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import PREDICTIONS, Prediction, build_prediction
 from models.errors import UserError
+from tests.exact import levels
 
 ALL = tuple(PREDICTIONS)
 SCHEDULES = {
@@ -57,10 +57,10 @@ def test_both_ends_of_time(name: str, schedule: NoiseSchedule) -> None:
     torch.testing.assert_close(found_clean[1::2], clean[1::2])
     assert found_noise.isfinite().all()
     if name == "eps" and alpha[0] < 1e-8:
-        with pytest.raises(UserError, match="eps cannot start from pure noise"):
-            NetworkDenoiser(torch.nn.Identity(), schedule, prediction)
+        with pytest.raises(UserError, match="prediction eps: the schedule ends in pure noise"):
+            prediction.check(schedule.alpha(torch.ones(())).item())
         return
-    NetworkDenoiser(torch.nn.Identity(), schedule, prediction)
+    prediction.check(schedule.alpha(torch.ones(())).item())
     torch.testing.assert_close(found_clean[::2], clean[::2], rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(found_noise[::2], noise[::2], rtol=1e-6, atol=1e-9)
 
@@ -134,6 +134,6 @@ def test_only_edm_scales_its_input() -> None:
 def test_refusals() -> None:
     with pytest.raises(UserError, match=r"velocity.*choose from eps, x0, v, flow, edm"):
         build_prediction("velocity", 1.0)
-    with pytest.raises(UserError, match="edm divides by the data's deviation"):
+    with pytest.raises(UserError, match="prediction edm: it divides by the deviation"):
         build_prediction("edm", 0.0)
     assert isinstance(build_prediction("v", 0.0), Prediction)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
+from models.diffusion.noise_schedules import NoiseLevel, NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import PREDICTIONS, build_prediction
-from models.diffusion.samplers import SAMPLERS, Step, sampler_options
-from models.diffusion.times import GRIDS, build_times
+from models.diffusion.samplers import SAMPLERS, Step, find_sampler
+from models.diffusion.times import GRIDS, Grid, build_grid
 from models.errors import UserError
 from tests.exact import ExactGaussian, correlated_gaussian, moments, no_draw, pixel_gaussian, through_network
 
@@ -57,36 +57,46 @@ def label(sampler: tuple[str, Options]) -> str:
     return "-".join([sampler[0], *(str(value) for value in sampler[1].values())])
 
 
-def walk(sampler: tuple[str, Options], denoiser: object, noisy: Tensor, times: Tensor, seed: int = 0) -> list[Step]:
+def walk(sampler: tuple[str, Options], denoiser: object, noisy: Tensor, grid: Grid, seed: int = 0) -> list[Step]:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, dtype=noisy.dtype, generator=generator)
 
     name, options = sampler
-    return list(SAMPLERS[name](denoiser, noisy, times, draw, **options))
+    return list(SAMPLERS[name].walk(denoiser, noisy, grid, draw, **options))
 
 
-def start(exact: ExactGaussian, t: Tensor, count: int = 4) -> Tensor:
-    return exact.draw_noisy(t, count, torch.Generator().manual_seed(0))
+def start(exact: ExactGaussian, level: NoiseLevel, count: int = 4) -> Tensor:
+    return exact.draw_noisy(level, count, torch.Generator().manual_seed(0))
 
 
 # -- the order of convergence -----------------------------------------------------------------------------------
 
 
-def error(sampler: tuple[str, Options], exact: ExactGaussian, steps: int) -> float:
-    """The largest distance from the ODE's solution between two moments inside time.
+# Deviations of the data. With a single one the errors change sign on the way, and orders mislead.
+SPREAD = [0.25, 0.35, 0.5, 0.7, 1.0]
+
+
+def root_mean_square(sampler: tuple[str, Options], schedule: NoiseSchedule, times: Tensor, steps: int) -> float:
+    """Return the error after `steps` steps, as a root mean square over Gaussians of the deviations SPREAD."""
+    exact, grid = pixel_gaussian(schedule, [0.3] * len(SPREAD), SPREAD), Grid.of(schedule, times)
+    noisy = start(exact, grid[0], 64)
+    name, options = sampler
+    reached = list(SAMPLERS[name].walk(exact, noisy, grid, no_draw, **options))[steps - 1]
+    assert reached.level.t == grid[steps].t
+    return (reached.noisy - exact.flow_map(noisy, grid[0], grid[steps])).square().mean().sqrt().item()
+
+
+def error(sampler: tuple[str, Options], schedule: NoiseSchedule, steps: int) -> float:
+    """Return the error between two moments inside time, in equal steps of log-SNR.
 
     The grid goes on by two steps, because UniPC lowers its order in the last ones.
     """
     half_log_snr = torch.linspace(-2.5, 2.5, steps + 1, dtype=torch.float64)
     beyond = half_log_snr[-1] + 5 / steps * torch.arange(1, 3)
-    times = exact.noise_schedule.t_from_log_snr(2 * torch.cat([half_log_snr, beyond]))
-    noisy = start(exact, times[0])
-    name, options = sampler
-    reached = list(SAMPLERS[name](exact, noisy, times, no_draw, **options))[steps - 1]
-    assert reached.t == times[steps]
-    return (reached.noisy - exact.flow_map(noisy, times[0], times[steps])).abs().max().item()
+    times = schedule.t_from_log_snr(2 * torch.cat([half_log_snr, beyond]))
+    return root_mean_square(sampler, schedule, times, steps)
 
 
 ORDERS = {
@@ -106,9 +116,45 @@ ORDERS = {
 @pytest.mark.parametrize("schedule", ["flow", "cosine", "linear-chain"])
 def test_order_of_convergence(sampler: tuple[str, Options], schedule: str) -> None:
     """Half the step divides the error by 2^order. UniPC's corrector adds one order (Zhao et al. 2023, theorem 3.1)."""
-    exact = correlated_gaussian(SCHEDULES[schedule], (1, 2, 2))
-    coarse, fine = error(sampler, exact, 32), error(sampler, exact, 64)
-    assert math.log2(coarse / fine) > ORDERS[label(sampler)] - 0.1
+    coarse, fine = (error(sampler, SCHEDULES[schedule], steps) for steps in (32, 64))
+    assert math.log2(coarse / fine) > ORDERS[label(sampler)] - 0.15
+
+
+def test_on_uniform_grids_heun_keeps_its_order_on_the_flow_alone() -> None:
+    """On variance-preserving schedules sigma grows like sqrt(t) near t = 0, and the order falls towards 1."""
+
+    def order(name: str, steps: int) -> float:
+        schedule = SCHEDULES[name]
+        coarse, fine = (
+            root_mean_square(("heun", {}), schedule, build_grid("uniform", schedule, count).levels.t, count)
+            for count in (steps, 2 * steps)
+        )
+        return math.log2(coarse / fine)
+
+    assert order("flow", 128) > 1.9
+    assert order("cosine", 128) < min(1.5, order("cosine", 16))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=label)
+def test_the_last_step_is_its_closed_form(sampler: tuple[str, Options], schedule: str) -> None:
+    """From a level straight to t = 0, every solver of one evaluation gives the clean estimate; Heun does so too."""
+    exact = pixel_gaussian(SCHEDULES[schedule], MEANS, DEVIATIONS)
+    grid = Grid.of(exact.noise_schedule, torch.tensor([0.05, 0.0], dtype=torch.float64))
+    noisy = start(exact, grid[0])
+    (last,) = walk(sampler, exact, noisy, grid)
+    level = grid.halfway[0] if sampler[0] == "midpoint" else grid[0]
+    if sampler[0] == "midpoint":
+        first = exact(noisy, grid[0])
+        at = noisy / grid[0].flow_scale + (level.flow_time - grid[0].flow_time) * (first.noise - first.clean)
+        second = exact(level.flow_scale * at, level)
+        expected = noisy / grid[0].flow_scale - grid[0].flow_time * (second.noise - second.clean)
+    else:
+        variance, alpha, sigma = exact.variances, level.alpha, level.sigma
+        gain = alpha * variance / (alpha**2 * variance + sigma**2)
+        order = exact.basis.abs().argmax(1)
+        expected = exact.mean + gain[order] * (noisy - alpha * exact.mean)
+    torch.testing.assert_close(last.noisy, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC, ids=label)
@@ -122,11 +168,11 @@ def test_whole_walk_against_the_solution(sampler: tuple[str, Options], schedule:
     exact = correlated_gaussian(SCHEDULES[schedule], (1, 2, 2))
     errors = []
     for steps in (20, 80):
-        times = build_times(grid, exact.noise_schedule, steps)
-        noisy = start(exact, times[0])
+        levels = build_grid(grid, exact.noise_schedule, steps)
+        noisy = start(exact, levels[0])
         name, options = sampler
-        *_, last = SAMPLERS[name](exact, noisy, times, no_draw, **options)
-        errors.append((last.noisy - exact.flow_map(noisy, times[0], times[-1])).abs().max().item())
+        *_, last = SAMPLERS[name].walk(exact, noisy, levels, no_draw, **options)
+        errors.append((last.noisy - exact.flow_map(noisy, levels[0], levels[-1])).abs().max().item())
     first_order = ORDERS[label(sampler)] == 1
     assert errors[1] < (0.15 if first_order else 0.03)
     assert errors[1] < errors[0] / (2.5 if first_order else 4) or errors[1] < 1e-3
@@ -145,8 +191,8 @@ def test_mean_and_variance_at_every_noise_level(sampler: tuple[str, Options], sc
     exact = pixel_gaussian(SCHEDULES[schedule], MEANS, DEVIATIONS)
     worst = []
     for steps in (10, 40, 160):
-        times = build_times("uniform", exact.noise_schedule, steps)
-        reached = moments(SAMPLERS[sampler[0]], exact, times, **sampler[1])
+        grid = build_grid("uniform", exact.noise_schedule, steps)
+        reached = moments(SAMPLERS[sampler[0]].walk, exact, grid, **sampler[1])
         for at in reached:
             torch.testing.assert_close(at.mean, at.true_mean, rtol=1e-9, atol=1e-9)
         worst.append(max((at.variance / at.true_variance - 1).abs().max().item() for at in reached))
@@ -162,8 +208,8 @@ def test_the_sde_of_every_diffusion_keeps_the_marginals(schedule: str, diffusion
     errors = []
     for steps in (100, 200):
         flow_time = torch.linspace(0.98, 0.02, steps + 1, dtype=torch.float64)
-        times = exact.noise_schedule.t_from_log_snr(2 * ((1 - flow_time) / flow_time).log())
-        reached = moments(SAMPLERS["sde"], exact, times, diffusion=diffusion)
+        grid = Grid.of(exact.noise_schedule, exact.noise_schedule.level_at(flow_time).t)
+        reached = moments(SAMPLERS["sde"].walk, exact, grid, diffusion=diffusion)
         errors.append(torch.stack([(at.variance / at.true_variance - 1).abs() for at in reached]).amax(0))
     assert errors[1].max() < 0.03
     ratio = errors[0] / errors[1]
@@ -173,14 +219,18 @@ def test_the_sde_of_every_diffusion_keeps_the_marginals(schedule: str, diffusion
 def test_the_sde_on_data_of_half_a_unit() -> None:
     exact = pixel_gaussian(SCHEDULES["flow"], [0.0], [0.5])
     for diffusion in (0.0, 0.5, 1.0):
-        *_, last = moments(SAMPLERS["sde"], exact, build_times("uniform", SCHEDULES["flow"], 400), diffusion=diffusion)
+        *_, last = moments(
+            SAMPLERS["sde"].walk, exact, build_grid("uniform", SCHEDULES["flow"], 400), diffusion=diffusion
+        )
         assert last.variance.sqrt().item() == pytest.approx(0.5, abs=0.002)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_posterior_variance_is_exact_for_a_single_image(schedule: str) -> None:
     exact = pixel_gaussian(SCHEDULES[schedule], MEANS, [1e-9] * 4)
-    for at in moments(SAMPLERS["ddpm"], exact, build_times("uniform", exact.noise_schedule, 7), variance="posterior"):
+    for at in moments(
+        SAMPLERS["ddpm"].walk, exact, build_grid("uniform", exact.noise_schedule, 7), variance="posterior"
+    ):
         torch.testing.assert_close(at.variance, at.true_variance, rtol=1e-6, atol=1e-12)
 
 
@@ -188,8 +238,8 @@ def test_posterior_variance_is_exact_for_a_single_image(schedule: str) -> None:
 def test_beta_variance_is_exact_for_unit_data(schedule: str) -> None:
     """Until the last step, which adds no noise."""
     exact = pixel_gaussian(SCHEDULES[schedule], MEANS, [1.0] * 4)
-    times = build_times("uniform", exact.noise_schedule, 7)
-    for at in moments(SAMPLERS["ddpm"], exact, times, variance="beta")[:-1]:
+    grid = build_grid("uniform", exact.noise_schedule, 7)
+    for at in moments(SAMPLERS["ddpm"].walk, exact, grid, variance="beta")[:-1]:
         torch.testing.assert_close(at.variance, at.true_variance, rtol=1e-9, atol=1e-12)
 
 
@@ -200,21 +250,21 @@ def test_ddpm_variances_are_the_papers() -> None:
     alpha_bar = (1 - betas).cumprod(0)
     exact = pixel_gaussian(chain, [0.0], [0.5])
     for k in (2, 3, 500, 1000):
-        times = torch.tensor([k, k - 1], dtype=torch.float64) / 1000
+        grid = Grid.of(chain, torch.tensor([k, k - 1], dtype=torch.float64) / 1000)
         tilde = (1 - alpha_bar[k - 2]) / (1 - alpha_bar[k - 1]) * betas[k - 1]
         for variance, expected in (("posterior", tilde), ("beta", betas[k - 1])):
             noisy = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-            quiet = SAMPLERS["ddpm"](exact, noisy, times, lambda shape: torch.zeros(*shape), variance=variance)
-            loud = SAMPLERS["ddpm"](exact, noisy, times, lambda shape: torch.ones(*shape), variance=variance)
+            quiet = SAMPLERS["ddpm"].walk(exact, noisy, grid, lambda shape: torch.zeros(*shape), variance=variance)
+            loud = SAMPLERS["ddpm"].walk(exact, noisy, grid, lambda shape: torch.ones(*shape), variance=variance)
             difference = next(loud).noisy - next(quiet).noisy
             assert difference.item() ** 2 == pytest.approx(expected.item(), rel=1e-7)
 
 
 def test_ddim_of_eta_one_is_ddpm() -> None:
     exact = correlated_gaussian(SCHEDULES["cosine-chain"], (1, 2, 2))
-    times = build_times("uniform", exact.noise_schedule, 9)
-    noisy = start(exact, times[0])
-    pairs = zip(walk(("ddim", {"eta": 1.0}), exact, noisy, times), walk(("ddpm", {}), exact, noisy, times), strict=True)
+    grid = build_grid("uniform", exact.noise_schedule, 9)
+    noisy = start(exact, grid[0])
+    pairs = zip(walk(("ddim", {"eta": 1.0}), exact, noisy, grid), walk(("ddpm", {}), exact, noisy, grid), strict=True)
     for ddim, ddpm in pairs:
         torch.testing.assert_close(ddim.noisy, ddpm.noisy)
 
@@ -222,24 +272,25 @@ def test_ddim_of_eta_one_is_ddpm() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_euler_is_ddim(schedule: str) -> None:
     exact = correlated_gaussian(SCHEDULES[schedule], (1, 2, 2))
-    times = build_times("uniform", exact.noise_schedule, 9)
-    noisy = start(exact, times[0])
+    grid = build_grid("uniform", exact.noise_schedule, 9)
+    noisy = start(exact, grid[0])
     for other in (("euler", {}), ("sde", {"diffusion": 0.0})):
-        for one, two in zip(walk(("ddim", {}), exact, noisy, times), walk(other, exact, noisy, times), strict=True):
+        for one, two in zip(walk(("ddim", {}), exact, noisy, grid), walk(other, exact, noisy, grid), strict=True):
             torch.testing.assert_close(one.noisy, two.noisy, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sampler", [each for each in EVERY if each[0] not in ("ddpm",)], ids=label)
 def test_samplers_do_not_depend_on_the_schedule(sampler: tuple[str, Options]) -> None:
     """On the same noise levels, a flow and a cosine differ by a scale alone, so the images are the same."""
-    levels = torch.tensor([50.0, 10.0, 3.0, 1.0, 0.4, 0.1], dtype=torch.float64)
+    ratios = torch.tensor([50.0, 10.0, 3.0, 1.0, 0.4, 0.1], dtype=torch.float64)
     made = []
     for name in ("flow", "cosine"):
         exact = correlated_gaussian(SCHEDULES[name], (1, 2, 2))
-        times = torch.cat([exact.noise_schedule.t_from_log_snr(-2 * levels.log()), torch.zeros(1)])
-        scale = exact.noise_schedule.alpha(times[0])
+        times = torch.cat([exact.noise_schedule.t_from_log_snr(-2 * ratios.log()), torch.zeros(1)])
+        grid = Grid.of(exact.noise_schedule, times)
+        scale = grid[0].alpha
         noisy = scale * (exact.mean + 50 * torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
-        made.append(walk(sampler, exact, noisy, times)[-1].noisy)
+        made.append(walk(sampler, exact, noisy, grid)[-1].noisy)
     torch.testing.assert_close(made[0], made[1], rtol=1e-7, atol=1e-7)
 
 
@@ -253,19 +304,20 @@ def test_steps_and_network_evaluations(sampler: tuple[str, Options]) -> None:
         chain = build_noise_schedule("linear", length)
         for steps in range(1, length + 1):
             exact = pixel_gaussian(chain, MEANS, DEVIATIONS)
-            times = build_times("uniform", chain, steps)
-            reached = walk(sampler, exact, torch.ones(1, 1, 1, 4, dtype=torch.float64), times)
-            assert [float(step.t) for step in reached] == times[1:].tolist()
+            grid = build_grid("uniform", chain, steps)
+            reached = walk(sampler, exact, torch.ones(1, 1, 1, 4, dtype=torch.float64), grid)
+            assert [float(step.level.t) for step in reached] == grid.levels.t[1:].tolist()
             expected = {"midpoint": 2 * steps, "heun": 2 * steps - 1}.get(sampler[0], steps)
-            assert exact.calls == expected
+            assert exact.calls == expected == SAMPLERS[sampler[0]].nfe(steps)
 
 
 @pytest.mark.parametrize("sampler", EVERY, ids=label)
 def test_the_last_image_is_the_last_estimate_or_better(sampler: tuple[str, Options]) -> None:
     """At t = 0 nothing but the clean estimate is left, whatever the sampler."""
     exact = correlated_gaussian(SCHEDULES["flow"], (1, 2, 2))
-    *_, last = walk(sampler, exact, start(exact, torch.ones(())), build_times("uniform", exact.noise_schedule, 6))
-    assert float(last.t) == 0
+    grid = build_grid("uniform", exact.noise_schedule, 6)
+    *_, last = walk(sampler, exact, start(exact, grid[0]), grid)
+    assert float(last.level.t) == 0
     torch.testing.assert_close(
         last.noisy, last.estimate.clean, rtol=1e-9, atol=0.2 if sampler[0] == "midpoint" else 1e-9
     )
@@ -275,16 +327,16 @@ def test_the_last_image_is_the_last_estimate_or_better(sampler: tuple[str, Optio
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_precision_is_that_of_the_images(sampler: tuple[str, Options], dtype: torch.dtype) -> None:
     exact = correlated_gaussian(SCHEDULES["zero-terminal-snr"], (1, 2, 2))
-    times = build_times("uniform", exact.noise_schedule, 10)
-    noisy = start(exact, times[0]).to(dtype)
-    double = walk(sampler, exact, noisy.double(), times)
+    grid = build_grid("uniform", exact.noise_schedule, 10)
+    noisy = start(exact, grid[0]).to(dtype)
+    double = walk(sampler, exact, noisy.double(), grid)
     if dtype == torch.float64:
         assert all(step.noisy.dtype == dtype for step in double)
         return
     drawn = iter(
         [torch.randn(noisy.shape, dtype=torch.float64, generator=g) for g in [torch.Generator().manual_seed(0)] * 12]
     )
-    single = list(SAMPLERS[sampler[0]](exact, noisy, times, lambda shape: next(drawn).float(), **sampler[1]))
+    single = list(SAMPLERS[sampler[0]].walk(exact, noisy, grid, lambda shape: next(drawn).float(), **sampler[1]))
     for step, reference in zip(single, double, strict=True):
         assert step.noisy.dtype == dtype
         torch.testing.assert_close(step.noisy, reference.noisy.float(), rtol=1e-4, atol=1e-4)
@@ -294,31 +346,43 @@ def test_precision_is_that_of_the_images(sampler: tuple[str, Options], dtype: to
 def test_the_start_is_not_written_over(sampler: tuple[str, Options]) -> None:
     exact = pixel_gaussian(SCHEDULES["flow"], MEANS, DEVIATIONS)
     noisy = torch.ones(1, 1, 1, 4, dtype=torch.float64)
-    kept = [step.noisy for step in walk(sampler, exact, noisy, build_times("uniform", SCHEDULES["flow"], 4))]
-    again = [step.noisy for step in walk(sampler, exact, noisy, build_times("uniform", SCHEDULES["flow"], 4))]
+    kept = [step.noisy for step in walk(sampler, exact, noisy, build_grid("uniform", SCHEDULES["flow"], 4))]
+    again = [step.noisy for step in walk(sampler, exact, noisy, build_grid("uniform", SCHEDULES["flow"], 4))]
     assert (noisy == 1).all()
     assert all(one.equal(two) for one, two in zip(kept, again, strict=True))
     assert all(not one.equal(two) for one, two in pairwise(kept))
 
 
 def test_options_and_refusals() -> None:
-    assert sampler_options("ddim") == {"eta": 0.0}
-    assert sampler_options("unipc") == {"order": 2}
-    assert sampler_options("euler") == {}
+    assert SAMPLERS["ddim"].options == {"eta": 0.0}
+    assert SAMPLERS["unipc"].options == {"order": 2}
+    assert SAMPLERS["euler"].options == {}
     with pytest.raises(UserError, match=r"dimm.*choose from ddpm, ddim"):
-        sampler_options("dimm")
-    exact = pixel_gaussian(SCHEDULES["flow"], MEANS, DEVIATIONS)
-    noisy, times = torch.ones(1, 1, 1, 4), build_times("uniform", SCHEDULES["flow"], 2)
+        find_sampler("dimm")
     wrong: list[tuple[str, Options, str]] = [
-        ("ddpm", {"variance": "tilde"}, "unknown variance 'tilde'"),
-        ("ddim", {"eta": 1.5}, "eta 1.5"),
+        ("ddpm", {"variance": "tilde"}, "variance 'tilde': choose from posterior, beta"),
+        ("ddim", {"eta": 1.5}, "eta 1.5: must be at least 0 and at most 1"),
         ("dpmpp_2m", {"eta": -0.1}, "eta -0.1"),
-        ("sde", {"diffusion": -1.0}, "diffusion -1.0"),
-        ("unipc", {"order": 4}, "order 4 of unipc"),
+        ("sde", {"diffusion": -1.0}, "diffusion -1.0: must be at least 0"),
+        ("unipc", {"order": 4}, "order 4: must be at least 1 and at most 3"),
     ]
     for name, options, message in wrong:
         with pytest.raises(UserError, match=message):
-            next(SAMPLERS[name](exact, noisy, times, no_draw, **options))
+            SAMPLERS[name].check(options)
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=label)
+def test_the_row_says_whether_noise_is_added(sampler: tuple[str, Options]) -> None:
+    row, drawn = SAMPLERS[sampler[0]], []
+    exact = pixel_gaussian(SCHEDULES["flow"], MEANS, DEVIATIONS)
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        drawn.append(shape)
+        return torch.zeros(shape, dtype=torch.float64)
+
+    noisy = torch.ones(1, 1, 1, 4, dtype=torch.float64)
+    list(row.walk(exact, noisy, build_grid("uniform", SCHEDULES["flow"], 3), draw, **sampler[1]))
+    assert bool(drawn) == row.adds_noise({**row.options, **sampler[1]})
 
 
 # -- the whole product ----------------------------------------------------------------------------------------------
@@ -339,11 +403,11 @@ def test_every_prediction_gives_the_same_images(
     """Prediction x schedule x grid x sampler: the same images from the same truth, finite, and about the true mean."""
     schedule = build_noise_schedule(name, None if name == "flow" else length, zero)
     exact = correlated_gaussian(schedule, (1, 2, 2))
-    times = build_times(grid, schedule, min(steps, schedule.steps or steps))
-    middle = schedule.alpha(times[0]) * exact.mean
-    noisy = torch.cat([start(exact, times[0], 2), middle.expand(1, 1, 2, 2)])
-    reference = walk(sampler, exact, noisy, times)
-    assert len(reference) == len(times) - 1
+    levels = build_grid(grid, schedule, min(steps, schedule.steps or steps))
+    middle = levels[0].alpha * exact.mean
+    noisy = torch.cat([start(exact, levels[0], 2), middle.expand(1, 1, 2, 2)])
+    reference = walk(sampler, exact, noisy, levels)
+    assert len(reference) == len(levels) - 1
     assert all(step.noisy.isfinite().all() for step in reference)
     if sampler in DETERMINISTIC:
         torch.testing.assert_close(reference[-1].noisy[2:], exact.mean[None], rtol=1e-7, atol=1e-7)
@@ -351,5 +415,5 @@ def test_every_prediction_gives_the_same_images(
         if prediction == "eps" and schedule.alpha(torch.ones(())) < 1e-8:
             continue
         denoiser = through_network(exact, build_prediction(prediction, 0.6))
-        for found, expected in zip(walk(sampler, denoiser, noisy, times), reference, strict=True):
+        for found, expected in zip(walk(sampler, denoiser, noisy, levels), reference, strict=True):
             torch.testing.assert_close(found.noisy, expected.noisy, rtol=1e-6, atol=1e-6)

@@ -23,7 +23,8 @@ from models.diffusion.denoiser import NetworkDenoiser
 from models.diffusion.noise_schedules import Chain, build_noise_schedule
 from models.diffusion.predictions import build_prediction
 from models.diffusion.samplers import SAMPLERS
-from models.diffusion.times import build_times
+from models.diffusion.times import build_grid
+from tests.exact import betas_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -49,7 +50,7 @@ def chain(name: str, length: int) -> Chain:
 def settings(schedule: Chain, prediction: str, **more: Any) -> dict[str, Any]:
     return {
         "num_train_timesteps": schedule.steps,
-        "trained_betas": schedule.betas.numpy(),
+        "trained_betas": betas_of(schedule).numpy(),
         "prediction_type": NAMES[prediction],
         "timestep_spacing": "trailing",
         **more,
@@ -72,16 +73,16 @@ def compare(
 ) -> None:
     """step(output, timestep, noisy, fresh) is the scheduler's own update."""
     network = Wavy().double()
-    denoiser = NetworkDenoiser(network, schedule, build_prediction(prediction, 1.0))
-    times = build_times("uniform", schedule, steps)
+    denoiser = NetworkDenoiser(network, build_prediction(prediction, 1.0))
+    grid = build_grid("uniform", schedule, steps)
     scheduler.alphas_cumprod = schedule.table[1:] ** 2
     scheduler.set_timesteps(steps)
-    length = len(schedule.betas)
-    assert scheduler.timesteps.tolist() == (times[:-1] * length - 1).round().long().tolist()
+    length = schedule.steps
+    assert scheduler.timesteps.tolist() == (grid.levels.t[:-1] * length - 1).round().long().tolist()
 
     first, *fresh = noises(steps + 1)
     drawn = iter(fresh)
-    ours = SAMPLERS[sampler](denoiser, first, times, lambda shape: next(drawn), **options)
+    ours = SAMPLERS[sampler].walk(denoiser, first, grid, lambda shape: next(drawn), **options)
     theirs = first
     for index, (found, timestep) in enumerate(zip(ours, scheduler.timesteps, strict=True)):
         output = network(theirs, (timestep + 1) / length, None)
@@ -159,5 +160,5 @@ def test_unipc(name: str, length: int, steps: int, order: int, prediction: str) 
 
 def test_the_cosine_chain_is_diffusers() -> None:
     theirs = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
-    np.testing.assert_allclose(chain("cosine", 1000).betas.numpy(), theirs.betas.numpy(), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(betas_of(chain("cosine", 1000)).numpy(), theirs.betas.numpy(), rtol=1e-4, atol=1e-7)
     assert math.isclose(theirs.betas.max().item(), 0.999, rel_tol=1e-6)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion.denoiser import Estimate
-from models.diffusion.noise_schedules import build_noise_schedule
+from models.diffusion.noise_schedules import NoiseLevel, build_noise_schedule
 from models.errors import UserError
 from models.evaluation.bayes import WEIGHTINGS, Denoising, Likelihood, Posterior
 from models.evaluation.images import Images
@@ -46,7 +46,9 @@ def test_the_exact_likelihood_gives_the_true_posterior(schedule, prior: Tensor) 
     clean, _ = classes.draw(12)
     clean = 0.3 * clean  # nearer to one another, so that probabilities are not all 0 or 1
     true = classes.log_posterior(clean, prior)
-    found = Likelihood(steps=24, first=0.0, probes=0).classify(classes, images_of(clean), prior, batch_size=20)
+    found = Likelihood(steps=24, first=0.0, probes=0).classify(
+        classes, classes.schedule, images_of(clean), prior, batch_size=20
+    )
     assert 0.02 < float(true.exp().max(1).values.min()) < 0.98
     assert distance(found, true) < 0.01
     assert torch.equal(found.prediction, true.argmax(1))
@@ -60,7 +62,7 @@ def test_probes_and_noise_are_the_same_for_all_classes() -> None:
     classes.each = classes.each[:1] * 3
     clean, _ = classes.draw(5)
     for method in (Likelihood(steps=4), Denoising(draws=8)):
-        found = method.classify(classes, images_of(clean), EVEN, batch_size=4)
+        found = method.classify(classes, classes.schedule, images_of(clean), EVEN, batch_size=4)
         assert torch.allclose(found.log_posterior, EVEN.expand(5, 3))
 
 
@@ -73,7 +75,7 @@ def test_variational_errors_estimate_the_true_posterior() -> None:
     clean, _ = classes.draw(6)
     clean = 0.3 * clean
     method = Denoising(draws=8000, weighting="variational", low=0.01, high=0.99, patience=0)
-    found = method.classify(classes, images_of(clean), UNEVEN, batch_size=5000)
+    found = method.classify(classes, classes.schedule, images_of(clean), UNEVEN, batch_size=5000)
     assert distance(found, classes.log_posterior(clean, UNEVEN)) < 0.04
 
 
@@ -85,7 +87,7 @@ def test_the_noise_schedule_changes_nothing(weighting: str) -> None:
         classes = Classes(schedule, SHAPE, 3)
         clean, _ = classes.draw(6)
         method = Denoising(draws=10, weighting=weighting, patience=0)
-        found.append(method.classify(classes, images_of(clean), UNEVEN, batch_size=99).log_posterior)
+        found.append(method.classify(classes, classes.schedule, images_of(clean), UNEVEN, batch_size=99).log_posterior)
     assert torch.allclose(found[0], found[1]) and torch.allclose(found[0], found[2])
 
 
@@ -93,7 +95,9 @@ def test_every_weighting_recognises_classes_that_lie_apart() -> None:
     classes = Classes(FLOW, (1, 6, 6), 3)
     clean, labels = classes.draw(30)
     for weighting in WEIGHTINGS:
-        found = Denoising(draws=32, weighting=weighting).classify(classes, images_of(clean), EVEN, batch_size=64)
+        found = Denoising(draws=32, weighting=weighting).classify(
+            classes, classes.schedule, images_of(clean), EVEN, batch_size=64
+        )
         assert torch.equal(found.prediction, labels), weighting
         assert torch.equal(found.log_posterior.argmax(1), labels)
 
@@ -102,14 +106,17 @@ def test_every_weighting_recognises_classes_that_lie_apart() -> None:
 def test_neither_batch_size_nor_the_other_images_change_an_answer(method) -> None:
     classes = Classes(FLOW, SHAPE, 3)
     clean, _ = classes.draw(7)
-    whole = method.classify(classes, images_of(clean), EVEN, batch_size=1000)
+    whole = method.classify(classes, classes.schedule, images_of(clean), EVEN, batch_size=1000)
     for found, rows in (
-        (method.classify(classes, images_of(clean), EVEN, batch_size=2), slice(0, 7)),
-        (method.classify(classes, images_of(clean[3:5], first=3), EVEN, batch_size=2), slice(3, 5)),
+        (method.classify(classes, classes.schedule, images_of(clean), EVEN, batch_size=2), slice(0, 7)),
+        (
+            method.classify(classes, classes.schedule, images_of(clean[3:5], first=3), EVEN, batch_size=2),
+            slice(3, 5),
+        ),
     ):
         assert torch.allclose(found.log_posterior, whole.log_posterior[rows])
         assert torch.equal(found.evaluations, whole.evaluations[rows])
-    other = method.classify(classes, replace(images_of(clean), seed=1), EVEN, batch_size=1000)
+    other = method.classify(classes, classes.schedule, replace(images_of(clean), seed=1), EVEN, batch_size=1000)
     assert not torch.allclose(other.log_posterior, whole.log_posterior)
 
 
@@ -117,11 +124,13 @@ def test_hopeless_classes_are_dropped_early() -> None:
     classes = Classes(FLOW, (1, 6, 6), 5)
     clean, labels = classes.draw(40)
     prior = torch.full((5,), 0.2).log()
-    patient = Denoising(draws=64, patience=0).classify(classes, images_of(clean), prior, batch_size=256)
+    patient = Denoising(draws=64, patience=0).classify(
+        classes, classes.schedule, images_of(clean), prior, batch_size=256
+    )
     assert torch.all(patient.evaluations == 64)
     assert classes.images == 40 * 5 * 64
     classes.images = 0
-    early = Denoising(draws=64).classify(classes, images_of(clean), prior, batch_size=256)
+    early = Denoising(draws=64).classify(classes, classes.schedule, images_of(clean), prior, batch_size=256)
     assert torch.equal(early.prediction, patient.prediction) and torch.equal(early.prediction, labels)
     assert early.evaluations.max() <= 64
     assert early.evaluations.double().mean() < 16
@@ -133,7 +142,7 @@ def test_a_prior_decides_where_the_images_say_nothing() -> None:
     classes.each = classes.each[:1] * 3
     clean, _ = classes.draw(4)
     for method in (Denoising(draws=8, weighting="variational"), Likelihood(steps=2)):
-        found = method.classify(classes, images_of(clean), UNEVEN, batch_size=99)
+        found = method.classify(classes, classes.schedule, images_of(clean), UNEVEN, batch_size=99)
         assert torch.all(found.prediction == 0)
     assert torch.allclose(found.log_posterior, UNEVEN.expand(4, 3))
 
@@ -162,14 +171,14 @@ def test_every_second_noise_is_the_opposite_of_the_one_before(initial_noise: str
     shown: list[Tensor] = []
 
     class Watch:
-        noise_schedule = FLOW
-
-        def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
-            shown.append((noisy / t.reshape(-1, 1, 1, 1)).float())  # the images are black, so this is the noise
+        def __call__(self, noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
+            shown.append(
+                (noisy / level.sigma.reshape(-1, 1, 1, 1)).float()
+            )  # the images are black, so this is the noise
             return Estimate(noisy, noisy)
 
     images = Images(torch.zeros(2, *SHAPE), [0, 1], seed=0, initial_noise=initial_noise)
-    Denoising(draws=4, patience=0).classify(Watch(), images, EVEN, batch_size=6)
+    Denoising(draws=4, patience=0).classify(Watch(), FLOW, images, EVEN, batch_size=6)
     assert torch.allclose(shown[0], -shown[1], atol=1e-6) and torch.allclose(shown[2], -shown[3], atol=1e-6)
     assert not torch.allclose(shown[0].abs(), shown[2].abs(), atol=1e-3) or initial_noise == "bernoulli"
     if initial_noise == "bernoulli":
@@ -212,13 +221,11 @@ def test_the_exact_trace_is_for_few_dimensions() -> None:
 
 
 class _Broken:
-    noise_schedule = FLOW
-
-    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
+    def __call__(self, noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
         return Estimate(noisy, noisy * math.nan)
 
 
 @pytest.mark.parametrize("method", [Denoising(draws=4), Denoising(draws=9, patience=0), Likelihood(steps=2)])
 def test_numbers_that_are_not_finite_are_no_answer(method) -> None:
     with pytest.raises(UserError, match="not finite"):
-        method.classify(_Broken(), images_of(torch.zeros(2, *SHAPE)), EVEN, batch_size=8)
+        method.classify(_Broken(), FLOW, images_of(torch.zeros(2, *SHAPE)), EVEN, batch_size=8)

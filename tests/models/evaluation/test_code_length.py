@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.diffusion.denoiser import Clipped, Estimate, levels
-from models.diffusion.noise_schedules import Chain, build_noise_schedule
+from models.diffusion.denoiser import Estimate, clipped
+from models.diffusion.noise_schedules import Chain, NoiseLevel, build_noise_schedule
 from models.diffusion.samplers import ddpm
 from models.errors import UserError
 from models.evaluation.code_length import (
@@ -113,8 +113,8 @@ class FewLevels:
         self.noise_schedule = noise_schedule
         self.clean = Pixels.scale(self.NUMBERS).double()
 
-    def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Estimate:
-        alpha, sigma = levels(self.noise_schedule, t, noisy.double())
+    def __call__(self, noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
+        alpha, sigma = level.coefficients(noisy.double())
         distance = (noisy.double()[..., None] - alpha[..., None] * self.clean) / sigma[..., None]
         clean = (self.PROBABILITIES.log() - distance**2 / 2).softmax(-1) @ self.clean
         return Estimate(clean.to(noisy), ((noisy - alpha * clean) / sigma).to(noisy))
@@ -133,7 +133,7 @@ def test_the_bound_approaches_the_entropy_from_above() -> None:
     for steps in (20, 200, 2000, 20000):
         exact = FewLevels(chain(steps, "linear"))
         images, nats = exact.draw(50, 30)
-        parts = VariationalBound(200).nats(exact, images, None, LEVELS)
+        parts = VariationalBound(200).nats(exact, exact.noise_schedule, images, None, LEVELS)
         assert set(parts) == {"prior", "steps", "decoder"} and all(x.dtype == torch.float64 for x in parts.values())
         gaps.append((total(parts) - nats).mean().item() / 30)
     assert gaps == sorted(gaps, reverse=True) and gaps[0] > 1
@@ -145,7 +145,7 @@ def test_the_bound_of_a_gaussian_is_above_its_entropy_by_what_it_should(steps: i
     schedule = chain(steps)
     exact = pixel_gaussian(schedule, MEAN, DEVIATION)
     images = grey_images(exact, 2000)
-    parts = VariationalBound(0).nats(exact, images, None, LEVELS)
+    parts = VariationalBound(0).nats(exact, exact.noise_schedule, images, None, LEVELS)
     assert (total(parts) - true_nats(images)).mean() > 1
     bars, variances = schedule.table[1:, None] ** 2, exact.variances
     unknown = variances * (1 - bars) / (bars * variances + 1 - bars)  # of the clean image, given the noisy one
@@ -160,7 +160,7 @@ def test_every_term_is_the_divergence_of_two_gaussians() -> None:
     schedule = chain(2, "linear")
     exact = pixel_gaussian(schedule, MEAN, DEVIATION)
     images = grey_images(exact, 5)
-    parts = VariationalBound(0).nats(exact, images, None, LEVELS)
+    parts = VariationalBound(0).nats(exact, exact.noise_schedule, images, None, LEVELS)
     bars, (_, beta) = schedule.table[1:] ** 2, schedule.betas
     clean, end = images.clean.double(), torch.ones((), dtype=torch.float64)
     noisy = bars[1].sqrt() * clean + (1 - bars[1]).sqrt() * next(islice(images.noises(), 1, None))
@@ -183,7 +183,7 @@ def test_groups_cut_every_step_once() -> None:
 def test_a_part_of_the_steps_has_the_mean_of_all() -> None:
     exact = pixel_gaussian(chain(100), MEAN, DEVIATION)
     images = grey_images(exact, 1000)
-    whole, some = (VariationalBound(steps).nats(exact, images, None, LEVELS) for steps in (0, 12))
+    whole, some = (VariationalBound(steps).nats(exact, exact.noise_schedule, images, None, LEVELS) for steps in (0, 12))
     assert torch.equal(some["prior"], whole["prior"]) and torch.equal(some["decoder"], whole["decoder"])
     difference = some["steps"] - whole["steps"]
     assert abs(difference.mean()) < 3 * difference.std() / math.sqrt(1000) < 0.03 * whole["steps"].mean()
@@ -191,23 +191,24 @@ def test_a_part_of_the_steps_has_the_mean_of_all() -> None:
     assert VariationalBound(0).evaluations(exact.noise_schedule) == 100
     assert VariationalBound(101).evaluations(exact.noise_schedule) == 100
     exact.calls = 0
-    VariationalBound(12).nats(exact, images, None, LEVELS)
+    VariationalBound(12).nats(exact, exact.noise_schedule, images, None, LEVELS)
     assert exact.calls == 12
 
 
 def test_clipping_only_shortens_the_code() -> None:
     exact = pixel_gaussian(chain(50), (0.0, 0.0), (1.0, 1.0))
     images = grey_images(exact, 200)  # wider than the levels, so that estimates lie beyond
-    plain, clipped = (
-        VariationalBound(0).nats(each, images, None, LEVELS) for each in (exact, Clipped(exact, -1.0, 1.0))
+    plain, cut = (
+        VariationalBound(0).nats(denoiser, exact.noise_schedule, images, None, LEVELS)
+        for denoiser in (exact, clipped(exact, -1.0, 1.0))
     )
-    assert torch.all(clipped["steps"] <= plain["steps"] + 1e-6) and clipped["steps"].sum() < plain["steps"].sum()
+    assert torch.all(cut["steps"] <= plain["steps"] + 1e-6) and cut["steps"].sum() < plain["steps"].sum()
 
 
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])
 def test_both_ends_of_a_long_chain_are_finite(zero_terminal_snr: bool) -> None:
     exact = pixel_gaussian(build_noise_schedule("linear", 1000, zero_terminal_snr), MEAN, DEVIATION)
-    parts = VariationalBound(0).nats(exact, grey_images(exact, 3), None, LEVELS)
+    parts = VariationalBound(0).nats(exact, exact.noise_schedule, grey_images(exact, 3), None, LEVELS)
     assert total(parts).isfinite().all()
     assert (parts["prior"] == 0).all() if zero_terminal_snr else (parts["prior"] > 0).all()
 
@@ -221,7 +222,7 @@ def test_the_density_of_spread_images_is_the_closed_form(name: str, first: float
     schedule = build_noise_schedule(name)
     exact = pixel_gaussian(schedule, MEAN, DEVIATION)
     images = grey_images(exact, 400)
-    found = total(SpreadDensity(60, first, probes=0).nats(exact, images, None, LEVELS))
+    found = total(SpreadDensity(60, first, probes=0).nats(exact, exact.noise_schedule, images, None, LEVELS))
     spread = images.clean.double() + 2 / 255 * (images.uniforms("levels", 1, 1, 3) - 0.5)
     mean, deviation = (torch.tensor(each, dtype=torch.float64) for each in (MEAN, DEVIATION))
     # The model's images hold a little noise beside the data's own deviation.
@@ -244,13 +245,13 @@ def test_images_are_spread_over_their_own_levels() -> None:
     seen: list[Tensor] = []
 
     class Watched(ExactGaussian):
-        def __call__(self, noisy: Tensor, t: Tensor, label: Tensor | None = None):
+        def __call__(self, noisy: Tensor, level: NoiseLevel, label: Tensor | None = None):
             seen.append(noisy.detach())
-            return super().__call__(noisy, t, label)
+            return super().__call__(noisy, level, label)
 
     schedule = build_noise_schedule("flow")
     exact = Watched(schedule, torch.zeros(1, 16, 16), torch.eye(256))
-    SpreadDensity(1, 0.0, 1).nats(exact, images, None, LEVELS)
+    SpreadDensity(1, 0.0, 1).nats(exact, exact.noise_schedule, images, None, LEVELS)
     offset = (seen[0] - images.clean) * 255 / 2
     assert offset.abs().max() <= 0.5 + 1e-4 and offset.std().item() == pytest.approx(math.sqrt(1 / 12), rel=0.05)
     assert torch.equal(Pixels((1, 16, 16), 1.0).decode(seen[0]).flatten(), EVERY.repeat(4).to(torch.uint8))
@@ -264,13 +265,13 @@ def test_an_image_is_coded_alike_in_any_company(method: VariationalBound | Sprea
     classes = Classes(chain(30), (1, 2, 3), 3)
     clean, labels = classes.draw(8)
     images = Images(clean.float(), range(20, 28), seed=2)
-    whole = method.nats(classes, images, labels, LEVELS)
+    whole = method.nats(classes, classes.schedule, images, labels, LEVELS)
     rows = torch.tensor([6, 1])
-    for name, each in method.nats(classes, images[rows], labels[rows], LEVELS).items():
+    for name, each in method.nats(classes, classes.schedule, images[rows], labels[rows], LEVELS).items():
         assert torch.allclose(each, whole[name][rows], rtol=1e-4)
-    other = method.nats(classes, Images(clean.float(), range(20, 28), seed=3), labels, LEVELS)
+    other = method.nats(classes, classes.schedule, Images(clean.float(), range(20, 28), seed=3), labels, LEVELS)
     assert not torch.allclose(total(other), total(whole))
-    mistaken = method.nats(classes, images, (labels + 1) % 3, LEVELS)
+    mistaken = method.nats(classes, classes.schedule, images, (labels + 1) % 3, LEVELS)
     assert total(mistaken).mean() > total(whole).mean()
 
 
@@ -278,7 +279,7 @@ def test_an_image_is_coded_alike_in_any_company(method: VariationalBound | Sprea
     ("steps", "schedule", "noise", "words"),
     [
         (0, build_noise_schedule("flow"), "gaussian", "continuous"),
-        (0, build_noise_schedule("linear", 1), "gaussian", "2 steps or more"),
+        (0, build_noise_schedule("linear", 1), "gaussian", "at least 2 steps"),
         (0, chain(9), "uniform", "uniform noise"),
         (1, chain(9), "gaussian", "--vlb_steps 1"),
         (-2, chain(9), "gaussian", "--vlb_steps -2"),

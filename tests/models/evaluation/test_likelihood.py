@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from models.diffusion.flow_time import flow_time, last_flow_time, t_of
 from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
-from models.evaluation.likelihood import exact_probes, log_density, random_probes, rising_grid
+from models.evaluation.likelihood import density_grid, exact_probes, log_density, random_probes
 from tests.exact import correlated_gaussian, pixel_gaussian
 from tests.models.evaluation.densities import Mixture, log_density_of, noisy_log_density_of
 
@@ -27,36 +26,37 @@ SCHEDULES = {
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_flow_time_and_back(schedule: NoiseSchedule) -> None:
     t = torch.linspace(0, 1, 41, dtype=torch.float64)
-    times = flow_time(schedule, t)
+    times = schedule.level(t).flow_time
     assert times[0] == 0 and times[-1] == pytest.approx(1, abs=1e-8) and (times.diff() > 0).all()
-    assert torch.allclose(t_of(schedule, times), t, atol=1e-6)
+    assert torch.allclose(schedule.level_at(times).t, t, atol=1e-6)
 
 
-def test_a_grid_rises_to_where_the_schedule_ends() -> None:
+def test_the_grid_begins_where_the_schedule_ends() -> None:
     short = build_noise_schedule("linear", 1000)
-    grid = rising_grid(short, 7, first=0.02)
-    assert len(grid) == 8 and (grid.diff() > 0).all()
-    assert grid[0] == 0.02 and grid[-1] == pytest.approx(last_flow_time(short)) and grid[-1] < 1
+    flow_time = density_grid(short, 7, first=0.02).levels.flow_time
+    assert len(flow_time) == 8 and (flow_time.diff() < 0).all()
+    assert flow_time[-1] == pytest.approx(0.02)
+    assert flow_time[0] == pytest.approx(short.last_flow_time()) and flow_time[0] < 1
 
 
 @pytest.mark.parametrize("first", [0.0, 0.05])
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_gaussian_densities_by_the_exact_trace(schedule: NoiseSchedule, first: float) -> None:
     exact = correlated_gaussian(schedule, SHAPE)
-    grid = rising_grid(schedule, 60, first)
-    t = t_of(schedule, grid[0])
-    noisy = exact.draw_noisy(t, 8, torch.Generator().manual_seed(1))
+    grid = density_grid(schedule, 60, first)
+    noisy = exact.draw_noisy(grid[-1], 8, torch.Generator().manual_seed(1))
     found = log_density(exact, noisy, None, grid, EXACT)
     assert found.dtype == torch.float64
-    assert torch.allclose(found, noisy_log_density_of(exact, noisy, t), rtol=1e-3, atol=2e-3)
+    assert torch.allclose(found, noisy_log_density_of(exact, noisy, grid[-1]), rtol=1e-3, atol=2e-3)
 
 
 def test_halving_the_steps_quarters_the_error() -> None:
     exact = correlated_gaussian(FLOW, SHAPE)
-    clean = exact.draw_noisy(torch.zeros(()), 4, torch.Generator().manual_seed(1))
+    clean = exact.draw_noisy(exact.noise_schedule.level(torch.zeros(())), 4, torch.Generator().manual_seed(1))
     true = log_density_of(exact, clean)
     errors = [
-        (log_density(exact, clean, None, rising_grid(FLOW, steps, 0.0), EXACT) - true).abs().max() for steps in (40, 80)
+        (log_density(exact, clean, None, density_grid(FLOW, steps, 0.0), EXACT) - true).abs().max()
+        for steps in (40, 80)
     ]
     assert float(errors[0] / errors[1]) == pytest.approx(4, rel=0.15)
 
@@ -64,15 +64,17 @@ def test_halving_the_steps_quarters_the_error() -> None:
 def test_a_chain_that_keeps_a_trace_of_signal_is_off_by_that_trace() -> None:
     schedule = build_noise_schedule("linear", 1000)
     exact = correlated_gaussian(schedule, SHAPE)
-    clean = exact.draw_noisy(torch.zeros(()), 8, torch.Generator().manual_seed(1))
-    found = log_density(exact, clean, None, rising_grid(schedule, 60, 0.0), EXACT)
+    clean = exact.draw_noisy(exact.noise_schedule.level(torch.zeros(())), 8, torch.Generator().manual_seed(1))
+    found = log_density(exact, clean, None, density_grid(schedule, 60, 0.0), EXACT)
     assert torch.allclose(found, log_density_of(exact, clean), atol=0.05)
 
 
 def test_random_probes_are_unbiased() -> None:
     exact = correlated_gaussian(FLOW, SHAPE)
-    clean = exact.draw_noisy(torch.zeros(()), 1, torch.Generator().manual_seed(1)).expand(400, *SHAPE)
-    grid = rising_grid(FLOW, 20, 0.0)
+    clean = exact.draw_noisy(exact.noise_schedule.level(torch.zeros(())), 1, torch.Generator().manual_seed(1)).expand(
+        400, *SHAPE
+    )
+    grid = density_grid(FLOW, 20, 0.0)
     (true,) = log_density(exact, clean[:1], None, grid, EXACT)
     found = log_density(exact, clean, None, grid, random_probes(0, range(400), SHAPE, 1, CPU))
     four = log_density(exact, clean, None, grid, random_probes(0, range(400), SHAPE, 4, CPU))
@@ -94,7 +96,7 @@ def test_a_mixture_integrates_to_one() -> None:
     mixture = Mixture(parts)
     axis = torch.linspace(-3, 3, 41, dtype=torch.float64)
     places = torch.cartesian_prod(axis, axis).reshape(-1, 1, 1, 2)
-    found = log_density(mixture, places, None, rising_grid(FLOW, 50, 1e-6), exact_probes((1, 1, 2), CPU))
+    found = log_density(mixture, places, None, density_grid(FLOW, 50, 1e-6), exact_probes((1, 1, 2), CPU))
     assert float(found.exp().sum() * (axis[1] - axis[0]) ** 2) == pytest.approx(1, abs=3e-3)
     likely = mixture.log_density(places) > -6
     assert torch.allclose(found[likely], mixture.log_density(places)[likely], atol=0.02)

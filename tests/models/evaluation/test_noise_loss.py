@@ -38,7 +38,7 @@ def true_losses(exact: ExactGaussian, t: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_the_loss_of_an_exact_denoiser_by_t(schedule: NoiseSchedule) -> None:
     exact = correlated_gaussian(schedule, SHAPE)
-    t, losses = noise_losses(exact, images_of(exact, 4000), None)
+    t, losses = noise_losses(exact, exact.noise_schedule, images_of(exact, 4000), None)
     assert torch.equal(bin_of(t), torch.arange(10).expand(4000, 10).sort(descending=schedule.steps is None).values)
     excess = by_bin(t, losses) - by_bin(t, true_losses(exact, t.flatten()).view_as(t))
     assert all(low - 0.003 < 0 < high + 0.003 for low, high in map(mean_interval, excess.T))
@@ -49,9 +49,9 @@ def test_the_loss_of_an_exact_denoiser_by_t(schedule: NoiseSchedule) -> None:
 def test_it_is_the_noise_whatever_the_prediction() -> None:
     exact = correlated_gaussian(build_noise_schedule("cosine", 1000), SHAPE)
     images = images_of(exact, 50)
-    _, true = noise_losses(exact, images, None)
+    _, true = noise_losses(exact, exact.noise_schedule, images, None)
     for name in PREDICTIONS:
-        _, found = noise_losses(through_network(exact, build_prediction(name, 0.7)), images, None)
+        _, found = noise_losses(through_network(exact, build_prediction(name, 0.7)), exact.noise_schedule, images, None)
         assert torch.allclose(found, true, rtol=1e-5), name
 
 
@@ -59,19 +59,19 @@ def test_times_noise_and_labels_belong_to_the_image() -> None:
     classes = Classes(SCHEDULES["flow"], SHAPE, 3)
     clean, labels = classes.draw(12)
     images = Images(clean, range(40, 52), seed=3)
-    t, losses = noise_losses(classes, images, labels)
+    t, losses = noise_losses(classes, classes.schedule, images, labels)
     rows = torch.tensor([7, 2])
-    again_t, again = noise_losses(classes, images[rows], labels[rows])
+    again_t, again = noise_losses(classes, classes.schedule, images[rows], labels[rows])
     assert torch.equal(again_t, t[rows]) and torch.allclose(again, losses[rows], rtol=1e-9)
-    other_t, _ = noise_losses(classes, Images(clean, range(40, 52), seed=4), labels)
+    other_t, _ = noise_losses(classes, classes.schedule, Images(clean, range(40, 52), seed=4), labels)
     assert not torch.equal(other_t, t)
-    _, mistaken = noise_losses(classes, images, (labels + 1) % 3)
+    _, mistaken = noise_losses(classes, classes.schedule, images, (labels + 1) % 3)
     assert mistaken.mean() > 1.5 * losses.mean()
 
 
 def test_the_times_of_a_short_chain_are_its_own() -> None:
     exact = correlated_gaussian(build_noise_schedule("linear", 3), SHAPE)
-    t, losses = noise_losses(exact, images_of(exact, 20), None)
+    t, losses = noise_losses(exact, exact.noise_schedule, images_of(exact, 20), None)
     assert set(t.unique().tolist()) == {1 / 3, 2 / 3, 1.0}
     bins = by_bin(t, losses)
     assert bins.isnan().all(0).tolist() == [k not in (3, 6, 9) for k in range(10)]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from models import spaces
 from models.autoencoders.autoencoder import Autoencoder
-from models.diffusion.denoiser import Clipped, NetworkDenoiser
+from models.diffusion.denoiser import NetworkDenoiser, clipped
 from models.diffusion.noise_schedules import build_noise_schedule
 from models.diffusion.predictions import build_prediction
 from models.diffusion.samplers import SAMPLERS
-from models.diffusion.times import build_times
+from models.diffusion.times import build_grid
 from models.errors import UserError
 from models.model import locate_autoencoder
 from models.randomness import StepRandomness
@@ -107,7 +107,7 @@ class Off(nn.Module):
         self.exact = exact
 
     def forward(self, scaled: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        return 1.01 * self.exact(scaled, t).noise
+        return 1.01 * self.exact(scaled, self.exact.noise_schedule.level(t)).noise
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "heun", "dpmpp_2m", "unipc"])
@@ -115,12 +115,12 @@ def test_bounds_keep_the_error_of_a_network_from_growing(sampler: str) -> None:
     """At the end of a cosine chain an error in the noise is 20,000 times as large in the clean estimate."""
     schedule = build_noise_schedule("cosine", 1000)
     exact = pixel_gaussian(schedule, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
-    denoiser = NetworkDenoiser(Off(exact), schedule, build_prediction("eps", 1.0))
+    denoiser = NetworkDenoiser(Off(exact), build_prediction("eps", 1.0))
     noisy = torch.randn(2000, 1, 1, 3, generator=torch.Generator().manual_seed(0))
-    times = build_times("uniform", schedule, 50)
-    *_, last = SAMPLERS[sampler](Clipped(denoiser, -5.0, 5.0), noisy, times, nothing_drawn)
+    grid = build_grid("uniform", schedule, 50)
+    *_, last = SAMPLERS[sampler].walk(clipped(denoiser, -5.0, 5.0), noisy, grid, nothing_drawn)
     assert last.noisy.std() == pytest.approx(1, abs=0.25)
-    *_, last = SAMPLERS[sampler](denoiser, noisy, times, nothing_drawn)
+    *_, last = SAMPLERS[sampler].walk(denoiser, noisy, grid, nothing_drawn)
     assert last.noisy.std() > 1.7
 
 
@@ -135,9 +135,9 @@ def test_eps_on_a_cosine_chain_holds_in_float32_without_clipping(sampler: str, s
     schedule = build_noise_schedule("cosine", 1000)
     exact = pixel_gaussian(schedule, [0.3, -1.0, 0.0], [1.0, 0.5, 1.5])
     noisy = torch.randn(64, 1, 1, 3, generator=torch.Generator().manual_seed(0))
-    times = build_times("uniform", schedule, steps)
-    *_, last = SAMPLERS[sampler](through_network(exact, build_prediction("eps", 1.0)), noisy, times, nothing_drawn)
+    grid = build_grid("uniform", schedule, steps)
+    *_, last = SAMPLERS[sampler].walk(through_network(exact, build_prediction("eps", 1.0)), noisy, grid, nothing_drawn)
     assert last.noisy.isfinite().all() and last.noisy.abs().max() < 8
     if sampler != "ddpm":
-        truth = exact.flow_map(noisy.double(), times[0], times[-1])
+        truth = exact.flow_map(noisy.double(), grid[0], grid[-1])
         assert (last.noisy - truth).abs().max() < (0.3 if steps == 50 else 0.02)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import TimeDensity, bin_of
-from models.generation import Sampling, sheet_labels
+from models.generation import Sampling, labels_in_turn
 from models.model import DenoiserSpec
 from models.spaces.pixels import Pixels
 from models.training.denoising_objective import DenoisingObjective
@@ -31,7 +31,7 @@ def objective() -> DenoisingObjective:
 
 
 def test_times_do_not_follow_the_order_of_the_images(objective: DenoisingObjective) -> None:
-    _, t = objective._losses(Zero(), objective.test_images, objective.test_labels)
+    _, t, _ = objective._losses(Zero(), objective.test_images, objective.test_labels)
     order = torch.arange(200).double()
     assert abs(torch.corrcoef(torch.stack([order, t]))[0, 1]) < 0.25
     assert torch.equal(torch.bincount(bin_of(t), minlength=10), torch.full((10,), 20))
@@ -47,4 +47,4 @@ def test_the_grid_is_frozen_and_its_loss_is_the_formula(objective: DenoisingObje
 
 
 def test_labels_of_a_sheet_go_round() -> None:
-    assert sheet_labels(5, 3) == [0, 1, 2, 0, 1] and sheet_labels(5, 0) is None
+    assert labels_in_turn(5, 3) == [0, 1, 2, 0, 1] and labels_in_turn(5, 0) is None

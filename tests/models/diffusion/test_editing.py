@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from models.diffusion.inpainting import Known, add_noise_from, inpaint, known_places
+from models.diffusion.editing import add_noise_from, inpaint, known_in_space, with_known
 from models.diffusion.noise_schedules import build_noise_schedule
 from models.diffusion.samplers import SAMPLERS
-from models.diffusion.times import build_times
+from models.diffusion.times import build_grid
 from tests.exact import ExactGaussian
 
 SCHEDULE = build_noise_schedule("flow", None)
@@ -30,13 +30,13 @@ def fill(sampler: str, steps: int, resample: int, count: int, correlation: float
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     clean = torch.tensor([1.0, 0.0], dtype=torch.float64).view(1, 1, 1, 2).expand(count, -1, -1, -1)
-    ready = Known(pair(correlation), clean, torch.tensor([[True, False]]))
-    times = build_times("uniform", SCHEDULE, steps)
+    filling = with_known(pair(correlation), clean, torch.tensor([[True, False]]))
+    grid = build_grid("uniform", SCHEDULE, steps)
 
     def walk(noisy, stretch):
-        return SAMPLERS[sampler](ready, noisy, stretch, draw)
+        return SAMPLERS[sampler].walk(filling, noisy, stretch, draw)
 
-    *_, last = inpaint(walk, SCHEDULE, draw((count, 1, 1, 2)), times, draw, resample, jump=4)
+    *_, last = inpaint(walk, draw((count, 1, 1, 2)), grid, draw, resample, jump=4)
     return last.noisy.flatten(1)
 
 
@@ -55,15 +55,14 @@ def test_resampling_brings_the_rest_into_harmony() -> None:
 
 
 def test_a_walk_has_its_steps() -> None:
-    times = build_times("uniform", SCHEDULE, 10)
-    ready = Known(pair(0.0), torch.zeros(1, 1, 1, 2), torch.tensor([[True, False]]))
+    grid = build_grid("uniform", SCHEDULE, 10)
+    filling = with_known(pair(0.0), torch.zeros(1, 1, 1, 2), torch.tensor([[True, False]]))
     reached = [
-        round(step.t.item(), 6)
+        round(step.level.t.item(), 6)
         for step in inpaint(
-            lambda noisy, stretch: SAMPLERS["ddim"](ready, noisy, stretch, torch.zeros),
-            SCHEDULE,
+            lambda noisy, stretch: SAMPLERS["ddim"].walk(filling, noisy, stretch, torch.zeros),
             torch.zeros(1, 1, 1, 2),
-            times,
+            grid,
             torch.zeros,
             resample=2,
             jump=4,
@@ -74,11 +73,11 @@ def test_a_walk_has_its_steps() -> None:
 
 def test_noise_put_back_on_has_the_right_variance() -> None:
     """From Gaussian data at 0.3 to 0.8: mean and variance of the forward process."""
-    here, there = torch.tensor(0.3), torch.tensor(0.8)
+    here, there = SCHEDULE.level(torch.tensor([0.3, 0.8]))[0], SCHEDULE.level(torch.tensor([0.3, 0.8]))[1]
     generator = torch.Generator().manual_seed(0)
     noisy = 0.7 * 2 + 0.3 * torch.randn(100_000, 1, 1, 1, dtype=torch.float64, generator=generator)
     later = add_noise_from(
-        SCHEDULE, noisy, here, there, lambda shape: torch.randn(*shape, dtype=torch.float64, generator=generator)
+        noisy, here, there, lambda shape: torch.randn(*shape, dtype=torch.float64, generator=generator)
     )
     assert math.isclose(later.mean().item(), 0.2 * 2, abs_tol=0.01)
     assert math.isclose(later.std().item(), 0.8, abs_tol=0.01)
@@ -87,5 +86,5 @@ def test_noise_put_back_on_has_the_right_variance() -> None:
 def test_known_places_of_a_smaller_space() -> None:
     known = torch.ones(4, 6, dtype=torch.bool)
     known[0, 2] = False
-    assert known_places(known, (3, 4, 6)).tolist() == [known.tolist()]
-    assert known_places(known, (3, 2, 3)).tolist() == [[[True, False, True], [True, True, True]]]
+    assert known_in_space(known, (3, 4, 6)).tolist() == [known.tolist()]
+    assert known_in_space(known, (3, 2, 3)).tolist() == [[[True, False, True], [True, True, True]]]

@@ -1,0 +1,91 @@
+"""Editing of given images: inpainting around a known part, and inversion from an image back to its noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.diffusion.denoiser import Denoiser, Estimate, estimate_from_clean
+from models.diffusion.noise_schedules import NoiseLevel
+from models.diffusion.samplers import Step
+from models.diffusion.times import Grid
+from models.randomness import Draw
+
+
+def with_known(denoiser: Denoiser, clean: Tensor, known: Tensor) -> Denoiser:
+    """Replace the clean estimate by `clean` (N, C, H, W) where `known` (bool, broadcast to it) is True; t > 0.
+
+    Every sampler then carries the known part exactly from noise to the image.
+    """
+
+    def fill(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
+        return estimate_from_clean(noisy, level, torch.where(known, clean, denoiser(noisy, level, label).clean))
+
+    return fill
+
+
+def known_in_space(known: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Turn a bool mask (H, W) of an image into one (1, h, w) of its encoded form.
+
+    A place of the encoded form is known if all the pixels behind it are.
+    """
+    hidden = F.adaptive_max_pool2d((~known)[None].float(), shape[1:])
+    return hidden == 0
+
+
+def add_noise_from(noisy: Tensor, here: NoiseLevel, there: NoiseLevel, draw: Draw) -> Tensor:
+    """Draw the images at the noisier level `there`, given those at `here`: q(x_there | x_here), alpha(here) > 0."""
+    share = (there.alpha / here.alpha).item()
+    fresh = math.sqrt(max(there.sigma.item() ** 2 - (share * here.sigma.item()) ** 2, 0.0))
+    return share * noisy + fresh * draw(noisy.shape)
+
+
+def inpaint(
+    walk: Callable[[Tensor, Grid], Iterator[Step]],
+    noisy: Tensor,
+    grid: Grid,
+    draw: Draw,
+    resample: int = 1,
+    jump: int = 10,
+) -> Iterator[Step]:
+    """RePaint (Lugmayr et al. 2022, algorithm 1 and section 4.2): `jump` steps down, back up, down again.
+
+    walk(noisy, grid): a sampler of a denoiser `with_known`. Every stretch of `jump` steps is walked `resample` times,
+    and its noise is added again before each repetition, which brings known and unknown parts into harmony.
+    resample = 1 walks straight down. Yields S * resample steps.
+    """
+    for first in range(0, len(grid) - 1, jump):
+        stretch = grid[first : first + jump + 1]
+        for attempt in range(resample):
+            if attempt > 0:
+                noisy = add_noise_from(noisy, stretch[-1], stretch[0], draw)
+            for step in walk(noisy, stretch):
+                noisy = step.noisy
+                yield step
+
+
+def invert(denoiser: Denoiser, clean: Tensor, grid: Grid, refinements: int = 4) -> Iterator[Step]:
+    """Walk `ddim` with eta = 0 (Song et al. 2021 eq. 12) backwards, from grid[-1] to the noise at grid[0].
+
+    clean: (N, C, H, W) at grid[-1]. Yields S steps. A step backwards needs the estimate at its noisier end, which is
+    not known yet, so a fixed point is sought: start at the same place in flow coordinates (see `samplers.py`), take
+    the step of `ddim` from there, and add what it misses `clean` by. One such correction is the usual inversion of
+    first order; `refinements` more follow, one evaluation each. The denoiser is never called at grid[-1], where the
+    noise of some predictions is undefined.
+    """
+    noisy = clean
+    for index in range(len(grid) - 1, 0, -1):
+        there, here = grid[index], grid[index - 1]
+        alpha, sigma = there.alpha.item(), there.sigma.item()
+        growth = here.flow_scale.item() / (alpha + sigma)
+        goal, noisy = noisy, growth * noisy
+        estimate = denoiser(noisy, here)
+        for _ in range(refinements):
+            noisy = noisy + growth * (goal - alpha * estimate.clean - sigma * estimate.noise)
+            estimate = denoiser(noisy, here)
+        noisy = noisy + growth * (goal - alpha * estimate.clean - sigma * estimate.noise)
+        yield Step(noisy, estimate, here)
