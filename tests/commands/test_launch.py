@@ -193,7 +193,7 @@ def test_a_launcher_that_cannot_start_is_named(repository: FakeRepository) -> No
     done = repository.run("scripts/sh/launch.sh", "fake", SCREENDIR="/dev/null", LAUNCH_WITH="screen")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "error: screen could not start a session; LAUNCH_WITH=nohup may" in done.stderr
+    assert "error: screen could not start a session: try LAUNCH_WITH=nohup" in done.stderr
 
 
 def test_help_comes_at_once_and_not_in_a_session(repository: FakeRepository) -> None:
