@@ -121,9 +121,14 @@ no_session() {
 }
 
 report_end() {
-    local code
+    local code id tick
     code=$(get "$record" exit)
-    if [[ $with == screen ]]; then sleep 1.2; else sleep 0.2; fi # screen writes its log once a second
+    id=$(get "$record" id)
+    # The last lines reach the log after the end of the task: screen writes them when it exits, tmux through tee.
+    for ((tick = 0; tick < 50; tick++)); do
+        if [[ -s $log ]] && ! kill -0 "${id%%.*}" 2>/dev/null; then break; fi
+        sleep 0.1
+    done
     if ((code == 0)); then
         say "$task has finished; the last lines of ${log#"$root"/}:"
     else
@@ -184,7 +189,7 @@ await_task
 if task_lives "$record"; then
     report_start
 else
-    sleep 0.2 # inside.sh writes the exit code right after the task has ended
+    await_exit "$record"
     [[ -e $record/exit ]] || no_session
     report_end
 fi

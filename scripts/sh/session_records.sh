@@ -71,6 +71,15 @@ has_ended() { # RECORD
     [[ -e $1/pid && $(get "$1" host) == "$(uname -n)" ]] && ! task_lives "$1"
 }
 
+# Waits for the exit code. inside.sh writes it after the task has ended, and never if it was killed itself.
+await_exit() { # RECORD
+    local tick
+    for ((tick = 0; tick < 50; tick++)); do
+        [[ ! -e $1/exit ]] || return 0
+        sleep 0.1
+    done
+}
+
 how_to_attach() { # RECORD ID
     case $(get "$1" with) in
         screen) printf 'screen -x %s\n' "$2" ;;

@@ -93,7 +93,7 @@ stop() { # NAME
     echo "stopping $1; it saves a checkpoint first" >&2
     for ((tick = 0; tick < ${STOP_WAIT:-120} * 5; tick++)); do
         if ! task_lives "$record"; then
-            sleep 0.3
+            await_exit "$record"
             echo "$1 has ended with exit code $(get "$record" exit)" >&2
             return
         fi

@@ -40,6 +40,7 @@ from pathlib import Path
 
 def main():
     words = os.environ.get("FAKE", "dump").split()
+    print("started", file=sys.stderr)
     Path(os.environ["FAKE_OUT"]).write_text(json.dumps(sys.argv[1:]))
     if words[0] == "die":
         print("error: no such flag: --bath_size", file=sys.stderr)
@@ -54,7 +55,7 @@ def serve(folder):
     folder.mkdir(parents=True)
     os.link(os.environ["LAUNCH_LOG"], folder / "console.log")
     print("serving, terminal:", sys.stderr.isatty(), file=sys.stderr, flush=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not received and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.7)
@@ -77,6 +78,7 @@ class FakeRepository:
         self.sockets = sockets
         self.env = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         self.env |= {"SCREENDIR": str(sockets), "TMUX_TMPDIR": str(sockets), "FAKE_OUT": str(self.out)}
+        self.env["LAUNCH_WAIT"] = "60"
         self._fill()
 
     def _fill(self) -> None:
@@ -94,7 +96,7 @@ class FakeRepository:
         (self.root / ".venv" / "installed").write_text(stamp)
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the repository, without input and for at most a minute."""
+        """Run a command in the repository, without input and for at most three minutes."""
         return subprocess.run(
             command,
             cwd=self.root,
@@ -102,7 +104,7 @@ class FakeRepository:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 
@@ -158,7 +160,7 @@ def path_without(folder: Path, *missing: str) -> str:
     return str(folder)
 
 
-def eventually(holds: Callable[[], object], seconds: float = 10.0) -> bool:
+def eventually(holds: Callable[[], object], seconds: float = 60.0) -> bool:
     """Return True as soon as the condition holds, or False if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -162,7 +162,7 @@ def test_mistakes_are_one_line_and_leave_nothing(repository: FakeRepository) -> 
     assert (done.returncode, done.stderr) == (2, "error: there is no environment in .venv: run 'make setup'\n")
 
 
-def test_a_task_for_one_process_is_refused_more_of_them(repository: FakeRepository) -> None:
+def test_several_processes_are_refused_for_a_task_that_runs_on_one(repository: FakeRepository) -> None:
     for env in ({"GPUS": "2"}, {"GPUS": "0", "PROCS": "2"}):
         done = repository.run("scripts/sh/launch.sh", "record", **env)
         message = "error: record runs on one process, not on 2: leave out GPUS and PROCS\n"
@@ -196,7 +196,7 @@ def test_a_launcher_that_cannot_start_is_named(repository: FakeRepository) -> No
     assert "error: screen could not start a session: try LAUNCH_WITH=nohup" in done.stderr
 
 
-def test_help_comes_at_once_and_not_in_a_session(repository: FakeRepository) -> None:
+def test_help_runs_in_the_foreground(repository: FakeRepository) -> None:
     assert repository.run("scripts/sh/launch.sh", "fake", "--help").returncode == 0
     assert received(repository) == ["--help"]
     assert not repository.experiments.exists()

@@ -63,7 +63,7 @@ def test_any_quoted_args_arrive(repository: FakeRepository, words: list[str]) ->
 
 
 @pytest.mark.parametrize("args", ["--name 'my run", "--a; echo done", "--a $(", "--a | cat", "--a )"])
-def test_args_that_are_no_words_start_nothing(repository: FakeRepository, args: str) -> None:
+def test_args_that_the_shell_cannot_read_start_nothing(repository: FakeRepository, args: str) -> None:
     done = repository.run("make", "train_ddpm", "FOREGROUND=1", f"ARGS={args}")
     assert done.returncode != 0
     assert done.stdout == ""

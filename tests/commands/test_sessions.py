@@ -68,7 +68,7 @@ def test_stop_touches_nothing_else(repository: FakeRepository) -> None:
     assert eventually(lambda: set(repository.screens()) == strangers), (repository.screens(), strangers)
 
 
-def test_stop_spares_a_process_that_inherited_the_number(repository: FakeRepository) -> None:
+def test_stop_spares_a_process_that_reuses_the_process_id(repository: FakeRepository) -> None:
     session = repository.serve(LAUNCH_WITH="nohup")
     assert repository.run("scripts/sh/sessions.sh", "stop").returncode == 0
     stranger = subprocess.Popen(["sleep", "100"])
@@ -91,17 +91,17 @@ def test_stop_says_when_the_task_takes_too_long(repository: FakeRepository) -> N
 
 
 @needs_screen
-def test_closing_a_screen_tells_the_task_once(repository: FakeRepository) -> None:
+def test_closing_a_screen_sends_one_signal(repository: FakeRepository) -> None:
     session = repository.serve()
     repository.run("screen", "-S", repository.field(session, "id"), "-X", "quit")
     assert eventually(lambda: signals(repository, session))
     assert signals(repository, session) == "1"
     assert eventually((repository.launch / session / "exit").is_file)
-    assert eventually(lambda: repository.field(session, "exit") == "129", 3)
+    assert eventually(lambda: repository.field(session, "exit") == "129")
 
 
 @needs_tmux
-def test_closing_a_tmux_session_tells_the_task_once(repository: FakeRepository) -> None:
+def test_closing_a_tmux_session_sends_one_signal(repository: FakeRepository) -> None:
     session = repository.serve(LAUNCH_WITH="tmux")
     repository.run("tmux", "-L", session, "kill-session")
     assert eventually(lambda: signals(repository, session))
@@ -122,7 +122,7 @@ def test_the_monitor_measures_and_ends_with_the_task(repository: FakeRepository)
     assert len(repository.screens()) == 2
     assert eventually(lambda: len(monitored(repository, session)) >= 2)
     os.kill(int(repository.field(session, "pid")), 9)
-    assert eventually(lambda: not repository.screens(), 5)
+    assert eventually(lambda: not repository.screens())
     rows = monitored(repository, session)
     assert list(rows[0]) == ["time", "cpu_percent", "memory_mib"]
     assert all(0 <= float(row["cpu_percent"]) < 150 and 5 < float(row["memory_mib"]) < 100 for row in rows)
@@ -156,7 +156,7 @@ def nvidia_smi(repository: FakeRepository, body: str) -> str:
     return f"{program.parent}{os.pathsep}{os.environ['PATH']}"
 
 
-def test_attach_and_stop_ask_which_where_there_are_several(repository: FakeRepository) -> None:
+def test_attach_and_stop_need_a_name_if_there_are_several(repository: FakeRepository) -> None:
     for action in ("attach", "stop", "monitor"):
         done = repository.run("scripts/sh/sessions.sh", action)
         assert (done.returncode, done.stderr) == (2, "error: no session is running\n")
@@ -186,7 +186,7 @@ def test_attach_shows_the_only_session(repository: FakeRepository) -> None:
         while b"serving" not in seen:
             seen += os.read(terminal, 4096)
         os.write(terminal, b"\x01d")
-        assert attached.wait(timeout=10) == 0
+        assert attached.wait(timeout=60) == 0
     finally:
         attached.kill()
         attached.wait()

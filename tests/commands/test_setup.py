@@ -52,14 +52,12 @@ def test_it_makes_an_environment_that_works(repository: FakeRepository) -> None:
     assert stamp(repository).read_text().startswith("Python 3.")
 
 
-def test_a_second_call_is_quick_and_changes_nothing(repository: FakeRepository) -> None:
+def test_a_second_call_installs_nothing(repository: FakeRepository) -> None:
     assert setup(repository).returncode == 0
     before = stamp(repository).stat().st_mtime_ns
-    start = time.monotonic()
     done = setup(repository)
-    assert time.monotonic() - start < 1
-    assert done.returncode == 0
-    assert done.stdout == ""
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "installing" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("ready: .venv, Python 3.")
     assert stamp(repository).stat().st_mtime_ns == before
     assert setup(repository, "--quiet").stderr == ""
@@ -100,7 +98,7 @@ def test_a_killed_installation_leaves_no_stamp_and_can_be_repeated(repository: F
         started = subprocess.Popen(
             command, cwd=repository.root, env=env, start_new_session=True, stderr=subprocess.PIPE
         )
-        index.settimeout(30)
+        index.settimeout(180)
         index.accept()
         os.killpg(started.pid, signal.SIGKILL)
         started.communicate()
