@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From a fresh clone to generated digits in one command: makes the environment, trains a class-conditional model on
-# the digits that come with scikit-learn (no download), generates every class and says where everything lies.
+# Demo of two minutes: trains a class-conditional model on small handwritten digits and generates ten images of each.
+# The digits come with scikit-learn, so no data is downloaded. The environment is created first if it is missing.
 #
-#   scripts/sh/demo.sh [FLAGS...]           flags for the training, as in --max_minutes 1
+#   scripts/sh/demo.sh [FLAGS...]           FLAGS are for train_flow, such as --max_minutes 1
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -18,7 +18,7 @@ say() { printf '%s\n' "$*" >&2; }
 scripts/sh/setup.sh --quiet
 say "1/2  training on 1,438 handwritten digits of 8x8 pixels, for a minute and a half"
 run=$(.venv/bin/python -m scripts.train_flow --recipe demo_digits "$@")
-say "2/2  generating ten of each digit"
+say "2/2  generating ten images of each digit"
 samples=$(.venv/bin/python -m scripts.generate --run "$run" --num_samples 100 --animate \
     --guidance_scale 1.5 --sampler heun --steps 12)
 for file in "$samples/grid.png" "$samples/animation.webp"; do

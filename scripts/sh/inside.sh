@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What runs inside a session: the command of the record, with its process id and its exit code written down.
-# Called by launch.sh only: scripts/sh/inside.sh RECORD
+# Runs the command of a session's record, and writes its process id and its exit code to the record.
+# Only launch.sh calls it: scripts/sh/inside.sh RECORD
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 source scripts/sh/session_records.sh
 
-# Closing a session tells only its first process, and the kernel tells the rest of the foreground once that one is
-# gone. So the first process is this shell, free to die, and the task is in the foreground below it: each HUP and each
-# Ctrl-C reaches the task exactly once (a second one would mean "at once").
+# The task must receive HUP and Ctrl-C exactly once, since a second signal makes it exit without a checkpoint. When a
+# session is closed, HUP goes to its first process, and the kernel sends HUP to the foreground group after that process
+# has died. So the first process is this shell, which dies at once, and the task runs in the foreground below it.
 if [[ ${2:-} != task ]]; then
     set -m
     bash scripts/sh/inside.sh "$1" task
@@ -17,17 +17,17 @@ fi
 record=$1
 command=()
 while IFS= read -r -d '' word; do command+=("$word"); done <"$record/argv"
-# tmux keeps no log of its own that could be named safely, so a copy of the output goes there.
+# screen and nohup write the log themselves. tmux has no safe option for the log's name, so tee writes it.
 if [[ $(get "$record" with) == tmux ]]; then
     exec > >(trap '' INT HUP TERM && exec tee -a "$record.log") 2>&1
 fi
 put "$record" id "${STY:-${record##*/}}"
 
-# The task decides what a signal means; this shell only has to outlive it to write the exit code. A trap, unlike an
-# ignored signal, is not inherited.
+# This shell survives signals, so that it can write the exit code. It sets a trap because the task would inherit an
+# ignored signal, but does not inherit a trap.
 trap : INT TERM HUP
 
-# shellcheck disable=SC2016  # expanded by the inner shell, whose process becomes the task
+# shellcheck disable=SC2016  # the inner shell expands the variables; its process becomes the task
 bash -c 'echo $$ >"$1/pid.new" && mv -f "$1/pid.new" "$1/pid" && shift && exec "$@"' _ "$record" "${command[@]}"
 code=$?
 put "$record" exit "$code"

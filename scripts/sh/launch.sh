@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Starts a task in a detached session with its log on disk, and a second session that monitors it.
+# Starts a task in a detached session, with a log file and a monitor session.
 #
-#   scripts/sh/launch.sh TASK [FLAGS...]     TASK is scripts/TASK.py; the flags reach it untouched
+#   scripts/sh/launch.sh TASK [FLAGS...]
+#                       TASK is a file scripts/TASK.py; FLAGS are its flags
 #
-#   FOREGROUND=1        run here instead, without a session (so does --help)
-#   GPUS                how many GPUs of this machine to use, a process each; 0 for the CPU (one, if there is one)
-#   PROCS               with GPUS=0: how many processes (1)
-#   EXPERIMENTS_DIR     where run folders and logs are kept (experiments)
-#   LAUNCH_WITH         screen, tmux or nohup (the first that is installed)
-#   LAUNCH_WAIT         seconds that a task has to show its run folder or fail (15)
+#   FOREGROUND=1        run the task in this terminal; --help does so, too
+#   GPUS                number of GPUs, one process each; 0 for the CPU
+#                       (default: one GPU, or the CPU if there is none)
+#   PROCS               number of processes on the CPU; needs GPUS=0 (default 1)
+#   EXPERIMENTS_DIR     folder of run folders and logs (default: experiments)
+#   LAUNCH_WITH         screen, tmux or nohup (default: the first installed)
+#   LAUNCH_WAIT         seconds to wait for the run folder (default 15)
 #
-# Standard output is one line, the name of the session. A task that fails while we wait passes its exit code on.
+# Prints the name of the session. If the task ends during the wait, its exit
+# code is returned.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
@@ -20,26 +23,21 @@ say() { printf '%s\n' "$*" >&2; }
 
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' scripts/sh/launch.sh >&2; }
 
-check_task() {
-    local tasks
-    tasks=$(tasks_with '__main__')
-    [[ $1 =~ ^[a-z][a-z0-9_]*$ && " $tasks" == *" $1 "* ]] || die 2 "no task '$1' in scripts/; there are: ${tasks% }"
-    need_environment
-}
-
-# Sets `processes`; GPUS=0 hides the GPUs.
+# Sets `processes`. GPUS=0 hides the GPUs.
 choose_processes() {
-    [[ ${GPUS:-0} =~ ^[0-9]{1,3}$ ]] || die 2 "GPUS=$GPUS: how many GPUs to use, 0 for the CPU"
-    [[ ${PROCS:-1} =~ ^[1-9][0-9]{0,2}$ ]] || die 2 "PROCS=$PROCS: how many processes to start on the CPU"
+    [[ ${GPUS:-0} =~ ^[0-9]{1,3}$ ]] || die 2 "GPUS=$GPUS: must be a number of GPUs, or 0 for the CPU"
+    [[ ${PROCS:-1} =~ ^[1-9][0-9]{0,2}$ ]] || die 2 "PROCS=$PROCS: must be a number of processes, at least 1"
     processes=${PROCS:-1}
     if ((${GPUS:-0} > 0)); then
-        [[ -z ${PROCS:-} ]] || die 2 "PROCS=$PROCS goes with GPUS=0: on GPUs each has one process"
+        [[ -z ${PROCS:-} ]] || die 2 "PROCS=$PROCS needs GPUS=0: every GPU has one process"
         processes=$GPUS
     elif [[ -n ${GPUS:-} ]]; then
         export CUDA_VISIBLE_DEVICES=
     elif ((processes > 1)); then
-        die 2 "PROCS=$PROCS goes with GPUS=0"
+        die 2 "PROCS=$PROCS needs GPUS=0"
     fi
+    ((processes == 1)) || is_parallel "$task" ||
+        die 2 "$task runs on one process, not on $processes: leave out GPUS and PROCS"
 }
 
 choose_with() {
@@ -49,18 +47,18 @@ choose_with() {
             for kind in screen tmux nohup; do
                 if command -v "$kind" >/dev/null; then break; fi
             done
-            [[ $kind == screen ]] || say "screen is not installed ('make setup' names the package): using $kind instead"
+            [[ $kind == screen ]] || say "screen is not installed ('make setup' names the package): using $kind"
             ;;
         screen | tmux | nohup)
             kind=$LAUNCH_WITH
-            command -v "$kind" >/dev/null || die 2 "LAUNCH_WITH=$kind, but $kind is not installed"
+            command -v "$kind" >/dev/null || die 2 "LAUNCH_WITH=$kind: $kind is not installed"
             ;;
         *) die 2 "LAUNCH_WITH=$LAUNCH_WITH: choose screen, tmux or nohup" ;;
     esac
     with=$kind
 }
 
-# Sets `name` and `record`; making the folder is what reserves the name, so two at once get two names.
+# Sets `name` and `record`. mkdir reserves the name, so two simultaneous starts get different names.
 reserve_name() { # TASK
     local stem count=1
     stem=$1-$(date +%Y%m%d_%H%M%S)
@@ -73,8 +71,8 @@ reserve_name() { # TASK
     record=$launch/$name
 }
 
-# The configuration is ours and not the user's, so that the printed keys are true and no window but ours is opened.
-# File names are relative because screen expands % and $ in them.
+# This configuration replaces the user's. Otherwise a .screenrc could change the keys or open more windows.
+# The paths are relative because screen expands % and $ in them.
 start_screen() { # SESSION COMMAND...
     local options=()
     [[ $1 != "$name" ]] || options=(-L)
@@ -82,7 +80,7 @@ start_screen() { # SESSION COMMAND...
     (cd "$launch" && exec screen -U -c "$name/screenrc" "${options[@]+"${options[@]}"}" -dmS "$@" >&2)
 }
 
-# A server of its own: the user's sessions stay apart, and the task gets this environment rather than the server's.
+# A server of its own gives the task this shell's environment, and keeps the user's tmux sessions apart.
 start_tmux() { # SESSION COMMAND...
     tmux -u -L "$1" -f /dev/null new-session -d -s "$@" >&2
 }
@@ -91,18 +89,18 @@ start_nohup() { # SESSION COMMAND...
     local log=/dev/null
     [[ $1 != "$name" ]] || log=$launch/$name.log
     shift
-    set -m # without job control the shell would make background commands deaf to INT
+    set -m # without job control, bash makes background commands ignore INT
     nohup "$@" </dev/null >>"$log" 2>&1 &
     set +m
 }
 
-# The run folder is known once the task has linked its log there.
+# Prints the run folder, which is known as soon as the task has linked its log there.
 run_folder() {
     find -L "${EXPERIMENTS_DIR:-experiments}" -mindepth 2 -maxdepth 2 -name console.log \
         -samefile "$launch/$name.log" -print 2>/dev/null | sed 's|/console\.log$||; q'
 }
 
-# Returns once the task has ended, or a second after it has shown its run folder, or when time is up.
+# Sets `folder`. Waits until the task has ended, or for one second after its run folder exists, or for LAUNCH_WAIT.
 await_task() {
     local tick left
     left=$((${LAUNCH_WAIT:-15} * 5))
@@ -119,34 +117,39 @@ await_task() {
 
 no_session() {
     put "$record" exit 1
-    die 1 "$with could not start a session; LAUNCH_WITH=nohup may, and FOREGROUND=1 needs none"
+    die 1 "$with could not start a session: try LAUNCH_WITH=nohup or FOREGROUND=1"
 }
 
 report_end() {
-    local code
+    local code id tick
     code=$(get "$record" exit)
-    if [[ $with == screen ]]; then sleep 1.2; else sleep 0.2; fi # screen writes its log once a second
+    id=$(get "$record" id)
+    # The last lines reach the log after the end of the task: screen writes them when it exits, tmux through tee.
+    for ((tick = 0; tick < 50; tick++)); do
+        if [[ -s $log ]] && ! kill -0 "${id%%.*}" 2>/dev/null; then break; fi
+        sleep 0.1
+    done
     if ((code == 0)); then
-        say "$task has finished already; the last lines of ${log#"$root"/}:"
+        say "$task has finished; the last lines of ${log#"$root"/}:"
     else
-        say "error: $task ended at once with exit code $code; the last lines of ${log#"$root"/}:"
+        say "error: $task ended with exit code $code; the last lines of ${log#"$root"/}:"
     fi
     tail -n 20 "$log" | tr -d '\r' | sed 's/^/  /' >&2
     return "$code"
 }
 
 report_start() {
-    local id monitor_id leave
+    local id monitor_id keys
     id=$(get "$record" id)
     monitor_id=$(get "$record" monitor_id)
-    say "$task runs detached, with $with; a monitor runs beside it and ends with it."
+    say "$task runs in a detached session ($with). A monitor runs until the task ends."
     [[ -z $folder ]] || say "  run      $folder"
-    if [[ $with == screen ]]; then leave='Ctrl-a d'; else leave='Ctrl-b d'; fi
-    [[ $with == nohup ]] || say "  attach   $(how_to_attach "$record" "$id")   ($leave leaves)"
+    if [[ $with == screen ]]; then keys='Ctrl-a d'; else keys='Ctrl-b d'; fi
+    [[ $with == nohup ]] || say "  attach   $(how_to_attach "$record" "$id")   (leave with $keys)"
     say "  follow   tail -f $(printf %q "${log#"$root"/}")"
     [[ $with == nohup ]] || say "  monitor  $(how_to_attach "$record" "$monitor_id")"
-    say "  figures  ${LAUNCH_MONITOR#"$root"/}"
-    say "  stop     make stop ARGS=$name   (it saves a checkpoint first)"
+    say "  csv      ${LAUNCH_MONITOR#"$root"/}"
+    say "  stop     make stop ARGS=$name   (saves a checkpoint first)"
 }
 
 if [[ $# -eq 0 || $1 == -h || $1 == --help ]]; then
@@ -156,13 +159,14 @@ fi
 task=$1
 shift
 check_task "$task"
+need_environment
 choose_processes
 command=(.venv/bin/python -m)
 ((processes == 1)) || command+=(models.distributed --nproc-per-node "$processes" -m)
 command+=("scripts.$task" "$@")
 
 for word in "$@"; do
-    if [[ $word == --help ]]; then FOREGROUND=1; fi # help is for the person who asked, not for a log
+    if [[ $word == --help ]]; then FOREGROUND=1; fi
 done
 if [[ ${FOREGROUND:-0} != 0 ]]; then
     unset LAUNCH_LOG LAUNCH_SESSION LAUNCH_MONITOR
@@ -174,7 +178,7 @@ launch=$(launch_folder)
 reserve_name "$task"
 log=$launch/$name.log
 export LAUNCH_LOG=$log LAUNCH_SESSION=$name LAUNCH_MONITOR=$launch/$name.monitor.csv
-touch "$LAUNCH_LOG" "$LAUNCH_MONITOR" # they exist before the task does, so that it can link them
+touch "$LAUNCH_LOG" "$LAUNCH_MONITOR" # the task links them, so they must exist before it starts
 put "$record" with "$with"
 put "$record" host "$(uname -n)"
 printf '%s\0' "${command[@]}" >"$record/argv"
@@ -185,7 +189,7 @@ await_task
 if task_lives "$record"; then
     report_start
 else
-    sleep 0.2 # its exit code is written right after its end
+    await_exit "$record"
     [[ -e $record/exit ]] || no_session
     report_end
 fi

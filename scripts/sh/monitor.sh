@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Watches the task of one session until it ends: CPU and memory of the task and its children, and every GPU where
-# nvidia-smi finds one, as CSV on disk and as lines on the screen. Called by launch.sh: scripts/sh/monitor.sh RECORD
+# Measures the task of a session until it ends: CPU and memory of the task and its child processes, and every GPU that
+# nvidia-smi lists. It writes CSV rows to a file and to the terminal.
+# Only launch.sh calls it: scripts/sh/monitor.sh RECORD
 #
-#   MONITOR_INTERVAL    seconds between two rows (5)
+#   MONITOR_INTERVAL    seconds between two rows (default 5)
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 source scripts/sh/session_records.sh
@@ -12,8 +13,8 @@ csv=$record.monitor.csv
 interval=${MONITOR_INTERVAL:-5}
 gpu_query=index,utilization.gpu,memory.used,memory.total,power.draw,temperature.gpu
 
-# Prints: the clock, the CPU seconds that the task and its descendants have used, and their memory in MiB.
-usage() { # PID
+# Prints the uptime in seconds, then the CPU seconds and the memory in MiB of the process and its descendants.
+resources() { # PID
     local clock _
     read -r clock _ </proc/uptime
     cat /proc/[0-9]*/stat 2>/dev/null | awk -v top="$1" -v clock="$clock" -v ticks="$ticks" -v page="$page" '
@@ -29,11 +30,11 @@ usage() { # PID
         }'
 }
 
-# Prints: CPU percent (100 is one core) since the last call, and memory in MiB. Fails once the task is gone.
+# Prints CPU percent since the last call (100 is one core) and memory in MiB. Fails if the task has ended.
 task_row() { # PID
     local now
     if [[ -r /proc/uptime ]]; then
-        now=$(usage "$1")
+        now=$(resources "$1")
         [[ $now != *' 0 0' ]] || return 1
         awk -v before="${before:-0 0 0}" -v now="$now" 'BEGIN {
             split(before, a); split(now, b)
@@ -49,7 +50,7 @@ gpu_rows() { nvidia-smi --query-gpu="$gpu_query" --format=csv,noheader,nounits |
 write_rows() { # PID
     local time row gpu
     time=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-    task_row "$1" >"$record/row" || return # not in a subshell: it remembers the last sample
+    task_row "$1" >"$record/row" || return # no subshell, because task_row sets `before`
     read -r row <"$record/row"
     if $has_gpu; then
         gpu_rows | while read -r gpu; do printf '%s,%s,%s\n' "$time" "$row" "$gpu"; done
@@ -74,7 +75,7 @@ for ((wait = 0; wait < 50; wait++)); do
     sleep 0.1
 done
 pid=$(get "$record" pid)
-before=$(usage "$pid" 2>/dev/null)
+before=$(resources "$pid" 2>/dev/null)
 elapsed=0
 while task_lives "$record"; do
     sleep 1

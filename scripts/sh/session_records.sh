@@ -1,21 +1,36 @@
 # shellcheck shell=bash
-# What launch.sh, inside.sh, monitor.sh and sessions.sh agree on; sourced by them, never run. A session NAME leaves in
+# Functions that the other scripts of this folder share. It is sourced, never run. A session NAME has these files in
 # ${EXPERIMENTS_DIR:-experiments}/.launch:
-#   NAME.log          everything that the task wrote (the run folder links it as console.log)
-#   NAME.monitor.csv  what the monitor measured
-#   NAME/             its record: argv (NUL-separated), with and host; id, monitor_id, pid and exit once they are known
+#   NAME.log          output of the task; the run folder links it as console.log
+#   NAME.monitor.csv  measurements of the monitor
+#   NAME/             record, one file a field: argv (the command, NUL-separated), with (screen, tmux or nohup), host;
+#                     then id and monitor_id (the ids that screen or tmux gave), pid and exit (the exit code)
+
+# The tasks that run on several processes. All other tasks run on one.
+parallel_tasks='evaluate generate train_ddpm train_flow train_latent train_vae'
 
 die() { # CODE MESSAGE
     printf 'error: %s\n' "$2" >&2
     exit "$1"
 }
 
-tasks_with() { # PATTERN: the files scripts/*.py that hold it, by their tasks' names, each with a blank after it
-    grep -l -- "$1" scripts/*.py 2>/dev/null | sed 's|.*/||; s|\.py$||' | tr '\n' ' ' || true
+# Every scripts/*.py except __init__.py is a task.
+check_task() { # TASK
+    local path tasks=''
+    [[ $1 =~ ^[a-z][a-z0-9_]*$ && -f scripts/$1.py ]] && return
+    for path in scripts/[a-z]*.py; do
+        path=${path##*/}
+        tasks+=" ${path%.py}"
+    done
+    die 2 "no task is called '$1': choose from$tasks"
+}
+
+is_parallel() { # TASK
+    [[ " $parallel_tasks " == *" $1 "* ]]
 }
 
 need_environment() {
-    [[ -x .venv/bin/python ]] || die 2 "no environment in .venv: run 'make setup' first"
+    [[ -x .venv/bin/python ]] || die 2 "there is no environment in .venv: run 'make setup'"
 }
 
 launch_folder() {
@@ -26,16 +41,18 @@ launch_folder() {
     esac
 }
 
-put() { # RECORD FIELD VALUE: readers see the old value or the new one, never half of it
+# Writes a field by renaming, so that readers see the old value or the new one.
+put() { # RECORD FIELD VALUE
     printf '%s\n' "$3" >"$1/$2.new" && mv -f "$1/$2.new" "$1/$2"
 }
 
-get() { # RECORD FIELD: empty where unknown
+# Prints a field, or nothing if it is not known yet.
+get() { # RECORD FIELD
     [[ ! -r $1/$2 ]] || cat "$1/$2"
 }
 
-# True while the process of the record is the one that the session started: a process id alone may have passed on to
-# a stranger, whom `stop` must not interrupt.
+# Succeeds while the task of the record runs. The process id alone does not show that: after the task has ended, the
+# system may give the id to another process, which must not be interrupted.
 task_lives() { # RECORD
     local pid
     [[ ! -e $1/exit && $(get "$1" host) == "$(uname -n)" ]] || return 1
@@ -48,10 +65,19 @@ task_lives() { # RECORD
     fi
 }
 
-# False while it cannot be known: before the task's process exists, or on another machine.
+# Succeeds if the task is known to have ended. Before the task has a process, and on another machine, it is not known.
 has_ended() { # RECORD
     [[ -e $1/exit ]] && return
     [[ -e $1/pid && $(get "$1" host) == "$(uname -n)" ]] && ! task_lives "$1"
+}
+
+# Waits for the exit code. inside.sh writes it after the task has ended, and never if it was killed itself.
+await_exit() { # RECORD
+    local tick
+    for ((tick = 0; tick < 50; tick++)); do
+        [[ ! -e $1/exit ]] || return 0
+        sleep 0.1
+    done
 }
 
 how_to_attach() { # RECORD ID

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# The sessions that launch.sh started and that still run; no other session is ever looked at.
+# Lists, shows and stops the sessions that launch.sh has started.
+# Other sessions are never touched.
 #
-#   scripts/sh/sessions.sh list             name, age and kind of each
-#   scripts/sh/sessions.sh attach [NAME]    look at it live; NAME may be left out where there is only one
-#   scripts/sh/sessions.sh monitor [NAME]   the same for the session that monitors it
+#   scripts/sh/sessions.sh list             list the running sessions
+#   scripts/sh/sessions.sh attach [NAME]    attach to a session
+#   scripts/sh/sessions.sh monitor [NAME]   attach to its monitor
 #   scripts/sh/sessions.sh stop [NAME|--all]
-#                                        interrupt the task, which saves a checkpoint, and wait until it has ended;
-#                                        a second stop meanwhile ends it at once
-#   scripts/sh/sessions.sh forget           delete the records and logs of ended sessions (run folders keep their copy)
+#                       save a checkpoint, stop, and wait for the end;
+#                       a second stop meanwhile ends the task at once
+#   scripts/sh/sessions.sh forget           delete records and logs of ended
+#                       sessions; run folders keep their own link to the log
 #
-#   EXPERIMENTS_DIR     where launch.sh kept them (experiments)
-#   STOP_WAIT           seconds that stop waits (120)
+# NAME may be omitted if only one session is running.
+#
+#   EXPERIMENTS_DIR     folder of run folders and logs (default: experiments)
+#   STOP_WAIT           seconds to wait for the end (default 120)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
@@ -54,19 +58,19 @@ list() {
     done <<<"$names"
 }
 
-# Prints the session that is meant: the one named, or the only one.
+# Prints NAME, or the name of the only running session.
 pick() { # ACTION [NAME]
     local names
     names=$(living)
     if [[ -n ${2:-} ]]; then
-        grep -Fxq -- "$2" <<<"$names" || die 2 "no running session '$2': scripts/sh/sessions.sh list shows them"
+        grep -Fxq -- "$2" <<<"$names" || die 2 "no session '$2' is running: 'make sessions' lists them"
         printf '%s\n' "$2"
         return
     fi
     [[ -n $names ]] || die 2 "no session is running"
     if [[ $names == *$'\n'* ]]; then
         list >&2
-        die 2 "several sessions are running: name one, as in make $1 ARGS=${names%%$'\n'*}"
+        die 2 "several sessions are running: choose one, such as 'make $1 ARGS=${names%%$'\n'*}'"
     fi
     printf '%s\n' "$names"
 }
@@ -79,23 +83,23 @@ attach() { # id|monitor_id NAME
         tmux) exec tmux -L "$id" attach ;;
     esac
     if [[ $1 == id ]]; then log=$record.log; else log=$record.monitor.csv; fi
-    echo "started with nohup, so there is no terminal to attach to; following ${log#"$root"/} (Ctrl-C leaves it)" >&2
+    echo "a session of nohup has no terminal: following ${log#"$root"/} instead (leave with Ctrl-C)" >&2
     exec tail -n 40 -f "$log"
 }
 
 stop() { # NAME
     local record=$launch/$1 tick
     kill -INT "$(get "$record" pid)"
-    echo "asked $1 to stop; it saves a checkpoint first" >&2
+    echo "stopping $1; it saves a checkpoint first" >&2
     for ((tick = 0; tick < ${STOP_WAIT:-120} * 5; tick++)); do
         if ! task_lives "$record"; then
-            sleep 0.3
-            echo "$1 has ended, with exit code $(get "$record" exit)" >&2
+            await_exit "$record"
+            echo "$1 has ended with exit code $(get "$record" exit)" >&2
             return
         fi
         sleep 0.2
     done
-    die 1 "$1 still runs after ${STOP_WAIT:-120} s; 'make stop ARGS=$1' once more ends it at once"
+    die 1 "$1 still runs after ${STOP_WAIT:-120} s: a second 'make stop ARGS=$1' ends it at once"
 }
 
 stop_all() {

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Makes the virtual environment in .venv with the packages of requirements-dev.txt, and names what the system lacks.
-# A stamp inside .venv, written last, records what was installed: with nothing changed a second call only reads it.
+# Creates the virtual environment .venv with the packages of requirements-dev.txt, and names missing system packages.
+# The file .venv/installed is written last and records the Python version and the requirements. While it is up to date,
+# nothing is installed.
 #
-#   scripts/sh/setup.sh [--quiet]           --quiet says nothing when there is nothing to do
+#   scripts/sh/setup.sh [--quiet]           --quiet: print nothing if .venv is up to date
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=.venv/bin/python
@@ -14,11 +15,11 @@ die() {
     exit 1
 }
 
-# True where .venv holds a Python that is new enough.
+# Succeeds if .venv has Python 3.11 or newer.
 has_python() { "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-# What the stamp says of an environment with everything installed.
-wanted() {
+# Prints the stamp of an up-to-date environment.
+expected_stamp() {
     "$python" -I -c '
 import hashlib, sys
 content = b"".join(open(name, "rb").read() for name in ("requirements.txt", "requirements-dev.txt"))
@@ -26,7 +27,7 @@ print("Python", sys.version.split()[0], hashlib.sha256(content).hexdigest())'
 }
 
 is_current() {
-    [[ -r $stamp ]] && has_python && [[ $(<"$stamp") == "$(wanted)" ]]
+    [[ -r $stamp ]] && has_python && [[ $(<"$stamp") == "$(expected_stamp)" ]]
 }
 
 name_missing_tools() {
@@ -41,13 +42,13 @@ name_missing_tools() {
     for tool in screen shellcheck; do
         if command -v "$tool" >/dev/null; then continue; fi
         case $tool in
-            screen) say "screen is missing (runs will use tmux or nohup instead): $install screen" ;;
-            shellcheck) say "shellcheck is missing (only 'make lint' needs it): $install shellcheck" ;;
+            screen) say "screen is missing, so sessions use tmux or nohup: $install screen" ;;
+            shellcheck) say "shellcheck is missing, which 'make lint' needs: $install shellcheck" ;;
         esac
     done
 }
 
-# Prints a Python that can make the environment. The tested version comes first, the newest last.
+# Prints the command of a Python that can create the environment. The tested version comes first, the newest last.
 find_python() {
     local name bare=''
     for name in python3.11 python3.12 python3.13 python3 python python3.14; do
@@ -58,45 +59,45 @@ find_python() {
         fi
         bare=$name
     done
-    [[ -z $bare ]] || die "$bare lacks the modules venv and ensurepip: install them, as in 'apt-get install $bare-venv'"
-    die "no Python >= 3.11 on PATH: install one, as in 'apt-get install python3.11 python3.11-venv' or with pyenv or uv"
+    [[ -z $bare ]] || die "$bare has no modules venv and ensurepip: install them, for example 'apt-get install $bare-venv'"
+    die "no Python >= 3.11 on PATH: install one, for example 'apt-get install python3.11 python3.11-venv'"
 }
 
 make_environment() {
     local base
     base=$(find_python)
     if [[ -d .venv && ! -e .venv/pyvenv.cfg && -n $(ls -A .venv) ]]; then
-        die "$PWD/.venv is not a virtual environment: move it away"
+        die "$PWD/.venv is not a virtual environment: move it elsewhere"
     fi
-    say "making .venv with $("$base" --version)"
-    "$base" -m venv --clear .venv >&2 || die "$base could not make .venv (see above)"
+    say "creating .venv with $("$base" --version)"
+    "$base" -m venv --clear .venv >&2 || die "$base could not create .venv (see above)"
 }
 
 install_packages() {
     if ! "$python" -m pip --version >/dev/null 2>&1; then
-        "$python" -m ensurepip >&2 || die "there is no pip in .venv, and ensurepip fails: delete .venv and try again"
+        "$python" -m ensurepip >&2 || die ".venv has no pip, and ensurepip failed: delete .venv and try again"
     fi
     if ! "$python" -m uv --version >/dev/null 2>&1; then
-        "$python" -m pip install --quiet uv >&2 || say "uv could not be installed; using pip, which is slower"
+        "$python" -m pip install --quiet uv >&2 || say "uv could not be installed: using pip, which is slower"
     fi
     if "$python" -m uv --version >/dev/null 2>&1; then
         if "$python" -m uv pip install --python "$python" -r requirements-dev.txt >&2; then return; fi
-        say "uv failed; trying pip"
+        say "uv failed: using pip"
     fi
     "$python" -m pip install -r requirements-dev.txt >&2 ||
         die "the packages of requirements-dev.txt could not be installed (see above)"
 }
 
 if ! is_current; then
-    # Two targets at once on a fresh clone: the second waits for the first, and then finds its work done.
+    # Of two simultaneous calls, the second waits here and then finds .venv up to date.
     exec 9<requirements-dev.txt
     if command -v flock >/dev/null; then flock 9; fi
     if ! is_current; then
-        say "installing the packages into .venv; this takes some minutes once"
+        say "installing packages into .venv; this takes a few minutes"
         has_python || make_environment
         rm -f "$stamp"
         install_packages
-        wanted >"$stamp.new"
+        expected_stamp >"$stamp.new"
         mv -f "$stamp.new" "$stamp"
         name_missing_tools
     fi

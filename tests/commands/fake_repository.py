@@ -1,6 +1,6 @@
-"""A small repository around the real scripts: the same shell and make, but tasks that cost nothing.
+"""A temporary repository with the real Makefile and shell scripts, and with fake tasks that cost nothing.
 
-It has an environment that counts as installed, and keeps its screen and tmux sessions apart from everybody's.
+Its environment counts as installed. Its screen and tmux sessions use a socket folder of their own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Variables of the surrounding shell that would change the outcome.
 FOREIGN = (
     "MAKEFLAGS",
     "MFLAGS",
@@ -31,14 +32,15 @@ FOREIGN = (
     "PROCS",
 )
 
-# Writes down its arguments, then does what FAKE says: nothing, fail with a code, or serve as a run that waits for
-# one signal, takes a moment over it, and counts what came.
+# Writes its arguments to FAKE_OUT. Then it does what FAKE says: exit ("dump"), fail with a code ("die 7"), or behave
+# like a run ("serve"), which waits for a signal, takes a moment to end, and records all signals that it has received.
 TASK = """
 import json, os, signal, sys, time
 from pathlib import Path
 
 def main():
     words = os.environ.get("FAKE", "dump").split()
+    print("started", file=sys.stderr)
     Path(os.environ["FAKE_OUT"]).write_text(json.dumps(sys.argv[1:]))
     if words[0] == "die":
         print("error: no such flag: --bath_size", file=sys.stderr)
@@ -53,7 +55,7 @@ def serve(folder):
     folder.mkdir(parents=True)
     os.link(os.environ["LAUNCH_LOG"], folder / "console.log")
     print("serving, terminal:", sys.stderr.isatty(), file=sys.stderr, flush=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not received and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.7)
@@ -66,7 +68,7 @@ if __name__ == "__main__":
 
 
 class FakeRepository:
-    """Runs the real scripts in `root` with the environment `env`; what tasks were given appears in `out`."""
+    """Repository in `root`, whose scripts run with the environment `env`. Tasks write their arguments to `out`."""
 
     def __init__(self, root: Path, sockets: Path):
         self.root = root
@@ -76,6 +78,7 @@ class FakeRepository:
         self.sockets = sockets
         self.env = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         self.env |= {"SCREENDIR": str(sockets), "TMUX_TMPDIR": str(sockets), "FAKE_OUT": str(self.out)}
+        self.env["LAUNCH_WAIT"] = "60"
         self._fill()
 
     def _fill(self) -> None:
@@ -93,7 +96,7 @@ class FakeRepository:
         (self.root / ".venv" / "installed").write_text(stamp)
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """A command in the repository, with no input and at most a minute."""
+        """Run a command in the repository, without input and for at most three minutes."""
         return subprocess.run(
             command,
             cwd=self.root,
@@ -101,12 +104,12 @@ class FakeRepository:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 
     def serve(self, **env: str) -> str:
-        """Launches a run that waits for a signal; returns the name of its session."""
+        """Launch a run that waits for a signal, and return the name of its session."""
         done = self.run("scripts/sh/launch.sh", "fake", FAKE="serve", **env)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -115,16 +118,16 @@ class FakeRepository:
         return self.experiments / f"run-{self.field(session, 'pid')}"
 
     def field(self, session: str, name: str) -> str:
-        """A field of the launcher's record of a session."""
+        """Return a field of a session's record."""
         return (self.launch / session / name).read_text().strip()
 
     def screens(self) -> list[str]:
-        """The ids of all living screen sessions in this repository's socket folder."""
+        """Return the ids of all running screen sessions in this repository's socket folder."""
         listing = self.run("screen", "-ls").stdout
         return [line.split()[0] for line in listing.splitlines() if line.startswith("\t")]
 
     def close(self) -> None:
-        """Ends what a failed test has left: only sessions in this repository's own socket folder."""
+        """End the sessions in this repository's socket folder, which a failed test may have left."""
         if shutil.which("screen"):
             for screen in self.screens():
                 self.run("screen", "-S", screen, "-X", "quit")
@@ -135,7 +138,10 @@ class FakeRepository:
 
 @contextmanager
 def fake_repository(parent: Path) -> Iterator[FakeRepository]:
-    """A fresh repository in a folder whose name needs quoting. Socket paths are short: the system limits them."""
+    """Create a repository in a folder whose name needs quoting.
+
+    The socket folder lies elsewhere, since the system limits the length of socket paths.
+    """
     repository = FakeRepository(parent / "a repo $HOME 100%", Path(tempfile.mkdtemp(prefix="sockets-")))
     try:
         yield repository
@@ -144,18 +150,18 @@ def fake_repository(parent: Path) -> Iterator[FakeRepository]:
 
 
 def path_without(folder: Path, *missing: str) -> str:
-    """A PATH with everything on this machine but the missing programs."""
+    """Return a PATH with all programs of this machine except the missing ones. folder: is filled with links."""
     folder.mkdir()
-    for place in os.environ["PATH"].split(os.pathsep):
-        for program in Path(place).glob("*"):
-            wanted = not any(program.match(pattern) for pattern in missing)
-            if wanted and not (folder / program.name).is_symlink():
+    for directory in os.environ["PATH"].split(os.pathsep):
+        for program in Path(directory).glob("*"):
+            hidden = any(program.match(pattern) for pattern in missing)
+            if not hidden and not (folder / program.name).is_symlink():
                 (folder / program.name).symlink_to(program)
     return str(folder)
 
 
-def eventually(holds: Callable[[], object], seconds: float = 10.0) -> bool:
-    """True as soon as it holds, False if it does not within the time."""
+def eventually(holds: Callable[[], object], seconds: float = 60.0) -> bool:
+    """Return True as soon as the condition holds, or False if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if holds():

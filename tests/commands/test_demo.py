@@ -1,4 +1,4 @@
-"""demo.sh: trains, generates from what was trained, and ends with where everything lies."""
+"""Tests of demo.sh: it trains, generates images with the trained model, and prints the paths of the results."""
 
 from __future__ import annotations
 

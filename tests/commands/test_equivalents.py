@@ -38,7 +38,7 @@ def task_of(target: str) -> list[str]:
     """The task behind a target of the Makefile, and the flags that stand in it."""
     lines = (REPOSITORY / "Makefile").read_text(encoding="utf-8").splitlines()
     recipe = lines[next(index for index, line in enumerate(lines) if line.startswith(f"{target}:")) + 1]
-    found = re.search(r'scripts/launch\.sh (.*?)"\$\$\{args', recipe)
+    found = re.search(r'scripts/sh/launch\.sh (.*?)"\$\$\{args', recipe)
     return shlex.split(found.group(1)) if found else []
 
 

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed or robbed of their disk: what they leave is true, and can be taken up again."""
+"""Tests of interrupted runs: stopped, killed, or without disk space. Their status is right, and they can be resumed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ import pytest
 
 from models.runs import checkpoints
 from models.runs.status import liveness, read_status
+from tests.commands.fake_repository import eventually
 from tests.commands.tasks import REPOSITORY, TINY, run_child, run_here, start_child, status_of, weights_hash
 
-# About 0.02 s a step: long enough to be hit in the middle, with everything on that draws random numbers.
+# A run of about 0.02 s a step, so that a signal arrives during the training. It uses all that draws random numbers.
 LONG = (
     *TINY,
     *("--max_steps", "100", "--network.dropout", "0.2", "--accumulate", "2", "--label_drop", "0.3"),
@@ -29,16 +30,16 @@ LONG = (
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The hash of the final weights of the whole run, in one go."""
+    """Return the hash of the final weights of the run without an interruption."""
     return weights_hash(run_child("train_flow", *LONG, "--experiments_dir", tmp_path_factory.mktemp("runs")).folder)
 
 
 def wait_for_step(process: subprocess.Popen[str], runs: Path, step: int) -> Path:
-    """Waits until a checkpoint at or after the step is there."""
-    for _ in range(2400):
+    """Wait until a run has a checkpoint at the step or later, and return its folder."""
+    for _ in range(6000):
         for run in runs.glob("*-flow-*"):
-            kept = checkpoints.list_checkpoints(run / "checkpoints")
-            if kept and int(kept[-1].stem.removeprefix("step_")) >= step:
+            saved = checkpoints.list_checkpoints(run / "checkpoints")
+            if saved and int(saved[-1].stem.removeprefix("step_")) >= step:
                 return run
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
@@ -50,7 +51,7 @@ def test_a_ctrl_c_before_the_task_has_been_imported_is_quiet(tmp_path: Path) -> 
     process = start_child("evaluate", env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert process.stdout is not None and process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and err == ""
 
 
@@ -76,7 +77,7 @@ def test_a_signal_saves_marks_and_exits(number: signal.Signals, code: int, tmp_p
     process = start_child("train_flow", *LONG, "--experiments_dir", tmp_path)
     run = wait_for_step(process, tmp_path, 4)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "Traceback" not in err
     status = status_of(run)
@@ -108,7 +109,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_weights_change(tm
 
 
 def test_a_full_disk_marks_the_run_failed_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    """Files may not grow past 60 kB: small ones still fit, the checkpoint of a larger network does not."""
+    """Files are limited to 60 kB. The small files of a run are below the limit, its checkpoint is above."""
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
@@ -123,13 +124,13 @@ def test_a_full_disk_marks_the_run_failed_and_keeps_the_last_good_checkpoint(tmp
 def test_a_removed_folder_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     process = start_child("train_flow", *LONG, "--max_steps", "100000", "--experiments_dir", tmp_path)
     run = wait_for_step(process, tmp_path, 4)
-    shutil.rmtree(run.rename(tmp_path / "removed"))  # at once, since the run goes on writing into it
-    _, err = process.communicate(timeout=60)
+    shutil.rmtree(run.rename(tmp_path / "removed"))  # renamed first, since the run is still writing to it
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "No such file or directory" in err
     assert not run.exists()
 
 
-def test_a_running_run_is_not_taken_up_twice(tmp_path: Path, capsys) -> None:
+def test_a_running_run_is_not_resumed(tmp_path: Path, capsys) -> None:
     process = start_child("train_flow", *LONG, "--max_steps", "100000", "--experiments_dir", tmp_path)
     try:
         run = wait_for_step(process, tmp_path, 4)
@@ -142,7 +143,7 @@ def test_a_running_run_is_not_taken_up_twice(tmp_path: Path, capsys) -> None:
 
 @pytest.fixture
 def screens() -> Iterator[str]:
-    """A folder for sockets, apart from everybody's and with a short name: the system limits their paths."""
+    """A separate folder for sockets. Its name is short, since the system limits the length of socket paths."""
     with tempfile.TemporaryDirectory(prefix="sockets-") as folder:
         yield folder
 
@@ -160,26 +161,19 @@ def test_closing_a_real_screen_leaves_a_resumable_run(tmp_path: Path, screens: s
         check=False,
     )
     assert launched.returncode == 0, launched.stderr
-    for _ in range(1200):
-        found = list(runs.glob("*-flow-*/checkpoints/step_*.yaml"))
-        if found:
-            break
-        time.sleep(0.05)
+    assert eventually(lambda: list(runs.glob("*-flow-*/checkpoints/step_*.yaml")), 300)
     (run,) = runs.glob("*-flow-*")
     session = status_of(run)["session"]
     assert session
     assert (run / "console.log").is_file()
-    # What closing the window does: screen ends, and the kernel sends HUP to the task.
+    # This is what closing the window does: screen ends, and the kernel sends HUP to the task.
     subprocess.run(
         ["screen", "-S", session, "-X", "quit"],
         env={**os.environ, **environment},
         check=True,
         capture_output=True,
     )
-    for _ in range(600):
-        if status_of(run)["state"] != "running":
-            break
-        time.sleep(0.05)
+    eventually(lambda: status_of(run)["state"] != "running", 120)
     assert status_of(run)["state"] == "interrupted" and status_of(run)["reason"] == "SIGHUP"
     ended = run_child("train_flow", *LONG, "--experiments_dir", runs, "--resume", run)
     assert ended.folder == run and weights_hash(run) == uninterrupted

@@ -1,8 +1,9 @@
-"""launch.sh: flags arrive untouched, a task that dies at once is reported, and every session has its own name."""
+"""Tests of launch.sh: flags arrive unchanged, an early failure is reported, and each session has its own name."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.commands.fake_repository import FakeRepository, fake_repository, path_without
+from tests.commands.fake_repository import ROOT, FakeRepository, fake_repository, path_without
 
 LAUNCHERS = [
     pytest.param(tool, marks=pytest.mark.skipif(shutil.which(tool) is None, reason=f"not installed: {tool}"))
@@ -96,7 +97,7 @@ def test_an_early_death_is_reported_with_its_code(repository: FakeRepository, la
     done = repository.run("scripts/sh/launch.sh", "fake", "--bath_size", FAKE="die 7", LAUNCH_WITH=launcher)
     assert done.returncode == 7
     assert done.stdout == ""
-    assert "ended at once with exit code 7" in done.stderr
+    assert "error: fake ended with exit code 7" in done.stderr
     assert "error: no such flag: --bath_size" in done.stderr
 
 
@@ -143,24 +144,40 @@ def test_without_screen_and_tmux_it_takes_nohup_and_says_so(repository: FakeRepo
     assert received(repository) == ["a b"]
     missing = repository.run("scripts/sh/launch.sh", "fake", PATH=path, LAUNCH_WITH="screen")
     assert missing.returncode == 2
-    assert missing.stderr == "error: LAUNCH_WITH=screen, but screen is not installed\n"
+    assert missing.stderr == "error: LAUNCH_WITH=screen: screen is not installed\n"
 
 
 def test_mistakes_are_one_line_and_leave_nothing(repository: FakeRepository) -> None:
     for task in ("nope", "../fake", "launch", ""):
         done = repository.run("scripts/sh/launch.sh", task)
         assert done.returncode == 2
-        assert (
-            done.stderr
-            == f"error: no task '{task}' in scripts/; there are: fake generate record train_ddpm train_flow\n"
-        )
+        tasks = "fake generate record train_ddpm train_flow"
+        assert done.stderr == f"error: no task is called '{task}': choose from {tasks}\n"
     done = repository.run("scripts/sh/launch.sh", "fake", LAUNCH_WITH="cron")
     assert (done.returncode, done.stderr) == (2, "error: LAUNCH_WITH=cron: choose screen, tmux or nohup\n")
     assert repository.run("scripts/sh/launch.sh").returncode == 2
     assert not repository.experiments.exists()
     (repository.root / ".venv" / "bin" / "python").unlink()
     done = repository.run("scripts/sh/launch.sh", "fake")
-    assert (done.returncode, done.stderr) == (2, "error: no environment in .venv: run 'make setup' first\n")
+    assert (done.returncode, done.stderr) == (2, "error: there is no environment in .venv: run 'make setup'\n")
+
+
+def test_several_processes_are_refused_for_a_task_that_runs_on_one(repository: FakeRepository) -> None:
+    for env in ({"GPUS": "2"}, {"GPUS": "0", "PROCS": "2"}):
+        done = repository.run("scripts/sh/launch.sh", "record", **env)
+        message = "error: record runs on one process, not on 2: leave out GPUS and PROCS\n"
+        assert (done.returncode, done.stderr) == (2, message)
+    assert not repository.out.exists() and not repository.experiments.exists()
+    assert repository.run("scripts/sh/launch.sh", "record", GPUS="0", PROCS="1", FOREGROUND="1").returncode == 0
+
+
+def test_the_shell_lists_the_tasks_that_run_on_several_processes() -> None:
+    listed = re.search(r"^parallel_tasks='(.*)'$", (ROOT / "scripts/sh/session_records.sh").read_text(), re.MULTILINE)
+    assert listed
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("[a-z]*.py")}
+    assert all('if __name__ == "__main__":' in source for source in sources.values())
+    parallel = [task for task, source in sources.items() if "run_command(main, parallel=True)" in source]
+    assert listed[1].split() == sorted(parallel)
 
 
 def test_an_experiments_folder_that_cannot_be_written_is_named(repository: FakeRepository) -> None:
@@ -176,10 +193,10 @@ def test_a_launcher_that_cannot_start_is_named(repository: FakeRepository) -> No
     done = repository.run("scripts/sh/launch.sh", "fake", SCREENDIR="/dev/null", LAUNCH_WITH="screen")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "error: screen could not start a session; LAUNCH_WITH=nohup may" in done.stderr
+    assert "error: screen could not start a session: try LAUNCH_WITH=nohup" in done.stderr
 
 
-def test_help_comes_at_once_and_not_in_a_session(repository: FakeRepository) -> None:
+def test_help_runs_in_the_foreground(repository: FakeRepository) -> None:
     assert repository.run("scripts/sh/launch.sh", "fake", "--help").returncode == 0
     assert received(repository) == ["--help"]
     assert not repository.experiments.exists()

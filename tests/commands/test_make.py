@@ -1,4 +1,4 @@
-"""The Makefile: every target is listed, ARGS arrives as typed, and each target reaches its task."""
+"""Tests of the Makefile: the help lists every target, ARGS arrives as typed, and each target calls its task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def repository(tmp_path: Path) -> Iterator[FakeRepository]:
 
 
 def make(repository: FakeRepository, *words: str, **env: str) -> list[str]:
-    """What the task was given."""
+    """Run make and return the arguments that the task received."""
     done = repository.run("make", *words, **env)
     assert done.returncode == 0, done.stderr
     return json.loads(repository.out.read_text())
@@ -63,7 +63,7 @@ def test_any_quoted_args_arrive(repository: FakeRepository, words: list[str]) ->
 
 
 @pytest.mark.parametrize("args", ["--name 'my run", "--a; echo done", "--a $(", "--a | cat", "--a )"])
-def test_args_that_are_no_words_start_nothing(repository: FakeRepository, args: str) -> None:
+def test_args_that_the_shell_cannot_read_start_nothing(repository: FakeRepository, args: str) -> None:
     done = repository.run("make", "train_ddpm", "FOREGROUND=1", f"ARGS={args}")
     assert done.returncode != 0
     assert done.stdout == ""
@@ -98,13 +98,13 @@ def test_make_stop_names_a_session(repository: FakeRepository) -> None:
 
 
 def test_clean_keeps_runs_data_and_environment(repository: FakeRepository) -> None:
-    kept = [".venv/__pycache__/a.pyc", "experiments/run/status.json", "data/store/MNIST/raw/a", "models/a.py"]
-    dropped = ["models/__pycache__/a.pyc", ".pytest_cache/a", ".ruff_cache/a", ".hypothesis/a"]
-    for name in kept + dropped:
+    remaining = [".venv/__pycache__/a.pyc", "experiments/run/status.json", "data/store/MNIST/raw/a", "models/a.py"]
+    deleted = ["models/__pycache__/a.pyc", ".pytest_cache/a", ".ruff_cache/a", ".hypothesis/a"]
+    for name in remaining + deleted:
         (repository.root / name).parent.mkdir(parents=True, exist_ok=True)
         (repository.root / name).write_text("")
     assert repository.run("make", "clean").returncode == 0
-    assert [name for name in kept + dropped if (repository.root / name).exists()] == kept
+    assert [name for name in remaining + deleted if (repository.root / name).exists()] == remaining
 
 
 def test_scripts_that_are_called_are_executable() -> None:

@@ -1,6 +1,6 @@
-"""setup.sh: makes the environment once, knows when nothing changed, and leaves no half-made one that counts as whole.
+"""Tests of setup.sh: it creates the environment once, and an interrupted installation does not count as complete.
 
-The lists of packages are empty or local here, and the index is out of reach, so that nothing is downloaded.
+The requirements are empty here and the package index cannot be reached, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def setup(repository: FakeRepository, *flags: str, **env: str) -> subprocess.Com
 
 
 def change_requirements(repository: FakeRepository, text: str = "") -> None:
-    """Another content, so that the environment is out of date."""
+    """Change the content of the requirements, so that the environment is out of date."""
     (repository.root / "requirements-dev.txt").write_text(f"# {time.monotonic_ns()}\n{text}")
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeRepository]:
-    """A repository in which setup.sh has made a real environment."""
+    """A repository in which setup.sh has created a real environment."""
     with fake_repository(tmp_path_factory.mktemp("setup")) as made:
         shutil.rmtree(made.root / ".venv")
         done = setup(made)
@@ -52,14 +52,12 @@ def test_it_makes_an_environment_that_works(repository: FakeRepository) -> None:
     assert stamp(repository).read_text().startswith("Python 3.")
 
 
-def test_a_second_call_is_quick_and_changes_nothing(repository: FakeRepository) -> None:
+def test_a_second_call_installs_nothing(repository: FakeRepository) -> None:
     assert setup(repository).returncode == 0
     before = stamp(repository).stat().st_mtime_ns
-    start = time.monotonic()
     done = setup(repository)
-    assert time.monotonic() - start < 1
-    assert done.returncode == 0
-    assert done.stdout == ""
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "installing" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("ready: .venv, Python 3.")
     assert stamp(repository).stat().st_mtime_ns == before
     assert setup(repository, "--quiet").stderr == ""
@@ -75,11 +73,11 @@ def test_two_at_once_install_once(repository: FakeRepository) -> None:
     change_requirements(repository)
     with ThreadPoolExecutor() as pool:
         done = list(pool.map(lambda _: setup(repository), range(2)))
-    assert [one.returncode for one in done] == [0, 0]
-    assert sum("installing" in one.stderr for one in done) == 1
+    assert [call.returncode for call in done] == [0, 0]
+    assert sum("installing" in call.stderr for call in done) == 1
 
 
-def test_a_package_that_cannot_be_had_fails_and_stays_undone(repository: FakeRepository) -> None:
+def test_a_package_that_cannot_be_installed_leaves_no_stamp(repository: FakeRepository) -> None:
     change_requirements(repository, "no-such-package-anywhere>=1")
     for _ in range(2):
         done = setup(repository)
@@ -90,17 +88,17 @@ def test_a_package_that_cannot_be_had_fails_and_stays_undone(repository: FakeRep
     assert setup(repository).returncode == 0
 
 
-def test_killed_half_way_it_is_undone_and_can_be_finished(repository: FakeRepository, tmp_path: Path) -> None:
+def test_a_killed_installation_leaves_no_stamp_and_can_be_repeated(repository: FakeRepository, tmp_path: Path) -> None:
     change_requirements(repository)
-    with socket.create_server(("127.0.0.1", 0)) as index:  # takes the question and never answers
+    with socket.create_server(("127.0.0.1", 0)) as index:  # accepts connections, but never answers
         url = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
         env = repository.env | {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": url, "NO_PROXY": "127.0.0.1"}
-        env["TMPDIR"] = str(tmp_path)  # pip cannot tidy up when it is killed
+        env["TMPDIR"] = str(tmp_path)  # pip leaves temporary files when it is killed
         command = ["scripts/sh/setup.sh"]
         started = subprocess.Popen(
             command, cwd=repository.root, env=env, start_new_session=True, stderr=subprocess.PIPE
         )
-        index.settimeout(30)
+        index.settimeout(180)
         index.accept()
         os.killpg(started.pid, signal.SIGKILL)
         started.communicate()
@@ -110,12 +108,12 @@ def test_killed_half_way_it_is_undone_and_can_be_finished(repository: FakeReposi
     assert "installing" in done.stderr
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(repository: FakeRepository) -> None:
+def test_an_environment_without_its_python_is_created_again(repository: FakeRepository) -> None:
     (repository.root / ".venv" / "bin" / "python").unlink()
     (repository.root / ".venv" / "bin" / "python").symlink_to("/nowhere/python3.11")
     done = setup(repository)
     assert done.returncode == 0, done.stderr
-    assert "making .venv with Python 3." in done.stderr
+    assert "creating .venv with Python 3." in done.stderr
 
 
 def test_without_a_python_that_is_new_enough_it_says_so(tmp_path: Path) -> None:
@@ -138,7 +136,7 @@ def test_a_folder_that_is_no_environment_is_not_overwritten(tmp_path: Path) -> N
         (repository.root / ".venv" / "precious").write_text("mine")
         done = setup(repository)
         assert done.returncode == 1
-        assert "is not a virtual environment: move it away" in done.stderr.splitlines()[-1]
+        assert "is not a virtual environment: move it elsewhere" in done.stderr.splitlines()[-1]
         assert (repository.root / ".venv" / "precious").read_text() == "mine"
 
 
