@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.diffusion.guidance import Labelled
 from models.diffusion.inpainting import Known, inpaint, known_places
-from models.drawing import pictures
+from models.drawing import sheets
 from models.errors import UserError
 from models.generation import Generated
 from models.randomness import derive_seed
@@ -165,7 +165,7 @@ def _draw(
     def sheet(each: Tensor, title: str):
         columns = [images, masked, *each.unflatten(0, (-1, samples)).unbind(1)]
         columns = [column[: len(each) // samples] for column in columns]
-        return pictures.strip(columns, headings, title=title, row_titles=names[: len(columns[0])])
+        return sheets.strip(columns, headings, title=title, row_titles=names[: len(columns[0])])
 
     title = shown.title(how, made.nfe)
     shown.save(sheet(filled, title), folder, "inpainting")

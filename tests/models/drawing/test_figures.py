@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models.drawing.figures import Cloud
 from PIL import Image
 
 from models.drawing import figures, pictures
-from models.drawing.figures import Cloud
 
 ROWS = [
     {"scale": scale, "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "diversity": 1 / (1 + scale)}
