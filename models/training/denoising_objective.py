@@ -95,9 +95,8 @@ class DenoisingObjective:
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images, _ = self._sample(network, frames=0)
-        image_files.save_image(
-            sheets.sample_sheet(images, self.spec.class_names, f"{title}, {self.sampling.describe()}"), path
-        )
+        sheet = sheets.sample_sheet(images, self.spec.class_names, f"{title}, {self.sampling.describe()}")
+        image_files.save_image(sheet, path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         images, first = self._sample(network, frames=FRAMES)
