@@ -141,7 +141,7 @@ def _draw_interpolations(latents: _Latents, images: Tensor, labels: Tensor) -> N
     frames = [images[starts], *decoded, images[ends]]
     captions = ["image", *(f"{share:.1f}" for share in shares), "image"]
     title = f"{latents.title}: decoded points of straight lines between the latents of two test images"
-    save_image(sheets.strip(frames, captions, title), latents.folder / "interpolations.png")
+    save_image(sheets.strip(frames, captions, title=title), latents.folder / "interpolations.png")
 
 
 def _partner(labels: Tensor, start: int) -> int:
