@@ -13,8 +13,7 @@ from models.drawing.figure_files import figure_file
 def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path | str, title: str) -> None:
     """Draw how often each class (row) was recognised as each class (column), in percent of the row.
 
-    counts: integers (classes, classes). Writes .png, .pdf or .svg, whole or not at all; raises UserError for another
-    suffix.
+    counts: integers (classes, classes). Raises UserError if the suffix is not .png, .pdf or .svg.
     """
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 1.8 + 0.45 * len(counts)

@@ -1,4 +1,7 @@
-"""Curves of measurements: checkpoints over training, guidance scales, noise schedules."""
+"""Curves of measurements: checkpoints over training, guidance scales, noise schedules.
+
+Each function writes .png, .pdf or .svg, whole or not at all, and raises UserError for another suffix.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def draw_checkpoint_curves(
     """Draw each measure over the steps, with its interval, for raw and for EMA weights.
 
     rows: one for each checkpoint and its weights (raw or ema), with step, epoch, weights, and for each panel column,
-    column_low and column_high. Writes .png, .pdf or .svg, whole or not at all; raises UserError for another suffix.
+    column_low and column_high.
     """
     with figure_file((1 + 3.6 * len(panels), 3.9), path, title) as figure:
         subplots = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -75,7 +78,7 @@ def draw_guidance_curves(
     """Draw accuracy, with its interval, and diversity against the guidance scale.
 
     rows: one for each scale, with scale, accuracy, accuracy_low, accuracy_high, and diversity relative to that of real
-    images. Writes .png, .pdf or .svg, whole or not at all; raises UserError for another suffix.
+    images.
     """
     rows = sorted(rows, key=lambda row: row["scale"])
     scale, accuracy, low, high, diversity = (
@@ -108,7 +111,7 @@ def draw_schedule_curves(
     """Draw alpha(t), sigma(t) and the log-SNR of noise schedules, side by side.
 
     curves: for each name, four arrays of one length: t in [0, 1], alpha, sigma, and log(alpha^2 / sigma^2), which may
-    be infinite. Writes .png, .pdf or .svg, whole or not at all; raises UserError for another suffix.
+    be infinite.
     """
     headings = (r"signal  $\alpha(t)$", r"noise  $\sigma(t)$", r"log-SNR  $\log(\alpha^2 / \sigma^2)$")
     with figure_file((9.0, 3.8), path, title) as figure:

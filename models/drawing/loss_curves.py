@@ -1,4 +1,7 @@
-"""Loss curves of a training run, over the steps and over t."""
+"""Loss curves of a training run, over the steps and over t.
+
+Each function writes .png, .pdf or .svg, whole or not at all, and raises UserError for another suffix.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,6 @@ def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title:
     rows: of metrics.csv, numbers or text; any cell may be absent, empty or not finite. Columns: step, epoch,
     train_loss, train_grid_loss, test_loss; test_loss_t0 ... test_loss_t9, sample_distance and sample_recognised (a
     share); for an autoencoder train_loss_reconstruction, train_loss_kl, the same of test_loss, and test_loss_rate.
-    Writes .png, .pdf or .svg, whole or not at all; raises UserError for another suffix.
     """
     if any("test_loss_reconstruction" in row for row in rows):
         _draw_autoencoder_curves(rows, path, title)
@@ -62,8 +64,7 @@ def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title:
 def draw_losses_by_t(curves: Mapping[str, Sequence[Sequence[float]]], path: Path | str, title: str = "") -> None:
     """Draw losses in ten bins of t with their intervals.
 
-    curves: for each name, (mean, low, high) of each bin, NaN if the bin is empty. Writes .png, .pdf or .svg, whole or
-    not at all; raises UserError for another suffix.
+    curves: for each name, (mean, low, high) of each bin, NaN if the bin is empty.
     """
     with figure_file((6.0, 4.0), path, title) as figure:
         axes = figure.subplots()

@@ -1,6 +1,7 @@
 """Sheets of images: grids, strips over time, pairs, and the sample sheet of a model.
 
 Images are uint8 (N, C, H, W) with one or three channels. A sheet is a PIL image: grey images give a grey sheet.
+Its cells are larger than the images only if a title needs the room.
 """
 
 from __future__ import annotations
@@ -46,68 +47,6 @@ def grid(
     """
     tiles = as_array(images)
     columns = columns or len(column_titles) or _columns(len(tiles))
-    return _sheet(tiles, columns, padding, scale, title, column_titles, row_titles)
-
-
-def strip(
-    frames: Sequence[Tensor], captions: Sequence[str], title: str = "", row_titles: Sequence[str] = ()
-) -> Image.Image:
-    """Return a sheet of the same images over time: a row for each image, a captioned column for each frame.
-
-    frames: T tensors, uint8 (N, C, H, W) each; captions: T texts. Raises ValueError as `grid` does.
-    """
-    if len(frames) != len(captions):
-        raise ValueError(f"{len(frames)} frames have {len(captions)} captions")
-    tiles = np.stack([as_array(frame) for frame in frames], axis=1)  # (N, T, H, W, C)
-    tiles = tiles.reshape(-1, *tiles.shape[2:])  # (N * T, H, W, C)
-    return _sheet(tiles, len(frames), title=title, column_titles=captions, row_titles=row_titles)
-
-
-def pairs(images: Tensor, partners: Tensor, columns: int, title: str = "") -> Image.Image:
-    """Return a sheet of images, each with its partner on its right. Both: uint8 (N, C, H, W). columns: of pairs."""
-    tiles = as_array(images)
-    edge = np.full_like(tiles[:, :, :1], PAGE)
-    tiles = np.concatenate([tiles, edge, as_array(partners)], axis=2)
-    scale = max(1, round(TILE / max(images.shape[2:])))
-    return _sheet(tiles, min(columns, len(tiles)), max(8, 2 * scale), scale, title)
-
-
-def sample_sheet(images: Tensor, class_names: Sequence[str], title: str) -> Image.Image:
-    """Return a grid of samples with a titled column for each class, or an untitled grid if there are many classes."""
-    if 0 < len(class_names) <= MOST_COLUMNS and len(images) >= len(class_names):
-        return grid(images, title=title, column_titles=class_names)
-    return grid(images, title=title)
-
-
-def tiled(images: Tensor, columns: int, padding: int = 1) -> Tensor:
-    """Return images (N, C, H, W) side by side as one image, uint8 (C, height, width): a cell of a larger sheet."""
-    # torchvision.utils.make_grid makes grey images RGB, pads the outside, treats one image differently, and takes
-    # seconds to import.
-    rows = math.ceil(len(images) / columns)
-    channels, height, width = images.shape[1:]
-    cell = images.new_full((channels, rows * (height + padding) - padding, columns * (width + padding) - padding), PAGE)
-    for k, image in enumerate(images):
-        y, x = k // columns * (height + padding), k % columns * (width + padding)
-        cell[:, y : y + height, x : x + width] = image
-    return cell
-
-
-def _columns(count: int) -> int:
-    """Return the columns of a square sheet, or of one up to twice as wide if its last row is then full."""
-    root = math.isqrt(count - 1) + 1  # The square root, rounded up.
-    return next((columns for columns in range(root, 2 * root + 1) if count % columns == 0), root)
-
-
-def _sheet(
-    tiles: np.ndarray,
-    columns: int,
-    padding: int = 2,
-    scale: int | None = None,
-    title: str = "",
-    column_titles: Sequence[str] = (),
-    row_titles: Sequence[str] = (),
-) -> Image.Image:
-    """Return a sheet of tiles (N, H, W, C). Its cells are larger than the tiles only if a title needs the room."""
     count, height, width, channels = tiles.shape
     rows = math.ceil(count / columns)
     if len(column_titles) not in (0, columns) or len(row_titles) not in (0, rows):
@@ -144,6 +83,58 @@ def _sheet(
         y = top + row * step_y + (cell_height - text.height) // 2
         text.draw(picture, GAP, y, left - padding - 2 * GAP, align=1.0)
     return picture
+
+
+def strip(
+    frames: Sequence[Tensor], captions: Sequence[str], title: str = "", row_titles: Sequence[str] = ()
+) -> Image.Image:
+    """Return a sheet of the same images over time: a row for each image, a captioned column for each frame.
+
+    frames: T tensors, uint8 (N, C, H, W) each; captions: T texts. Raises ValueError as `grid` does.
+    """
+    import torch
+
+    if len(frames) != len(captions):
+        raise ValueError(f"{len(frames)} frames have {len(captions)} captions")
+    tiles = torch.stack([frame.cpu() for frame in frames], dim=1).flatten(0, 1)  # (N * T, C, H, W)
+    return grid(tiles, len(frames), title=title, column_titles=captions, row_titles=row_titles)
+
+
+def pairs(images: Tensor, partners: Tensor, columns: int, title: str = "") -> Image.Image:
+    """Return a sheet of images, each with its partner on its right. Both: uint8 (N, C, H, W). columns: of pairs."""
+    import torch
+
+    images = images.cpu()
+    edge = torch.full_like(images[:, :, :, :1], PAGE)
+    scale = max(1, round(TILE / max(images.shape[2:])))
+    tiles = torch.cat([images, edge, partners.cpu()], dim=3)
+    return grid(tiles, min(columns, len(tiles)), max(8, 2 * scale), scale, title)
+
+
+def sample_sheet(images: Tensor, class_names: Sequence[str], title: str) -> Image.Image:
+    """Return a grid of samples with a titled column for each class, or an untitled grid if there are many classes."""
+    if 0 < len(class_names) <= MOST_COLUMNS and len(images) >= len(class_names):
+        return grid(images, title=title, column_titles=class_names)
+    return grid(images, title=title)
+
+
+def tiled(images: Tensor, columns: int, padding: int = 1) -> Tensor:
+    """Return images (N, C, H, W) side by side as one image, uint8 (C, height, width): a cell of a larger sheet."""
+    # torchvision.utils.make_grid makes grey images RGB, pads the outside, treats one image differently, and takes
+    # seconds to import.
+    rows = math.ceil(len(images) / columns)
+    channels, height, width = images.shape[1:]
+    cell = images.new_full((channels, rows * (height + padding) - padding, columns * (width + padding) - padding), PAGE)
+    for k, image in enumerate(images):
+        y, x = k // columns * (height + padding), k % columns * (width + padding)
+        cell[:, y : y + height, x : x + width] = image
+    return cell
+
+
+def _columns(count: int) -> int:
+    """Return the columns of a square sheet, or of one up to twice as wide if its last row is then full."""
+    root = math.isqrt(count - 1) + 1  # The square root, rounded up.
+    return next((columns for columns in range(root, 2 * root + 1) if count % columns == 0), root)
 
 
 def _heading(title: str, body_width: int) -> Text:

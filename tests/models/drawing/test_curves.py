@@ -178,12 +178,6 @@ def test_epochs_are_marked_at_their_first_step(tmp_path: Path, drawn: list[Figur
     assert np.array_equal(top.get_xticks(), [10, 20, 30, 40, 50, 60])
 
 
-@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
-def test_formats(tmp_path: Path, suffix: str, start: bytes) -> None:
-    loss_curves.draw_loss_curves([row(1, 1.0)], tmp_path / f"loss{suffix}")
-    assert (tmp_path / f"loss{suffix}").read_bytes().startswith(start)
-
-
 def test_an_unknown_format_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"loss\.gif.*\.png, \.pdf, \.svg"):
         loss_curves.draw_loss_curves([], tmp_path / "loss.gif")
