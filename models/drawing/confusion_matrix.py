@@ -21,11 +21,11 @@ def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: 
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         axes.grid(False)
-        places = np.arange(len(counts))
+        positions = np.arange(len(counts))
         turned = {"rotation": 45, "ha": "right"} if max(map(len, class_names)) > 2 else {}
-        axes.set_xticks(places, class_names, fontsize=8, **turned)
-        axes.set_yticks(places, class_names, fontsize=8)
-        axes.set(xlabel="recognised as, % of those asked for", ylabel="asked for")
+        axes.set_xticks(positions, class_names, fontsize=8, **turned)
+        axes.set_yticks(positions, class_names, fontsize=8)
+        axes.set(xlabel="recognised class, % of the row", ylabel="requested class")
         for row, column in zip(*np.nonzero(counts), strict=True):
             share = shares[row, column]
             text = f"{share:.0f}" if share >= 10 else f"{share:.1f}"

@@ -62,7 +62,7 @@ def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel) -
     if panel.floor is not None:
         axes.axhline(factor * panel.floor, color="0.35", linestyle="--", linewidth=1, label="real test images")
         drawn.append(np.array([factor * panel.floor]))
-    axes.set(title=panel.heading, xlabel="step (epoch above)")
+    axes.set(title=panel.heading, xlabel="step (below) and epoch (above)")
     if not panel.percent:
         scale_axis(axes, np.concatenate(drawn))
     label_steps(axes, 5)
@@ -87,21 +87,23 @@ def draw_guidance_curves(
     )
     with figure_file((9.0, 3.9), path, title) as figure:
         left, right = figure.subplots(1, 2)
-        places = np.arange(len(scale))  # Scales are evenly spaced on the axis, because many are close to 1.
-        left.fill_between(places, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
-        left.plot(places, 100 * accuracy, "o-", color=COLOURS[0], markersize=4, label="generated, 95 % interval")
+        positions = np.arange(len(scale))  # Scales are evenly spaced on the axis, because many are close to 1.
+        left.fill_between(positions, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
+        left.plot(positions, 100 * accuracy, "o-", color=COLOURS[0], markersize=4, label="generated, 95 % interval")
         left.axhline(100 * classifier_accuracy, color="0.35", linestyle="--", linewidth=1, label="real test images")
-        left.set(title="recognised as the class asked for", ylabel="%")
-        right.plot(places, diversity, "s-", color=COLOURS[1], markersize=4, label="generated")
+        left.set(title="recognised as the requested class", ylabel="% of images")
+        right.plot(positions, diversity, "s-", color=COLOURS[1], markersize=4, label="generated")
         right.axhline(1, color="0.35", linestyle="--", linewidth=1, label="real test images")
-        right.set(title="diversity within a class, relative to real images", ylabel="mean pairwise distance, ratio")
+        right.set(
+            title="diversity within a class, relative to real images", ylabel="mean pairwise distance (real images = 1)"
+        )
         right.set_ylim(0, max(1.1, 1.08 * diversity.max()))
         below = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
         for axes, values, form in ((left, 100 * accuracy, "{:.1f}"), (right, diversity, "{:.2f}")):
             for x, y in enumerate(values.tolist()):
                 axes.annotate(form.format(y), (x, y), **below, path_effects=[outline()])
-            axes.set(xlabel="guidance scale  (0 = unconditional, 1 = conditional)", xlim=(-0.4, len(places) - 0.6))
-            axes.set_xticks(places, [f"{value:g}" for value in scale])
+            axes.set(xlabel="guidance scale  (0 = unconditional, 1 = conditional)", xlim=(-0.4, len(positions) - 0.6))
+            axes.set_xticks(positions, [f"{value:g}" for value in scale])
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8)
 
 
@@ -120,15 +122,9 @@ def draw_schedule_curves(
             axes.set(title=heading, xlabel="t  (0 = clean, 1 = noise)", xlim=(-0.02, 1.02))
             for n, (t, *values) in enumerate(curves.values()):
                 finite = np.isfinite(values[k])
-                axes.plot(
-                    t[finite],
-                    values[k][finite],
-                    color=COLOURS[n % len(COLOURS)],
-                    linestyle=STYLES[n % len(STYLES)],
-                    linewidth=2.6 - 1.6 * n / len(curves),  # A later curve does not hide an equal one.
-                    marker=marker(t),
-                    markersize=3,
-                )
+                width = 2.6 - 1.6 * n / len(curves)  # A later curve does not hide an equal one.
+                look = {"color": COLOURS[n % len(COLOURS)], "linestyle": STYLES[n % len(STYLES)], "linewidth": width}
+                axes.plot(t[finite], values[k][finite], **look, marker=marker(t), markersize=3)
         shown = [line.get_ydata().clip(-LOG_SNR_SHOWN, LOG_SNR_SHOWN) for line in panels[2].lines]
         low, high = np.min(np.concatenate(shown)), np.max(np.concatenate(shown))
         panels[2].set_ylim(low - 1, high + 1)

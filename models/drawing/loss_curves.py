@@ -34,7 +34,10 @@ LOSSES = (
     ("train_grid_loss", "train, EMA weights", COLOURS[2], "-."),
     ("test_loss", "test, EMA weights", COLOURS[1], "--"),
 )
-SAMPLES = {"sample_distance": "distance of samples, EMA weights", "sample_recognised": "recognised, %, EMA weights"}
+SAMPLES = {
+    "sample_distance": "distance of samples, EMA weights",
+    "sample_recognised": "recognised samples, %, EMA weights",
+}
 PARTS = {"reconstruction": "reconstruction, per pixel", "kl": "KL, nats per image"}
 MANY = 200  # A curve of at least this many points is faint, with its running mean on top.
 

@@ -104,18 +104,15 @@ def _draw_maps(latents: _Latents, labels: Tensor, seed: int, umap: bool) -> None
 
 
 def _draw_slice(latents: _Latents) -> None:
-    """Draw decoded points of a plane through the mean of the latents, along its two directions of largest variance.
-
-    If latents have one or two numbers, the line or the whole plane is drawn.
-    """
+    """Draw decoded points of a plane: of the two principal components, or of all latents of one or two numbers."""
     flat = latents.means.flatten(1)
     centre, units = flat.mean(0), flat.shape[1]
     if units > 2:
         axes = torch.from_numpy(principal_axes((flat - centre).numpy())[0]).float()
-        where = "the plane of the two widest directions through their mean, in deviations"
+        where = "plane of their two principal components"
     else:
         axes = torch.eye(units)
-        where = f"the {'whole plane' if units == 2 else 'line'}, in deviations from the mean"
+        where = "whole plane" if units == 2 else "line"
     deviations = ((flat - centre) @ axes.T).std(0, correction=0)
     columns = torch.linspace(-SLICE_WIDTH, SLICE_WIDTH, SLICE)
     rows = columns.flip(0) if len(axes) == 2 else torch.zeros(1)  # Values grow upwards, as on the maps.
@@ -125,7 +122,7 @@ def _draw_slice(latents: _Latents) -> None:
     column_titles, row_titles = ([f"{x:+.1f}" if x else "0" for x in values.tolist()] for values in (columns, rows))
     sheet = sheets.grid(
         decoded,
-        title=f"{latents.title}: decoded latents on {where}",
+        title=f"{latents.title}: decoded latents on the {where}, in standard deviations from the mean",
         column_titles=column_titles,
         row_titles=row_titles if len(rows) > 1 else (),
     )
@@ -140,7 +137,7 @@ def _draw_interpolations(latents: _Latents, images: Tensor, labels: Tensor) -> N
     decoded = [latents.codec.decode(torch.lerp(means[starts], means[ends], share)) for share in shares]
     frames = [images[starts], *decoded, images[ends]]
     captions = ["image", *(f"{share:.1f}" for share in shares), "image"]
-    title = f"{latents.title}: decoded points of straight lines between the latents of two test images"
+    title = f"{latents.title}: decoded points on straight lines between the latents of two test images"
     save_image(sheets.strip(frames, captions, title=title), latents.folder / "interpolations.png")
 
 
@@ -161,16 +158,15 @@ def _draw_samples(latents: _Latents, seed: int) -> None:
     noise = torch.randn(DRAWN_ROWS * DRAWN_COLUMNS, *means.shape[1:], generator=generator)
     fitted = means.mean(0) + (means.var(0, correction=0) + variances.mean(0)).sqrt() * noise
     kinds = {"Gaussian fitted\nto the latents": fitted}
-    sources = "draws of a Gaussian fitted to the test latents, unit by unit; a plain autoencoder has no prior"
+    sources = "a Gaussian fitted to each unit of the test latents; a plain autoencoder has no prior"
     if latents.codec.spec.kind == "vae":
         kinds = {"prior:\nunit Gaussian": noise, **kinds}
         kl = unit_kl(means, variances.clamp(min=1e-30).log()).mean().item()
-        sources = "draws of the prior, and of a Gaussian fitted to the test latents, unit by unit "
-        sources += f"(KL {kl:.2f} nats per unit)"
+        sources = f"the prior and of a Gaussian fitted to each unit of the test latents (KL {kl:.2f} nats per unit)"
     sheet = sheets.grid(
         latents.codec.decode(torch.cat(list(kinds.values()))),
         columns=DRAWN_COLUMNS,
-        title=f"{latents.title}: decoded {sources}",
+        title=f"{latents.title}: decoded samples of {sources}",
         row_titles=[name if row == 0 else "" for name in kinds for row in range(DRAWN_ROWS)] if len(kinds) > 1 else (),
     )
     save_image(sheet, latents.folder / "prior_samples.png")

@@ -114,8 +114,8 @@ def close(one: Tensor, other: Tensor) -> bool:
 @pytest.mark.parametrize("kind", ["vae", "autoencoder"])
 def test_the_title_names_the_source_of_samples(kind: str, tmp_path: Path, drawn) -> None:
     draw(codec(tmp_path, kind=kind, latent_shape=(2, 2, 2)), tmp_path / "a")
-    ((images, options),) = [value for key, value in drawn.items() if key == "decoded draw"]
-    assert "Gaussian fitted to the test latents" in options["title"]
+    ((images, options),) = [value for key, value in drawn.items() if key == "decoded samp"]
+    assert "Gaussian fitted to each unit of the test latents" in options["title"]
     assert ("no prior" in options["title"]) == (kind == "autoencoder")
     assert len(images) == (96 if kind == "vae" else 48)
     assert [name for name in options["row_titles"] if name][:1] == (["prior:\nunit Gaussian"] if kind == "vae" else [])
