@@ -63,11 +63,11 @@ def animate(frames: Sequence[Image.Image], path: Path | str, fps: float = 12.0, 
     """
     file_format = format_of(path, ANIMATION_FORMATS)
     if not fps > 0:
-        raise UserError(f"{path}: {fps:g} frames per second must be more than 0")
+        raise UserError(f"`fps` {fps:g}: must be more than 0")
     pages = _same_size(frames)
     width, height = pages[0].size
     if max(width, height) > LONGEST_SIDE:
-        raise UserError(f"{path}: frames of {width} x {height} pixels are too large; animate fewer images")
+        raise UserError(f"{path}: frames of {width} x {height} pixels are too large", "animate fewer images")
     options: dict[str, Any] = {"lossless": True, "method": 4}
     if file_format == "GIF":
         pages, options = _paletted(pages), {"optimize": False}
