@@ -96,7 +96,7 @@ def draw_guidance_curves(
         right.axhline(1, color="0.35", linestyle="--", linewidth=1, label="real test images")
         right.set(title="diversity within a class", ylabel="mean pairwise distance (real images = 1)")
         right.set_ylim(0, max(1.1, 1.08 * diversity.max()))
-        below = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
+        below: dict[str, Any] = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
         for axes, values, form in ((left, 100 * accuracy, "{:.1f}"), (right, diversity, "{:.2f}")):
             for x, y in enumerate(values.tolist()):
                 axes.annotate(form.format(y), (x, y), **below, path_effects=[outline()])
@@ -121,8 +121,8 @@ def draw_schedule_curves(
             for n, (t, *values) in enumerate(curves.values()):
                 finite = np.isfinite(values[k])
                 width = 2.6 - 1.6 * n / len(curves)  # A later curve does not hide an equal one.
-                look = {"color": COLOURS[n % len(COLOURS)], "linestyle": STYLES[n % len(STYLES)], "linewidth": width}
-                axes.plot(t[finite], values[k][finite], **look, marker=marker(t), markersize=3)
+                look: dict[str, Any] = {"color": COLOURS[n % len(COLOURS)], "linestyle": STYLES[n % len(STYLES)]}
+                axes.plot(t[finite], values[k][finite], **look, linewidth=width, marker=marker(t), markersize=3)
         shown = [line.get_ydata().clip(-LOG_SNR_SHOWN, LOG_SNR_SHOWN) for line in panels[2].lines]
         low, high = np.min(np.concatenate(shown)), np.max(np.concatenate(shown))
         panels[2].set_ylim(low - 1, high + 1)
