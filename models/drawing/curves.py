@@ -94,7 +94,7 @@ def draw_guidance_curves(
         left.set(title="recognised as the requested class", ylabel="% of images")
         right.plot(positions, diversity, "s-", color=COLOURS[1], markersize=4, label="generated")
         right.axhline(1, color="0.35", linestyle="--", linewidth=1, label="real test images")
-        right.set(title="diversity within a class", ylabel="mean pairwise distance (real images = 1)")
+        right.set(title="diversity: mean pairwise distance within a class", ylabel="ratio to real images")
         right.set_ylim(0, max(1.1, 1.08 * diversity.max()))
         below: dict[str, Any] = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
         for axes, values, form in ((left, 100 * accuracy, "{:.1f}"), (right, diversity, "{:.2f}")):
