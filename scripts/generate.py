@@ -17,8 +17,7 @@ import yaml
 from torch import Tensor
 
 from models import processes
-from models.drawing import pictures
-from models.drawing.pictures import sheet
+from models.drawing import image_files, sheets
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
 from models.model import Model
@@ -180,7 +179,7 @@ class _Sampler:
                 for batch in self.batches(model):
                     file.write(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
                     if flags.save_images:
-                        pictures.save_each(batch.images, folder / "images", batch.labels, first=done)
+                        image_files.save_each(batch.images, folder / "images", batch.labels, first=done)
                     if done < FRAMED:
                         shown.append(batch)
                     done += len(batch.images)
@@ -210,42 +209,42 @@ class _Sampler:
         title = self.title(model, nfe)
         if self.flags.num_samples > len(images):
             title += f" (first {len(images)} of {self.flags.num_samples})"
-        pictures.save_image(self._sheet(images, model, title), folder / "grid.png")
+        image_files.save_image(self._sheet(images, model, title), folder / "grid.png")
         times = shown[0].frame_times
         noisy = [torch.cat(each)[:FRAMED] for each in zip(*(batch.frames for batch in shown), strict=True)]
         every = max(1, (len(times) - 1) // STRIP_FRAMES)
         kept = sorted({0, *range(len(times) - 1, 0, -every)})
-        strip = pictures.strip(
+        strip = sheets.strip(
             [noisy[index][:STRIP_ROWS] for index in kept],
             [f"t = {times[index]:.2f}" for index in kept],
             title=f"{title}: x_t along the reverse process",
         )
-        pictures.save_image(strip, folder / "denoising_strip.png")
+        image_files.save_image(strip, folder / "denoising_strip.png")
         if self.flags.animate:
-            sheets = [self._sheet(frame, model, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)]
-            pictures.animate(sheets, folder / f"animation.{self.flags.format}")
+            film = [self._sheet(frame, model, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)]
+            image_files.animate(film, folder / f"animation.{self.flags.format}")
 
     def _sheet(self, images: Tensor, model: Model, title: str):
         names = model.spec.class_names if self.flags.labels is None else ()
-        return sheet(images, names, title)
+        return sheets.sample_sheet(images, names, title)
 
     def draw_training(self, paths: list[Path], folder: Path) -> None:
         """A sheet for every checkpoint, and the same first images over training as one strip."""
-        frames, captions, sheets = [], [], []
+        frames, captions, film = [], [], []
         for path in paths:
             model = open_model(path, self.flags.model)
             batches = list(self.batches(model))
             images = torch.cat([batch.images for batch in batches])
             title = self.title(model, batches[0].nfe)
-            sheets.append(self._sheet(images, model, title))
-            pictures.save_image(sheets[-1], folder / f"{path.stem}.png")
+            film.append(self._sheet(images, model, title))
+            image_files.save_image(film[-1], folder / f"{path.stem}.png")
             frames.append(images[:STRIP_ROWS])
             assert model.origin is not None
             captions.append(f"step {model.origin.step}")
         title = f"{paths[0].parent.parent.name}, {self.flags.model.weights} weights, {self.sampling.describe()}"
-        pictures.save_image(pictures.strip(frames, captions, title=title), folder / "training_strip.png")
+        image_files.save_image(sheets.strip(frames, captions, title=title), folder / "training_strip.png")
         if self.flags.animate:
-            pictures.animate(sheets, folder / f"animation.{self.flags.format}", fps=2)
+            image_files.animate(film, folder / f"animation.{self.flags.format}", fps=2)
 
 
 if __name__ == "__main__":

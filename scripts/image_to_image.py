@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.diffusion.denoiser import Denoiser, add_noise, with_labels
 from models.diffusion.times import Grid
-from models.drawing import pictures
+from models.drawing import sheets
 from models.errors import UserError
 from models.generation import Generated, Start
 from scripts.cli.arguments import check_positive, parse_flags
@@ -92,7 +92,7 @@ def _draw(
     title = shown.title("test images noised up to a time and sampled from there", *nfe)
 
     def sheet(each: list[Tensor], title: str):
-        return pictures.strip([images, *each], headings, title=title, row_titles=names)
+        return sheets.strip([images, *each], headings, title=title, row_titles=names)
 
     shown.save(sheet([column.images for column in columns], title), folder, "image_to_image")
     if flags.show.animate:

@@ -16,7 +16,7 @@ from models.diffusion.denoiser import Denoiser, with_labels
 from models.diffusion.editing import inpaint, known_in_space, with_known
 from models.diffusion.samplers import Step
 from models.diffusion.times import Grid
-from models.drawing import pictures
+from models.drawing import sheets
 from models.errors import UserError
 from models.generation import Generated, Start
 from models.randomness import derive_seed
@@ -166,7 +166,7 @@ def _draw(
     def sheet(each: Tensor, title: str):
         columns = [images, masked, *each.unflatten(0, (-1, samples)).unbind(1)]
         columns = [column[: len(each) // samples] for column in columns]
-        return pictures.strip(columns, headings, title=title, row_titles=names[: len(columns[0])])
+        return sheets.strip(columns, headings, title=title, row_titles=names[: len(columns[0])])
 
     title = shown.title(how, made.nfe)
     shown.save(sheet(filled, title), folder, "inpainting")

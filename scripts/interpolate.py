@@ -15,7 +15,7 @@ from torch import Tensor
 from models.diffusion.denoiser import Denoiser, with_labels
 from models.diffusion.editing import invert
 from models.diffusion.guidance import between_labels
-from models.drawing import pictures
+from models.drawing import sheets
 from models.errors import UserError
 from models.generation import Generated, Start, choose_labels, sampled_denoiser
 from scripts.cli.arguments import check_positive, parse_flags
@@ -165,11 +165,11 @@ def _draw(
         columns = [originals[0], *columns, originals[1]]
         headings = ["test image", *headings, "test image"]
     title = shown.title(what, made.nfe)
-    shown.save(pictures.strip(columns, headings, title=title, row_titles=row_titles), folder, "interpolation")
+    shown.save(sheets.strip(columns, headings, title=title, row_titles=row_titles), folder, "interpolation")
     if flags.show.animate:
         across = math.ceil(math.sqrt(flags.rows))
         film = [
-            pictures.grid(step, across, title=f"{title}, {weight:.2f}")
+            sheets.grid(step, across, title=f"{title}, {weight:.2f}")
             for step, weight in zip(steps, weights.tolist(), strict=True)
         ]
         shown.animate([*film, *film[-2:0:-1]], folder)
@@ -196,7 +196,7 @@ def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
         heading = shown.title("test images, the noise found behind each, and what is sampled from it")
         titles = [f"{name}\nRMSE {e:.2f} of 255" for name, e in zip(names, rmse(back, images).tolist(), strict=True)]
         headings = ["test image", "its noise", "back again"]
-        sheet = pictures.strip([images, shown_noises, back], headings, title=heading, row_titles=titles)
+        sheet = sheets.strip([images, shown_noises, back], headings, title=heading, row_titles=titles)
         shown.save(sheet, folder, "reconstruction")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data import Split
 from models.autoencoders.autoencoder import Autoencoder
-from models.drawing import pictures
+from models.drawing import image_files, sheets
 from models.evaluation.fidelity import Fidelity, fidelity
 from models.runs.files import write_text
 from models.spaces import ImageRows
@@ -70,8 +70,8 @@ def main(argv: list[str]) -> None:
             f"reconstruction on the right. All {len(split):,}: {_line(result)}"
         )
         rows = torch.linspace(0, len(split) - 1, min(flags.height * flags.width, len(split))).long()
-        sheet = pictures.pairs(split.images[rows], found.images[rows], flags.width, title)
-        pictures.save_image(sheet, folder / "reconstructions.png")
+        sheet = sheets.pairs(split.images[rows], found.images[rows], flags.width, title)
+        image_files.save_image(sheet, folder / "reconstructions.png")
         report = _report(model, flags, source, split, result, found)
         write_text(folder / "metrics.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "metrics.txt", _table(report))

@@ -12,8 +12,7 @@ import tyro
 from torch import Tensor
 
 from data import ImageData
-from models.drawing import figures
-from models.drawing.figures import Cloud
+from models.drawing.maps import Cloud, SourceMap
 from models.errors import UserError
 from models.evaluation.maps import METHODS, Map, fit_map
 from models.evaluation.neighbours import expected_coverage, expected_mixing, manifolds, mixing
@@ -165,14 +164,14 @@ def _draw(
     real, generated = Cloud(chart.points[:count], labels), Cloud(chart.points[count:], asked)
     title = shown.title(f"{flags.method} of {flags.features}, seed {flags.show.seed}", made.nfe)
     path = folder / f"distribution.{flags.show.format}"
-    figures.map_figure(real, generated, names, chart.axes, _notes(numbers), path, title)
+    source_map = SourceMap(real, names, chart.axes, _notes(numbers))
+    source_map.draw(generated, path, title)
     if not flags.show.animate:
         return
     film = []
     for t, frame in zip(made.frame_times[1:], made.estimates, strict=True):
         moved = Cloud(chart.place(read(frame).numpy()), asked[: len(frame)])
-        words = f"{title}: clean estimates at t = {t:.2f}"
-        film.append(figures.map_picture(real, moved, names, chart.axes, _notes(numbers), words))
+        film.append(source_map.frame(moved, f"{title}: clean estimates at t = {t:.2f}"))
     shown.animate(film, folder)
 
 

@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from models.drawing import figures, pictures
+from models.drawing import curves, sheets
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.evaluation.recognition import diversity
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         title = shown.title(what, *(column.nfe for column in columns))
         note = f"classifier: {100 * classifier.accuracy:.2f} % of real test images"
         path = folder / f"accuracy_and_diversity.{flags.show.format}"
-        figures.guidance_curves(table, classifier.accuracy, path, f"{title}; {note}")
+        curves.draw_guidance_curves(table, classifier.accuracy, path, f"{title}; {note}")
 
 
 def _check(flags: GuidanceFlags) -> None:
@@ -120,13 +120,13 @@ def _draw(shown: Shown, flags: GuidanceFlags, rows: tuple[int, ...], columns: li
     def sheet(images: list[Tensor], what: str):
         """images: for each scale, of which image k is of class k modulo the number of rows."""
         cells = [
-            pictures.tiled(column[row :: len(rows)][: flags.shown], across)
+            sheets.tiled(column[row :: len(rows)][: flags.shown], across)
             for row in range(len(rows))
             for column in images
         ]
         enlarged = max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
         title = shown.title(what, *(column.nfe for column in columns))
-        return pictures.grid(torch.stack(cells), len(headings), 16, enlarged, title, headings, names)
+        return sheets.grid(torch.stack(cells), len(headings), 16, enlarged, title, headings, names)
 
     what = "classes by guidance scales; the same noise along each row"
     shown.save(sheet([column.images for column in columns], what), folder, "guidance")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from models.diffusion.noise_schedules import NOISE_SCHEDULES, build_noise_schedule
-from models.drawing.plots import schedule_curves
+from models.drawing.curves import draw_schedule_curves
 from models.errors import UserError
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
         curves[name] = tuple(value.numpy() for value in values)
     kind = f"chains of {flags.timesteps} steps" if flags.timesteps else "continuous forms"
     ending = ", zero terminal SNR" if flags.zero_terminal_snr else ""
-    schedule_curves(curves, Path(flags.out), f"noise schedules, {kind}{ending}")
+    draw_schedule_curves(curves, Path(flags.out), f"noise schedules, {kind}{ending}")
     print(flags.out)
 
 

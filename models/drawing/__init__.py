@@ -1,1 +1,1 @@
-"""Pictures and plots."""
+"""Pictures, plots and animations. Each file draws one kind."""

@@ -15,7 +15,7 @@ from models.autoencoders.autoencoder import AutoencoderSpec
 from models.autoencoders.conv import Conv
 from models.autoencoders.loss import AutoencoderLoss
 from models.diffusion.denoiser import in_autocast
-from models.drawing import pictures
+from models.drawing import image_files, sheets
 from models.randomness import StepRandomness, derive_seed
 from models.spaces.pixels import Pixels
 from models.training.latent_pictures import Codec, draw_latent_space
@@ -105,15 +105,14 @@ class AutoencoderObjective:
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images = self.test_images[:SHOWN]
         words = f"{title}: test images, each with its reconstruction on the right"
-        pictures.save_image(pictures.pairs(images, self.reconstruct(network, images), 8, words), path)
+        image_files.save_image(sheets.pairs(images, self.reconstruct(network, images), 8, words), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         place = folder / "latent_space"
         place.mkdir(exist_ok=True)
         self.draw_progress(network, place / "reconstructions.png", title)
         codec = Codec(cast(Conv, network), self.spec)
-        classes = self.spec.class_names
-        draw_latent_space(codec, self.test_images, self.test_labels, classes, place, title, self.seed, self.umap)
+        draw_latent_space(codec, self.test_images, self.test_labels, place, title, self.seed, self.umap)
 
     @torch.no_grad()
     def reconstruct(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from models.diffusion.denoiser import add_noise
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import BINS, TimeBins, bin_of
-from models.drawing import pictures
-from models.drawing.pictures import sheet
+from models.drawing import image_files, sheets
 from models.evaluation.sample_test import SampleTest
 from models.generation import Generated, Sampling, generate, labels_in_turn
 from models.model import DenoiserSpec, Model
@@ -63,8 +62,8 @@ class DenoisingObjective:
         lines = ["the test loss is now taken on another frozen grid: the best one so far is forgotten"]
         if self.loss.weighting != "uniform" and self.loss.distance != "l2":
             lines.append(
-                f"weighting {self.loss.weighting} with loss {self.loss.distance} has changed: the same estimate now has "
-                "the same loss with every prediction"
+                f"weighting {self.loss.weighting} with loss {self.loss.distance} has changed: the same estimate now "
+                "has the same loss with every prediction"
             )
         return lines
 
@@ -125,27 +124,28 @@ class DenoisingObjective:
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images, _ = self._sample(network, frames=0)
-        pictures.save_image(sheet(images, self.spec.class_names, f"{title}, {self.sampling.describe()}"), path)
+        sheet = sheets.sample_sheet(images, self.spec.class_names, f"{title}, {self.sampling.describe()}")
+        image_files.save_image(sheet, path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         images, first = self._sample(network, frames=FRAMES)
         title = f"{title}, {self.sampling.describe()}"
         for name in ("final_samples", "denoising_steps"):
             (folder / name).mkdir(exist_ok=True)
-        sample_sheet = sheet(images, self.spec.class_names, title)
-        pictures.save_image(sample_sheet, folder / "final_samples" / "grid.png")
-        pictures.save_each(images, folder / "final_samples", labels_in_turn(len(images), self.spec.classes))
+        sample_sheet = sheets.sample_sheet(images, self.spec.class_names, title)
+        image_files.save_image(sample_sheet, folder / "final_samples" / "grid.png")
+        image_files.save_each(images, folder / "final_samples", labels_in_turn(len(images), self.spec.classes))
         for name, what, frames in (
             ("noisy", "x_t", first.frames),
             ("clean_estimate", "clean estimate", first.estimates),
         ):
             times = first.frame_times[-len(frames) :]
-            strip = pictures.strip(
+            strip = sheets.strip(
                 [frame[:STRIP_IMAGES] for frame in frames],
                 [f"t = {t:.2f}" for t in times],
                 title=f"{title}: {what} along the reverse process",
             )
-            pictures.save_image(strip, folder / "denoising_steps" / f"{name}.png")
+            image_files.save_image(strip, folder / "denoising_steps" / f"{name}.png")
         self.draw_forward(folder / "forward_noising.png")
 
     def draw_forward(self, path: Path) -> None:
@@ -159,7 +159,7 @@ class DenoisingObjective:
         frames = [space.decode(add_noise(clean, noise, levels[index])).cpu() for index in range(len(levels))]
         captions = [f"t = {t:.1f}" for t in FORWARD_TIMES]
         title = f"forward process, {self.spec.noise_schedule} schedule"
-        pictures.save_image(pictures.strip(frames, captions, title=title), path)
+        image_files.save_image(sheets.strip(frames, captions, title=title), path)
 
     def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
         """Return all images of a sheet, and the first batch with its frames."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models import distributed, processes
-from models.drawing.plots import loss_curves
+from models.drawing.loss_curves import draw_loss_curves
 from models.progress import duration
 from models.runs.files import write_text
 from models.runs.metrics import Metrics
@@ -103,7 +103,7 @@ class TrainingLog:
 
     def draw(self) -> None:
         """The rows so far as curves."""
-        loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
+        draw_loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
 
     def summarise(self, step: int, seconds: float, epoch: float, facts: Mapping[str, Any]) -> None:
         """performance_metrics.txt, and a line of the log. facts: what only the trainer knows."""

@@ -16,7 +16,7 @@ import tyro
 import yaml
 from torch import Tensor
 
-from models.drawing import plots
+from models.drawing import curves
 from models.errors import UserError
 from models.evaluation.classifier import Classifier, Read
 from models.evaluation.distances import Gaussian, gaussian
@@ -293,5 +293,5 @@ class _Report:
             kind = kind_of(name)
             heading = HEADINGS[kind] + name.removeprefix(kind).replace("_", ", ", 1)
             floor = self.floors[name].value if name in self.floors else None
-            panels.append(plots.Panel(name, heading, floor, percent=MEANINGS[kind][0] == "%"))
-        plots.checkpoint_curves(self._rows(), panels, path, self.title)
+            panels.append(curves.Panel(name, heading, floor, percent=MEANINGS[kind][0] == "%"))
+        curves.draw_checkpoint_curves(self._rows(), panels, path, self.title)

@@ -14,7 +14,7 @@ from torch import Tensor
 from data import Split
 from models import processes
 from models.diffusion.times import BINS
-from models.drawing import plots
+from models.drawing.loss_curves import draw_losses_by_t
 from models.evaluation.images import Images
 from models.evaluation.noise_loss import by_bin, noise_losses
 from models.evaluation.statistics import refuse_infinite
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
         "batch_size": flags.batch_size,
     }
     report = write_report(folder, "loss", card, results, _table(results))
-    plots.losses_by_t(
+    draw_losses_by_t(
         {name: [_numbers(each["loss"]) for each in results[name]["by_t"]] for name in ("train", "test")},
         report.with_suffix(".png"),
         f"{describe_model(model)}: mean squared error of the estimated noise, {len(test)} images each",

@@ -20,8 +20,8 @@ import yaml
 from torch import Tensor
 
 from data import ImageData
-from models.drawing import figures, pictures
-from models.drawing.pictures import sheet
+from models.drawing import image_files, sheets
+from models.drawing.confusion_matrix import draw_confusion_matrix
 from models.evaluation.classifier import Classifier, LabelledImages, Read, Schooling, fit_classifier, frozen
 from models.evaluation.distances import Gaussian, frechet_distance, gaussian
 from models.evaluation.features import Extractor, read_kept
@@ -327,21 +327,21 @@ class Evaluation:
         rows = self._classes_in_turn(numbers, numbers if labels is None else labels)[:SHOWN]
         whole = names if labels is not None and _in_turn(labels[rows], len(names)) else ()
         shown = f"{self.samples.title} ({len(rows)} of {len(images)})"
-        pictures.save_image(sheet(images[rows], whole, shown), folder / "samples.png")
+        image_files.save_image(sheets.sample_sheet(images[rows], whole, shown), folder / "samples.png")
         if self.remoteness is not None:
             order = self.remoteness.argsort()
             for word, rows in (("nearest to", order[:EXTREMES]), ("farthest from", order.flip(0)[:EXTREMES])):
                 title = f"{self.samples.title}: the {len(rows)} {word} training images in features"
-                pictures.save_image(pictures.grid(images[rows], 10, title=title), folder / f"{word.split()[0]}.png")
+                image_files.save_image(sheets.grid(images[rows], 10, title=title), folder / f"{word.split()[0]}.png")
         if self.confusion is not None:
             path = folder / "confusion.png"
-            figures.confusion_matrix(self.confusion.numpy(), names, path, self.samples.title)
+            draw_confusion_matrix(self.confusion.numpy(), names, path, self.samples.title)
         if self.pixels is not None:
             distances = self.pixels.distances
             closest = self._classes_in_turn(distances, distances)[:PAIRS]
             partners = self.protocol.dataset.train.images[self.pixels.nearest[closest]]
             title = f"{self.samples.title}: closest pairs in pixels, each with its training image to the right"
-            pictures.save_image(pictures.pairs(images[closest], partners, 6, title), folder / "closest_pairs.png")
+            image_files.save_image(sheets.pairs(images[closest], partners, 6, title), folder / "closest_pairs.png")
 
     def _classes_in_turn(self, values: Tensor, then: Tensor) -> Tensor:
         """The images by their values (N,), the least first, but one of each class before the second of any, in each

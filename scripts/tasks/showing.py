@@ -19,7 +19,7 @@ from data import ImageData, Split
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.noise import shape_noise
 from models.diffusion.times import Grid
-from models.drawing import pictures
+from models.drawing import image_files
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.generation import Generated, Sampling, Start, choose_labels, generate, generate_from, join
@@ -57,9 +57,9 @@ class ShowFlags:
     def check(self) -> None:
         """Raises UserError for values that no picture can have."""
         check_positive(self, "batch_size")
-        if f".{self.format}" not in (".png", *pictures.PAGE_FORMATS):
+        if f".{self.format}" not in (".png", *image_files.PAGE_FORMATS):
             raise UserError(f"--format {self.format}: choose png, pdf or svg")
-        if f".{self.animation_format}" not in pictures.ANIMATION_FORMATS:
+        if f".{self.animation_format}" not in image_files.ANIMATION_FORMATS:
             raise UserError(f"--animation_format {self.animation_format}: choose webp or gif")
 
 
@@ -158,10 +158,10 @@ class Shown:
             write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
     def save(self, picture: Image.Image, folder: Path, name: str) -> None:
-        pictures.save_image(picture, folder / f"{name}.{self.show.format}")
+        image_files.save_image(picture, folder / f"{name}.{self.show.format}")
 
     def animate(self, frames: Sequence[Image.Image], folder: Path, fps: float = 12.0) -> None:
-        pictures.animate(frames, folder / f"animation.{self.show.animation_format}", fps)
+        image_files.animate(frames, folder / f"animation.{self.show.animation_format}", fps)
 
     def classifier(self, dataset: ImageData) -> Classifier:
         """Raises UserError where there are no classes."""

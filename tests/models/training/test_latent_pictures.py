@@ -1,7 +1,8 @@
-"""Pictures of latent spaces of every size: all of them drawn, of the right images, and the same again."""
+"""Pictures of latent spaces of every size: all are drawn, show the right images, and depend on the seed alone."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.drawing import pictures
+from models.drawing import sheets
 from models.spaces.pixels import Pixels
 from models.training import latent_pictures
 from models.training.latent_pictures import Codec, draw_latent_space
 from tests.models.coders import random_images, small_coder
 
 ALWAYS = {"decoded_slice.png", "interpolations.png", "prior_samples.png"}
-NAMES = ("a", "b", "c")
 
 
 def codec(tmp_path: Path, shape: tuple[int, int, int] = (1, 8, 8), kind: str = "vae", **options: Any) -> Codec:
@@ -25,10 +25,11 @@ def codec(tmp_path: Path, shape: tuple[int, int, int] = (1, 8, 8), kind: str = "
     return Codec(model.network, model.spec)
 
 
-def draw(made: Codec, folder: Path, count: int = 12, names: tuple[str, ...] = NAMES, umap: bool = False) -> set[str]:
+def draw(made: Codec, folder: Path, count: int = 12, umap: bool = False) -> set[str]:
+    """Draw the latent space of test images in three classes. Return the names of the files."""
     folder.mkdir()
     images = random_images(count, made.spec.shape)
-    draw_latent_space(made, images, torch.arange(count) % 3, names, folder, "title", 0, umap)
+    draw_latent_space(made, images, torch.arange(count) % 3, folder, "title", 0, umap)
     return {path.name for path in folder.iterdir()}
 
 
@@ -52,20 +53,17 @@ def test_every_picture_is_drawn(kind: str, shape, latent_shape, maps: set[str], 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, ALWAYS - {"interpolations.png"}), (2, ALWAYS)])
 def test_few_images_without_classes(count: int, expected: set[str], tmp_path: Path) -> None:
-    assert draw(codec(tmp_path, latent_shape=(2, 2, 2)), tmp_path / "a", count, ()) == expected
-    assert draw(codec(tmp_path / "plane", latent_shape=(2, 1, 1)), tmp_path / "b", count, ()) == {
-        *expected,
-        "latents.png",
-    }
+    for folder, latent_shape, maps in (("a", (2, 2, 2), set()), ("b", (2, 1, 1), {"latents.png"})):
+        made = codec(tmp_path / f"run-{folder}", latent_shape=latent_shape)
+        made = replace(made, spec=replace(made.spec, class_names=()))
+        assert draw(made, tmp_path / folder, count) == expected | maps
 
 
-def test_umap_where_it_is_asked_for_and_there_are_images_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
+def test_umap_needs_its_option_and_enough_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods: list[str] = []
 
     def fit_map(method: str, features: Any, seed: int, neighbours: int) -> Any:
-        asked.append(method)
+        methods.append(method)
         return real("pca", features, seed, neighbours)
 
     real = latent_pictures.fit_map
@@ -74,39 +72,39 @@ def test_umap_where_it_is_asked_for_and_there_are_images_enough(
     assert "latents_umap.png" not in draw(made, tmp_path / "a", 12, umap=True)
     assert "latents_umap.png" in draw(made, tmp_path / "b", 60, umap=True)
     assert "latents_umap.png" not in draw(made, tmp_path / "c", 60)
-    assert asked == ["pca", "pca", "umap", "pca"]
+    assert methods == ["pca", "pca", "umap", "pca"]
 
 
 @pytest.fixture
-def sheets(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """What the sheets were made of, by the function that made them."""
-    found: dict[str, tuple[Any, dict[str, Any]]] = {}
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Collect the images and options of each sheet by the first words of its title."""
+    contents: dict[str, tuple[Any, dict[str, Any]]] = {}
     for name in ("grid", "strip"):
-        real = getattr(pictures, name)
+        real = getattr(sheets, name)
 
-        def keep(images: Any, *rest: Any, name: str = name, real: Any = real, **options: Any) -> Any:
-            found.setdefault(options["title"].split(": ")[1][:12], (images, {**options, "rest": rest}))
+        def collect(images: Any, *rest: Any, real: Any = real, **options: Any) -> Any:
+            contents.setdefault(options["title"].split(": ")[1][:12], (images, options))
             return real(images, *rest, **options)
 
-        monkeypatch.setattr(pictures, name, keep)
-    return found
+        monkeypatch.setattr(sheets, name, collect)
+    return contents
 
 
-def test_the_middle_of_the_slice_is_the_mean_and_lines_end_in_reconstructions(tmp_path: Path, sheets) -> None:
+def test_the_middle_of_the_slice_is_the_mean_and_lines_end_in_reconstructions(tmp_path: Path, drawn) -> None:
     made = codec(tmp_path, latent_shape=(2, 2, 2))
     draw(made, tmp_path / "a")
     images = random_images(12, made.spec.shape)
     means, _ = made.encode(images)
-    decoded, options = sheets["decoded late"]
+    decoded, options = drawn["decoded late"]
     assert close(decoded[len(decoded) // 2], made.decode(means.mean(0, keepdim=True))[0])
     assert options["column_titles"][0] == "-3.0" and options["row_titles"][0] == "+3.0"
-    frames, _ = sheets["decoded poin"]
+    frames, _ = drawn["decoded poin"]
     space = Pixels(made.spec.shape, 1.0)
     with torch.no_grad():
         expected = space.decode(made.network(space.encode(frames[0])).output)
     assert close(frames[1], expected) and len(frames[0]) == len(frames[-1]) == 8
     rows = [int((images == image).flatten(1).all(1).nonzero()[0]) for image in (*frames[0], *frames[-1])]
-    assert all(first % 3 != last % 3 for first, last in zip(rows[:8], rows[8:], strict=True))  # of other classes
+    assert all(first % 3 != last % 3 for first, last in zip(rows[:8], rows[8:], strict=True))
 
 
 def close(one: Tensor, other: Tensor) -> bool:
@@ -114,10 +112,10 @@ def close(one: Tensor, other: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["vae", "autoencoder"])
-def test_the_title_says_what_was_drawn(kind: str, tmp_path: Path, sheets) -> None:
+def test_the_title_names_the_source_of_samples(kind: str, tmp_path: Path, drawn) -> None:
     draw(codec(tmp_path, kind=kind, latent_shape=(2, 2, 2)), tmp_path / "a")
-    ((images, options),) = [value for key, value in sheets.items() if key == "decoded draw"]
-    assert "Gaussian fitted to the test latents" in options["title"]
+    ((images, options),) = [value for key, value in drawn.items() if key == "decoded samp"]
+    assert "Gaussian fitted to each unit of the test latents" in options["title"]
     assert ("no prior" in options["title"]) == (kind == "autoencoder")
     assert len(images) == (96 if kind == "vae" else 48)
     assert [name for name in options["row_titles"] if name][:1] == (["prior:\nunit Gaussian"] if kind == "vae" else [])

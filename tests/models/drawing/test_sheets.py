@@ -1,4 +1,6 @@
-"""Pictures show every pixel where it belongs, grey as grey, and every word of their titles."""
+"""Sheets, image files and animations show every pixel in its place, grey images as grey, and every word of a title."""
+
+from __future__ import annotations
 
 import subprocess
 import sys
@@ -10,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.drawing import pictures
+from models.drawing import sheets
+from models.drawing.image_files import PAGE, animate, save_each, save_image
 from models.errors import UserError
 
 LONG_TITLE = "20260208_143052-ddpm-mnist · step 12,000 · DDIM, 50 NFE · guidance 1.5 · EMA weights"
@@ -21,18 +24,18 @@ def random_images(*shape: int) -> Tensor:
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, 3), whatever the mode."""
+    """Return the pixels of an image of any mode, (H, W, 3)."""
     return np.asarray(image.convert("RGB")).astype(int)
 
 
 def enlarged(image: Tensor, scale: int) -> np.ndarray:
-    """(C, H, W) as the (H * scale, W * scale, 3) that a sheet must show."""
+    """Return an image (C, H, W) as a sheet must show it, (H * scale, W * scale, 3)."""
     large = np.kron(image.numpy(), np.ones((1, scale, scale), np.uint8))
     return np.broadcast_to(large, (3, *large.shape[1:])).transpose(1, 2, 0).astype(int)
 
 
 def read_frames(path: Path) -> tuple[list[np.ndarray], list[int], int]:
-    """(pixels of each frame, milliseconds of each frame, loop count) of an animation."""
+    """Return the pixels of each frame, its duration in milliseconds, and the loop count of an animation."""
     frames, durations = [], []
     with Image.open(path) as image:
         for k in range(getattr(image, "n_frames", 1)):
@@ -49,11 +52,11 @@ def read_frames(path: Path) -> tuple[list[np.ndarray], list[int], int]:
 def test_every_pixel_of_a_sheet(shape: tuple[int, int, int, int], scale: int, padding: int) -> None:
     images = random_images(*shape)
     height, width = shape[2] * scale, shape[3] * scale
-    sheet = pictures.grid(images, columns=3, padding=padding, scale=scale)
+    sheet = sheets.grid(images, columns=3, padding=padding, scale=scale)
     rows = -(-shape[0] // 3)
     assert sheet.mode == ("L" if shape[1] == 1 else "RGB")
     assert sheet.size == (padding + 3 * (width + padding), padding + rows * (height + padding))
-    expected = np.full((sheet.height, sheet.width, 3), pictures.PAGE)
+    expected = np.full((sheet.height, sheet.width, 3), PAGE)
     for k, image in enumerate(images):
         x, y = padding + k % 3 * (width + padding), padding + k // 3 * (height + padding)
         expected[y : y + height, x : x + width] = enlarged(image, scale)
@@ -62,22 +65,22 @@ def test_every_pixel_of_a_sheet(shape: tuple[int, int, int, int], scale: int, pa
 
 @pytest.mark.parametrize(("side", "shown"), [(8, 64), (28, 56), (32, 64), (64, 64), (256, 256)])
 def test_small_images_are_enlarged(side: int, shown: int) -> None:
-    assert pictures.grid(random_images(1, 1, side, side), padding=0).size == (shown, shown)
+    assert sheets.grid(random_images(1, 1, side, side), padding=0).size == (shown, shown)
 
 
-def test_a_sheet_of_very_many_images_is_not_enlarged_without_bound() -> None:
-    assert max(pictures.grid(random_images(10_000, 1, 28, 28), padding=0).size) <= pictures.LONGEST_SHEET
+def test_a_sheet_of_very_many_images_is_enlarged_less() -> None:
+    assert max(sheets.grid(random_images(10_000, 1, 28, 28), padding=0).size) <= sheets.LONGEST_SHEET
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (7, 3), (10, 5), (20, 5), (64, 8), (200, 20)])
 def test_columns_by_default(count: int, columns: int) -> None:
-    assert pictures.grid(random_images(count, 1, 4, 4), padding=0, scale=1).width == 4 * columns
+    assert sheets.grid(random_images(count, 1, 4, 4), padding=0, scale=1).width == 4 * columns
 
 
-def test_titles_leave_the_images_alone() -> None:
+def test_titles_do_not_change_the_images() -> None:
     images = random_images(6, 3, 28, 28)
-    plain = pictures.grid(images, columns=3)
-    titled = pictures.grid(
+    plain = sheets.grid(images, columns=3)
+    titled = sheets.grid(
         images, title="EMA weights", column_titles=["a", "1 2", "größe"], row_titles=["T-shirt", "σ = 0.5"]
     )
     left = titled.width - plain.width
@@ -87,39 +90,39 @@ def test_titles_leave_the_images_alone() -> None:
 @pytest.mark.parametrize("side", [1, 28, 300])
 def test_long_titles_wrap_inside_the_page(side: int) -> None:
     title = f"{LONG_TITLE} · {'x' * 200}\nsecond line"
-    sheet = pictures.grid(random_images(1, 1, side, side), title=title)
+    sheet = sheets.grid(random_images(1, 1, side, side), title=title)
     shown = pixels(sheet)[: -side * max(1, round(60 / side)) - 4]
-    assert (shown[:, -3:] == pictures.PAGE).all() and (shown[-3:] == pictures.PAGE).all()
-    lines = pictures._heading(title, side).lines
+    assert (shown[:, -3:] == PAGE).all() and (shown[-3:] == PAGE).all()
+    lines = sheets._heading(title, side).lines
     assert "".join("".join(lines).split()) == "".join(title.split())
     assert lines[-1] == "second line"
 
 
 def test_wrapped_titles_are_balanced() -> None:
-    lines = pictures._heading(LONG_TITLE, 400).lines
+    lines = sheets._heading(LONG_TITLE, 400).lines
     assert len(lines) == 2 and len(lines[1]) > 30
     assert not lines[1].startswith("·")
 
 
 def test_long_column_and_row_titles_are_whole() -> None:
     images = random_images(2, 1, 28, 8)
-    sheet = pictures.grid(images, scale=1, column_titles=["automobile", "b"], row_titles=["many words " * 20])
-    plain = pictures.grid(images, scale=1, column_titles=["b", "b"], row_titles=["c"])
+    sheet = sheets.grid(images, scale=1, column_titles=["automobile", "b"], row_titles=["many words " * 20])
+    plain = sheets.grid(images, scale=1, column_titles=["b", "b"], row_titles=["c"])
     assert sheet.width > plain.width and sheet.height > 28 * 3
     shown = pixels(sheet)
-    assert (shown[0] == pictures.PAGE).all() and (shown[-1] == pictures.PAGE).all()
+    assert (shown[0] == PAGE).all() and (shown[-1] == PAGE).all()
 
 
-def test_titles_speak_more_than_ascii() -> None:
-    missing = pixels(pictures.grid(random_images(1, 1, 8, 8), title="\U0010ffff"))
-    drawn = [pixels(pictures.grid(random_images(1, 1, 8, 8), title=letter)) for letter in "ßéłσЖ→×"]
-    for one in drawn:
-        assert one.shape != missing.shape or (one != missing).any()
-    assert len({one.tobytes() for one in drawn}) == len(drawn)
+def test_titles_show_letters_beyond_ascii() -> None:
+    missing = pixels(sheets.grid(random_images(1, 1, 8, 8), title="\U0010ffff"))
+    drawn = [pixels(sheets.grid(random_images(1, 1, 8, 8), title=letter)) for letter in "ßéłσЖ→×"]
+    for shown in drawn:
+        assert shown.shape != missing.shape or (shown != missing).any()
+    assert len({shown.tobytes() for shown in drawn}) == len(drawn)
 
 
 def test_grey_titles_are_grey() -> None:
-    shown = pixels(pictures.grid(random_images(2, 1, 8, 8).expand(-1, 3, -1, -1), title=LONG_TITLE))
+    shown = pixels(sheets.grid(random_images(2, 1, 8, 8).expand(-1, 3, -1, -1), title=LONG_TITLE))
     assert (shown == shown[:, :, :1]).all() and shown.min() < 64
 
 
@@ -127,24 +130,40 @@ def test_grey_titles_are_grey() -> None:
     "images",
     [torch.zeros(2, 1, 8, 8), random_images(2, 4, 8, 8), random_images(1, 8, 8), random_images(0, 1, 8, 8)],
 )
-def test_what_is_no_image_is_refused(images: Tensor) -> None:
+def test_tensors_that_are_no_images_are_refused(images: Tensor) -> None:
     with pytest.raises(ValueError, match="uint8"):
-        pictures.grid(images)
+        sheets.grid(images)
 
 
-def test_titles_must_be_as_many_as_columns_and_rows() -> None:
+def test_every_column_and_row_needs_a_title() -> None:
     with pytest.raises(ValueError, match="titles"):
-        pictures.grid(random_images(4, 1, 8, 8), columns=2, column_titles=["a", "b", "c"])
+        sheets.grid(random_images(4, 1, 8, 8), columns=2, column_titles=["a", "b", "c"])
     with pytest.raises(ValueError, match="titles"):
-        pictures.grid(random_images(4, 1, 8, 8), columns=2, row_titles=["a"])
+        sheets.grid(random_images(4, 1, 8, 8), columns=2, row_titles=["a"])
     with pytest.raises(ValueError, match="captions"):
-        pictures.strip([random_images(4, 1, 8, 8)], ["a", "b"])
+        sheets.strip([random_images(4, 1, 8, 8)], ["a", "b"])
+
+
+def test_a_sample_sheet_has_a_column_for_each_of_few_classes() -> None:
+    images = random_images(12, 1, 8, 8)
+    by_class = sheets.grid(images, columns=3, title="t", column_titles="abc")
+    assert np.array_equal(pixels(sheets.sample_sheet(images, "abc", "t")), pixels(by_class))
+    for class_names in ((), tuple(map(str, range(20)))):
+        sheet = sheets.sample_sheet(images, class_names, "t")
+        assert np.array_equal(pixels(sheet), pixels(sheets.grid(images, title="t")))
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (5, 3), (2, 5)])
+def test_tiled_images_keep_their_pixels(count: int, columns: int) -> None:
+    images = random_images(count, 1, 9, 7)
+    cell, sheet = sheets.tiled(images, columns, 1), pixels(sheets.grid(images, columns, 1, 1))
+    assert np.array_equal(cell[0].numpy(), sheet[1:-1, 1:-1, 0])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_strip_has_images_in_rows_and_times_in_columns(channels: int) -> None:
     frames = [random_images(12, channels, 20, 36)[4 * k : 4 * k + 4] for k in range(3)]
-    shown = pixels(pictures.strip(frames, ["t = 1", "t = 0.5", "t = 0"], padding=2, scale=2, title="denoising"))
+    shown = pixels(sheets.strip(frames, ["t = 1", "t = 0.5", "t = 0"], title="denoising"))
     for time, frame in enumerate(frames):
         for row, image in enumerate(frame):
             y, x = shown.shape[0] - (4 - row) * 42, 2 + time * 74
@@ -155,25 +174,25 @@ def test_a_strip_has_images_in_rows_and_times_in_columns(channels: int) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_saved_images_are_exact_and_grey_stays_grey(tmp_path: Path, suffix: str, channels: int) -> None:
-    sheet = pictures.grid(random_images(4, channels, 8, 8), title="größe")
-    pictures.save_image(sheet, tmp_path / f"größe{suffix}")
+    sheet = sheets.grid(random_images(4, channels, 8, 8), title="größe")
+    save_image(sheet, tmp_path / f"größe{suffix}")
     with Image.open(tmp_path / f"größe{suffix}") as saved:
         shown = pixels(saved)
     assert np.array_equal(shown, pixels(sheet))
     assert channels == 3 or (shown == shown[:, :, :1]).all()
 
 
-def test_single_images(tmp_path: Path) -> None:
+def test_each_image_has_its_own_file(tmp_path: Path) -> None:
     images = random_images(3, 1, 8, 8)
-    pictures.save_each(images[:2], tmp_path / "new" / "folder", labels=torch.tensor([3, 10]))
-    pictures.save_each(images[2:], tmp_path / "new" / "folder", labels=[0], first=2)
+    save_each(images[:2], tmp_path / "new" / "folder", labels=torch.tensor([3, 10]))
+    save_each(images[2:], tmp_path / "new" / "folder", labels=[0], first=2)
     folder = tmp_path / "new" / "folder"
     names = ["00000_label3.png", "00001_label10.png", "00002_label0.png"]
     assert sorted(file.name for file in folder.iterdir()) == names
     for name, image in zip(names, images, strict=True):
         with Image.open(folder / name) as saved:
             assert saved.mode == "L" and np.array_equal(np.asarray(saved), image[0].numpy())
-    pictures.save_each(random_images(1, 3, 20, 36), tmp_path)
+    save_each(random_images(1, 3, 20, 36), tmp_path)
     with Image.open(tmp_path / "00000.png") as saved:
         assert np.array_equal(pixels(saved), enlarged(random_images(1, 3, 20, 36)[0], 1))
 
@@ -183,59 +202,59 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pyte
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    old = pictures.grid(random_images(1, 1, 8, 8))
-    pictures.save_image(old, tmp_path / "a.png")
+    old = sheets.grid(random_images(1, 1, 8, 8))
+    save_image(old, tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="No space"):
-        pictures.save_image(old, tmp_path / "a.png")
+        save_image(old, tmp_path / "a.png")
     with pytest.raises(OSError, match="No space"):
-        pictures.animate([old], tmp_path / "a.gif")
+        animate([old], tmp_path / "a.gif")
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_unknown_formats_are_the_users_mistake(tmp_path: Path) -> None:
-    sheet = pictures.grid(random_images(1, 1, 8, 8))
+def test_unknown_formats_are_reported(tmp_path: Path) -> None:
+    sheet = sheets.grid(random_images(1, 1, 8, 8))
     with pytest.raises(UserError, match=r"a\.bmp.*\.png"):
-        pictures.save_image(sheet, tmp_path / "a.bmp")
+        save_image(sheet, tmp_path / "a.bmp")
     with pytest.raises(UserError, match=r"film\.mp4.*\.webp"):
-        pictures.animate([sheet], tmp_path / "film.mp4")
+        animate([sheet], tmp_path / "film.mp4")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_animations(tmp_path: Path, suffix: str, channels: int) -> None:
-    """Every frame at its time, exact and grey, also where grey images come with three channels."""
+    """Every frame is exact, grey and has its duration, also if grey images have three channels."""
     images = [random_images(12, 1, 8, 8)[4 * k : 4 * k + 4].expand(-1, channels, -1, -1) for k in range(3)]
-    sheets = [pictures.grid(one, title=f"t = {k}") for k, one in enumerate(images)]
-    pictures.animate(sheets, tmp_path / f"film{suffix}", fps=5, hold_last=1.5)
+    pages = [sheets.grid(batch, title=f"t = {k}") for k, batch in enumerate(images)]
+    animate(pages, tmp_path / f"film{suffix}", fps=5, hold_last=1.5)
     frames, durations, loop = read_frames(tmp_path / f"film{suffix}")
     assert durations == [200, 200, 1500] and loop == 0
-    for frame, sheet in zip(frames, sheets, strict=True):
+    for frame, sheet in zip(frames, pages, strict=True):
         assert np.array_equal(frame, pixels(sheet))
 
 
 def test_coloured_webp_is_exact(tmp_path: Path) -> None:
     images = [random_images(6, 3, 20, 36)[:3], random_images(6, 3, 20, 36)[3:]]
-    pictures.animate(images, tmp_path / "film.webp", fps=12)
+    animate([sheets.grid(batch) for batch in images], tmp_path / "film.webp", fps=12)
     frames, durations, _ = read_frames(tmp_path / "film.webp")
     assert durations == [80, 1500]
-    for frame, one in zip(frames, images, strict=True):
-        assert np.array_equal(frame, pixels(pictures.grid(one)))
+    for frame, batch in zip(frames, images, strict=True):
+        assert np.array_equal(frame, pixels(sheets.grid(batch)))
 
 
 def test_coloured_gif_keeps_greys_neutral(tmp_path: Path) -> None:
-    """A sheet of colour noise and a grey ramp: the page is exact, the ramp grey and near its levels."""
+    """In a sheet of colour noise and a grey ramp, the page is exact and the ramp is grey and close to its levels."""
     ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(-1, 3, -1, -1)
     noise = random_images(3, 3, 16, 16)
-    sheets = [pictures.grid(torch.cat([ramp, one[None]]), padding=2, scale=4) for one in noise]
-    pictures.animate(sheets, tmp_path / "film.gif")
+    pages = [sheets.grid(torch.cat([ramp, image[None]]), padding=2, scale=4) for image in noise]
+    animate(pages, tmp_path / "film.gif")
     frames, _, _ = read_frames(tmp_path / "film.gif")
     assert len(frames) == 3
-    for frame, sheet in zip(frames, sheets, strict=True):
-        assert (frame[:2] == pictures.PAGE).all()
+    for frame, sheet in zip(frames, pages, strict=True):
+        assert (frame[:2] == PAGE).all()
         shown, expected = frame[2:66, 2:66], pixels(sheet)[2:66, 2:66]
         assert abs(shown - expected).max() <= 4
         assert (shown == shown[:, :, :1]).all()
@@ -243,33 +262,33 @@ def test_coloured_gif_keeps_greys_neutral(tmp_path: Path) -> None:
 
 def test_frames_of_several_sizes_share_one_page(tmp_path: Path) -> None:
     images = random_images(4, 1, 8, 8)
-    sheets = [pictures.grid(images), pictures.grid(images, title=LONG_TITLE)]
-    pictures.animate(sheets, tmp_path / "film.webp")
+    pages = [sheets.grid(images), sheets.grid(images, title=LONG_TITLE)]
+    animate(pages, tmp_path / "film.webp")
     frames, _, _ = read_frames(tmp_path / "film.webp")
-    small = pixels(sheets[0])
+    small = pixels(pages[0])
     for frame in frames:
-        assert frame.shape == pixels(sheets[1]).shape
+        assert frame.shape == pixels(pages[1]).shape
         assert np.array_equal(frame[-small.shape[0] :, : small.shape[1]], small)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_one_frame(tmp_path: Path, suffix: str) -> None:
-    pictures.animate([random_images(1, 1, 8, 8)], tmp_path / f"film{suffix}")
+    animate([sheets.grid(random_images(1, 1, 8, 8))], tmp_path / f"film{suffix}")
     with Image.open(tmp_path / f"film{suffix}") as image:
-        assert np.array_equal(pixels(image), pixels(pictures.grid(random_images(1, 1, 8, 8))))
+        assert np.array_equal(pixels(image), pixels(sheets.grid(random_images(1, 1, 8, 8))))
 
 
-def test_animations_that_cannot_be(tmp_path: Path) -> None:
+def test_impossible_animations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 0"):
-        pictures.animate([random_images(1, 1, 8, 8)], tmp_path / "film.gif", fps=0)
+        animate([sheets.grid(random_images(1, 1, 8, 8))], tmp_path / "film.gif", fps=0)
     with pytest.raises(UserError, match="too large"):
-        pictures.animate([Image.new("L", (16384, 1))], tmp_path / "film.webp")
+        animate([Image.new("L", (16384, 1))], tmp_path / "film.webp")
     with pytest.raises(ValueError, match="at least one frame"):
-        pictures.animate([], tmp_path / "film.webp")
+        animate([], tmp_path / "film.webp")
     assert not list(tmp_path.iterdir())
 
 
 def test_importing_is_cheap() -> None:
-    code = "import sys, models.pictures, models.plots; print({'torch', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, models.drawing.sheets, models.drawing.maps; print({'torch', 'matplotlib'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -1,0 +1,130 @@
+"""Curves of measurements: checkpoints over training, guidance scales, noise schedules.
+
+Each function writes .png, .pdf or .svg, whole or not at all, and raises UserError for another suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from models.drawing.axes import fade, label_steps, marker, multiples, read_column, scale_axis
+from models.drawing.figure_files import COLOURS, STYLES, figure_file, outline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Weights in the rows, label, colour and line style of each curve of checkpoints.
+WEIGHTS = (("raw", "raw weights", COLOURS[0], "-"), ("ema", "EMA weights", COLOURS[1], "-."))
+LOG_SNR_SHOWN = 20.0  # In float32, a larger log-SNR leaves nothing of the noise, a smaller one nothing of the image.
+
+
+class Panel(NamedTuple):
+    """A measure of checkpoints. floor: its value for real images. percent: it is a share, shown in percent."""
+
+    column: str
+    heading: str
+    floor: float | None = None
+    percent: bool = False
+
+
+def draw_checkpoint_curves(
+    rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel], path: Path | str, title: str = ""
+) -> None:
+    """Draw each measure over the steps, with its interval, for raw and for EMA weights.
+
+    rows: one for each checkpoint and its weights (raw or ema), with step, epoch, weights, and for each panel column,
+    column_low and column_high.
+    """
+    with figure_file((1 + 3.6 * len(panels), 3.9), path, title) as figure:
+        subplots = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, panel in zip(subplots, panels, strict=True):
+            _draw_measure(axes, rows, panel)
+        handles = {str(line.get_label()): line for axes in subplots for line in axes.lines}
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+
+
+def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    factor = 100 if panel.percent else 1
+    drawn = []
+    for weights, label, colour, style in WEIGHTS:
+        of_weights = [row for row in rows if row["weights"] == weights]
+        steps = read_column(of_weights, "step")
+        value, low, high = (factor * read_column(of_weights, f"{panel.column}{end}") for end in ("", "_low", "_high"))
+        axes.plot(steps, value, color=colour, linestyle=style, marker=marker(steps), markersize=3, label=label)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        drawn.append(value)
+    if panel.floor is not None:
+        axes.axhline(factor * panel.floor, color="0.35", linestyle="--", linewidth=1, label="real test images")
+        drawn.append(np.array([factor * panel.floor]))
+    axes.set(title=panel.heading, xlabel="step (below) and epoch (above)")
+    if not panel.percent:
+        scale_axis(axes, np.concatenate(drawn))
+    label_steps(axes, 5)
+    per_step = float(rows[-1]["epoch"]) / float(rows[-1]["step"])
+    top = axes.secondary_xaxis("top", functions=multiples(per_step))
+    top.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    fade(top)
+
+
+def draw_guidance_curves(
+    rows: Sequence[Mapping[str, float]], classifier_accuracy: float, path: Path | str, title: str
+) -> None:
+    """Draw accuracy, with its interval, and diversity against the guidance scale.
+
+    rows: one for each scale, with scale, accuracy, accuracy_low, accuracy_high, and diversity relative to that of real
+    images.
+    """
+    rows = sorted(rows, key=lambda row: row["scale"])
+    scale, accuracy, low, high, diversity = (
+        np.array([row[name] for row in rows])
+        for name in ("scale", "accuracy", "accuracy_low", "accuracy_high", "diversity")
+    )
+    with figure_file((9.0, 3.9), path, title) as figure:
+        left, right = figure.subplots(1, 2)
+        positions = np.arange(len(scale))  # Scales are evenly spaced on the axis, because many are close to 1.
+        left.fill_between(positions, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
+        left.plot(positions, 100 * accuracy, "o-", color=COLOURS[0], markersize=4, label="generated, 95 % interval")
+        left.axhline(100 * classifier_accuracy, color="0.35", linestyle="--", linewidth=1, label="real test images")
+        left.set(title="recognised as the requested class", ylabel="% of images")
+        right.plot(positions, diversity, "s-", color=COLOURS[1], markersize=4, label="generated")
+        right.axhline(1, color="0.35", linestyle="--", linewidth=1, label="real test images")
+        right.set(title="diversity: mean pairwise distance within a class", ylabel="ratio to real images")
+        right.set_ylim(0, max(1.1, 1.08 * diversity.max()))
+        below: dict[str, Any] = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
+        for axes, values, form in ((left, 100 * accuracy, "{:.1f}"), (right, diversity, "{:.2f}")):
+            for x, y in enumerate(values.tolist()):
+                axes.annotate(form.format(y), (x, y), **below, path_effects=[outline()])
+            axes.set(xlabel="guidance scale  (0 = unconditional, 1 = conditional)", xlim=(-0.4, len(positions) - 0.6))
+            axes.set_xticks(positions, [f"{value:g}" for value in scale])
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8)
+
+
+def draw_schedule_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], path: Path | str, title: str = ""
+) -> None:
+    """Draw alpha(t), sigma(t) and the log-SNR of noise schedules, side by side.
+
+    curves: for each name, four arrays of one length: t in [0, 1], alpha, sigma, and log(alpha^2 / sigma^2), which may
+    be infinite.
+    """
+    headings = (r"signal  $\alpha(t)$", r"noise  $\sigma(t)$", r"log-SNR  $\log(\alpha^2 / \sigma^2)$")
+    with figure_file((9.0, 3.8), path, title) as figure:
+        panels = figure.subplots(1, 3)
+        for k, (axes, heading) in enumerate(zip(panels, headings, strict=True)):
+            axes.set(title=heading, xlabel="t  (0 = clean, 1 = noise)", xlim=(-0.02, 1.02))
+            for n, (t, *values) in enumerate(curves.values()):
+                finite = np.isfinite(values[k])
+                width = 2.6 - 1.6 * n / len(curves)  # A later curve does not hide an equal one.
+                look: dict[str, Any] = {"color": COLOURS[n % len(COLOURS)], "linestyle": STYLES[n % len(STYLES)]}
+                axes.plot(t[finite], values[k][finite], **look, linewidth=width, marker=marker(t), markersize=3)
+        shown = [line.get_ydata().clip(-LOG_SNR_SHOWN, LOG_SNR_SHOWN) for line in panels[2].lines]
+        low, high = np.min(np.concatenate(shown)), np.max(np.concatenate(shown))
+        panels[2].set_ylim(low - 1, high + 1)
+        columns = min(5, len(curves))
+        figure.legend(panels[0].lines, list(curves), loc="outside lower center", ncols=columns, handlelength=4)

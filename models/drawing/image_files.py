@@ -1,0 +1,133 @@
+"""Files of images (PNG, JPEG, WebP, PDF, SVG) and of animations (WebP, GIF)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from models.drawing.figure_files import format_of, save_raster
+from models.errors import UserError
+from models.runs.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PAGE = 240  # Grey level of the background. It is not white, so that white images have visible edges.
+IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+PAGE_FORMATS = (".pdf", ".svg")
+ANIMATION_FORMATS = {".webp": "WEBP", ".gif": "GIF"}
+LONGEST_SIDE = 16383  # Pixels. The WebP container holds no larger frames.
+
+
+def save_image(image: Image.Image, path: Path | str) -> None:
+    """Write an image file, whole or not at all, in the format of its suffix.
+
+    WebP is lossless. A page of PDF or SVG holds the same pixels. The folder must exist. Raises UserError for an
+    unknown suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in PAGE_FORMATS:
+        save_raster(np.asarray(image), path)
+        return
+    file_format = format_of(path, IMAGE_FORMATS)
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
+    with replacing(path) as temporary:
+        image.save(temporary, format=file_format, **options)
+
+
+def save_each(images: Tensor, folder: Path | str, labels: Sequence[int] | Tensor | None = None, first: int = 0) -> None:
+    """Write each image as its own PNG, unchanged: `00000_label3.png`, or `00000.png` without labels.
+
+    images: uint8 (N, C, H, W); labels: N integers. first: number of the first image, so that batches of one stream can
+    be written in turn. The folder is created if it does not exist.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tiles = as_array(images)
+    endings = [""] * len(tiles) if labels is None else [f"_label{int(label)}" for label in labels]
+    for k, (tile, ending) in enumerate(zip(tiles, endings, strict=True), start=first):
+        save_image(as_picture(tile), folder / f"{k:05d}{ending}.png")
+
+
+def animate(frames: Sequence[Image.Image], path: Path | str, fps: float = 12.0, hold_last: float = 1.5) -> None:
+    """Write an endless animation in the format of the file's suffix, lossless WebP or GIF.
+
+    frames: smaller ones are padded above and on the right. fps: frames per second. Durations are rounded to 10 ms,
+    the unit of a GIF, and are at least 20 ms. hold_last: seconds for which the last frame is shown.
+    Raises UserError for another suffix, for fps <= 0 and for frames too large for the format; ValueError if there
+    are no frames.
+    """
+    file_format = format_of(path, ANIMATION_FORMATS)
+    if not fps > 0:
+        raise UserError(f"`fps` {fps:g}: must be more than 0")
+    pages = _same_size(frames)
+    width, height = pages[0].size
+    if max(width, height) > LONGEST_SIDE:
+        raise UserError(f"{path}: frames of {width} x {height} pixels are too large", "animate fewer images")
+    options: dict[str, Any] = {"lossless": True, "method": 4}
+    if file_format == "GIF":
+        pages, options = _paletted(pages), {"optimize": False}
+    duration = max(20, round(100 / fps) * 10)
+    durations = [duration] * (len(pages) - 1) + [max(duration, round(hold_last * 100) * 10)]
+    options |= {"save_all": True, "append_images": pages[1:], "duration": durations, "loop": 0}
+    with replacing(path) as temporary:
+        pages[0].save(temporary, format=file_format, **options)
+
+
+def as_array(images: Tensor) -> np.ndarray:
+    """Return a tensor (N, C, H, W) on any device as uint8 (N, H, W, C). Raises ValueError if it holds no images."""
+    shape = tuple(images.shape)
+    if str(images.dtype) != "torch.uint8" or len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+        raise ValueError(f"images must be uint8 (N, 1 or 3, H, W), not {images.dtype} {shape}")
+    return images.detach().cpu().permute(0, 2, 3, 1).numpy()
+
+
+def as_picture(array: np.ndarray) -> Image.Image:
+    """Return uint8 (H, W, 1 or 3) as a PIL image of mode L or RGB."""
+    return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
+
+
+def _same_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """Return frames of one size and mode, padded above and on the right so that their images do not move."""
+    if not frames:
+        raise ValueError("an animation needs at least one frame")
+    size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
+    mode = "L" if all(frame.mode == "L" for frame in frames) else "RGB"
+    pages = []
+    for frame in frames:
+        page = Image.new(mode, size, PAGE if mode == "L" else (PAGE, PAGE, PAGE))
+        page.paste(frame.convert(mode), (0, size[1] - frame.height))
+        pages.append(page)
+    return pages
+
+
+def _paletted(frames: list[Image.Image]) -> list[Image.Image]:
+    """Return frames for a GIF. Grey frames keep all levels; others share one palette in which greys stay neutral."""
+    if all(_is_grey(frame) for frame in frames):
+        return [frame.convert("L") for frame in frames]
+    greys = [level for level in (*range(0, 256, 8), 255) for _ in range(3)]
+    late = frames[len(frames) // 2 :]  # The first frames are often noise, whose colours do not matter.
+    montage = np.concatenate([np.asarray(frame) for frame in (*late[:: max(1, len(late) // 8)], late[-1])])
+    colours = Image.fromarray(montage).quantize(256 - len(greys) // 3).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((greys + colours)[:768])
+    paletted = []
+    for frame in frames:
+        # Dithering would put speckles on the flat squares of enlarged pixels.
+        indices = np.array(frame.quantize(palette=palette, dither=Image.Dither.NONE))
+        levels = np.asarray(frame).astype(np.uint16)  # (H, W, 3)
+        neutral = (levels == levels[:, :, :1]).all(axis=2)
+        indices[neutral] = (levels[neutral, 0] + 4) // 8
+        indexed = Image.fromarray(indices)
+        indexed.putpalette(palette.getpalette() or [])
+        paletted.append(indexed)
+    return paletted
+
+
+def _is_grey(frame: Image.Image) -> bool:
+    levels = np.asarray(frame)
+    return levels.ndim == 2 or bool((levels == levels[:, :, :1]).all())

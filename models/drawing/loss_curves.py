@@ -1,0 +1,189 @@
+"""Loss curves of a training run, over the steps and over t.
+
+Each function writes .png, .pdf or .svg, whole or not at all, and raises UserError for another suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.drawing.axes import (
+    fade,
+    label_plainly,
+    label_steps,
+    marker,
+    multiples,
+    put_legend_below,
+    read_column,
+    scale_axis,
+)
+from models.drawing.figure_files import COLOURS, STYLES, figure_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CENTRES = (np.arange(10) + 0.5) / 10  # Centres of the ten bins of t, columns test_loss_t0 ... test_loss_t9.
+T_AXIS: dict[str, Any] = {"xlabel": "t  (0 = clean, 1 = noise)", "ylabel": "loss", "xlim": (0, 1)}
+# Column, label, colour and line style of each curve.
+LOSSES = (
+    ("train_loss", "train, raw weights", COLOURS[0], "-"),
+    ("train_grid_loss", "train, EMA weights", COLOURS[2], "-."),
+    ("test_loss", "test, EMA weights", COLOURS[1], "--"),
+)
+SAMPLES = {
+    "sample_distance": "distance of samples, EMA weights",
+    "sample_recognised": "recognised samples, %, EMA weights",
+}
+PARTS = {"reconstruction": "reconstruction, per pixel", "kl": "KL, nats per image"}
+MANY = 200  # A curve of at least this many points is faint, with its running mean on top.
+
+
+def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
+    """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
+
+    If samples were measured, each measure gets a panel. An autoencoder gets panels of reconstruction and KL instead.
+    rows: of metrics.csv, numbers or text; any cell may be absent, empty or not finite. Columns: step, epoch,
+    train_loss, train_grid_loss, test_loss; test_loss_t0 ... test_loss_t9, sample_distance and sample_recognised (a
+    share); for an autoencoder train_loss_reconstruction, train_loss_kl, the same of test_loss, and test_loss_rate.
+    """
+    if any("test_loss_reconstruction" in row for row in rows):
+        _draw_autoencoder_curves(rows, path, title)
+        return
+    measures = [column for column in SAMPLES if np.isfinite(read_column(rows, column)).any()]
+    with figure_file((9.0 + 2.8 * len(measures), 3.9), path, title) as figure:
+        widths = (3, 2, *[2 for _ in measures])
+        over_steps, by_time, *panels = figure.subplots(1, len(widths), width_ratios=widths)
+        if _draw_over_steps(over_steps, rows, LOSSES, "loss by step"):
+            put_legend_below(over_steps)
+        _draw_by_time(by_time, rows)
+        for axes, column in zip(panels, measures, strict=True):
+            _draw_samples(axes, rows, column)
+
+
+def draw_losses_by_t(curves: Mapping[str, Sequence[Sequence[float]]], path: Path | str, title: str = "") -> None:
+    """Draw losses in ten bins of t with their intervals.
+
+    curves: for each name, (mean, low, high) of each bin, NaN if the bin is empty.
+    """
+    with figure_file((6.0, 4.0), path, title) as figure:
+        axes = figure.subplots()
+        axes.set(**T_AXIS, xticks=np.linspace(0, 1, 6))
+        for n, (name, bins) in enumerate(curves.items()):
+            mean, low, high = np.asarray(bins, dtype=np.float64).T
+            axes.plot(CENTRES, mean, "o", color=COLOURS[n], linestyle=STYLES[n], markersize=3, label=name)
+            axes.fill_between(CENTRES, low, high, color=COLOURS[n], alpha=0.2, linewidth=0)
+        scale_axis(axes, np.array(list(curves.values()))[:, :, 0])
+        put_legend_below(axes)
+
+
+def _draw_autoencoder_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str) -> None:
+    """Draw loss, reconstruction and, for a VAE, KL over the steps."""
+    headings = {name: heading for name, heading in PARTS.items() if any(f"test_loss_{name}" in row for row in rows)}
+    with figure_file((1 + 3.4 * (1 + len(headings)), 3.9), path, title) as figure:
+        loss, *panels = figure.subplots(1, 1 + len(headings))
+        if not _draw_over_steps(loss, rows, LOSSES, "loss by step"):
+            return
+        for axes, (name, heading) in zip(panels, headings.items(), strict=True):
+            curves = [(f"{column}_{name}", *look) for column, *look in LOSSES if column != "train_grid_loss"]
+            _draw_over_steps(axes, rows, curves, heading)
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=len(LOSSES), fontsize=8)
+        if "kl" in headings:
+            _add_rate_axis(panels[-1], read_column(rows, "test_loss_kl"), read_column(rows, "test_loss_rate"))
+
+
+def _add_rate_axis(axes: Axes, kl: np.ndarray, rate: np.ndarray) -> None:
+    """Add a second y axis on the right, which shows the KL as a rate in bits per pixel."""
+    positive = (kl > 0) & (rate > 0)
+    if not positive.any():
+        return
+    factor = float(rate[positive][-1] / kl[positive][-1])
+    right = axes.secondary_yaxis("right", functions=multiples(factor))
+    right.set_ylabel("bits per pixel")
+    if axes.get_yscale() == "log":
+        label_plainly(right, axes.get_ylim()[0] * factor, axes.get_ylim()[1] * factor)
+
+
+def _draw_over_steps(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], curves: Sequence[Sequence[str]], heading: str
+) -> bool:
+    """Draw curves (column, label, colour, style) over the steps. Return False if there is nothing to draw."""
+    axes.set(title=heading, xlabel="step")
+    steps = read_column(rows, "step")
+    drawn = []
+    for name, label, colour, style in curves:
+        values = read_column(rows, name)
+        finite = np.isfinite(steps) & np.isfinite(values)
+        x, y = steps[finite], values[finite]
+        if not len(x):
+            continue
+        drawn.append(y)
+        if len(x) >= MANY:
+            axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.3, rasterized=True)
+            y = _running_mean(y, len(y) // 50)
+        axes.plot(x, y, color=colour, linestyle=style, marker=marker(x), markersize=3, label=label)
+    if not drawn:
+        _write_notice(axes, "no losses yet")
+        return False
+    scale_axis(axes, np.concatenate(drawn))
+    label_steps(axes, 6)
+    _add_epoch_axis(axes, steps, read_column(rows, "epoch"))
+    return True
+
+
+def _add_epoch_axis(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
+    """Add a second x axis at the top, which marks the first step of some epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    finite = np.isfinite(steps) & np.isfinite(epochs)
+    steps, epochs = steps[finite], epochs[finite]
+    if not len(steps) or epochs.max() - epochs.min() < 2:
+        return
+    locator = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])
+    ticks = locator.tick_values(epochs.min(), epochs.max())
+    ticks = ticks[(epochs.min() < ticks) & (ticks <= epochs.max())]
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([steps[np.argmax(epochs >= tick)] for tick in ticks], [f"{tick:,.0f}" for tick in ticks])
+    fade(top)
+    axes.set_title(axes.get_title().replace("by step", "by step (below) and epoch (above)"))
+
+
+def _draw_samples(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
+    """Draw a measure of samples of the EMA weights over the steps."""
+    if column == "sample_recognised":
+        rows = [{**row, column: 100 * share} for row, share in zip(rows, read_column(rows, column), strict=True)]
+    _draw_over_steps(axes, rows, [(column, "", COLOURS[1], "-")], SAMPLES[column])
+    if column == "sample_recognised":
+        axes.set(yscale="linear", ylim=(0, 103))
+
+
+def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the test loss by t at the first and the last evaluation."""
+    axes.set(title="test loss by t, EMA weights", **T_AXIS)
+    steps = read_column(rows, "step")
+    bins = np.stack([read_column(rows, f"test_loss_t{k}") for k in range(len(CENTRES))], axis=1)  # (rows, 10)
+    evaluated = np.flatnonzero(np.isfinite(bins).any(axis=1) & np.isfinite(steps))
+    if not len(evaluated):
+        _write_notice(axes, "no evaluation yet")
+        return
+    first, last = evaluated[0], evaluated[-1]
+    if first != last:
+        axes.plot(CENTRES, bins[first], "s:", color="0.45", markersize=3, label=f"step {steps[first]:,.0f}")
+    axes.plot(CENTRES, bins[last], "o-", color=COLOURS[1], markersize=3, label=f"step {steps[last]:,.0f}")
+    scale_axis(axes, bins[[first, last]])
+    axes.set_xticks(np.linspace(0, 1, 6))
+    put_legend_below(axes)
+
+
+def _write_notice(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
+    axes.set(xticks=[], yticks=[])
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Return the mean of the `width` values around each value, or of fewer at the ends."""
+    ones = np.ones(width)
+    return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
