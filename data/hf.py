@@ -78,10 +78,8 @@ class Hf(DataSet):
         features = splits[self.train_split].features
         image = self._choose_column("image_column", features, "Image", ("binary", "large_binary"))
         if not image:
-            raise UserError(
-                f"{self.path} has no column of type Image",
-                f"set `dataset.image_column` to one of {', '.join(features)}",
-            )
+            names = ", ".join(features)
+            raise UserError(f"{self.path} has no column of type Image", f"choose `dataset.image_column` from {names}")
         label = self._choose_column("label_column", features, "ClassLabel", ("int", "uint", "bool", "string"))
         tree = _Rows(Path(self.path), {name: splits[name] for name in chosen}, image)
         if len(chosen) == 2:

@@ -56,7 +56,7 @@ class Target:
 
     @property
     def ways_out(self) -> list[str]:
-        """What a user can do about images that cannot be used, for a UserError."""
+        """Advice about images that cannot be used, for a UserError."""
         return ["repair or remove them", *([] if self.size else ["give all images one size with `dataset.size`"])]
 
 

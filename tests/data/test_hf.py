@@ -147,7 +147,7 @@ def test_columns_and_splits_by_name(package: Any, thirty: Any, tmp_path: Path) -
         ({"test_split": "train"}, "dataset.test_split train: this is also the training split"),
         (
             {"image_column": "image"},
-            "dataset.image_column image: no such column; choose from number, picture, kind, word",
+            "image_column image: no such column; choose from number, picture, kind, word",
         ),
         ({"image_column": "kind"}, "dataset.image_column kind: not of type Image"),
         ({"label_column": "label"}, "dataset.label_column label: no such column"),

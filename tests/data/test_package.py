@@ -31,6 +31,22 @@ def test_every_data_set_follows_the_naming_rule_and_documents_its_options(name: 
     assert all(f"{option.name}: " in documented for option in options)
 
 
+def test_options_that_data_sets_share_are_the_same() -> None:
+    """Signature and help stand in both files, so that the options of a data set are read from its own file."""
+    folder, hf = (DATA_SETS.find(name) for name in ("folder", "hf"))
+    ours, theirs = (inspect.signature(data_set).parameters for data_set in (folder, hf))
+    shared = ["size", "crop", "channels", "test_share", "flips"]
+    assert [str(ours[name]) for name in shared] == [str(theirs[name]) for name in shared]
+    assert len({(inspect.getdoc(data_set) or "").partition("    size: ")[2] for data_set in (folder, hf)}) == 1
+
+
+def test_data_sets_without_image_files_do_not_ask_for_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEMORY_LIMIT", raising=False)
+    monkeypatch.setattr("psutil.virtual_memory", None)
+    digits = data.load("digits", {}, Path("unused"))
+    assert digits.train.sha256 is None and digits.broken is None
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"), [("mnits", "mnist"), ("fashion-mnist", "fashion_mnist"), ("CIFAR", "cifar10")]
 )

@@ -117,7 +117,7 @@ def test_the_limit_decides(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(UserError, match=f"MEMORY_LIMIT={wrong}: must be at least 0 GiB"):
             load(forty)
     for wrong in (-1, float("nan")):
-        with pytest.raises(UserError, match="memory_limit .*: must be at least 0 GiB"):
+        with pytest.raises(UserError, match=r"memory_limit .*: must be at least 0 GiB"):
             load(forty, wrong)
 
 
