@@ -43,28 +43,21 @@ class CIFAR10(DataSet):
         """Read the folder or the tar in `root`. Raises UserError if it is missing, cut short or altered."""
         folder, archive = root / FOLDER, root / ARCHIVE
         if all((folder / name).is_file() for name in MD5):
-            contents = {name: files.read_file(folder / name, md5) for name, md5 in MD5.items()}
-            source = folder
+            source, contents = folder, {name: files.read_file(folder / name, md5) for name, md5 in MD5.items()}
         else:
             if not archive.is_file():
                 fetch_missing("cifar10", root, {ARCHIVE: URLS}, check=lambda path, file: _read_archive(path))
-            contents = _read_archive(archive)
-            source = archive
-        return ImageData(
-            name="cifar10",
-            train=_split({name: contents[name] for name in MD5 if name != "test_batch"}, source),
-            test=_split({"test_batch": contents["test_batch"]}, source),
-            class_names=CLASS_NAMES,
-            flips=True,
-        )
+            source, contents = archive, _read_archive(archive)
+        # The last batch is the test split.
+        *train, test = (read_batch(contents[name], f"{source} ({name})") for name in MD5)
+        splits = (_join(batches, str(source)) for batches in (train, [test]))
+        return ImageData("cifar10", *splits, class_names=CLASS_NAMES, flips=True)
 
 
-def _split(batches: dict[str, bytes], source: Path) -> Split:
-    pairs = [read_batch(contents, f"{source} ({name})") for name, contents in batches.items()]
-    rows = np.concatenate([images for images, _ in pairs])
-    labels = np.concatenate([labels for _, labels in pairs])
+def _join(batches: list[tuple[np.ndarray, np.ndarray]], source: str) -> Split:
+    rows, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     # A row of the array is the red plane, then green, then blue, each in row order.
-    return make_split(rows.reshape(-1, 3, 32, 32), labels, len(CLASS_NAMES), str(source))
+    return make_split(rows.reshape(-1, 3, 32, 32), labels, len(CLASS_NAMES), source)
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:

@@ -30,13 +30,8 @@ class Digits(DataSet):
         values, labels = rows[:, :-1], rows[:, -1].astype(np.int64)
         images = np.rint(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         test = _stratified(labels)
-        return ImageData(
-            name="digits",
-            train=make_split(images[~test], labels[~test], 10, "digits"),
-            test=make_split(images[test], labels[test], 10, "digits"),
-            class_names=tuple("0123456789"),
-            flips=False,
-        )
+        splits = (make_split(images[rows], labels[rows], 10, "digits") for rows in (~test, test))
+        return ImageData("digits", *splits, class_names=tuple("0123456789"), flips=False)
 
 
 def _stratified(labels: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ class EMNIST(DataSet):
         self, *, split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced"
     ) -> None:
         if split not in CLASS_NAMES:
-            raise UserError(f"`dataset.split` {split}: choose from {', '.join(CLASS_NAMES)}")
+            raise UserError(f"`dataset.split` {split}: must be one of {', '.join(CLASS_NAMES)}")
         self.split = split
 
     def load(self, root: Path) -> ImageData:

@@ -6,6 +6,7 @@ This file turns the names of the images into classes and splits. `readers` lists
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from data.images import DataSet, HeldOutShare, ImageData, Sides
 from data.readers.trees import Tree, common_folder, find_tree, hold_out, open_tree
@@ -22,7 +23,7 @@ class Folder(DataSet):
     unlabelled. Hidden files and files that are not images are ignored.
 
     Args:
-        path: Folder or zip of images, relative to this folder or to the data root.
+        path: Folder or zip of images, relative to the current folder or to the data root.
         test_path: Folder or zip of the test images, if they are elsewhere.
         size: Height and width of every image, or one number for both. Default: the images' own size, which must be
             the same for all.
@@ -39,7 +40,7 @@ class Folder(DataSet):
         test_path: str = "",
         size: Sides = (),
         crop: bool = True,
-        channels: int = 3,
+        channels: Literal[1, 3] = 3,
         test_share: HeldOutShare = 0.1,
         flips: bool = False,
     ) -> None:

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.images import DataSet, HeldOutShare, ImageData, Sides
 from data.readers.trees import Tree, hold_out, look_for, read_limited
@@ -29,7 +29,7 @@ class Hf(DataSet):
 
     Args:
         path: Name on the hub, such as ylecun/mnist. Or a folder written by save_to_disk, a folder of Parquet files or
-            images, or a .parquet or .arrow file, relative to this folder or to the data root.
+            images, or a .parquet or .arrow file, relative to the current folder or to the data root.
         subset: Name of the subset, if the name on the hub has several.
         train_split: Split to train on.
         test_split: Split to test on. Default: test, validation or val, if there is one.
@@ -54,7 +54,7 @@ class Hf(DataSet):
         label_column: str = "",
         size: Sides = (),
         crop: bool = True,
-        channels: int = 3,
+        channels: Literal[1, 3] = 3,
         test_share: HeldOutShare = 0.1,
         flips: bool = False,
     ) -> None:

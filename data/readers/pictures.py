@@ -51,7 +51,7 @@ class Target:
         if len(size) > 2:
             raise UserError(f"`dataset.size` {' '.join(map(str, size))}: takes one or two numbers")
         if channels not in (1, 3):
-            raise UserError(f"`dataset.channels` {channels}: must be 1 (grayscale) or 3 (colour)")
+            raise UserError(f"`dataset.channels` {channels}: must be one of 1, 3")
         return cls((size[0], size[-1]) if size else None, channels, crop)
 
     @property

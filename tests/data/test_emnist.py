@@ -153,5 +153,5 @@ def test_letters_begin_at_zero_or_are_refused(tmp_path: Path, idx_bytes: Any, wr
 
 
 def test_unknown_split() -> None:
-    with pytest.raises(UserError, match=r"dataset\.split leters: choose from byclass, bymerge"):
+    with pytest.raises(UserError, match=r"dataset\.split leters: must be one of byclass, bymerge"):
         emnist.EMNIST(split="leters")  # pyright: ignore[reportArgumentType]
