@@ -92,15 +92,12 @@ def _array(folder: Path, file: str, loose: bool) -> np.ndarray:
         path = _locate(folder, file) or folder / file
         return idx.parse_idx(files.read_file(path), str(path))
     source = f"{folder / ARCHIVE} ({file}.gz)"
-    return idx.parse_idx(files.unpack(_member(folder / ARCHIVE, f"gzip/{file}.gz"), source), source)
-
-
-def _member(archive: Path, name: str) -> bytes:
     try:
-        with zipfile.ZipFile(archive) as opened, opened.open(name) as file:
-            return file.read(files.MAX_BYTES)
+        with zipfile.ZipFile(folder / ARCHIVE) as archive, archive.open(f"gzip/{file}.gz") as member:
+            stored = member.read(files.MAX_BYTES)
     except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{archive} ({name}) cannot be read ({error})", "delete or replace the archive") from None
+        raise UserError(f"{source} cannot be read ({error})", "delete or replace the archive") from None
+    return idx.parse_idx(files.unpack(stored, source), source)
 
 
 def _check_archive(path: Path) -> None:

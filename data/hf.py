@@ -149,19 +149,13 @@ class _Rows(Tree):
         self._rows = {name: rows.select_columns([column]).with_format("arrow") for name, rows in splits.items()}
         self._stamps: dict[str, list[str]] = {}
 
-    def _stored(self, name: str) -> tuple[bytes | None, str | None]:
-        """Return the bytes of an image, or the path of its file."""
+    def read(self, name: str) -> bytes:
         split, _, row = name.partition("/")
         value = self._rows[split][int(row)].column(0)[0].as_py()
-        return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-
-    def read(self, name: str) -> bytes:
-        stored, path = self._stored(name)
-        if stored is None:
-            if path is None:
-                raise ValueError("there is no image in this row")
-            return read_limited(Path(path))
-        return stored
+        stored, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if stored is None and path is None:
+            raise ValueError("there is no image in this row")
+        return read_limited(Path(path)) if stored is None else stored
 
     def stamp(self, name: str) -> str:
         split, _, row = name.partition("/")
@@ -197,11 +191,8 @@ def _labels(path: str, splits: Mapping[str, Any], column: str) -> tuple[tuple[st
     numbers = {value: number for number, value in enumerate(classes)}
     for name, value in values.items():
         if value not in numbers:
-            raise UserError(
-                f"{path}: {name} has no class ({column} is {value})",
-                "choose other splits",
-                "choose another `dataset.label_column`",
-            )
+            ways_out = "choose other splits", "choose another `dataset.label_column`"
+            raise UserError(f"{path}: {name} has no class ({column} is {value})", *ways_out)
     return tuple(map(str, stored or classes)), {name: numbers[value] for name, value in values.items()}
 
 

@@ -185,10 +185,10 @@ def test_what_cannot_be_read_is_one_line(
     (tmp_path / "bad.parquet").write_text("nothing")
     (tmp_path / "program").mkdir()
     (tmp_path / "program" / "program.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    for place in ("absent.parquet", "/absent", tmp_path / "bad.parquet", tmp_path / "program", "nobody/nothing"):
+    for path in ("absent.parquet", "/absent", tmp_path / "bad.parquet", tmp_path / "program", "nobody/nothing"):
         with pytest.raises(UserError) as error:
-            load_hf(place)
-        assert str(place) in str(error.value) and "\n" not in str(error.value)
+            load_hf(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "") and not (tmp_path / "ran").exists()
 
 
