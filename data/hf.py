@@ -153,9 +153,11 @@ class _Rows(Tree):
         split, _, row = name.partition("/")
         value = self._rows[split][int(row)].column(0)[0].as_py()
         stored, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-        if stored is None and path is None:
+        if stored is not None:
+            return stored
+        if path is None:
             raise ValueError("there is no image in this row")
-        return read_limited(Path(path)) if stored is None else stored
+        return read_limited(Path(path))
 
     def stamp(self, name: str) -> str:
         split, _, row = name.partition("/")
