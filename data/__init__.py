@@ -1,8 +1,8 @@
-"""Data sets as uint8 tensors: one file per data set family, found by its file's name.
+"""Data sets as uint8 tensors: one file per data set, found by the file's name.
 
-Importing this package touches neither network nor disk, and imports neither torch nor scikit-learn; `load`
-does. A new data set is one new file here. Its class has the file's name without underscores, keyword-only
-options with defaults, and `load(root) -> ImageData`; what several of them share stands in `sources`.
+Importing this package touches neither network nor disk, and imports neither torch nor scikit-learn; `load` does. A new
+data set is one new file here. It defines a subclass of DataSet that has the file's name without underscores. Code that
+several data sets share is in `readers`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,27 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from data.images import ImageData, Split
+from models.ranges import check_ranges
 from models.variants import DATA_SETS
 
 __all__ = ["ImageData", "Split", "data_root", "load"]
 
 
 def load(name: str, options: Mapping[str, Any], root: Path, memory_limit: float | None = None) -> ImageData:
-    """The data set called `name` with these options of its class, from the files in `root`.
+    """Return the data set called `name`, read from the files in `root`.
 
-    Images in files of their own are read into memory, or streamed where both splits would take more than
-    `memory_limit` GiB; None: half of what is free. Raises UserError.
+    options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
+    more than this many GiB. None stands for half of the free memory. Raises UserError.
     """
-    return DATA_SETS.find(name)(**options).load(root).within(memory_limit)
+    data_set = DATA_SETS.find(name)
+    check_ranges(options, get_type_hints(data_set.__init__, include_extras=True), "dataset.")
+    return data_set(**options).load(root).within(memory_limit)
 
 
-def data_root(flag: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of the data files: `flag` if given, else the variable DATA_ROOT, else data/store in the
-    repository.
-    """
-    chosen = flag or os.environ.get("DATA_ROOT")
-    return Path(chosen).expanduser().absolute() if chosen else Path(__file__).resolve().parent / "store"
+def data_root(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of the data files: `chosen`, else the variable DATA_ROOT, else data/store in the repository."""
+    folder = chosen or os.environ.get("DATA_ROOT")
+    return Path(folder).expanduser().absolute() if folder else Path(__file__).resolve().parent / "store"

@@ -1,6 +1,6 @@
-"""CIFAR-10 in its official Python layout, cifar-10-batches-py or the tar of it, without running its pickles.
+"""CIFAR-10 in its official Python layout, the folder cifar-10-batches-py or its tar, without running its pickles.
 
-The tar is read in place, never unpacked. What stands in a batch is understood in `sources/inert_pickle.py`.
+The tar is read in place, never unpacked. `readers/inert_pickle.py` reads the batches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from data.readers.downloads import fetch_missing
 from data.readers.inert_pickle import read_batch
 from models.errors import UserError
 
-# The address of torchvision.datasets.CIFAR10, and its hashes of the files inside.
+# The address of torchvision.datasets.CIFAR10, and its MD5 of the files in the archive.
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
 URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",)
@@ -40,33 +40,24 @@ class CIFAR10(DataSet):
     """
 
     def load(self, root: Path) -> ImageData:
-        """Read `root`/cifar-10-batches-py, else the tar in `root`; UserError if absent, cut short or
-        altered.
-        """
+        """Read the folder or the tar in `root`. Raises UserError if it is missing, cut short or altered."""
         folder, archive = root / FOLDER, root / ARCHIVE
         if all((folder / name).is_file() for name in MD5):
-            contents = {name: files.read_file(folder / name, md5) for name, md5 in MD5.items()}
-            place = folder
+            source, contents = folder, {name: files.read_file(folder / name, md5) for name, md5 in MD5.items()}
         else:
             if not archive.is_file():
                 fetch_missing("cifar10", root, {ARCHIVE: URLS}, check=lambda path, file: _read_archive(path))
-            contents = _read_archive(archive)
-            place = archive
-        return ImageData(
-            name="cifar10",
-            train=_split({name: contents[name] for name in MD5 if name != "test_batch"}, place),
-            test=_split({"test_batch": contents["test_batch"]}, place),
-            class_names=CLASS_NAMES,
-            flips=True,
-        )
+            source, contents = archive, _read_archive(archive)
+        # The last batch is the test split.
+        *train, test = (read_batch(contents[name], f"{source} ({name})") for name in MD5)
+        splits = (_join(batches, str(source)) for batches in (train, [test]))
+        return ImageData("cifar10", *splits, class_names=CLASS_NAMES, flips=True)
 
 
-def _split(batches: dict[str, bytes], place: Path) -> Split:
-    pairs = [read_batch(contents, f"{place} ({name})") for name, contents in batches.items()]
-    rows = np.concatenate([images for images, _ in pairs])
-    labels = np.concatenate([labels for _, labels in pairs])
-    # A row is the red plane, then green, then blue, each row by row.
-    return make_split(rows.reshape(-1, 3, 32, 32), labels, len(CLASS_NAMES), str(place))
+def _join(batches: list[tuple[np.ndarray, np.ndarray]], source: str) -> Split:
+    rows, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+    # A row of the array is the red plane, then green, then blue, each in row order.
+    return make_split(rows.reshape(-1, 3, 32, 32), labels, len(CLASS_NAMES), source)
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:
@@ -78,7 +69,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
                 if name in MD5 and member.isfile() and (file := archive.extractfile(member)):
                     contents[name] = files.unpack(file.read(files.MAX_BYTES), f"{path} ({name})", MD5[name])
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{path} is cut short or damaged ({error}): delete it to download it again") from None
+        raise UserError(f"{path} is cut short or damaged ({error})", "delete it to download it again") from None
     if missing := [name for name in MD5 if name not in contents]:
-        raise UserError(f"{path} does not hold {', '.join(missing)}: delete it to download it again")
+        raise UserError(f"{path} does not hold {', '.join(missing)}", "delete it to download it again")
     return contents

@@ -1,6 +1,6 @@
-"""EMNIST in its six splits, upright, with characters as class names; from torchvision's layout or downloaded.
+"""EMNIST in its six splits, read from torchvision's layout or downloaded.
 
-The files lie in EMNIST/raw, raw or gzipped, loose or inside the published gzip.zip, which is read in place.
+The files lie in EMNIST/raw, raw or gzipped, loose or in the published gzip.zip, which is read in place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import string
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -19,14 +19,12 @@ from data.readers import files, idx
 from data.readers.downloads import fetch_missing
 from models.errors import UserError
 
-SplitName = Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
-
-# The address and the hash of torchvision.datasets.EMNIST. No hash of the files inside is published.
+# The address and the hash of torchvision.datasets.EMNIST. No hash of the files inside it is published.
 ARCHIVE = "gzip.zip"
 URLS = ("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",)
 ARCHIVE_MD5 = "58c8d27c78d21e728a6bc7b3cc06412e"
 
-# The letters whose lower case looks like the upper case are one class in bymerge and balanced.
+# In bymerge and balanced, a letter whose two cases look alike is one class.
 _MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
 CLASS_NAMES: dict[str, str] = {
     "byclass": string.digits + string.ascii_uppercase + string.ascii_lowercase,
@@ -41,34 +39,36 @@ CLASS_NAMES: dict[str, str] = {
 class EMNIST(DataSet):
     """Handwritten digits and letters, 1×28×28 (Cohen et al. 2017). Never flipped.
 
-    The published images are transposed and the labels of `letters` start at 1; here images are upright and
-    labels start at 0. gzip.zip is checked against its published MD5. For loose files none is published: they
-    are checked by gzip's own checksum, their headers, and the range of their labels.
+    The published images are transposed and the labels of `letters` start at 1. Here images are upright and labels start
+    at 0. gzip.zip is checked against its published MD5. No hash of loose files is published: they are checked by gzip's
+    own checksum, their headers and the range of their labels.
 
     Args:
-        split: byclass: 62 characters, 814,255 images, very uneven; bymerge: the same with 15 pairs of cases
-            merged, 47 classes; balanced: 47 classes of equal size, 131,600 images; letters: 26 classes, both
-            cases in one; digits and mnist: 10 classes, 280,000 and 70,000 images.
+        split: byclass has 62 classes and 814,255 images, very uneven. bymerge merges 15 pairs of cases into 47
+            classes. balanced has 131,600 images, 47 classes of equal size. letters has 26 classes, both cases in one.
+            digits and mnist have 10 classes, 280,000 and 70,000 images.
     """
 
-    def __init__(self, *, split: SplitName = "balanced") -> None:
-        if split not in get_args(SplitName):
-            raise UserError(f"unknown split {split!r} of emnist: choose one of {', '.join(get_args(SplitName))}")
+    def __init__(
+        self, *, split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced"
+    ) -> None:
+        if split not in CLASS_NAMES:
+            raise UserError(f"`dataset.split` {split}: must be one of {', '.join(CLASS_NAMES)}")
         self.split = split
 
     def load(self, root: Path) -> ImageData:
-        """Read the split's four files; raises UserError if they are absent, cut short or altered."""
+        """Read the four files of the split. Raises UserError if they are missing, cut short or altered."""
         folder = root / "EMNIST" / "raw"
-        wanted = [f"emnist-{self.split}-{part}" for part in ("train", "test")]
-        loose = all(_locate(folder, file) for part in wanted for file in _pair(part))
+        parts = [f"emnist-{self.split}-{part}" for part in ("train", "test")]
+        loose = all(_locate(folder, file) for part in parts for file in _pair(part))
         if not loose and not (folder / ARCHIVE).is_file():
             fetch_missing("emnist", folder, {ARCHIVE: URLS}, check=lambda path, file: _check_archive(path))
         elif not loose:
             _check_archive(folder / ARCHIVE)
-        train, test = (self._split(folder, part, loose) for part in wanted)
+        train, test = (self._read_part(folder, part, loose) for part in parts)
         return ImageData("emnist", train, test, class_names=tuple(CLASS_NAMES[self.split]), flips=False)
 
-    def _split(self, folder: Path, part: str, loose: bool) -> Split:
+    def _read_part(self, folder: Path, part: str, loose: bool) -> Split:
         images, labels = (_array(folder, file, loose) for file in _pair(part))
         if images.ndim != 3:
             raise UserError(f"{folder} ({part}): images of shape {images.shape}, expected three axes")
@@ -91,26 +91,23 @@ def _array(folder: Path, file: str, loose: bool) -> np.ndarray:
     if loose:
         path = _locate(folder, file) or folder / file
         return idx.parse_idx(files.read_file(path), str(path))
-    place = f"{folder / ARCHIVE} ({file}.gz)"
-    return idx.parse_idx(files.unpack(_member(folder / ARCHIVE, f"gzip/{file}.gz"), place), place)
-
-
-def _member(archive: Path, name: str) -> bytes:
+    source = f"{folder / ARCHIVE} ({file}.gz)"
     try:
-        with zipfile.ZipFile(archive) as opened, opened.open(name) as file:
-            return file.read(files.MAX_BYTES)
+        with zipfile.ZipFile(folder / ARCHIVE) as archive, archive.open(f"gzip/{file}.gz") as member:
+            stored = member.read(files.MAX_BYTES)
     except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{archive} ({name}) cannot be read ({error}): delete or replace the archive") from None
+        raise UserError(f"{source} cannot be read ({error})", "delete or replace the archive") from None
+    return idx.parse_idx(files.unpack(stored, source), source)
 
 
 def _check_archive(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if found != ARCHIVE_MD5:
+    if md5 != ARCHIVE_MD5:
         raise UserError(
-            f"{path} is cut short or altered (MD5 {found}, published {ARCHIVE_MD5}): delete it to have it "
-            "downloaded again"
+            f"{path} is cut short or altered (its MD5 is {md5}, published {ARCHIVE_MD5})",
+            "delete it to download it again",
         )

@@ -1,6 +1,4 @@
-"""Fashion-MNIST, read from torchvision's layout (FashionMNIST/raw, raw or gzipped), or downloaded when
-absent.
-"""
+"""Fashion-MNIST, read from torchvision's layout (FashionMNIST/raw, raw or gzipped) or downloaded."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from data.readers.idx import load_idx_set
 # The mirror of torchvision.datasets.FashionMNIST.
 MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
 
-# MD5 of the uncompressed files, so that any gzip container of the same contents will do.
+# MD5 of the uncompressed files, so that any gzip container of the same contents is accepted.
 MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
@@ -37,13 +35,11 @@ CLASS_NAMES = (
 class FashionMNIST(DataSet):
     """Clothing, 1×28×28: 60,000 to train, 10,000 to test (Xiao et al. 2017).
 
-    Not flipped: nearly all shoes of the data set point the same way, and mirrored ones would be other data.
+    Never flipped: nearly all shoes point the same way, so mirrored ones would be other data.
     """
 
     def load(self, root: Path) -> ImageData:
-        """Read the four files under `root`/FashionMNIST/raw; UserError if one is absent, cut short or
-        altered.
-        """
+        """Read the four files in `root`/FashionMNIST/raw. Raises UserError if one is missing, cut short or altered."""
         folder = root / "FashionMNIST" / "raw"
         train, test = load_idx_set("fashion_mnist", folder, MIRRORS, MD5, classes=10)
         return ImageData("fashion_mnist", train, test, class_names=CLASS_NAMES, flips=False)

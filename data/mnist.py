@@ -1,4 +1,4 @@
-"""MNIST, read from torchvision's layout (MNIST/raw, raw or gzipped), or downloaded when absent."""
+"""MNIST, read from torchvision's layout (MNIST/raw, raw or gzipped) or downloaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data.readers.idx import load_idx_set
 # The mirrors of torchvision.datasets.MNIST.
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 
-# MD5 of the uncompressed files, so that any gzip container of the same contents will do.
+# MD5 of the uncompressed files, so that any gzip container of the same contents is accepted.
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -23,8 +23,6 @@ class MNIST(DataSet):
     """Handwritten digits, 1×28×28: 60,000 to train, 10,000 to test (LeCun et al. 1998). Never flipped."""
 
     def load(self, root: Path) -> ImageData:
-        """Read the four files under `root`/MNIST/raw; raises UserError if one is absent, cut short or
-        altered.
-        """
+        """Read the four files in `root`/MNIST/raw. Raises UserError if one is missing, cut short or altered."""
         train, test = load_idx_set("mnist", root / "MNIST" / "raw", MIRRORS, MD5, classes=10)
         return ImageData("mnist", train, test, class_names=tuple("0123456789"), flips=False)

@@ -1,1 +1,1 @@
-"""Where the bytes of the data sets come from: files, archives, image folders, downloads."""
+"""Readers of the bytes of data sets: published files, archives, image folders, downloads."""

@@ -1,6 +1,6 @@
-"""Fetching published files that are absent: to a temporary name, checked, then renamed; no half file is used.
+"""Downloads of published files that are missing. A file gets its name only after it was checked.
 
-Without a network it gives up in seconds with one line that names what is missing, where, and the way out.
+Without a network, the download fails within seconds, with one line that names the files, their folder and the ways out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from models.errors import UserError
 from models.progress import progress
 
-# From looking up the name to the head of the answer, and for each silence of the server after that.
+# Limits on the time from the name lookup to the head of the answer, and on each silence of the server after that.
 ANSWER_SECONDS = 6.0
 SILENCE_SECONDS = 30.0
 _CHUNK = 1 << 18
@@ -29,25 +29,26 @@ _CHUNK = 1 << 18
 def fetch_missing(
     name: str, folder: Path, urls: Mapping[str, Sequence[str]], check: Callable[[Path, str], object]
 ) -> None:
-    """Put the files that are the keys of `urls` into `folder`, each from its first address that works.
+    """Download the files that are the keys of `urls` into `folder`, each from its first address that works.
 
-    `check(path, file)` raises UserError if the file at the temporary `path` is not what was published. Raises
-    UserError naming all files of the data set `name` that are still missing, the folder and the way out.
+    name: the data set. check(path, file): raises UserError if the temporary file at `path` is not the published `file`.
+    Raises UserError naming the files that are still missing.
     """
     missing = list(urls)
     for file, addresses in urls.items():
         reason = _fetch(addresses, folder / file, lambda path, file=file: check(path, file))
         if reason is not None:
             raise UserError(
-                f"{name}: {', '.join(missing)} missing in {folder}, and downloading failed ({reason}): put "
-                "them there, or name the data root that has them with --data_root or DATA_ROOT, or use "
-                "--dataset digits, which needs no files"
+                f"{name}: {', '.join(missing)} missing in {folder}, and the download failed ({reason})",
+                "put them there",
+                "name the folder that has them with `data_root` or DATA_ROOT",
+                "use `dataset digits`, which needs no files",
             )
         missing.remove(file)
 
 
 def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], object]) -> str | None:
-    """None when `target` is there, else why not."""
+    """Download a file. Return None on success, else the reason of the failure."""
     reasons = []
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     for url in addresses:
@@ -60,7 +61,7 @@ def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], objec
         except (OSError, http.client.HTTPException) as error:
             reasons.append(f"{host}: {' '.join(str(error).split()) or type(error).__name__}")
         except UserError:
-            reasons.append(f"{host}: what it sent is not the published file")
+            reasons.append(f"{host}: it sent something else than the published file")
         finally:
             with suppress(FileNotFoundError, NotADirectoryError):
                 part.unlink()
@@ -69,7 +70,7 @@ def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], objec
 
 def _download(url: str, path: Path) -> None:
     with _open(url) as response:
-        path.parent.mkdir(parents=True, exist_ok=True)  # only now: without a network nothing is left behind
+        path.parent.mkdir(parents=True, exist_ok=True)  # after the answer: a failed request leaves no folder behind
         with path.open("wb") as file:
             _save(response, file, url)
             file.flush()
@@ -90,17 +91,17 @@ def _save(response: Any, file: BinaryIO, url: str) -> None:
 
 
 def _open(url: str) -> Any:
-    # urllib's timeout covers neither name lookup nor a host with many addresses, so it runs beside a clock.
+    # The timeout of urllib covers neither the name lookup nor a host with many addresses. A thread and a clock do.
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def request_file() -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "python-urllib"})
         try:
             answers.put(urllib.request.urlopen(request, timeout=SILENCE_SECONDS))
         except Exception as error:
             answers.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=request_file, daemon=True).start()
     try:
         answer = answers.get(timeout=ANSWER_SECONDS)
     except queue.Empty:

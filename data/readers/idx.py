@@ -1,7 +1,7 @@
-"""The idx format of the MNIST family, and data sets of four idx files.
+"""Files of the idx format, and data sets of four idx files (the MNIST family).
 
-Format: two zero bytes, a type byte (8 = uint8), the number of axes, each axis as a big-endian uint32, the
-values (http://yann.lecun.com/exdb/mnist/).
+Format: two zero bytes, a type byte (8 = uint8), the number of axes, each axis as a big-endian uint32, the values
+(http://yann.lecun.com/exdb/mnist/).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from data.readers.downloads import fetch_missing
 from models.errors import UserError
 
 
-def parse_idx(contents: bytes, place: str) -> np.ndarray:
-    """The uint8 array in an idx file, viewing `contents`; UserError naming `place` if it is anything else."""
+def parse_idx(contents: bytes, source: str) -> np.ndarray:
+    """Return the uint8 array in an idx file, a view of `contents`. Raises UserError naming `source`."""
     axes = contents[3] if len(contents) >= 4 else 0
     header = 4 + 4 * axes
     if contents[:3] != b"\x00\x00\x08" or not axes or len(contents) < header:
-        raise UserError(f"{place} is not an idx file of uint8 values: delete or replace it")
+        raise UserError(f"{source} is not an idx file of uint8 values", "delete or replace it")
     shape = struct.unpack(f">{axes}I", contents[4:header])
-    found, expected = len(contents) - header, math.prod(shape)
-    if found != expected:
+    count, expected = len(contents) - header, math.prod(shape)
+    if count != expected:
         raise UserError(
-            f"{place} is cut short or altered ({found} values, its header says {expected}): delete or replace it"
+            f"{source} is cut short or altered ({count} values, its header says {expected})", "delete or replace it"
         )
     return np.frombuffer(contents, np.uint8, offset=header).reshape(shape)
 
@@ -37,18 +37,18 @@ def parse_idx(contents: bytes, place: str) -> np.ndarray:
 def load_idx_set(
     name: str, folder: Path, mirrors: Sequence[str], md5: Mapping[str, str], classes: int
 ) -> tuple[Split, Split]:
-    """Train and test split of MNIST's four files in `folder`, after downloading those that are absent.
+    """Return the train and test split of MNIST's four files in `folder`. Missing files are downloaded first.
 
-    md5: from the names of the files, without .gz, to the MD5 of their contents. Raises UserError if a file is
-    absent and cannot be downloaded, or is not what was published.
+    md5: the MD5 of the contents of each file, by its name without .gz. Raises UserError if a file is missing and cannot
+    be downloaded, or is not the published one.
     """
-    missing = [file for file in md5 if files.locate_file(folder, file) is None]
-    fetch_missing(
-        name,
-        folder,
-        {f"{file}.gz": [f"{mirror}{file}.gz" for mirror in mirrors] for file in missing},
-        check=lambda path, file: files.read_file(path, md5[file.removesuffix(".gz")]),
-    )
+    if missing := [file for file in md5 if files.locate_file(folder, file) is None]:
+        fetch_missing(
+            name,
+            folder,
+            {f"{file}.gz": [f"{mirror}{file}.gz" for mirror in mirrors] for file in missing},
+            check=lambda path, file: files.read_file(path, md5[file.removesuffix(".gz")]),
+        )
 
     def split(part: str) -> Split:
         images, labels = (_array(folder, f"{part}-{kind}", md5) for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))

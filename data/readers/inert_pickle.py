@@ -1,9 +1,4 @@
-"""CIFAR-10's batches are pickles, and a pickle may run any code. This reads them with an unpickler that
-cannot.
-
-The three names that numpy's arrays need are answered with inert records of ours, every other name is refused,
-so that neither foreign code nor numpy's own state setters ever see the stream.
-"""
+"""Reader of CIFAR-10's batches, which are pickles, with an unpickler that cannot run code."""
 
 from __future__ import annotations
 
@@ -15,39 +10,38 @@ import numpy as np
 
 from models.errors import UserError
 
+# All exceptions that a damaged or hostile stream can raise in the unpickler or in the stand-ins below.
+_REFUSED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+_REFUSED += (OverflowError, MemoryError, UnicodeError, RecursionError, ImportError)
 
-def read_batch(contents: bytes, place: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 3072) and labels (N,) of one batch; UserError naming `place` for any other pickle."""
+
+def read_batch(contents: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 (N, 3072) and labels (N,) of one batch. Raises UserError naming `source`."""
     try:
         batch = _InertUnpickler(io.BytesIO(contents), encoding="latin1").load()
         images = batch["data"].array()
         labels = np.array(batch["labels"])
     except _REFUSED as error:
-        raise UserError(f"{place} is not a CIFAR-10 batch ({error}): delete or replace it") from None
+        raise UserError(f"{source} is not a CIFAR-10 batch ({error})", "delete or replace it") from None
     if images.ndim != 2 or images.shape[1] != 3072 or labels.ndim != 1 or labels.dtype.kind != "i":
         raise UserError(
-            f"{place} is not a CIFAR-10 batch (shapes {images.shape}, {labels.shape}): delete or replace it"
+            f"{source} is not a CIFAR-10 batch (shapes {images.shape}, {labels.shape})", "delete or replace it"
         )
     return images, labels
 
 
-# All that a damaged or hostile stream can make the unpickler or the records raise.
-_REFUSED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError)
-_REFUSED += (OverflowError, MemoryError, UnicodeError, RecursionError, ImportError)
-
-
 class _DType:
-    """Answers for numpy.dtype."""
+    """Stand-in for numpy.dtype."""
 
     def __init__(self, code: Any = None, *flags: Any) -> None:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        pass  # byte order and the like, without meaning for single bytes
+        pass  # byte order and the like, which mean nothing for single bytes
 
 
 class _Array:
-    """Answers for numpy.ndarray and for the function that makes an empty one."""
+    """Stand-in for numpy.ndarray and for the function that makes an empty one."""
 
     def __init__(self, *empty: Any) -> None:
         self._state: tuple[Any, ...] = ()
@@ -63,14 +57,17 @@ class _Array:
         return np.frombuffer(stored, np.uint8).reshape(shape)
 
 
+# Kept instead of torchvision.datasets.CIFAR10, whose pickle.load runs any code that a file asks for. Here the three
+# names that numpy's arrays need become the stand-ins above, and every other name is refused. Neither foreign code nor
+# numpy's own state setters see the stream.
 class _InertUnpickler(pickle.Unpickler):
-    _answers: ClassVar = {
+    _stand_ins: ClassVar = {
         ("numpy", "dtype"): _DType,
         ("numpy", "ndarray"): _Array,
         ("numpy.core.multiarray", "_reconstruct"): _Array,
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._answers:
+        if (module, name) not in self._stand_ins:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which images do not need")
-        return self._answers[module, name]
+        return self._stand_ins[module, name]

@@ -1,4 +1,4 @@
-"""How much memory a process may still take: what the machine has free, within what its container or job is allowed."""
+"""Memory that a process may still take: free memory of the machine, within the limits of its container or job."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ MOUNT, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def free_memory() -> int:
-    """In bytes."""
+    """Return the memory that this process may still take, in bytes."""
     import psutil
 
-    return min((psutil.virtual_memory().available, *_left(MOUNT, MEMBERSHIP)))
+    return min((psutil.virtual_memory().available, *_left_in_groups(MOUNT, MEMBERSHIP)))
 
 
-def _left(mount: Path, membership: Path) -> Iterator[int]:
-    """What each control group of this process, the outermost last, has left below its limit (Linux, cgroup v2 or v1).
+def _left_in_groups(mount: Path, membership: Path) -> Iterator[int]:
+    """Yield the bytes that each control group of this process has left below its limit (Linux, cgroup v2 or v1).
 
-    Pages of files that nothing has used lately would be given up, so they count as free.
+    Inactive file pages count as free, since the kernel would give them up.
     """
-    for root, group, limit, used, idle in _hierarchies(mount, membership):
+    for root, group, limit, usage, inactive in _hierarchies(mount, membership):
         for folder in (root / group, *(root / parent for parent in Path(group).parents)):
             try:
-                allowed, taken = (int((folder / name).read_text()) for name in (limit, used))
+                allowed, taken = (int((folder / name).read_text()) for name in (limit, usage))
                 counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                yield max(0, allowed - taken + int(counts.get(idle, 0)))
+                yield max(0, allowed - taken + int(counts.get(inactive, 0)))
             except (OSError, ValueError):
-                continue  # no such file, or "max": no limit here
+                continue  # No such file, or "max": this group has no limit.
 
 
 def _hierarchies(mount: Path, membership: Path) -> Iterator[tuple[Path, str, str, str, str]]:
-    """The root, the group below it, and the names of limit, usage and idle file pages."""
+    """Yield the root of a hierarchy, the group below it, and the names of limit, usage and inactive file pages."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:

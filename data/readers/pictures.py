@@ -1,18 +1,20 @@
-"""Image files to one uint8 array: decoding, orientation, colour, cropping, scaling; bad files are named.
+"""Decoding of image files into uint8 arrays: orientation, colour, cropping, scaling.
 
-Threads decode straight into one array, as Pillow lets go of the interpreter while it decodes. Images that stay in
-their files are the business of `streamed.py`.
+Threads decode straight into one array, since Pillow releases the interpreter lock while it decodes. `streamed.py` reads
+images that stay in their files.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,38 +24,47 @@ from data.readers.trees import Tree
 from models.errors import UserError
 from models.progress import progress
 
-# About 8000×8000: below the size at which Pillow itself begins to warn of decompression bombs.
+# About 8000×8000, below the size at which Pillow itself begins to warn of decompression bombs.
 MAX_PIXELS = 64 << 20
-# Named, because Pillow would hand other formats to programs of the system (EPS to Ghostscript).
+# Listed, because Pillow passes other formats to programs of the system (EPS to Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-CHUNK = 64
-_NAMED = 5
+# Pillow is known to raise these for damaged files.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, AttributeError)
+BROKEN += (OverflowError, MemoryError, struct.error, Image.DecompressionBombError)
+_CHUNK = 64
+_MOST_NAMED = 5
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What images become: `size` (H, W) or None for their own, `channels` 1 or 3, `crop` or squeeze."""
+    """Form of the decoded images: `size` (H, W), None for their own; `channels` 1 or 3; `crop`, otherwise stretch."""
 
     size: tuple[int, int] | None
     channels: int
     crop: bool
 
     @classmethod
-    def of_flags(cls, size: tuple[int, ...], channels: int, crop: bool) -> Target:
-        """From the options of a data set. Raises UserError for what no image can be."""
-        if len(size) > 2 or not all(1 <= side <= 4096 for side in size):
-            raise UserError(f"--dataset.size {' '.join(map(str, size))}: give one or two numbers from 1 to 4096")
+    def from_options(cls, size: tuple[int, ...], channels: int, crop: bool) -> Target:
+        """Return the target that the options of a data set describe. Raises UserError."""
+        if len(size) > 2:
+            raise UserError(f"`dataset.size` {' '.join(map(str, size))}: takes one or two numbers")
         if channels not in (1, 3):
-            raise UserError(f"--dataset.channels {channels}: 1 (grayscale) or 3 (colour)")
+            raise UserError(f"`dataset.channels` {channels}: must be one of 1, 3")
         return cls((size[0], size[-1]) if size else None, channels, crop)
+
+    @property
+    def ways_out(self) -> list[str]:
+        """Advice about images that cannot be used, for a UserError."""
+        return ["repair or remove them", *([] if self.size else ["give all images one size with `dataset.size`"])]
 
 
 def decode(stored: bytes, target: Target) -> np.ndarray:
-    """One image file as uint8 (C, H, W).
+    """Return one image file as uint8 (C, H, W).
 
-    Turned upright by its EXIF tag; transparent parts become white; of a film, the first frame. To
-    `target.size` by a Lanczos filter with antialiasing, after cutting the centre of that shape (crop) or
-    squeezing. Raises ValueError, OSError or one of `BROKEN` if that cannot be done.
+    The EXIF tag turns it upright, transparent parts become white, and an animation gives its first frame. A Lanczos
+    filter with antialiasing scales it to `target.size`, after the crop if any. Raises one of `BROKEN`.
     """
     try:
         opened = Image.open(io.BytesIO(stored), formats=_FORMATS)
@@ -63,7 +74,8 @@ def decode(stored: bytes, target: Target) -> np.ndarray:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} is more than {MAX_PIXELS >> 20} million pixels")
         if target.size is not None and image.format == "JPEG":
-            # The decoder may halve for free; twice the size is left for the filter. Square: EXIF may turn it.
+            # The decoder halves the size for free. Twice the size is left for the filter, as a square because EXIF may
+            # turn the image.
             side = 2 * max(target.size)
             image.draft(None, (side, side))
         upright = ImageOps.exif_transpose(image)
@@ -76,70 +88,73 @@ def decode(stored: bytes, target: Target) -> np.ndarray:
     return pixels[None] if target.channels == 1 else pixels.transpose(2, 0, 1)
 
 
-# What Pillow is known to raise for damaged files.
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, AttributeError)
-BROKEN += (OverflowError, MemoryError, struct.error, Image.DecompressionBombError)
+def find_shape(tree: Tree, names: Sequence[str], target: Target) -> tuple[int, ...]:
+    """Return the shape (C, H, W) of the target, else of the first image that can be decoded."""
+    if target.size is not None:
+        return (target.channels, *target.size)
+    for name in names:
+        try:
+            with _no_warnings():
+                return decode(tree.read(name), target).shape
+        except BROKEN:
+            continue  # It is reported with the other broken images when all are decoded.
+    return (target.channels, 1, 1)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The shape (C, H, W) that all images of a data set have, and the name of the image it is taken from."""
-
-    sides: tuple[int, ...]
-    model: str
-
-    @classmethod
-    def of(cls, tree: Tree, names: Sequence[str], target: Target) -> Shape:
-        """That of the target, else of the first image that can be decoded."""
-        if target.size is not None:
-            return cls((target.channels, *target.size), names[0])
-        for name in names:
-            try:
-                with quiet():
-                    return cls(decode(tree.read(name), target).shape, name)
-            except BROKEN:
-                continue  # named with the other broken ones when they are decoded
-        return cls((target.channels, 1, 1), names[0])
-
-
-def decode_as(tree: Tree, name: str, target: Target, shape: Shape) -> np.ndarray:
-    """One image of the tree as uint8 (C, H, W). Raises one of `BROKEN`, also where its shape is another."""
+def decode_as(tree: Tree, name: str, target: Target, shape: Sequence[int]) -> np.ndarray:
+    """Return one image of the tree as uint8 (C, H, W). Raises one of `BROKEN`, also for an image of another shape."""
     image = decode(tree.read(name), target)
-    if image.shape != shape.sides:
-        raise ValueError(f"{_size(image.shape)}, but {shape.model} is {_size(shape.sides)}: choose a --dataset.size")
+    if image.shape != tuple(shape):
+        raise ValueError(f"{_size(image.shape)}, but the first image is {_size(shape)}")
     return image
 
 
 def decode_all(tree: Tree, names: Sequence[str], target: Target) -> np.ndarray:
-    """The images `names` of the tree as one uint8 array (N, C, H, W).
+    """Return the images `names` of the tree as one uint8 array (N, C, H, W).
 
-    Raises UserError naming the files that cannot be decoded, or two of different size when `target.size` is
-    None, or when the array would not fit in the free memory.
+    Raises UserError naming the files that cannot be decoded or that differ in size if `target.size` is None, and for
+    more images than fit in the free memory.
     """
-    shape = Shape.of(tree, names, target)
-    check_memory(len(names), shape.sides)
-    images = np.empty((len(names), *shape.sides), np.uint8)
-    bad: dict[str, str] = {}
+    shape = find_shape(tree, names, target)
+    images = empty_images(len(names), shape)
+    broken: dict[str, str] = {}
 
-    def work(first: int) -> int:
-        chunk = names[first : first + CHUNK]
-        for row, name in enumerate(chunk, start=first):
+    def work(rows: slice) -> int:
+        for row, name in enumerate(names[rows], start=rows.start):
             try:
                 images[row] = decode_as(tree, name, target, shape)
             except BROKEN as error:
-                bad[name] = one_line(error)
-        return len(chunk)
+                broken[name] = one_line(error)
+        return len(names[rows])
 
-    with quiet(), decoding_threads() as workers, progress(f"reading {tree.path.name}", len(names)) as advance:
-        for done in workers.map(work, range(0, len(names), CHUNK)):
+    with progress(f"reading {tree.path.name}", len(names)) as advance:
+        for done in in_threads(work, len(names)):
             advance(done)
-    if bad:
-        raise _bad_images(tree, bad)
+    if broken:
+        reasons = ", ".join(f"{name} ({broken[name]})" for name in sorted(broken)[:_MOST_NAMED])
+        more = f" and {len(broken) - _MOST_NAMED} more" if len(broken) > _MOST_NAMED else ""
+        count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
+        raise UserError(f"{tree.path}: {count} cannot be used: {reasons}{more}", *target.ways_out)
     return images
 
 
-def decoding_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
+def in_threads(work: Callable[[slice], Result], count: int) -> Iterator[Result]:
+    """Yield what `work` returns for slices of `count` rows, in order. Several threads do the work."""
+    with _no_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
+        yield from threads.map(work, (slice(first, first + _CHUNK) for first in range(0, count, _CHUNK)))
+
+
+def empty_images(count: int, shape: Sequence[int]) -> np.ndarray:
+    """Return an uninitialised uint8 array (count, C, H, W). Raises UserError if it does not fit in the free memory."""
+    needed, free = count * math.prod(shape), free_memory()
+    if needed > free:
+        raise UserError(
+            f"{count} images of {_size(shape)} need {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are "
+            "free",
+            "choose a smaller `dataset.size`",
+            "choose a smaller `memory_limit`",
+        )
+    return np.empty((count, *shape), np.uint8)
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
@@ -154,27 +169,10 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _centre(size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
-    """The largest centred box (left, top, right, bottom) with width/height = aspect."""
+    """Return the largest centred box (left, top, right, bottom) with width/height = aspect."""
     width, height = min(size[0], size[1] * aspect), min(size[1], size[0] / aspect)
     left, top = (size[0] - width) / 2, (size[1] - height) / 2
     return left, top, left + width, top + height
-
-
-def _bad_images(tree: Tree, bad: dict[str, str]) -> UserError:
-    named = [f"{name} ({bad[name]})" for name in sorted(bad)[:_NAMED]]
-    more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-    count = "1 image" if len(bad) == 1 else f"{len(bad)} images"
-    return UserError(f"{tree.path}: {count} cannot be used: {', '.join(named)}{more}: repair or remove them")
-
-
-def check_memory(count: int, shape: Sequence[int]) -> None:
-    """Raises UserError for more images than there is free memory for."""
-    needed, free = count * int(np.prod(shape)), free_memory()
-    if needed > free:
-        raise UserError(
-            f"{count} images of {_size(shape)} need {needed / 2**30:.1f} GiB of memory, "
-            f"{free / 2**30:.1f} GiB are free: choose a smaller --dataset.size or --memory_limit"
-        )
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -185,6 +183,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def quiet() -> warnings.catch_warnings:
-    # Pillow warns of odd metadata that does not concern the pixels.
+def _no_warnings() -> warnings.catch_warnings:
+    # Pillow warns of odd metadata that do not concern the pixels.
     return warnings.catch_warnings(action="ignore")

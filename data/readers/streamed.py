@@ -1,6 +1,6 @@
-"""Images that stay in their files: decoded when rows of them are asked for, with others in the place of broken ones.
+"""Images that stay in their files and are decoded when rows of them are asked for.
 
-Reading all of them into memory stands in `pictures.py`; decoding ahead of a training loop in `ahead.py`.
+`pictures.py` reads all images into memory. `ahead.py` decodes ahead of a training loop.
 """
 
 from __future__ import annotations
@@ -9,188 +9,178 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.images import ImageData, Split
-from data.readers.pictures import (
-    BROKEN,
-    CHUNK,
-    Shape,
-    Target,
-    check_memory,
-    decode_all,
-    decode_as,
-    decoding_threads,
-    one_line,
-    quiet,
-)
+from data.readers.pictures import BROKEN, Target, decode_all, decode_as, empty_images, find_shape, in_threads, one_line
 from data.readers.trees import Tree
 from models.errors import UserError
 
-# More broken pictures than both of these end a run: it would learn other data than it was given.
+# A run stops if more images than both of these are broken: it would learn other data than it was given.
 MOST_BROKEN, BROKEN_SHARE = 20, 0.01
 
 
 class Broken:
-    """The pictures of a data set that could not be decoded while it streams: each is told once, too many are refused.
+    """Record of the images of a streamed data set that cannot be decoded. Each is reported once; too many end the run.
 
-    `named` holds the reason of each by its name, `seen` counts the images that were asked for, and `elsewhere` those of
-    other processes.
+    named: the reason of each broken image, by its name. seen: number of images that this process has asked for.
+    elsewhere: the same number for all other processes.
     """
 
-    def __init__(self, place: str, total: int) -> None:
-        self.place, self.total, self.seen, self.elsewhere = place, total, 0, 0
+    def __init__(self, source: str, total: int, target: Target) -> None:
+        self.source, self.total, self.seen, self.elsewhere = source, total, 0, 0
         self.named: dict[str, str] = {}
+        self._ways_out = target.ways_out
         self._tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
 
     def tell_to(self, tell: Callable[[str], None]) -> None:
-        """Tells those so far and all that come; before, they go to standard error."""
+        """Report all broken images to `tell` instead of standard error, those already reported too."""
         self._tell = tell
         for number, name in enumerate(self.named, start=1):
-            self._tell(self._line(number, name))
+            self._report(number, name)
 
-    def note(self, seen: int, bad: Mapping[str, str]) -> None:
-        """Counts `seen` images, among which `bad` ones were met. Raises UserError once they are too many."""
+    def note(self, seen: int, broken: Mapping[str, str]) -> None:
+        """Count `seen` images, and record the reasons of those that are `broken`. Raises UserError if too many are."""
         self.seen += seen
-        self._note(bad)
+        self._record(broken)
 
-    def merge(self, of_processes: Sequence[tuple[int, Mapping[str, str]]]) -> None:
-        """Takes over what every process, this one among them, has `seen` and `named`, in one order for all of them.
-        Raises UserError as `note` does."""
-        self.elsewhere = sum(seen for seen, _ in of_processes) - self.seen
-        for _, named in of_processes:
-            self._note(named)
+    def merge(self, processes: Sequence[tuple[int, Mapping[str, str]]]) -> None:
+        """Take over `seen` and `named` of every process, this one included, in the same order in all processes.
 
-    def _note(self, bad: Mapping[str, str]) -> None:
-        for name, reason in bad.items():
-            if name in self.named:
-                continue
-            self.named[name] = reason
-            self._tell(self._line(len(self.named), name))
+        Raises UserError if too many images are broken.
+        """
+        self.elsewhere = sum(seen for seen, _ in processes) - self.seen
+        for _, named in processes:
+            self._record(named)
+
+    def _record(self, broken: Mapping[str, str]) -> None:
+        for name, reason in broken.items():
+            if name not in self.named:
+                self.named[name] = reason
+                self._report(len(self.named), name)
         among = min(self.seen + self.elsewhere, self.total)
         if len(self.named) > max(MOST_BROKEN, BROKEN_SHARE * among):
             name, reason = next(iter(self.named.items()))
             raise UserError(
-                f"{self.place}: {len(self.named)} of the first {among} images cannot be used, as {name} ({reason}): "
-                "repair or remove them"
+                f"{self.source}: {len(self.named)} of the first {among} images cannot be used, such as {name} "
+                f"({reason})",
+                *self._ways_out,
             )
 
-    def _line(self, number: int, name: str) -> str:
-        return (
-            f"{self.place}: {name} cannot be used ({self.named[name]}), number {number} of this kind; the next image "
-            "of its class stands in for it"
+    def _report(self, number: int, name: str) -> None:
+        self._tell(
+            f"{self.source}: {name} cannot be used ({self.named[name]}). It is broken image number {number} and is "
+            "replaced by the next image of its class"
         )
 
 
 @dataclass(frozen=True)
 class Part:
-    """A split before anything of it is decoded: images `names` of a tree, each with its label."""
+    """A split of which nothing is decoded yet: the images `names` of a tree, each with its label."""
 
     tree: Tree
     names: Sequence[str]
     labels: Sequence[int]
 
     def sha256(self, target: Target) -> str:
-        """What tells it from other data, without reading an image: names, sizes, checksums, labels, and the target."""
+        """Hash names, sizes, stored checksums, labels and the target. No image is read."""
         digest = hashlib.sha256(repr(target).encode())
         for name, label in zip(self.names, self.labels, strict=True):
             try:
                 stamp = self.tree.stamp(name)
-            except OSError:  # a link to nowhere: one of the pictures that cannot be decoded
+            except OSError:  # a broken link, which counts as a broken image
                 stamp = "unreadable"
             digest.update(f"\n{name}\0{stamp}\0{label}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
 class Streamed:
-    """Images `names` of a tree, decoded when they are asked for; otherwise like a uint8 tensor (N, C, H, W).
+    """Images of a split, decoded when they are asked for. Otherwise like a uint8 tensor (N, C, H, W).
 
-    In the place of a picture that cannot be decoded comes the next of its class that can: the same one in every
+    A broken image is replaced by the next image of its class that can be decoded. The replacement is the same in every
     process and at every time, and the labels stay true. Indexing takes rows as a tensor, a list or a slice.
     """
 
     dtype = torch.uint8
 
-    def __init__(self, part: Part, target: Target, shape: Shape, broken: Broken) -> None:
+    def __init__(self, part: Part, target: Target, shape: Sequence[int], broken: Broken) -> None:
         self.tree, self.names, self.target, self.broken = part.tree, part.names, target, broken
-        self.shape = torch.Size((len(part.names), *shape.sides))
-        self._shape, self._labels = shape, np.array(part.labels)
+        self.shape = torch.Size((len(part.names), *shape))
+        self._labels = np.array(part.labels)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, rows: Tensor | Sequence[int] | slice) -> Tensor:
-        """uint8 (n, C, H, W). Raises UserError for more than fit in the free memory, or too many broken ones."""
+        """Return uint8 (n, C, H, W). Raises UserError for too many broken images or too little memory."""
         numbers = torch.arange(len(self))[rows].tolist()
-        check_memory(len(numbers), self.shape[1:])
-        images = np.empty((len(numbers), *self.shape[1:]), np.uint8)
+        images = empty_images(len(numbers), self.shape[1:])
 
-        def work(first: int) -> tuple[int, dict[str, str]]:
-            part = images[first : first + CHUNK]
-            return len(part), self.decode(numbers[first : first + CHUNK], part)
+        def work(chunk: slice) -> tuple[int, dict[str, str]]:
+            return len(numbers[chunk]), self.decode(numbers[chunk], images[chunk])
 
-        with quiet(), decoding_threads() as workers:
-            for seen, bad in workers.map(work, range(0, len(numbers), CHUNK)):
-                self.broken.note(seen, bad)
+        for seen, broken in in_threads(work, len(numbers)):
+            self.broken.note(seen, broken)
         return torch.from_numpy(images)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """All images, `size` at a time."""
+        """Yield all images, `size` at a time."""
         return (self[first : first + size] for first in range(0, len(self), size))
 
     def decode(self, rows: Sequence[int], images: np.ndarray) -> dict[str, str]:
-        """Fills `images` (n, C, H, W) with these rows, and says which pictures are broken, and why.
+        """Fill `images` (n, C, H, W) with these rows. Return the reasons of the broken images by name.
 
-        Raises UserError where a class has no picture that can be decoded.
+        Raises UserError if no image of a class can be decoded.
         """
-        bad: dict[str, str] = {}
-        for place, row in enumerate(rows):
-            for other in self._in_turn(row):
-                name = self.names[other]
+        broken: dict[str, str] = {}
+        for index, row in enumerate(rows):
+            for candidate in self._candidates(row):
+                name = self.names[candidate]
                 try:
-                    images[place] = decode_as(self.tree, name, self.target, self._shape)
+                    images[index] = decode_as(self.tree, name, self.target, self.shape[1:])
                     break
                 except BROKEN as error:
-                    bad[name] = one_line(error)
+                    broken[name] = one_line(error)
             else:
                 name = self.names[row]
-                raise UserError(f"{self.tree.path}: no image of the class of {name} can be used ({bad[name]})")
-        return bad
+                raise UserError(f"{self.tree.path}: no image of the class of {name} can be used ({broken[name]})")
+        return broken
 
-    def _in_turn(self, row: int) -> Iterator[int]:
-        """The row, then the others of its class, in order and round the end."""
+    def _candidates(self, row: int) -> Iterator[int]:
+        """Yield the row, then the other rows of its class in order, from the row to the end and then from the start."""
         yield row
-        alike = np.flatnonzero(self._labels == self._labels[row])
-        yield from np.roll(alike, -np.searchsorted(alike, row))[1:].tolist()
+        members = np.flatnonzero(self._labels == self._labels[row])
+        yield from np.roll(members, -np.searchsorted(members, row))[1:].tolist()
 
 
 def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor]:
-    """All images of both, in memory. Raises UserError naming those that are broken, or that do not fit."""
-    if test.tree is train.tree:  # in one go, so that all broken images are named at once
+    """Return all images of two splits in memory. Raises UserError naming broken images, or if they do not fit."""
+    if test.tree is train.tree:  # in one pass, so that the broken images of both are named
         images = torch.from_numpy(decode_all(train.tree, [*train.names, *test.names], train.target))
         return images[: len(train)], images[len(train) :]
-    first, second = (torch.from_numpy(decode_all(each.tree, each.names, each.target)) for each in (train, test))
+    first, second = (torch.from_numpy(decode_all(part.tree, part.names, part.target)) for part in (train, test))
     return first, second
 
 
 def stream(name: str, train: Part, test: Part, target: Target, class_names: tuple[str, ...], flips: bool) -> ImageData:
-    """A data set whose images stay in their files. Raises UserError where the two parts differ in size."""
+    """Return a data set whose images stay in their files. Raises UserError if the two parts differ in size."""
     if test.tree is train.tree:
-        shape = test_shape = Shape.of(train.tree, [*train.names, *test.names], target)
+        shape = test_shape = find_shape(train.tree, [*train.names, *test.names], target)
     else:
-        shape, test_shape = (Shape.of(part.tree, part.names, target) for part in (train, test))
-    if shape.sides != test_shape.sides:
-        (height, width), (test_height, test_width) = shape.sides[1:], test_shape.sides[1:]
+        shape, test_shape = (find_shape(part.tree, part.names, target) for part in (train, test))
+    if shape != test_shape:
+        size, test_size = ("×".join(map(str, sides[1:])) for sides in (shape, test_shape))
         raise UserError(
-            f"images of {train.tree.path} are {height}×{width}, of {test.tree.path} {test_height}×{test_width}: "
-            "choose a --dataset.size"
+            f"images of {train.tree.path} are {size}, of {test.tree.path} {test_size}",
+            "give all images one size with `dataset.size`",
         )
-    broken = Broken(str(train.tree.path), len(train.names) + len(test.names))
+    broken = Broken(str(train.tree.path), len(train.names) + len(test.names), target)
     splits = (
-        Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), part.sha256(target))
+        Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), partial(part.sha256, target))
         for part in (train, test)
     )
     return ImageData(name, *splits, class_names=class_names, flips=flips, broken=broken)

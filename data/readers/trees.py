@@ -1,6 +1,6 @@
-"""A folder or a zip of image files as one thing: a sorted list of relative names, and their bytes.
+"""A folder or a zip of image files as a tree: sorted relative names, and the bytes of each file.
 
-Nothing is ever unpacked to disk: a member of a zip is only a key, so its name cannot lead anywhere.
+Nothing is unpacked to disk. The name of a zip member is only a key, so it cannot lead outside.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from models.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
-# More than any single picture needs; a larger file, or a member that unpacks to more, is refused.
+# More than any single image needs. A larger file, or a zip member that unpacks to more, is refused.
 MAX_FILE_BYTES = 256 << 20
 
 
 class Tree(ABC):
-    """Images of a folder or zip: `names`, sorted relative POSIX paths, and `read(name)`."""
+    """Images of a folder or zip. names: sorted relative POSIX paths."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self.path = path
@@ -29,13 +29,11 @@ class Tree(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes of one image file; raises OSError or ValueError if it cannot be read. Safe in threads and in
-        forked processes."""
+        """Return the bytes of one image file. Raises OSError or ValueError. Safe in threads and in forked processes."""
 
     @abstractmethod
     def stamp(self, name: str) -> str:
-        """What is known of a file without reading it, and changes when it does: its size, and its checksum if one is
-        stored. Raises OSError."""
+        """Return the size of a file, and its checksum if one is stored, without reading the file. Raises OSError."""
 
 
 class FolderTree(Tree):
@@ -45,27 +43,24 @@ class FolderTree(Tree):
         super().__init__(path, _walk(path))
 
     def read(self, name: str) -> bytes:
-        file = self.path / name
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-        return file.read_bytes()
+        return read_limited(self.path / name)
 
     def stamp(self, name: str) -> str:
         return str((self.path / name).stat().st_size)
 
 
 class ZipTree(Tree):
-    """A zip archive, read in place. UserError if it is no zip, or has a name that points outside itself."""
+    """A zip archive, read in place. Raises UserError if it is no zip, or if a name points outside it."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"cannot read {path} as a zip archive: {error}") from None
-        self._members = {m.filename: m for m in self._zip.infolist() if _is_image(m.filename)}
+        self._members = {member.filename: member for member in self._zip.infolist() if _is_image(member.filename)}
         for name in self._members:
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
-                raise UserError(f"{path}: the member {name!r} points outside the archive: pack it anew")
+                raise UserError(f"{path}: the member {name!r} points outside the archive", "pack it anew")
         self._process = os.getpid()
         super().__init__(path, list(self._members))
 
@@ -75,49 +70,54 @@ class ZipTree(Tree):
 
     def read(self, name: str) -> bytes:
         if self._process != os.getpid():
-            # A forked process shares its parent's place in the file: it opens its own, and keeps the directory.
+            # A forked process shares the file position with its parent, so it opens its own file. The directory stays.
             self._zip.fp, self._process = self.path.open("rb"), os.getpid()
         member = self._members[name]
-        if member.file_size > MAX_FILE_BYTES:
-            raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+        _check_size(member.file_size)
         try:
-            # Given the size, zipfile unpacks no more than that: the directory's figure may be false.
+            # Given the size, zipfile unpacks no more than that: the size in the directory may be false.
             with self._zip.open(member) as file:
                 return file.read(member.file_size)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
             raise ValueError(str(error)) from None
 
 
+def read_limited(path: Path) -> bytes:
+    """Return the bytes of an image file. Raises OSError, and ValueError for more than MAX_FILE_BYTES."""
+    _check_size(path.stat().st_size)
+    return path.read_bytes()
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+
+
 def open_tree(path: Path) -> Tree:
-    """The tree at `path`, a folder or a zip archive; UserError if it is neither or holds no image."""
-    if path.is_dir():
-        tree: Tree = FolderTree(path)
-    elif path.is_file():
-        tree = ZipTree(path)
-    else:
-        raise UserError(f"{path} does not exist: name a folder or a zip of images with --dataset.path")
+    """Return the tree at `path`, a folder or a zip archive. Raises UserError, also if it holds no image."""
+    tree = FolderTree(path) if path.is_dir() else ZipTree(path)
     if not tree.names:
         raise UserError(f"{path} holds no images (looked for {' '.join(SUFFIXES)})")
     return tree
 
 
-def find_tree(path: str, root: Path) -> Path:
-    """A path that is meant from here or, failing that, from the data root. Raises UserError."""
-    here = Path(path).expanduser()
-    found = here if here.is_absolute() else look_for(path, root)
-    if found is None:
-        raise UserError(f"{path} is neither in {Path.cwd()} nor in {root}: name a folder or a zip of images")
-    return found
+def find_tree(option: str, path: str, root: Path) -> Path:
+    """Return the path of the folder or zip that `option` names. Raises UserError if there is none."""
+    located = look_for(path, root)
+    if located is None:
+        where = "does not exist" if Path(path).is_absolute() else f"neither in {Path.cwd()} nor in {root}"
+        raise UserError(f"`{option}` {path}: {where}", "name a folder or a zip of images")
+    return located
 
 
 def look_for(path: str, root: Path) -> Path | None:
-    """What lies at a path from here or, failing that, from the data root; None if nothing does."""
-    here = Path(path).expanduser()
-    return next((place for place in (here, root / here) if place.exists()), None)
+    """Return the path if it exists in the current folder or else in the data root, None if it exists in neither."""
+    relative = Path(path).expanduser()
+    return next((candidate for candidate in (relative, root / relative) if candidate.exists()), None)
 
 
 def common_folder(names: list[str]) -> str:
-    """The folders, with a closing slash, that all the images are in; empty if there is none."""
+    """Return the folder that all images are in, with a closing slash. It is empty if there is none."""
     around = ""
     while True:
         tops = {name[len(around) :].partition("/")[:2] for name in names}
@@ -127,26 +127,23 @@ def common_folder(names: list[str]) -> str:
         around += f"{top}/"
 
 
-def check_share(share: float) -> float:
-    """The share, if some images are held out by it and some are not; UserError otherwise."""
-    if not 0 < share < 1:
-        raise UserError(f"--dataset.test_share {share}: give a share between 0 and 1")
-    return share
-
-
 def hold_out(tree: Tree, share: float) -> tuple[list[str], list[str]]:
-    """Train and test names, told apart by a hash of each; at least one of both. Raises UserError for one image."""
+    """Return the names of training and test images, chosen by a hash of each name. Neither list is empty.
+
+    Raises UserError for a single image.
+    """
     if len(tree.names) < 2:
         raise UserError(f"{tree.path} holds one image: at least two are needed, one to train and one to test")
     around = common_folder(tree.names)
-    by_hash = sorted(tree.names, key=lambda name: _fraction(name[len(around) :]))
-    held = sum(_fraction(name[len(around) :]) < share for name in by_hash)
-    held = min(max(held, 1), len(by_hash) - 1)
-    return sorted(by_hash[held:]), sorted(by_hash[:held])
+    fractions = {name: _fraction(name[len(around) :]) for name in tree.names}
+    by_hash = sorted(tree.names, key=fractions.__getitem__)
+    count = sum(fraction < share for fraction in fractions.values())
+    count = min(max(count, 1), len(by_hash) - 1)
+    return sorted(by_hash[count:]), sorted(by_hash[:count])
 
 
 def _fraction(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
+    """Return a number in [0, 1) that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6]) / 2**48
 
 

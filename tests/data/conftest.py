@@ -1,4 +1,4 @@
-"""What the tests of `data` share: no way out to the network, small files in official layouts, the real data."""
+"""Fixtures of the tests of `data`: no network, small files in the official layouts, the real data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def real_root() -> Path:
-    """The folder of the real data sets; skips where there is none."""
+    """Return the folder of the real data sets. Skips the test if there is none."""
     root = os.environ.get("DATA_ROOT")
     if not root:
         pytest.skip("DATA_ROOT does not name a folder of real data")
@@ -44,7 +44,7 @@ def real_root() -> Path:
 
 @pytest.fixture
 def idx_bytes() -> Callable[[np.ndarray], bytes]:
-    """An idx file of uint8 values."""
+    """Return a function that writes an idx file of uint8 values."""
 
     def encode(values: np.ndarray) -> bytes:
         header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
@@ -55,7 +55,7 @@ def idx_bytes() -> Callable[[np.ndarray], bytes]:
 
 @pytest.fixture
 def small_mnist(idx_bytes: Callable[[np.ndarray], bytes]) -> dict[str, bytes]:
-    """Contents of four files like MNIST's, with 12 training and 10 test images of 28×28."""
+    """Return the contents of four files like MNIST's, with 12 training and 10 test images of 28×28."""
     random = np.random.default_rng(0)
     contents = {}
     for part, count in (("train", 12), ("t10k", 10)):
@@ -66,23 +66,23 @@ def small_mnist(idx_bytes: Callable[[np.ndarray], bytes]) -> dict[str, bytes]:
 
 @pytest.fixture
 def manifest() -> Callable[[dict[str, bytes]], dict[str, str]]:
-    """MD5 of contents, by name."""
+    """Return a function from contents by name to their MD5 by name."""
     return lambda contents: {name: hashlib.md5(stored).hexdigest() for name, stored in contents.items()}
 
 
 class Server:
-    """A web server on this machine: sends `files`, those in `cut` only half, and answers 404 otherwise."""
+    """Web server on this machine. It sends `files`, half of those in `cut`, and answers 404 for others."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.cut: set[str] = set()
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 name = self.path.lstrip("/")
-                outer.asked.append(name)
+                outer.requests.append(name)
                 if name not in outer.files:
                     self.send_error(404)
                     return
@@ -128,7 +128,7 @@ def write_files() -> Callable[[Path, dict[str, bytes]], None]:
 
 @pytest.fixture(scope="module")
 def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A zip of three classes with 40 random images, train and test."""
+    """Return a zip of 40 random images of three classes, train and test."""
     top, random = tmp_path_factory.mktemp("forty") / "forty", np.random.default_rng(0)
     for number in range(40):
         part, name = "test" if number % 5 == 0 else "train", "ant cat dog".split()[number % 3]
@@ -138,7 +138,7 @@ def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
-    """dog, cat and ant with ten images each, of values 0.., 100.., 200.. ."""
+    """Return a folder of the classes dog, cat and ant, ten images each, of values 0.., 100.. and 200.. ."""
     for first, name in ((0, "dog"), (100, "cat"), (200, "ant")):
         for number in range(10):
             png(tmp_path / "mine" / name / f"{number}.png", first + number)

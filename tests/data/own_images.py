@@ -1,4 +1,4 @@
-"""Small folders and zips of images, and how the tests read them."""
+"""Small folders and zips of images, and functions that read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import data
 
 
 def png(path: Path, value: int | np.ndarray, size: tuple[int, int] = (6, 5), **kwargs: Any) -> None:
-    """A PNG of (height, width) filled with one value, or of the array."""
+    """Write a PNG of (height, width) filled with one value, or of an array."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((*size, 3), value, np.uint8) if isinstance(value, int) else value
     Image.fromarray(pixels).save(path, **kwargs)

@@ -1,4 +1,4 @@
-"""CIFAR-10, on small files in the exact official layout, written as Python 2 wrote them; and hostile pickles."""
+"""CIFAR-10, on small files in the official layout, written as Python 2 wrote them, and hostile pickles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def integer(value: int) -> bytes:
 
 
 def python2_batch(images: np.ndarray, labels: list[int]) -> bytes:
-    """A batch as cPickle of Python 2 wrote it, protocol 2, with byte strings: {'batch_label', 'labels', ...}."""
+    """Return a batch as cPickle of Python 2 wrote it, protocol 2, with byte strings: {'batch_label', 'labels', ...}."""
     values = images.tobytes()
     dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R"
     dtype += b"(K\x03" + text(b"|") + b"NNN" + integer(-1) + integer(-1) + b"K\x00tb"
@@ -51,7 +51,7 @@ def python2_batch(images: np.ndarray, labels: list[int]) -> bytes:
 def batches(
     monkeypatch: pytest.MonkeyPatch, manifest: Callable[[dict[str, bytes]], dict[str, str]]
 ) -> dict[str, bytes]:
-    """The six batches of four images, taken for the published ones. Image values tell plane, row and column."""
+    """Make six batches of four images the published ones. A value depends on plane, row and column."""
     contents = {}
     for number, name in enumerate(cifar10.MD5):
         planes = np.arange(3)[:, None, None] * 60 + np.arange(32)[:, None] + np.arange(32) // 16 * 20
@@ -106,7 +106,7 @@ def test_archive_in_place(tmp_path: Path, batches: dict[str, bytes]) -> None:
 def test_download(tmp_path: Path, batches: dict[str, bytes], server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "URLS", (f"{server.url}{cifar10.ARCHIVE}",))
     server.files[cifar10.ARCHIVE] = tar_of(batches)[:-50]
-    with pytest.raises(UserError, match="not the published file"):
+    with pytest.raises(UserError, match="something else than the published file"):
         cifar10.CIFAR10().load(tmp_path)
     assert list(tmp_path.iterdir()) == []
     server.files[cifar10.ARCHIVE] = tar_of(batches)
@@ -171,7 +171,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(
     write_files(tmp_path / "cifar-10-batches-py", batches)
     with pytest.raises(UserError, match="data_batch_2 is cut short or altered"):
         cifar10.CIFAR10().load(tmp_path)
-    # Even one whose hash were right:
+    # It is refused even if its hash is right.
     monkeypatch.setattr(cifar10, "MD5", manifest(batches))
     with pytest.raises(UserError, match=r"data_batch_2.*asks for .*system"):
         cifar10.CIFAR10().load(tmp_path)

@@ -1,4 +1,4 @@
-"""The embedded digits: exact values, and a split that never changes."""
+"""The digits of scikit-learn: exact values, and a split that never changes."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_split_is_disjoint_and_stratified() -> None:
     train, test = ({image.tobytes() for image in split.in_memory().numpy()} for split in (DIGITS.train, DIGITS.test))
     assert not train & test
     for label in range(10):
-        held = int((DIGITS.test.labels == label).sum())
-        everything = held + int((DIGITS.train.labels == label).sum())
-        assert held == round(everything * 0.2)
+        test_count = int((DIGITS.test.labels == label).sum())
+        count = test_count + int((DIGITS.train.labels == label).sum())
+        assert test_count == round(count * 0.2)
 
 
 def test_split_is_pinned() -> None:

@@ -1,4 +1,4 @@
-"""Images of one's own: layouts, classes and splits of folders and zips."""
+"""Own images: layouts, classes and splits of folders and zips."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_held_out_images_stay_held_out_when_others_come(names: set[str], others:
     assert train and test and sorted(train + test) == sorted(names)
     more_train, more_test = hold_out(Names(Path("some"), list(names | others)), share)
     natural = {name for name in names | others if _fraction(name) < share}
-    if natural & names and names - natural:  # else one image stands in, so that neither split is empty
+    if natural & names and names - natural:  # otherwise one image is moved, so that neither split is empty
         assert set(test) == natural & names and set(more_test) == natural
         assert set(train) <= set(more_train)
 
@@ -135,7 +135,7 @@ def test_relative_paths_are_found_here_or_in_the_data_root(
     assert len(Folder(path="mine").load(tmp_path).train) > 0
     monkeypatch.chdir(tmp_path)
     assert len(Folder(path="mine").load(Path("/nonexistent")).train) > 0
-    with pytest.raises(UserError, match=r"yours is neither in .* nor in /data"):
+    with pytest.raises(UserError, match=r"dataset\.path yours: neither in .* nor in /data"):
         Folder(path="yours").load(Path("/data"))
 
 

@@ -1,4 +1,4 @@
-"""Images of one's own: how files become pixels, whatever their size, colours and format."""
+"""Own images: files of any size, colours and format become pixels."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_exif_orientation_is_applied() -> None:
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:8, :16] = 255  # top left
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # turn clockwise by 90 degrees
     turned = decode(Image.fromarray(pixels), format="JPEG", save={"exif": exif, "quality": 95})
     assert turned.shape == (3, 32, 16)
     assert turned[0, 4, 12] > 200 and turned[0, 4, 4] < 50 and turned[0, 28, 12] < 50

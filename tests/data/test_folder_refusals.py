@@ -1,4 +1,4 @@
-"""Images of one's own that are refused: damaged or hostile files, and layouts and options that mean nothing."""
+"""Own images that are refused: damaged or hostile files, impossible layouts and options."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ def test_whatever_is_damaged_the_file_is_named(format: str, tmp_path: Path) -> N
 def test_images_of_different_size_are_named(classes: Path) -> None:
     png(classes / "cat" / "wide.png", 1, size=(6, 50))
     assert "cat/wide.png (6×50" in (message := refused(classes, test_share=1e-9))
-    assert "--dataset.size" in message
+    assert "give all images one size with dataset.size" in message
     assert load(classes, size=(6,)).train.images.shape[1:] == (3, 6, 6)
 
 
 def test_splits_of_different_size(tmp_path: Path) -> None:
     png(tmp_path / "train" / "1.png", 1, size=(6, 6))
     png(tmp_path / "test" / "1.png", 1, size=(8, 6))
-    assert "test/1.png (8×6" in (message := refused(tmp_path)) and "train/1.png is 6×6" in message
+    assert "test/1.png (8×6" in (message := refused(tmp_path)) and "the first image is 6×6" in message
     message = refused(tmp_path / "train", test_path=str(tmp_path / "test"))
-    assert "train are 6×6" in message and "test 8×6: choose a --dataset.size" in message
+    assert "train are 6×6" in message and "test 8×6; give all images one size with dataset.size" in message
 
 
 def test_layouts_that_mean_nothing(classes: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert "as a zip archive" in refused(tmp_path / "text.zip")
     png(tmp_path / "one" / "1.png", 1)
     assert "holds one image" in refused(tmp_path / "one")
-    with pytest.raises(UserError, match=r"needs --dataset\.path"):
+    with pytest.raises(UserError, match=r"needs dataset\.path"):
         Folder().load(tmp_path)
 
 
@@ -112,8 +112,8 @@ def test_nothing_there(tmp_path: Path) -> None:
 )
 def test_bad_options_are_refused_before_anything_is_read(options: dict[str, Any]) -> None:
     name = next(iter(options))
-    with pytest.raises(UserError, match=rf"--dataset\.{name}"):
-        Folder(**options)
+    with pytest.raises(UserError, match=rf"dataset\.{name} "):
+        data.load("folder", options, Path("/nonexistent"))
 
 
 def test_more_than_the_memory_holds(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_more_than_the_memory_holds(classes: Path, monkeypatch: pytest.MonkeyPat
         available = 1000
 
     monkeypatch.setattr(psutil, "virtual_memory", Free)
-    assert "choose a smaller --dataset.size" in refused(classes, size=(64,), memory_limit=1)
+    assert "choose a smaller dataset.size" in refused(classes, size=(64,), memory_limit=1)
 
 
 # Hostile files

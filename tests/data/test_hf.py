@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's `datasets`: what is local of them becomes images as those of a folder do."""
+"""Local data sets of Hugging Face's `datasets`: their images are read like those of a folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stored(value: int, size: tuple[int, int] = (6, 5)) -> bytes:
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"needs the package datasets: .*pip install -r requirements-hf\.txt"):
+    with pytest.raises(UserError, match=r"needs the package datasets; .*pip install -r requirements-hf\.txt"):
         load_hf(tmp_path)
     assert (Path(data.__file__).parents[1] / "requirements-hf.txt").is_file()
 
@@ -41,23 +41,23 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
 def test_bad_options_are_refused_before_the_package_is_needed() -> None:
     bad: list[dict[str, Any]] = [{"size": (0,)}, {"channels": 2}, {"test_share": 1.0}]
     for options in bad:
-        with pytest.raises(UserError, match=rf"--dataset\.{next(iter(options))}"):
+        with pytest.raises(UserError, match=rf"dataset\.{next(iter(options))} "):
             load_hf("some", **options)
-    with pytest.raises(UserError, match=r"needs --dataset\.path"):
+    with pytest.raises(UserError, match=r"needs dataset\.path"):
         load_hf("")
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The package, with a cache of its own."""
-    found = pytest.importorskip("datasets")
-    monkeypatch.setattr(found.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return found
+    """Return the package, with its cache in a temporary folder."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return datasets
 
 
 @pytest.fixture
 def thirty(package: Any) -> Any:
-    """Row n is of value n and of class n modulo 3."""
+    """Return a data set whose row n has value n and class n modulo 3."""
     features = package.Features({"number": package.Value("int64"), "picture": package.Image()})
     features["kind"] = package.ClassLabel(names=CLASSES)
     features["word"] = package.Value("string")
@@ -122,9 +122,9 @@ def test_identity_is_of_the_contents_and_not_of_the_place(package: Any, thirty: 
     thirty.to_parquet(tmp_path / "x.parquet")
     thirty.save_to_disk(tmp_path / "y")
     thirty.select(list(range(30))[::-1]).save_to_disk(tmp_path / "z")
-    found = [load_hf(tmp_path / name, 0).train.sha256 for name in ("x.parquet", "y", "z")]
-    assert found[0] == found[1] != found[2]
-    assert load_hf(tmp_path / "y", 0, label_column="word").train.sha256 != found[0]
+    hashes = [load_hf(tmp_path / name, 0).train.sha256 for name in ("x.parquet", "y", "z")]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert load_hf(tmp_path / "y", 0, label_column="word").train.sha256 != hashes[0]
 
 
 def test_columns_and_splits_by_name(package: Any, thirty: Any, tmp_path: Path) -> None:
@@ -142,13 +142,16 @@ def test_columns_and_splits_by_name(package: Any, thirty: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"train_split": "training"}, "--dataset.train_split training"),
-        ({"test_split": "dev"}, "--dataset.test_split dev"),
-        ({"test_split": "train"}, "--dataset.test_split train: it is the training split"),
-        ({"image_column": "image"}, "--dataset.image_column image: there is none (of number, picture, kind, word)"),
-        ({"image_column": "kind"}, "--dataset.image_column kind: holds no images"),
-        ({"label_column": "label"}, "--dataset.label_column label: there is none"),
-        ({"label_column": "picture"}, "--dataset.label_column picture: holds no classes"),
+        ({"train_split": "training"}, "dataset.train_split training"),
+        ({"test_split": "dev"}, "dataset.test_split dev"),
+        ({"test_split": "train"}, "dataset.test_split train: this is also the training split"),
+        (
+            {"image_column": "image"},
+            "image_column image: no such column; choose from number, picture, kind, word",
+        ),
+        ({"image_column": "kind"}, "dataset.image_column kind: not of type Image"),
+        ({"label_column": "label"}, "dataset.label_column label: no such column"),
+        ({"label_column": "picture"}, "dataset.label_column picture: not of type ClassLabel"),
     ],
     ids=str,
 )
@@ -182,10 +185,10 @@ def test_what_cannot_be_read_is_one_line(
     (tmp_path / "bad.parquet").write_text("nothing")
     (tmp_path / "program").mkdir()
     (tmp_path / "program" / "program.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    for place in ("absent.parquet", "/absent", tmp_path / "bad.parquet", tmp_path / "program", "nobody/nothing"):
+    for path in ("absent.parquet", "/absent", tmp_path / "bad.parquet", tmp_path / "program", "nobody/nothing"):
         with pytest.raises(UserError) as error:
-            load_hf(place)
-        assert str(place) in str(error.value) and "\n" not in str(error.value)
+            load_hf(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "") and not (tmp_path / "ran").exists()
 
 

@@ -1,4 +1,4 @@
-"""Free memory within what a container or a job of a cluster is allowed, told from files as the kernel shows them."""
+"""Free memory within the limits of a container or a cluster job, read from files like the kernel's."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from data.readers import memory
 MIB = 2**20
 
 
-def group(folder: Path, limit: object, used: int, idle: int, version: int) -> None:
+def group(folder: Path, limit: object, usage: int, inactive: int, version: int) -> None:
     names = ("memory.max", "memory.current", "inactive_file")
     if version == 1:
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / names[0]).write_text(f"{limit}\n")
-    (folder / names[1]).write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {idle}\n")
+    (folder / names[1]).write_text(f"{usage}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {inactive}\n")
 
 
 @pytest.fixture

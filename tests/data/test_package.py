@@ -1,4 +1,4 @@
-"""The package as a whole: names, options, the root of the files, and an import that costs nothing."""
+"""The package as a whole: names, options, the data root, and an import without side effects."""
 
 from __future__ import annotations
 
@@ -22,13 +22,29 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("name", DATA_SETS.names())
 def test_every_data_set_follows_the_naming_rule_and_documents_its_options(name: str) -> None:
-    found = DATA_SETS.find(name)
-    assert found.__name__.lower() == name.replace("_", "")
-    assert callable(found.load)
-    options = inspect.signature(found).parameters.values()
+    data_set = DATA_SETS.find(name)
+    assert data_set.__name__.lower() == name.replace("_", "")
+    assert callable(data_set.load)
+    options = inspect.signature(data_set).parameters.values()
     assert all(option.kind == option.KEYWORD_ONLY and option.default is not option.empty for option in options)
-    documented = (inspect.getdoc(found) or "").partition("Args:")[2]
+    documented = (inspect.getdoc(data_set) or "").partition("Args:")[2]
     assert all(f"{option.name}: " in documented for option in options)
+
+
+def test_options_that_data_sets_share_are_the_same() -> None:
+    """Signature and help stand in both files, so that the options of a data set are read from its own file."""
+    folder, hf = (DATA_SETS.find(name) for name in ("folder", "hf"))
+    ours, theirs = (inspect.signature(data_set).parameters for data_set in (folder, hf))
+    shared = ["size", "crop", "channels", "test_share", "flips"]
+    assert [str(ours[name]) for name in shared] == [str(theirs[name]) for name in shared]
+    assert len({(inspect.getdoc(data_set) or "").partition("    size: ")[2] for data_set in (folder, hf)}) == 1
+
+
+def test_data_sets_without_image_files_do_not_ask_for_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEMORY_LIMIT", raising=False)
+    monkeypatch.setattr("psutil.virtual_memory", None)
+    digits = data.load("digits", {}, Path("unused"))
+    assert digits.train.sha256 is None and digits.broken is None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +55,7 @@ def test_unknown_name_gets_a_suggestion(wrong: str, right: str) -> None:
         DATA_SETS.find(wrong)
 
 
-@pytest.mark.parametrize("name", ["batches", "sources", "os", "../digits", ""])
+@pytest.mark.parametrize("name", ["batches", "readers", "os", "../digits", ""])
 def test_what_is_no_data_set_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="choose from cifar10, digits"):
         DATA_SETS.find(name)
@@ -69,12 +85,12 @@ def watch(event, args):
         event == "open" and not str(args[0]).endswith((".py", ".pyc", ".so"))
         and ".pyc." not in str(args[0])
     ):
-        # Finding a module lists the folders of sys.path; only folders of data files would be a fault.
+        # Finding a module lists the folders of sys.path; only folders of data files would be an error.
         if "store" in str(args[0]) or event == "open":
             touched.append((event, args))
 sys.addaudithook(watch)
 import data
-from models.errors import UserError
+from models.variants import DATA_SETS
 for name in DATA_SETS.names():
     DATA_SETS.find(name)
 heavy = {"torch", "torchvision", "sklearn", "PIL", "rich"} & set(sys.modules)
