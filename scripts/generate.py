@@ -81,14 +81,14 @@ def main(argv: list[str]) -> None:
     paths = _checkpoints(flags)
     loaded = load_model(paths[-1], flags.model)
     if flags.export is not None:
-        if processes.is_first():
+        if processes.is_rank_zero():
             export_run(loaded, flags.export)
         return
     sampling, weak = open_sampling(flags.sampling, flags.model, loaded)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
     labels = choose_labels(loaded, flags.labels, flags.num_samples)
     sampler = _Sampler(flags, sampling, labels, weak.denoiser if weak is not None else None)
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         sampler.assist(loaded, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:

@@ -130,7 +130,7 @@ def _measure_run(flags: SamplesFlags) -> None:
     else:
         labels = choose_labels(loaded, flags.labels, count)
     draw = partial(draw_samples, loaded, sampling, count, labels, flags.seed, device, flags.batch_size, weak)
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         draw()
         return
     with new_folder(flags.out, path, "evaluation", "samples") as folder:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from models import distributed
+from models import distributed, processes
 from models.runs import checkpoints
 from tests.commands.fake_repository import eventually
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_child, run_here, start_child, start_several, status_of
@@ -182,9 +182,9 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
 def test_what_takes_one_process(
     task: str, flags: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "size", lambda: 2)
-    monkeypatch.setattr(distributed, "join", lambda device: None)
-    monkeypatch.setattr(distributed, "once", lambda work: work())
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "init_process_group", lambda device: None)
+    monkeypatch.setattr(distributed, "run_on_rank_zero", lambda work: work())
     monkeypatch.setenv("MEMORY_LIMIT", "1")  # or it would be set for other tests
     monkeypatch.setattr(os, "_exit", sys.exit)
     refused = run_here(task, *flags, capsys=capsys)

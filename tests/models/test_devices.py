@@ -74,15 +74,11 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     try:
         os.sched_setaffinity(0, {min(allowed)})
         assert (
-            processes.cores()
-            == 1
-            == processes.threads_per_process(1)
-            == processes.threads_per_process(3)
-            == usual_workers()
+            processes.cores() == 1 == processes.threads_per_rank(1) == processes.threads_per_rank(3) == usual_workers()
         )
     finally:
         os.sched_setaffinity(0, allowed)
     monkeypatch.setattr("scripts.cli.flags.cores", lambda: 8)
     assert usual_workers() == 4
-    monkeypatch.setattr("scripts.cli.flags.local_size", lambda: 2)
+    monkeypatch.setattr("scripts.cli.flags.local_world_size", lambda: 2)
     assert usual_workers() == 3

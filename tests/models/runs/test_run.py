@@ -51,7 +51,7 @@ def status_of(**fields: Any) -> dict[str, Any]:
 
 
 def test_a_process_knows_how_long_ago_it_began() -> None:
-    code = "import time; time.sleep(0.5); from models.run import process_age; print(process_age())"
+    code = "import time; time.sleep(0.5); from models.processes import process_age; print(process_age())"
     began = time.perf_counter()
     age = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     assert 0.5 < age < time.perf_counter() - began + 0.02

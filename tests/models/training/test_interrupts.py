@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from models import distributed
+from models import processes
 from models.training.interrupts import SIGNALS, Interrupted, Interrupts
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_the_second_ctrl_c_stops_at_once() -> None:
 
 
 def test_of_several_processes_none_heeds_a_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     with Interrupts() as interrupts:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
@@ -94,7 +94,7 @@ def test_exit_codes(number: int, code: int, name: str) -> None:
 
 LOOP = """
 import signal, sys, time
-from models.interrupts import Interrupts
+from models.training.interrupts import Interrupts
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 with Interrupts() as interrupts:

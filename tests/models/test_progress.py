@@ -11,7 +11,7 @@ from pathlib import Path
 import data
 
 PROGRAM = """
-from data.sources.progress import progress
+from models.progress import progress
 with progress("reading [red].zip", 10) as advance:
     for _ in range(10):
         advance(1)
