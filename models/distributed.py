@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 Item = TypeVar("Item")
-
 Result = TypeVar("Result")
 
 # The other ranks wait this long while rank 0 evaluates and draws.
@@ -68,10 +67,7 @@ def destroy_process_group() -> None:
 
 
 def delay_failure_report() -> None:
-    """Sleep before a rank other than 0 reports its failure.
-
-    Such a rank mostly fails because another rank has failed. torchrun then ends it during this sleep.
-    """
+    """Sleep on ranks other than 0. They mostly fail because another rank failed, and torchrun then ends them here."""
     if not is_rank_zero():
         time.sleep(REPORT_DELAY_SECONDS)
 
@@ -200,10 +196,7 @@ def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
     """
     first = min(failure.timestamp for failure in failures)
     simultaneous = (failure for failure in failures if failure.timestamp <= first + 1)
-    return min(
-        simultaneous,
-        key=lambda failure: (failure.exitcode == -signal.SIGTERM, failure.exitcode > 0, failure.timestamp),
-    )
+    return min(simultaneous, key=lambda f: (f.exitcode == -signal.SIGTERM, f.exitcode > 0, f.timestamp))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +124,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load_newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load the newest complete checkpoint of a run. Skips those that a crash has damaged."""
-    candidates = list_checkpoints(run / "checkpoints")[::-1]
-    for path in candidates[:-1]:
-        try:
-            return load_checkpoint(path)
-        except UserError:
-            continue
-    if not candidates:
+    paths = list_checkpoints(run / "checkpoints")
+    if not paths:
         raise UserError(f"{run} has no checkpoint yet", "start the run again instead of resuming it")
-    return load_checkpoint(candidates[-1])
+    for path in paths[:0:-1]:
+        with suppress(UserError):
+            return load_checkpoint(path)
+    return load_checkpoint(paths[0])
 
 
 def copy_checkpoint(path: Path, folder: Path) -> None:

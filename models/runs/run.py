@@ -54,7 +54,7 @@ class Run:
     def create(cls, experiments_dir: Path, task: str, dataset: str, name: str | None) -> Run:
         """Make the folder `<date>_<time>-<task>-<dataset>[-<name>]`. Raises UserError if it cannot be written."""
         if name and (os.sep in name or name.startswith(".") or len(name) > 100 or not name.isprintable()):
-            raise UserError(f"`name` {name!r}: must be at most 100 printable characters without {os.sep!r}")
+            raise UserError(f"`name` {name!r}: must be at most 100 printable characters, no {os.sep!r}, no leading dot")
         words = [task.removeprefix("train_"), dataset, *([name] if name else [])]
         stem = "-".join([datetime.now().strftime("%Y%m%d_%H%M%S"), *words])
         folder = None

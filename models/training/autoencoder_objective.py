@@ -50,8 +50,7 @@ class AutoencoderObjective:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the logged parts: reconstruction (nats per pixel up to a constant), kl (nats per image), and rate (KL
-        in bits per pixel)."""
+        """reconstruction: nats per pixel, up to a constant. kl: nats per image. rate: KL in bits per pixel."""
         return ("reconstruction", "kl", "rate") if self.spec.kind == "vae" else ("reconstruction",)
 
     def loss_of(self, network: nn.Module) -> LossOf:

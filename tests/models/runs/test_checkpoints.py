@@ -151,9 +151,7 @@ def test_one_bit_flipped(saved: Path) -> None:
 
 def test_weights_without_their_facts(saved: Path) -> None:
     saved.with_suffix(".yaml").unlink()
-    with pytest.raises(
-        UserError, match=r"no checkpoint of this repository: expected a .safetensors file with a .yaml file"
-    ):
+    with pytest.raises(UserError, match=r"no checkpoint of this repository: expected a .safetensors file with a .yaml"):
         checkpoints.load_checkpoint(saved)
 
 
@@ -248,9 +246,7 @@ def test_a_run_without_checkpoints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".yaml"])
-def test_a_full_disk_leaves_earlier_checkpoints_unchanged(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
+def test_a_full_disk_leaves_earlier_checkpoints(saved: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     before = names(saved.parent)
     replace = os.replace
 

@@ -104,7 +104,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     file = tmp_path / "file"
     file.write_text("")
     for unwritable in (file, file / "below", Path("/proc/nowhere")):
-        with pytest.raises(UserError, match="^experiments_dir .*: cannot write in it") as error:
+        with pytest.raises(UserError, match=r"^experiments_dir .*: cannot write in it") as error:
             Run.create(unwritable, "train_ddpm", "mnist", None)
         assert "\n" not in str(error.value)
 
