@@ -1,4 +1,4 @@
-"""Optimizers (AdamW, Muon), and learning-rate schedules as functions of the progress of a run in [0, 1]."""
+"""The optimizer and the learning rate over the run, as a function of progress in [0, 1] rather than of steps."""
 
 # pyright: reportPrivateImportUsage=false
 
@@ -34,7 +34,7 @@ def _multistep(progress: float, schedule: LRSchedule) -> float:
 
 
 def _one_cycle(progress: float, schedule: LRSchedule) -> float:
-    """Rise from 1/25 during the first 30 %, then fall to 0, both along a cosine (Smith & Topin 2018)."""
+    """Up from 1/25 over the first 30 %, then down to nearly 0, both by cosine (Smith & Topin 2018)."""
     if progress < 0.3:
         return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
@@ -42,9 +42,9 @@ def _one_cycle(progress: float, schedule: LRSchedule) -> float:
 
 @dataclass(frozen=True)
 class LRSchedule:
-    """Learning-rate schedule: `lr` times a linear warm-up over `warmup_steps` times a row of LR_SCHEDULES.
+    """Learning rate of a step: `lr` times a linear warm-up over `warmup_steps` times one row of LR_SCHEDULES.
 
-    milestones: shares of the run after which `multistep` multiplies by gamma. Raises UserError for an unknown name.
+    milestones: shares of the run after which `multistep` multiplies by gamma.
     """
 
     name: str
@@ -55,10 +55,10 @@ class LRSchedule:
 
     def __post_init__(self) -> None:
         if self.name not in LR_SCHEDULES:
-            raise UserError(f"`lr_schedule` {self.name}: choose from {', '.join(LR_SCHEDULES)}")
+            raise UserError(f"unknown learning-rate schedule {self.name!r}: choose from {', '.join(LR_SCHEDULES)}")
 
     def at(self, step: int, progress: float) -> float:
-        """Return the learning rate of a step, counted from 0. progress: the share of the budget spent before it."""
+        """step counts from 0; progress is the share of the budget spent before it."""
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return self.lr * warmup * LR_SCHEDULES[self.name](min(progress, 1.0), self)
 
@@ -192,13 +192,11 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
 def build_optimizer(
     network: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], name: str = "adamw"
 ) -> AdamW:
-    """Return AdamW or Muon, with weight decay on matrices and filters only.
-
-    Both are fused, since the training loop needs found_inf and grad_scale.
-    """
-    hidden = {id(p) for p in hidden_matrices(network)} if name == "muon" else set()
-    matrices = [p for p in network.parameters() if id(p) in hidden]
-    others = [p for p in network.parameters() if id(p) not in hidden]
+    """AdamW, fused: the loop relies on its found_inf and grad_scale; or Muon. Weight decay on matrices and filters
+    alone."""
+    chosen = {id(p) for p in hidden_matrices(network)} if name == "muon" else set()
+    matrices = [p for p in network.parameters() if id(p) in chosen]
+    others = [p for p in network.parameters() if id(p) not in chosen]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in others if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},

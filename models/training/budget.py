@@ -1,4 +1,4 @@
-"""The training budget: epochs, steps or minutes, whichever ends first."""
+"""When a run ends: after so many epochs, steps or minutes, whichever comes first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of a run; None is no limit. wall_clock: max_minutes counts from the start of the process, otherwise
-    training time alone counts."""
+    """None: no such limit. wall_clock: the minutes are those since the process began, else those of training."""
 
     epochs: float | None
     max_steps: int | None
@@ -16,13 +15,13 @@ class Budget:
     wall_clock: bool = False
 
     def steps(self, images: int, batch_size: int) -> int | None:
-        """Return the number of steps of the run, at least 1, or None if only minutes limit it."""
+        """The step at which the epochs or steps end, at least 1; None if only minutes limit the run."""
         limits = [] if self.epochs is None else [-int(-self.epochs * images // batch_size)]
         limits += [] if self.max_steps is None else [self.max_steps]
         return max(1, min(limits)) if limits else None
 
     def spent(self, steps: int | None, step: int, seconds: float) -> float:
-        """Return the share of the budget that is spent, 0..1. steps: as from `steps()`. step, seconds: done so far."""
+        """The share that is spent after so many steps, of those that there will be, and seconds: 0..1."""
         shares = [0.0] if steps is None else [step / steps]
         if self.max_minutes is not None:
             shares.append(seconds / 60 / self.max_minutes)

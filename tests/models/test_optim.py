@@ -55,7 +55,7 @@ def test_milestones_and_gamma_act() -> None:
 
 
 def test_unknown_schedule() -> None:
-    with pytest.raises(UserError, match="lr_schedule cos: choose from cosine"):
+    with pytest.raises(UserError, match=r"unknown learning-rate schedule 'cos'.*choose from cosine"):
         LRSchedule("cos", 1.0)
 
 
