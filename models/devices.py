@@ -1,9 +1,8 @@
-"""Devices and precisions: their choice, and the settings of a process that computes on them."""
+"""Devices and precisions: choosing them, and preparing a process to compute on them."""
 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import resource
 import sys
@@ -24,11 +23,7 @@ def pick_device(name: str) -> torch.device:
     although the environment variable GPUS asks for some.
     """
     if name == "auto":
-        available = (
-            "cuda" if torch.cuda.is_available() else "",
-            "mps" if torch.backends.mps.is_available() else "",
-        )
-        name = next((device for device in available if device), "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         gpus = os.environ.get("GPUS", "")
         if name == "cpu" and gpus.isdigit() and int(gpus) > 0:
             raise UserError(f"GPUS={gpus}: torch finds no GPU on this machine", "use the CPU with GPUS=0")
@@ -64,17 +59,16 @@ def pick_precision(name: str, device: torch.device) -> str:
 def bf16_ratio(network: nn.Module, shape: tuple[int, int, int], images: int = 16) -> float:
     """Measure the time of a forward and backward pass on this CPU in bf16 autocast, divided by that in float32."""
     noisy, t = torch.zeros(images, *shape), torch.full((images,), 0.5)
-    seconds = []
-    for enabled in (False, True):
-        best = math.inf
-        for _ in range(3):
-            started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                output = network(noisy, t, None)
-            torch.autograd.grad(output.float().sum(), list(network.parameters()), allow_unused=True)
-            best = min(best, time.perf_counter() - started)
-        seconds.append(best)
-    return seconds[1] / seconds[0]
+
+    def seconds(bf16: bool) -> float:
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = network(noisy, t, None)
+        torch.autograd.grad(output.float().sum(), list(network.parameters()), allow_unused=True)
+        return time.perf_counter() - started
+
+    float32, bf16 = (min(seconds(enabled) for _ in range(3)) for enabled in (False, True))
+    return bf16 / float32
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
