@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -36,8 +35,6 @@ Result = TypeVar("Result")
 
 # The other ranks wait this long while rank 0 evaluates and draws.
 TIMEOUT = timedelta(hours=2)
-
-REPORT_DELAY_SECONDS = 5.0
 
 # torchrun kills a rank that has not saved its last checkpoint this long after a signal.
 SHUTDOWN_SECONDS = "120"
@@ -64,12 +61,6 @@ def destroy_process_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
         _cpu_group = None
-
-
-def delay_failure_report() -> None:
-    """Sleep on ranks other than 0. They mostly fail because another rank failed, and torchrun then ends them here."""
-    if not is_rank_zero():
-        time.sleep(REPORT_DELAY_SECONDS)
 
 
 def max_over_ranks(*values: float) -> Sequence[float]:

@@ -7,6 +7,8 @@ import platform
 import time
 from pathlib import Path
 
+REPORT_DELAY_SECONDS = 5.0
+
 
 def _from_environment(name: str, default: int) -> int:
     """Return the value of torchrun's variable, or the default if torchrun did not start this process."""
@@ -36,6 +38,12 @@ def local_world_size() -> int:
 def is_rank_zero() -> bool:
     """Return True on rank 0, which alone writes files and prints."""
     return rank() == 0
+
+
+def delay_failure_report() -> None:
+    """Sleep on ranks other than 0. They mostly fail because another rank failed, and torchrun then ends them here."""
+    if not is_rank_zero():
+        time.sleep(REPORT_DELAY_SECONDS)
 
 
 def rank_share(count: int) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def _run(task: Callable[[list[str]], None], parallel: bool) -> int:
             raise UserError("this task runs in one process: leave out GPUS and PROCS")
         task(sys.argv[1:])
     except UserError as error:
-        distributed.delay_failure_report()
+        processes.delay_failure_report()
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:
@@ -56,7 +56,7 @@ def _run(task: Callable[[list[str]], None], parallel: bool) -> int:
     except Exception:
         if processes.world_size() == 1:
             raise
-        distributed.delay_failure_report()
+        processes.delay_failure_report()
         traceback.print_exc()
         return 1
     return 0
@@ -76,7 +76,7 @@ def ending(run: Run) -> Iterator[None]:
         run.end("interrupted", "stopped at once: what came after the last checkpoint is lost")
         raise
     except BaseException as error:
-        distributed.delay_failure_report()
+        processes.delay_failure_report()
         of_which = "" if processes.is_rank_zero() else f"in process {processes.rank()} of {processes.world_size()}: "
         reason = f"{of_which}{type(error).__name__}: {error}".splitlines()[0]
         run.fail(reason, "".join(traceback.format_exception(error)).rstrip())

@@ -39,11 +39,11 @@ def test_shapes(name: str) -> None:
     progress=st.floats(0, 1.5),
     warmup=st.integers(0, 500),
 )
-def test_never_negative_and_never_above_lr(name: str, step: int, progress: float, warmup: int) -> None:
+def test_never_negative_and_never_above_the_largest(name: str, step: int, progress: float, warmup: int) -> None:
     assert 0 <= LRSchedule(name, 1e-3, warmup).at(step, progress) <= 1e-3
 
 
-def test_warm_up_is_linear_and_begins_above_zero() -> None:
+def test_warm_up_is_a_line_that_begins_above_zero() -> None:
     schedule = LRSchedule("constant", 1.0, warmup_steps=4)
     assert [schedule.at(step, 0.0) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert LRSchedule("constant", 1.0).at(0, 0.0) == 1.0
