@@ -20,7 +20,7 @@ import resource, torch
 from models import devices
 devices.prepare_device(torch.device("cpu"))
 devices.keep_freed_memory(torch.device("cpu"))
-for _ in range(2):
+for _ in range(4):  # the heap grows in the first rounds
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
         torch.ones(10_000_000)
@@ -31,7 +31,7 @@ for _ in range(2):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_reused_without_page_faults() -> None:
     done = subprocess.run([sys.executable, "-c", COUNT], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert int(done.stdout.split()[1]) < 100  # 50,000 pages of 4 KiB if the memory was returned to the kernel
+    assert int(done.stdout.split()[-1]) < 100  # 50,000 pages of 4 KiB if the memory was returned to the kernel
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3", "auto"])
