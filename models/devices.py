@@ -1,9 +1,8 @@
-"""Devices and precisions: which ones a task computes with, and how a process is prepared for them."""
+"""Devices and precisions: choosing them, and preparing a process to compute on them."""
 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import resource
 import sys
@@ -18,27 +17,23 @@ from models.processes import cpu_name
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA, then MPS, then the CPU; of several GPUs each process of a task gets its own. Where the variable
-    GPUS asks for some, the CPU will not do.
+    """Return the device with this name; "auto" is CUDA if available, else MPS, else the CPU.
 
-    Raises UserError for a device that is not there.
+    With several ranks each gets its own GPU. Raises UserError if the device is not available, or if "auto" finds no GPU
+    although the environment variable GPUS asks for some.
     """
     if name == "auto":
-        available = (
-            "cuda" if torch.cuda.is_available() else "",
-            "mps" if torch.backends.mps.is_available() else "",
-        )
-        name = next((device for device in available if device), "cpu")
-        asked = os.environ.get("GPUS", "")
-        if name == "cpu" and asked.isdigit() and int(asked) > 0:
-            raise UserError(f"GPUS={asked}: torch finds no GPU on this machine; GPUS=0 takes its CPU")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        gpus = os.environ.get("GPUS", "")
+        if name == "cpu" and gpus.isdigit() and int(gpus) > 0:
+            raise UserError(f"GPUS={gpus}: torch finds no GPU on this machine", "use the CPU with GPUS=0")
     try:
         device = torch.device(name)
-        if device.type == "cuda" and processes.world_size() > 1:  # whichever the config of a run to resume names
+        if device.type == "cuda" and processes.world_size() > 1:  # replaces the GPU in the settings of a resumed run
             device = torch.device("cuda", processes.local_rank())
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} is not there: {str(error).splitlines()[0]}") from None
+        raise UserError(f"`device` {name}: not available ({str(error).splitlines()[0]})") from None
     return device
 
 
@@ -46,7 +41,7 @@ PRECISIONS = ("float32", "bf16", "float64")
 
 
 def describe_device(device: torch.device) -> str:
-    """The name of a GPU, or that of the CPU with the threads that torch takes."""
+    """Return the name of a GPU, or the name of the CPU with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -54,52 +49,52 @@ def describe_device(device: torch.device) -> str:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """ "auto" is bf16 on a GPU that computes in it and float32 elsewhere (CPUs without bf16 units crawl)."""
-    if name == "auto":
-        return (
-            "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-        )
-    return name
+    """Return the precision; "auto" is bf16 on a GPU with bf16 units, else float32. Most CPUs are slow in bf16."""
+    if name != "auto":
+        return name
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "float32"
 
 
 def bf16_ratio(network: nn.Module, shape: tuple[int, int, int], images: int = 16) -> float:
-    """Seconds of a forward and backward pass in bf16 autocast over those in float32, here and now, on the CPU."""
+    """Measure the time of a forward and backward pass on this CPU in bf16 autocast, divided by that in float32."""
     noisy, t = torch.zeros(images, *shape), torch.full((images,), 0.5)
-    seconds = []
-    for enabled in (False, True):
-        best = math.inf
-        for _ in range(3):
-            started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                output = network(noisy, t, None)
-            torch.autograd.grad(output.float().sum(), list(network.parameters()), allow_unused=True)
-            best = min(best, time.perf_counter() - started)
-        seconds.append(best)
-    return seconds[1] / seconds[0]
+
+    def seconds(bf16: bool) -> float:
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = network(noisy, t, None)
+        torch.autograd.grad(output.float().sum(), list(network.parameters()), allow_unused=True)
+        return time.perf_counter() - started
+
+    float32, bf16 = (min(seconds(enabled) for _ in range(3)) for enabled in (False, True))
+    return bf16 / float32
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
+    """Return the dtype of autocast for a precision, or None for no autocast."""
     return torch.bfloat16 if precision == "bf16" else None
 
 
 def prepare_device(device: torch.device, precision: str = "float32") -> None:
-    """Settings every process that computes wants: no denormals on CPUs, TF32 convolutions on GPUs. Meets the other
-    processes of the task."""
+    """Set torch's default dtype, join the process group, flush denormals on CPUs and allow TF32 on GPUs."""
     torch.set_default_dtype(torch.float64 if precision == "float64" else torch.float32)
-    distributed.join(device)
+    distributed.init_process_group(device)
     torch.set_flush_denormal(True)
     if device.type == "cuda":
-        if device.index is not None:  # else helpers, as for pinned memory, would open the first GPU as well
+        if device.index is not None:  # otherwise torch's helper threads also open a context on GPU 0
             torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True  # shapes hardly change
+        torch.backends.cudnn.benchmark = True  # shapes rarely change
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """For loops of equal steps on a CPU: has glibc keep large blocks that are freed. Every step asks for those of the
-    last one, and to have them back from the kernel, page by page, takes a tenth of a step. Work of many sizes would
-    only take more memory, an evaluation three times as much. Other C libraries stay as they are."""
+    """Let glibc keep freed memory instead of returning it to the kernel, for training on a CPU.
+
+    Every step allocates the same large blocks again, and their page faults take a tenth of a step. Work with changing
+    sizes should not use this: an evaluation would need three times the memory. Other C libraries are left unchanged.
+    """
     if device.type != "cpu":
         return
     libc = ctypes.CDLL(None)
@@ -110,7 +105,7 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's peak on a GPU, the process's elsewhere."""
+    """Return the peak memory in bytes: of the GPU, or of the process on other devices."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,9 +1,9 @@
-"""The processes of one task: which of them this is, and what they tell each other. The only file that names
-torch.distributed.
+"""Communication between the ranks of one task: the only module that imports torch.distributed.
 
-torchrun starts them, on one machine or several, and says so in the environment; a process of its own is the first of
-one, and every function here then costs nothing. Gradients travel by NCCL where there are GPUs, all else between the
-CPUs, by gloo. As a program it is torchrun with our exit codes, which `launch.sh` and `slurm.sh` call:
+torchrun starts the ranks and describes them in environment variables. In a task of one process every function here
+returns at once. Gradients are reduced with NCCL on GPUs; everything else is exchanged between CPUs with gloo.
+
+As a program this module is torchrun with the exit codes of this repository. `launch.sh` and `slurm.sh` call it:
 
     python -m models.distributed [TORCHRUN OPTIONS] -m scripts.TASK [FLAGS]
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,139 +25,133 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from models.errors import UserError
-from models.processes import is_first, local_rank, rank, threads_per_process, world_size
+from models.processes import is_rank_zero, local_rank, rank, threads_per_rank, world_size
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 Item = TypeVar("Item")
-
 Result = TypeVar("Result")
 
-# While the first draws and measures, the others wait.
-PATIENCE = timedelta(hours=2)
+# The other ranks wait this long while rank 0 evaluates and draws.
+TIMEOUT = timedelta(hours=2)
 
-# How long a process that fails lets another say why it failed first.
-COURTESY_SECONDS = 5.0
-
-# What a process that was asked to stop has for its last checkpoint.
+# torchrun kills a rank that has not saved its last checkpoint this long after a signal.
 SHUTDOWN_SECONDS = "120"
 
-_hosts: dist.ProcessGroup | None = None
+_cpu_group: dist.ProcessGroup | None = None
 
 
-def join(device: torch.device) -> None:
-    """Meets the other processes; all that follows needs it. device: what this process computes on."""
-    global _hosts
+def init_process_group(device: torch.device) -> None:
+    """Join the process group of the task. device: the device that this rank computes on."""
+    global _cpu_group
     if world_size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE, device_id=device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT, device_id=device)
     else:
-        dist.init_process_group("gloo", timeout=PATIENCE)
-    _hosts = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+    _cpu_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
 
-def leave() -> None:
-    global _hosts
+def destroy_process_group() -> None:
+    """Leave the process group of the task, if there is one."""
+    global _cpu_group
     if dist.is_initialized():
         dist.destroy_process_group()
-        _hosts = None
+        _cpu_group = None
 
 
-def let_others_speak() -> None:
-    """Waits before this process says why it fails, unless it is the first: mostly it fails because another did, and
-    torchrun then ends it here."""
-    if not is_first():
-        time.sleep(COURTESY_SECONDS)
-
-
-def largest(*values: float) -> Sequence[float]:
-    """Of each value the largest that any process has."""
+def max_over_ranks(*values: float) -> Sequence[float]:
+    """Return the maximum over all ranks of each value (all-reduce)."""
     if world_size() == 1:
         return values
-    told = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts)
-    return told.tolist()
+    maxima = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(maxima, dist.ReduceOp.MAX, group=_cpu_group)
+    return maxima.tolist()
 
 
-def meet() -> None:
-    """Waits for all processes. Raises RuntimeError where one of them is gone."""
-    largest(0)
+def barrier() -> None:
+    """Wait for all ranks. Raises RuntimeError if a rank has ended."""
+    max_over_ranks(0)
 
 
-def total(values: Tensor) -> Tensor:
-    """The sum over the processes; `values` stay as they are."""
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Return the sum over all ranks (all-reduce). `values` is not changed."""
     if world_size() == 1:
         return values
-    summed = values.clone()
-    dist.all_reduce(summed)
-    return summed
+    sums = values.clone()
+    dist.all_reduce(sums)
+    return sums
 
 
-def once(work: Callable[[], Result]) -> Result:
-    """What `work` returns in the first process, in all of them. Raises its UserError in all of them, too."""
+def run_on_rank_zero(work: Callable[[], Result]) -> Result:
+    """Call `work` on rank 0 and broadcast its result to all ranks. Its UserError is raised on all ranks."""
     if world_size() == 1:
         return work()
-    told: list[Any] = [None, None]
-    if is_first():
+    result_and_error: list[Any] = [None, None]
+    if is_rank_zero():
         try:
-            told[0] = work()
+            result_and_error[0] = work()
         except UserError as error:
-            told[1] = error.args
-    dist.broadcast_object_list(told, 0, group=_hosts)
-    if told[1] is not None:
-        raise UserError(*told[1])
-    return told[0]
+            result_and_error[1] = error.args
+    dist.broadcast_object_list(result_and_error, 0, group=_cpu_group)
+    result, error_args = result_and_error
+    if error_args is not None:
+        raise UserError(*error_args)
+    return result
 
 
-def gathered(mine: Item) -> list[Item]:
-    """What each process has to say, in their order."""
+def gather_objects(item: Item) -> list[Item]:
+    """Return the items of all ranks, in the order of the ranks (all-gather)."""
     if world_size() == 1:
-        return [mine]
-    told: list[Any] = [None] * world_size()
-    dist.all_gather_object(told, mine, group=_hosts)
-    return told
+        return [item]
+    items: list[Any] = [None] * world_size()
+    dist.all_gather_object(items, item, group=_cpu_group)
+    return items
 
 
 @contextmanager
-def one_goes_ahead() -> Iterator[None]:
-    """The first process of each machine does the block before the others: they find what it downloaded and kept."""
+def local_rank_zero_first() -> Iterator[None]:
+    """Run the block on local rank 0 before the other ranks of the machine, which then find what it has downloaded."""
     if local_rank() > 0:
-        meet()
+        barrier()
     yield
     if local_rank() == 0:
-        meet()
+        barrier()
 
 
 def map_over_ranks(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """What `work` makes of each item, in order, in every process; each of them does every size-th item."""
+    """Yield `work(item)` of every item, in order, on every rank. Rank r computes the items r, r + world size, ..."""
     for start in range(0, len(items), world_size()):
-        mine = start + rank()
-        result = work(items[mine]) if mine < len(items) else None
-        yield from cast(list[Result], gathered(result))[: len(items) - start]
+        index = start + rank()
+        result = work(items[index]) if index < len(items) else None
+        yield from cast(list[Result], gather_objects(result))[: len(items) - start]
 
 
-def parallel(network: nn.Module) -> nn.Module:
-    """The network, with gradients that are the mean over the processes; its weights become those of the first."""
+def wrap_ddp(network: nn.Module) -> nn.Module:
+    """Wrap a network in DistributedDataParallel, which averages gradients over the ranks.
+
+    All ranks receive the weights of rank 0. In a task of one process the network itself is returned.
+    """
     if world_size() == 1:
         return network
-    # Filters of 1x1 have several layouts that are the same bytes, and it warns of the difference.
+    # A 1x1 filter has several strides for the same memory layout. DDP warns about the difference.
     warnings.filterwarnings("ignore", "Grad strides do not match")
     return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def without_sync(network: nn.Module) -> AbstractContextManager[None]:
-    """Backward passes in the block leave the gradients of a `parallel` network to the next one outside of it."""
+    """Return a context in which backward passes only accumulate gradients. The next pass outside it reduces them."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def launch(argv: Sequence[str]) -> int:
-    """torchrun in this process, with `OPTIONS -m MODULE ARGUMENTS`, threads that do not crowd each other, and without
-    its own report: what the module said says more.
+    """Run torchrun in this process and return an exit code. argv: `OPTIONS -m MODULE ARGUMENTS`.
 
-    Returns the exit code of the process that failed first, or 128 and the signal that ended this one; 0 if all is well.
+    The cores are divided among the ranks, and torchrun's own error report is switched off. Returns the exit code of the
+    rank that failed first, 128 + n if signal n ended this process, or 0.
     """
     import logging
 
@@ -166,15 +159,15 @@ def launch(argv: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    at = argv.index("-m") + 2
-    parsed = run.parse_args(argv[:at])
-    parsed.training_script_args = list(argv[at:])  # Parsed with the others torchrun would take some for its own.
+    script_start = argv.index("-m") + 2
+    parsed = run.parse_args(argv[:script_start])
+    # torchrun's parser would take some flags of the script for its own.
+    parsed.training_script_args = list(argv[script_start:])
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", str(threads_per_process(run.determine_local_world_size(parsed.nproc_per_node)))
-    )
+    local_world_size = run.determine_local_world_size(parsed.nproc_per_node)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(local_world_size)))
     for name in ("torch.distributed", *logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed"):  # some have a level of their own
+        if name.startswith("torch.distributed"):  # some of these loggers have a level of their own
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         run.run(parsed)
@@ -187,11 +180,14 @@ def launch(argv: Sequence[str]) -> int:
 
 
 def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
-    """By stamps of whole seconds. The others of one that was killed notice at once, and may be seen to have failed
-    together with it; torchrun then ends by SIGTERM those that remain."""
-    began = min(each.timestamp for each in failures)
-    together = (each for each in failures if each.timestamp <= began + 1)
-    return min(together, key=lambda each: (each.exitcode == -signal.SIGTERM, each.exitcode > 0, each.timestamp))
+    """Return the failure that caused the others.
+
+    Timestamps are whole seconds, so failures within one second count as simultaneous: when a rank is killed, the other
+    ranks fail at once. Among these a killed rank comes first, and SIGTERM last, since torchrun sends it to the rest.
+    """
+    first = min(failure.timestamp for failure in failures)
+    simultaneous = (failure for failure in failures if failure.timestamp <= first + 1)
+    return min(simultaneous, key=lambda f: (f.exitcode == -signal.SIGTERM, f.exitcode > 0, f.timestamp))
 
 
 if __name__ == "__main__":

@@ -73,8 +73,7 @@ LR_SCHEDULES: dict[str, Callable[[float, LRSchedule], float]] = {
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's, without its import of the compiler, seconds long, for what the compiler is to leave alone: nothing here
-    is compiled."""
+    """torch.optim.AdamW without the compile hooks, whose import takes seconds."""
 
     add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
     state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
@@ -84,13 +83,16 @@ class AdamW(torch.optim.AdamW):
 
 
 class Muon(AdamW):
-    """Muon for the groups that say `matrices`, AdamW for the others (Jordan 2024).
+    """Muon for the parameter groups with `matrices` set, AdamW for the others (Jordan 2024).
 
-    A matrix moves along the momentum of its gradient with all singular values brought near 1, by five Newton-Schulz
-    steps, and scaled so that its elements move as far as AdamW's (Liu et al. 2025, eq. 4): one learning rate and weight
-    decay serve both. Filters are matrices (out, in * height * width). As AdamW's fused update it heeds found_inf and
-    grad_scale.
+    The update of a matrix is the momentum of its gradient with all singular values brought near 1 by five Newton-Schulz
+    steps. It is scaled so that its elements move as far as with AdamW (Liu et al. 2025, eq. 4), so both share learning
+    rate and weight decay. A filter is a matrix (out, in * height * width). found_inf and grad_scale act as in the fused
+    AdamW.
     """
+
+    # torch.optim.Muon takes no filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
+    # all matrices of one shape are updated in one batch, and a gradient that is not finite leaves them unchanged.
 
     momentum = 0.95
     found_inf: Tensor | None = None
@@ -99,56 +101,59 @@ class Muon(AdamW):
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        lost = self.found_inf
-        if lost is not None and lost.device.type == "cpu":  # it answers at once, and three passes are saved
-            if lost > 0:
+        found_inf = self.found_inf
+        if found_inf is not None and found_inf.device.type == "cpu":  # reading it costs nothing and saves three passes
+            if found_inf > 0:
                 return
-            lost = None
+            found_inf = None
         for group in self.param_groups:
             if group["matrices"]:
-                self.step_matrices(group, lost)
+                self.step_matrices(group, found_inf)
         super().step()
 
     @torch.no_grad()
-    def step_matrices(self, group: dict[str, Any], lost: Tensor | None = None) -> None:
-        """lost: a scalar, 1 where a gradient was not finite and nothing is to move, which no device is asked for."""
-        kept = 1.0 if lost is None else 1.0 - lost
+    def step_matrices(self, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
+        """Update the matrices of a group. found_inf: a scalar on the device; 1 leaves weights and momenta unchanged."""
+        applied = 1.0 if found_inf is None else 1.0 - found_inf
         by_shape: dict[torch.Size, list[Tensor]] = {}
         for p in group["params"]:
             if p.grad is not None:
                 by_shape.setdefault(p.flatten(1).shape, []).append(p)
-        for shape, alike in by_shape.items():
-            updates = orthogonalise(self._directions(alike, lost), self.coefficients)
-            updates = updates if lost is None else updates * kept
-            updates = [update.view_as(p) for p, update in zip(alike, updates, strict=True)]
-            torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"] * kept)
-            torch._foreach_add_(alike, updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
-            for p in alike:
-                p.grad = None  # AdamW passes it over
+        for shape, parameters in by_shape.items():
+            updates = orthogonalise(self._directions(parameters, found_inf), self.coefficients)
+            updates = updates if found_inf is None else updates * applied
+            updates = [update.view_as(p) for p, update in zip(parameters, updates, strict=True)]
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"] * applied)
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+            for p in parameters:
+                p.grad = None  # so that AdamW skips it
 
-    def _directions(self, alike: Sequence[Tensor], lost: Tensor | None) -> Tensor:
-        """(K, m, n): the gradients ahead of their momentum (Nesterov), as matrices. Where they are lost the momentum
-        stands in for them, and stays as it is."""
-        gradients = [cast(Tensor, p.grad) for p in alike]
+    def _directions(self, parameters: Sequence[Tensor], found_inf: Tensor | None) -> Tensor:
+        """Update the momenta and return Nesterov's directions as matrices (K, m, n).
+
+        If found_inf is 1, the momenta replace the gradients and so stay unchanged.
+        """
+        gradients = [cast(Tensor, p.grad) for p in parameters]
         if self.grad_scale is not None:
             torch._foreach_div_(gradients, self.grad_scale)
-        for p in alike:
-            if not self.state[p]:  # AdamW's own loading expects a step of every state
+        for p in parameters:
+            if not self.state[p]:  # "step" only because AdamW.load_state_dict expects it in every state
                 self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
-        momenta = [self.state[p]["momentum"] for p in alike]
-        if lost is not None:
-            gone = lost > 0
-            gradients = [torch.where(gone, mine, new) for mine, new in zip(momenta, gradients, strict=True)]
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        if found_inf is not None:
+            skip = found_inf > 0
+            gradients = [torch.where(skip, old, new) for old, new in zip(momenta, gradients, strict=True)]
         torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
-        ahead = torch._foreach_lerp(gradients, momenta, self.momentum)
-        return torch.stack([each.flatten(1) for each in ahead])
+        directions = torch._foreach_lerp(gradients, momenta, self.momentum)
+        return torch.stack([direction.flatten(1) for direction in directions])
 
 
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
-    """(K, m, n), each U S V' -> nearly U V': singular values within about 0.7 and 1.2, but for the smallest.
+    """Map each matrix U S V' of a batch (K, m, n) to nearly U V'.
 
-    Each step X -> (a + b X X' + c (X X')^2) X of Newton-Schulz multiplies by a polynomial in the Gram matrix of the
-    first X, so that all of them are taken on the smaller square and multiplied onto X at the end.
+    All singular values but the smallest become 0.7 to 1.2. A Newton-Schulz step X -> (a + b X X' + c (X X')^2) X is a
+    product with a polynomial in the Gram matrix of the first X. So the steps are computed on the Gram matrix, which is
+    smaller, and their product is multiplied onto X at the end.
     """
     a, b, c = coefficients
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
@@ -165,8 +170,11 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Whole float32 products on GPUs: rounded to TF32's ten bits a Gram matrix has negative eigenvalues where it has
-    small ones, and Newton-Schulz multiplies these by ten and more at every step."""
+    """Compute matrix products on GPUs in full float32.
+
+    TF32 rounds to ten bits. Small eigenvalues of a Gram matrix may then become negative, and each Newton-Schulz step
+    multiplies these by ten or more.
+    """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -176,9 +184,9 @@ def _without_tf32() -> Iterator[None]:
 
 
 def hidden_matrices(network: nn.Module) -> list[Tensor]:
-    """Weights of the linear layers and convolutions with at least 16 channels on both sides."""
-    layers = (each for each in network.modules() if isinstance(each, nn.Linear | nn.Conv2d))
-    return [each.weight for each in layers if min(each.weight.shape[:2]) >= 16]
+    """Return the weights of linear layers and convolutions with at least 16 inputs and 16 outputs."""
+    layers = (module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    return [layer.weight for layer in layers if min(layer.weight.shape[:2]) >= 16]
 
 
 def build_optimizer(

@@ -1,4 +1,4 @@
-"""Which process of a task this is, what it may compute on, and since when it runs. Imports no torch."""
+"""The rank of this process in a distributed task, and the CPU cores it may use. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,53 +7,64 @@ import platform
 import time
 from pathlib import Path
 
+REPORT_DELAY_SECONDS = 5.0
+
 
 def _from_environment(name: str, default: int) -> int:
-    """Return what torchrun says in this variable, or the default in a process that torchrun did not start."""
+    """Return the value of torchrun's variable, or the default if torchrun did not start this process."""
     return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else default
 
 
 def rank() -> int:
+    """Return the rank of this process in the task, 0..world_size() - 1."""
     return _from_environment("RANK", 0)
 
 
 def world_size() -> int:
+    """Return the number of processes of the task on all machines."""
     return _from_environment("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
-    """The place among the processes of this machine, which is the number of its GPU."""
+    """Return the rank of this process on its machine, which is also the index of its GPU."""
     return _from_environment("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
-    """How many of them this machine has."""
+    """Return the number of processes of the task on this machine."""
     return _from_environment("LOCAL_WORLD_SIZE", 1)
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+def is_rank_zero() -> bool:
+    """Return True on rank 0, which alone writes files and prints."""
     return rank() == 0
 
 
+def delay_failure_report() -> None:
+    """Sleep on ranks other than 0. They mostly fail because another rank failed, and torchrun then ends them here."""
+    if not is_rank_zero():
+        time.sleep(REPORT_DELAY_SECONDS)
+
+
 def rank_share(count: int) -> tuple[int, int]:
-    """The bounds of this process's part of `count` things, one part after the other."""
+    """Return (start, stop) of this rank's contiguous share of `count` items."""
     return count * rank() // world_size(), count * (rank() + 1) // world_size()
 
 
 def cores() -> int:
-    """How many this process may compute on, hyperthreads counted."""
+    """Return the number of logical CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads_per_process(processes: int) -> int:
-    """Cores for each of the processes on this machine, of those that they may use, at least 1."""
+def threads_per_rank(ranks: int) -> int:
+    """Return the physical cores that this process may use, divided by the ranks on this machine, at least 1."""
     import psutil
 
-    return max(1, min(psutil.cpu_count(logical=False) or cores(), cores()) // processes)
+    return max(1, min(psutil.cpu_count(logical=False) or cores(), cores()) // ranks)
 
 
 def cpu_name() -> str:
+    """Return the model name of the CPU, or its architecture if the system does not report a model."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -63,10 +74,10 @@ def cpu_name() -> str:
 
 
 def process_age() -> float:
-    """Seconds since this process began: the interpreter's start and all imports are among them."""
+    """Return the seconds since this process began, including the start of Python and all imports."""
     import psutil
 
     began = psutil.Process().create_time()
-    if hasattr(time, "CLOCK_BOOTTIME"):  # psutil has it from the boot, whose time of day is known to a second only
+    if hasattr(time, "CLOCK_BOOTTIME"):  # psutil derives `began` from the boot time, which is rounded to a second
         return time.clock_gettime(time.CLOCK_BOOTTIME) - (began - psutil.boot_time())
     return time.time() - began

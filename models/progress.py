@@ -1,35 +1,43 @@
-"""Progress on standard error: a bar on a terminal, nothing elsewhere."""
+"""Progress of long work on standard error: a bar if it is a terminal, nothing otherwise."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
+
+from models.processes import is_rank_zero
+
+Unit = Literal["items", "bytes", "percent"]
 
 
 @contextmanager
-def progress(title: str, total: int | None, unit_is_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the amount done since the last call; `total` is None if unknown."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
+def progress(title: str, total: float | None, unit: Unit = "items") -> Iterator[Callable[..., None]]:
+    """Show a bar on rank 0 while the block runs, below the lines that the block prints.
+
+    total: the final amount, None if unknown. Yields `advance(amount, title=None)`, which adds to the amount done and
+    may change the title.
+    """
+    if not (sys.stderr.isatty() and is_rank_zero()):
+        yield lambda amount, title=None: None
         return
     from rich import progress as bars
     from rich.console import Console
 
-    count = bars.DownloadColumn() if unit_is_bytes else bars.MofNCompleteColumn()
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
-        count,
+        {"items": bars.MofNCompleteColumn, "bytes": bars.DownloadColumn, "percent": bars.TaskProgressColumn}[unit](),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
+        yield lambda amount, title=None: bar.update(task, advance=amount, description=title)
 
 
 def duration(seconds: float) -> str:
-    """3.2s, 4m05s or 2h07m."""
+    """Format a duration: 3.2s, 4m05s or 2h07m."""
     if seconds < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)

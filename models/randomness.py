@@ -1,7 +1,7 @@
-"""Random numbers as pure functions of (seed, step) or (seed, index of the image). No global state is kept.
+"""Random numbers as functions of (seed, step) in training and of (seed, image index) in sampling.
 
-Training draws the numbers of the whole global batch and slices its own part, so that one process and four give
-the same run. Sampling gives each image a generator of its own, so that the batch size changes nothing.
+Every rank draws the numbers of the global batch and takes its slice, so the world size does not change a run. Each
+sampled image has its own generator, so the batch size does not change it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ Draw = Callable[[Sequence[int]], Tensor]
 
 
 def derive_seed(*parts: int | str) -> int:
-    """One 63-bit seed from numbers and words; different parts give independent streams."""
+    """Hash numbers and words to a 63-bit seed."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True)
 class StepRandomness:
-    """The random numbers of one training step, for images `start:stop` of a global batch of `batch_size`."""
+    """Random numbers of one training step, for the rows start:stop of the global batch of `batch_size` images.
+
+    stream: the purpose of the numbers. Different streams are independent.
+    """
 
     seed: int
     step: int
@@ -38,22 +41,23 @@ class StepRandomness:
         return torch.Generator(device).manual_seed(derive_seed(self.seed, self.step, stream))
 
     def uniform(self, stream: str) -> Tensor:
-        """One number in [0, 1) per image of the *global* batch, float64 on the CPU; `part` slices it."""
+        """Draw a number in [0, 1) for every image of the global batch: (batch_size,), float64, on the CPU."""
         return torch.rand(self.batch_size, dtype=torch.float64, generator=self._generator(stream, "cpu"))
 
     def part(self, values: Tensor) -> Tensor:
+        """Return the rows start:stop of values of the global batch."""
         return values[self.start : self.stop]
 
     def noise(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
-        """Gaussian noise for this part: (stop - start, *shape), float32, drawn on the training device."""
+        """Draw Gaussian noise for the rows start:stop: (stop - start, *shape), float32, on the training device."""
         generator = self._generator(stream, self.device)
         whole = torch.randn(self.batch_size, *shape, generator=generator, device=self.device)
         return self.part(whole)
 
     def seed_dropout(self) -> None:
-        """Points torch's own generators, which dropout reads, at this step and part."""
+        """Seed torch's global generator, which dropout uses, by the step and the first row."""
         seed = derive_seed(self.seed, self.step, self.start, "dropout")
-        # torch.manual_seed asks for every kind of device, 0.3 ms a step.
+        # torch.manual_seed seeds the generators of all devices, which takes 0.3 ms.
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)
         elif self.device.type == "cuda":
@@ -63,16 +67,16 @@ class StepRandomness:
 
 
 def image_draw(seed: int, indices: Sequence[int], device: torch.device) -> Draw:
-    """draw(shape) for the images with these indices: each reads its own stream, on every device the same.
+    """Return draw(shape), which draws Gaussian noise for the images with these indices. shape[0] is their number.
 
-    The stream goes on from call to call, so the k-th draw of an image depends on (seed, index, k) alone.
+    Draw k of an image depends on (seed, index, k) only, not on the device nor on the other images.
     """
-    # NumPy's, because torch's CPU generator tells only 2^32 seeds apart: among 50,000 images two would likely agree.
+    # torch's CPU generator uses 32 bits of a seed: among 100,000 images two would probably get the same noise.
     generators = [np.random.default_rng(derive_seed(seed, "image", index)) for index in indices]
 
     def draw(shape: Sequence[int]) -> Tensor:
         assert shape[0] == len(generators)
-        drawn = [torch.from_numpy(each.standard_normal(shape[1:], dtype=np.float32)) for each in generators]
-        return torch.stack(drawn).to(device, torch.get_default_dtype())
+        noise = [torch.from_numpy(g.standard_normal(shape[1:], dtype=np.float32)) for g in generators]
+        return torch.stack(noise).to(device, torch.get_default_dtype())
 
     return draw

@@ -80,14 +80,14 @@ def main(argv: list[str]) -> None:
     paths = _checkpoints(flags)
     model = open_model(paths[-1], flags.model)
     if flags.export is not None:
-        if processes.is_first():
+        if processes.is_rank_zero():
             export_run(model, flags.export)
         return
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
     labels = choose_labels(model, flags.labels, flags.num_samples)
     sampler = _Sampler(flags, sampling, labels)
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         sampler.assist(model, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:

@@ -82,7 +82,7 @@ def _save(response: Any, file: BinaryIO, url: str) -> None:
     total = int(length) if length and length.isdigit() else None
     if not sys.stderr.isatty():
         print(f"downloading {url}", file=sys.stderr, flush=True)
-    with progress(f"downloading {url}", total, unit_is_bytes=True) as advance:
+    with progress(f"downloading {url}", total, unit="bytes") as advance:
         while chunk := response.read(_CHUNK):
             file.write(chunk)
             advance(len(chunk))

@@ -1,1 +1,1 @@
-"""What lies on disk: run folders, their status, metrics and checkpoints."""
+"""Files of a run: its folder, status, metrics and checkpoints."""

@@ -1,7 +1,7 @@
-"""Checkpoints: tensors in safetensors, everything else in YAML beside them, so that loading runs no code.
+"""Checkpoints: tensors in a safetensors file, everything else in a YAML file beside it. Loading executes no code.
 
-`step_00001000.safetensors` is written first and its YAML, which holds its hash, last: a pair that agrees is whole.
-`last` and `best` are one-line files that name a checkpoint. Which tensors and facts go in is the caller's business.
+The YAML file is written last and holds the hash of the tensors' file, so a pair that agrees is complete. `last` and
+`best` are text files that hold the name of a checkpoint. The caller decides which tensors and facts are stored.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ def _path(folder: Path, step: int) -> Path:
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int
 ) -> Path:
-    """Writes one checkpoint, points `last` at it, and removes all but the last `keep` and the best.
+    """Write a checkpoint, let `last` name it, and delete older checkpoints except the newest `keep` and the best.
 
-    keep = 0 keeps all. Raises OSError as the file system does; what stood before then still stands.
+    keep: 0 keeps all. Raises OSError from the file system; existing checkpoints are then unchanged.
     """
     folder.mkdir(exist_ok=True)
-    _sweep(folder)
+    for temporary in folder.glob(".*.tmp"):  # left by a process that was killed; a folder has one writer at a time
+        temporary.unlink(missing_ok=True)
     path = _path(folder, step)
     write_checkpoint(path, tensors, {"step": step, **facts})
     write_text(folder / LAST, path.name + "\n")
@@ -50,7 +52,7 @@ def save_checkpoint(
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """A .safetensors file, then its .yaml, which says what it is and holds its hash."""
+    """Write the .safetensors file of a checkpoint, then its .yaml with the format, the hash and the facts."""
     content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -59,31 +61,26 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
 
 
 def mark_best(folder: Path, path: Path) -> None:
+    """Let `best` name this checkpoint."""
     write_text(folder / BEST, path.name + "\n")
 
 
-def _sweep(folder: Path) -> None:
-    """Removes what a writer that was killed left half-written; a folder has one writer at a time."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def _prune(folder: Path, keep: int, newest: Path) -> None:
-    """Removes what is older than the last `keep` and not the best, and what a run that fell back has yet to redo."""
-    found = list_checkpoints(folder)
-    older = [path for path in found if path.name < newest.name]
-    undone = [path for path in found if path.name > newest.name]
+    """Delete surplus older checkpoints, and those after `newest`, which a resumed run computes again."""
+    paths = list_checkpoints(folder)
+    older = [path for path in paths if path.name < newest.name]
+    later = [path for path in paths if path.name > newest.name]
     surplus = older[: max(0, len(older) - keep + 1)] if keep > 0 else []
     best = _read_pointer(folder / BEST)
-    if best in {path.name for path in undone}:
+    if best in {path.name for path in later}:
         (folder / BEST).unlink()
-    for path in [*undone, *(path for path in surplus if path.name != best)]:
+    for path in [*later, *(path for path in surplus if path.name != best)]:
         path.with_suffix(".yaml").unlink()
         path.unlink(missing_ok=True)
 
 
 def _read_pointer(path: Path) -> str | None:
-    """The name in a one-line file; None if there is no such file, or no name of a checkpoint in it."""
+    """Return the checkpoint's name in a file such as `last`, or None if the file is missing or holds no such name."""
     if not path.is_file():
         return None
     name = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -91,31 +88,34 @@ def _read_pointer(path: Path) -> str | None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Every checkpoint whose YAML is there, oldest first."""
+    """Return the checkpoints that have a YAML file, oldest first."""
     return sorted(path.with_suffix(".safetensors") for path in folder.glob("step_*.yaml"))
 
 
 def resolve_checkpoint(run: Path, which: str = LAST) -> Path:
-    """The checkpoint of a run folder that `last` or `best` names. Raises UserError where there is none."""
+    """Return the checkpoint that `last` or `best` names in a run folder. Raises UserError if there is none."""
     name = _read_pointer(run / "checkpoints" / which)
     if name is None:
-        raise UserError(f"{run} has no {which} checkpoint yet: wait for one, or name a file with --checkpoint")
+        raise UserError(f"{run} has no {which} checkpoint yet", "wait for one", "name a file with `checkpoint`")
     return run / "checkpoints" / name
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors on the CPU, facts) of one checkpoint. Raises UserError: missing, truncated, altered or foreign."""
+    """Return (tensors on the CPU, facts) of a checkpoint.
+
+    Raises UserError if the file is missing, truncated, altered or no checkpoint of this repository.
+    """
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     facts_path = path.with_suffix(".yaml")
     if path.suffix != ".safetensors" or not facts_path.is_file():
-        raise UserError(f"{path} is no checkpoint of this repository: expected a .safetensors with its .yaml beside it")
+        raise UserError(f"{path} is no checkpoint of this repository: expected a .safetensors file with a .yaml file")
     facts = read_yaml(facts_path)
     if facts.get("format") != FORMAT:
         raise UserError(f"{facts_path} is no checkpoint of this repository (format {facts.get('format')!r})")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
-        raise UserError(f"{path} is truncated or altered (its hash differs from the one in {facts_path.name})")
+        raise UserError(f"{path} is truncated or altered: its hash differs from the one in {facts_path.name}")
     try:
         return safetensors.torch.load(content), facts
     except SafetensorError as error:
@@ -123,27 +123,25 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The newest checkpoint of a run that is whole; one cut short by a crash is passed over."""
-    candidates = list_checkpoints(run / "checkpoints")[::-1]
-    for path in candidates[:-1]:
-        try:
+    """Load the newest complete checkpoint of a run. Skips those that a crash has damaged."""
+    paths = list_checkpoints(run / "checkpoints")
+    if not paths:
+        raise UserError(f"{run} has no checkpoint yet", "start the run again instead of resuming it")
+    for path in paths[:0:-1]:
+        with suppress(UserError):
             return load_checkpoint(path)
-        except UserError:
-            continue
-    if not candidates:
-        raise UserError(f"{run} has no checkpoint yet: nothing to resume, start it again")
-    return load_checkpoint(candidates[-1])
+    return load_checkpoint(paths[0])
 
 
 def copy_checkpoint(path: Path, folder: Path) -> None:
-    """Copies a checkpoint, both files of it, into a folder that is made if need be."""
+    """Copy both files of a checkpoint into a folder, which is made if it does not exist."""
     folder.mkdir(exist_ok=True)
     for suffix in (".safetensors", ".yaml"):
         shutil.copyfile(path.with_suffix(suffix), folder / path.with_suffix(suffix).name)
 
 
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raises UserError where the tensors are not those of this network."""
+    """Load tensors into a network. Raises UserError, with the checkpoint's path, if names or shapes differ."""
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -151,7 +149,7 @@ def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
 
 
 def find_by_hash(sha256: str, folders: Iterable[Path]) -> Path | None:
-    """The checkpoint of that hash among those in the given folders; the weights themselves are not read."""
+    """Return the checkpoint with this hash in one of the folders, or None. Reads the YAML files only."""
     for folder in folders:
         for path in list_checkpoints(folder):
             if f"sha256: {sha256}\n" in path.with_suffix(".yaml").read_text(encoding="utf-8", errors="replace"):
@@ -160,9 +158,10 @@ def find_by_hash(sha256: str, folders: Iterable[Path]) -> Path | None:
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with `prefix.` before each key."""
     return {f"{prefix}.{key}": value for key, value in tensors.items()}
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose keys begin with `prefix.`, without it."""
+    """Return the tensors whose keys begin with `prefix.`, without the prefix."""
     return {key[len(prefix) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{prefix}.")}

@@ -1,4 +1,4 @@
-"""Facts about the machine and the code that a run started with."""
+"""Description of the machine and the code version that a run started with."""
 
 from __future__ import annotations
 
@@ -12,24 +12,19 @@ from importlib import metadata
 from pathlib import Path
 
 from models.processes import cpu_name
-from models.runs.status import _now
+from models.runs.status import utc_now
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def environment() -> str:
-    """Versions, machine, git commit and command line, as text."""
+    """Return versions, machine, git commit and command line, one `key: value` a line."""
     packages = ("torch", "torchvision", "numpy", "safetensors", "tyro")
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    except OSError:
-        commit = "unknown (git is not installed)"
     lines = [
-        f"started: {_now()}",
+        f"started: {utc_now()}",
         f"command: {shlex.join([sys.executable, *sys.argv])}",
         f"folder: {os.getcwd()}",
-        f"commit: {commit}",
+        f"commit: {git_commit()}",
         f"host: {socket.gethostname()}",
         f"system: {platform.platform()}",
         f"python: {platform.python_version()}",
@@ -40,12 +35,16 @@ def environment() -> str:
 
 
 def git_commit(repository: Path = REPOSITORY) -> str:
-    """Of the code; with "-dirty" where files differ from it or are new, but for the records, which every record
-    changes."""
+    """Return the first 12 digits of the commit, with "-dirty" if files are changed or untracked.
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=repository, capture_output=True, text=True)
-        return done.stdout.strip()
+    experiments/records.md does not count, since every record changes it. Without git or a commit: "unknown".
+    """
 
-    changed = git("status", "--porcelain", "--", ".", ":!experiments/records.md")
-    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if changed else "")
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=repository, capture_output=True, text=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD") or "unknown"
+        return commit + ("-dirty" if git("status", "--porcelain", "--", ".", ":!experiments/records.md") else "")
+    except OSError:
+        return "unknown (git is not installed)"

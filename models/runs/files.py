@@ -1,8 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed over it.
-
-Everything in a run folder that replaces an older version of itself goes through here. What is written is the
-caller's business; so is the folder, which must exist.
-"""
+"""Atomic replacement of files: a file in a run folder is either complete or absent."""
 
 from __future__ import annotations
 
@@ -14,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
+    """Yield a temporary path beside `path`; after the block, flush it to disk and rename it to `path`.
 
-    If the block raises, the temporary file is removed and `path` is left as it was. Raises OSError as the
-    file system does.
+    If the block raises, the temporary file is removed and `path` stays as it was. The folder must exist. Raises OSError
+    from the file system.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -32,6 +28,6 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a text file whole."""
+    """Replace a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Run folders by name, and the settings that they hold."""
+"""Finding run folders by name, and reading their settings."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ CONFIG = "config.txt"
 
 
 def find_runs(experiments_dir: Path) -> list[Path]:
-    """The run folders in experiments_dir, newest first (their names begin with the time)."""
+    """Return the run folders in experiments_dir, newest first. Their names begin with the time."""
     return sorted((path.parent for path in experiments_dir.glob(f"*/{STATUS}")), reverse=True)
 
 
-def find_run(wanted: str, experiments_dir: Path, task: str | tuple[str, ...] = (), dataset: str | None = None) -> Path:
-    """The run that `wanted` names: "latest" (of the task or tasks and data set given), a folder, or a folder's name.
+def find_run(name: str, experiments_dir: Path, task: str | tuple[str, ...] = (), dataset: str | None = None) -> Path:
+    """Return the run folder that `name` refers to. Raises UserError if there is none.
 
-    Raises UserError where there is none.
+    name: a folder, the name of a folder in experiments_dir, or "latest". "latest" is the newest run of the given task
+    (or one of several tasks) and data set.
     """
     tasks = (task,) if isinstance(task, str) else task
-    if wanted == "latest":
+    if name == "latest":
         for folder in find_runs(experiments_dir):
             status = read_status(folder)
             if (not tasks or status.get("task") in tasks) and dataset in (None, status.get("dataset")):
                 return folder
-        kind = " ".join(f"of {word}" for word in (" or ".join(tasks), dataset) if word)
-        raise UserError(f"no run {kind + ' ' if kind else ''}in {experiments_dir}: train one, or --experiments_dir")
-    for folder in (Path(wanted), experiments_dir / wanted):
+        kind = "".join(f"of {word} " for word in (" or ".join(tasks), dataset) if word)
+        raise UserError(f"no run {kind}in {experiments_dir}", "train one", "give another `experiments_dir`")
+    for folder in (Path(name), experiments_dir / name):
         if (folder / STATUS).is_file():
             return folder
-    raise UserError(f"no run {wanted!r}: neither a run folder nor one in {experiments_dir} (make status lists them)")
+    raise UserError(f"no run {name!r}: neither a run folder nor one in {experiments_dir}", "list runs with make status")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Every setting of a run, by flag. Raises UserError where there is none or it is not YAML."""
+    """Read every setting of a run, by option name. Raises UserError if config.txt is missing or invalid."""
     return read_yaml(folder / CONFIG)

@@ -1,4 +1,4 @@
-"""Rows of metrics.csv."""
+"""The table of losses over a run, metrics.csv."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.runs.files import write_text
 
 
 class Metrics:
-    """metrics.csv: rows of the same columns, read back and cut at a step when a run is taken up again."""
+    """A CSV file with fixed columns, one of them "step". Rows are appended."""
 
     def __init__(self, path: Path, columns: Sequence[str]):
         self.path = path
@@ -20,19 +20,19 @@ class Metrics:
         self.rows: list[dict[str, str]] = []
 
     def cut_after(self, step: int) -> None:
-        """Reads the file and forgets the rows after this step, which are about to be made again."""
+        """Read the file and remove the rows after `step`, which a resumed run computes again."""
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= step]
+                self.rows = [row for row in csv.DictReader(file) if _is_complete(row) and int(row["step"]) <= step]
             write_text(self.path, self._header() + "".join(self._line(row) for row in self.rows))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Appends one row; a missing column stays empty."""
-        texts = {column: _cell(row.get(column)) for column in self.columns}
-        new = not self.path.is_file()
+        """Append one row. A missing column stays empty."""
+        cells = {column: _cell(row.get(column)) for column in self.columns}
+        header = "" if self.path.is_file() else self._header()
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            file.write((self._header() if new else "") + self._line(texts))
-        self.rows.append(texts)
+            file.write(header + self._line(cells))
+        self.rows.append(cells)
 
     def _header(self) -> str:
         return ",".join(self.columns) + "\n"
@@ -43,8 +43,8 @@ class Metrics:
         return buffer.getvalue()
 
 
-def _is_whole(row: Mapping[str | None, Any]) -> bool:
-    """Whether a row was written to its end: a power cut can leave a part of one."""
+def _is_complete(row: Mapping[str | None, Any]) -> bool:
+    """Return False for a row that a crash cut short."""
     return None not in row and None not in row.values() and str(row.get("step")).isdigit()
 
 

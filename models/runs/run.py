@@ -1,7 +1,7 @@
-"""The experiment folder: its name, status with heartbeat, log, metrics and environment. Imports no torch.
+"""The run folder that a training writes: its name, status with heartbeat, log and settings. Imports no torch.
 
-A run killed at any instant leaves a folder that says so: `status.json` is replaced whole, lines are appended
-whole, and a heartbeat that stops tells the rest. What is trained and saved is the business of others.
+A run that is killed at any instant leaves a valid folder: status.json is replaced atomically, the log gets complete
+lines, and a stale heartbeat shows that the process has ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -24,71 +24,63 @@ import yaml
 from models.errors import UserError
 from models.runs.files import write_text
 from models.runs.lookup import CONFIG
-from models.runs.status import STATUS, _now, liveness, read_status
+from models.runs.status import STATUS, liveness, read_status, utc_now
 
 HEARTBEAT_SECONDS = 15.0
 
 
-def _tell(line: str) -> None:
-    """To standard error, as long as somebody is there: a closed terminal must not end the run."""
+def _print(line: str) -> None:
+    """Print a line on standard error. A closed terminal must not end the run."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 class Run:
-    """One run folder being written by this process. Of several processes the first writes it; in the others it is
-    `silent`, and all that it ever writes is why it fails."""
+    """A run folder that this process writes.
+
+    Rank 0 writes the folder. On other ranks the run is `silent`: it writes nothing, except why that rank fails.
+    """
 
     def __init__(self, folder: Path, status: dict[str, Any], silent: bool = False):
         self.folder = folder
         self.silent = silent
-        self.echo: Callable[[str], None] = _tell
         self._status = status
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._trouble: OSError | None = None
-        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heartbeat_error: OSError | None = None
+        self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     @classmethod
     def create(cls, experiments_dir: Path, task: str, dataset: str, name: str | None) -> Run:
-        """Makes a new folder `<date>_<time>-<task>-<dataset>[-<name>]`. Raises UserError if it cannot be written."""
-        words = [task.removeprefix("train_"), dataset, *([name] if name else [])]
+        """Make the folder `<date>_<time>-<task>-<dataset>[-<name>]`. Raises UserError if it cannot be written."""
         if name and (os.sep in name or name.startswith(".") or len(name) > 100 or not name.isprintable()):
-            raise UserError(f"--name {name!r}: a folder's name of up to 100 printable characters without {os.sep!r}")
+            raise UserError(f"`name` {name!r}: must be at most 100 printable characters, no {os.sep!r}, no leading dot")
+        words = [task.removeprefix("train_"), dataset, *([name] if name else [])]
         stem = "-".join([datetime.now().strftime("%Y%m%d_%H%M%S"), *words])
-        for attempt in range(1, 1000):
-            folder = experiments_dir / (stem if attempt == 1 else f"{stem}-{attempt}")
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                if not experiments_dir.is_dir():
-                    raise UserError(f"{experiments_dir} is no folder: --experiments_dir") from None
-            except OSError as error:
-                raise UserError(f"cannot write in {experiments_dir}: {error.strerror}; --experiments_dir") from None
-        else:
-            raise UserError(f"{experiments_dir} holds a thousand runs of this second")
-        run = cls(folder, {"task": task, "dataset": dataset, "started": _now()})
+        folder = None
         try:
+            folder = _make_folder(experiments_dir, stem)
+            run = cls(folder, {"task": task, "dataset": dataset, "started": utc_now()})
             run._begin()
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"cannot write in {experiments_dir}: {error.strerror}; --experiments_dir") from None
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            message = f"`experiments_dir` {experiments_dir}: cannot write in it ({error.strerror})"
+            raise UserError(message, "name another folder") from None
         return run
 
     @classmethod
-    def accompany(cls, folder: Path) -> Run:
-        """The same run in its other processes."""
+    def attach(cls, folder: Path) -> Run:
+        """Return the silent run for a rank other than 0."""
         return cls(folder, {}, silent=True)
 
     @classmethod
     def reopen(cls, folder: Path) -> Run:
-        """Takes up an ended run. Raises UserError while another process still runs it or it cannot be written."""
+        """Resume a run that has ended. Raises UserError if it is still running or its folder cannot be written."""
         status = read_status(folder)
         if liveness(status) == "running":
-            raise UserError(
-                f"{folder} is still running (pid {status.get('pid')} on {status.get('host')}): stop it first"
-            )
+            process = f"pid {status.get('pid')} on {status.get('host')}"
+            raise UserError(f"{folder} is still running ({process})", "stop it first")
         run = cls(folder, status)
         try:
             run._begin()
@@ -97,100 +89,111 @@ class Run:
         return run
 
     def _begin(self) -> None:
-        self.update(
-            state="running",
-            reason="",
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            session=os.environ.get("LAUNCH_SESSION"),
-        )
+        session = os.environ.get("LAUNCH_SESSION")
+        self.update(state="running", reason="", pid=os.getpid(), host=socket.gethostname(), session=session)
         self._link_launch_logs()
-        self._heart.start()
+        self._heartbeat.start()
 
     def _link_launch_logs(self) -> None:
-        """What the launcher writes about the run appears in its folder: console.log and monitor.csv."""
+        """Link the launcher's log and monitor into the folder, as console.log and monitor.csv."""
         for variable, name in (("LAUNCH_LOG", "console.log"), ("LAUNCH_MONITOR", "monitor.csv")):
             source = os.environ.get(variable)
             if not source or not os.path.isfile(source):
                 continue
-            place = self.folder / name
-            place.unlink(missing_ok=True)
+            link = self.folder / name
+            link.unlink(missing_ok=True)
             try:
-                place.hardlink_to(source)
+                link.hardlink_to(source)
             except OSError:
-                place.symlink_to(os.path.abspath(source))
+                link.symlink_to(os.path.abspath(source))
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 self.update()
             except OSError as error:
-                self._trouble = error
+                self._heartbeat_error = error
                 return
 
     def check(self) -> None:
-        """Raises the OSError that stopped the heartbeat, if one did: the folder is gone or its disk full."""
-        if self._trouble is not None:
-            raise self._trouble
+        """Raise the OSError that stopped the heartbeat, if any: the folder was removed or the disk is full."""
+        if self._heartbeat_error is not None:
+            raise self._heartbeat_error
 
     def note(self, **fields: Any) -> None:
-        """Sets fields that the next heartbeat writes; costs nothing."""
+        """Set fields of status.json that the next heartbeat writes."""
         with self._lock:
             self._status.update(fields)
 
     def update(self, **fields: Any) -> None:
-        """Sets fields of status.json and the heartbeat; that another process has marked the folder failed, it keeps."""
+        """Write fields to status.json, with a new heartbeat.
+
+        If another rank has marked the run as failed, that state is kept.
+        """
         if self.silent:
             return
         with self._lock:
-            # JSON has no words for what is not finite.
-            plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-            if plain.get("state") != "running":  # which a run says as it begins, perhaps after a failure
-                plain |= self._failure() or {}
-            self._status.update(plain, heartbeat=_now())
+            # JSON has no infinity and no NaN.
+            fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+            if fields.get("state") != "running":  # a run that starts again replaces its failure
+                fields |= self._failure() or {}
+            self._status.update(fields, heartbeat=utc_now())
             write_text(self.folder / STATUS, json.dumps(self._status, indent=2) + "\n")
 
     def _failure(self) -> dict[str, Any] | None:
-        """What the folder says of a failure."""
+        """Return state and reason from status.json if it says failed."""
         with suppress(UserError):
-            told = read_status(self.folder)
-            if told.get("state") == "failed":
-                return {"state": "failed", "reason": told.get("reason")}
+            status = read_status(self.folder)
+            if status.get("state") == "failed":
+                return {"state": "failed", "reason": status.get("reason")}
         return None
 
     def fail(self, reason: str, trace: str) -> None:
-        """Marks the folder failed, with the traceback in the log. Of several processes the first to say so is heard."""
+        """Mark the run as failed and append the traceback to the log, unless another rank has already done so."""
         if self._failure() is None:
             if self.silent:
                 with suppress(UserError):
                     self._status = read_status(self.folder)
                 self.silent = False
-            # A full disk or a removed folder is often the very reason. Who watches sees Python print the traceback.
+            # A full disk or a removed folder may be the cause. Python prints the traceback in any case.
             with suppress(OSError):
                 self._append(trace)
         self.end("failed", reason)
 
     def end(self, state: str, reason: str = "") -> None:
-        """Stops the heartbeat and marks the folder finished, interrupted or failed, if it is still there."""
+        """Stop the heartbeat and write the state: finished, interrupted or failed."""
         self._stop.set()
-        if self._heart.is_alive():
-            self._heart.join()
+        if self._heartbeat.is_alive():
+            self._heartbeat.join()
         try:
             self.update(state=state, reason=reason)
         except OSError as error:
-            self.echo(f"cannot mark {self.folder} {state}: {error}")
+            _print(f"cannot mark {self.folder} as {state}: {error}")
 
     def log(self, line: str) -> None:
-        """One line to training_log.txt and to the person who watches."""
-        if self.silent:
-            return
-        self.echo(line)
-        self._append(line)
+        """Append a line to training_log.txt and print it on standard error."""
+        if not self.silent:
+            _print(line)
+            self._append(line)
 
     def _append(self, line: str) -> None:
         with open(self.folder / "training_log.txt", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
+        """Write the resolved settings to config.txt."""
         if not self.silent:
             write_text(self.folder / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+
+
+def _make_folder(experiments_dir: Path, stem: str) -> Path:
+    """Make a new folder, numbered from 2 on if the name is taken. Raises OSError."""
+    for number in range(1, 1000):
+        folder = experiments_dir / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not experiments_dir.is_dir():
+                raise
+    raise UserError(f"{experiments_dir} holds a thousand runs named {stem}", "start again in a second")

@@ -1,4 +1,4 @@
-"""The status of a run, status.json, and whether its process is still alive."""
+"""The status file of a run, status.json, and the check whether its process is still alive."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ STATUS = "status.json"
 STALE_SECONDS = 120.0
 
 
-def _now() -> str:
+def utc_now() -> str:
+    """Return the time of day in UTC, in ISO format to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The fields of a run's status.json. Raises UserError where there is none or it cannot be read."""
+    """Read a run's status.json. Raises UserError if the file is missing or unreadable."""
     try:
         status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no run folder: {STATUS} cannot be read ({error})") from None
     if not isinstance(status, dict):
-        raise UserError(f"{folder / STATUS} holds no status")
+        raise UserError(f"{folder / STATUS} holds no status: expected a JSON object")
     return status
 
 
 def liveness(status: Mapping[str, Any]) -> str:
-    """The state, or "dead": says running, but its process is gone or its heartbeat is older than two minutes."""
+    """Return the state of a run, or "dead" if it says running but its process or its heartbeat has stopped.
+
+    The process is looked up on its own host only. A heartbeat has stopped when it is older than STALE_SECONDS.
+    """
     state = str(status.get("state", "unknown"))
     if state != "running":
         return state

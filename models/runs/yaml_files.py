@@ -1,4 +1,4 @@
-"""YAML mappings, read without executing anything."""
+"""YAML files that hold one mapping. Reading them executes nothing."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from models.errors import UserError
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; nothing in it is executed. Raises UserError."""
+    """Read a YAML mapping. Raises UserError if the file cannot be read or holds no mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: expected lines of the form flag: value")
+        raise UserError(f"{path} holds no settings: expected lines of the form name: value")
     return content
 
 
 def plain(value: Any) -> Any:
-    """Tuples as lists, at any depth: what comes back from YAML."""
+    """Convert tuples to lists at any depth, as a value looks after it was written to YAML and read back."""
     if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, (tuple, list)) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -1,4 +1,4 @@
-"""What the loop trains when it trains an autoencoder: its loss, its test, and reconstructions to look at."""
+"""The training objective of autoencoders: loss, evaluation, reconstructions and pictures of the latent space."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ from models.training.latent_pictures import Codec, draw_latent_space
 from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
 
 SHOWN = 32
-ACTIVE = 0.01  # Variance over images from which a latent unit counts as active (Burda et al. 2016, section 5.2).
-COLLAPSED = 0.5  # Share of active units below which the log warns.
+# A latent unit is active if its variance over images exceeds this (Burda et al. 2016, section 5.2).
+ACTIVE_VARIANCE = 0.01
+# The log warns if the share of active units is lower.
+COLLAPSE_SHARE = 0.5
 
 
 @dataclass
 class AutoencoderObjective:
-    """Trains the network of `spec`. train_images, test_images: uint8 on the device, for evaluation and pictures.
+    """Objective that trains the autoencoder of `spec`.
 
-    latent_shape: of the network, for the noise of its posterior. umap: draw the map that takes ten seconds, too."""
+    latent_shape: (c, h, w) of the network. train_images, test_images: uint8, on the device. umap: also draw the UMAP
+    of the latents, which takes about ten seconds.
+    """
 
     spec: AutoencoderSpec
     loss: AutoencoderLoss
@@ -50,7 +54,7 @@ class AutoencoderObjective:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """reconstruction: per pixel, in nats up to a constant. kl: nats per image. rate: its bits per pixel."""
+        """reconstruction: nats per pixel, up to a constant. kl: nats per image. rate: KL in bits per pixel."""
         return ("reconstruction", "kl", "rate") if self.spec.kind == "vae" else ("reconstruction",)
 
     def loss_of(self, network: nn.Module) -> LossOf:
@@ -73,50 +77,50 @@ class AutoencoderObjective:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
-        """The loss with the full KL weight, on the same images and posterior noise at every call."""
+        """Measure the loss with the full KL weight, on the same images and posterior noise at every call."""
         losses, figures, means = self._test(network, self.test_images)
         train, _, _ = self._test(network, self.train_images)
-        active = int((means.var(0, correction=0) > ACTIVE).sum())
+        active = int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
         units = means[0].numel()
-        words = [f"reconstruction {figures[0].mean():.4f}"]
+        parts = [f"reconstruction {figures[0].mean():.4f}"]
         if self.spec.kind == "vae":
-            words.append(f"KL {figures[1].mean():.2f} nats per image ({figures[2].mean():.3g} bits per pixel)")
-        note = ", ".join([*words, f"active units {active} of {units}"])
-        if self.spec.kind == "vae" and active < COLLAPSED * units:
-            note += ": warning, posterior collapse; a lower --kl_weight, --kl_warmup_steps or --free_bits may help"
+            parts.append(f"KL {figures[1].mean():.2f} nats per image ({figures[2].mean():.3g} bits per pixel)")
+        note = ", ".join([*parts, f"active units {active} of {units}"])
+        if self.spec.kind == "vae" and active < COLLAPSE_SHARE * units:
+            note += ": warning, posterior collapse; try a lower kl_weight, kl_warmup_steps or free_bits"
         return TestLoss(losses.mean().item(), train.mean().item(), figures.mean(1).tolist(), note)
 
     def _test(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N,) losses, (K, N) parts and (N, c, h, w) posterior means, on the CPU."""
+        """Return (N,) losses, (K, N) parts and (N, c, h, w) posterior means, on the CPU."""
         count = len(images)
         frozen = StepRandomness(derive_seed(self.seed, "evaluation"), 0, count, 0, count, images.device)
         noise = frozen.noise(self.latent_shape)
-        found = []
+        batches = []
         for rows in torch.arange(count).split(EVALUATION_BATCH):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             clean = Pixels.scale(images[part])
             coded = self._coded(network, clean, noise[part])
             losses, reconstruction, kl = self.loss(coded, clean)
             figures = torch.stack(self._figures(reconstruction, kl), dim=1)
-            found.append((losses.cpu(), figures.cpu(), coded.mean.cpu()))
-        losses, figures, means = (torch.cat(each) for each in zip(*found, strict=True))
+            batches.append((losses.cpu(), figures.cpu(), coded.mean.cpu()))
+        losses, figures, means = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
         return losses, figures.T, means
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images = self.test_images[:SHOWN]
-        words = f"{title}: test images, each with its reconstruction on the right"
-        image_files.save_image(sheets.pairs(images, self.reconstruct(network, images), 8, words), path)
+        caption = f"{title}: test images, each with its reconstruction on the right"
+        image_files.save_image(sheets.pairs(images, self.reconstruct(network, images), 8, caption), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
-        place = folder / "latent_space"
-        place.mkdir(exist_ok=True)
-        self.draw_progress(network, place / "reconstructions.png", title)
+        subfolder = folder / "latent_space"
+        subfolder.mkdir(exist_ok=True)
+        self.draw_progress(network, subfolder / "reconstructions.png", title)
         codec = Codec(cast(Conv, network), self.spec)
-        draw_latent_space(codec, self.test_images, self.test_labels, place, title, self.seed, self.umap)
+        draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, self.seed, self.umap)
 
     @torch.no_grad()
     def reconstruct(self, network: nn.Module, images: Tensor) -> Tensor:
-        """uint8 -> uint8 on the CPU, through the posterior's mean."""
+        """Encode and decode uint8 images with the posterior mean. Returns uint8 images on the CPU."""
         clean = Pixels.scale(images)
         output = self._coded(network, clean, torch.zeros(len(images), *self.latent_shape, device=images.device)).output
         return Pixels(self.spec.shape, 1.0).decode(self.spec.images(output)).cpu()

@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights, kept beside the raw ones and never swapped into them."""
+"""Exponential moving average (EMA) of a network's weights, kept in a second network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Average with a half-life given as a share of the run, so that short and long runs average alike.
+    """Average with a half-life given as a share of the run, so that it acts alike in short and long runs.
 
-    An update after a share `elapsed` of the run decays by 0.5 ** (elapsed / half_life), but by no more than
-    (1 + n) / (10 + n) at the n-th update, so that the initial weights are soon forgotten.
+    The decay of an update is 0.5 ** (elapsed / half_life), where `elapsed` is the share of the run since the last
+    update. At update n it is at most (1 + n) / (10 + n), so that the initial weights are soon forgotten.
     """
 
     def __init__(self, network: nn.Module, half_life: float):
@@ -21,16 +21,16 @@ class EMA:
         self.updates = 0
 
     def decay(self, elapsed: float) -> float:
+        """Return the factor of the old average at the next update."""
         steady = 0.5 ** (elapsed / self.half_life) if self.half_life > 0 else 0.0
         return min(steady, (1 + self.updates) / (10 + self.updates))
 
     @torch.no_grad()
     def update(self, network: nn.Module, elapsed: float) -> None:
-        """Moves the average towards the weights after `elapsed`, the share of the run since the last update."""
-        weight = 1 - self.decay(elapsed)
+        """Move the average towards the network's weights, and copy its buffers."""
         averages: list[Tensor] = list(self.network.parameters())
         weights: list[Tensor] = list(network.parameters())
-        torch._foreach_lerp_(averages, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+        torch._foreach_lerp_(averages, weights, 1 - self.decay(elapsed))  # pyright: ignore[reportPrivateImportUsage]
+        for copied, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
+            copied.copy_(buffer)
         self.updates += 1

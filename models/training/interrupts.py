@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: remembered at once, obeyed by the loop at its next step."""
+"""Signals that stop a run: the handler records a signal, and the training loop stops after its current step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and what it needs to go on is saved."""
+    """A signal has stopped the task. Its checkpoint, if it writes any, is saved."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -20,41 +20,40 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """While entered, `signal` holds the first of INT, TERM and HUP that came.
+    """Context manager that records the first SIGINT, SIGTERM or SIGHUP in its attribute `signal`.
 
-    The handlers of before are then in force again, so that a second Ctrl-C stops at once. Of several processes none
-    heeds a second signal, to its end: Slurm and systemd tell each of them, and then torchrun does once more, and kills
-    those that take too long. Where HUP was ignored it stays so: that is how nohup keeps a run alive when its terminal
-    closes.
+    After the first signal the previous handlers act again, so a second Ctrl-C stops at once. With several ranks, a
+    second signal is ignored until the process ends: Slurm and systemd signal every process, and torchrun then signals
+    its ranks again. An ignored SIGHUP stays ignored, so that nohup works.
     """
 
     def __init__(self, at_once: bool = False) -> None:
-        """at_once: raise Interrupted where the program is, for work that has nothing to save."""
+        """at_once: raise Interrupted in the signal handler, for work that has nothing to save."""
         self.signal: int | None = None
         self.at_once = at_once
-        self.told_twice = processes.world_size() > 1
-        self._before: dict[int, Any] = {}
+        self.ignore_second = processes.world_size() > 1
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        heeded = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._note) for number in heeded}
+        handled = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._record) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.signal is None or not self.told_twice:
+        if self.signal is None or not self.ignore_second:
             self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        if self.told_twice:
-            for each in self._before:
-                signal.signal(each, signal.SIG_IGN)
+        if self.ignore_second:
+            for other in self._handlers:
+                signal.signal(other, signal.SIG_IGN)
         else:
             self._restore()
         if self.at_once:
             raise Interrupted(number)
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
-            # None stands for a handler that another language installed: it cannot be put back from here.
+        for number, handler in self._handlers.items():
+            # None means that the handler was not installed from Python. Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,4 +1,4 @@
-"""What a training says of itself: losses summed on the device, a row of them in every log, and the summary."""
+"""The log of a training run: losses summed on the device, rows of metrics.csv, TensorBoard, and the summary."""
 
 from __future__ import annotations
 
@@ -16,71 +16,62 @@ from models.progress import duration
 from models.runs.files import write_text
 from models.runs.metrics import Metrics
 from models.runs.run import Run
-from models.training.display import Board
 from models.training.objectives import Objective, TestLoss
 
 COLUMNS = (
-    "step",
-    "epoch",
-    "seconds",
-    "images_per_second",
-    "lr",
-    "grad_norm",
-    "train_loss",
-    "test_loss",
-    "train_grid_loss",
+    *("step", "epoch", "seconds", "images_per_second", "lr", "grad_norm"),
+    *("train_loss", "test_loss", "train_grid_loss"),
 )
 
 
 class TrainingLog:
-    """Sums what steps lose since the last row; one row goes to metrics.csv, the log and TensorBoard alike."""
+    """Sums the losses of the steps since the last row. A row goes to metrics.csv, training_log.txt and TensorBoard."""
 
     def __init__(self, run: Run, objective: Objective, batch_size: int, device: torch.device):
         self.run, self.parts, self.batch_size = run, objective.parts, batch_size
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
         self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
-        self.board: Board | None = None
-        # Sums and counts since the last row, of the loss and of each part, in this process.
-        self.gathered = torch.zeros(2, 1 + len(objective.parts), device=device)
+        self.board: Any = None
+        # Sums (row 0) and counts (row 1) since the last row, of the loss and of each part, on this rank.
+        self.loss_sums = torch.zeros(2, 1 + len(objective.parts), device=device)
         self.row_seconds, self.row_step = 0.0, 0
-        self.aside = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
+        self.other_seconds = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
 
     def open_board(self, step: int) -> None:
-        """Writes TensorBoard's files too, from this step on."""
-        self.board = Board(self.run.folder / "tensorboard", step)
+        """Also write TensorBoard files. What an interrupted run wrote there after `step` is hidden."""
+        from torch.utils.tensorboard.writer import SummaryWriter
 
-    def gather(self, loss: Tensor, count: int, parts: Tensor) -> None:
-        """Adds the sum of this many images' losses, and the sums and counts of its parts (2, len(parts))."""
-        self.gathered[0, 0] += loss
-        self.gathered[1, 0] += count
-        self.gathered[:, 1:] += parts
+        self.board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step + 1)
+
+    def add(self, loss: Tensor, count: int, parts: Tensor) -> None:
+        """Add the summed loss of `count` images. parts: (2, K), sums and counts of the parts."""
+        self.loss_sums[0, 0] += loss
+        self.loss_sums[1, 0] += count
+        self.loss_sums[:, 1:] += parts
 
     @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        """Adds the block's seconds to what is told apart from training."""
+    def timed(self, work: str) -> Iterator[None]:
+        """Add the time of the block to the seconds of this kind of work, which are no training time."""
         started = time.perf_counter()
         yield
-        self.aside[what] += time.perf_counter() - started
+        self.other_seconds[work] += time.perf_counter() - started
 
     def describe(self, step: int, seconds: float) -> str:
-        """The moment in a few words. Waits for the device."""
-        loss, count = self.gathered[:, 0].tolist()
+        """Return step, mean loss and speed since the last row, for the progress bar. Waits for the device."""
+        loss, count = self.loss_sums[:, 0].tolist()
         speed = (step - self.row_step) * self.batch_size / max(seconds - self.row_seconds, 1e-9)
         return f"step {step}  loss {loss / max(count, 1):.4f}  {speed:.0f} images/s"
 
     def row(self, step: int, seconds: float, tested: TestLoss, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """The row since the last one, in every log, and a fresh start of what it sums.
-
-        tested: what the first process measured, in each. facts: epoch, lr and grad_norm.
-        """
-        sums, counts = distributed.total(self.gathered).tolist()
-        images, lasted = (step - self.row_step) * self.batch_size, seconds - self.row_seconds
-        self.gathered.zero_()
+        """Log a row and reset the sums. tested: the evaluation, the same on all ranks. facts: epoch, lr, grad_norm."""
+        sums, counts = distributed.sum_over_ranks(self.loss_sums).tolist()
+        images, elapsed = (step - self.row_step) * self.batch_size, seconds - self.row_seconds
+        self.loss_sums.zero_()
         self.row_seconds, self.row_step = seconds, step
         row = {
             "step": step,
             "seconds": round(seconds, 2),
-            "images_per_second": images / lasted if lasted > 0 else None,
+            "images_per_second": images / elapsed if elapsed > 0 else None,
             **facts,
             "train_loss": sums[0] / max(counts[0], 1),
             "test_loss": tested.test,
@@ -89,7 +80,7 @@ class TrainingLog:
             **{f"train_loss_{part}": sums[k] / counts[k] for k, part in enumerate(self.parts, 1) if counts[k]},
             **(tested.figures or {}),
         }
-        if processes.is_first():
+        if processes.is_rank_zero():
             self.metrics.add(row)
         self.run.log(
             f"epoch {row['epoch']:.2f}  step {step}  train {row['train_loss']:.4f}  test {row['test_loss']:.4f} "
@@ -98,24 +89,27 @@ class TrainingLog:
             + (f"  {tested.note}" if tested.note else "")
         )
         if self.board is not None:
-            self.board.write(row)
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    self.board.add_scalar(name, value, step)
+            self.board.flush()
         return row
 
-    def draw(self) -> None:
-        """The rows so far as curves."""
+    def draw_curves(self) -> None:
+        """Draw the losses of all rows."""
         draw_loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
 
-    def summarise(self, step: int, seconds: float, epoch: float, facts: Mapping[str, Any]) -> None:
-        """performance_metrics.txt, and a line of the log. facts: what only the trainer knows."""
-        beside = ", ".join(f"{what} {duration(spent)}" for what, spent in self.aside.items())
-        self.run.log(f"trained {step} steps in {duration(seconds)}; beside it: {beside}")
+    def write_summary(self, step: int, seconds: float, epoch: float, facts: Mapping[str, Any]) -> None:
+        """Write performance_metrics.txt and the last log line. facts: further lines of the file."""
+        others = ", ".join(f"{work} {duration(spent)}" for work, spent in self.other_seconds.items())
+        self.run.log(f"trained {step} steps in {duration(seconds)}; {others}")
         images, last = step * self.batch_size, self.metrics.rows[-1]
         lines = {
             "steps": step,
             "epochs": f"{epoch:.2f}",
             "images": images,
             "training_seconds": f"{seconds:.1f}",
-            **{f"{what}_seconds": f"{spent:.1f}" for what, spent in self.aside.items()},
+            **{f"{work}_seconds": f"{spent:.1f}" for work, spent in self.other_seconds.items()},
             "images_per_second": f"{images / max(seconds, 1e-9):.1f}",
             "final_train_loss": last["train_loss"],
             "final_test_loss": last["test_loss"],
@@ -125,12 +119,12 @@ class TrainingLog:
         write_text(self.run.folder / "performance_metrics.txt", text)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides `gathered`."""
+        """Return the facts that a checkpoint stores beside the loss sums."""
         return {"row_seconds": self.row_seconds, "row_step": self.row_step}
 
-    def restore(self, gathered: Tensor, kept: Mapping[str, Any], step: int) -> None:
-        """Goes back to what a checkpoint of this step kept; `gathered` is the sum over its processes."""
-        self.row_seconds, self.row_step = kept["row_seconds"], kept["row_step"]
-        if processes.is_first():
-            self.gathered.copy_(gathered)
+    def restore(self, loss_sums: Tensor, state: Mapping[str, Any], step: int) -> None:
+        """Restore the log at a checkpoint. loss_sums: summed over the ranks that wrote it."""
+        self.row_seconds, self.row_step = state["row_seconds"], state["row_step"]
+        if processes.is_rank_zero():
+            self.loss_sums.copy_(loss_sums)
             self.metrics.cut_after(step)

@@ -1,9 +1,8 @@
-"""THE training loop: anything with a loss trains here. It reads in one sitting.
+"""The training loop, for every objective.
 
-Every random number is a function of (seed, step), so a run taken up from a checkpoint repeats what it would have
-done. The device is asked for nothing per step: losses gather there and are read every few steps, and a gradient
-that is not finite freezes the weights there before it is noticed here. Several processes share every batch and take
-every decision alike; the first of them writes.
+Random numbers are functions of (seed, step), so a run resumed from a checkpoint repeats what it would have computed.
+No step waits for the device: losses are summed there and read every few steps, and after a gradient that is not finite
+the weights stay frozen until the host notices. All ranks share each batch and take the same decisions. Rank 0 writes.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from models import distributed, processes
 from models.devices import peak_memory
 from models.optim import LRSchedule, build_optimizer
 from models.processes import process_age
+from models.progress import progress
 from models.randomness import StepRandomness
 from models.runs import checkpoints
 from models.runs.run import Run
 from models.training.budget import Budget
-from models.training.display import ProgressBar
 from models.training.ema import EMA
 from models.training.interrupts import Interrupted, Interrupts
 from models.training.log import TrainingLog
 from models.training.objectives import Objective
 
 READ_EVERY = 20
-# Weights move little in four steps, and touching all of them costs 2 % of a step of a small network.
+# Weights move little in four steps, and updating the EMA costs 2 % of a step of a small network.
 AVERAGE_EVERY = 4
 
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]
@@ -42,9 +41,12 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """eval_every, sample_every, checkpoint_every: in epochs, 0 for at the end only. best_by: the column of metrics.csv
-    whose least value marks the best checkpoint. patience: evaluations without a better one before an early stop, 0 for
-    never. clip: largest gradient norm, 0 for none. ema_half_life: as a share of the run."""
+    """Settings of the loop.
+
+    clip: largest gradient norm, 0 for none. ema_half_life: as a share of the run. eval_every, sample_every,
+    checkpoint_every: in epochs, 0 for the end only. best_by: the column of metrics.csv whose minimum marks the best
+    checkpoint. patience: evaluations without improvement before the run stops early, 0 for never.
+    """
 
     batch_size: int
     accumulate: int
@@ -67,7 +69,7 @@ class TrainSettings:
 
 
 class Trainer:
-    """The state of one run and the steps that move it."""
+    """The state of a run, and the steps that change it."""
 
     def __init__(
         self,
@@ -79,38 +81,28 @@ class Trainer:
         run: Run,
         facts: dict[str, Any],
         device: torch.device,
-        meet: Callable[[], None] = distributed.meet,
+        synchronize: Callable[[], None] = distributed.barrier,
     ):
-        """batch_at(step): this process's share of the batch, uint8 images and labels on the device. facts: what a
-        checkpoint says besides its tensors. meet: called by all processes at the same steps, every few."""
-        self.objective, self.settings, self.run, self.facts, self.device = (
-            objective,
-            settings,
-            run,
-            facts,
-            device,
-        )
-        self.batch_at, self.dataset_size, self.meet = batch_at, dataset_size, meet
+        """batch_at(step): this rank's share of a batch, uint8 images and labels on the device. facts: stored in every
+        checkpoint. synchronize: a barrier, called by all ranks at the same steps."""
+        self.objective, self.settings, self.run, self.facts, self.device = objective, settings, run, facts, device
+        self.batch_at, self.dataset_size, self.synchronize = batch_at, dataset_size, synchronize
         self.network = network.to(device).train()
         self.ema = EMA(self.network, settings.ema_half_life)
         self.optimizer = build_optimizer(
             self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas, settings.optimizer
         )
         self.parameters = list(self.network.parameters())
-        self.parallel = distributed.parallel(self.network)
-        fast = cast(nn.Module, torch.compile(self.parallel)) if settings.compile else self.parallel
-        self.loss = objective.loss_of(fast)
+        self.ddp = distributed.wrap_ddp(self.network)
+        self.loss = objective.loss_of(cast(nn.Module, torch.compile(self.ddp)) if settings.compile else self.ddp)
         self.log = TrainingLog(run, objective, settings.batch_size, device)
         self.total_steps = settings.budget.steps(dataset_size, settings.batch_size)
         self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
-        self.best_loss = float("inf")
-        self.worse = 0
-        # Whether a gradient was not finite, and the norm of the last one.
-        self.broken, self.norm = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
+        self.best_loss, self.worse = float("inf"), 0
+        # Tensors on the device: 1 once any gradient was not finite, and the norm of the last gradient.
+        self.found_inf, self.norm = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
         self.saved: tuple[int, Path | None] | None = None
-
-    # -- budget ---------------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> float:
@@ -121,31 +113,70 @@ class Trainer:
         """The share of the budget that is spent, 0..1."""
         return self.settings.budget.spent(self.total_steps, self.step, self.seconds)
 
-    # -- one step -------------------------------------------------------------------------------------------------
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def train(self, interrupts: Interrupts) -> None:
+        """Train until the budget is spent. Raises Interrupted after a signal, once a checkpoint is saved."""
+        settings, wall_clock = self.settings, self.settings.budget.wall_clock
+        if settings.tensorboard and processes.is_rank_zero():
+            self.log.open_board(self.step)
+        ended = time.perf_counter() - (process_age() if wall_clock else 0)
+        with progress("", 1, "percent") as advance:
+            shown = 0.0
+            while self.progress < 1:
+                # Wall-clock time includes what happened since the last step: start-up, evaluation, pictures, saving.
+                started, epoch = ended if wall_clock else time.perf_counter(), self.epoch
+                self.train_step()
+                evaluation_due, picture_due, checkpoint_due = (
+                    _due(every, epoch, self.epoch)
+                    for every in (settings.eval_every, settings.sample_every, settings.checkpoint_every)
+                )
+                if self.step % READ_EVERY == 0 or evaluation_due or picture_due:
+                    self.check()  # the work that the device has queued is training time
+                    self.run.note(**self._position())
+                    advance(self.progress - shown, self.log.describe(self.step, self.seconds))
+                    shown = self.progress
+                ended = time.perf_counter()
+                seconds = self.seconds + ended - started
+                signal, self.seconds = distributed.max_over_ranks(interrupts.signal or 0, seconds)
+                if signal > 0:
+                    self.save()
+                    raise Interrupted(int(signal))
+                if self.progress < 1:
+                    if evaluation_due and self.evaluate():
+                        break
+                    if picture_due:
+                        self.draw()
+                    if checkpoint_due:
+                        self.save()
+            ended = time.perf_counter()
+            self.check()
+            (self.seconds,) = distributed.max_over_ranks(self.seconds + time.perf_counter() - ended)
+            self.finish()
 
     def train_step(self) -> None:
-        """One optimizer step on the global batch, this process's share of it in `accumulate` parts."""
-        settings, progress = self.settings, self.progress
+        """Take one optimizer step on the global batch. This rank computes its share of it in `accumulate` parts."""
+        settings = self.settings
         images, labels = self.batch_at(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr_schedule.at(self.step, progress)
+            group["lr"] = settings.lr_schedule.at(self.step, self.progress)
         first, end = processes.rank_share(settings.batch_size)
         bounds = [first + round(part * (end - first) / settings.accumulate) for part in range(settings.accumulate + 1)]
         for start, stop in pairwise(bounds):
             randomness = StepRandomness(settings.seed, self.step, settings.batch_size, start, stop, self.device)
             randomness.seed_dropout()
-            with nullcontext() if stop == end else distributed.without_sync(self.parallel):
+            with nullcontext() if stop == end else distributed.without_sync(self.ddp):
                 rows = slice(start - first, stop - first)
                 losses = self.loss(images[rows], labels[rows], randomness)
                 total = losses.of_images.sum()
                 (total * (processes.world_size() / settings.batch_size)).backward()
-            self.log.gather(total.detach(), stop - start, losses.parts)
+            self.log.add(total.detach(), stop - start, losses.parts)
         self.norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        # The fused update skips itself where found_inf is set, and divides by grad_scale on its way: clipping costs no
-        # pass of its own, and once a gradient is not finite nothing moves on.
-        self.broken = torch.maximum(self.broken, (~self.norm.isfinite()).float())
-        optimizer = cast(Any, self.optimizer)
-        optimizer.found_inf = self.broken
+        # The fused update skips the step if found_inf is 1, and divides gradients by grad_scale. So clipping needs no
+        # pass of its own, and no weight changes after a gradient that is not finite.
+        self.found_inf = torch.maximum(self.found_inf, (~self.norm.isfinite()).float())
+        optimizer = cast(Any, self.optimizer)  # its type declares neither attribute
+        optimizer.found_inf = self.found_inf
         optimizer.grad_scale = (self.norm / settings.clip).clamp(min=1).float() if settings.clip > 0 else None
         optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -154,7 +185,7 @@ class Trainer:
             self.average()
 
     def timed_step(self) -> None:
-        """A step and its time as the loop takes them, for those who measure it."""
+        """Take a step and count its time as `train` does, for benchmarks."""
         started = time.perf_counter()
         self.train_step()
         if self.step % READ_EVERY == 0:
@@ -162,127 +193,87 @@ class Trainer:
         self.seconds += time.perf_counter() - started
 
     def average(self) -> None:
-        """Moves the EMA by the share of the run since its last move; between moves it is up to three steps behind."""
+        """Update the EMA by the share of the run since its last update."""
         if self.progress > self.averaged_progress:
             self.ema.update(self.network, self.progress - self.averaged_progress)
             self.averaged_progress = self.progress
 
     def check(self) -> None:
-        """Waits for the device. Raises FloatingPointError if a gradient was not finite; the weights are as before.
+        """Wait for the device and for all ranks.
 
-        Raises OSError where the run folder can no longer be written, and RuntimeError where a process is gone: its
-        partners' GPUs would wait for it for hours.
+        Raises FloatingPointError if a gradient was not finite; the weights are those from before it. Raises OSError if
+        the run folder cannot be written any more, and RuntimeError if a rank has ended.
         """
-        self.meet()
+        self.synchronize()
         self.run.check()
-        if float(self.broken) > 0:
+        if float(self.found_inf) > 0:
             raise FloatingPointError(
-                f"the gradient was not finite at or shortly before step {self.step}; checkpoints from before "
-                "are good: begin anew, perhaps from them (--init_from), with a lower --lr or --clip or in float32"
+                f"the gradient was not finite at or shortly before step {self.step}; earlier checkpoints are good: "
+                "start a new run, perhaps with init_from, and use a lower lr, a lower clip or float32"
             )
 
-    # -- the loop -------------------------------------------------------------------------------------------------
-
-    def train(self, interrupts: Interrupts) -> None:
-        """Runs to the end of the budget. Raises Interrupted, after a step and a checkpoint, once a signal has come."""
-        settings = self.settings
-        if settings.tensorboard and processes.is_first():
-            self.log.open_board(self.step)
-        ended = time.perf_counter() - (process_age() if settings.budget.wall_clock else 0)
-        with ProgressBar(self.run) as bar:
-            while self.progress < 1:
-                # By the wall clock a step also takes what came before it: start-up, evaluation, pictures, checkpoints.
-                started, epoch = ended if settings.budget.wall_clock else time.perf_counter(), self.epoch
-                self.train_step()
-                due = [_due(every, epoch, self.epoch) for every in (settings.eval_every, settings.sample_every)]
-                if self.step % READ_EVERY == 0 or any(due):
-                    self.check()  # what the device still has queued is training time
-                    self.run.note(**self._place())
-                    bar.show(self.progress, self.log.describe(self.step, self.seconds))
-                ended = time.perf_counter()
-                signal, self.seconds = distributed.largest(interrupts.signal or 0, self.seconds + ended - started)
-                if signal > 0:
-                    self.save()
-                    raise Interrupted(int(signal))
-                if self.progress < 1:
-                    if due[0] and self.record():
-                        break
-                    if due[1]:
-                        self.draw()
-                    if _due(settings.checkpoint_every, epoch, self.epoch):
-                        self.save()
-            ended = time.perf_counter()
-            self.check()  # what is queued on a GPU is training, too
-            (self.seconds,) = distributed.largest(self.seconds + time.perf_counter() - ended)
-            self.finish()
-
-    def _place(self) -> dict[str, Any]:
-        """Where the run stands, as status.json says it."""
-        return {
-            "step": self.step,
-            "total_steps": self.total_steps,
-            "progress": round(self.progress, 4),
-        }
-
-    def record(self) -> bool:
-        """One row of losses, on the frozen grid too, in every log; saves the best so far. True for an early stop."""
+    def evaluate(self) -> bool:
+        """Log a row with the evaluation, and save the checkpoint if it is the best. Returns True to stop early."""
         self.check()
         with self.log.timed("evaluation"):
-            tested = distributed.once(lambda: self.objective.evaluate(self.ema.network))
-        facts = {
-            "epoch": round(self.epoch, 3),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": float(self.norm),
-        }
+            tested = distributed.run_on_rank_zero(lambda: self.objective.evaluate(self.ema.network))
+        lr, norm = self.optimizer.param_groups[0]["lr"], float(self.norm)
+        facts = {"epoch": round(self.epoch, 3), "lr": lr, "grad_norm": norm}
         row = self.log.row(self.step, self.seconds, tested, facts)
-        self.run.update(**self._place(), loss=row["train_loss"], test_loss=row["test_loss"])
-        judged = row[self.settings.best_by]
-        if judged < self.best_loss:
-            self.best_loss, self.worse = judged, 0
+        self.run.update(**self._position(), loss=row["train_loss"], test_loss=row["test_loss"])
+        best_by, patience = self.settings.best_by, self.settings.patience
+        if row[best_by] < self.best_loss:
+            self.best_loss, self.worse = row[best_by], 0
             if (path := self.save()) is not None:
                 checkpoints.mark_best(self.run.folder / "checkpoints", path)
             return False
         self.worse += 1
-        if 0 < self.settings.patience <= self.worse:
-            self.run.log(f"early stop: no better {self.settings.best_by.replace('_', ' ')} in {self.worse} evaluations")
-            return True
-        return False
+        stop = 0 < patience <= self.worse
+        if stop:
+            self.run.log(f"early stop: no better {best_by.replace('_', ' ')} in {self.worse} evaluations")
+        return stop
 
     def draw(self) -> None:
-        """A sample sheet of this moment, from the EMA weights."""
-        if not processes.is_first():
+        """Write a sample sheet with the EMA weights, and the loss curves."""
+        if not processes.is_rank_zero():
             return
         folder = self.run.folder / "epoch_samples"
         folder.mkdir(exist_ok=True)
         title = f"{self.run.folder.name}, epoch {self.epoch:.1f}, step {self.step}, ema weights"
         with self.log.timed("pictures"):
             self.objective.draw_progress(self.ema.network, folder / f"step_{self.step:08d}.png", title)
-            self.log.draw()
+            self.log.draw_curves()
 
     def finish(self) -> None:
-        """The last row, checkpoint and pictures, and the summary."""
+        """Write the last row, checkpoint and pictures, and the summary."""
         self.average()
-        if distributed.once(lambda: self.log.row_step != self.step or not self.log.metrics.rows):
-            self.record()
+        if distributed.run_on_rank_zero(lambda: self.log.row_step != self.step or not self.log.metrics.rows):
+            self.evaluate()
         self.save()
-        if not processes.is_first():
+        if not processes.is_rank_zero():
             return
         title = f"{self.run.folder.name}, step {self.step}, ema weights"
         with self.log.timed("pictures"):
             self.objective.draw_final(self.ema.network, self.run.folder, title)
-            self.log.draw()
+            self.log.draw_curves()
         facts = {
             f"best_{self.settings.best_by}": f"{self.best_loss:.6g}",
             "peak_memory_mb": f"{peak_memory(self.device) / 2**20:.0f}",
             "parameters": sum(p.numel() for p in self.parameters),
         }
-        self.log.summarise(self.step, self.seconds, self.epoch, facts)
+        self.log.write_summary(self.step, self.seconds, self.epoch, facts)
+
+    def _position(self) -> dict[str, Any]:
+        """Return the fields of status.json that say how far the run is."""
+        return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def save(self) -> Path | None:
-        """Writes all that resuming needs, in the first process; nothing if this step is saved already."""
-        folder = self.run.folder / "checkpoints"
+        """Write a checkpoint from which the run can resume, unless this step is already saved.
+
+        Returns its path on rank 0, None on the other ranks.
+        """
         self.check()
         if self.saved is not None and self.saved[0] == self.step:
             return self.saved[1]
@@ -291,24 +282,22 @@ class Trainer:
                 **checkpoints.prefixed("network", self.network.state_dict()),
                 **checkpoints.prefixed("ema", self.ema.network.state_dict()),
                 **checkpoints.prefixed("optimizer", self._optimizer_tensors()),
-                "gathered": distributed.total(self.log.gathered),
+                "gathered": distributed.sum_over_ranks(self.log.loss_sums),
             }
-            facts = {
-                **self.facts,
-                "training": {
-                    "seconds": self.seconds,
-                    **self.log.state(),
-                    "ema_updates": self.ema.updates,
-                    "averaged_progress": self.averaged_progress,
-                    "best_loss": self.best_loss,
-                    "worse": self.worse,
-                    "loss_version": self.objective.version,
-                },
+            state = {
+                "seconds": self.seconds,
+                **self.log.state(),
+                "ema_updates": self.ema.updates,
+                "averaged_progress": self.averaged_progress,
+                "best_loss": self.best_loss,
+                "worse": self.worse,
+                "loss_version": self.objective.version,
             }
             path = None
-            if processes.is_first():
+            if processes.is_rank_zero():
+                folder, facts = self.run.folder / "checkpoints", {**self.facts, "training": state}
                 path = checkpoints.save_checkpoint(folder, self.step, tensors, facts, self.settings.keep_checkpoints)
-            self.run.update(**self._place())
+            self.run.update(**self._position())
             self.saved = self.step, path
         return path
 
@@ -317,7 +306,7 @@ class Trainer:
         return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Goes back to a checkpoint of this run, at its exact step."""
+        """Restore the state of a checkpoint of this run, at its exact step."""
         self.network.load_state_dict(checkpoints.under("network", tensors))
         self.ema.network.load_state_dict(checkpoints.under("ema", tensors))
         optimizer_state: dict[int, dict[str, Tensor]] = {}
@@ -326,13 +315,14 @@ class Trainer:
             optimizer_state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
-        kept = facts["training"]
-        self.step, self.seconds = facts["step"], kept["seconds"]
-        self.ema.updates = kept["ema_updates"]
-        self.averaged_progress = min(kept["averaged_progress"], self.progress)  # a longer budget sets progress back
-        self.best_loss, self.worse = kept["best_loss"], kept["worse"]
-        self.log.restore(tensors["gathered"], kept, self.step)
-        changes = self.objective.changes_since(kept.get("loss_version", 1))
+        state = facts["training"]
+        self.step, self.seconds = facts["step"], state["seconds"]
+        self.ema.updates = state["ema_updates"]
+        # If the run is resumed with a longer budget, its progress is less than before.
+        self.averaged_progress = min(state["averaged_progress"], self.progress)
+        self.best_loss, self.worse = state["best_loss"], state["worse"]
+        self.log.restore(tensors["gathered"], state, self.step)
+        changes = self.objective.changes_since(state.get("loss_version", 1))
         if changes and self.settings.best_by == "test_loss":
             self.best_loss, self.worse = float("inf"), 0
         for line in changes:
@@ -340,5 +330,5 @@ class Trainer:
 
 
 def _due(every: float, before: float, after: float) -> bool:
-    """Whether a multiple of `every` epochs lies in (before, after]; never for 0."""
+    """Return True if a multiple of `every` epochs lies in (before, after]. 0 is never due."""
     return every > 0 and int(after / every + 1e-9) > int(before / every + 1e-9)

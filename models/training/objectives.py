@@ -1,8 +1,4 @@
-"""What the loop trains: a loss per image, its test on a frozen grid, and the pictures that show progress.
-
-`training.py` knows only the methods of an objective. The denoising objective serves every network, schedule,
-prediction and space.
-"""
+"""The interface between the training loop and what it trains: loss, evaluation and pictures."""
 
 from __future__ import annotations
 
@@ -18,15 +14,17 @@ EVALUATION_BATCH = 256
 
 
 class Losses(NamedTuple):
-    """of_images: (N,), what is minimised. parts: (2, K), sums and counts of what is logged apart."""
+    """Losses of a batch. of_images: (N,), minimised. parts: (2, K), sum and count of each logged part."""
 
     of_images: Tensor
     parts: Tensor
 
 
 class TestLoss(NamedTuple):
-    """Means over the frozen grid, on test images and, for the gap, on training images; and each part's on the test
-    images. note: more that the log should say. figures: what else was measured, by name."""
+    """Result of an evaluation. test, train: mean loss over test images and over training images.
+
+    parts: (K), means over test images. note: text for the log line. figures: further measurements by name.
+    """
 
     test: float
     train: float
@@ -39,8 +37,7 @@ LossOf = Callable[[Tensor, Tensor, StepRandomness], Losses]
 
 
 class Objective(Protocol):
-    """What the loop asks of the thing it trains. parts: names of what is logged apart, a column each. figures: names of
-    what else a test measures, a column each."""
+    """A training task. parts, figures: names of the logged parts and measurements; each is a column of metrics.csv."""
 
     @property
     def parts(self) -> Sequence[str]: ...
@@ -49,24 +46,26 @@ class Objective(Protocol):
     def figures(self) -> Sequence[str]: ...
 
     def loss_of(self, network: nn.Module) -> LossOf:
-        """(images as the batches hold them, labels, randomness) -> losses."""
+        """Return the loss function (uint8 images, labels, randomness) -> Losses of a network."""
         ...
 
     @property
     def version(self) -> int:
-        """Version of the losses: test losses of two versions are not compared."""
+        """Version of the losses. Test losses of two versions are not compared."""
         ...
 
     def changes_since(self, version: int) -> list[str]:
         """Return a line for each change of meaning since a version of the losses."""
         ...
 
-    def evaluate(self, network: nn.Module) -> TestLoss: ...
+    def evaluate(self, network: nn.Module) -> TestLoss:
+        """Measure the network on the same images, times and noise at every call."""
+        ...
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
-        """One sample sheet."""
+        """Write one sample sheet."""
         ...
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
-        """The pictures of a finished run, in its folder."""
+        """Write the pictures of a finished run to its folder."""
         ...

@@ -32,7 +32,7 @@ def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> No
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    distributed.leave()
+    distributed.destroy_process_group()
     sys.exit(code)
 
 
@@ -43,7 +43,7 @@ def _run(task: Callable[[list[str]], None], parallel: bool) -> int:
             raise UserError("this task runs in one process: leave out GPUS and PROCS")
         task(sys.argv[1:])
     except UserError as error:
-        distributed.let_others_speak()
+        processes.delay_failure_report()
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:
@@ -56,7 +56,7 @@ def _run(task: Callable[[list[str]], None], parallel: bool) -> int:
     except Exception:
         if processes.world_size() == 1:
             raise
-        distributed.let_others_speak()
+        processes.delay_failure_report()
         traceback.print_exc()
         return 1
     return 0
@@ -70,14 +70,14 @@ def ending(run: Run) -> Iterator[None]:
     except Interrupted as error:
         run.log(f"interrupted by {error}; go on with --resume {run.folder}")
         run.end("interrupted", str(error))
-        distributed.meet()  # Slurm ends all processes with the first that leaves: none does before this is written
+        distributed.barrier()  # Slurm ends all processes with the first that leaves: none does before this is written
         raise
     except KeyboardInterrupt:
         run.end("interrupted", "stopped at once: what came after the last checkpoint is lost")
         raise
     except BaseException as error:
-        distributed.let_others_speak()
-        of_which = "" if processes.is_first() else f"in process {processes.rank()} of {processes.world_size()}: "
+        processes.delay_failure_report()
+        of_which = "" if processes.is_rank_zero() else f"in process {processes.rank()} of {processes.world_size()}: "
         reason = f"{of_which}{type(error).__name__}: {error}".splitlines()[0]
         run.fail(reason, "".join(traceback.format_exception(error)).rstrip())
         raise

@@ -41,12 +41,12 @@ def outlast_terminal() -> None:
 
 def tell(line: str) -> None:
     """A line for people, on standard error; of several processes the first speaks."""
-    if processes.is_first():
+    if processes.is_rank_zero():
         print(line, file=sys.stderr, flush=True)
 
 
 def tell_progress(done: int, count: int, *words: str) -> None:
     """A line on a terminal that the next one replaces; elsewhere the last one alone."""
-    if processes.is_first() and (sys.stderr.isatty() or done == count):
+    if processes.is_rank_zero() and (sys.stderr.isatty() or done == count):
         text = ", ".join((f"{done} of {count} images", *words))
         print(text, file=sys.stderr, end="\r" if done < count else "\n", flush=True)

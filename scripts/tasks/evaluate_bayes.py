@@ -135,7 +135,7 @@ def main(argv: list[str]) -> None:
         started = time.perf_counter()
         posterior = _classify(flags, classify, part)
         seconds = time.perf_counter() - started
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         return
     card = {
         **model_card(path, flags.model),

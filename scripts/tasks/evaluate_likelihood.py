@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
         started = time.perf_counter()
         parts = _measure(flags, model, method, denoiser, levels, part, numbers)
         seconds = time.perf_counter() - started
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         return
     evaluations = method.evaluations(model.noise_schedule)
     settings = {**asdict(method), "steps": evaluations} if flags.method == "vlb" else asdict(method)

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         started = time.perf_counter()
         t, losses = _measure(flags, model, numbers, {"test": test, "train": train})
         seconds = time.perf_counter() - started
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         return
     results = _results(t, losses, seconds)
     card = {

@@ -132,7 +132,7 @@ def _measure_run(flags: SamplesFlags) -> None:
     else:
         labels = choose_labels(model, flags.labels, count)
     draw = partial(draw_samples, model, sampling, count, labels, flags.seed, flags.batch_size)
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         draw()
         return
     with new_folder(flags.out, path, "evaluation", "samples") as folder:

@@ -94,9 +94,9 @@ class Prepared:
 
         def meet() -> None:
             if broken is None:
-                distributed.meet()
+                distributed.barrier()
             else:
-                broken.merge(distributed.gathered((broken.seen, broken.named)))
+                broken.merge(distributed.gather_objects((broken.seen, broken.named)))
 
         return Trainer(
             self.objective, self.network, self.batches.at, size, self.settings, run, facts, self.device, meet
@@ -160,9 +160,9 @@ def _open_run(folder: Path | None, task: str, flags: AnyFlags, prepared: Prepare
         opened.append(run)
         return run.folder
 
-    place = distributed.once(open_folder)
+    place = distributed.run_on_rank_zero(open_folder)
     if not opened:
-        return Run.accompany(place)
+        return Run.attach(place)
     print(place, flush=True)
     return opened[0]
 
@@ -259,9 +259,9 @@ def one_loads_first() -> Iterator[None]:
     """The first process of each machine loads before the others. All decide alike what is held in memory: each for
     itself would see more of it free than all together may take."""
     if processes.world_size() > 1:
-        share = distributed.once(lambda: free_memory() / 2**31 / processes.local_world_size())
+        share = distributed.run_on_rank_zero(lambda: free_memory() / 2**31 / processes.local_world_size())
         os.environ.setdefault("MEMORY_LIMIT", f"{share:.3f}")
-    with distributed.one_goes_ahead():
+    with distributed.local_rank_zero_first():
         yield
 
 
@@ -270,7 +270,7 @@ def load_data(flags: Any) -> ImageData:
     source: SourceFlags = flags.data
     root = data.data_root(source.data_root)
     dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit)
-    if dataset.broken is not None and not processes.is_first():
+    if dataset.broken is not None and not processes.is_rank_zero():
         dataset.broken.tell_to(lambda line: None)
     return dataset
 

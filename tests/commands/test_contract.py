@@ -175,7 +175,7 @@ class Workshop:
         for _ in range(steps):
             trainer.train_step()
         trainer.check()
-        assert trainer.log.gathered.isfinite().all()
+        assert trainer.log.loss_sums.isfinite().all()
         trainer.average()
         path = trainer.save()
         assert path is not None

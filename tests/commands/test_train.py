@@ -175,7 +175,7 @@ def test_minutes_end_the_run_and_the_learning_rate_with_it(train) -> None:
     row = rows_of(folder)[-1]
     assert 1.0 < float(row["seconds"]) < 4.0
     assert float(row["lr"]) < 1e-4
-    assert "beside it: evaluation" in (folder / "training_log.txt").read_text()
+    assert "; evaluation" in (folder / "training_log.txt").read_text()
 
 
 def test_by_the_wall_clock_all_that_the_process_did_counts(train, monkeypatch: pytest.MonkeyPatch) -> None:

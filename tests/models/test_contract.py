@@ -1,4 +1,4 @@
-"""The small tables against each other, without a network to speak of: whatever can be built is finite throughout."""
+"""All combinations of schedule, prediction, loss, grid and sampler give finite numbers, with a trivial network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORM_NAMES = ["-".join(map(str, form)) for form in FORMS]
 
 
 class Affine(nn.Module):
-    """The least network there is: it answers in [-1, 1] and reads everything."""
+    """Minimal network: uses every input and returns values in [-1, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Affine(nn.Module):
 
 
 def denoiser(schedule: NoiseSchedule, prediction: str) -> NetworkDenoiser | None:
-    """None where the pair is refused, which only eps is, and only without signal at t = 1."""
+    """Build a denoiser. Returns None for eps with a schedule that has no signal at t = 1, which is refused."""
     torch.manual_seed(0)
     built: Prediction = build_prediction(prediction, 0.5)
     try:
@@ -53,7 +53,7 @@ def test_every_loss_and_its_gradient_are_finite(form: tuple[str, int | None, boo
     schedule = build_noise_schedule(*form)
     randomness = StepRandomness(0, 0, COUNT, 0, COUNT, torch.device("cpu"))
     clean, label = torch.linspace(-1, 1, COUNT * 4).reshape(COUNT, *SHAPE), torch.arange(COUNT) % 2
-    distances = cycle(DISTANCES)  # three, so that in turn they meet all of the others
+    distances = cycle(DISTANCES)  # taken in turn, to save time
     for prediction, density, weighting in product(PREDICTIONS, DENSITIES, WEIGHTINGS):
         ready = denoiser(schedule, prediction)
         if ready is None or (density == "discrete" and schedule.steps is None):

@@ -1,4 +1,4 @@
-"""The learning rate over the run, and which weights decay."""
+"""Learning-rate schedules, weight decay, and Muon."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_unknown_schedule() -> None:
         LRSchedule("cos", 1.0)
 
 
-def test_adamw_is_that_of_torch() -> None:
+def test_adamw_equals_torch() -> None:
     torch.manual_seed(0)
     ours, theirs = (nn.Linear(5, 3) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
@@ -99,19 +99,19 @@ def test_a_network_without_matrices_has_an_optimizer_too() -> None:
 
 
 def test_singular_values_come_near_one() -> None:
-    """Of a tall, a wide and a square matrix at once the singular vectors stay and the values are near 1."""
+    """Singular vectors stay and singular values come near 1, for wide, tall and square matrices."""
     for shape in ((4, 20, 7), (4, 7, 20), (4, 12, 12)):
         matrices = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        made = orthogonalise(matrices, Muon.coefficients)
-        values = torch.linalg.svdvals(made)
-        assert made.shape == matrices.shape and values.min() > 0.3 and values.max() < 1.3
+        result = orthogonalise(matrices, Muon.coefficients)
+        values = torch.linalg.svdvals(result)
+        assert result.shape == matrices.shape and values.min() > 0.3 and values.max() < 1.3
         u, _, v = torch.linalg.svd(matrices, full_matrices=False)
-        core = u.mT @ made @ v.mT
+        core = u.mT @ result @ v.mT
         assert (core - torch.diag_embed(core.diagonal(dim1=1, dim2=2))).abs().max() < 1e-12
 
 
-def test_the_steps_on_the_gram_matrix_are_those_of_newton_and_schulz() -> None:
-    """Of matrices of nearly low rank, as gradients are, of which the square keeps the least."""
+def test_steps_on_the_gram_matrix_equal_newton_schulz_steps() -> None:
+    """Use matrices of nearly low rank, like gradients, since their Gram matrices lose the most precision."""
     generator = torch.Generator().manual_seed(0)
     a, b, c = Muon.coefficients
     for rows, columns in ((24, 100), (100, 24), (32, 32)):
@@ -126,12 +126,12 @@ def test_the_steps_on_the_gram_matrix_are_those_of_newton_and_schulz() -> None:
 
 
 class TF32(TorchDispatchMode):
-    """Products as a GPU takes them where they may be in TF32: their factors rounded to ten bits."""
+    """Emulates TF32 matrix products of a GPU: rounds the factors to ten bits if TF32 is allowed."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         products = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
         if func in products and torch.backends.cuda.matmul.allow_tf32:
-            args = [(each.contiguous().view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32) for each in args]
+            args = [(arg.contiguous().view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32) for arg in args]
         return func(*args, **(kwargs or {}))
 
 
@@ -144,15 +144,15 @@ def tf32() -> Iterator[None]:
 
 
 def test_products_of_gram_matrices_are_not_rounded_to_tf32(tf32: None) -> None:
-    """A gradient with singular values that fall like i^-2 came out four times too long."""
+    """With TF32, singular values that fall like i^-2 gave an update four times too long."""
     generator = torch.Generator().manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(32, 288, generator=generator), full_matrices=False)
     matrices = (u * torch.arange(1, 33) ** -2.0 @ v)[None]
     square = matrices @ matrices.mT
     with TF32():
         assert not torch.equal(matrices @ matrices.mT, square)
-        made = orthogonalise(matrices, Muon.coefficients)
-    assert torch.linalg.svdvals(made).max() < 1.3
+        result = orthogonalise(matrices, Muon.coefficients)
+    assert torch.linalg.svdvals(result).max() < 1.3
     assert torch.backends.cuda.matmul.allow_tf32
 
 
@@ -164,12 +164,12 @@ def test_hidden_layers_alone_are_matrices() -> None:
     optimizer = build_optimizer(network, 1e-3, 0.1, (0.9, 0.99), "muon")
     by_kind = {group["matrices"]: group["params"] for group in optimizer.param_groups}
     assert [id(p) for p in by_kind[True]] == [id(network[1].weight), id(network[3].weight)]
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(map(id, network.parameters()))
+    optimized = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(optimized) == sorted(map(id, network.parameters()))
 
 
 def test_a_step_of_muon() -> None:
-    """Against the formula, written out: momentum, Nesterov, orthogonalisation by the SVD's measure, decay."""
+    """Compare with the written-out formula: momentum, Nesterov, orthogonalisation, weight decay."""
     layer = nn.Linear(16, 24, bias=False).double()
     optimizer = build_optimizer(layer, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99), name="muon")
     generator, momentum = torch.Generator().manual_seed(0), torch.zeros(24, 16, dtype=torch.float64)
@@ -181,50 +181,50 @@ def test_a_step_of_muon() -> None:
         optimizer.step()
         scaled = gradient / (1.0 if scale is None else scale)
         momentum = 0.95 * momentum + 0.05 * scaled
-        ahead = 0.05 * scaled + 0.95 * momentum
-        expected = orthogonalise(ahead[None], Muon.coefficients)[0] * 0.2 * math.sqrt(24)
+        direction = 0.05 * scaled + 0.95 * momentum
+        expected = orthogonalise(direction[None], Muon.coefficients)[0] * 0.2 * math.sqrt(24)
         assert torch.allclose(layer.weight, before * (1 - 0.1 * 0.5) - 0.1 * expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_gradient_that_is_not_finite_moves_nothing(name: str) -> None:
-    """Neither the weights nor what the optimizer remembers, after a step that was good."""
+    """Weights and optimizer state stay as they were after the last good step."""
     network = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
     optimizer = build_optimizer(network, 0.1, 0.1, (0.9, 0.99), name)
     network(torch.randn(2, 16, 5, 5)).square().sum().backward()
     optimizer.step()
     before = [p.detach().clone() for p in network.parameters()]
-    memories = copy.deepcopy([optimizer.state[p] for p in network.parameters()])
+    states = copy.deepcopy([optimizer.state[p] for p in network.parameters()])
     for p in network.parameters():
         p.grad = torch.full_like(p, math.nan)
     cast(Any, optimizer).found_inf = torch.ones(())
     optimizer.step()
     assert all(torch.equal(p, was) for p, was in zip(network.parameters(), before, strict=True))
-    for p, memory in zip(network.parameters(), memories, strict=True):
-        assert all(torch.equal(optimizer.state[p][key], memory[key]) for key in memory)
+    for p, state in zip(network.parameters(), states, strict=True):
+        assert all(torch.equal(optimizer.state[p][key], state[key]) for key in state)
 
 
-def test_matrices_are_frozen_without_asking_the_device() -> None:
-    """`lost` stays a tensor, as it does on GPUs: 0 is as if it were not given, 1 moves nothing."""
+def test_matrices_are_frozen_without_synchronizing_the_device() -> None:
+    """found_inf stays a tensor, as on GPUs: 0 acts like None, 1 changes nothing."""
     layers = [nn.Linear(16, 24) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
     first, second = (cast(Muon, build_optimizer(layer, 0.1, 0.5, (0.9, 0.99), "muon")) for layer in layers)
 
-    def step(layer: nn.Linear, optimizer: Muon, gradient: Tensor, lost: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(layer: nn.Linear, optimizer: Muon, gradient: Tensor, found_inf: Tensor | None) -> tuple[Tensor, Tensor]:
         layer.weight.grad = gradient.clone()
-        optimizer.step_matrices(optimizer.param_groups[-1], lost)
+        optimizer.step_matrices(optimizer.param_groups[-1], found_inf)
         return layer.weight.detach().clone(), optimizer.state[layer.weight]["momentum"].clone()
 
     gradient = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
-    plain, asked = step(layers[0], first, gradient, None), step(layers[1], second, gradient, torch.zeros(()))
-    assert all(torch.equal(one, other) for one, other in zip(plain, asked, strict=True))
+    plain, finite = step(layers[0], first, gradient, None), step(layers[1], second, gradient, torch.zeros(()))
+    assert all(torch.equal(one, other) for one, other in zip(plain, finite, strict=True))
     frozen = step(layers[1], second, gradient * math.nan, torch.ones(()))
-    assert all(torch.equal(one, other) for one, other in zip(frozen, asked, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(frozen, finite, strict=True))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_state_comes_back(name: str) -> None:
-    """Two steps, or one, its state stored and loaded, and another."""
+def test_state_is_restored(name: str) -> None:
+    """Two steps give the same weights if the state is stored and loaded between them."""
 
     def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
         network(torch.randn(2, 16, 5, 5, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
@@ -241,4 +241,4 @@ def test_state_comes_back(name: str) -> None:
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(whole, optimizer, 1)
     step(resumed, again, 1)
-    assert all(torch.equal(mine, other) for mine, other in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""Random numbers depend on the seed, the step and the image, and on nothing else."""
+"""Random numbers depend on the seed, the step and the image only."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def test_different_parts_give_different_seeds(first: tuple[int | str, ...], seco
     assert (derive_seed(*first) == derive_seed(*second)) == (first == second)
 
 
-def test_seeds_that_a_careless_mixing_confuses() -> None:
-    alike = [(5,), (5, 0), (0, 5), (2**32 + 5, 7), (5, 1, 7), ("5",), (-5,)]
-    assert len({derive_seed(*parts) for parts in alike}) == len(alike)
+def test_similar_parts_give_different_seeds() -> None:
+    similar = [(5,), (5, 0), (0, 5), (2**32 + 5, 7), (5, 1, 7), ("5",), (-5,)]
+    assert len({derive_seed(*parts) for parts in similar}) == len(similar)
 
 
 def test_seeds_are_the_same_in_every_process() -> None:
-    """Another number would mean that no run made so far can be repeated."""
+    """If this number changes, no earlier run can be repeated."""
     assert derive_seed(0, 7, "noise") == 3_517_190_806_397_771_315
 
 
 @pytest.mark.parametrize("bounds", [(0, 12), (0, 5), (5, 12), (11, 12)])
-def test_parts_of_a_batch_are_slices_of_the_whole(bounds: tuple[int, int]) -> None:
-    """So that accumulation and several processes change nothing."""
+def test_parts_of_a_batch_are_slices_of_the_global_batch(bounds: tuple[int, int]) -> None:
+    """Gradient accumulation and the world size change nothing."""
     whole, part = step_randomness(), step_randomness(start=bounds[0], stop=bounds[1])
     assert part.uniform("times").equal(whole.uniform("times"))
     assert part.part(part.uniform("labels")).equal(whole.uniform("labels")[slice(*bounds)])
@@ -75,7 +75,7 @@ def test_dropout_is_a_function_of_step_and_part() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), calls=st.integers(1, 3))
-def test_batching_changes_no_images_noise(sizes: list[int], calls: int) -> None:
+def test_the_batch_size_does_not_change_the_noise_of_an_image(sizes: list[int], calls: int) -> None:
     count = sum(sizes)
     draw = image_draw(7, range(count), CPU)
     together = [draw((count, 1, 2, 3)) for _ in range(calls)]
@@ -96,8 +96,8 @@ def test_image_noise_is_standard_normal() -> None:
     assert correlation.abs().max() < 0.2
 
 
-def test_more_than_two_to_the_32_images_can_be_told_apart() -> None:
-    """torch's CPU generator reads 32 bits of its seed: seeds that agree in those must still differ here."""
+def test_seeds_that_agree_in_32_bits_give_different_noise() -> None:
+    """torch's CPU generator uses 32 bits of its seed; the generators of images must use all 63."""
     first, second = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5 + 2**32)
     assert torch.randn(4, generator=first).equal(torch.randn(4, generator=second))
     low_bits: dict[int, int] = {}
@@ -109,4 +109,4 @@ def test_more_than_two_to_the_32_images_can_be_told_apart() -> None:
             assert not noise[0].equal(noise[1])
             return
         low_bits[seed] = index
-    raise AssertionError("no two of 300,000 seeds agree in 32 bits, which is all but impossible")
+    raise AssertionError("no two of 300,000 seeds agree in 32 bits, which is very unlikely")

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused in one line, never executed, and no more of them than asked for."""
+"""Checkpoints: complete or refused in one line, never executed, and no more of them than requested."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def test_round_trip(saved: Path) -> None:
-    found, facts = checkpoints.load_checkpoint(saved)
+    loaded, facts = checkpoints.load_checkpoint(saved)
     assert saved.name == "step_00000012.safetensors"
-    assert found.keys() == tensors().keys()
+    assert loaded.keys() == tensors().keys()
     for key, value in tensors().items():
-        assert found[key].dtype == value.dtype
-        assert found[key].equal(value)
+        assert loaded[key].dtype == value.dtype
+        assert loaded[key].equal(value)
     assert facts["step"] == 12
     assert {key: facts[key] for key in FACTS} == FACTS
     assert names(saved.parent) == ["last", "step_00000012.safetensors", "step_00000012.yaml"]
 
 
 def test_numbers_come_back_exactly(folder: Path) -> None:
-    """Resuming bit for bit needs every digit of the times and losses, too."""
+    """Resuming bit for bit needs every digit of times and losses."""
     folder.parent.mkdir()
     values = [1e-5, 0.1 + 0.2, 1 / 3, 1e22, 5e-324, float("inf"), -0.0, 123456789.123456789]
     path = checkpoints.save_checkpoint(folder, 0, {}, {"values": values}, keep=0)
@@ -75,10 +75,10 @@ def test_numbers_come_back_exactly(folder: Path) -> None:
 def test_views_and_strides_are_stored_by_value(folder: Path) -> None:
     folder.parent.mkdir()
     base = torch.arange(12.0).reshape(3, 4)
-    kept = {"transposed": base.T, "row": base[1], "scalar": base[0, 0], "grad": base.clone().requires_grad_()}
-    found, _ = checkpoints.load_checkpoint(checkpoints.save_checkpoint(folder, 1, kept, {}, keep=0))
-    for key, value in kept.items():
-        assert found[key].equal(value.detach())
+    views = {"transposed": base.T, "row": base[1], "scalar": base[0, 0], "grad": base.clone().requires_grad_()}
+    loaded, _ = checkpoints.load_checkpoint(checkpoints.save_checkpoint(folder, 1, views, {}, keep=0))
+    for key, value in views.items():
+        assert loaded[key].equal(value.detach())
 
 
 def test_a_run_knows_its_last_and_best(saved: Path) -> None:
@@ -108,7 +108,7 @@ def test_only_the_last_few_and_the_best_are_kept(folder: Path) -> None:
     assert len(checkpoints.list_checkpoints(folder)) == 2
 
 
-def test_keep_nought_keeps_all(folder: Path) -> None:
+def test_keep_0_keeps_all(folder: Path) -> None:
     folder.parent.mkdir()
     for step in range(5):
         checkpoints.save_checkpoint(folder, step, {}, FACTS, keep=0)
@@ -122,7 +122,7 @@ def test_keys_with_and_without_prefix() -> None:
     assert checkpoints.under("net", both) == {}
 
 
-# -- files that are not what they seem --------------------------------------------------------------------------------
+# -- damaged and foreign files ----------------------------------------------------------------------------------------
 
 
 def test_missing(saved: Path) -> None:
@@ -151,12 +151,12 @@ def test_one_bit_flipped(saved: Path) -> None:
 
 def test_weights_without_their_facts(saved: Path) -> None:
     saved.with_suffix(".yaml").unlink()
-    with pytest.raises(UserError, match=r"no checkpoint of this repository: expected a .safetensors with its .yaml"):
+    with pytest.raises(UserError, match=r"no checkpoint of this repository: expected a .safetensors file with a .yaml"):
         checkpoints.load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "just words", "a: [unclosed", "\x00", "format: 99\n", "step: 1\n"])
-def test_facts_that_are_none(saved: Path, text: str) -> None:
+def test_facts_that_are_no_mapping_of_this_format(saved: Path, text: str) -> None:
     saved.with_suffix(".yaml").write_text(text)
     with pytest.raises(UserError) as error:
         checkpoints.load_checkpoint(saved)
@@ -171,7 +171,7 @@ def test_facts_that_are_not_text(saved: Path) -> None:
 
 
 def test_a_foreign_file_with_facts_of_its_own_hash(saved: Path) -> None:
-    """Neither pickle nor anything else is read for being called safetensors."""
+    """A pickle file named .safetensors is not read."""
     content = pickle.dumps({"weight": [1.0]})
     saved.write_bytes(content)
     facts = yaml.safe_load(saved.with_suffix(".yaml").read_text())
@@ -228,7 +228,7 @@ def test_a_pointer_of_rubbish(saved: Path) -> None:
 # -- crashes --------------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_whole_checkpoint_is_taken(saved: Path) -> None:
+def test_the_newest_complete_checkpoint_is_loaded(saved: Path) -> None:
     run = saved.parent.parent
     newer = checkpoints.save_checkpoint(saved.parent, 20, tensors(1), FACTS, keep=0)
     assert checkpoints.load_newest(run)[1]["step"] == 20
@@ -246,7 +246,7 @@ def test_a_run_without_checkpoints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".yaml"])
-def test_a_full_disk_leaves_what_stood_before(saved: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+def test_a_full_disk_leaves_earlier_checkpoints(saved: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     before = names(saved.parent)
     replace = os.replace
 
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_what_stood_before(saved: Path, monkeypatch: pytest.M
     assert set(names(saved.parent)) - set(before) <= {"step_00000020.safetensors"}
 
 
-def test_what_a_killed_writer_left_is_swept_away(saved: Path) -> None:
+def test_temporary_files_of_a_killed_writer_are_deleted(saved: Path) -> None:
     half = saved.parent / ".step_00000013.safetensors.4242.tmp"
     half.write_bytes(b"half")
     orphan = saved.parent / "step_00000013.safetensors"
@@ -274,7 +274,7 @@ def test_what_a_killed_writer_left_is_swept_away(saved: Path) -> None:
     assert checkpoints.load_checkpoint(orphan)[1]["step"] == 13
 
 
-def test_a_run_that_fell_back_keeps_what_it_writes_and_drops_what_it_has_yet_to_redo(folder: Path) -> None:
+def test_a_run_resumed_from_an_earlier_checkpoint_deletes_the_later_ones(folder: Path) -> None:
     folder.parent.mkdir()
     for step in (80, 90, 100):
         checkpoints.save_checkpoint(folder, step, tensors(step), FACTS, keep=0)

@@ -1,4 +1,4 @@
-"""The moving average: closed form, warm-up, and raw weights left alone."""
+"""Moving average of weights: closed form, warm-up, and unchanged raw weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from torch import nn
 from models.training.ema import EMA
 
 
-def network(value: float = 0.0) -> nn.Linear:
-    made = nn.Linear(2, 1)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.fill_(value)
-    return made
+def network(value: float) -> nn.Linear:
+    linear = nn.Linear(2, 1)
+    set_to(linear, value)
+    return linear
 
 
 def averaged(average: EMA) -> torch.Tensor:
@@ -29,7 +27,7 @@ def set_to(target: nn.Module, value: float) -> None:
 
 @pytest.mark.parametrize("steps", [50, 400])
 def test_half_life_is_a_share_of_the_run(steps: int) -> None:
-    """After a jump and a half-life later, half of the way is made, however many steps that took."""
+    """One half-life after a jump of the weights, the average has moved half the way, for any number of steps."""
     raw = network(0.0)
     average = EMA(raw, half_life=0.2)
     average.updates = 10_000
@@ -40,7 +38,7 @@ def test_half_life_is_a_share_of_the_run(steps: int) -> None:
 
 
 def test_closed_form_with_warm_up() -> None:
-    """After n updates with decays d_i the average is the sum of w_i (1 - d_i) prod of later d's."""
+    """Compare with the recursion average = decay * average + (1 - decay) * weight."""
     raw = network(3.0)
     average = EMA(raw, half_life=0.1)
     expected, generator = 3.0, torch.Generator().manual_seed(0)
@@ -55,7 +53,7 @@ def test_closed_form_with_warm_up() -> None:
 
 
 def test_warm_up_forgets_the_initial_weights() -> None:
-    """In a short run too: a plain decay of 0.9999 would leave 99 % of them after a hundred steps."""
+    """After 100 steps of a constant decay of 0.9999, 99 % of the initial weights would remain."""
     raw = network(0.0)
     average = EMA(raw, half_life=10.0)
     set_to(raw, 1.0)
@@ -66,7 +64,7 @@ def test_warm_up_forgets_the_initial_weights() -> None:
 
 
 def test_unequal_steps_count_by_their_share() -> None:
-    """A budget in minutes has steps of different length."""
+    """With a budget in minutes, steps are different shares of the run."""
     halves, whole = EMA(network(0.0), 0.1), EMA(network(0.0), 0.1)
     for average in (halves, whole):
         average.updates = 10_000
@@ -85,7 +83,7 @@ def test_half_life_zero_is_no_averaging() -> None:
         assert averaged(average).equal(raw.weight)
 
 
-def test_raw_weights_are_left_alone_and_buffers_follow() -> None:
+def test_raw_weights_are_unchanged_and_buffers_are_copied() -> None:
     raw = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
     raw.train()
     before = {key: value.clone() for key, value in raw.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Signals are remembered once, and a second one has its old effect."""
+"""The first signal is recorded; the previous handlers act on a second one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from models import distributed
+from models import processes
 from models.training.interrupts import SIGNALS, Interrupted, Interrupts
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
 def _default_handlers() -> Iterator[None]:
-    """Whatever runs the tests may have set, and whatever a test leaves behind."""
+    """Use default handlers in each test, and restore those of the test runner."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -30,15 +30,15 @@ def _default_handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_remembered_and_the_old_handlers_return(number: signal.Signals) -> None:
-    before = {each: signal.getsignal(each) for each in SIGNALS}
+def test_a_signal_is_recorded_and_the_previous_handlers_return(number: signal.Signals) -> None:
+    before = {n: signal.getsignal(n) for n in SIGNALS}
     with Interrupts() as interrupts:
         assert interrupts.signal is None
-        assert all(signal.getsignal(each) != before[each] for each in SIGNALS)
+        assert all(signal.getsignal(n) != before[n] for n in SIGNALS)
         os.kill(os.getpid(), number)
         assert interrupts.signal == number
-        assert {each: signal.getsignal(each) for each in SIGNALS} == before
-    assert {each: signal.getsignal(each) for each in SIGNALS} == before
+        assert {n: signal.getsignal(n) for n in SIGNALS} == before
+    assert {n: signal.getsignal(n) for n in SIGNALS} == before
 
 
 def test_the_second_ctrl_c_stops_at_once() -> None:
@@ -49,13 +49,13 @@ def test_the_second_ctrl_c_stops_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_of_several_processes_none_heeds_a_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+def test_several_ranks_ignore_a_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     with Interrupts() as interrupts:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
         assert interrupts.signal == signal.SIGTERM
-    os.kill(os.getpid(), signal.SIGTERM)  # what is left is to say how it ended
+    os.kill(os.getpid(), signal.SIGTERM)  # ignored until the process ends
     with Interrupts():
         pass
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
@@ -71,8 +71,8 @@ def test_handlers_return_without_a_signal_and_after_a_failure() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_nohup_is_respected() -> None:
-    """A run under nohup goes on when its terminal closes, and still obeys INT and TERM."""
+def test_an_ignored_sighup_stays_ignored() -> None:
+    """A run under nohup ignores SIGHUP and still stops on SIGINT and SIGTERM."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with Interrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -94,7 +94,7 @@ def test_exit_codes(number: int, code: int, name: str) -> None:
 
 LOOP = """
 import signal, sys, time
-from models.interrupts import Interrupts
+from models.training.interrupts import Interrupts
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 with Interrupts() as interrupts:

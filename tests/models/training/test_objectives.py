@@ -1,4 +1,4 @@
-"""The denoising objective: a frozen grid that compares times and not images, and ten bins."""
+"""The evaluation of the denoising objective: its grid is frozen, and every time bin sees all kinds of images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.training.denoising_objective import DenoisingObjective
 
 
 class Zero(nn.Module):
-    """A network that always answers zero."""
+    """Network that always returns zero."""
 
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         return torch.zeros_like(noisy)
@@ -38,7 +38,7 @@ def test_times_do_not_follow_the_order_of_the_images(objective: DenoisingObjecti
 
 
 def test_the_grid_is_frozen_and_its_loss_is_the_formula(objective: DenoisingObjective) -> None:
-    """A network that answers zero leaves the mean square of noise - clean."""
+    """The loss of a network that returns zero is the mean square of noise - clean."""
     first, second = objective.evaluate(Zero()), objective.evaluate(Zero())
     assert first == second and first.test == first.train
     clean = objective.spec.space.encode(objective.test_images)
