@@ -110,7 +110,7 @@ def _draw_slice(codec: Codec, means: Tensor, path: Path, title: str) -> None:
     flat = means.flatten(1)
     centre, units = flat.mean(0), flat.shape[1]
     if units > 2:
-        axes = torch.from_numpy(principal_axes((flat - centre).numpy())[0]).float()
+        axes = torch.from_numpy(principal_axes(flat.numpy())[0]).float()
         words = "the plane of the two widest directions through their mean, in deviations"
     else:
         axes = torch.eye(units)

@@ -18,23 +18,38 @@ from torch import Tensor
 
 from models.drawing import plots
 from models.errors import UserError
-from models.evaluation.classifier import Classifier, Read
+from models.evaluation.classifier import Classifier
 from models.evaluation.distances import Gaussian, gaussian
-from models.evaluation.features import Extractor
+from models.evaluation.features import Extractor, FeaturesAndLogits
+from models.evaluation.image_sets import Samples
 from models.evaluation.images import Images
-from models.evaluation.measures import Settings, frechet, undetermined
+from models.evaluation.measure_names import (
+    MEANINGS,
+    for_json,
+    format_measurement,
+    format_value,
+    is_share,
+    kind_of,
+)
+from models.evaluation.measures import MeasureSettings, covariance_warnings, measure_frechet
 from models.evaluation.noise_loss import noise_losses
-from models.evaluation.statistics import Measurement, mean, refuse_infinite, resampled_counts, share
+from models.evaluation.protocol import Protocol
+from models.evaluation.statistics import (
+    Measurement,
+    mean_measurement,
+    refuse_infinite,
+    resampled_counts,
+    share_measurement,
+)
 from models.generation import Sampling
 from models.model import WEIGHTS, Model
 from models.runs.files import write_text
 from scripts.cli.arguments import check_positive, parse_flags
 from scripts.cli.flags import ModelFlags, SamplerFlags, SourceFlags
 from scripts.cli.terminal import tell
-from scripts.tasks.extractors import KEPT_FEATURES, find_extractors
-from scripts.tasks.measuring import MEANINGS, Protocol, for_json, format_measurement, format_value, kind_of
+from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
 from scripts.tasks.protocol import load_data_of_run, model_card, stored_facts
-from scripts.tasks.samples import Samples, draw_samples, labels_as_real
+from scripts.tasks.samples import draw_samples, labels_as_real
 from scripts.tasks.sampling import find_every_checkpoint, load_model, name_of, new_folder, open_sampling, resolve_model
 
 DESCRIPTION = "Measure every saved checkpoint of a run, raw and EMA weights. Prints the folder of what it wrote."
@@ -123,8 +138,8 @@ class _Task:
         labels = labels_as_real(loaded, dataset, count)
         experiments, device = Path(flags.model.experiments_dir), torch.device(flags.model.device)
         extractors = find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
-        settings = Settings(draws=flags.draws)
-        protocol = Protocol(dataset, extractors, settings, experiments / KEPT_FEATURES)
+        settings = MeasureSettings(draws=flags.draws)
+        protocol = Protocol(real_images(dataset), extractors, settings, experiments / FEATURES_CACHE)
         return cls(flags, protocol, sampling, count, labels, weak)
 
     @cached_property
@@ -135,16 +150,16 @@ class _Task:
     @cached_property
     def train(self) -> dict[str, Gaussian]:
         """The moments of all training images, by extractor."""
-        return {each.name: gaussian(self.protocol.read_train(each).features) for each in self.protocol.extractors}
+        return {each.name: gaussian(self.protocol.train_features(each).features) for each in self.protocol.extractors}
 
     def measure(self, paths: Sequence[Path]) -> Iterator[Measured]:
         """In the order of the steps, raw weights first."""
-        per_step = stored_facts(paths[-1])["config"]["batch_size"] / len(self.protocol.dataset.train)
+        per_step = stored_facts(paths[-1])["config"]["batch_size"] / len(self.protocol.real.train)
         for path in paths:
             for weights in reversed(WEIGHTS):
                 loaded = load_model(path, replace(self.flags.model, weights=weights))
                 samples = self._draw(loaded)
-                found = self._compare(lambda extractor, of=samples: extractor.read(of.images), samples.labels)
+                found = self._compare(lambda extractor, of=samples: extractor.extract(of.images), samples.labels)
                 figures = {NOISE_LOSS: self._noise_loss(loaded), **found}
                 told = ", ".join(f"{name} {format_value(name, each.value)}" for name, each in figures.items())
                 tell(f"step {loaded.step}, {weights} weights: {told}")
@@ -153,20 +168,20 @@ class _Task:
     @cached_property
     def warnings(self) -> list[str]:
         """Of what its figures do not tell."""
-        return [w for name, each in self.train.items() for w in undetermined(self.count, len(each.mean), name)]
+        return [w for name, each in self.train.items() for w in covariance_warnings(self.count, len(each.mean), name)]
 
     def floors(self) -> dict[str, Measurement]:
         """What real test images get in the place of generated ones."""
 
-        def read(extractor: Extractor) -> Read:
-            whole = self.protocol.read_test(extractor)
-            return Read(whole.features[self.rows], whole.logits[self.rows])
+        def read(extractor: Extractor) -> FeaturesAndLogits:
+            whole = self.protocol.test_features(extractor)
+            return FeaturesAndLogits(whole.features[self.rows], whole.logits[self.rows])
 
-        labels = None if self.labels is None else self.protocol.dataset.test.labels[self.rows]
+        labels = None if self.labels is None else self.protocol.real.test.labels[self.rows]
         return self._compare(read, labels)
 
     def _noise_loss(self, loaded: Model) -> Measurement:
-        flags, test, device = self.flags, self.protocol.dataset.test, torch.device(self.flags.model.device)
+        flags, test, device = self.flags, self.protocol.real.test, torch.device(self.flags.model.device)
         losses = []
         for rows in self.rows.split(flags.batch_size):
             clean = loaded.space.encode(test.images[rows].to(device))
@@ -175,7 +190,7 @@ class _Task:
             losses.append(noise_losses(loaded.denoiser, images, label)[1].mean(1))
             refuse_infinite(losses[-1])
         settings = self.protocol.settings
-        return mean(torch.cat(losses), resampled_counts(len(self.rows), settings.draws, settings.seed))
+        return mean_measurement(torch.cat(losses), resampled_counts(len(self.rows), settings.draws, settings.seed))
 
     def _draw(self, loaded: Model) -> Samples:
         flags, device = self.flags, torch.device(self.flags.model.device)
@@ -183,14 +198,14 @@ class _Task:
             loaded, self.sampling, self.count, self.labels, flags.seed, device, flags.batch_size, self.weak
         )
 
-    def _compare(self, read: Callable[[Extractor], Read], labels: Tensor | None) -> dict[str, Measurement]:
+    def _compare(self, read: Callable[[Extractor], FeaturesAndLogits], labels: Tensor | None) -> dict[str, Measurement]:
         """Of images that are read so; labels: what was asked for."""
         found = {}
         for extractor in self.protocol.extractors:
             seen, name = read(extractor), extractor.name
-            found[f"fd_{name}"] = frechet(seen.features, self.train[name], self.protocol.settings)
+            found[f"fd_{name}"] = measure_frechet(seen.features, self.train[name], self.protocol.settings)
             if labels is not None and isinstance(extractor, Classifier):
-                found[f"recognised_{name}"] = share(seen.labels == labels)
+                found[f"recognised_{name}"] = share_measurement(seen.predictions == labels)
         return found
 
 
@@ -278,7 +293,7 @@ class _Report:
         lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
         count = len(self.task.rows)
         meaning = {"floor": f"{count} real test images in the place of the {self.task.count} generated ones"}
-        meaning |= {kind: MEANINGS[kind][1] for kind in map(kind_of, names)}
+        meaning |= {kind: MEANINGS[kind].text for kind in map(kind_of, names)}
         words = [f"{word:<12}{text}" for word, text in meaning.items()]
         warnings = [f"warning: {each}" for each in self.task.warnings]
         return "\n".join([self.title, "", *(line.rstrip() for line in lines), "", *words, *warnings])
@@ -289,5 +304,5 @@ class _Report:
             kind = kind_of(name)
             heading = HEADINGS[kind] + name.removeprefix(kind).replace("_", ", ", 1)
             floor = self.floors[name].value if name in self.floors else None
-            panels.append(plots.Panel(name, heading, floor, percent=MEANINGS[kind][0] == "%"))
+            panels.append(plots.Panel(name, heading, floor, percent=is_share(name)))
         plots.checkpoint_curves(self._rows(), panels, path, self.title)

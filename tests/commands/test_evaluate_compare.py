@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-
 from scripts.tasks.measuring import is_share
+
 from tests.commands.tasks import TINY, Ended, run_here, tiny_classifier
 
 COUNT = 40

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripts.tasks.measuring import Evaluation, Protocol
 from torch import Tensor
 
 from data import ImageData
 from models.evaluation.classifier import Classifier, LabelledImages, Schooling, fit_classifier, frozen
 from models.evaluation.measures import Settings
 from models.variants import DATA_SETS
-from scripts.tasks.measuring import Evaluation, Protocol
 from scripts.tasks.samples import Samples
 
 

@@ -1,0 +1,29 @@
+"""Tables as plain text, for the terminal and for files alike."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+WIDTH = 100
+
+
+def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = ()) -> str:
+    """Return rows of cells as a table of at most 100 columns. Long cells are wrapped.
+
+    right: indices of columns that are aligned to the right.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [tuple(row) for row in rows]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=bool(headings))
+    for index in range(len(headings or rows[0])):
+        heading = headings[index] if headings else ""
+        table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    buffer = io.StringIO()
+    Console(file=buffer, width=WIDTH, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
