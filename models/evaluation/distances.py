@@ -33,7 +33,9 @@ def gaussian(features: Tensor, counts: Tensor | None = None) -> Gaussian:
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
-    """Return the squared 2-Wasserstein distance of two Gaussians (Dowson & Landau 1982 eq. 4, Heusel et al. 2017 eq. 6).
+    """Return the squared 2-Wasserstein distance of two Gaussians.
+
+    Sources: Dowson & Landau 1982, eq. 4; Heusel et al. 2017, eq. 6.
 
     tr (S1 S2)^(1/2) is computed as the sum of the singular values of F1 F2', where S = F'F. This takes no root of a
     small eigenvalue, which would turn its rounding error of 1e-16 into 1e-8.

@@ -39,8 +39,9 @@ class Evaluation:
     """Measurements of one set of samples.
 
     measurements, floors: by name of the measure. without_ratio: names of the distances that must not be divided by
-    their floor, because either is biased or undetermined. confusion: (classes, classes) counts in the first classifier.
-    pixels: memorisation in pixels. remoteness: (N,) distance of each sample to the training images in the first network.
+    their floor, because the covariance is singular or the floor has fewer images. confusion: (classes, classes) counts
+    of the first classifier. pixels: memorisation in pixels. remoteness: (N,) distances of the samples from the training
+    images, in the features of the first network.
     """
 
     protocol: Protocol

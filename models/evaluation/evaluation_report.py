@@ -126,7 +126,7 @@ def _draw_pairs(evaluation: Evaluation, path: Path) -> None:
 def _classes_in_turn(labels: Tensor | None, values: Tensor, order_in_turn: Tensor) -> Tensor:
     """Return the row order in which each turn takes one image of every class.
 
-    Within a class, images of smaller `values` (N,) come first. Within a turn, images are sorted by `order_in_turn` (N,).
+    Within a class, images with smaller `values` (N,) come first. Within a turn, images are sorted by `order_in_turn`.
     """
     labels = torch.zeros(len(values)) if labels is None else labels
     turns = torch.empty(len(values), dtype=torch.int64)

@@ -33,7 +33,7 @@ def fit_map(method: str, features: np.ndarray, seed: int, neighbours: int) -> Ma
 def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the two directions of largest variance of features (N, D), and the share of variance along each, (2,).
 
-    The directions are float64 (2, D). The largest entry of each is positive. Fewer than two are returned if N or D is 1.
+    The directions are float64 (2, D); the largest entry of each is positive. There is only one if N or D is 1.
     """
     from sklearn.decomposition import PCA
 

@@ -60,7 +60,7 @@ class Reference:
 
     @classmethod
     def of(cls, train: Tensor, count: int, seed: int) -> Reference:
-        """Build the reference from features (N, D) of the training split. count: images compared in pairs, at most N."""
+        """Build the reference from features (N, D) of the training split. count: number of images for pairs."""
         rows = random_rows(len(train), min(count, MAX_PAIRED), seed, "reference")
         return cls(gaussian(train), train[rows].double())
 
@@ -127,8 +127,8 @@ def measure_frechet(features: Tensor, reference: Gaussian, settings: MeasureSett
 def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Measurement | None:
     """Return the squared Frechet distance of `count` real images, drawn from features (N, D).
 
-    The value is the mean over random sets; the interval contains 95 % of such sets. Returns None if N < 2 count, because
-    the sets would overlap too much.
+    The value is the mean over random sets; the interval contains 95 % of such sets. Returns None if N is less than twice
+    the count, because the sets would overlap too much.
     """
     if 2 * count > len(features):
         return None

@@ -22,9 +22,7 @@ def confusion_counts(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
 
 def histogram_distance(predictions: Tensor, labels: Tensor, classes: int) -> float:
     """Return the total variation distance between the class shares of two sets: 0 if equal, 1 if disjoint."""
-    one, other = (
-        torch.bincount(numbers, minlength=classes).double() / len(numbers) for numbers in (predictions, labels)
-    )
+    one, other = (torch.bincount(part, minlength=classes).double() / len(part) for part in (predictions, labels))
     return (one - other).abs().sum().item() / 2
 
 

@@ -77,7 +77,7 @@ def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
 def bootstrap_measurement(value: float, resampled: Tensor) -> Measurement:
     """Return the value with its normal bootstrap interval (Efron & Tibshirani 1993, ch. 12).
 
-    The interval is centred at the value. The mean of the resampled values is biased: a resample holds some images twice,
+    The interval is centred at the value, because the resampled values are biased: a resample holds some images twice,
     which changes every distance between sets.
     """
     half = Z * resampled.std().item()
@@ -99,6 +99,5 @@ def mean_interval(values: Tensor) -> tuple[float, float]:
 def refuse_infinite(values: Tensor) -> None:
     """Raise UserError if a value computed from the denoiser's output is not finite."""
     if not values.isfinite().all():
-        raise UserError(
-            "the denoiser returns numbers that are not finite", "use other weights", "use `precision float32`"
-        )
+        message = "the denoiser returns numbers that are not finite"
+        raise UserError(message, "use other `weights`", "use `precision float32`")

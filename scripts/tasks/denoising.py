@@ -119,9 +119,8 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
         test = build_sample_test(flags, dataset, data_sha256)
         objective = replace(objective, sample_test=test)
         report.append(f"{test.count} samples are measured in {test.extractor.name}")
-        report += [
-            f"warning: {each}" for each in covariance_warnings(test.count, len(test.train.mean), test.extractor.name)
-        ]
+        warnings = covariance_warnings(test.count, len(test.train.mean), test.extractor.name)
+        report += [f"warning: {warning}" for warning in warnings]
     optimizer = flags.optimizer
     return Prepared(
         objective=objective,

@@ -215,7 +215,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object, **__: object) -> None:
         raise AssertionError("worked before the mistake was found")
 
-    monkeypatch.setattr(Classifier, "read", work)
+    monkeypatch.setattr(Classifier, "extract", work)
     monkeypatch.setattr("scripts.tasks.samples.generate", work)
     monkeypatch.setattr("models.evaluation.classifier.fit_classifier", work)
 
