@@ -46,8 +46,8 @@ def fidelity(pairs: Iterable[tuple[Tensor, Tensor]]) -> Fidelity:
 def ssim(images: Tensor, others: Tensor) -> Tensor:
     """Return the structural similarity (N,) of float images (N, C, H, W) in [-1, 1]; 1 if they are equal.
 
-    It follows Wang et al. 2004, eq. 13, averaged over positions and channels. The Gaussian window is 11x11 with deviation
-    1.5 and lies inside the image. In a smaller image, the window has the largest odd size that fits.
+    It follows Wang et al. 2004, eq. 13, averaged over positions and channels. The Gaussian window is 11x11 with
+    deviation 1.5 and lies inside the image. In a smaller image, the window has the largest odd size that fits.
     """
     # torchmetrics pads images by mirroring, which is not the paper's definition, and refuses images of 5x5 and less.
     size = min(WINDOW, *(side - 1 + side % 2 for side in images.shape[2:]))

@@ -127,8 +127,8 @@ def measure_frechet(features: Tensor, reference: Gaussian, settings: MeasureSett
 def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Measurement | None:
     """Return the squared Frechet distance of `count` real images, drawn from features (N, D).
 
-    The value is the mean over random sets; the interval contains 95 % of such sets. Returns None if N is less than twice
-    the count, because the sets would overlap too much.
+    The value is the mean over random sets; the interval contains 95 % of such sets. Returns None if N is less than
+    twice the count, because the sets would overlap too much.
     """
     if 2 * count > len(features):
         return None

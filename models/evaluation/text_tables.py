@@ -9,9 +9,9 @@ WIDTH = 100
 
 
 def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = ()) -> str:
-    """Return rows of cells as a table of at most 100 columns. Long cells are wrapped.
+    """Return rows of cells as a table at most 100 characters wide. Long cells are wrapped, except in the first column.
 
-    right: indices of columns that are aligned to the right.
+    right: indices of the columns that are aligned to the right.
     """
     from rich.console import Console
     from rich.table import Table
@@ -21,7 +21,7 @@ def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), righ
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=bool(headings))
     for index in range(len(headings or rows[0])):
         heading = headings[index] if headings else ""
-        table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
+        table.add_column(heading, justify="right" if index in right else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*map(Text, row))
     buffer = io.StringIO()
