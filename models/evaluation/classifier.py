@@ -1,8 +1,8 @@
 """Small classifiers of a data set. They recognise the class of a generated image, and their features are compared.
 
 Classifiers of digits, MNIST and Fashion-MNIST are in models/pretrained. A classifier of other data is trained and
-cached when it is first needed. It is identified by the hash of its weights and the hash of its training data. Its accuracy on
-test images is reported beside every result that it gives.
+cached when it is first needed. It is identified by the hash of its weights and the hash of its training data. Its
+accuracy on test images is reported beside every result that it gives.
 """
 
 from __future__ import annotations

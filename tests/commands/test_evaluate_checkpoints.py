@@ -116,9 +116,8 @@ def test_the_report_carries_its_protocol_and_the_floor(usual: Path, quick_classi
     card = report["protocol"]
     assert (card["images"], card["dataset"], card["extractors"]) == (60, "digits", [name])
     assert report["samples"]["nfe"] == 4 and "uint8" in report["samples"]["quantisation"]
-    assert report["warnings"] == [
-        f"60 images for 128 features of {name}: their covariance is singular; measure more images"
-    ]
+    (warning,) = report["warnings"]
+    assert warning.startswith(f"60 images for 128 features of {name}: their covariance is singular")
     assert f"warning: {report['warnings'][0]}" in (usual / "table.txt").read_text()
     assert report["samples"]["sampling"] == "ddim, 4 steps" and "checkpoint_sha256" not in report["samples"]
     assert set(report["floor"]) == {f"fd_{name}", f"recognised_{name}"}

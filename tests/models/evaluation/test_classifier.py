@@ -149,7 +149,7 @@ def test_augmented_images_are_shifted_and_mirrored() -> None:
 
 
 def test_diversity() -> None:
-    """Orthogonal unit vectors have a distance of sqrt(2). Longer vectors are not more diverse; single ones are left out."""
+    """Orthogonal unit vectors have a distance of sqrt(2). The length of vectors and single vectors have no effect."""
     features = torch.tensor([[1.0, 0.0], [0.0, 9.0], [1.0, 1.0], [2.0, 2.0], [5.0, 0.0]])
     labels = torch.tensor([0, 0, 1, 1, 2])
     assert diversity(features, labels) == pytest.approx(2**0.5 / 2)

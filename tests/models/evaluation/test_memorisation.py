@@ -42,7 +42,7 @@ def test_training_images_among_samples_are_detected_and_named(alter) -> None:
 
 
 def test_new_images_are_as_new_as_test_images() -> None:
-    """About 1 % are near copies, and the share nearest to training images is the share of these among all real images."""
+    """About 1 % are near copies. As many are nearest to training images as these are among real images."""
     comparisons = [
         memorisation(pictures(400, 3 * seed), pictures(count, 3 * seed + 1), pictures(400, 3 * seed + 2))
         for seed, count in enumerate([400] * 6 + [1500] * 4)

@@ -13,7 +13,7 @@ from models.spaces import ImageRows
 
 
 class Mean:
-    """A network whose features are the mean and deviation of an image, and whose class is whether the image is bright."""
+    """A network whose features are mean and deviation of an image. The class says whether the mean is above 128."""
 
     name = "mean"
 
