@@ -65,21 +65,16 @@ def evaluation_table(evaluation: Evaluation) -> str:
     """Return the measures with their floors, the warnings, and the meanings of the measures."""
     count = len(evaluation.samples.images)
     floor_count = min(count, len(evaluation.protocol.real.test))
-    rows = [
-        (
-            name,
-            format_measurement(name, measurement),
-            format_measurement(name, evaluation.floors.get(name)),
-            _ratio(evaluation, name),
-        )
-        for name, measurement in evaluation.measurements.items()
-    ]
+    rows = []
+    for name, measurement in evaluation.measurements.items():
+        values = (format_measurement(name, number) for number in (measurement, evaluation.floors.get(name)))
+        rows.append((name, *values, _ratio(evaluation, name)))
     headings = ("", f"{count} images", f"floor: {floor_count} test images", "ratio")
     parts = [evaluation.samples.title, text_table(rows, headings)]
     if evaluation.warnings:
         parts.append("\n".join(f"warning: {warning}" for warning in evaluation.warnings))
     kinds = dict.fromkeys(map(kind_of, evaluation.measurements))
-    parts.append(text_table((kind, MEANINGS[kind].text) for kind in kinds))
+    parts.append(text_table((kind, MEANINGS[kind]) for kind in kinds))
     return "\n\n".join(parts)
 
 

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from models.evaluation.statistics import Measurement
 
-
-class Meaning(NamedTuple):
-    """Description of a measure. share: whether its values are shares, written in percent."""
-
-    text: str
-    share: bool = False
-
-
 # A measure's name is one of these words, or begins with one and ends with the feature network or "pixels".
 MEANINGS = {
-    "noise_loss": Meaning("mean squared error of the estimated noise on real test images, ten times each"),
-    "recognised": Meaning("images that the classifier recognises as the class asked for", True),
-    "cas": Meaning(
-        "real test images recognised by a classifier trained on these images (classification accuracy score)", True
-    ),
-    "class_shares": Meaning("total variation distance between the recognised classes and the training labels", True),
-    "fd_shares": Meaning("fd of training images whose class shares are those asked for"),
-    "fd": Meaning("squared Frechet distance to the features of all training images; decreases with n"),
-    "fd_limit": Meaning("fd extrapolated to infinitely many images, by a line in 1 / n"),
-    "kd": Meaning("unbiased squared kernel distance (cubic kernel); about 0 for real images"),
-    "is": Meaning("exp of the information that an image's class carries (formula of the Inception Score)"),
-    "precision": Meaning("images in a ball around a training image: fidelity", True),
-    "recall": Meaning("training images in a ball around one of the images: diversity", True),
-    "density": Meaning("balls around training images that contain an image, over k; about 1 for real images"),
-    "coverage": Meaning("training images whose ball contains one of the images", True),
-    "one_nn": Meaning("accuracy of 1-nearest-neighbour, images against training images; 50 % for real images", True),
-    "nearest_train": Meaning("mean distance to the nearest training image, root mean square over dimensions"),
-    "near_copies": Meaning("images nearer to a training image than 99 % of the test images are", True),
-    "nearer_to_train": Meaning(
-        "images whose nearest real image is a training image; floor: share of training images among all", True
-    ),
-    "grey_mean": Meaning("mean grey level, 0..255"),
-    "grey_deviation": Meaning("standard deviation of the grey levels"),
+    "noise_loss": "mean squared error of the estimated noise on real test images, ten times each",
+    "recognised": "images that the classifier recognises as the class asked for",
+    "cas": "real test images recognised by a classifier trained on these images (classification accuracy score)",
+    "class_shares": "total variation distance between the recognised classes and the training labels",
+    "fd_shares": "fd of training images whose class shares are those asked for",
+    "fd": "squared Frechet distance to the features of all training images; decreases with n",
+    "fd_limit": "fd extrapolated to infinitely many images, by a line in 1 / n",
+    "kd": "unbiased squared kernel distance (cubic kernel); about 0 for real images",
+    "is": "exp of the information that an image's class carries (formula of the Inception Score)",
+    "precision": "images in a ball around a training image: fidelity",
+    "recall": "training images in a ball around one of the images: diversity",
+    "density": "balls around training images that contain an image, over k; about 1 for real images",
+    "coverage": "training images whose ball contains one of the images",
+    "one_nn": "accuracy of 1-nearest-neighbour, images against training images; 50 % for real images",
+    "nearest_train": "mean distance to the nearest training image, root mean square over dimensions",
+    "near_copies": "images nearer to a training image than 99 % of the test images are",
+    "nearer_to_train": "images whose nearest real image is a training image; floor: share of training images among all",
+    "grey_mean": "mean grey level, 0..255",
+    "grey_deviation": "standard deviation of the grey levels",
 }
+# Measures whose values are shares, written in percent.
+SHARES = {"recognised", "cas", "class_shares", "precision", "recall", "coverage", "one_nn"}
+SHARES |= {"near_copies", "nearer_to_train"}
 
 
 def kind_of(name: str) -> str:
@@ -49,7 +39,7 @@ def kind_of(name: str) -> str:
 
 
 def is_share(name: str) -> bool:
-    return MEANINGS[kind_of(name)].share
+    return kind_of(name) in SHARES
 
 
 def for_json(measurement: Measurement | None) -> dict[str, float | None] | None:

@@ -23,14 +23,7 @@ from models.evaluation.distances import Gaussian, gaussian
 from models.evaluation.features import Extractor, FeaturesAndLogits
 from models.evaluation.image_sets import Samples
 from models.evaluation.images import Images
-from models.evaluation.measure_names import (
-    MEANINGS,
-    for_json,
-    format_measurement,
-    format_value,
-    is_share,
-    kind_of,
-)
+from models.evaluation.measure_names import MEANINGS, for_json, format_measurement, format_value, is_share, kind_of
 from models.evaluation.measures import MeasureSettings, covariance_warnings, measure_frechet
 from models.evaluation.noise_loss import noise_losses
 from models.evaluation.protocol import Protocol
@@ -293,7 +286,7 @@ class _Report:
         lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
         count = len(self.task.rows)
         meaning = {"floor": f"{count} real test images in the place of the {self.task.count} generated ones"}
-        meaning |= {kind: MEANINGS[kind].text for kind in map(kind_of, names)}
+        meaning |= {kind: MEANINGS[kind] for kind in map(kind_of, names)}
         words = [f"{word:<12}{text}" for word, text in meaning.items()]
         warnings = [f"warning: {each}" for each in self.task.warnings]
         return "\n".join([self.title, "", *(line.rstrip() for line in lines), "", *words, *warnings])

@@ -80,11 +80,11 @@ def test_identical_sets_are_no_distance_apart(count: int, width: int) -> None:
 @pytest.mark.parametrize(("one", "other", "width"), [(150, 90, 24), (400, 300, 2)])
 def test_frechet_distance_equals_that_of_the_libraries(one: int, other: int, width: int) -> None:
     features, reference = rectified(one, width, 0) + 0.1 * draws(one, width, seed=5), rectified(other, width, 1)
-    found = distance(features, reference)
+    result = distance(features, reference)
     mine, theirs = (fid_features_to_statistics(part) for part in (features, reference))
-    assert found == pytest.approx(fid_statistics_to_metric(mine, theirs, False)[KEY_METRIC_FID], rel=1e-6)
+    assert result == pytest.approx(fid_statistics_to_metric(mine, theirs, False)[KEY_METRIC_FID], rel=1e-6)
     moments = [moment for part in (features, reference) for moment in (part.mean(0), part.T.cov())]
-    assert found == pytest.approx(_compute_fid(*moments).item(), rel=1e-6)
+    assert result == pytest.approx(_compute_fid(*moments).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [60, 9])
@@ -121,10 +121,10 @@ def test_the_limit_is_nearer_to_the_truth_than_the_distance_itself() -> None:
 
 def test_kernel_distance_equals_that_of_the_libraries() -> None:
     one, other = rectified(90, 24, 0), 1.2 * rectified(90, 24, 1)
-    found, _ = kernel_distance(one, other)
+    result, _ = kernel_distance(one, other)
     settings = {"kid_subsets": 1, "kid_subset_size": 90, "verbose": False}
-    assert found == pytest.approx(kid_features_to_metric(one, other, **settings)[KEY_METRIC_KID_MEAN], rel=1e-6)
-    assert found == pytest.approx(poly_mmd(other, one).item(), rel=1e-6)
+    assert result == pytest.approx(kid_features_to_metric(one, other, **settings)[KEY_METRIC_KID_MEAN], rel=1e-6)
+    assert result == pytest.approx(poly_mmd(other, one).item(), rel=1e-6)
 
 
 def kernel_by_pairs(one: list[int], features: Tensor, reference: Tensor) -> float:
@@ -143,8 +143,8 @@ def kernel_by_pairs(one: list[int], features: Tensor, reference: Tensor) -> floa
 def test_kernel_distances_of_resamples_leave_out_pairs_of_an_image_with_itself() -> None:
     features, reference = rectified(14, 6, 0), rectified(11, 6, 1)
     counts = resampled_counts(14, 3, 1)
-    found, resampled = kernel_distance(features, reference, counts)
-    assert found == pytest.approx(kernel_by_pairs(list(range(14)), features, reference), rel=1e-10)
+    result, resampled = kernel_distance(features, reference, counts)
+    assert result == pytest.approx(kernel_by_pairs(list(range(14)), features, reference), rel=1e-10)
     for value, row in zip(resampled.tolist(), counts, strict=True):
         rows = torch.arange(14).repeat_interleave(row.long()).tolist()
         assert value == pytest.approx(kernel_by_pairs(rows, features, reference), rel=1e-10)
@@ -152,9 +152,9 @@ def test_kernel_distances_of_resamples_leave_out_pairs_of_an_image_with_itself()
 
 def test_kernel_distance_is_unbiased() -> None:
     """For two sets of one distribution, it is 0 on average for any number of images."""
-    found = torch.tensor([kernel_distance(draws(8, 5, seed=s), draws(12, 5, seed=1000 + s))[0] for s in range(1000)])
-    error = found.std() / len(found) ** 0.5
-    assert found.mean().abs() < 3 * error < 0.1
+    result = torch.tensor([kernel_distance(draws(8, 5, seed=s), draws(12, 5, seed=1000 + s))[0] for s in range(1000)])
+    error = result.std() / len(result) ** 0.5
+    assert result.mean().abs() < 3 * error < 0.1
 
 
 @pytest.mark.parametrize("chunk", [1, 7])
@@ -172,8 +172,8 @@ def test_chunks_change_no_distance(chunk: int, monkeypatch: pytest.MonkeyPatch) 
 
 def test_inception_score_equals_that_of_torch_fidelity() -> None:
     logits = 3 * draws(80, 10, seed=0)
-    found = inception_score(logits, torch.ones(1, 80, dtype=torch.float64)).item()
-    assert found == pytest.approx(isc_features_to_metric(logits, splits=1)[KEY_METRIC_ISC_MEAN], rel=1e-10)
+    result = inception_score(logits, torch.ones(1, 80, dtype=torch.float64)).item()
+    assert result == pytest.approx(isc_features_to_metric(logits, splits=1)[KEY_METRIC_ISC_MEAN], rel=1e-10)
     counts = resampled_counts(80, 3, 0)
     repeated = [logits.repeat_interleave(row.long(), dim=0) for row in counts]
     expected = [isc_features_to_metric(part, splits=1)[KEY_METRIC_ISC_MEAN] for part in repeated]

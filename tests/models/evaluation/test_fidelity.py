@@ -25,17 +25,17 @@ def waves(phase: float, channels: int, height: int, width: int) -> torch.Tensor:
 def test_errors_of_a_known_difference() -> None:
     """A difference of ten grey levels is 20/255 on [-1, 1]."""
     images = torch.randint(0, 240, (7, 3, 9, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = fidelity([(images[:4], images[:4] + 10), (images[4:], images[4:] + 10)])
-    assert found.images == 7
-    assert found.mse == pytest.approx((20 / 255) ** 2) and found.l1 == pytest.approx(20 / 255)
-    assert found.psnr == pytest.approx(20 * math.log10(255 / 10))
-    assert 0 < found.ssim < 1
+    result = fidelity([(images[:4], images[:4] + 10), (images[4:], images[4:] + 10)])
+    assert result.images == 7
+    assert result.mse == pytest.approx((20 / 255) ** 2) and result.l1 == pytest.approx(20 / 255)
+    assert result.psnr == pytest.approx(20 * math.log10(255 / 10))
+    assert 0 < result.ssim < 1
 
 
 def test_equal_images() -> None:
     images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    found = fidelity([(images, images)])
-    assert (found.mse, found.l1, found.psnr) == (0, 0, math.inf) and found.ssim == pytest.approx(1)
+    result = fidelity([(images, images)])
+    assert (result.mse, result.l1, result.psnr) == (0, 0, math.inf) and result.ssim == pytest.approx(1)
 
 
 def test_flat_images_have_the_ssim_of_their_means() -> None:

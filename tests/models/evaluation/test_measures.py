@@ -49,16 +49,16 @@ def values(rows: Rows) -> dict[str, float]:
 
 
 def test_images_of_the_same_distribution() -> None:
-    found = rows_of(modes(COUNT, 0), modes(COUNT, 1))
-    value = values(found)
+    rows = rows_of(modes(COUNT, 0), modes(COUNT, 1))
+    value = values(rows)
     assert value["precision"] > 0.85 and value["recall"] > 0.85
     assert value["density"] == pytest.approx(1, abs=0.12)
     assert value["coverage"] == pytest.approx(expected_coverage(COUNT, COUNT, 5), abs=0.03)
     assert value["one_nn"] == pytest.approx(1 - expected_mixing(COUNT, COUNT), abs=0.06)
-    assert found["kd_x"].low < 0 < found["kd_x"].high
+    assert rows["kd_x"].low < 0 < rows["kd_x"].high
     assert value["is"] == pytest.approx(2, abs=1e-3)
     assert 0 < value["fd"] < 0.6
-    assert all(row.low <= row.value <= row.high for row in found.values())
+    assert all(row.low <= row.value <= row.high for row in rows.values())
 
 
 def test_identical_images() -> None:
@@ -84,17 +84,17 @@ def test_a_collapsed_mode_shows_in_recall_and_coverage_while_precision_stays() -
 
 def test_shifted_images() -> None:
     train, moved = modes(COUNT, 1), modes(COUNT, 0) + 12
-    found = rows_of(moved, train)
-    value = values(found)
+    rows = rows_of(moved, train)
+    value = values(rows)
     assert value["fd"] == pytest.approx(WIDTH * 12**2, rel=0.03)
-    assert found["fd_x"].low < WIDTH * 12**2 < found["fd_x"].high
+    assert rows["fd_x"].low < WIDTH * 12**2 < rows["fd_x"].high
     assert value["precision"] == value["recall"] == value["density"] == value["coverage"] == 0
-    assert value["one_nn"] == 1 and found["kd_x"].low > 0
+    assert value["one_nn"] == 1 and rows["kd_x"].low > 0
 
 
 def test_the_limit_is_measured_with_extrapolate() -> None:
-    found = rows_of(modes(COUNT, 0, (0,)), modes(COUNT, 1, (0,)), MeasureSettings(draws=10, extrapolate=True))
-    assert abs(found["fd_limit_x"].value) < found["fd_x"].value
+    rows = rows_of(modes(COUNT, 0, (0,)), modes(COUNT, 1, (0,)), MeasureSettings(draws=10, extrapolate=True))
+    assert abs(rows["fd_limit_x"].value) < rows["fd_x"].value
     assert "fd_limit_x" not in rows_of(modes(20, 0), modes(20, 1))
 
 
@@ -113,9 +113,9 @@ def test_pairs_of_sorted_images_are_of_all_modes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("models.evaluation.measures.MAX_PAIRED", 60)
     features, train = modes(COUNT, 0), modes(2 * COUNT, 1)
     in_order = torch.cat([features[::2], features[1::2]])
-    found, mixed = (values(rows_of(part, train)) for part in (in_order, features))
+    sorted_rows, mixed = (values(rows_of(part, train)) for part in (in_order, features))
     for name in ("recall", "coverage"):
-        assert found[name] == pytest.approx(mixed[name], abs=0.15) and found[name] > 0.7
+        assert sorted_rows[name] == pytest.approx(mixed[name], abs=0.15) and sorted_rows[name] > 0.7
 
 
 def test_the_floor_spreads_as_fresh_sets_do() -> None:
@@ -165,9 +165,9 @@ def test_neither_chunks_nor_threads_change_a_number(monkeypatch: pytest.MonkeyPa
 
 def test_grey_levels() -> None:
     half = torch.cat([torch.zeros(50, 1, 4, 4), torch.full((50, 1, 4, 4), 200)]).to(torch.uint8)
-    found = grey_measures(half, MeasureSettings(draws=400))
-    assert found["grey_mean"].value == 100 and found["grey_deviation"].value == pytest.approx(100)
-    width = found["grey_mean"].high - found["grey_mean"].low
+    rows = grey_measures(half, MeasureSettings(draws=400))
+    assert rows["grey_mean"].value == 100 and rows["grey_deviation"].value == pytest.approx(100)
+    width = rows["grey_mean"].high - rows["grey_mean"].low
     assert width == pytest.approx(2 * 1.96 * 100 / 10, rel=0.15)  # Resamples draw images, not pixels.
     constant = grey_measures(torch.full((9, 3, 2, 2), 7, dtype=torch.uint8), MeasureSettings(draws=10))
     assert tuple(constant["grey_deviation"])[:3] == (0, 0, 0) and constant["grey_mean"].value == 7

@@ -29,16 +29,16 @@ def altered(images: Tensor) -> Tensor:
 def test_training_images_among_samples_are_detected_and_named(alter) -> None:
     train, test, fresh = pictures(300, 0), pictures(300, 1), pictures(100, 2)
     chosen = torch.randperm(300, generator=torch.Generator().manual_seed(3))[:100]
-    found = memorisation(torch.cat([alter(train[chosen]), fresh]), train, test)
-    assert found.nearest[:100].tolist() == chosen.tolist()
-    assert found.near_copy[:100].all() and found.near_copy[100:].double().mean() < 0.05
-    assert found.nearer_to_train[:100].min() == 1
-    assert found.nearer_to_train.double().mean().item() == pytest.approx(0.75, abs=0.06)
+    result = memorisation(torch.cat([alter(train[chosen]), fresh]), train, test)
+    assert result.nearest[:100].tolist() == chosen.tolist()
+    assert result.near_copy[:100].all() and result.near_copy[100:].double().mean() < 0.05
+    assert result.nearer_to_train[:100].min() == 1
+    assert result.nearer_to_train.double().mean().item() == pytest.approx(0.75, abs=0.06)
     if alter is altered:
-        assert found.distances[:100].max() <= 1
+        assert result.distances[:100].max() <= 1
     else:
-        assert (found.distances[:100] == 0).all()
-    assert found.distances[100:].min() > 1
+        assert (result.distances[:100] == 0).all()
+    assert result.distances[100:].min() > 1
 
 
 def test_new_images_are_as_new_as_test_images() -> None:
@@ -59,11 +59,12 @@ def test_distances_are_the_root_mean_square_over_pixels() -> None:
     train = torch.zeros(2, 36, dtype=torch.uint8)
     train[1] = 200
     sample = torch.full((1, 36), 3, dtype=torch.uint8)
-    found = memorisation(sample, train, torch.full((2, 36), 7, dtype=torch.uint8))
-    assert found.distances.tolist() == [3] and found.test_distances.tolist() == [7, 7] and found.nearest.tolist() == [0]
+    result = memorisation(sample, train, torch.full((2, 36), 7, dtype=torch.uint8))
+    assert result.distances.tolist() == [3] and result.nearest.tolist() == [0]
+    assert result.test_distances.tolist() == [7, 7]
 
 
 def test_the_nearest_of_all_real_images_decides() -> None:
     train, test = torch.tensor([[0.0, 0.0]]), torch.tensor([[4.0, 0.0], [9.0, 0.0]])
-    found = memorisation(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), train, test)
-    assert found.nearer_to_train.tolist() == [True, False] and found.expected == 1 / 3
+    result = memorisation(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), train, test)
+    assert result.nearer_to_train.tolist() == [True, False] and result.expected == 1 / 3

@@ -48,9 +48,9 @@ def test_coverage_and_density_of_like_sets(one: int, other: int, k: int) -> None
 
 def test_a_missing_mode_shows_in_recall_and_coverage_alone() -> None:
     real = torch.cat([cloud(200, 0), cloud(200, 1, shift=20)])
-    found = shares(real, cloud(400, 2), 5)
-    assert found["coverage"] < 0.55 and found["recall"] < 0.55
-    assert found["density"] > 0.9 and found["precision"] > 0.85
+    result = shares(real, cloud(400, 2), 5)
+    assert result["coverage"] < 0.55 and result["recall"] < 0.55
+    assert result["density"] > 0.9 and result["precision"] > 0.85
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_grey_levels_are_compared_exactly() -> None:
     columns[17] = rows[3]
     columns[18] = rows[4]
     columns[18, 5] = (int(rows[4, 5]) + 1) % 256
-    found = nearest(rows, columns)
+    result = nearest(rows, columns)
     differences = rows.long()[:, None] - columns.long()[None]
-    assert found.squares.tolist() == differences.square().sum(2).min(1).values.tolist()
-    assert found.columns[[3, 4]].tolist() == [17, 18] and found.squares[3] == 0
+    assert result.squares.tolist() == differences.square().sum(2).min(1).values.tolist()
+    assert result.columns[[3, 4]].tolist() == [17, 18] and result.squares[3] == 0

@@ -41,7 +41,8 @@ def test_the_share_recognised_is_of_the_labels_asked_for(images: Tensor) -> None
     test = SampleTest(Mean(), gaussian(Mean().extract(images).features), 50)
     right = Mean().extract(images).predictions.tolist()
     wrong = [1 - label if row < 10 else label for row, label in enumerate(right)]
-    found = test.measure(images, wrong)
-    assert tuple(found) == test.names(True) and test.names(False) == ("sample_distance",)
-    assert found["sample_recognised"] == pytest.approx(0.8)
-    assert "recognised 80.0%" in test.describe(found) and "recognised" not in test.describe(test.measure(images, None))
+    measured = test.measure(images, wrong)
+    assert tuple(measured) == test.names(True) and test.names(False) == ("sample_distance",)
+    assert measured["sample_recognised"] == pytest.approx(0.8)
+    assert "recognised 80.0%" in test.describe(measured)
+    assert "recognised" not in test.describe(test.measure(images, None))

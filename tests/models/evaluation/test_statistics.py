@@ -73,10 +73,10 @@ def half_width(measurement: Measurement) -> float:
 
 def test_the_bootstrap_interval_of_a_mean_is_the_analytic_one() -> None:
     values = torch.rand(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
-    found = mean_measurement(values, resampled_counts(400, 2000, 0))
-    assert found.value == pytest.approx(values.mean().item(), rel=1e-12)
-    assert (found.low + found.high) / 2 == pytest.approx(found.value, rel=1e-12)
-    assert half_width(found) == pytest.approx(1.96 * values.std().item() / 400**0.5, rel=0.05)
+    measured = mean_measurement(values, resampled_counts(400, 2000, 0))
+    assert measured.value == pytest.approx(values.mean().item(), rel=1e-12)
+    assert (measured.low + measured.high) / 2 == pytest.approx(measured.value, rel=1e-12)
+    assert half_width(measured) == pytest.approx(1.96 * values.std().item() / 400**0.5, rel=0.05)
 
 
 def test_resamples_have_as_many_images_and_are_fixed_by_the_seed() -> None:
@@ -97,8 +97,8 @@ def test_the_interval_of_a_distance_is_as_wide_as_the_spread_of_independent_samp
     ]
     true = torch.tensor([frechet_distance(gaussian(features), reference) for features in sets]).std().item()
     counts = resampled_counts(150, 60, 0)
-    found = [bootstrap_measurement(0, frechet_resampled(features, reference, counts)) for features in sets[:5]]
-    deviation = sum(map(half_width, found)) / 5 / 1.96
+    measured = [bootstrap_measurement(0, frechet_resampled(features, reference, counts)) for features in sets[:5]]
+    deviation = sum(map(half_width, measured)) / 5 / 1.96
     assert true / 1.5 < deviation < true * 1.5
 
 
