@@ -167,7 +167,7 @@ def test_other_runs_and_flags(measure, quick_classifier: Path) -> None:
         (("--num_images", "1"), ("--num_images 1",)),
         (("--draws", "3"), ("--draws 3",)),
         (("--batch_size", "0"), ("--batch_size 0",)),
-        (("--extractors", "convnext"), ("--extractors convnext", "convnet")),
+        (("--extractors", "convnext"), ("extractors convnext", "convnet")),
         (("--steps", "0"), ("--steps",)),
         (("--drawz", "3"), ("--drawz", "did you mean --draws")),
         (("--run", "none"), ("no run 'none'",)),
