@@ -19,11 +19,11 @@ def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), righ
 
     rows = [tuple(row) for row in rows]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=bool(headings))
-    for index in range(len(headings or rows[0])):
-        heading = headings[index] if headings else ""
-        table.add_column(heading, justify="right" if index in right else "left", no_wrap=index == 0)
+    for index, heading in enumerate(headings or [""] * len(rows[0])):
+        justify = "right" if index in right else "left"
+        table.add_column(Text(heading), justify=justify, no_wrap=index == 0)  # Text, because str would be markup.
     for row in rows:
         table.add_row(*map(Text, row))
     buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None, legacy_windows=False).print(table)
+    Console(file=buffer, width=WIDTH, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
