@@ -37,7 +37,8 @@ def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     from sklearn.decomposition import PCA
 
-    fitted = PCA(min(2, *features.shape), svd_solver="full").fit(features.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # Without any variance, the shares are NaN.
+        fitted = PCA(min(2, *features.shape), svd_solver="full").fit(features.astype(np.float64))
     axes = fitted.components_
     signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
     return axes * signs[:, None], fitted.explained_variance_ratio_
