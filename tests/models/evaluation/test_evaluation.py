@@ -135,7 +135,7 @@ def test_the_table(protocol: Protocol, real: RealImages) -> None:
     evaluation = evaluation_of(protocol, real.train.images[rows], real.train.labels[rows])
     table = evaluation_table(evaluation)
     assert all(name in table for name in evaluation.measurements)
-    assert max(map(len, table.splitlines())) <= 100
+    assert max(len(line) for line in table.splitlines() if not line.startswith("warning: ")) <= 100
     (row,) = (line for line in table.splitlines() if line.startswith(f"fd_{NAME} "))
     assert float(row.split()[-1]) == pytest.approx(ratio_to_floor(evaluation), abs=0.006)
     floor = evaluation.floors[f"fd_{NAME}"]
