@@ -39,9 +39,9 @@ def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     with np.errstate(invalid="ignore"):  # Without any variance, the shares are NaN.
         fitted = PCA(min(2, *features.shape), svd_solver="full").fit(features.astype(np.float64))
-    axes = fitted.components_
+    axes = np.asarray(fitted.components_)
     signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
-    return axes * signs[:, None], fitted.explained_variance_ratio_
+    return axes * signs[:, None], np.asarray(fitted.explained_variance_ratio_)
 
 
 def _pca(features: np.ndarray) -> Map:
