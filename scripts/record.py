@@ -28,7 +28,7 @@ from torch import nn
 from data import ImageData
 from models import devices
 from models.errors import UserError
-from models.evaluation.classifier import Schooling, kept_path, pretrained
+from models.evaluation.classifier import ClassifierSettings, cached_path, pretrained_path
 from models.evaluation.feature_networks import NETWORKS
 from models.runs.environment import git_commit
 from models.runs.files import write_text
@@ -42,7 +42,7 @@ from scripts.cli.recipes import RECIPES
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_spec, fit_space, settings_to_measure
 from scripts.tasks.evaluate_compare import REPORT
-from scripts.tasks.extractors import KEPT_CLASSIFIERS
+from scripts.tasks.extractors import CLASSIFIERS_CACHE
 from scripts.tasks.sampling import make_folder, open_sampling
 from scripts.tasks.training import fingerprint, load_data
 
@@ -207,10 +207,10 @@ def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
     """Both feature networks must be there: one that is trained for the occasion is no measure for others."""
     if not dataset.class_names:
         raise UserError(f"--dataset {dataset.name}: it has no classes, and a record asks whether images show theirs")
-    kept, sha256 = Path(flags.experiments_dir) / KEPT_CLASSIFIERS, fingerprint(dataset)
+    kept, sha256 = Path(flags.experiments_dir) / CLASSIFIERS_CACHE, fingerprint(dataset)
     for name in NETWORKS:
-        mine = kept_path(kept, Schooling(name, flips=dataset.flips), sha256)
-        if pretrained(name, sha256) is None and not mine.is_file():
+        mine = cached_path(kept, ClassifierSettings(name, flips=dataset.flips), sha256)
+        if pretrained_path(name, sha256) is None and not mine.is_file():
             words = f"--dataset {dataset.name} --network {name}"
             raise UserError(f"no {name} knows {dataset.name}: make train_classifier ARGS='{words}' trains one")
 

@@ -98,7 +98,7 @@ def _reader(shown: Shown, features: str, dataset: ImageData):
     """uint8 images -> features (N, D) on the CPU."""
     if features == "classifier":
         classifier = shown.classifier(dataset)
-        return lambda images: classifier.read(images).features
+        return lambda images: classifier.extract(images).features
     if features == "pixels":
         return lambda images: images.cpu().flatten(1).float() / 255
     space, size = shown.model.space, shown.show.batch_size
@@ -170,7 +170,7 @@ def _draw(
         return
     film = []
     for t, frame in zip(made.frame_times[1:], made.estimates, strict=True):
-        moved = Cloud(chart.place(read(frame).numpy()), asked[: len(frame)])
+        moved = Cloud(chart.transform(read(frame).numpy()), asked[: len(frame)])
         film.append(source_map.frame(moved, f"{title}: clean estimates at t = {t:.2f}"))
     shown.animate(film, folder)
 

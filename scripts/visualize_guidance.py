@@ -92,13 +92,13 @@ def _sample(shown: Shown, scale: float, labels: list[int], flags: GuidanceFlags)
 def _real_diversity(classifier: Classifier, images: ImageRows, labels: Tensor, rows: tuple[int, ...]) -> float:
     """Of test images of the same classes."""
     chosen = torch.cat([(labels == label).nonzero()[:REAL_PER_CLASS, 0] for label in rows])
-    return diversity(classifier.read(images[chosen]).features, labels[chosen])
+    return diversity(classifier.extract(images[chosen]).features, labels[chosen])
 
 
 def _measure(classifier: Classifier, scale: float, column: Generated, real: float) -> dict[str, float]:
-    read = classifier.read(column.images)
+    output = classifier.extract(column.images)
     assert column.labels is not None
-    right, count = int((read.labels == column.labels).sum()), len(column.images)
+    right, count = int((output.predictions == column.labels).sum()), len(column.images)
     low, high = wilson_interval(right, count)
     return {
         "scale": scale,
@@ -107,7 +107,7 @@ def _measure(classifier: Classifier, scale: float, column: Generated, real: floa
         "accuracy": right / count,
         "accuracy_low": low,
         "accuracy_high": high,
-        "diversity": diversity(read.features, column.labels) / real,
+        "diversity": diversity(output.features, column.labels) / real,
         "classifier_accuracy": classifier.accuracy,
     }
 

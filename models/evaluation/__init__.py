@@ -1,1 +1,1 @@
-"""What a trained model is worth: densities, classification by Bayes' rule, and the statistics beside each figure."""
+"""Evaluation of trained models: measures of samples, classification by Bayes' rule, likelihoods and their intervals."""

@@ -1,7 +1,7 @@
-"""Two small classifiers of different build, in whose features generated images are compared with real ones.
+"""Two small classification networks of different architecture, in whose features images are compared.
 
-Both fold the image once, so that a hundred thousand images are read in float64 within minutes on a CPU. A figure that
-moves with one of them and not with the other says more about the network than about the images.
+Both halve the resolution early, so that a CPU processes a hundred thousand images in float64 within minutes. A measure
+that changes with one network only says more about the network than about the images.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LARGE = 16  # Images with a longer side are halved by the first convolution.
+LARGE = 16  # The first convolution halves images with a longer side.
 
 
 def _first_stride(shape: tuple[int, int, int]) -> int:
@@ -17,9 +17,9 @@ def _first_stride(shape: tuple[int, int, int]) -> int:
 
 
 class ConvNet(nn.Module):
-    """Plain convolutions with batch normalisation (Simonyan & Zisserman 2015), then the mean over all places.
+    """Convolutions with batch normalisation (Simonyan & Zisserman 2015), then the mean over all positions.
 
-    shape: (C, H, W); every side is 4 or more.
+    shape: (C, H, W) of the images, with sides of at least 4.
     """
 
     features = 128
@@ -36,20 +36,20 @@ class ConvNet(nn.Module):
         self.verdict = nn.Linear(self.features, classes)
 
     def forward(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) in [-1, 1] -> features (N, 128) and logits (N, classes)."""
+        """Return features (N, 128) and logits (N, classes) of images (N, C, H, W) in [-1, 1]."""
         features = self.body(scaled).mean((2, 3))
         return features, self.verdict(features)
 
 
-def _layer(entering: int, leaving: int, size: int, stride: int = 1) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(entering, leaving, size, stride, padding=size // 2, bias=False)
-    return convolution, nn.BatchNorm2d(leaving), nn.ReLU()
+def _layer(in_channels: int, out_channels: int, size: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(out_channels), nn.ReLU()
 
 
 class ResNet(nn.Module):
-    """Residual blocks with normalisation before each convolution (He et al. 2016b), then the mean over all places.
+    """Residual blocks with normalisation before each convolution (He et al. 2016b), then the mean over all positions.
 
-    shape: (C, H, W); every side is 4 or more.
+    shape: (C, H, W) of the images, with sides of at least 4.
     """
 
     features = 64
@@ -67,19 +67,19 @@ class ResNet(nn.Module):
         self.verdict = nn.Linear(self.features, classes)
 
     def forward(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) in [-1, 1] -> features (N, 64) and logits (N, classes)."""
+        """Return features (N, 64) and logits (N, classes) of images (N, C, H, W) in [-1, 1]."""
         features = self.body(self.stem(scaled)).mean((2, 3))
         return features, self.verdict(features)
 
 
 class _Residual(nn.Module):
-    def __init__(self, entering: int, leaving: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.norms = nn.ModuleList([nn.BatchNorm2d(entering), nn.BatchNorm2d(leaving)])
-        self.first = nn.Conv2d(entering, leaving, 3, stride, padding=1, bias=False)
-        self.second = nn.Conv2d(leaving, leaving, 3, padding=1, bias=False)
-        same = entering == leaving and stride == 1
-        self.skip = nn.Identity() if same else nn.Conv2d(entering, leaving, 1, stride, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(in_channels), nn.BatchNorm2d(out_channels)])
+        self.first = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        same_shape = in_channels == out_channels and stride == 1
+        self.skip = nn.Identity() if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(F.relu(self.norms[0](x)))

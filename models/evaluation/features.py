@@ -1,45 +1,56 @@
-"""What a feature network makes of a set of images, kept by the content of both so that real images are read once."""
+"""Features of images in a feature network, cached by the content of both so that real images are read once."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
-from models.evaluation.classifier import Read
 from models.runs.files import replacing
 from models.spaces import ImageRows
 
-VERSION = 1  # Of how images are read: what another version kept is not used.
+VERSION = 1  # Version of how features are computed. Cached features of other versions are ignored.
+
+
+class FeaturesAndLogits(NamedTuple):
+    """Output of a feature network: features (N, D) and logits (N, classes), float64 on the CPU."""
+
+    features: Tensor
+    logits: Tensor
+
+    @property
+    def predictions(self) -> Tensor:
+        """The most likely class of each image, (N,)."""
+        return self.logits.argmax(1)
 
 
 class Extractor(Protocol):
-    """A feature network; name: its build and the hash of its weights."""
+    """A feature network. Its name consists of the architecture and the hash of the weights."""
 
     @property
     def name(self) -> str: ...
 
-    def read(self, images: ImageRows) -> Read: ...
+    def extract(self, images: ImageRows) -> FeaturesAndLogits: ...
 
 
-def read_kept(extractor: Extractor, images: ImageRows, images_sha256: str, kept: Path) -> Read:
-    """`extractor.read(images)`, out of the folder `kept` where it was read before. images_sha256: of the images."""
-    word = hashlib.sha256(f"{VERSION} {extractor.name} {images_sha256}".encode()).hexdigest()[:16]
-    path = kept / f"{extractor.name}-{word}.safetensors"
+def cached_features(extractor: Extractor, images: ImageRows, images_sha256: str, cache: Path) -> FeaturesAndLogits:
+    """Return `extractor.extract(images)`, from a file in the folder `cache` if there is one."""
+    key = hashlib.sha256(f"{VERSION} {extractor.name} {images_sha256}".encode()).hexdigest()[:16]
+    path = cache / f"{extractor.name}-{key}.safetensors"
     try:
         tensors = safetensors.torch.load_file(path)
-        found = Read(tensors["features"], tensors["logits"])
-        if len(found.features) == len(images):
-            return found
+        output = FeaturesAndLogits(tensors["features"], tensors["logits"])
+        if len(output.features) == len(images):
+            return output
     except (OSError, SafetensorError, KeyError):
-        pass  # Not there, or cut short: it is made again.
-    found = extractor.read(images)
-    kept.mkdir(parents=True, exist_ok=True)
+        pass  # A missing or truncated file is written anew.
+    output = extractor.extract(images)
+    cache.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_bytes(
-            safetensors.torch.save({key: value.contiguous() for key, value in found._asdict().items()})
-        )
-    return found
+        tensors = {name: tensor.contiguous() for name, tensor in output._asdict().items()}
+        temporary.write_bytes(safetensors.torch.save(tensors))
+    return output

@@ -1,6 +1,6 @@
-"""How near reconstructions are to their images: mean squared and absolute error, PSNR and SSIM.
+"""Fidelity of reconstructions: mean squared and absolute error, PSNR and SSIM.
 
-Images are uint8, as files and pictures show them; errors are taken with pixels scaled to [-1, 1], a data range of 2.
+Images are uint8. Errors are computed on pixels scaled to [-1, 1], which is a data range of 2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WINDOW, WINDOW_DEVIATION = 11, 1.5
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Means over all images. psnr: in dB, of the mean squared error over all of them; infinite without error."""
+    """Means over all images. psnr: in dB, from the mean squared error over all images; infinite if that is 0."""
 
     images: int
     mse: float
@@ -31,23 +31,25 @@ class Fidelity:
 
 
 def fidelity(pairs: Iterable[tuple[Tensor, Tensor]]) -> Fidelity:
-    """Of batches of (images, reconstructions), uint8 (N, C, H, W) each, at least one image in all."""
+    """Measure batches of (images, reconstructions), both uint8 (N, C, H, W), with at least one image in total."""
     count, sums = 0, torch.zeros(3, dtype=torch.float64)
-    for images, others in pairs:
-        a, b = (Pixels.scale(each.cpu()).double() for each in (images, others))
-        error = (a - b).flatten(1)
-        sums += torch.stack([error.square().mean(1).sum(), error.abs().mean(1).sum(), ssim(a, b).sum()])
+    for batch in pairs:
+        images, reconstructions = (Pixels.scale(part.cpu()).double() for part in batch)
+        error = (images - reconstructions).flatten(1)
+        similarity = ssim(images, reconstructions)
+        sums += torch.stack([error.square().mean(1).sum(), error.abs().mean(1).sum(), similarity.sum()])
         count += len(images)
-    mse, l1, similarity = (sums / count).tolist()
-    return Fidelity(count, mse, l1, 10 * math.log10(DATA_RANGE**2 / mse) if mse > 0 else math.inf, similarity)
+    mse, l1, mean_ssim = (sums / count).tolist()
+    return Fidelity(count, mse, l1, 10 * math.log10(DATA_RANGE**2 / mse) if mse > 0 else math.inf, mean_ssim)
 
 
 def ssim(images: Tensor, others: Tensor) -> Tensor:
-    """(N, C, H, W) float in [-1, 1] -> (N,) structural similarity (Wang et al. 2004, eq. 13), 1 for equal images.
+    """Return the structural similarity (N,) of float images (N, C, H, W) in [-1, 1]; 1 if they are equal.
 
-    The window is Gaussian, 11x11 with deviation 1.5, and lies wholly inside the image; a smaller image has the largest
-    odd window that fits. The mean is taken over places and channels.
+    It follows Wang et al. 2004, eq. 13, averaged over positions and channels. The Gaussian window is 11x11 with
+    deviation 1.5 and lies inside the image. In a smaller image, the window has the largest odd size that fits.
     """
+    # torchmetrics pads images by mirroring, which is not the paper's definition, and refuses images of 5x5 and less.
     size = min(WINDOW, *(side - 1 + side % 2 for side in images.shape[2:]))
     offsets = torch.arange(size, dtype=images.dtype, device=images.device) - size // 2
     weights = (-0.5 * (offsets / WINDOW_DEVIATION) ** 2).exp()

@@ -1,4 +1,4 @@
-"""Classification in a latent space by one Gaussian for each class and Bayes' rule; knows latents as rows only."""
+"""Classification of latents by Bayes' rule, with one Gaussian per class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.errors import UserError
 class ClassGaussians:
     """K Gaussians in D dimensions, float64 on the CPU.
 
-    mean: (K, D). factor: (K, D, D) lower triangular, factor @ factor.T is the covariance.
+    mean: (K, D). factor: lower triangular (K, D, D); the covariance is factor @ factor.T.
     """
 
     mean: Tensor
@@ -25,21 +25,23 @@ class ClassGaussians:
     def fit(
         cls, latents: Tensor, labels: Tensor, classes: int, shrinkage: float = 0.1, diagonal: bool = False
     ) -> ClassGaussians:
-        """From latents (N, ...) and labels (N,) of the training split; rows are flattened.
+        """Fit the Gaussians to latents (N, ...), which are flattened, and labels (N,) of the training split.
 
-        shrinkage: share of the covariance of all classes about their means in that of each (Friedman 1989 eq. 9).
-        A thousandth of the mean variance is added to the diagonal, so that dead dimensions do no harm. diagonal: no
-        covariances between dimensions. Raises UserError for a class of fewer than two latents.
+        shrinkage: weight of the pooled within-class covariance in the covariance of each class (Friedman 1989, eq. 9).
+        diagonal: set covariances between dimensions to 0. A thousandth of the mean variance is added to the diagonal,
+        so that constant dimensions keep the covariance invertible. Raises UserError if a class has fewer than two
+        latents.
         """
         if not 0 <= shrinkage <= 1:
-            raise UserError(f"--shrinkage {shrinkage:g}: a share between 0 and 1")
+            raise UserError(f"`shrinkage` {shrinkage:g}: must be at least 0 and at most 1")
         rows, labels = latents.flatten(1).double().cpu(), labels.cpu()
         counts = torch.bincount(labels, minlength=classes)
         if counts.min() < 2:
-            raise UserError(f"class {int(counts.argmin())} has {int(counts.min())} training images: 2 are needed")
+            smallest = int(counts.argmin())
+            raise UserError(f"class {smallest} has {int(counts[smallest])} training images; at least 2 are needed")
         mean = torch.stack([rows[labels == label].mean(0) for label in range(classes)])
-        around = [rows[labels == label] - mean[label] for label in range(classes)]
-        within = torch.stack([each.T @ each / len(each) for each in around])
+        centred = [rows[labels == label] - mean[label] for label in range(classes)]
+        within = torch.stack([group.T @ group / len(group) for group in centred])
         pooled = (within * (counts / counts.sum())[:, None, None]).sum(0)
         covariance = (1 - shrinkage) * within + shrinkage * pooled
         if diagonal:
@@ -49,15 +51,15 @@ class ClassGaussians:
         return cls(mean, factor)
 
     def log_density(self, latents: Tensor) -> Tensor:
-        """(N, K) log p(latent | class) in nats."""
+        """Return log p(latent | class) in nats, (N, K)."""
         rows = latents.flatten(1).double().cpu()
-        found = []
+        densities = []
         for mean, factor in zip(self.mean, self.factor, strict=True):
             whitened = torch.linalg.solve_triangular(factor, (rows - mean).T, upper=False)  # (D, N)
             volume = factor.diagonal().log().sum() + rows.shape[1] / 2 * math.log(2 * math.pi)
-            found.append(-0.5 * whitened.square().sum(0) - volume)
-        return torch.stack(found, dim=1)
+            densities.append(-0.5 * whitened.square().sum(0) - volume)
+        return torch.stack(densities, dim=1)
 
     def log_posterior(self, latents: Tensor, log_prior: Tensor) -> Tensor:
-        """(N, K) log p(class | latent) by Bayes' rule. log_prior: (K,)."""
+        """Return log p(class | latent) by Bayes' rule, (N, K). log_prior: (K,)."""
         return (self.log_density(latents) + log_prior).log_softmax(1)

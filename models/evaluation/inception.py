@@ -1,6 +1,6 @@
-"""The Inception network of the published FID, KID and IS, through torch-fidelity; its weights are a download of 91 MB.
+"""The Inception network of the published FID, KID and IS, from torch-fidelity. Its weights are a download of 91 MB.
 
-Whatever the weights' file holds, loading it runs no code: its hash is checked, and it is read as tensors alone.
+Loading the file of weights cannot run code: its hash is checked, and only tensors are read from it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ import torch
 from torch import Tensor
 
 from models.errors import UserError
-from models.evaluation.classifier import Read
+from models.evaluation.features import FeaturesAndLogits
 from models.spaces import ImageRows
 
-SHA256 = "6726825d"  # Begins so, as its published name says.
-READ_AT_ONCE = 64
+SHA256 = "6726825d"  # First digits of the hash, which are part of the published file name.
+BATCH = 64  # Images per forward pass.
 
 
 class Inception:
-    """Grey images are shown as three equal channels; torch-fidelity enlarges all to 299 x 299 as TensorFlow 1 did.
-    Features (N, 2048) are the last pooling layer's, logits (N, 1008) those without bias, as FID and IS take them."""
+    """Inception v3 as a feature network.
+
+    Features (N, 2048) are the output of the last pooling layer, as for FID. Logits (N, 1008) are without bias, as for
+    IS. torch-fidelity resizes images to 299 x 299 as TensorFlow 1 did. Grey images become three equal channels.
+    """
 
     name = f"inception_{SHA256}"
 
     def __init__(self, weights: Path | None, device: torch.device):
-        """weights: a file of torch-fidelity's weights, None for its own download. Raises UserError."""
+        """Load the network. weights: a file with torch-fidelity's weights, None to download it. Raises UserError."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         tensors = _read_weights(weights or _download())
@@ -39,17 +42,18 @@ class Inception:
             try:
                 network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(clean))
             except RuntimeError as error:
-                raise UserError(f"--inception_weights {weights}: not those of Inception: {_brief(error)}") from None
+                message = f"`inception_weights` {weights}: not the weights of Inception: {_first_line(error)}"
+                raise UserError(message) from None
         self.network, self.device = network.to(device), device
 
     @torch.no_grad()
-    def read(self, images: ImageRows) -> Read:
-        """Of uint8 (N, C, H, W) with one or three channels."""
-        parts = []
-        for part in images.split(READ_AT_ONCE):
-            coloured = part.expand(-1, 3, -1, -1) if part.shape[1] == 1 else part
-            parts.append(self.network(coloured.to(self.device)))
-        return Read(*(torch.cat(each).double().cpu() for each in zip(*parts, strict=True)))
+    def extract(self, images: ImageRows) -> FeaturesAndLogits:
+        """Return the features and logits of uint8 images (N, C, H, W) with one or three channels."""
+        outputs = []
+        for batch in images.split(BATCH):
+            coloured = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+            outputs.append(self.network(coloured.to(self.device)))
+        return FeaturesAndLogits(*(torch.cat(parts).double().cpu() for parts in zip(*outputs, strict=True)))
 
 
 def _download() -> Path:
@@ -61,25 +65,26 @@ def _download() -> Path:
         try:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), SHA256)
         except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"cannot download {URL_INCEPTION_V3} ({error}): fetch it elsewhere and name it with --inception_weights"
-            ) from None
+            way_out = "download it elsewhere and name the file with `inception_weights`"
+            raise UserError(f"cannot download {URL_INCEPTION_V3}: {error}", way_out) from None
     return path
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"--inception_weights {path}: no such file")
+        raise UserError(f"`inception_weights` {path}: no such file")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(SHA256):
-        raise UserError(f"--inception_weights {path}: not torch-fidelity's (SHA-256 {found[:8]}..., not {SHA256}...)")
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if not sha256.startswith(SHA256):
+        raise UserError(
+            f"`inception_weights` {path}: not torch-fidelity's weights (SHA-256 {sha256[:8]}..., expected {SHA256}...)"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"--inception_weights {path}: cannot be read as tensors: {_brief(error)}") from None
+        raise UserError(f"`inception_weights` {path}: cannot be read as tensors: {_first_line(error)}") from None
 
 
-def _brief(error: Exception) -> str:
-    """The first line of a message of torch's, some of which are pages long."""
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error message, because some of torch's are pages long."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Maps: features in two dimensions, by PCA or UMAP (McInnes et al. 2018). The same seed gives the same map."""
+"""Maps of features in two dimensions, by PCA or UMAP (McInnes et al. 2018). The same seed gives the same map."""
 
 from __future__ import annotations
 
@@ -15,40 +15,44 @@ METHODS = ("umap", "pca")
 
 @dataclass(frozen=True)
 class Map:
-    """points: (N, 2) of the features it was made from. place: puts others (M, D) on the same map."""
+    """Points (N, 2) of the fitted features. transform: maps other features (M, D) to points (M, 2). axes: labels."""
 
     points: np.ndarray
-    place: Callable[[np.ndarray], np.ndarray]
+    transform: Callable[[np.ndarray], np.ndarray]
     axes: tuple[str, str]
 
 
 def fit_map(method: str, features: np.ndarray, seed: int, neighbours: int) -> Map:
-    """A map of features (N, D), N > 2, D > 1. neighbours: of UMAP. Raises UserError for an unknown method."""
+    """Fit a map to features (N, D), N > 2, D > 1. neighbours: of UMAP. Raises UserError for an unknown method."""
     if method not in METHODS:
-        raise UserError(f"--method {method}: choose {' or '.join(METHODS)}")
+        raise UserError(f"`method` {method}: choose {' or '.join(METHODS)}")
     features = features.astype(np.float32)
     return _pca(features) if method == "pca" else _umap(features, seed, neighbours)
 
 
-def principal_axes(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of features (N, D) about their mean: the two directions of largest variance (2, D), each pointing where its
-    largest entry is positive, and N times the variance along all directions. Float64."""
-    _, singular, directions = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
-    top = directions[:2]
-    signs = np.sign(top[np.arange(len(top)), np.abs(top).argmax(1)])
-    return top * signs[:, None], singular**2
+def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two directions of largest variance of features (N, D), and the share of variance along each, (2,).
+
+    The directions are float64 (2, D); the largest entry of each is positive. There is only one if N or D is 1.
+    """
+    from sklearn.decomposition import PCA
+
+    with np.errstate(invalid="ignore"):  # Without any variance, the shares are NaN.
+        fitted = PCA(min(2, *features.shape), svd_solver="full").fit(features.astype(np.float64))
+    axes = np.asarray(fitted.components_)
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
+    return axes * signs[:, None], np.asarray(fitted.explained_variance_ratio_)
 
 
 def _pca(features: np.ndarray) -> Map:
     mean = features.mean(0)
-    top, variances = principal_axes(features - mean)
-    shares = variances / variances.sum()
+    axes, shares = principal_axes(features)
 
-    def place(others: np.ndarray) -> np.ndarray:
-        return (others - mean) @ top.T
+    def transform(others: np.ndarray) -> np.ndarray:
+        return (others - mean) @ axes.T
 
-    names = [f"component {k + 1}  ({100 * shares[k]:.1f} % of the variance)" for k in range(2)]
-    return Map(place(features), place, (names[0], names[1]))
+    first, second = (f"component {k + 1}  ({100 * shares[k]:.1f} % of the variance)" for k in range(2))
+    return Map(transform(features), transform, (first, second))
 
 
 def _umap(features: np.ndarray, seed: int, neighbours: int) -> Map:
@@ -60,9 +64,9 @@ def _umap(features: np.ndarray, seed: int, neighbours: int) -> Map:
         model = umap.UMAP(n_neighbors=neighbours, random_state=seed, transform_seed=seed, n_jobs=1)
         points = np.asarray(model.fit_transform(features))
 
-    def place(others: np.ndarray) -> np.ndarray:
+    def transform(others: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return np.asarray(model.transform(others.astype(np.float32)))
 
-    return Map(points, place, ("UMAP 1", "UMAP 2"))
+    return Map(points, transform, ("UMAP 1", "UMAP 2"))

@@ -1,18 +1,16 @@
-"""The measures of one set of images against real ones, each with its interval: what a report's rows are made of.
+"""Measures of a set of images against real images, each with its interval. They are the rows of a report.
 
-`Reference` holds what is measured against. The same function takes generated images and, for the floor beside them,
-real test images, so that a row says how far from real the images are and how far real ones would be.
+The same functions measure generated images and, as the floor, real test images. So a row says how far the images are
+from the training images, and how far real images would be.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.evaluation.classifier import Read
 from models.evaluation.distances import (
     Gaussian,
     frechet_distance,
@@ -21,21 +19,31 @@ from models.evaluation.distances import (
     gaussian,
     kernel_distance,
 )
+from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.memorisation import Memorisation
 from models.evaluation.neighbours import manifolds, mixing
 from models.evaluation.recognition import inception_score
-from models.evaluation.statistics import Measurement, around, mean, resampled_counts, share
+from models.evaluation.statistics import (
+    Measurement,
+    bootstrap_measurement,
+    mean_measurement,
+    resampled_counts,
+    share_measurement,
+)
 from models.randomness import derive_seed
 
-MOST_PAIRED = 10_000  # Images of each set whose pairs are looked at: time and memory grow with the square.
-SHORTEST_LINE = 5  # Images over features below which the smallest subset of the line in 1 / n has no covariance.
+MAX_PAIRED = 10_000  # Images of each set that are compared in pairs: time and memory grow with the square.
+MIN_LIMIT_RATIO = 5  # Images per feature below which the smallest subset of `frechet_limit` has a singular covariance.
 FLOOR_SETS = 20
-WIDE, WIDE_DRAWS = 512, 10  # A resample of features wider than this takes seconds.
+WIDE, WIDE_DRAWS = 512, 10  # With more features than this, a resample takes seconds, so fewer are drawn.
 
 
 @dataclass(frozen=True)
-class Settings:
-    """k: nearest neighbours. draws: resamples for the intervals. extrapolate: also the distance's limit in 1 / n."""
+class MeasureSettings:
+    """Settings of all measures.
+
+    k: number of nearest neighbours. draws: resamples for the intervals. extrapolate: also measure `frechet_limit`.
+    """
 
     k: int = 5
     draws: int = 100
@@ -45,102 +53,115 @@ class Settings:
 
 @dataclass(frozen=True)
 class Reference:
-    """Real training images in a space of features: the moments of all, and some of them to make pairs with."""
+    """Real training images in a space of features: moments of all, and the features of those compared in pairs."""
 
-    all: Gaussian
-    some: Tensor
+    moments: Gaussian
+    paired: Tensor
 
     @classmethod
     def of(cls, train: Tensor, count: int, seed: int) -> Reference:
-        """train: features (N, D) of the training split. count: how many are to make pairs, at most N."""
-        return cls(gaussian(train), train[drawn(len(train), min(count, MOST_PAIRED), seed, "reference")].double())
+        """Build the reference from features (N, D) of the training split. count: number of images for pairs."""
+        rows = random_rows(len(train), min(count, MAX_PAIRED), seed, "reference")
+        return cls(gaussian(train), train[rows].double())
 
-    def cut(self, count: int) -> Reference:
-        """The same with fewer to make pairs, where there are more: those that `of` would have taken."""
-        return Reference(self.all, self.some[:count])
+    def with_pairs(self, count: int) -> Reference:
+        """Return the reference that `of` would build with this smaller count."""
+        return Reference(self.moments, self.paired[:count])
 
 
-def measure(read: Read, reference: Reference, name: str, settings: Settings) -> dict[str, Measurement]:
-    """Distances and shares of images against the reference, by name; `name` is that of the feature network.
+def measure_features(
+    output: FeaturesAndLogits, reference: Reference, name: str, settings: MeasureSettings
+) -> dict[str, Measurement]:
+    """Measure images against the reference. Returns measurements by name, which ends with `name`, the feature network.
 
-    Intervals are over the images measured, the reference being given; those of recall and coverage over the reference.
+    Intervals describe the choice of the measured images, with the reference fixed. The intervals of recall and coverage
+    describe the choice of the reference.
     """
-    features = read.features.double()
+    features = output.features.double()
     counts = resampled_counts(len(features), settings.draws, settings.seed)
-    found = {f"fd_{name}": frechet(features, reference.all, settings)}
-    if settings.extrapolate and len(features) > SHORTEST_LINE * features.shape[1]:
-        limit = frechet_limit(features, reference.all, settings.seed)
-        found[f"fd_limit_{name}"] = Measurement(limit, math.nan, math.nan)
-    some, paired = features, counts
-    if len(features) > MOST_PAIRED:
-        some = features[drawn(len(features), MOST_PAIRED, settings.seed, "paired").sort().values]
-        paired = resampled_counts(MOST_PAIRED, settings.draws, settings.seed)
-    kernel, kernels = kernel_distance(some, reference.some, paired)
-    found[f"kd_{name}"] = around(kernel, kernels)
-    scores = inception_score(read.logits, torch.cat([torch.ones(1, len(features), dtype=torch.float64), counts]))
-    found[f"is_{name}"] = around(scores[0].item(), scores[1:])
-    near = manifolds(reference.some, some, settings.k)
-    of_reference = resampled_counts(len(reference.some), settings.draws, settings.seed)
-    found[f"precision_{name}"] = share(near.precision, paired)
-    found[f"recall_{name}"] = share(near.recall, of_reference)
-    found[f"density_{name}"] = mean(near.density, paired)
-    found[f"coverage_{name}"] = share(near.coverage, of_reference)
-    own_nearest = mixing(some, reference.some, 1) == 0
-    found[f"one_nn_{name}"] = share(own_nearest, torch.cat([paired, of_reference], dim=1))
-    return found
+    rows = {f"fd_{name}": measure_frechet(features, reference.moments, settings)}
+    if settings.extrapolate and len(features) > MIN_LIMIT_RATIO * features.shape[1]:
+        rows[f"fd_limit_{name}"] = Measurement(frechet_limit(features, reference.moments, settings.seed))
+    paired, paired_counts = features, counts
+    if len(features) > MAX_PAIRED:
+        paired = features[random_rows(len(features), MAX_PAIRED, settings.seed, "paired").sort().values]
+        paired_counts = resampled_counts(MAX_PAIRED, settings.draws, settings.seed)
+    rows[f"kd_{name}"] = bootstrap_measurement(*kernel_distance(paired, reference.paired, paired_counts))
+    scores = inception_score(output.logits, torch.cat([torch.ones(1, len(features), dtype=torch.float64), counts]))
+    rows[f"is_{name}"] = bootstrap_measurement(scores[0].item(), scores[1:])
+    compared = manifolds(reference.paired, paired, settings.k)
+    reference_counts = resampled_counts(len(reference.paired), settings.draws, settings.seed)
+    rows[f"precision_{name}"] = share_measurement(compared.precision, paired_counts)
+    rows[f"recall_{name}"] = share_measurement(compared.recall, reference_counts)
+    rows[f"density_{name}"] = mean_measurement(compared.density, paired_counts)
+    rows[f"coverage_{name}"] = share_measurement(compared.coverage, reference_counts)
+    correct = mixing(paired, reference.paired, 1) == 0
+    rows[f"one_nn_{name}"] = share_measurement(correct, torch.cat([paired_counts, reference_counts], dim=1))
+    return rows
 
 
-def undetermined(count: int, width: int, name: str) -> list[str]:
-    """The warning where so many images are too few for so many features."""
+def covariance_warnings(count: int, width: int, name: str) -> list[str]:
+    """Return a warning if `count` images are too few to estimate the covariance of `width` features."""
     if count > width:
         return []
-    return [f"{count} images for {width} features of {name}: its covariance is not determined"]
+    return [f"{count} images for {width} features of {name}: their covariance is singular; measure more images"]
 
 
-def drawn(size: int, count: int, seed: int, stream: str) -> Tensor:
-    """The numbers of `count` of `size` images, all where there are no more, in an order drawn by the seed: fewer of one
-    stream are the first of more."""
+def random_rows(size: int, count: int, seed: int, stream: str) -> Tensor:
+    """Draw `count` of the rows 0..size-1 without replacement, or all in random order if there are fewer.
+
+    A smaller count gives the first rows of a larger one.
+    """
     generator = torch.Generator().manual_seed(derive_seed(seed, stream))
     return torch.randperm(size, generator=generator)[:count]
 
 
+def measure_frechet(features: Tensor, reference: Gaussian, settings: MeasureSettings) -> Measurement:
+    """Return the squared Frechet distance of features (N, D) with its interval."""
+    counts = resampled_counts(len(features), settings.draws, settings.seed)
+    counts = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
+    distance = frechet_distance(gaussian(features), reference)
+    return _not_negative(bootstrap_measurement(distance, frechet_resampled(features, reference, counts)))
+
+
 def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Measurement | None:
-    """What the distance of `count` images is where they are real, (N, D): the mean over random sets of them and the
-    range that 95 % of such sets lie in. None where there are too few real images for sets that differ."""
+    """Return the squared Frechet distance of `count` real images, drawn from features (N, D).
+
+    The value is the mean over random sets; the interval contains 95 % of such sets. Returns None if N is less than
+    twice the count, because the sets would overlap too much.
+    """
     if 2 * count > len(features):
         return None
     generator = torch.Generator().manual_seed(derive_seed(seed, "floors"))
     sets = [torch.randperm(len(features), generator=generator)[:count] for _ in range(FLOOR_SETS)]
-    found = torch.tensor([frechet_distance(gaussian(features[rows]), reference) for rows in sets], dtype=torch.float64)
-    spread = around(found.mean().item(), found)
-    return spread._replace(low=max(0.0, spread.low))
+    distances = [frechet_distance(gaussian(features[rows]), reference) for rows in sets]
+    values = torch.tensor(distances, dtype=torch.float64)
+    return _not_negative(bootstrap_measurement(values.mean().item(), values))
 
 
-def frechet(features: Tensor, reference: Gaussian, settings: Settings) -> Measurement:
-    """The squared distance of features (N, D), with its interval."""
-    counts = resampled_counts(len(features), settings.draws, settings.seed)
-    used = counts[:WIDE_DRAWS] if features.shape[1] > WIDE else counts
-    distance = frechet_distance(gaussian(features), reference)
-    spread = around(distance, frechet_resampled(features, reference, used))
-    return spread._replace(low=max(0.0, spread.low))  # there is no distance below 0
+def _not_negative(distance: Measurement) -> Measurement:
+    return distance._replace(low=max(0.0, distance.low))
 
 
-def memory_measures(found: Memorisation, name: str, settings: Settings) -> dict[str, Measurement]:
-    """What nearest training images say, in the space `name`."""
-    counts = resampled_counts(len(found.distances), settings.draws, settings.seed)
+def memory_measures(memorisation: Memorisation, name: str, settings: MeasureSettings) -> dict[str, Measurement]:
+    """Return the measures of memorisation with their intervals. name: the space of the distances."""
+    counts = resampled_counts(len(memorisation.distances), settings.draws, settings.seed)
     return {
-        f"nearest_train_{name}": mean(found.distances, counts),
-        f"near_copies_{name}": share(found.near_copy, counts),
-        f"nearer_to_train_{name}": share(found.nearer_to_train, counts),
+        f"nearest_train_{name}": mean_measurement(memorisation.distances, counts),
+        f"near_copies_{name}": share_measurement(memorisation.near_copy, counts),
+        f"nearer_to_train_{name}": share_measurement(memorisation.nearer_to_train, counts),
     }
 
 
-def grey_measures(images: Tensor, settings: Settings) -> dict[str, Measurement]:
-    """Mean and deviation of the grey levels 0..255: where a wrong conversion to uint8 shows at once."""
+def grey_measures(images: Tensor, settings: MeasureSettings) -> dict[str, Measurement]:
+    """Return mean and standard deviation of the grey levels 0..255. They reveal a wrong conversion to uint8."""
     counts = resampled_counts(len(images), settings.draws, settings.seed)
     pixels = images.flatten(1).double()
     means, squares = pixels.mean(1), pixels.square().mean(1)
     size = counts.sum(1)
-    spreads = ((counts @ squares) / size - ((counts @ means) / size) ** 2).clamp(min=0).sqrt()
-    spread = (squares.mean() - means.mean() ** 2).clamp(min=0).sqrt().item()
-    return {"grey_mean": mean(means, counts), "grey_deviation": around(spread, spreads)}
+    resampled = ((counts @ squares) / size - ((counts @ means) / size) ** 2).clamp(min=0).sqrt()
+    deviation = (squares.mean() - means.mean() ** 2).clamp(min=0).sqrt().item()
+    return {
+        "grey_mean": mean_measurement(means, counts),
+        "grey_deviation": bootstrap_measurement(deviation, resampled),
+    }

@@ -1,6 +1,6 @@
-"""Does a model repeat its training images? Nearest training images of its samples, beside those of real test images.
+"""Memorisation of training images: distances from samples to training images, compared with those of test images.
 
-A test image is as new as an image can be, so samples should lie no nearer to the training images than test images do.
+Test images are new by construction, so samples should not be nearer to the training images than test images are.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from torch import Tensor
 
 from models.evaluation.neighbours import nearest
 
-NEAR = 0.01  # Of the test images lie as near to a training image as what is counted as a near copy.
+NEAR = 0.01  # Share of the test images that are nearer to a training image than the limit for a near copy.
 
 
 @dataclass(frozen=True)
 class Memorisation:
-    """distances, test_distances: (N,) and (M,) to the nearest training image, root mean square over dimensions.
+    """Nearest real images of N samples, compared with those of M test images.
 
-    nearest: which training image that is, for each sample. near_copy: (N,) whether a sample is nearer to it than all
-    but one in a hundred test images are to theirs. nearer_to_train: (N,) whether the
-    nearest of all real images is a training image; expected: the share of that where nothing is copied.
+    distances: (N,) from each sample to the nearest training image, root mean square over dimensions. test_distances:
+    (M,) the same for test images. nearest: (N,) the index of the nearest training image. near_copy: (N,) whether the
+    sample is nearer to it than 99 % of the test images are to theirs. nearer_to_train: (N,) whether the nearest real
+    image is a training image. expected: the expected share of nearer_to_train if nothing is copied.
     """
 
     distances: Tensor
@@ -33,15 +34,15 @@ class Memorisation:
 
 
 def memorisation(samples: Tensor, train: Tensor, test: Tensor) -> Memorisation:
-    """Of points (N, D), training points and test points."""
+    """Compare samples (N, D) with the training points and the test points."""
     size = samples.shape[1]
-    found, of_test, to_test = nearest(samples, train), nearest(test, train), nearest(samples, test)
-    limit = torch.quantile(of_test.squares, NEAR)
+    to_train, to_test, test_to_train = nearest(samples, train), nearest(samples, test), nearest(test, train)
+    limit = torch.quantile(test_to_train.squares, NEAR)
     return Memorisation(
-        distances=(found.squares / size).sqrt(),
-        test_distances=(of_test.squares / size).sqrt(),
-        nearest=found.columns,
-        near_copy=found.squares < limit,
-        nearer_to_train=found.squares < to_test.squares,
+        distances=(to_train.squares / size).sqrt(),
+        test_distances=(test_to_train.squares / size).sqrt(),
+        nearest=to_train.columns,
+        near_copy=to_train.squares < limit,
+        nearer_to_train=to_train.squares < to_test.squares,
         expected=len(train) / (len(train) + len(test)),
     )

@@ -1,7 +1,7 @@
-"""Do two sets of images lie in the same places? Numbers read off nearest neighbours, in any space of features.
+"""Comparison of two sets of images by nearest neighbours, in any space of features.
 
-All take features (N, D) and answer image by image; what the shares would be for two sets from one distribution stands
-beside them, because none of them would be 0 or 1.
+Functions take features (N, D) and return one value per image. `expected_mixing` and `expected_coverage` give the means
+for two sets of one distribution, which are neither 0 nor 1.
 """
 
 from __future__ import annotations
@@ -16,45 +16,54 @@ CHUNK = 512
 
 
 def _squares(rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(which rows, squared distances) for some rows at a time. Float64: float32 would lose what near neighbours differ
-    by; whole numbers, as grey levels are, come out exact."""
+    """Yield chunks of row indices with their squared distances to all columns.
+
+    They are float64, because float32 cannot tell near neighbours apart. Distances of integers are exact.
+    """
     rows, columns = rows.double(), columns.double()
     lengths = columns.square().sum(1)
-    for chosen in torch.arange(len(rows), device=rows.device).split(CHUNK):
-        part = rows[chosen]
-        squares = torch.addmm(lengths[None], part, columns.T, alpha=-2).add_(part.square().sum(1, keepdim=True))
-        yield chosen, squares.clamp_(min=0)
+    for indices in torch.arange(len(rows), device=rows.device).split(CHUNK):
+        chunk = rows[indices]
+        squares = torch.addmm(lengths[None], chunk, columns.T, alpha=-2).add_(chunk.square().sum(1, keepdim=True))
+        yield indices, squares.clamp_(min=0)
 
 
-def _own_squares(points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Among the points of one set, each infinitely far from itself."""
-    for chosen, squares in _squares(points, points):
-        squares[torch.arange(len(chosen)), chosen] = torch.inf
-        yield chosen, squares
+def _squares_within(points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the same for the points of one set. The distance of a point to itself is infinite."""
+    for indices, squares in _squares(points, points):
+        squares[torch.arange(len(indices)), indices] = torch.inf
+        yield indices, squares
 
 
 def mixing(one: Tensor, other: Tensor, k: int) -> Tensor:
-    """(N + M,) the share of each point's k nearest neighbours, among all points of both sets, that belong to the other
-    set. With k = 1 this is where leave-one-out 1-NN classification errs (Lopez-Paz & Oquab 2017)."""
+    """Return the share of the k nearest neighbours of each point that belong to the other set, (N + M,).
+
+    Neighbours are searched among the points of both sets. With k = 1, the share is 1 where leave-one-out 1-NN
+    classification errs (Lopez-Paz & Oquab 2017).
+    """
     both = torch.cat([one, other])
     from_one = torch.arange(len(both), device=both.device) < len(one)
     shares = []
-    for chosen, squares in _own_squares(both):
-        nearest = squares.topk(k, largest=False).indices  # (rows, k)
-        shares.append((from_one[nearest] != from_one[chosen, None]).double().mean(1))
+    for indices, squares in _squares_within(both):
+        neighbours = squares.topk(k, largest=False).indices  # (rows, k)
+        shares.append((from_one[neighbours] != from_one[indices, None]).double().mean(1))
     return torch.cat(shares).cpu()
 
 
 def expected_mixing(one: int, other: int) -> float:
-    """The mean of `mixing` for sets of these sizes from one distribution: n / (2n - 1) where both are n."""
+    """Return the mean of `mixing` for two sets of these sizes from one distribution; n / (2n - 1) if both are n."""
     both = one + other
     return 2 * one * other / (both * (both - 1))
 
 
 class Manifolds(NamedTuple):
-    """Image by image: of the generated, whether it lies in some ball around a real image (precision), and in how many
-    of them over k (density, which may pass 1); of the real, whether it lies in a ball around a generated image
-    (recall), and whether its own ball holds one (coverage)."""
+    """Precision, density, recall and coverage of each image.
+
+    The ball around a point reaches to its k-th nearest neighbour in its own set. precision: whether a generated image
+    lies in the ball of a real image. density: in how many such balls it lies, divided by k; may exceed 1. recall:
+    whether a real image lies in the ball of a generated image. coverage: whether the ball of a real image contains a
+    generated image.
+    """
 
     precision: Tensor
     density: Tensor
@@ -63,26 +72,25 @@ class Manifolds(NamedTuple):
 
 
 def manifolds(real: Tensor, generated: Tensor, k: int) -> Manifolds:
-    """Kynkäänniemi et al. 2019 eq. 2 and Naeem et al. 2020 eq. 4 and 5. The ball around a point reaches to its k-th
-    nearest neighbour of its own set."""
-    real_reach, generated_reach = _reaches(real, k), _reaches(generated, k)
+    """Compare two sets of features by balls (Kynkäänniemi et al. 2019, eq. 2; Naeem et al. 2020, eq. 4 and 5)."""
+    real_radii, generated_radii = _squared_radii(real, k), _squared_radii(generated, k)
     balls = torch.zeros(len(generated), dtype=torch.float64, device=real.device)
     recall, coverage = [], []
-    for chosen, squares in _squares(real, generated):
-        inside = squares <= real_reach[chosen, None]
+    for indices, squares in _squares(real, generated):
+        inside = squares <= real_radii[indices, None]
         balls += inside.sum(0)
         coverage.append(inside.any(1))
-        recall.append((squares <= generated_reach).any(1))
+        recall.append((squares <= generated_radii).any(1))
     return Manifolds((balls > 0).cpu(), (balls / k).cpu(), torch.cat(recall).cpu(), torch.cat(coverage).cpu())
 
 
-def _reaches(points: Tensor, k: int) -> Tensor:
-    """(N,) squared distances to the k-th nearest neighbour."""
-    return torch.cat([squares.kthvalue(k, dim=1).values for _, squares in _own_squares(points)])
+def _squared_radii(points: Tensor, k: int) -> Tensor:
+    """Return the squared distance of each point to its k-th nearest neighbour, (N,)."""
+    return torch.cat([squares.kthvalue(k, dim=1).values for _, squares in _squares_within(points)])
 
 
 def expected_coverage(real: int, generated: int, k: int) -> float:
-    """The mean coverage of sets of these sizes from one distribution (Naeem et al. 2020, appendix A)."""
+    """Return the mean coverage for two sets of these sizes from one distribution (Naeem et al. 2020, appendix A)."""
     missed = 1.0
     for index in range(k):
         missed *= (real - 1 - index) / (real + generated - 1 - index)
@@ -90,18 +98,18 @@ def expected_coverage(real: int, generated: int, k: int) -> float:
 
 
 class Nearest(NamedTuple):
-    """Of each row: the squared distance to the nearest of the columns, and which of them that is."""
+    """Squared distance of each row to its nearest column, and the index of that column."""
 
     squares: Tensor
     columns: Tensor
 
 
 def nearest(rows: Tensor, columns: Tensor) -> Nearest:
-    """Of sets that are not one and the same: a point would be nearest to itself."""
+    """Find the nearest column of each row. The two sets must differ, because a point is nearest to itself."""
     parts = [squares.min(1) for _, squares in _squares(rows, columns)]
-    return Nearest(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
+    return Nearest(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
 def distance_to(rows: Tensor, columns: Tensor, k: int) -> Tensor:
-    """(N,) distance of each row to its k-th nearest column: small in the midst of them, large far out."""
+    """Return the distance of each row to its k-th nearest column, (N,). It is large for outliers."""
     return torch.cat([squares.kthvalue(k, dim=1).values for _, squares in _squares(rows, columns)]).sqrt().cpu()

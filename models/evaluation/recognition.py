@@ -1,4 +1,4 @@
-"""What a classifier says of generated images: whether they show the class asked for, and how much they differ."""
+"""Measures of a classifier's output for generated images: recognised classes and diversity."""
 
 from __future__ import annotations
 
@@ -7,37 +7,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def diversity(features: Tensor, labels: Tensor) -> float:
-    """The mean distance between two images of one class, over all classes with two or more. features: (N, D).
+def accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Return the share of predictions (N,) that equal the labels (N,)."""
+    # torchmetrics computes it in float32, which is too coarse to verify a stored accuracy.
+    return (predictions == labels).double().mean().item()
 
-    Features are brought to length 1: images of exaggerated contrast have longer ones, and are no more diverse for it.
+
+def confusion_counts(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
+    """Return int64 (classes, classes): how many images of each label (row) got each prediction (column)."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix  # Importing it takes seconds.
+
+    return multiclass_confusion_matrix(predictions, labels, classes)
+
+
+def histogram_distance(predictions: Tensor, labels: Tensor, classes: int) -> float:
+    """Return the total variation distance between the class shares of two sets: 0 if equal, 1 if disjoint."""
+    one, other = (torch.bincount(part, minlength=classes).double() / len(part) for part in (predictions, labels))
+    return (one - other).abs().sum().item() / 2
+
+
+def diversity(features: Tensor, labels: Tensor) -> float:
+    """Return the mean distance between two images of one class, averaged over classes with at least two images.
+
+    features: (N, D). They are scaled to length 1, because images of exaggerated contrast have longer features without
+    being more diverse. Returns NaN if no class has two images.
     """
     features = F.normalize(features.double())
-    means = []
-    for label in labels.unique():
-        members = features[labels == label]
-        if len(members) > 1:
-            means.append(torch.pdist(members).mean())
+    groups = [features[labels == label] for label in labels.unique()]
+    means = [torch.pdist(group).mean() for group in groups if len(group) > 1]
     return torch.stack(means).mean().item() if means else float("nan")
 
 
 def inception_score(logits: Tensor, counts: Tensor) -> Tensor:
-    """(draws,) exp of the mean information that an image's label carries (Salimans et al. 2016 section 4), of logits
-    (N, K) in resamples that counts (draws, N) describes. Between 1 and K; one part, not the mean of ten."""
-    logs = logits.double().log_softmax(1)
-    shares = counts / counts.sum(1, keepdim=True)
-    marginal = shares @ logs.exp()
-    certain = shares @ (logs.exp() * logs).sum(1)
-    return (certain - torch.special.xlogy(marginal, marginal).sum(1)).exp()
+    """Return the Inception Score in each resample, (draws,), between 1 and K (Salimans et al. 2016, section 4).
 
-
-def confusion(labels: Tensor, found: Tensor, classes: int) -> Tensor:
-    """(classes, classes) how many images of each label (row) were taken for which (column)."""
-    counts = torch.zeros(classes, classes, dtype=torch.int64)
-    return counts.index_put_((labels, found), torch.ones(len(labels), dtype=torch.int64), accumulate=True)
-
-
-def histogram_distance(found: Tensor, expected: Tensor, classes: int) -> float:
-    """The total variation between the shares of classes of two sets of labels: 0 alike, 1 without a class in common."""
-    shares = [torch.bincount(each, minlength=classes).double() / len(each) for each in (found, expected)]
-    return (shares[0] - shares[1]).abs().sum().item() / 2
+    It is the exponential of the mean information that an image's class carries. logits: (N, K). counts: (draws, N), how
+    often each image is in each resample. All images form one part; published code averages over ten parts.
+    """
+    log_shares = logits.double().log_softmax(1)
+    weights = counts / counts.sum(1, keepdim=True)
+    marginal = weights @ log_shares.exp()
+    negative_entropy = weights @ (log_shares.exp() * log_shares).sum(1)
+    return (negative_entropy - torch.special.xlogy(marginal, marginal).sum(1)).exp()

@@ -1,4 +1,4 @@
-"""How good the samples of a model in training are: a few figures that cost seconds, at every evaluation alike."""
+"""Quality of samples during training: two measures that take seconds, computed alike at every evaluation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from torch import Tensor
 
 from models.evaluation.distances import Gaussian, frechet_distance, gaussian
 from models.evaluation.features import Extractor
+from models.evaluation.recognition import accuracy
 
 DISTANCE, RECOGNISED = "sample_distance", "sample_recognised"
 
 
 @dataclass(frozen=True)
 class SampleTest:
-    """extractor: the feature network. train: moments of all training images in its features. count: how many samples,
-    2 or more; distances fall with their number, so those of two counts are not compared."""
+    """A test of `count` samples, at least 2.
+
+    train: moments of the features of all training images. Distances decrease with the number of samples, so only
+    distances of equal counts are compared.
+    """
 
     extractor: Extractor
     train: Gaussian
@@ -25,20 +29,19 @@ class SampleTest:
 
     @staticmethod
     def names(labelled: bool) -> tuple[str, ...]:
-        """Of the figures of samples that were asked for by label, or of others."""
+        """Return the names of the measures. labelled: whether samples are drawn with labels."""
         return (DISTANCE, RECOGNISED) if labelled else (DISTANCE,)
 
     @staticmethod
-    def describe(figures: Mapping[str, float]) -> str:
-        """For the log."""
-        words = [f"sample distance {figures[DISTANCE]:.4g}"]
-        return ", ".join([*words, *(f"recognised {figures[name]:.1%}" for name in figures if name == RECOGNISED)])
+    def describe(values: Mapping[str, float]) -> str:
+        """Return the text of the measures for the log."""
+        recognised = f", recognised {values[RECOGNISED]:.1%}" if RECOGNISED in values else ""
+        return f"sample distance {values[DISTANCE]:.4g}{recognised}"
 
     def measure(self, images: Tensor, labels: Sequence[int] | None) -> dict[str, float]:
-        """Of uint8 (N, C, H, W): the squared Frechet distance and, where labels were asked for, the share that is
-        recognised as them."""
-        read = self.extractor.read(images)
-        found = {DISTANCE: frechet_distance(gaussian(read.features), self.train)}
+        """Measure uint8 images (N, C, H, W): squared Frechet distance and, given labels, the share recognised."""
+        output = self.extractor.extract(images)
+        values = {DISTANCE: frechet_distance(gaussian(output.features), self.train)}
         if labels is not None:
-            found[RECOGNISED] = (read.labels == torch.tensor(labels)).double().mean().item()
-        return found
+            values[RECOGNISED] = accuracy(output.predictions, torch.tensor(labels))
+        return values

@@ -1,4 +1,4 @@
-"""Intervals that stand beside a measured share or mean, and the refusal of what has none."""
+"""Measured numbers with their 95 % intervals: bootstrap intervals of means and distances, Wilson's of shares."""
 
 from __future__ import annotations
 
@@ -17,80 +17,87 @@ Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 class Measurement(NamedTuple):
-    """A number and its 95 % interval. resampled: (draws,) the number in each resample, where there are some: with those
-    of other images under the same noise they give the interval of a paired difference."""
+    """A number and its 95 % interval; low and high are NaN if there is none.
+
+    resampled: (draws,) the number in each bootstrap resample, if it was resampled. Two models measured under the same
+    noise and the same resamples have a paired difference, whose interval is computed from these numbers.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
     resampled: Tensor | None = None
 
 
-def wilson_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The interval of a share that was observed as successes / count (Wilson 1927); (0, 1) where count is 0."""
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share observed as successes / count (Wilson 1927); (0, 1) if count is 0."""
+    from scipy.stats import binomtest
+
     if count == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = successes / count
-    centre = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    norm = 1 + z**2 / count
-    # At the ends the formula is exactly 0 or 1, which rounding would miss.
-    low = 0.0 if successes == 0 else (centre - half) / norm
-    high = 1.0 if successes == count else (centre + half) / norm
-    return low, high
+    interval = binomtest(successes, count).proportion_ci(CONFIDENCE, method="wilson")
+    # The formula is exactly 0 or 1 at the ends, but its rounded value is not.
+    return (float(interval.low) if successes > 0 else 0.0), (float(interval.high) if successes < count else 1.0)
 
 
-def share(holds: Tensor, counts: Tensor | None = None) -> Measurement:
-    """Of the images for which something holds, (N,) bool, with Wilson's interval. counts: (draws, N) of resamples."""
+def share_measurement(holds: Tensor, counts: Tensor | None = None) -> Measurement:
+    """Return the share of true values in holds, bool (N,), with Wilson's interval.
+
+    counts: (draws, N), how often each image is in each resample.
+    """
     successes, count = int(holds.sum()), len(holds)
     resampled = None if counts is None else counts @ holds.double() / count
     return Measurement(successes / count, *wilson_interval(successes, count), resampled)
 
 
-def difference_of_shares(one: Measurement, other: Measurement, together: float = 0.0) -> tuple[float, float]:
-    """The interval of other - one (Newcombe 1998, method 10): the reaches of both, squared and added, less what they
-    share. together: the correlation of the two, 0 where they are independent. Unlike the spread of resamples it has a
-    width where a share is 0 or 1."""
+def difference_of_shares(one: Measurement, other: Measurement, correlation: float = 0.0) -> tuple[float, float]:
+    """Return the 95 % interval of other - one (Newcombe 1998, method 10).
 
-    def reach(first: float, second: float) -> float:
-        return math.sqrt(max(0.0, first**2 + second**2 - 2 * together * first * second))
+    correlation: of the two shares, 0 if they are independent. Unlike a bootstrap interval, it has a positive width even
+    if both shares are 0 or 1.
+    """
+
+    def length(first: float, second: float) -> float:
+        return math.sqrt(max(0.0, first**2 + second**2 - 2 * correlation * first * second))
 
     value = other.value - one.value
-    low = reach(one.high - one.value, other.value - other.low)
-    high = reach(one.value - one.low, other.high - other.value)
+    low = length(one.high - one.value, other.value - other.low)
+    high = length(one.value - one.low, other.high - other.value)
     return value - low, value + high
 
 
 def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
-    """(draws, count) float64: how often each of `count` images is in each resample of as many, with replacement."""
+    """Draw bootstrap resamples of `count` images. Returns float64 (draws, count): how often each image is in each."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap", count))
     rows = torch.randint(count, (draws, count), generator=generator)
     counts = torch.zeros(draws, count, dtype=torch.float64)
     return counts.scatter_add_(1, rows, torch.ones(draws, count, dtype=torch.float64))
 
 
-def around(value: float, resampled: Tensor) -> Measurement:
-    """The normal bootstrap interval (Efron & Tibshirani 1993, ch. 12): the spread of the resampled values about the
-    value. Their own place is of no use: a resample holds images twice, which moves every distance between sets."""
+def bootstrap_measurement(value: float, resampled: Tensor) -> Measurement:
+    """Return the value with its normal bootstrap interval (Efron & Tibshirani 1993, ch. 12).
+
+    The interval is centred at the value, because the resampled values are biased: a resample holds some images twice,
+    which changes every distance between sets.
+    """
     half = Z * resampled.std().item()
     return Measurement(value, value - half, value + half, resampled)
 
 
-def mean(values: Tensor, counts: Tensor) -> Measurement:
-    """Of (N,) values, with the interval of the resamples that `counts` (draws, N) describes."""
+def mean_measurement(values: Tensor, counts: Tensor) -> Measurement:
+    """Return the mean of values (N,) with its bootstrap interval. counts: (draws, N), as from `resampled_counts`."""
     values = values.double()
-    return around(values.mean().item(), counts @ values / len(values))
+    return bootstrap_measurement(values.mean().item(), counts @ values / len(values))
 
 
-def mean_interval(values: Tensor, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of the mean of N >= 2 independent values, (N,): so many standard errors to both sides."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+def mean_interval(values: Tensor) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of N >= 2 independent values (N,), from its standard error."""
     mean, error = values.mean().item(), (values.var() / len(values)).sqrt().item()
-    return mean - z * error, mean + z * error
+    return mean - Z * error, mean + Z * error
 
 
 def refuse_infinite(values: Tensor) -> None:
-    """Raises UserError where a model's answers left something that is no finite number."""
+    """Raise UserError if a value computed from the denoiser's output is not finite."""
     if not values.isfinite().all():
-        raise UserError("the denoiser answers with numbers that are not finite: take other weights or float32")
+        message = "the denoiser returns numbers that are not finite"
+        raise UserError(message, "use other `weights`", "use `precision float32`")

@@ -108,7 +108,7 @@ def _draw_slice(latents: _Latents) -> None:
     flat = latents.means.flatten(1)
     centre, units = flat.mean(0), flat.shape[1]
     if units > 2:
-        axes = torch.from_numpy(principal_axes((flat - centre).numpy())[0]).float()
+        axes = torch.from_numpy(principal_axes(flat.numpy())[0]).float()
         where = "plane of their two principal components"
     else:
         axes = torch.eye(units)

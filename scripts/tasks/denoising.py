@@ -18,8 +18,8 @@ from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import TimeDensity
 from models.errors import UserError
 from models.evaluation.distances import gaussian
-from models.evaluation.features import read_kept
-from models.evaluation.measures import undetermined
+from models.evaluation.features import cached_features
+from models.evaluation.measures import covariance_warnings
 from models.evaluation.sample_test import SampleTest
 from models.generation import Sampling, default_steps
 from models.model import DenoiserSpec
@@ -29,7 +29,7 @@ from models.training.denoising_objective import DenoisingObjective
 from models.variants import SPACES
 from scripts.cli.arguments import gather, parse_flags, to_config
 from scripts.cli.flags import BEST_BY, FLOW, SampleTestFlags, TrainFlags
-from scripts.tasks.extractors import KEPT_FEATURES, classifier_of
+from scripts.tasks.extractors import FEATURES_CACHE, classifier_of
 from scripts.tasks.sampling import DENOISING
 from scripts.tasks.training import (
     Prepared,
@@ -119,7 +119,8 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
         test = build_sample_test(flags, dataset, data_sha256)
         objective = replace(objective, sample_test=test)
         report.append(f"{test.count} samples are measured in {test.extractor.name}")
-        report += [f"warning: {each}" for each in undetermined(test.count, len(test.train.mean), test.extractor.name)]
+        warnings = covariance_warnings(test.count, len(test.train.mean), test.extractor.name)
+        report += [f"warning: {warning}" for warning in warnings]
     optimizer = flags.optimizer
     return Prepared(
         objective=objective,
@@ -219,5 +220,5 @@ def build_sample_test(flags: TrainFlags, dataset: ImageData, data_sha256: str) -
         raise UserError(f"--eval_samples: {dataset.name} has no classes, so there is no classifier to measure by")
     experiments = Path(flags.run.experiments_dir)
     extractor = classifier_of(dataset, experiments, torch.device(flags.run.device))
-    train = read_kept(extractor, dataset.train.images, data_sha256, experiments / KEPT_FEATURES)
+    train = cached_features(extractor, dataset.train.images, data_sha256, experiments / FEATURES_CACHE)
     return SampleTest(extractor, gaussian(train.features), flags.sample_test.eval_samples)

@@ -19,7 +19,7 @@ from models.errors import UserError
 from models.evaluation.bayes import WEIGHTINGS, Denoising, Likelihood, Method, Posterior
 from models.evaluation.gaussians import ClassGaussians
 from models.evaluation.images import Images
-from models.evaluation.recognition import confusion
+from models.evaluation.recognition import confusion_counts
 from models.evaluation.statistics import wilson_interval
 from models.spaces import ImageRows
 from models.spaces.encoded import encode_images
@@ -260,7 +260,7 @@ def _results(posterior: Posterior, labels: Tensor, first: int, seconds: float) -
         "most_evaluations_per_class_and_image": int(posterior.evaluations.max()),
         "seconds": round(seconds, 3),
         "seconds_per_image": round(seconds / count, 6),
-        "confusion": confusion(labels, posterior.prediction, classes).tolist(),
+        "confusion": confusion_counts(labels, posterior.prediction, classes).tolist(),
         "wrong": wrong,
     }
 

@@ -18,23 +18,31 @@ from torch import Tensor
 
 from models.drawing import curves
 from models.errors import UserError
-from models.evaluation.classifier import Classifier, Read
+from models.evaluation.classifier import Classifier
 from models.evaluation.distances import Gaussian, gaussian
-from models.evaluation.features import Extractor
+from models.evaluation.features import Extractor, FeaturesAndLogits
+from models.evaluation.image_sets import Samples
 from models.evaluation.images import Images
-from models.evaluation.measures import Settings, frechet, undetermined
+from models.evaluation.measure_names import MEANINGS, for_json, format_measurement, format_value, is_share, kind_of
+from models.evaluation.measures import MeasureSettings, covariance_warnings, measure_frechet
 from models.evaluation.noise_loss import noise_losses
-from models.evaluation.statistics import Measurement, mean, refuse_infinite, resampled_counts, share
+from models.evaluation.protocol import Protocol
+from models.evaluation.statistics import (
+    Measurement,
+    mean_measurement,
+    refuse_infinite,
+    resampled_counts,
+    share_measurement,
+)
 from models.generation import Sampling
 from models.model import WEIGHTS, Model
 from models.runs.files import write_text
 from scripts.cli.arguments import check_positive, parse_flags
 from scripts.cli.flags import ModelFlags, SamplerFlags, SourceFlags
 from scripts.cli.terminal import tell
-from scripts.tasks.extractors import KEPT_FEATURES, find_extractors
-from scripts.tasks.measuring import MEANINGS, Protocol, for_json, format_measurement, format_value, kind_of
+from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
 from scripts.tasks.protocol import load_data_of_run, model_card, stored_facts
-from scripts.tasks.samples import Samples, draw_samples, labels_as_real
+from scripts.tasks.samples import draw_samples, labels_as_real
 from scripts.tasks.sampling import (
     find_every_checkpoint,
     name_of,
@@ -129,8 +137,8 @@ class _Task:
         labels = labels_as_real(model, dataset, count)
         experiments, device = Path(flags.model.experiments_dir), torch.device(flags.model.device)
         extractors = find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
-        settings = Settings(draws=flags.draws)
-        protocol = Protocol(dataset, extractors, settings, experiments / KEPT_FEATURES)
+        settings = MeasureSettings(draws=flags.draws)
+        protocol = Protocol(real_images(dataset), extractors, settings, experiments / FEATURES_CACHE)
         return cls(flags, protocol, sampling, count, labels)
 
     @cached_property
@@ -141,16 +149,16 @@ class _Task:
     @cached_property
     def train(self) -> dict[str, Gaussian]:
         """The moments of all training images, by extractor."""
-        return {each.name: gaussian(self.protocol.read_train(each).features) for each in self.protocol.extractors}
+        return {each.name: gaussian(self.protocol.train_features(each).features) for each in self.protocol.extractors}
 
     def measure(self, paths: Sequence[Path]) -> Iterator[Measured]:
         """In the order of the steps, raw weights first."""
-        per_step = stored_facts(paths[-1])["config"]["batch_size"] / len(self.protocol.dataset.train)
+        per_step = stored_facts(paths[-1])["config"]["batch_size"] / len(self.protocol.real.train)
         for path in paths:
             for weights in reversed(WEIGHTS):
                 model = open_model(path, replace(self.flags.model, weights=weights))
                 samples = self._draw(model)
-                found = self._compare(lambda extractor, of=samples: extractor.read(of.images), samples.labels)
+                found = self._compare(lambda extractor, of=samples: extractor.extract(of.images), samples.labels)
                 figures = {NOISE_LOSS: self._noise_loss(model), **found}
                 told = ", ".join(f"{name} {format_value(name, each.value)}" for name, each in figures.items())
                 step = stored_facts(path)["step"]
@@ -160,20 +168,20 @@ class _Task:
     @cached_property
     def warnings(self) -> list[str]:
         """Of what its figures do not tell."""
-        return [w for name, each in self.train.items() for w in undetermined(self.count, len(each.mean), name)]
+        return [w for name, each in self.train.items() for w in covariance_warnings(self.count, len(each.mean), name)]
 
     def floors(self) -> dict[str, Measurement]:
         """What real test images get in the place of generated ones."""
 
-        def read(extractor: Extractor) -> Read:
-            whole = self.protocol.read_test(extractor)
-            return Read(whole.features[self.rows], whole.logits[self.rows])
+        def read(extractor: Extractor) -> FeaturesAndLogits:
+            whole = self.protocol.test_features(extractor)
+            return FeaturesAndLogits(whole.features[self.rows], whole.logits[self.rows])
 
-        labels = None if self.labels is None else self.protocol.dataset.test.labels[self.rows]
+        labels = None if self.labels is None else self.protocol.real.test.labels[self.rows]
         return self._compare(read, labels)
 
     def _noise_loss(self, model: Model) -> Measurement:
-        flags, test, device = self.flags, self.protocol.dataset.test, torch.device(self.flags.model.device)
+        flags, test, device = self.flags, self.protocol.real.test, torch.device(self.flags.model.device)
         losses = []
         for rows in self.rows.split(flags.batch_size):
             clean = model.space.encode(test.images[rows].to(device))
@@ -182,19 +190,19 @@ class _Task:
             losses.append(noise_losses(model.denoiser, model.noise_schedule, images, label)[1].mean(1))
             refuse_infinite(losses[-1])
         settings = self.protocol.settings
-        return mean(torch.cat(losses), resampled_counts(len(self.rows), settings.draws, settings.seed))
+        return mean_measurement(torch.cat(losses), resampled_counts(len(self.rows), settings.draws, settings.seed))
 
     def _draw(self, model: Model) -> Samples:
         return draw_samples(model, self.sampling, self.count, self.labels, self.flags.seed, self.flags.batch_size)
 
-    def _compare(self, read: Callable[[Extractor], Read], labels: Tensor | None) -> dict[str, Measurement]:
+    def _compare(self, read: Callable[[Extractor], FeaturesAndLogits], labels: Tensor | None) -> dict[str, Measurement]:
         """Of images that are read so; labels: what was asked for."""
         found = {}
         for extractor in self.protocol.extractors:
             seen, name = read(extractor), extractor.name
-            found[f"fd_{name}"] = frechet(seen.features, self.train[name], self.protocol.settings)
+            found[f"fd_{name}"] = measure_frechet(seen.features, self.train[name], self.protocol.settings)
             if labels is not None and isinstance(extractor, Classifier):
-                found[f"recognised_{name}"] = share(seen.labels == labels)
+                found[f"recognised_{name}"] = share_measurement(seen.predictions == labels)
         return found
 
 
@@ -282,7 +290,7 @@ class _Report:
         lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
         count = len(self.task.rows)
         meaning = {"floor": f"{count} real test images in the place of the {self.task.count} generated ones"}
-        meaning |= {kind: MEANINGS[kind][1] for kind in map(kind_of, names)}
+        meaning |= {kind: MEANINGS[kind] for kind in map(kind_of, names)}
         words = [f"{word:<12}{text}" for word, text in meaning.items()]
         warnings = [f"warning: {each}" for each in self.task.warnings]
         return "\n".join([self.title, "", *(line.rstrip() for line in lines), "", *words, *warnings])
@@ -293,5 +301,5 @@ class _Report:
             kind = kind_of(name)
             heading = HEADINGS[kind] + name.removeprefix(kind).replace("_", ", ", 1)
             floor = self.floors[name].value if name in self.floors else None
-            panels.append(curves.Panel(name, heading, floor, percent=MEANINGS[kind][0] == "%"))
+            panels.append(curves.Panel(name, heading, floor, percent=is_share(name)))
         curves.draw_checkpoint_curves(self._rows(), panels, path, self.title)

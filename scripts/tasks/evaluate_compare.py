@@ -16,13 +16,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from models.errors import UserError
+from models.evaluation.evaluation_report import RESAMPLED
+from models.evaluation.measure_names import format_value, is_share
 from models.evaluation.statistics import Measurement, Z, difference_of_shares
 from models.runs.files import write_text
 from models.runs.lookup import find_run
 from scripts.cli.arguments import parse_flags
 from scripts.cli.flags import experiments_dir
 from scripts.cli.terminal import tell
-from scripts.tasks.measuring import RESAMPLED, format_value, is_share
 from scripts.tasks.protocol import unused_path
 from scripts.tasks.sampling import DENOISING, make_folder
 

@@ -17,8 +17,12 @@ import yaml
 from data import ImageData
 from models import devices, processes
 from models.errors import UserError
+from models.evaluation.evaluation import Evaluation
+from models.evaluation.evaluation_report import evaluation_table, write_evaluation
 from models.evaluation.features import Extractor
-from models.evaluation.measures import Settings
+from models.evaluation.image_sets import Samples
+from models.evaluation.measures import MeasureSettings
+from models.evaluation.protocol import Protocol
 from models.generation import choose_labels
 from models.runs.files import write_text
 from models.training.interrupts import Interrupts
@@ -27,10 +31,9 @@ from scripts.cli.arguments import check_positive, parse_flags, to_config
 from scripts.cli.flags import ModelFlags, SamplerFlags, SourceFlags, one_of
 from scripts.cli.terminal import tell
 from scripts.tasks.autoencoding import options_of
-from scripts.tasks.extractors import KEPT_FEATURES, find_extractors
-from scripts.tasks.measuring import Evaluation, Protocol
+from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
 from scripts.tasks.protocol import load_data_of_run, model_card
-from scripts.tasks.samples import INTERVAL_UNIT, Samples, draw_samples, labels_as_real, read_samples, settings_beside
+from scripts.tasks.samples import INTERVAL_UNIT, draw_samples, labels_as_real, read_samples, settings_beside
 from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open_sampling, resolve_model
 from scripts.tasks.training import load_data as load_named
 from scripts.tasks.training import one_loads_first
@@ -180,13 +183,13 @@ def _extractors(flags: SamplesFlags, dataset: ImageData, device: torch.device) -
 def _write(
     flags: SamplesFlags, folder: Path, samples: Samples, dataset: ImageData, extractors: Sequence[Extractor]
 ) -> None:
-    settings = Settings(flags.k, flags.draws, extrapolate=flags.extrapolate)
-    protocol = Protocol(dataset, extractors, settings, Path(flags.model.experiments_dir) / KEPT_FEATURES)
+    settings = MeasureSettings(flags.k, flags.draws, extrapolate=flags.extrapolate)
+    protocol = Protocol(real_images(dataset), extractors, settings, Path(flags.model.experiments_dir) / FEATURES_CACHE)
     with Interrupts(at_once=True):
-        found = Evaluation(protocol, samples)
-        found.measure(flags.classification_accuracy)
-        found.write(folder)
-    tell(found.table())
+        evaluation = Evaluation(protocol, samples)
+        evaluation.measure(flags.classification_accuracy)
+        write_evaluation(evaluation, folder)
+    tell(evaluation_table(evaluation))
 
 
 def _keep(samples: Samples, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""From words to feature networks: those of models/pretrained, of a file, trained for the data set, or Inception."""
+"""Feature networks chosen on the command line: pretrained, from a file, trained for the data set, or Inception."""
 
 from __future__ import annotations
 
@@ -7,61 +7,75 @@ from pathlib import Path
 
 import torch
 
-from data import ImageData
+from data import ImageData, Split
 from models.errors import UserError
-from models.evaluation.classifier import Classifier, LabelledImages, Schooling, Subject, classifier_for, load_classifier
+from models.evaluation.classifier import Classifier, ClassifierSettings, find_or_train, load_classifier
 from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.features import Extractor
+from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.inception import Inception
 from scripts.cli.terminal import tell
-from scripts.tasks.training import fingerprint
+from scripts.tasks.training import fingerprint, split_hash
 
 INCEPTION = "inception"
-KEPT_FEATURES = ".features"  # Folder among the runs with what feature networks made of real images.
-KEPT_CLASSIFIERS = ".classifiers"
+FEATURES_CACHE = ".features"  # Folder in the folder of runs, with the features of real images.
+CLASSIFIERS_CACHE = ".classifiers"  # Folder in the folder of runs, with classifiers.
+
+
+def real_images(dataset: ImageData) -> RealImages:
+    """Return the two splits of a data set as the library takes them."""
+
+    def labelled(split: Split) -> LabelledImages:
+        return LabelledImages(split.images, split.labels, split_hash(split))
+
+    return RealImages(dataset.name, dataset.class_names, dataset.flips, labelled(dataset.train), labelled(dataset.test))
+
+
+def classes_to_learn(dataset: ImageData) -> RealImages:
+    """Return `real_images` for training a classifier. Raises UserError if the data set has no classes."""
+    if not dataset.class_names:
+        raise UserError(f"{dataset.name} has no classes, so a classifier cannot be trained on it")
+    return real_images(dataset)
 
 
 def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, network: str = "convnet") -> Classifier:
-    """The classifier of a data set, kept among the runs where it is not in models/pretrained. Raises UserError."""
-    schooling = Schooling(network, flips=dataset.flips)
-    return classifier_for(experiments / KEPT_CLASSIFIERS, schooling, subject_of(dataset), device, tell)
-
-
-def subject_of(dataset: ImageData) -> Subject:
-    """What a classifier of the data set is to learn. Raises UserError where there are no classes."""
-    if not dataset.class_names:
-        raise UserError(f"{dataset.name} has no classes: there is nothing to recognise")
-    train, test = (LabelledImages(split.images, split.labels) for split in (dataset.train, dataset.test))
-    return Subject(dataset.name, fingerprint(dataset), train, test, len(dataset.class_names))
+    """Return the pretrained classifier of a data set, or train one and cache it. Raises UserError without classes."""
+    settings = ClassifierSettings(network, flips=dataset.flips)
+    return find_or_train(experiments / CLASSIFIERS_CACHE, settings, classes_to_learn(dataset), device, tell)
 
 
 def find_extractors(
-    words: Sequence[str], weights: str | None, dataset: ImageData, experiments: Path, device: torch.device
+    names: Sequence[str], weights: str | None, dataset: ImageData, experiments: Path, device: torch.device
 ) -> list[Extractor]:
-    """Of each word: a build, the file of a network, or inception. weights: of the last. Raises UserError."""
-    if weights is not None and INCEPTION not in words:
-        raise UserError("--inception_weights goes with --extractors inception")
-    if not words or len(set(words)) < len(words):
-        raise UserError("--extractors: give one or more, each once")
-    for word in words:
-        if word != INCEPTION and word not in NETWORKS and not word.endswith(".safetensors"):
-            known = ", ".join((*NETWORKS, INCEPTION))
-            raise UserError(f"--extractors {word}: choose from {known}, or name a .safetensors of train_classifier")
-    found: dict[str, Extractor] = {}
-    for word in sorted(words, key=lambda word: word in NETWORKS):  # Those that may have to be trained come last.
-        if word == INCEPTION:
-            found[word] = Inception(None if weights is None else Path(weights), device)
-        elif word in NETWORKS:
-            found[word] = classifier_of(dataset, experiments, device, word)
+    """Return a feature network for each name: an architecture, the file of a classifier, or inception.
+
+    weights: file with the weights of Inception, None to download them. Raises UserError.
+    """
+    if weights is not None and INCEPTION not in names:
+        raise UserError("`inception_weights` needs `extractors inception`")
+    if not names or len(set(names)) < len(names):
+        raise UserError("`extractors`: name one or more networks, each once")
+    for name in names:
+        if name != INCEPTION and name not in NETWORKS and not name.endswith(".safetensors"):
+            choices = ", ".join((*NETWORKS, INCEPTION))
+            raise UserError(
+                f"`extractors` {name}: choose from {choices}, or name a .safetensors file of train_classifier"
+            )
+    extractors: dict[str, Extractor] = {}
+    for name in sorted(names, key=lambda name: name in NETWORKS):  # Networks that may have to be trained are last.
+        if name == INCEPTION:
+            extractors[name] = Inception(None if weights is None else Path(weights), device)
+        elif name in NETWORKS:
+            extractors[name] = classifier_of(dataset, experiments, device, name)
         else:
-            found[word] = _of_file(Path(word), dataset, device)
-    return [found[word] for word in words]
+            extractors[name] = _load_for(dataset, Path(name), device)
+    return [extractors[name] for name in names]
 
 
-def _of_file(path: Path, dataset: ImageData, device: torch.device) -> Classifier:
-    found = load_classifier(path, device)
-    if found.facts["data_sha256"] != fingerprint(dataset):
-        raise UserError(
-            f"--extractors {path}: a network of {found.facts.get('dataset')}, other data than {dataset.name}"
-        )
-    return found
+def _load_for(dataset: ImageData, path: Path, device: torch.device) -> Classifier:
+    """Load a classifier from its file. Raises UserError if it was trained on other data."""
+    classifier = load_classifier(path, device)
+    if classifier.facts["data_sha256"] != fingerprint(dataset):
+        trained_on = classifier.facts.get("dataset")
+        raise UserError(f"`extractors` {path}: trained on {trained_on}, which is other data than this {dataset.name}")
+    return classifier

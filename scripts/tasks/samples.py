@@ -11,7 +11,6 @@ import time
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from data import ImageData
 from models.errors import UserError
-from models.evaluation.measures import drawn
+from models.evaluation.image_sets import Samples
+from models.evaluation.measures import random_rows
 from models.generation import Sampling, generate
 from models.model import Model
 from models.progress import duration
@@ -38,17 +38,6 @@ CONFIG_WORDS += ("guidance_interval", "guidance_rescale", "autoguidance", "clip"
 CONFIG_WORDS += ("step", "checkpoint_sha256", "nfe")
 
 INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt; samples from before it have the schedule's own t.
-
-
-@dataclass(frozen=True)
-class Samples:
-    """images: uint8 (N, C, H, W). labels: what was asked for, (N,), or None. title: what pictures call them. card: how
-    they were made."""
-
-    images: Tensor
-    labels: Tensor | None
-    title: str
-    card: dict[str, Any]
 
 
 def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | None:
@@ -109,7 +98,7 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
         card = {"made_by": "generate", "samples": str(path), "quantisation": QUANTISATION, **told}
     rows = torch.arange(count)
     if card["made_by"] != "generate":
-        rows = drawn(len(images), count, 0, "samples").sort().values
+        rows = random_rows(len(images), count, 0, "samples").sort().values
     title = str(Path(*path.absolute().parts[-2:]))
     return Samples(images[rows], None if labels is None else labels[rows], title, card)
 

@@ -5,7 +5,6 @@ A task says how its objective is built (`Prepare`); folders, resuming, checks an
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from data.readers.memory import free_memory
 from data.readers.streamed import Broken
 from models import devices, distributed, processes
 from models.errors import UserError
+from models.evaluation.image_sets import sha256_of
 from models.model import NEEDED, match_weights
 from models.optim import OPTIMIZERS, LRSchedule
 from models.runs import checkpoints, yaml_files
@@ -348,11 +348,3 @@ def fingerprint(dataset: ImageData) -> str:
 def split_hash(split: Split) -> str:
     """SHA-256 of a split's images and labels; of images in files, of what tells those apart without decoding them."""
     return split.sha256 or sha256_of(split.in_memory(), split.labels)
-
-
-def sha256_of(*tensors: Tensor) -> str:
-    """SHA-256 of the values of tensors on the CPU, one after the other."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

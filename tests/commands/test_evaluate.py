@@ -146,7 +146,7 @@ def test_an_autoencoder_by_gaussians_of_its_latents(bayes) -> None:
         ("labels", ("--method", "magic"), ("--method magic", "denoising, likelihood")),
         ("labels", ("--method", "gaussians"), ("--method gaussians", "a denoiser")),
         ("-vae-", ("--method", "denoising"), ("--method denoising", "an autoencoder")),
-        ("-vae-", ("--shrinkage", "2"), ("--shrinkage 2",)),
+        ("-vae-", ("--shrinkage", "2"), ("shrinkage 2",)),
         ("latent", ("--method", "likelihood"), ("uniform noise",)),
         ("labels", ("--draws", "0"), ("--draws 0",)),
         ("labels", ("--weighting", "x"), ("'x'", "variational")),

@@ -17,9 +17,9 @@ from PIL import Image
 
 from data.digits import Digits
 from models.evaluation import classifier
-from models.evaluation.classifier import Schooling, school
+from models.evaluation.classifier import ClassifierSettings, train_and_save
 from models.runs import checkpoints
-from scripts.tasks.extractors import subject_of
+from scripts.tasks.extractors import real_images
 from tests.commands.tasks import TINY, Ended, grey_folder, rows_of, run_here, weights_hash
 
 FEW = ("--num_images", "60", "--steps", "4", "--draws", "10")
@@ -32,7 +32,7 @@ def quick_classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     """In the place of the one of models/pretrained."""
     folder = tmp_path_factory.mktemp("pretrained")
     path = folder / "digits_convnet.safetensors"
-    school(Schooling(epochs=2), subject_of(Digits().load(Path())), torch.device("cpu"), path)
+    train_and_save(ClassifierSettings(epochs=2), real_images(Digits().load(Path())), torch.device("cpu"), path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "PRETRAINED", folder)
         yield path
@@ -116,7 +116,8 @@ def test_the_report_carries_its_protocol_and_the_floor(usual: Path, quick_classi
     card = report["protocol"]
     assert (card["images"], card["dataset"], card["extractors"]) == (60, "digits", [name])
     assert report["samples"]["nfe"] == 4 and "uint8" in report["samples"]["quantisation"]
-    assert report["warnings"] == [f"60 images for 128 features of {name}: its covariance is not determined"]
+    (warning,) = report["warnings"]
+    assert warning.startswith(f"60 images for 128 features of {name}: their covariance is singular")
     assert f"warning: {report['warnings'][0]}" in (usual / "table.txt").read_text()
     assert report["samples"]["sampling"] == "ddim, 4 steps" and "checkpoint_sha256" not in report["samples"]
     assert set(report["floor"]) == {f"fd_{name}", f"recognised_{name}"}
@@ -166,7 +167,7 @@ def test_other_runs_and_flags(measure, quick_classifier: Path) -> None:
         (("--num_images", "1"), ("--num_images 1",)),
         (("--draws", "3"), ("--draws 3",)),
         (("--batch_size", "0"), ("--batch_size 0",)),
-        (("--extractors", "convnext"), ("--extractors convnext", "convnet")),
+        (("--extractors", "convnext"), ("extractors convnext", "convnet")),
         (("--steps", "0"), ("--steps",)),
         (("--drawz", "3"), ("--drawz", "did you mean --draws")),
         (("--run", "none"), ("no run 'none'",)),

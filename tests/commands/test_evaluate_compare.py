@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from scripts.tasks.measuring import is_share
+from models.evaluation.measure_names import is_share
 from tests.commands.tasks import TINY, Ended, run_here, tiny_classifier
 
 COUNT = 40
@@ -56,7 +56,7 @@ def comparison_of(ended: Ended) -> dict[str, Any]:
 def test_two_runs_are_paired_by_their_noise(experiments: Path, compare) -> None:
     ended = compare(run_of(experiments, "short"), run_of(experiments, "long"))
     found = comparison_of(ended)
-    assert ended.err.count("its covariance is not determined") == 2 and "warning: of A: " in ended.err
+    assert ended.err.count("covariance is singular") == 2 and "warning: of A: " in ended.err
     assert found["paired"] and ended.folder.parent == experiments / "comparisons"
     (distance,) = (row for name, row in found["differences"].items() if name.startswith("fd_convnet"))
     assert distance["value"] == distance["other"] - distance["one"]

@@ -215,7 +215,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object, **__: object) -> None:
         raise AssertionError("worked before the mistake was found")
 
-    monkeypatch.setattr(Classifier, "read", work)
+    monkeypatch.setattr(Classifier, "extract", work)
     monkeypatch.setattr("scripts.tasks.samples.generate", work)
     monkeypatch.setattr("models.evaluation.classifier.fit_classifier", work)
 
@@ -314,11 +314,11 @@ def test_samples_that_are_not_there(refused, made: Made, tmp_path: Path) -> None
         (("--k", "0"), ("--k 0",)),
         (("--draws", "3"), ("--draws 3",)),
         (("--dataset", "mnist"), ("--dataset goes with --samples",)),
-        (("--inception_weights", "x.pth"), ("goes with --extractors inception",)),
+        (("--inception_weights", "x.pth"), ("inception_weights needs", "extractors inception")),
         (("--labels", "10"), ("--labels 10", "0..9")),
         (("--batch_size", "0"), ("--batch_size 0",)),
-        (("--extractors", "convnets"), ("--extractors convnets", "convnet, resnet, inception")),
-        (("--extractors", "convnet", "vgg"), ("--extractors vgg",)),
+        (("--extractors", "convnets"), ("extractors convnets", "convnet, resnet, inception")),
+        (("--extractors", "convnet", "vgg"), ("extractors vgg",)),
         (("--extractors", "resnet", "resnet"), ("each once",)),
         (("--extractors", "none.safetensors"), ("none.safetensors",)),
     ],
@@ -336,7 +336,13 @@ def test_a_network_of_other_data_or_with_damaged_weights(refused, made: Made, tm
     facts = {key: value for key, value in facts.items() if key not in ("sha256", "format")}
     other = tmp_path / "other.safetensors"
     checkpoints.write_checkpoint(other, tensors, {**facts, "dataset": "letters", "data_sha256": "0" * 64})
-    refused(words=("a network of letters, other data than digits",), network=other)
+    refused(
+        words=(
+            "trained on letters",
+            "other data than this digits",
+        ),
+        network=other,
+    )
     other.write_bytes(other.read_bytes()[:-9])
     refused(words=("truncated or altered",), network=other)
     run = checkpoints.resolve_checkpoint(made.run)
@@ -349,14 +355,14 @@ def test_inception_weights_that_are_not_torch_fidelitys(
     path, marker = tmp_path / "weights.pth", tmp_path / "ran"
 
     def refused_with(*words: str) -> None:
-        refused("--inception_weights", path, words=(f"--inception_weights {path}", *words), network="inception")
+        refused("--inception_weights", path, words=(f"inception_weights {path}", *words), network="inception")
 
     refused_with("no such file")
     torch.save(Code(marker), path)
     refused_with("not torch-fidelity's", "6726825d")
     contents: tuple[tuple[Any, str], ...] = (
         (Code(marker), "cannot be read as tensors"),
-        ({"fc.weight": torch.zeros(2)}, "not those of Inception"),
+        ({"fc.weight": torch.zeros(2)}, "not the weights of Inception"),
     )
     for content, words in contents:
         torch.save(content, path)

@@ -1,4 +1,4 @@
-"""train_classifier as people run it: a file that can be verified, and one that claims too much is told."""
+"""train_classifier as people run it: a file that can be verified, and a file that states too much is refused."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def test_a_file_as_it_was_written_is_verified(verify, tmp_path: Path) -> None:
     assert "359 test images of digits recognised" in ended.err
 
 
-def test_a_file_that_claims_more_fails(verify, made: Path) -> None:
+def test_a_file_that_states_a_higher_accuracy_fails(verify, made: Path) -> None:
     _, facts = checkpoints.load_checkpoint(made)
-    assert_refused(verify(accuracy=facts["accuracy"] + 1 / 359), "recognises", "and claims")
+    assert_refused(verify(accuracy=facts["accuracy"] + 1 / 359), "recognises", "the file states")
     assert verify(accuracy=facts["accuracy"] - 1 / 359).code == 0
 
 
@@ -90,8 +90,8 @@ def test_without_a_file_there_must_be_one(
     ("flags", "words"),
     [
         (("--network", "vgg"), ("--network", "convnet")),
-        (("--epochs", "0"), ("--epochs 0",)),
-        (("--lr", "-1"), ("--lr -1",)),
+        (("--epochs", "0"), ("epochs 0",)),
+        (("--lr", "-1"), ("lr -1",)),
         (("--file", "x.safetensors"), ("--file", "--verify_only")),
         (("--out", "network.pt"), ("network.pt", "name a .safetensors file")),
     ],
@@ -108,7 +108,7 @@ def test_neither_an_old_file_is_written_over_nor_pictures_without_classes_are_le
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = made.read_bytes()
-    assert_refused(run_here("train_classifier", "--out", made, capsys=capsys), "is there already")
+    assert_refused(run_here("train_classifier", "--out", made, capsys=capsys), "exists already")
     assert made.read_bytes() == before
     words = grey_folder(tmp_path / "grey", 8, 8)
     assert_refused(run_here("train_classifier", *words, capsys=capsys), "has no classes")

@@ -1,4 +1,4 @@
-"""Classifiers: right on what is easy, the same from the same seed, kept and read back, their files checked."""
+"""Classifiers: accuracy on easy images, reproducibility, the cache, and checks of their files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from models.errors import UserError
 from models.evaluation import classifier as module
 from models.evaluation.classifier import (
     Classifier,
-    LabelledImages,
-    Schooling,
-    Subject,
-    classifier_for,
+    ClassifierSettings,
+    cached_path,
+    find_or_train,
     fit_classifier,
     load_classifier,
 )
 from models.evaluation.feature_networks import NETWORKS
-from models.evaluation.recognition import diversity
+from models.evaluation.image_sets import LabelledImages, RealImages
+from models.evaluation.recognition import accuracy, confusion_counts, diversity
 from models.runs import checkpoints
 
 CPU = torch.device("cpu")
 
 
 def halves(count: int, shape: tuple[int, int, int], seed: int) -> LabelledImages:
-    """Noisy images that are bright above (0) or below (1)."""
+    """Noisy images that are bright in the upper half (label 0) or in the lower half (label 1)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(2, (count,), generator=generator)
     images = torch.randint(0, 120, (count, *shape), generator=generator)
@@ -39,60 +39,61 @@ def halves(count: int, shape: tuple[int, int, int], seed: int) -> LabelledImages
 
 
 def make(
-    folder: Path, shape: tuple[int, int, int] = (1, 8, 8), sha256: str = "a", schooling: Schooling | None = None
+    folder: Path, shape: tuple[int, int, int] = (1, 8, 8), sha256: str = "a", settings: ClassifierSettings | None = None
 ) -> tuple[Classifier, list[str]]:
-    told: list[str] = []
-    subject = Subject("halves", sha256, halves(256, shape, 0), halves(100, shape, 1), 2)
-    made = classifier_for(folder, schooling or Schooling(epochs=1), subject, CPU, told.append)
-    return made, told
+    """A classifier with the cache `folder`, and the lines that were logged."""
+    lines: list[str] = []
+    train = replace(halves(256, shape, 0), sha256=sha256)
+    real = RealImages("halves", ("upper", "lower"), False, train, halves(100, shape, 1))
+    return find_or_train(folder, settings or ClassifierSettings(epochs=1), real, CPU, lines.append), lines
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 20, 36)])
-def test_it_learns_is_kept_and_answers_alike(network: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
-    schooling = Schooling(network, epochs=12)
-    first, told = make(tmp_path / "kept", shape, schooling=schooling)
-    assert first.accuracy > 0.95 and told
-    again, silent = make(tmp_path / "kept", shape, schooling=schooling)
-    assert not silent and again.facts == first.facts and again.name == first.name
-    images, labels = halves(30, shape, 2)
-    read = again.read(images)
-    assert read.features.shape == (30, NETWORKS[network].features) and read.logits.shape == (30, 2)
-    assert (read.labels == labels).float().mean() > 0.9
-    assert torch.equal(read.features, first.read(images).features)
+def test_a_trained_classifier_is_accurate_and_cached(network: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
+    settings = ClassifierSettings(network, epochs=12)
+    first, lines = make(tmp_path / "cache", shape, settings=settings)
+    assert first.accuracy > 0.95 and lines
+    again, no_lines = make(tmp_path / "cache", shape, settings=settings)
+    assert not no_lines and again.facts == first.facts and again.name == first.name
+    examples = halves(30, shape, 2)
+    output = again.extract(examples.images)
+    assert output.features.shape == (30, NETWORKS[network].features) and output.logits.shape == (30, 2)
+    assert (output.predictions == examples.labels).float().mean() > 0.9
+    assert torch.equal(output.features, first.extract(examples.images).features)
 
 
 def test_the_same_seed_gives_the_same_network() -> None:
-    shown = halves(256, (1, 8, 8), 0)
+    examples = halves(256, (1, 8, 8), 0)
     one, same, other = (
-        fit_classifier(Schooling(epochs=1, seed=seed), shown, 2, CPU).state_dict() for seed in (0, 0, 1)
+        fit_classifier(ClassifierSettings(epochs=1, seed=seed), examples, 2, CPU).state_dict() for seed in (0, 0, 1)
     )
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert not torch.equal(one["verdict.weight"], other["verdict.weight"])
 
 
-def read_with_threads(made: Classifier, images: Tensor, threads: int) -> Tensor:
+def features_with_threads(classifier: Classifier, images: Tensor, threads: int) -> Tensor:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return made.read(images).features
+        return classifier.extract(images).features
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_images_are_read_alike_in_any_batch_and_by_any_number_of_threads(
+def test_features_are_the_same_in_any_batch_and_with_any_number_of_threads(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, _ = make(tmp_path, (1, 28, 28), schooling=Schooling(network, epochs=0.1))
+    classifier, _ = make(tmp_path, (1, 28, 28), settings=ClassifierSettings(network, epochs=0.1))
     images = halves(90, (1, 28, 28), 2).images[:]
-    whole = read_with_threads(made, images, 1)
-    assert (read_with_threads(made, images, 3) - whole).abs().max() < 1e-12
-    monkeypatch.setattr(module, "READ_AT_ONCE", 7)
-    assert (read_with_threads(made, images, 1) - whole).abs().max() < 1e-12
+    whole = features_with_threads(classifier, images, 1)
+    assert (features_with_threads(classifier, images, 3) - whole).abs().max() < 1e-12
+    monkeypatch.setattr(module, "BATCH", 7)
+    assert (features_with_threads(classifier, images, 1) - whole).abs().max() < 1e-12
 
 
-def test_other_data_and_broken_files_are_trained_anew(tmp_path: Path) -> None:
+def test_a_classifier_is_trained_anew_for_other_data_and_broken_files(tmp_path: Path) -> None:
     make(tmp_path)
     assert make(tmp_path, sha256="b")[1]
     for path in tmp_path.glob("*.safetensors"):
@@ -101,16 +102,22 @@ def test_other_data_and_broken_files_are_trained_anew(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_small_sets_are_shown_more_often() -> None:
-    assert Schooling().epochs_for(60_000) == 12
-    assert Schooling().epochs_for(3_200) == 600 * 128 / 3_200
-    assert Schooling().epochs_for(10) == 100
-    assert Schooling(epochs=3).epochs_for(10) == 3
+def test_names_of_cached_files_are_fixed() -> None:
+    """Classifiers that are cached already must be found."""
+    settings = ClassifierSettings("resnet", width=8, epochs=2, flips=True)
+    assert cached_path(Path("cache"), settings, "0" * 64) == Path("cache/6dc3fe60b7a01a77.safetensors")
 
 
-def test_a_file_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
-    made, _ = make(tmp_path / "kept")
-    path = next((tmp_path / "kept").glob("*.safetensors"))
+def test_small_sets_are_trained_on_for_more_epochs() -> None:
+    assert ClassifierSettings().epochs_for(60_000) == 12
+    assert ClassifierSettings().epochs_for(3_200) == 600 * 128 / 3_200
+    assert ClassifierSettings().epochs_for(10) == 100
+    assert ClassifierSettings(epochs=3).epochs_for(10) == 3
+
+
+def test_files_that_hold_no_classifier_are_refused(tmp_path: Path) -> None:
+    make(tmp_path / "cache")
+    path = next((tmp_path / "cache").glob("*.safetensors"))
     tensors, facts = checkpoints.load_checkpoint(path)
     for broken, words in (
         ({"network": "vgg"}, "no feature network"),
@@ -126,25 +133,32 @@ def test_a_file_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match="truncated or altered"):
         load_classifier(path, CPU)
-    assert replace(made).name.startswith("convnet_")
 
 
-def test_images_are_moved_and_mirrored_but_keep_what_they_show() -> None:
+def test_augmented_images_are_shifted_and_mirrored() -> None:
     images = halves(64, (1, 28, 28), 3).images[:]
     generator = torch.Generator().manual_seed(0)
-    moved = module._moved(images, False, generator)
+    moved = module._augment(images, False, generator)
     assert moved.shape == images.shape and not torch.equal(moved, images)
     slope = torch.arange(28, dtype=torch.uint8).expand(200, 1, 28, 28)
-    mirrored = module._moved(slope, True, generator).float()
+    mirrored = module._augment(slope, True, generator).float()
     falling = (mirrored[:, 0, 0, -1] < mirrored[:, 0, 0, 0]).float().mean()
     assert 0.3 < falling < 0.7
-    rising = module._moved(slope, False, generator).float()
+    rising = module._augment(slope, False, generator).float()
     assert (rising.diff(dim=3) >= 0).all()
 
 
 def test_diversity() -> None:
-    """Unit vectors at right angles are sqrt(2) apart; longer ones are no more diverse, and single ones say nothing."""
+    """Orthogonal unit vectors have a distance of sqrt(2). The length of vectors and single vectors have no effect."""
     features = torch.tensor([[1.0, 0.0], [0.0, 9.0], [1.0, 1.0], [2.0, 2.0], [5.0, 0.0]])
     labels = torch.tensor([0, 0, 1, 1, 2])
     assert diversity(features, labels) == pytest.approx(2**0.5 / 2)
     assert diversity(features[:2], labels[:2]) == pytest.approx(2**0.5)
+
+
+def test_confusion_counts_and_accuracy() -> None:
+    labels, predictions = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([0, 2, 1, 3, 0, 3])
+    counts = confusion_counts(labels, predictions, 4)
+    assert counts.dtype == torch.int64
+    assert counts.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 2]]
+    assert accuracy(predictions, labels) == 4 / 6

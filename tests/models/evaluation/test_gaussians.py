@@ -1,4 +1,4 @@
-"""One Gaussian for each class of latents, against Bayes' rule in closed form."""
+"""Classification with one Gaussian per class, against Bayes' rule in closed form."""
 
 from __future__ import annotations
 
@@ -46,29 +46,29 @@ def true_posterior(latents: Tensor) -> Tensor:
 def test_many_latents_give_the_true_posterior() -> None:
     fitted = ClassGaussians.fit(*draw(60_000, 0), classes=3, shrinkage=0.0)
     latents, _ = draw(500, 1)
-    found = fitted.log_posterior(latents, SHARES.log()).exp()
-    assert torch.allclose(found.sum(1), torch.ones(500, dtype=torch.float64))
-    assert float((found - true_posterior(latents)).abs().max()) < 0.03
+    posterior = fitted.log_posterior(latents, SHARES.log()).exp()
+    assert torch.allclose(posterior.sum(1), torch.ones(500, dtype=torch.float64))
+    assert float((posterior - true_posterior(latents)).abs().max()) < 0.03
 
 
 def test_a_single_dimension() -> None:
-    """Two classes a unit's deviation apart: their posterior is a logistic function of the latent."""
+    """The posterior of two unit Gaussians at a distance of 1 is a logistic function of the latent."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(20_000) % 2
     latents = torch.randn(20_000, 1, generator=generator) + labels[:, None]
     fitted = ClassGaussians.fit(latents, labels, classes=2, shrinkage=1.0)
-    at = torch.linspace(-1, 2, 7)[:, None]
-    found = fitted.log_posterior(at, torch.tensor([0.5, 0.5]).log()).exp()[:, 1]
-    assert torch.allclose(found, (at[:, 0].double() - 0.5).sigmoid(), atol=0.02)
+    points = torch.linspace(-1, 2, 7)[:, None]
+    posterior = fitted.log_posterior(points, torch.tensor([0.5, 0.5]).log()).exp()[:, 1]
+    assert torch.allclose(posterior, (points[:, 0].double() - 0.5).sigmoid(), atol=0.02)
 
 
-def test_a_density_is_in_nats() -> None:
+def test_densities_are_in_nats() -> None:
     fitted = ClassGaussians(MEANS, FACTORS)
     latents, _ = draw(20, 1)
     assert torch.allclose(fitted.log_density(latents), true_densities(latents))
 
 
-def test_full_shrinkage_is_one_covariance_for_all() -> None:
+def test_full_shrinkage_gives_all_classes_one_covariance() -> None:
     latents, labels = draw(3000, 0)
     fitted = ClassGaussians.fit(latents, labels, classes=3, shrinkage=1.0)
     assert torch.equal(fitted.factor[0], fitted.factor[1])
@@ -82,7 +82,7 @@ def test_diagonal() -> None:
     assert torch.all(fitted.factor == fitted.factor.diagonal(dim1=1, dim2=2).diag_embed())
 
 
-def test_dead_dimensions_and_few_latents_do_no_harm() -> None:
+def test_constant_dimensions_and_few_latents_can_be_fitted() -> None:
     latents, labels = draw(40, 0)
     dead = torch.cat([latents.flatten(1), torch.zeros(40, 60, dtype=torch.float64)], dim=1)
     fitted = ClassGaussians.fit(dead, labels, classes=3)
@@ -90,9 +90,9 @@ def test_dead_dimensions_and_few_latents_do_no_harm() -> None:
     assert float((fitted.log_posterior(dead, SHARES.log()).argmax(1) == labels).double().mean()) > 0.6
 
 
-def test_what_cannot_be_fitted_is_refused() -> None:
+def test_classes_without_latents_and_wrong_shrinkage_are_refused() -> None:
     latents, labels = draw(40, 0)
     with pytest.raises(UserError, match="class 3 has 0 training images"):
         ClassGaussians.fit(latents, labels, classes=4)
-    with pytest.raises(UserError, match=r"--shrinkage 1\.5"):
+    with pytest.raises(UserError, match=r"shrinkage 1\.5: must be"):
         ClassGaussians.fit(latents, labels, classes=3, shrinkage=1.5)

@@ -1,4 +1,4 @@
-"""FID, KID and IS by this code are those of torch-fidelity, in a network of Inception's build with random weights."""
+"""FID, KID and IS equal those of torch-fidelity, in an Inception network with random weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNT = 6
 
 
 class Pictures(Dataset):
-    """As torch-fidelity wants them: three channels."""
+    """A data set of images with three channels, as torch-fidelity takes them."""
 
     def __init__(self, images: Tensor):
         self.images = images
@@ -38,7 +38,7 @@ class Pictures(Dataset):
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of weights that keep a signal alive through all layers, taken for the published one."""
+    """File of random weights, scaled so that activations do not vanish, with its hash as the expected one."""
     with monkeypatch.context() as patch, torch.random.fork_rng():
         torch.manual_seed(0)
         patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
@@ -57,26 +57,26 @@ def test_the_published_figures_are_those_of_torch_fidelity(weights: Path, monkey
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2 * COUNT, 1, 8, 8), generator=generator).to(torch.uint8)
     images[COUNT:] //= 2
-    monkeypatch.setattr(inception, "READ_AT_ONCE", 5)
-    mine = inception.Inception(weights, CPU).read(images)
+    monkeypatch.setattr(inception, "BATCH", 5)
+    output = inception.Inception(weights, CPU).extract(images)
 
     layers, settings = ["2048", "logits_unbiased"], {"cuda": False, "verbose": False, "batch_size": 4, "cache": False}
     network = create_feature_extractor(
         "inception-v3-compat", layers, feature_extractor_weights_path=weights, **settings
     )
-    found = extract_featuresdict_from_input_id(1, network, input1=Pictures(images), save_cpu_ram=True, **settings)
-    features, logits = (found[layer].double() for layer in layers)
+    expected = extract_featuresdict_from_input_id(1, network, input1=Pictures(images), save_cpu_ram=True, **settings)
+    features, logits = (expected[layer].double() for layer in layers)
     assert features.std(0).mean() > 1e-3 and logits.std() > 1e-3
-    torch.testing.assert_close(mine.features, features, rtol=1e-4, atol=1e-5 * features.abs().max().item())
-    torch.testing.assert_close(mine.logits, logits, rtol=1e-4, atol=1e-5 * logits.abs().max().item())
+    torch.testing.assert_close(output.features, features, rtol=1e-4, atol=1e-5 * features.abs().max().item())
+    torch.testing.assert_close(output.logits, logits, rtol=1e-4, atol=1e-5 * logits.abs().max().item())
 
-    one, other = mine.features.split(COUNT)
-    # In the few directions that the images span: distances stay, and its eigenvalues take no minute.
+    one, other = output.features.split(COUNT)
+    # Projection to the few directions that the images span keeps the distances and makes the eigenvalues fast.
     basis = torch.linalg.qr(features.T).Q
     first, second = (fid_features_to_statistics(part @ basis) for part in features.split(COUNT))
     fid = fid_statistics_to_metric(first, second, False)[KEY_METRIC_FID]
     assert frechet_distance(gaussian(one), gaussian(other)) == pytest.approx(fid, rel=1e-4)
     kid = kid_features_to_metric(*features.split(COUNT), kid_subsets=1, kid_subset_size=COUNT, verbose=False)
     assert kernel_distance(one, other)[0] == pytest.approx(kid[KEY_METRIC_KID_MEAN], rel=1e-4)
-    score = inception_score(mine.logits, torch.ones(1, 2 * COUNT, dtype=torch.float64)).item()
+    score = inception_score(output.logits, torch.ones(1, 2 * COUNT, dtype=torch.float64)).item()
     assert score == pytest.approx(isc_features_to_metric(logits, splits=1)[KEY_METRIC_ISC_MEAN], rel=1e-5)

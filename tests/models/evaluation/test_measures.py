@@ -1,4 +1,4 @@
-"""What the rows of a report say of images whose distribution is known, and that nothing but the images moves them."""
+"""Measures of images with a known distribution, and their independence of chunks and threads."""
 
 from __future__ import annotations
 
@@ -6,65 +6,68 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.evaluation import classifier, distances, neighbours
-from models.evaluation.classifier import Classifier, Read, frozen
+from models.evaluation import classifier as classifiers
+from models.evaluation import distances, neighbours
+from models.evaluation.classifier import Classifier, for_inference
 from models.evaluation.distances import frechet_distance, gaussian
 from models.evaluation.feature_networks import NETWORKS
+from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.measures import (
+    MeasureSettings,
     Reference,
-    Settings,
-    drawn,
     frechet_floor,
     grey_measures,
-    measure,
+    measure_features,
     memory_measures,
+    random_rows,
 )
 from models.evaluation.memorisation import memorisation
 from models.evaluation.neighbours import expected_coverage, expected_mixing
 from models.evaluation.statistics import Measurement, Z
 
 WIDTH, COUNT = 6, 300
-SETTINGS = Settings(k=5, draws=20)
+SETTINGS = MeasureSettings(k=5, draws=20)
 Rows = dict[str, Measurement]
 
 
 def modes(count: int, seed: int, centres: tuple[float, ...] = (0, 30)) -> Tensor:
-    """As many of each mode, every one a Gaussian about its centre."""
+    """Features of several modes, each a Gaussian about its centre, with equally many of each mode."""
     generator = torch.Generator().manual_seed(seed)
-    places = torch.tensor(centres, dtype=torch.float64)[torch.arange(count) % len(centres)]
-    return torch.randn(count, WIDTH, generator=generator, dtype=torch.float64) + places[:, None]
+    means = torch.tensor(centres, dtype=torch.float64)[torch.arange(count) % len(centres)]
+    return torch.randn(count, WIDTH, generator=generator, dtype=torch.float64) + means[:, None]
 
 
-def rows_of(features: Tensor, train: Tensor, settings: Settings = SETTINGS) -> Rows:
-    """Of the classes, each image tells by its place which it is."""
+def rows_of(features: Tensor, train: Tensor, settings: MeasureSettings = SETTINGS) -> Rows:
+    """Measurements by name. The class of an image is the side of 15 on which its features are."""
     logits = torch.stack([15 - features.mean(1), features.mean(1) - 15], dim=1)
-    return measure(Read(features, logits), Reference.of(train, len(features), settings.seed), "x", settings)
+    reference = Reference.of(train, len(features), settings.seed)
+    return measure_features(FeaturesAndLogits(features, logits), reference, "x", settings)
 
 
 def values(rows: Rows) -> dict[str, float]:
-    return {name.removesuffix("_x"): each.value for name, each in rows.items()}
+    return {name.removesuffix("_x"): row.value for name, row in rows.items()}
 
 
-def test_like_images() -> None:
-    found = rows_of(modes(COUNT, 0), modes(COUNT, 1))
-    value = values(found)
+def test_images_of_the_same_distribution() -> None:
+    rows = rows_of(modes(COUNT, 0), modes(COUNT, 1))
+    value = values(rows)
     assert value["precision"] > 0.85 and value["recall"] > 0.85
     assert value["density"] == pytest.approx(1, abs=0.12)
     assert value["coverage"] == pytest.approx(expected_coverage(COUNT, COUNT, 5), abs=0.03)
     assert value["one_nn"] == pytest.approx(1 - expected_mixing(COUNT, COUNT), abs=0.06)
-    assert found["kd_x"].low < 0 < found["kd_x"].high
+    assert rows["kd_x"].low < 0 < rows["kd_x"].high
     assert value["is"] == pytest.approx(2, abs=1e-3)
     assert 0 < value["fd"] < 0.6
-    assert all(each.low <= each.value <= each.high for each in found.values())
+    assert all(row.low <= row.value <= row.high for row in rows.values())
 
 
 def test_identical_images() -> None:
-    """As copies of the training images are: perfect in all but the nearest neighbour, which is always the copy."""
+    """Copies of the training images are perfect by all measures but one: their nearest neighbour is the copy."""
     train = modes(COUNT, 1)
     value = values(rows_of(train.flip(0), train))
     assert value["fd"] == pytest.approx(0, abs=1e-9) and value["kd"] <= 0
     assert value["precision"] == value["recall"] == value["coverage"] == 1
-    assert value["density"] == pytest.approx(6 / 5)  # Each ball holds its own image and the five that it reaches to.
+    assert value["density"] == pytest.approx(6 / 5)  # Each ball contains its centre and five neighbours.
     assert value["one_nn"] == 0
 
 
@@ -74,53 +77,53 @@ def test_a_collapsed_mode_shows_in_recall_and_coverage_while_precision_stays() -
     assert collapsed["precision"] > whole["precision"] - 0.03
     assert 0.4 < collapsed["recall"] < 0.52 and 0.4 < collapsed["coverage"] <= 0.51
     assert collapsed["is"] < 1.01
-    # Half the difference in the mean, and no spread between modes: 15^2 + 15^2 along each axis that both share.
+    # The means differ by 15 in each dimension, and the spread of the modes, 15, is missing.
     assert collapsed["fd"] == pytest.approx(2 * 15**2 * WIDTH, rel=0.1)
     assert collapsed["one_nn"] > whole["one_nn"] + 0.05
 
 
 def test_shifted_images() -> None:
     train, moved = modes(COUNT, 1), modes(COUNT, 0) + 12
-    found = rows_of(moved, train)
-    value = values(found)
+    rows = rows_of(moved, train)
+    value = values(rows)
     assert value["fd"] == pytest.approx(WIDTH * 12**2, rel=0.03)
-    assert found["fd_x"].low < WIDTH * 12**2 < found["fd_x"].high
+    assert rows["fd_x"].low < WIDTH * 12**2 < rows["fd_x"].high
     assert value["precision"] == value["recall"] == value["density"] == value["coverage"] == 0
-    assert value["one_nn"] == 1 and found["kd_x"].low > 0
+    assert value["one_nn"] == 1 and rows["kd_x"].low > 0
 
 
-def test_the_limit_is_measured_where_asked_for() -> None:
-    found = rows_of(modes(COUNT, 0, (0,)), modes(COUNT, 1, (0,)), Settings(draws=10, extrapolate=True))
-    assert abs(found["fd_limit_x"].value) < found["fd_x"].value
+def test_the_limit_is_measured_with_extrapolate() -> None:
+    rows = rows_of(modes(COUNT, 0, (0,)), modes(COUNT, 1, (0,)), MeasureSettings(draws=10, extrapolate=True))
+    assert abs(rows["fd_limit_x"].value) < rows["fd_x"].value
     assert "fd_limit_x" not in rows_of(modes(20, 0), modes(20, 1))
 
 
-def test_pairs_are_of_so_many_images_and_moments_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.evaluation.measures.MOST_PAIRED", 50)
+def test_pairs_are_of_at_most_so_many_images_and_moments_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.evaluation.measures.MAX_PAIRED", 50)
     features, train = modes(COUNT, 0), modes(2 * COUNT, 1)
     reference = Reference.of(train, COUNT, 0)
-    assert len(reference.some) == 50
-    rows = drawn(COUNT, 50, SETTINGS.seed, "paired").sort().values
+    assert len(reference.paired) == 50
+    rows = random_rows(COUNT, 50, SETTINGS.seed, "paired").sort().values
     few, whole = rows_of(features, train), rows_of(features[rows], train)
     assert few["coverage_x"].value == whole["coverage_x"].value and few["fd_x"] != whole["fd_x"]
     assert few["kd_x"].value == whole["kd_x"].value
 
 
 def test_pairs_of_sorted_images_are_of_all_modes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.evaluation.measures.MOST_PAIRED", 60)
+    monkeypatch.setattr("models.evaluation.measures.MAX_PAIRED", 60)
     features, train = modes(COUNT, 0), modes(2 * COUNT, 1)
     in_order = torch.cat([features[::2], features[1::2]])
-    found, mixed = (values(rows_of(each, train)) for each in (in_order, features))
+    sorted_rows, mixed = (values(rows_of(part, train)) for part in (in_order, features))
     for name in ("recall", "coverage"):
-        assert found[name] == pytest.approx(mixed[name], abs=0.15) and found[name] > 0.7
+        assert sorted_rows[name] == pytest.approx(mixed[name], abs=0.15) and sorted_rows[name] > 0.7
 
 
 def test_the_floor_spreads_as_fresh_sets_do() -> None:
-    """Even where each set has half of the real images, and so any two share a quarter of them."""
+    """This holds even if each set has half of the real images, so that two sets share a quarter of them."""
     generator = torch.Generator().manual_seed(0)
     reference = gaussian(torch.randn(20_000, 2, generator=generator, dtype=torch.float64))
     fresh = torch.randn(300, 200, 2, generator=generator, dtype=torch.float64)
-    expected = torch.tensor([frechet_distance(gaussian(each), reference) for each in fresh]).std().item()
+    expected = torch.tensor([frechet_distance(gaussian(part), reference) for part in fresh]).std().item()
     floors = [frechet_floor(torch.cat([*pair]), reference, 200, seed) for seed, pair in enumerate(fresh.split(2))]
     spreads = [(floor.high - floor.value) / Z for floor in floors if floor is not None]
     assert len(spreads) == 150
@@ -133,19 +136,19 @@ def images(count: int, seed: int) -> Tensor:
 
 
 def everything(threads: int) -> list[float]:
-    """Every number of a small evaluation, from pixels on."""
+    """Every number of a small evaluation, computed from pixels with this number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            reader = Classifier(frozen(NETWORKS["convnet"]((1, 8, 8), 10), torch.device("cpu")), {})
-        mine, train, test = (reader.read(images(count, count)) for count in (45, 60, 50))
-        settings = Settings(k=3, draws=10, extrapolate=True)
-        rows = measure(mine, Reference.of(train.features, 45, 0), "x", settings)
-        rows |= memory_measures(memorisation(mine.features, train.features, test.features), "x", settings)
+            classifier = Classifier(for_inference(NETWORKS["convnet"]((1, 8, 8), 10), torch.device("cpu")), {})
+        samples, train, test = (classifier.extract(images(count, count)) for count in (45, 60, 50))
+        settings = MeasureSettings(k=3, draws=10, extrapolate=True)
+        rows = measure_features(samples, Reference.of(train.features, 45, 0), "x", settings)
+        rows |= memory_measures(memorisation(samples.features, train.features, test.features), "x", settings)
         rows |= grey_measures(images(45, 45), settings)
-        return [number for each in rows.values() for number in (each.value, each.low, each.high)]
+        return [number for row in rows.values() for number in row[:3]]
     finally:
         torch.set_num_threads(before)
 
@@ -156,15 +159,15 @@ def test_neither_chunks_nor_threads_change_a_number(monkeypatch: pytest.MonkeyPa
     for chunk in (1, 7, 44):
         monkeypatch.setattr(neighbours, "CHUNK", chunk)
         monkeypatch.setattr(distances, "CHUNK", chunk)
-        monkeypatch.setattr(classifier, "READ_AT_ONCE", chunk)
+        monkeypatch.setattr(classifiers, "BATCH", chunk)
         assert everything(1) == pytest.approx(whole, rel=1e-9, abs=1e-9, nan_ok=True)
 
 
 def test_grey_levels() -> None:
     half = torch.cat([torch.zeros(50, 1, 4, 4), torch.full((50, 1, 4, 4), 200)]).to(torch.uint8)
-    found = grey_measures(half, Settings(draws=400))
-    assert found["grey_mean"].value == 100 and found["grey_deviation"].value == pytest.approx(100)
-    width = found["grey_mean"].high - found["grey_mean"].low
-    assert width == pytest.approx(2 * 1.96 * 100 / 10, rel=0.15)  # The images are what is drawn, not the pixels.
-    constant = grey_measures(torch.full((9, 3, 2, 2), 7, dtype=torch.uint8), Settings(draws=10))
+    rows = grey_measures(half, MeasureSettings(draws=400))
+    assert rows["grey_mean"].value == 100 and rows["grey_deviation"].value == pytest.approx(100)
+    width = rows["grey_mean"].high - rows["grey_mean"].low
+    assert width == pytest.approx(2 * 1.96 * 100 / 10, rel=0.15)  # Resamples draw images, not pixels.
+    constant = grey_measures(torch.full((9, 3, 2, 2), 7, dtype=torch.uint8), MeasureSettings(draws=10))
     assert tuple(constant["grey_deviation"])[:3] == (0, 0, 0) and constant["grey_mean"].value == 7

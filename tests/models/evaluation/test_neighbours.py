@@ -1,4 +1,4 @@
-"""Mixing, density and coverage against what they must be for equal, for like and for separate sets."""
+"""Measures of nearest neighbours, against expected values and against prdc and scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.evaluation.neighbours import CHUNK, expected_coverage, expected_mixi
 
 
 def shares(real: Tensor, generated: Tensor, k: int) -> dict[str, float]:
-    return {name: each.double().mean().item() for name, each in manifolds(real, generated, k)._asdict().items()}
+    return {name: values.double().mean().item() for name, values in manifolds(real, generated, k)._asdict().items()}
 
 
 def cloud(count: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -25,8 +25,8 @@ def cloud(count: int, seed: int, shift: float = 0.0) -> Tensor:
 
 @pytest.mark.parametrize(("one", "other"), [(500, 500), (800, 200)])
 def test_sets_of_one_distribution_mix_as_expected(one: int, other: int) -> None:
-    found = [mixing(cloud(one, seed), cloud(other, 100 + seed), 5).mean().item() for seed in range(4)]
-    assert abs(sum(found) / 4 - expected_mixing(one, other)) < 0.02
+    means = [mixing(cloud(one, seed), cloud(other, 100 + seed), 5).mean().item() for seed in range(4)]
+    assert abs(sum(means) / 4 - expected_mixing(one, other)) < 0.02
 
 
 def test_expected_mixing() -> None:
@@ -41,16 +41,16 @@ def test_separate_sets_neither_mix_nor_cover() -> None:
 
 @pytest.mark.parametrize(("one", "other", "k"), [(400, 400, 5), (300, 600, 3)])
 def test_coverage_and_density_of_like_sets(one: int, other: int, k: int) -> None:
-    found = [shares(cloud(one, seed), cloud(other, 100 + seed), k) for seed in range(4)]
-    assert abs(sum(each["coverage"] for each in found) / 4 - expected_coverage(one, other, k)) < 0.02
-    assert abs(sum(each["density"] for each in found) / 4 - 1) < 0.1
+    rows = [shares(cloud(one, seed), cloud(other, 100 + seed), k) for seed in range(4)]
+    assert abs(sum(row["coverage"] for row in rows) / 4 - expected_coverage(one, other, k)) < 0.02
+    assert abs(sum(row["density"] for row in rows) / 4 - 1) < 0.1
 
 
 def test_a_missing_mode_shows_in_recall_and_coverage_alone() -> None:
     real = torch.cat([cloud(200, 0), cloud(200, 1, shift=20)])
-    found = shares(real, cloud(400, 2), 5)
-    assert found["coverage"] < 0.55 and found["recall"] < 0.55
-    assert found["density"] > 0.9 and found["precision"] > 0.85
+    result = shares(real, cloud(400, 2), 5)
+    assert result["coverage"] < 0.55 and result["recall"] < 0.55
+    assert result["density"] > 0.9 and result["precision"] > 0.85
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_precision_recall_density_and_coverage_are_those_of_prdc(k: int) -> None
     assert shares(real, generated, k) == pytest.approx(expected, abs=1e-12)
 
 
-def test_nearest_neighbour_classification_errs_as_that_of_scikit_learn() -> None:
+def test_errors_of_nearest_neighbour_classification_are_those_of_scikit_learn() -> None:
     one, other = cloud(200, 0), cloud(150, 1, shift=0.5)
     both, labels = torch.cat([one, other]).numpy(), [0] * 200 + [1] * 150
     judge = KNeighborsClassifier(1)
@@ -85,7 +85,7 @@ def test_grey_levels_are_compared_exactly() -> None:
     columns[17] = rows[3]
     columns[18] = rows[4]
     columns[18, 5] = (int(rows[4, 5]) + 1) % 256
-    found = nearest(rows, columns)
+    result = nearest(rows, columns)
     differences = rows.long()[:, None] - columns.long()[None]
-    assert found.squares.tolist() == differences.square().sum(2).min(1).values.tolist()
-    assert found.columns[[3, 4]].tolist() == [17, 18] and found.squares[3] == 0
+    assert result.squares.tolist() == differences.square().sum(2).min(1).values.tolist()
+    assert result.columns[[3, 4]].tolist() == [17, 18] and result.squares[3] == 0

@@ -1,4 +1,4 @@
-"""Samples measured in training: real images are at no distance from themselves; labels are those asked for."""
+"""Measures of samples during training, with a feature network of known output."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.evaluation.classifier import Read
 from models.evaluation.distances import frechet_distance, gaussian
+from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.sample_test import SampleTest
 from models.spaces import ImageRows
 
 
 class Mean:
-    """Features: the mean and the deviation of an image. The class: whether the mean is above the middle."""
+    """A network whose features are mean and deviation of an image. The class says whether the mean is above 128."""
 
     name = "mean"
 
-    def read(self, images: ImageRows) -> Read:
+    def extract(self, images: ImageRows) -> FeaturesAndLogits:
         pixels = images[:].flatten(1).double()
         means = pixels.mean(1)
-        return Read(torch.stack([means, pixels.std(1)], dim=1), torch.stack([128 - means, means - 128], dim=1))
+        features = torch.stack([means, pixels.std(1)], dim=1)
+        return FeaturesAndLogits(features, torch.stack([128 - means, means - 128], dim=1))
 
 
 @pytest.fixture
@@ -29,18 +30,19 @@ def images() -> Tensor:
 
 
 def test_the_distance_is_that_of_the_features(images: Tensor) -> None:
-    train = gaussian(Mean().read(images).features)
+    train = gaussian(Mean().extract(images).features)
     test = SampleTest(Mean(), train, 10)
     assert test.measure(images, None) == {"sample_distance": pytest.approx(0, abs=1e-9)}
-    expected = frechet_distance(gaussian(Mean().read(images[:10]).features), train)
+    expected = frechet_distance(gaussian(Mean().extract(images[:10]).features), train)
     assert test.measure(images[:10], None)["sample_distance"] == expected > 0
 
 
 def test_the_share_recognised_is_of_the_labels_asked_for(images: Tensor) -> None:
-    test = SampleTest(Mean(), gaussian(Mean().read(images).features), 50)
-    right = Mean().read(images).labels.tolist()
+    test = SampleTest(Mean(), gaussian(Mean().extract(images).features), 50)
+    right = Mean().extract(images).predictions.tolist()
     wrong = [1 - label if row < 10 else label for row, label in enumerate(right)]
-    found = test.measure(images, wrong)
-    assert tuple(found) == test.names(True) and test.names(False) == ("sample_distance",)
-    assert found["sample_recognised"] == pytest.approx(0.8)
-    assert "recognised 80.0%" in test.describe(found) and "recognised" not in test.describe(test.measure(images, None))
+    measured = test.measure(images, wrong)
+    assert tuple(measured) == test.names(True) and test.names(False) == ("sample_distance",)
+    assert measured["sample_recognised"] == pytest.approx(0.8)
+    assert "recognised 80.0%" in test.describe(measured)
+    assert "recognised" not in test.describe(test.measure(images, None))

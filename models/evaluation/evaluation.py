@@ -1,0 +1,184 @@
+"""Evaluation of a set of samples: every measure, and its floor, which is the same measure of real test images.
+
+The floor takes as many test images as there are samples, or all of them if there are fewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.evaluation.classifier import Classifier, ClassifierSettings, fit_classifier, for_inference
+from models.evaluation.distances import Gaussian, frechet_distance, gaussian
+from models.evaluation.features import Extractor, FeaturesAndLogits
+from models.evaluation.image_sets import LabelledImages, Samples
+from models.evaluation.measures import (
+    MIN_LIMIT_RATIO,
+    WIDE,
+    Reference,
+    covariance_warnings,
+    frechet_floor,
+    grey_measures,
+    measure_features,
+    memory_measures,
+    random_rows,
+)
+from models.evaluation.memorisation import Memorisation, memorisation
+from models.evaluation.neighbours import distance_to
+from models.evaluation.protocol import Protocol
+from models.evaluation.recognition import confusion_counts, histogram_distance
+from models.evaluation.statistics import Measurement, mean_interval, resampled_counts, share_measurement
+
+EXPECTED_NEAR_COPIES, MANY_NEAR_COPIES = 0.01, 0.05
+
+
+@dataclass
+class Evaluation:
+    """Measurements of one set of samples.
+
+    measurements, floors: by name of the measure. without_ratio: names of the distances that must not be divided by
+    their floor, because the covariance is singular or the floor has fewer images. confusion: (classes, classes) counts
+    of the first classifier. pixels: memorisation in pixels. remoteness: (N,) distances of the samples from the training
+    images, in the features of the first network.
+    """
+
+    protocol: Protocol
+    samples: Samples
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    floors: dict[str, Measurement] = field(default_factory=dict)
+    without_ratio: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
+    confusion: Tensor | None = None
+    pixels: Memorisation | None = None
+    remoteness: Tensor | None = None
+
+    def measure(self, classification_accuracy: bool = False) -> None:
+        """Compute all measures. classification_accuracy: also that score, which trains two classifiers."""
+        real, settings = self.protocol.real, self.protocol.settings
+        self._warn_of_input()
+        for extractor in self.protocol.extractors:
+            self._measure_in(extractor)
+        if classification_accuracy:
+            self._measure_classification_accuracy()
+        pixels = (images.flatten(1) for images in (self.samples.images, real.train.images[:], real.test.images[:]))
+        self.pixels = self._measure_memory("pixels", *pixels)
+        floor = real.test.images[self.protocol.floor_rows(len(self.samples.images))]
+        self.measurements.update(grey_measures(self.samples.images, settings))
+        self.floors.update(grey_measures(floor, settings))
+        if int(self.samples.images.max()) <= 1:
+            self.warnings.append("no pixel is above 1 of 255: images in 0..1 were converted to uint8 without scaling")
+
+    def _warn_of_input(self) -> None:
+        real, labels = self.protocol.real, self.samples.labels
+        count, tests = len(self.samples.images), len(real.test)
+        if count > tests:
+            self.warnings.append(
+                f"{count} images, but a floor of {tests}, which is all test images: distances decrease with the number "
+                f"of images, so measure {tests} images to compare them with the floor"
+            )
+        missing = 0 if labels is None else len(real.class_names) - len(labels.unique())
+        if missing > 0:
+            self.warnings.append(f"{missing} classes were not asked for, but the training images have them")
+        if not self.protocol.extractors:
+            self.warnings.append(
+                f"{real.name} has no classes, so no feature network can be trained on it: name the extractor inception"
+            )
+
+    def _measure_in(self, extractor: Extractor) -> None:
+        """Compute the measures in the features of one network."""
+        protocol, settings, name = self.protocol, self.protocol.settings, extractor.name
+        output = extractor.extract(self.samples.images)
+        train, test = protocol.train_features(extractor), protocol.test_features(extractor)
+        count, width = output.features.shape
+        rows = protocol.floor_rows(count)
+        floor = FeaturesAndLogits(test.features[rows], test.logits[rows])
+        self.warnings += covariance_warnings(count, width, name)
+        if count <= width or count > len(rows):
+            self.without_ratio.add(f"fd_{name}")
+        if settings.extrapolate and count <= MIN_LIMIT_RATIO * width:
+            least = MIN_LIMIT_RATIO * width
+            self.warnings.append(f"the limit of the distance was not measured: it needs more than {least} images")
+        if isinstance(extractor, Classifier):
+            self._recognise(name, output.predictions, floor.predictions, rows)
+        reference = Reference.of(train.features, count, settings.seed)
+        self.floors.update(measure_features(floor, reference.with_pairs(len(rows)), name, settings))
+        distance = frechet_floor(test.features, reference.moments, len(rows), settings.seed)
+        if distance is not None:
+            self.floors[f"fd_{name}"] = distance
+        self._measure_shares(name, train.features, reference.moments, rows)
+        self.measurements.update(measure_features(output, reference, name, settings))
+        self._measure_memory(name, output.features, train.features, test.features)
+        if self.remoteness is None:
+            self.remoteness = distance_to(output.features, reference.paired, settings.k)
+
+    def _recognise(self, name: str, predictions: Tensor, floor_predictions: Tensor, rows: Tensor) -> None:
+        """Compare predicted classes with those asked for, and their shares with those of the training labels."""
+        real, settings, labels = self.protocol.real, self.protocol.settings, self.samples.labels
+        classes = len(real.class_names)
+        if labels is not None:
+            counts = resampled_counts(len(labels), settings.draws, settings.seed)
+            self.measurements[f"recognised_{name}"] = share_measurement(predictions == labels, counts)
+            self.floors[f"recognised_{name}"] = share_measurement(floor_predictions == real.test.labels[rows])
+            if self.confusion is None:
+                self.confusion = confusion_counts(labels, predictions, classes)
+        for target, classified in ((self.measurements, predictions), (self.floors, floor_predictions)):
+            distance = histogram_distance(classified, real.train.labels, classes)
+            target[f"class_shares_{name}"] = Measurement(distance)
+
+    def _measure_shares(self, name: str, train: Tensor, reference: Gaussian, rows: Tensor) -> None:
+        """Measure the part of the Frechet distance that is due to the class shares asked for.
+
+        It is the distance of the training images, weighted to these shares, from all training images.
+        """
+        real, labels = self.protocol.real, self.samples.labels
+        if labels is None or train.shape[1] > WIDE:
+            return
+        classes = len(real.class_names)
+        available = torch.bincount(real.train.labels, minlength=classes).double()
+        for target, classes_asked in ((self.measurements, labels), (self.floors, real.test.labels[rows])):
+            counts = torch.bincount(classes_asked, minlength=classes) * (available > 0)
+            weights = (counts * len(train) / counts.sum() / available)[real.train.labels]
+            distance = frechet_distance(gaussian(train, weights), reference)
+            target[f"fd_shares_{name}"] = Measurement(max(0.0, distance))
+        shares_alone = self.measurements[f"fd_shares_{name}"].value
+        if shares_alone > self.floors[f"fd_{name}"].value:
+            self.warnings.append(
+                "the classes were asked for in other shares than those of the training images; real images in these "
+                f"shares would have a fd_{name} of {shares_alone:.4g}, more than the floor. By default, evaluate "
+                "generates the shares of the training images"
+            )
+
+    def _measure_memory(self, name: str, samples: Tensor, train: Tensor, test: Tensor) -> Memorisation:
+        """Measure memorisation in the space `name`, from points (N, D)."""
+        comparison = memorisation(samples, train, test)
+        self.measurements.update(memory_measures(comparison, name, self.protocol.settings))
+        copies = self.measurements[f"near_copies_{name}"].value
+        if copies > MANY_NEAR_COPIES:
+            self.warnings.append(
+                f"{100 * copies:.1f} % of the images are near copies of training images in {name}, compared with "
+                f"{100 * EXPECTED_NEAR_COPIES:.0f} % of the test images: the model has memorised training images"
+            )
+        distances = comparison.test_distances
+        self.floors[f"nearest_train_{name}"] = Measurement(distances.mean().item(), *mean_interval(distances))
+        self.floors[f"near_copies_{name}"] = Measurement(EXPECTED_NEAR_COPIES)
+        self.floors[f"nearer_to_train_{name}"] = Measurement(comparison.expected)
+        return comparison
+
+    def _measure_classification_accuracy(self) -> None:
+        """Measure the classification accuracy score (Ravuri & Vinyals 2019).
+
+        The floor is the score of as many real training images.
+        """
+        real, samples, seed, device = self.protocol.real, self.samples, self.protocol.settings.seed, torch.device("cpu")
+        if samples.labels is None:
+            self.warnings.append("no classification accuracy score was measured: the images have no labels")
+            return
+        rows = random_rows(len(real.train), min(len(samples.images), len(real.train)), seed, "learning")
+        generated = LabelledImages(samples.images, samples.labels)
+        settings = ClassifierSettings(flips=real.flips, seed=seed)
+        for target, examples in ((self.measurements, generated), (self.floors, real.train[rows])):
+            network = fit_classifier(settings, examples, len(real.class_names), device)
+            output = Classifier(for_inference(network, device), {}).extract(real.test.images)
+            target["cas"] = share_measurement(output.predictions == real.test.labels)

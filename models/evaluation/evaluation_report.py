@@ -1,0 +1,137 @@
+"""The report of an evaluation: report.json for programs, report.txt for people, and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from models.drawing import image_files, sheets
+from models.drawing.confusion_matrix import draw_confusion_matrix
+from models.evaluation.evaluation import Evaluation
+from models.evaluation.image_sets import sha256_of
+from models.evaluation.measure_names import MEANINGS, for_json, format_measurement, kind_of
+from models.evaluation.text_tables import text_table
+from models.runs.files import write_text
+
+RESAMPLED = "resampled.safetensors"  # The value of every measure in each resample.
+SHOWN, EXTREMES, PAIRS = 100, 30, 24
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write report.json, report.txt, the resampled values and the pictures into a folder."""
+    samples, measurements = evaluation.samples, evaluation.measurements
+    labels = samples.labels
+    card = {
+        "protocol": evaluation.protocol.card(len(samples.images)),
+        "samples": {
+            **samples.card,
+            "images_sha256": sha256_of(samples.images),
+            "labels_sha256": None if labels is None else sha256_of(labels),
+            "images_of_each_class": None if labels is None else torch.bincount(labels).tolist(),
+        },
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+    }
+    results = {
+        name: {"found": for_json(measurement), "floor": for_json(evaluation.floors.get(name))}
+        for name, measurement in measurements.items()
+    }
+    content: dict[str, Any] = {"task": "samples", **card, "results": results, "warnings": evaluation.warnings}
+    if evaluation.confusion is not None:
+        content["confusion"] = evaluation.confusion.tolist()
+    write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    resampled = {
+        name: measurement.resampled.contiguous()
+        for name, measurement in measurements.items()
+        if measurement.resampled is not None
+    }
+    (folder / RESAMPLED).write_bytes(safetensors.torch.save(resampled))
+    cards = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
+    write_text(folder / "report.txt", f"{evaluation_table(evaluation)}\n\n{cards}")
+    _draw_samples(evaluation, folder / "samples.png")
+    _draw_extremes(evaluation, folder)
+    _draw_pairs(evaluation, folder / "closest_pairs.png")
+    if evaluation.confusion is not None:
+        names = evaluation.protocol.real.class_names
+        draw_confusion_matrix(evaluation.confusion.numpy(), names, folder / "confusion.png", samples.title)
+
+
+def evaluation_table(evaluation: Evaluation) -> str:
+    """Return the measures with their floors, the warnings, and the meanings of the measures."""
+    count = len(evaluation.samples.images)
+    floor_count = min(count, len(evaluation.protocol.real.test))
+    rows = []
+    for name, measurement in evaluation.measurements.items():
+        values = (format_measurement(name, number) for number in (measurement, evaluation.floors.get(name)))
+        rows.append((name, *values, _ratio(evaluation, name)))
+    headings = ("", f"{count} images", f"floor: {floor_count} test images", "ratio")
+    parts = [evaluation.samples.title, text_table(rows, headings)]
+    if evaluation.warnings:
+        parts.append("\n".join(f"warning: {warning}" for warning in evaluation.warnings))
+    kinds = dict.fromkeys(map(kind_of, evaluation.measurements))
+    parts.append(text_table((kind, MEANINGS[kind]) for kind in kinds))
+    return "\n\n".join(parts)
+
+
+def _ratio(evaluation: Evaluation, name: str) -> str:
+    """Return the ratio of a Frechet distance to its floor, or nothing if they cannot be compared."""
+    floor = evaluation.floors.get(name)
+    if kind_of(name) != "fd" or floor is None or floor.value <= 0 or name in evaluation.without_ratio:
+        return ""
+    return f"{evaluation.measurements[name].value / floor.value:.2f}"
+
+
+def _draw_samples(evaluation: Evaluation, path: Path) -> None:
+    """Draw samples of all classes in turn. Class names label the columns if no class is missing."""
+    samples, names = evaluation.samples, evaluation.protocol.real.class_names
+    numbers = torch.arange(len(samples.images))
+    rows = _classes_in_turn(samples.labels, numbers, numbers if samples.labels is None else samples.labels)[:SHOWN]
+    columns = names if samples.labels is not None and _is_in_turn(samples.labels[rows], len(names)) else ()
+    title = f"{samples.title} ({len(rows)} of {len(samples.images)})"
+    image_files.save_image(sheets.sample_sheet(samples.images[rows], columns, title), path)
+
+
+def _draw_extremes(evaluation: Evaluation, folder: Path) -> None:
+    """Draw the samples nearest to the training images, and those farthest from them."""
+    if evaluation.remoteness is None:
+        return
+    samples, order = evaluation.samples, evaluation.remoteness.argsort()
+    for word, rows in (("nearest to", order[:EXTREMES]), ("farthest from", order.flip(0)[:EXTREMES])):
+        title = f"{samples.title}: the {len(rows)} {word} training images in features"
+        image_files.save_image(sheets.grid(samples.images[rows], 10, title=title), folder / f"{word.split()[0]}.png")
+
+
+def _draw_pairs(evaluation: Evaluation, path: Path) -> None:
+    """Draw the samples that are nearest to a training image in pixels, each beside that image."""
+    if evaluation.pixels is None:
+        return
+    samples, distances = evaluation.samples, evaluation.pixels.distances
+    # Without the turns, the closest pairs would all be of the plainest class.
+    rows = _classes_in_turn(samples.labels, distances, distances)[:PAIRS]
+    partners = evaluation.protocol.real.train.images[evaluation.pixels.nearest[rows]]
+    title = f"{samples.title}: closest pairs in pixels, each with its training image to the right"
+    image_files.save_image(sheets.pairs(samples.images[rows], partners, 6, title), path)
+
+
+def _classes_in_turn(labels: Tensor | None, values: Tensor, order_in_turn: Tensor) -> Tensor:
+    """Return the row order in which each turn takes one image of every class.
+
+    Within a class, images with smaller `values` (N,) come first. Within a turn, images are sorted by `order_in_turn`.
+    """
+    labels = torch.zeros(len(values)) if labels is None else labels
+    turns = torch.empty(len(values), dtype=torch.int64)
+    for label in labels.unique():
+        rows = (labels == label).nonzero()[:, 0]
+        turns[rows[values[rows].argsort(stable=True)]] = torch.arange(len(rows))
+    order = order_in_turn.argsort(stable=True)
+    return order[turns[order].argsort(stable=True)]
+
+
+def _is_in_turn(labels: Tensor, classes: int) -> bool:
+    return bool((labels == torch.arange(len(labels)) % classes).all())

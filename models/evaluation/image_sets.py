@@ -1,0 +1,62 @@
+"""Sets of images that are measured: the real images of a data set, and samples."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from models.spaces import ImageRows
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images uint8 (N, C, H, W) with labels int64 (N,). sha256: hash of both, if known."""
+
+    images: ImageRows
+    labels: Tensor
+    sha256: str = ""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Tensor) -> LabelledImages:
+        return LabelledImages(self.images[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """The two splits of a data set.
+
+    class_names: empty if the data set has no classes. flips: whether a mirrored image is as likely as the image.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    flips: bool
+    train: LabelledImages
+    test: LabelledImages
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images to be measured, uint8 (N, C, H, W).
+
+    labels: the classes that were asked for, (N,), or None. title: a short name for pictures. card: how the images were
+    made.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    title: str
+    card: dict[str, Any]
+
+
+def sha256_of(*tensors: Tensor) -> str:
+    """Return the SHA-256 of the values of CPU tensors, in the given order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

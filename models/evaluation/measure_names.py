@@ -1,0 +1,66 @@
+"""Names of the measures: their meanings, and how their values are written for people and in JSON."""
+
+from __future__ import annotations
+
+import math
+
+from models.evaluation.statistics import Measurement
+
+# A measure's name is one of these words, or begins with one and ends with the feature network or "pixels".
+MEANINGS = {
+    "noise_loss": "mean squared error of the estimated noise on real test images, ten times each",
+    "recognised": "images that the classifier recognises as the class asked for",
+    "cas": "real test images recognised by a classifier trained on these images (classification accuracy score)",
+    "class_shares": "total variation distance between the recognised classes and the training labels",
+    "fd_shares": "fd of training images whose class shares are those asked for",
+    "fd": "squared Frechet distance to the features of all training images; decreases with n",
+    "fd_limit": "fd extrapolated to infinitely many images, by a line in 1 / n",
+    "kd": "unbiased squared kernel distance (cubic kernel); about 0 for real images",
+    "is": "exp of the information that an image's class carries (formula of the Inception Score)",
+    "precision": "images in a ball around a training image: fidelity",
+    "recall": "training images in a ball around one of the images: diversity",
+    "density": "balls around training images that contain an image, over k; about 1 for real images",
+    "coverage": "training images whose ball contains one of the images",
+    "one_nn": "accuracy of 1-nearest-neighbour, images against training images; 50 % for real images",
+    "nearest_train": "mean distance to the nearest training image, root mean square over dimensions",
+    "near_copies": "images nearer to a training image than 99 % of the test images are",
+    "nearer_to_train": "images whose nearest real image is a training image; floor: share of training images among all",
+    "grey_mean": "mean grey level, 0..255",
+    "grey_deviation": "standard deviation of the grey levels",
+}
+# Measures whose values are shares, written in percent.
+SHARES = {"recognised", "cas", "class_shares", "precision", "recall", "coverage", "one_nn"}
+SHARES |= {"near_copies", "nearer_to_train"}
+
+
+def kind_of(name: str) -> str:
+    """Return the longest word of MEANINGS that a measure's name begins with."""
+    return max((kind for kind in MEANINGS if name == kind or name.startswith(f"{kind}_")), key=len)
+
+
+def is_share(name: str) -> bool:
+    return kind_of(name) in SHARES
+
+
+def for_json(measurement: Measurement | None) -> dict[str, float | None] | None:
+    """Return a measurement for JSON, with None for NaN."""
+    if measurement is None:
+        return None
+    numbers = {"value": measurement.value, "low": measurement.low, "high": measurement.high}
+    return {key: number if math.isfinite(number) else None for key, number in numbers.items()}
+
+
+def format_value(name: str, value: float) -> str:
+    """Return a value of a measure for people."""
+    return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
+
+
+def format_measurement(name: str, measurement: Measurement | None) -> str:
+    """Return a value with its interval, if it has one; "-" if there is no measurement."""
+    if measurement is None:
+        return "-"
+    text = format_value(name, measurement.value)
+    if not math.isfinite(measurement.low):
+        return text
+    low, high = (format_value(name, end).removesuffix(" %") for end in (measurement.low, measurement.high))
+    return f"{text} [{low}, {high}]"

@@ -1,0 +1,61 @@
+"""The protocol of an evaluation: what images are measured against, and how. Its card is part of every report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from models.evaluation.classifier import Classifier
+from models.evaluation.features import Extractor, FeaturesAndLogits, cached_features
+from models.evaluation.image_sets import LabelledImages, RealImages
+from models.evaluation.measures import MAX_PAIRED, MeasureSettings, random_rows
+
+VERSION = 2  # Version of the measures. Reports of different versions are not compared.
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Real images, feature networks and settings of an evaluation. cache: folder for the features of real images."""
+
+    real: RealImages
+    extractors: Sequence[Extractor]
+    settings: MeasureSettings
+    cache: Path
+
+    def train_features(self, extractor: Extractor) -> FeaturesAndLogits:
+        return self._features(extractor, self.real.train)
+
+    def test_features(self, extractor: Extractor) -> FeaturesAndLogits:
+        return self._features(extractor, self.real.test)
+
+    def _features(self, extractor: Extractor, split: LabelledImages) -> FeaturesAndLogits:
+        return cached_features(extractor, split.images, split.sha256, self.cache)
+
+    def floor_rows(self, count: int) -> Tensor:
+        """Return the rows of the test images that are the floor of `count` images: as many at random, at most all."""
+        return random_rows(len(self.real.test), count, self.settings.seed, "floor")
+
+    def card(self, count: int) -> dict[str, Any]:
+        """Return the facts that must be equal in two reports so that they can be compared. count: measured images."""
+        train, test = self.real.train, self.real.test
+        networks = self.extractors
+        return {
+            "version": VERSION,
+            "images": count,
+            "dataset": self.real.name,
+            "reference": f"train split, {len(train)} images; pairs with {min(count, MAX_PAIRED, len(train))} of them",
+            "reference_sha256": train.sha256,
+            "floor": f"test split, {min(count, len(test))} images",
+            "floor_sha256": test.sha256,
+            "extractors": [network.name for network in networks],
+            "accuracy_of_extractors": [
+                network.accuracy if isinstance(network, Classifier) else None for network in networks
+            ],
+            **asdict(self.settings),
+            "interval": "95 %, normal bootstrap over the images measured, or of recall and coverage over the training "
+            "images; Wilson's for shares",
+        }

@@ -1,0 +1,16 @@
+"""Tables as plain text."""
+
+from __future__ import annotations
+
+from models.evaluation.text_tables import text_table
+
+
+def test_cells_are_aligned_and_brackets_are_no_markup() -> None:
+    table = text_table([("a", "1 [0, 2]"), ("long", "13 [7, 19]")], ("", "value [95 %]"), right=(1,))
+    assert table.splitlines() == ["      value [95 %]", "a         1 [0, 2]", "long    13 [7, 19]"]
+
+
+def test_long_cells_are_wrapped_but_the_first_column_is_not() -> None:
+    name, text = "n" * 40, "many words " * 20
+    lines = text_table([(name, text)]).splitlines()
+    assert len(lines) > 2 and lines[0].startswith(f"{name}  many") and max(map(len, lines)) <= 100
