@@ -46,7 +46,7 @@ class DenoiserSpec:
 
     def build_network(self) -> nn.Module:
         """A fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
-        return NETWORKS.find(self.network)(self.space.shape, self.classes, **self.network_options)
+        return NETWORKS.build(self.network, self.space.shape, self.classes, **self.network_options)
 
     def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
         """Raises UserError for a schedule and prediction that do not go together."""

@@ -10,9 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.autoencoders import Coded
+from models.autoencoders import AutoencoderNetwork, Coded
 from models.autoencoders.autoencoder import AutoencoderSpec
-from models.autoencoders.conv import Conv
 from models.autoencoders.loss import AutoencoderLoss
 from models.diffusion.denoiser import in_autocast
 from models.drawing import pictures
@@ -107,7 +106,7 @@ class AutoencoderObjective:
         place = folder / "latent_space"
         place.mkdir(exist_ok=True)
         self.draw_progress(network, place / "reconstructions.png", title)
-        codec = Codec(cast(Conv, network), self.spec)
+        codec = Codec(cast(AutoencoderNetwork, network), self.spec)
         classes = self.spec.class_names
         draw_latent_space(codec, self.test_images, self.test_labels, classes, place, title, self.seed, self.umap)
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.autoencoders import AutoencoderNetwork
 from models.autoencoders.autoencoder import AutoencoderSpec
-from models.autoencoders.conv import Conv
 from models.autoencoders.loss import unit_kl
 from models.drawing import pictures
 from models.drawing.figures import Cloud, class_map
@@ -34,7 +34,7 @@ DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Of each kind of samples.
 class Codec:
     """A network and what it is, between uint8 images on any device and latents on the CPU."""
 
-    network: Conv
+    network: AutoencoderNetwork
     spec: AutoencoderSpec
 
     @property
