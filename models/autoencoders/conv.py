@@ -102,23 +102,19 @@ def _levels(
     shape: tuple[int, int, int], latent_shape: tuple[int, int, int] | None, patch_size: int
 ) -> tuple[int, list[tuple[int, int]]]:
     """Return the latent's channels, and height and width of every level, from the first to the latent's."""
-    sizes = [_divided(shape, patch_size)]
+    sizes = [(-(-shape[1] // patch_size), -(-shape[2] // patch_size))]
     while max(sizes[-1]) > 1:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     if latent_shape is None:
-        size = _divided(shape, 4 if min(shape[1:]) >= 13 else 2)
+        divisor = 4 if min(shape[1:]) >= 13 else 2
+        size = (-(-shape[1] // divisor), -(-shape[2] // divisor))
         latent_shape = (4, *(size if size in sizes else sizes[0]))
-    channels, *size = latent_shape
-    if tuple(size) not in sizes:
+    channels, size = latent_shape[0], (latent_shape[1], latent_shape[2])
+    if size not in sizes:
         raise UserError(
             f"`network.latent_shape` {channels} {size[0]} {size[1]}: cannot be reached by halving a "
             f"{shape[1]}x{shape[2]} image at patch_size {patch_size}",
             f"use one of these heights and widths: {', '.join(f'{height} {width}' for height, width in sizes)}",
             "change `network.patch_size`",
         )
-    return channels, sizes[: sizes.index((size[0], size[1])) + 1]
-
-
-def _divided(shape: tuple[int, int, int], divisor: int) -> tuple[int, int]:
-    """Return height and width of a shape (C, H, W), divided and rounded up."""
-    return -(-shape[1] // divisor), -(-shape[2] // divisor)
+    return channels, sizes[: sizes.index(size) + 1]

@@ -29,17 +29,13 @@ def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels, affine=affine)
 
 
-def join_planes(images: Tensor, planes: Tensor | None) -> Tensor:
-    """Concatenate channels: images (N, C, H, W), planes (N, K, H, W) or None -> (N, C + K, H, W)."""
-    return images if planes is None else torch.cat((images, planes), dim=1)
-
-
 # F.pixel_unshuffle and F.pixel_shuffle preserve channels_last on CPUs. The same fold by einops does not.
-def fold(images: Tensor, patch_size: int) -> Tensor:
-    """Fold patches of p×p pixels into channels: (N, C, H, W) -> (N, C·p², ceil(H/p), ceil(W/p)).
+def fold(images: Tensor, patch_size: int, planes: Tensor | None = None) -> Tensor:
+    """Fold patches of p×p pixels into channels: (N, C, H, W) -> (N, (C + K)·p², ceil(H/p), ceil(W/p)).
 
-    The last patches are padded with zeros.
+    planes: (N, K, H, W), additional channels of the images. The last patches are padded with zeros.
     """
+    images = images if planes is None else torch.cat((images, planes), dim=1)
     height, width = images.shape[-2:]
     if height % patch_size or width % patch_size:
         images = F.pad(images, (0, -width % patch_size, 0, -height % patch_size))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models.errors import UserError
 from models.networks import Network, options
-from models.networks.blocks import fold, join_planes, unfold, zeroed
+from models.networks.blocks import fold, unfold, zeroed
 from models.networks.conditioning import ConditioningName
 from models.networks.embeddings import Condition
 from models.networks.layout import Attentions, Levels
@@ -74,7 +74,7 @@ class ConvNeXt(Network):
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """noisy: (N, C, H, W); t: (N,) in [0, 1]; label: (N,) int64, or None for no class. Returns (N, C, H, W)."""
         condition, signals = self.condition(t, label)  # condition: (N, 4·width)
-        folded = fold(join_planes(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
+        folded = fold(noisy, self.patch_size, signals.planes)  # (N, (C+K)·p², H/p, W/p)
         if folded.is_cpu:  # All later layers keep channels_last, in which a norm over channels reads adjacent memory.
             folded = folded.contiguous(memory_format=torch.channels_last)
         hidden = self.levels(self.stem(folded), condition, None)  # (N, channels of level 0, H/p, W/p)

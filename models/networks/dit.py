@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from models.errors import UserError
 from models.networks import Network, options
-from models.networks.blocks import fold, join_planes, unfold, zeroed
+from models.networks.blocks import fold, unfold, zeroed
 from models.networks.conditioning import ConditioningName
 from models.networks.embeddings import Condition, axial_angles, rotate
 from models.ranges import PositiveInt, ShareBelowOne
@@ -86,7 +86,7 @@ class DiT(Network):
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """noisy: (N, C, H, W); t: (N,) in [0, 1]; label: (N,) int64, or None for no class. Returns (N, C, H, W)."""
         condition, signals = self.condition(t, label)  # condition: (N, width)
-        grid = fold(join_planes(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
+        grid = fold(noisy, self.patch_size, signals.planes)  # (N, (C+K)·p², H/p, W/p)
         tokens = self.patches(rearrange(grid, "b c y x -> b (y x) c"))  # (N, H/p·W/p, width)
         tokens = tokens.to(noisy.dtype)  # The residual stream stays float32 under autocast.
         if self.table is not None:

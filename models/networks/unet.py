@@ -15,7 +15,6 @@ from models.networks.blocks import (
     ResidualBlock,
     fold,
     group_norm,
-    join_planes,
     unfold,
     zeroed,
 )
@@ -81,10 +80,10 @@ class UNet(Network):
         def attention(level: int) -> Attentions:
             if level not in attention_levels:
                 return Attentions()
-            pixels = PixelSelfAttention(widths[level], heads)
-            return Attentions(
-                [pixels, PixelCrossAttention(widths[level], heads, 4 * width)] if label.tokens else [pixels]
-            )
+            layers: list[nn.Module] = [PixelSelfAttention(widths[level], heads)]
+            if label.tokens:
+                layers.append(PixelCrossAttention(widths[level], heads, 4 * width))
+            return Attentions(layers)
 
         self.stem = nn.Conv2d(folded + label.channels * patch_size**2, widths[0], 3, padding=1)
         self.levels = Levels(widths, blocks, block, attention)
@@ -94,7 +93,7 @@ class UNet(Network):
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """noisy: (N, C, H, W); t: (N,) in [0, 1]; label: (N,) int64, or None for no class. Returns (N, C, H, W)."""
         condition, signals = self.condition(t, label)  # condition: (N, 4·width)
-        folded = fold(join_planes(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
+        folded = fold(noisy, self.patch_size, signals.planes)  # (N, (C+K)·p², H/p, W/p)
         if folded.is_cpu:  # All later layers keep channels_last, which makes training 5 to 8 % faster on CPUs.
             folded = folded.contiguous(memory_format=torch.channels_last)
         hidden = self.levels(self.stem(folded), condition, signals.tokens)  # (N, channels of level 0, H/p, W/p)

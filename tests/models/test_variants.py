@@ -56,9 +56,7 @@ def test_options_are_checked_before_a_variant_is_built() -> None:
 def test_options_can_be_read_from_the_source(room: Room, name: str) -> None:
     """Every option of a constructor has a literal default and a type of the agreed names."""
     tree = ast.parse(room.source(name).read_text(encoding="utf-8"))
-    variant = next(
-        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == room.find(name).__name__
-    )
+    variant = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}[room.find(name).__name__]
     constructor = next(node for node in variant.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     for option, default in zip(constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True):
         assert default is not None and option.annotation is not None

@@ -83,10 +83,10 @@ def test_the_default_latent_is_small_and_not_too_small(shape, expected) -> None:
 
 def test_latent_shapes_that_cannot_be_reached() -> None:
     with pytest.raises(
-        UserError, match=r"^network.latent_shape 4 5 5: cannot be .* a 28x28 image .*heights and widths: 14 14, 7 7,"
+        UserError, match=r"^network\.latent_shape 4 5 5: cannot be .* a 28x28 image .*heights and widths: 14 14, 7 7,"
     ):
         Conv((1, 28, 28), True, latent_shape=(4, 5, 5))
-    with pytest.raises(UserError, match="^network.latent_shape 0 7 7: must be at least 1$"):
+    with pytest.raises(UserError, match=r"^network\.latent_shape 0 7 7: must be at least 1$"):
         AUTOENCODERS.build("conv", (1, 28, 28), True, latent_shape=(0, 7, 7))
 
 
@@ -128,9 +128,9 @@ def test_a_spec_comes_back_from_its_facts() -> None:
     assert AutoencoderSpec.from_facts(one.facts()) == one
     with pytest.raises(UserError, match="does not describe an autoencoder"):
         AutoencoderSpec.from_facts({"shape": [1, 8, 8]})
-    with pytest.raises(UserError, match="^kind gan: must be one of vae, autoencoder"):
+    with pytest.raises(UserError, match=r"^kind gan: must be one of vae, autoencoder"):
         spec("gan")
-    with pytest.raises(UserError, match="^reconstruction l3: must be one of l2, l1, bernoulli"):
+    with pytest.raises(UserError, match=r"^reconstruction l3: must be one of l2, l1, bernoulli"):
         spec(likelihood="l3")
 
 
@@ -206,7 +206,7 @@ def test_free_bits_do_not_push_units_below_them() -> None:
 
 def test_weights_that_cannot_be() -> None:
     for options in ((-1.0, 0, 0.0), (0.0, -1, 0.0), (0.0, 0, -1.0)):
-        with pytest.raises(UserError, match="^(kl_weight|kl_warmup_steps|free_bits) -1.*: must be at least 0"):
+        with pytest.raises(UserError, match=r"^(kl_weight|kl_warmup_steps|free_bits) -1.*: must be at least 0"):
             AutoencoderLoss("l2", *options)
 
 

@@ -156,7 +156,7 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tenso
         (
             "convnext",
             {},
-            "a ConvNeXt has no attention to read them; use another network or use network.cond",
+            "a ConvNeXt has no attention to read them; use another network or",
         ),
     ],
 )
