@@ -23,7 +23,7 @@ from models.variants import AUTOENCODERS
 KINDS = ("vae", "autoencoder")
 
 
-class Likelihood(NamedTuple):
+class PixelLikelihood(NamedTuple):
     """Distribution of an image given the decoder's output.
 
     distance(output, images): -log p(images | output) of every pixel, up to a constant.
@@ -35,9 +35,9 @@ class Likelihood(NamedTuple):
 
 
 LIKELIHOODS = {
-    "l2": Likelihood(lambda output, images: (output - images).square()),
-    "l1": Likelihood(lambda output, images: (output - images).abs()),
-    "bernoulli": Likelihood(
+    "l2": PixelLikelihood(lambda output, images: (output - images).square()),
+    "l1": PixelLikelihood(lambda output, images: (output - images).abs()),
+    "bernoulli": PixelLikelihood(
         lambda output, images: F.binary_cross_entropy_with_logits(output, (images + 1) / 2, reduction="none"),
         lambda output: 2 * output.sigmoid() - 1,
     ),
@@ -73,7 +73,6 @@ class AutoencoderSpec:
         return LIKELIHOODS[self.likelihood].image(output)
 
     def facts(self) -> dict[str, Any]:
-        """Return the specification as plain data for YAML."""
         return asdict(self)
 
     @classmethod
@@ -100,10 +99,7 @@ class Autoencoder:
         return self.network.latent_shape
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the posterior's mean and log-variance (N, c, h, w) of images (N, C, H, W) in [-1, 1].
-
-        The log-variance of a plain autoencoder is -30.
-        """
+        """Return mean and log-variance like the network; the log-variance of a plain autoencoder is -30."""
         mean, log_variance = self.network.encode(images)
         return mean, torch.full_like(mean, SMALLEST_LOG_VARIANCE) if log_variance is None else log_variance
 

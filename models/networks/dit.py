@@ -61,9 +61,7 @@ class DiT(Network):
         if position == "rope" and width // heads % 4:
             raise UserError(
                 f"`network.heads` {heads}: leaves {width // heads} channels per head, but rope needs a multiple of 4",
-                "change `network.heads`",
-                "change `network.width`",
-                "use `network.position learned`",
+                *("change `network.heads`", "change `network.width`", "use `network.position learned`"),
             )
         options.levels_fit(shape, patch_size, levels=1)
         rows, columns = (-(-size // patch_size) for size in shape[1:])
