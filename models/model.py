@@ -49,7 +49,7 @@ class DenoiserSpec:
 
     def build_network(self) -> nn.Module:
         """Build a fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
-        return NETWORKS.find(self.network)(self.space.shape, self.classes, **self.network_options)
+        return NETWORKS.build(self.network, self.space.shape, self.classes, **self.network_options)
 
     @cached_property
     def _parts(self) -> tuple[NoiseSchedule, Prediction]:

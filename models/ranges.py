@@ -1,6 +1,7 @@
 """Ranges of options as part of their types, checked before anything is computed.
 
-An option's annotation says its range: `width: PositiveInt = 32`. Numbers must be finite in any case.
+An option's annotation states its range: `width: PositiveInt = 32`, `position: Literal["rope", "learned"] = "rope"`.
+Every number must be finite.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from models.errors import UserError
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`. open_low, open_high: the end itself is excluded."""
+    """Numbers from `low` to `high`. open_low and open_high exclude the end itself."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -42,10 +43,10 @@ ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 
 
 def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise UserError for the first value outside the range of its type.
+    """Raise UserError for the first value outside the range or the Literal of its type.
 
-    hints: annotations by name, as from `typing.get_type_hints(..., include_extras=True)`. None is inside every range.
-    prefix: what stands before the names in the message, as in "network.".
+    hints: annotations by name, as returned by `typing.get_type_hints(..., include_extras=True)`. None is always valid.
+    prefix: text before the option's name in the message, for example "network.".
     """
     for name, value in values.items():
         if name in hints:
@@ -57,6 +58,8 @@ def _check(option: str, value: Any, hint: Any, whole: Any) -> None:
         parts = _parts(hint)
         for index, part in enumerate(value):
             _check(option, part, parts[0] if Ellipsis in parts else parts[index] if index < len(parts) else Any, whole)
+    if get_origin(hint) is Literal and value is not None and value not in get_args(hint):
+        raise UserError(f"`{option}` {value}: must be one of {', '.join(map(str, get_args(hint)))}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     for allowed in _ranges(hint) or [Range()]:
@@ -66,14 +69,16 @@ def _check(option: str, value: Any, hint: Any, whole: Any) -> None:
 
 
 def _ranges(hint: Any) -> list[Range]:
-    """Return the ranges of a type, also of one of several in a union."""
-    found = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)]
-    inner = [part for part in get_args(hint) if not isinstance(part, Range)]
-    return found + [allowed for part in inner for allowed in _ranges(part)] if get_origin(hint) is not tuple else []
+    """Return the ranges of a type, or of the members of a union. Ranges of a tuple's elements are not among them."""
+    if get_origin(hint) is tuple:
+        return []
+    ranges = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)]
+    members = [part for part in get_args(hint) if not isinstance(part, Range)]
+    return ranges + [allowed for part in members for allowed in _ranges(part)]
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """Return the types of a tuple's elements, also of a tuple in a union."""
+    """Return the types of a tuple's elements, or of those of the first tuple in a union."""
     for candidate in (hint, *get_args(hint)):
         if get_origin(candidate) is tuple:
             return get_args(candidate)

@@ -14,38 +14,54 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from models.errors import UserError
+from models.ranges import check_ranges
 
 
 @dataclass(frozen=True)
 class Room:
-    """A package whose modules may be variants. base: name of their base class. word: what a variant is called."""
+    """A package whose modules may be variants.
+
+    base: name of the variants' base class. word: noun for a variant in messages. option: name of the option that
+    chooses a variant; a dot and the name of a variant's own option follow it, as in "network.width".
+    """
 
     package: str
     base: str
     word: str
+    option: str
 
     def names(self) -> list[str]:
         """Return the names of the variants, in alphabetical order."""
         return sorted({path.stem for path in self._files() if self._class_in(path) is not None})
 
     def source(self, name: str) -> Path:
-        """Return the file of a variant. Raises UserError, with a suggestion, if there is none of that name."""
+        """Return the file of a variant. Raises UserError, with the closest name, if no variant has that name."""
         for path in self._files():
             if path.stem == name and self._class_in(path) is not None:
                 return path
-        known = self.names()
-        close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+        names = self.names()
+        close = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"no {self.word} is called {name!r}: {hint}choose from {', '.join(known)}")
+        raise UserError(f"no {self.word} is called {name!r}: {hint}choose from {', '.join(names)}")
 
     def find(self, name: str) -> type[Any]:
-        """Import a variant's class. Raises UserError, with a suggestion, if there is none of that name."""
+        """Import a variant's class. Raises UserError, with the closest name, if no variant has that name."""
         variant = self._class_in(self.source(name))
         assert variant is not None
         return getattr(importlib.import_module(f"{self.package}.{name}"), variant)
+
+    def build(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """Construct a variant from its positional arguments and its options.
+
+        Raises UserError for an unknown name, an option outside the range of its type, or options that do not fit
+        together.
+        """
+        variant = self.find(name)
+        check_ranges(options, get_type_hints(variant.__init__, include_extras=True), prefix=f"{self.option}.")
+        return variant(*arguments, **options)
 
     def _files(self) -> Iterator[Path]:
         for folder in self._folders():
@@ -68,8 +84,8 @@ class Room:
         return None
 
 
-NETWORKS = Room("models.networks", "Network", "network")
-CONDITIONINGS = Room("models.networks.conditioning", "Conditioning", "conditioning")
-SPACES = Room("models.spaces", "Space", "space")
-AUTOENCODERS = Room("models.autoencoders", "AutoencoderNetwork", "autoencoder network")
-DATA_SETS = Room("data", "DataSet", "data set")
+NETWORKS = Room("models.networks", "Network", "network", "network")
+CONDITIONINGS = Room("models.networks.conditioning", "Conditioning", "conditioning", "network.conditioning")
+SPACES = Room("models.spaces", "Space", "space", "space")
+AUTOENCODERS = Room("models.autoencoders", "AutoencoderNetwork", "autoencoder network", "network")
+DATA_SETS = Room("data", "DataSet", "data set", "dataset")

@@ -1,4 +1,4 @@
-"""Variants as one new file each, as someone would write them: a network, a conditioning, a space and a data set."""
+"""New variants of one file each: a network, a conditioning, a space and a data set."""
 
 import importlib
 import sys
@@ -124,13 +124,13 @@ SOURCES: dict[str, tuple[ModuleType, str]] = {
 def add(
     name: str, folder: Path, patch: pytest.MonkeyPatch, package: ModuleType | None = None, source: str = ""
 ) -> None:
-    """Puts one file where its package finds it, until the patch is undone; a row of SOURCES, or the given one."""
+    """Add one file to a package until the patch is undone: a row of SOURCES, or the given source."""
     if package is None:
         package, source = SOURCES[name]
-    place = folder / package.__name__
-    place.mkdir(exist_ok=True)
-    (place / f"{name}.py").write_text(source, encoding="utf-8")
-    patch.setattr(package, "__path__", [*package.__path__, str(place)])
+    added = folder / package.__name__
+    added.mkdir(exist_ok=True)
+    (added / f"{name}.py").write_text(source, encoding="utf-8")
+    patch.setattr(package, "__path__", [*package.__path__, str(added)])
     patch.setitem(sys.modules, f"{package.__name__}.{name}", None)  # type: ignore[arg-type]
-    del sys.modules[f"{package.__name__}.{name}"]  # the patch knows that there was none, and takes away what comes
+    del sys.modules[f"{package.__name__}.{name}"]  # undoing the patch removes the module imported later
     importlib.invalidate_caches()

@@ -1,4 +1,7 @@
-"""Autoencoders: networks, found by their names, what a trained one is, and the loss."""
+"""Autoencoders: their networks, found by name, the specification and weights of a trained one, and the loss.
+
+A module here with a subclass of AutoencoderNetwork is a network (conv.py -> Conv).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+SMALLEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -30.0, 20.0  # bounds of a posterior, whose variance float32 can hold
+
 
 class Coded(NamedTuple):
-    """What the network makes of a batch: the decoder's output (N, C, H, W) and the posterior, each (N, c, h, w).
+    """Results of one forward pass: the decoder's output (N, C, H, W) and the posterior, each (N, c, h, w).
 
-    log_variance is None for a plain autoencoder."""
+    log_variance is None for a plain autoencoder.
+    """
 
     output: Tensor
     mean: Tensor
@@ -18,9 +24,9 @@ class Coded(NamedTuple):
 
 
 class AutoencoderNetwork(nn.Module):
-    """Base class of the networks: built as `Class(shape, variational, **options)`.
+    """Base class of the autoencoders' networks: built as `Class(shape, variational, **options)`.
 
-    shape: (C, H, W) of the images. variational: whether the encoder gives a log-variance beside the mean.
+    shape: (C, H, W) of the images. variational: the encoder returns a log-variance beside the mean.
     """
 
     latent_shape: tuple[int, int, int]
@@ -32,3 +38,14 @@ class AutoencoderNetwork(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Return the decoder's output (N, C, H, W) for latents (N, c, h, w)."""
         raise NotImplementedError
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Coded:
+        """Encode and decode images (N, C, H, W) in [-1, 1].
+
+        noise: standard Gaussian (N, c, h, w) for a sample of the posterior; None decodes the posterior's mean.
+        """
+        mean, log_variance = self.encode(images)
+        latents = mean
+        if noise is not None and log_variance is not None:
+            latents = mean + (log_variance / 2).exp() * noise
+        return Coded(self.decode(latents), mean, log_variance)

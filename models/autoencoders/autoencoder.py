@@ -1,7 +1,7 @@
-"""Autoencoders: images in [-1, 1] to a small latent image and back, with or without a Gaussian posterior.
+"""Specification of an autoencoder, and a trained autoencoder as loaded from a checkpoint.
 
-`AutoencoderSpec` is all that one is besides its weights and stands in every checkpoint of it. What its training
-minimises is in `losses.py`; how its latents become a space for denoisers is in `spaces/latents.py`.
+An autoencoder maps images in [-1, 1] to a small latent image and back, with or without a Gaussian posterior. Every
+checkpoint of one holds its `AutoencoderSpec`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.autoencoders.conv import SMALLEST_LOG_VARIANCE, Conv
+from models.autoencoders import SMALLEST_LOG_VARIANCE, AutoencoderNetwork
 from models.errors import UserError
 from models.runs import checkpoints
 from models.variants import AUTOENCODERS
@@ -23,21 +23,34 @@ from models.variants import AUTOENCODERS
 KINDS = ("vae", "autoencoder")
 
 
-def _bernoulli(output: Tensor, images: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(output, (images + 1) / 2, reduction="none")
+class PixelLikelihood(NamedTuple):
+    """Distribution of an image given the decoder's output.
+
+    distance(output, images): -log p(images | output) of every pixel, up to a constant.
+    image(output): the image in [-1, 1] that an output represents.
+    """
+
+    distance: Callable[[Tensor, Tensor], Tensor]
+    image: Callable[[Tensor], Tensor] = lambda output: output
 
 
-# -log p(images | output) up to a constant, pixel by pixel, and the image in [-1, 1] that an output stands for.
-LIKELIHOODS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "l2": (lambda output, images: (output - images).square(), lambda output: output),
-    "l1": (lambda output, images: (output - images).abs(), lambda output: output),
-    "bernoulli": (_bernoulli, lambda output: 2 * output.sigmoid() - 1),
+LIKELIHOODS = {
+    "l2": PixelLikelihood(lambda output, images: (output - images).square()),
+    "l1": PixelLikelihood(lambda output, images: (output - images).abs()),
+    "bernoulli": PixelLikelihood(
+        lambda output, images: F.binary_cross_entropy_with_logits(output, (images + 1) / 2, reduction="none"),
+        lambda output: 2 * output.sigmoid() - 1,
+    ),
 }
 
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """kind: a row of KINDS; network: one of NETWORKS with its constructor's options; likelihood: of LIKELIHOODS."""
+    """All of an autoencoder but its weights.
+
+    kind: one of KINDS. network: a name of AUTOENCODERS, with the options of its constructor. shape: (C, H, W) of the
+    images. likelihood: a row of LIKELIHOODS.
+    """
 
     kind: str
     network: str
@@ -47,35 +60,35 @@ class AutoencoderSpec:
     likelihood: str
 
     def __post_init__(self) -> None:
-        for table, name, flag in ((KINDS, self.kind, "kind"), (LIKELIHOODS, self.likelihood, "reconstruction")):
-            if name not in table:
-                raise UserError(f"--{flag} {name}: choose from {', '.join(table)}")
+        for option, name, names in (("kind", self.kind, KINDS), ("reconstruction", self.likelihood, LIKELIHOODS)):
+            if name not in names:
+                raise UserError(f"`{option}` {name}: must be one of {', '.join(names)}")
 
-    def build_network(self) -> Conv:
-        """A fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
-        return AUTOENCODERS.find(self.network)(self.shape, self.kind == "vae", **self.network_options)
+    def build_network(self) -> AutoencoderNetwork:
+        """Return a new network, with initial weights from torch's generator. Raises UserError for wrong options."""
+        return AUTOENCODERS.build(self.network, self.shape, self.kind == "vae", **self.network_options)
 
     def images(self, output: Tensor) -> Tensor:
-        """The decoder's output (N, C, H, W) -> images in about [-1, 1]."""
-        return LIKELIHOODS[self.likelihood][1](output)
+        """Return the images in about [-1, 1] that the decoder's output (N, C, H, W) represents."""
+        return LIKELIHOODS[self.likelihood].image(output)
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> AutoencoderSpec:
-        """Raises UserError for facts that are not those of an autoencoder."""
+        """Invert `facts`. Raises UserError if they do not describe an autoencoder."""
         try:
             return cls(**{**facts, "shape": tuple(facts["shape"]), "class_names": tuple(facts["class_names"])})
         except (KeyError, TypeError) as error:
-            raise UserError(f"the checkpoint describes no autoencoder ({error})") from None
+            raise UserError(f"the checkpoint does not describe an autoencoder ({error})") from None
 
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """A trained autoencoder: what it is, where it comes from and the hash that names it."""
+    """A trained autoencoder, with the path, the SHA-256 and the training step of its checkpoint."""
 
-    network: Conv
+    network: AutoencoderNetwork
     spec: AutoencoderSpec
     path: Path
     sha256: str
@@ -86,20 +99,23 @@ class Autoencoder:
         return self.network.latent_shape
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) in [-1, 1] -> posterior mean and log-variance (-30 where there is none), each (N, c, h, w)."""
+        """Return mean and log-variance like the network; the log-variance of a plain autoencoder is -30."""
         mean, log_variance = self.network.encode(images)
         return mean, torch.full_like(mean, SMALLEST_LOG_VARIANCE) if log_variance is None else log_variance
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(N, c, h, w) -> images in about [-1, 1]."""
+        """Return images (N, C, H, W) in about [-1, 1] for latents (N, c, h, w)."""
         return self.spec.images(self.network.decode(latents))
 
 
 def load_autoencoder(path: Path, weights: str = "ema") -> Autoencoder:
-    """The autoencoder of a checkpoint, in eval mode on the CPU. Raises UserError, also for a denoiser's checkpoint."""
+    """Load an autoencoder from its checkpoint, in eval mode on the CPU.
+
+    weights: "ema" or "raw". Raises UserError for any other file, also for a denoiser's checkpoint.
+    """
     tensors, facts = checkpoints.load_checkpoint(path)
     if "autoencoder" not in facts:
-        raise UserError(f"{path} is no autoencoder's checkpoint: train one with train_vae")
+        raise UserError(f"{path} is not an autoencoder checkpoint", "train an autoencoder with train_vae")
     spec = AutoencoderSpec.from_facts(facts["autoencoder"])
     network = spec.build_network()
     checkpoints.fill_network(network, checkpoints.under("ema" if weights == "ema" else "network", tensors), path)

@@ -1,11 +1,14 @@
-"""The networks: every module here that exposes a class of its own name (unet.py -> UNet) is one, found by that name.
+"""Denoising networks, found by name: a module here with a subclass of Network is one (unet.py -> UNet).
 
-A network is built as `Class(shape, classes, **options)` and called as `network(noisy, t, label)`. What its output means
-is the prediction's business, and its training the loop's.
+A network maps noisy images, times and labels to an output of the images' shape. The prediction decides what that
+output means.
 """
 
 from torch import nn
 
 
 class Network(nn.Module):
-    """Base class of the denoising networks."""
+    """Base class of the denoising networks: built as `Class(shape, classes, **options)`, called as (noisy, t, label).
+
+    shape: (C, H, W) of one encoded example. classes: 0 for unlabelled data.
+    """

@@ -1,13 +1,13 @@
-"""The parts that networks are put together from: residual blocks, attention, pixels folded into channels.
+"""Building blocks of the networks: residual blocks, attention of pixels, patches folded into channels.
 
-Everything here keeps height and width, takes any number of channels and leaves the layout of levels to the network.
-Norms and softmax work in float32 under autocast too, either by autocast's own rules or inside their kernels.
+Norms and softmax are computed in float32 under autocast too, by autocast's rules or inside their kernels.
 """
 
 import math
 from typing import TypeVar
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,27 +15,27 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def zeroed(module: AnyModule) -> AnyModule:
-    """The same module with all its parameters at zero, so that a residual branch begins as the identity."""
+    """Set all parameters of a module to zero and return it. A residual branch that ends in it begins at zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """Group norm with eight channels to a group or more where there are so many, and at most 32 groups.
+    """Group norm with at most 32 groups, and at least eight channels per group if there are that many.
 
-    With four to a group, the channels-last kernel for CPUs takes nearly twice as long.
+    The channels-last kernel for CPUs takes nearly twice as long with four channels per group.
     """
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels, affine=affine)
 
 
-def join_planes(images: Tensor, planes: Tensor | None) -> Tensor:
-    """(N, C, H, W), (N, K, H, W) or None -> (N, C + K, H, W)."""
-    return images if planes is None else torch.cat((images, planes), dim=1)
+# F.pixel_unshuffle and F.pixel_shuffle preserve channels_last on CPUs. The same fold by einops does not.
+def fold(images: Tensor, patch_size: int, planes: Tensor | None = None) -> Tensor:
+    """Fold patches of p×p pixels into channels: (N, C, H, W) -> (N, (C + K)·p², ceil(H/p), ceil(W/p)).
 
-
-def fold(images: Tensor, patch_size: int) -> Tensor:
-    """(N, C, H, W) -> (N, C·p², ceil(H/p), ceil(W/p)): p×p pixels into channels, zeros filling up the last patches."""
+    planes: (N, K, H, W), additional channels of the images. The last patches are padded with zeros.
+    """
+    images = images if planes is None else torch.cat((images, planes), dim=1)
     height, width = images.shape[-2:]
     if height % patch_size or width % patch_size:
         images = F.pad(images, (0, -width % patch_size, 0, -height % patch_size))
@@ -43,15 +43,15 @@ def fold(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unfold(hidden: Tensor, patch_size: int, height: int, width: int) -> Tensor:
-    """The inverse of `fold` for images of that height and width: what was filled up is cut off."""
+    """Invert `fold` for images of that height and width; the padding is cut off."""
     return F.pixel_shuffle(hidden, patch_size)[..., :height, :width]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions added to their input; time and label scale and shift what the second norm gives.
+    """Two 3×3 convolutions with a residual connection; time and label scale and shift the second norm.
 
     Adaptive group norm of "Diffusion models beat GANs" (arXiv 2105.05233, section 3). The second convolution begins at
-    zero. Dropout stands before it.
+    zero. Dropout precedes it.
     """
 
     def __init__(self, channels: int, condition_width: int, dropout: float) -> None:
@@ -71,33 +71,29 @@ class ResidualBlock(nn.Module):
         return hidden + self.conv2(self.dropout(F.silu(inner)))
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over all pixels, added to its input; the output projection begins at zero.
+class PixelSelfAttention(nn.Module):
+    """Multi-head self-attention over all pixels with a residual connection; the output projection begins at zero.
 
-    The projections are 1×1 convolutions: on CPUs these run up to twice as fast as the same product by nn.Linear. What
-    they give is brought into the order of tokens, in which channels_last has it already: the quick kernels of GPUs take
-    no other.
+    The projections are 1×1 convolutions: on CPUs they run up to twice as fast as the same product by nn.Linear.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm = group_norm(channels)
-        # A bias would be lost on the keys: softmax does not see what is added to a whole row of logits.
+        # A bias on the keys would have no effect: it adds a constant to each row of logits, which softmax ignores.
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, hidden: Tensor, _tokens: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W). Called as attention to tokens is, it leaves them alone."""
-        qkv = self.qkv(self.norm(hidden)).flatten(2).transpose(1, 2).contiguous()  # (N, H·W, 3·C)
-        queries, keys, values = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, H·W, C/heads)
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
-        mixed = mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, hidden.shape[2:])  # (N, C, H, W)
-        return hidden + self.out(mixed)
+        """(N, C, H, W) -> (N, C, H, W). The second argument is that of cross-attention and is ignored."""
+        qkv = _as_tokens(self.qkv(self.norm(hidden)))  # (N, H·W, 3·C)
+        queries, keys, values = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=self.heads)
+        return hidden + self.out(_attend(queries, keys, values, hidden.shape[2]))
 
 
-class TokenAttention(nn.Module):
-    """Multi-head attention of all pixels to a sequence of tokens, otherwise as self-attention; it begins at zero."""
+class PixelCrossAttention(nn.Module):
+    """Multi-head attention of all pixels to a sequence of tokens, otherwise like PixelSelfAttention."""
 
     def __init__(self, channels: int, heads: int, token_width: int) -> None:
         super().__init__()
@@ -109,10 +105,17 @@ class TokenAttention(nn.Module):
 
     def forward(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """hidden: (N, C, H, W); tokens: (N, L, token_width). Returns (N, C, H, W)."""
-        queries = self.query(self.norm(hidden)).flatten(2).transpose(1, 2).contiguous()  # (N, H·W, C)
-        queries = queries.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (N, heads, H·W, C/heads)
-        keys_values = self.key_value(tokens).unflatten(2, (2, self.heads, -1))  # (N, L, 2, heads, C/heads)
-        keys, values = keys_values.permute(2, 0, 3, 1, 4)  # (N, heads, L, C/heads) each
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
-        mixed = mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, hidden.shape[2:])  # (N, C, H, W)
-        return hidden + self.out(mixed)
+        queries = rearrange(_as_tokens(self.query(self.norm(hidden))), "b l (h d) -> b h l d", h=self.heads)
+        keys, values = rearrange(self.key_value(tokens), "b l (two h d) -> two b h l d", two=2, h=self.heads)
+        return hidden + self.out(_attend(queries, keys, values, hidden.shape[2]))
+
+
+def _as_tokens(hidden: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H·W, C), contiguous: the fast attention kernels of GPUs require it."""
+    return rearrange(hidden, "b c y x -> b (y x) c").contiguous()
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, height: int) -> Tensor:
+    """Softmax attention. queries: (N, heads, H·W, d); keys, values: (N, heads, L, d). Returns (N, heads·d, H, W)."""
+    mixed = rearrange(F.scaled_dot_product_attention(queries, keys, values), "b h l d -> b l (h d)")
+    return rearrange(mixed, "b (y x) c -> b c y x", y=height)  # a view in channels_last; one step would copy

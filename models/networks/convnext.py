@@ -1,68 +1,72 @@
-"""The ConvNeXt: a UNet's levels with blocks of one depthwise convolution, a norm and a pointwise perceptron.
+"""ConvNeXt: the levels of a UNet, with blocks of a depthwise convolution, a norm and a pointwise MLP.
 
-Without attention, its cost goes with the number of pixels, and what a pixel sees with the number of levels.
+It has no attention: its cost is linear in the number of pixels, and its receptive field grows with the levels.
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import UserError
 from models.networks import Network, options
-from models.networks.blocks import fold, join_planes, unfold, zeroed
+from models.networks.blocks import fold, unfold, zeroed
 from models.networks.conditioning import ConditioningName
 from models.networks.embeddings import Condition
 from models.networks.layout import Attentions, Levels
+from models.ranges import PositiveInt, ShareBelowOne
 
 
 class ConvNeXt(Network):
-    """UNet of ConvNeXt blocks (arXiv 2201.03545), with time and label in every norm; it begins by answering zero."""
+    """UNet of ConvNeXt blocks (arXiv 2201.03545) with time and label in every norm. Its first output is zero."""
 
     def __init__(
         self,
         shape: tuple[int, int, int],
         classes: int,
         *,
-        width: int = 48,
-        multipliers: tuple[int, ...] = (1, 2),
-        blocks: int = 1,
-        kernel_size: int = 3,
-        expansion: int = 2,
-        dropout: float = 0.0,
-        patch_size: int = 2,
+        width: PositiveInt = 48,
+        multipliers: tuple[PositiveInt, ...] = (1, 2),
+        blocks: PositiveInt = 1,
+        kernel_size: PositiveInt = 3,
+        expansion: PositiveInt = 2,
+        dropout: ShareBelowOne = 0.0,
+        patch_size: PositiveInt = 2,
         conditioning: ConditioningName = "embedding",
     ) -> None:
         """shape: (C, H, W) of one encoded example; classes: 0 for unlabelled data.
 
         Args:
-            width: channels of a level whose multiplier is 1.
-            multipliers: channels of each level in units of width; every entry after the first is one halving.
-            blocks: blocks of each level on the way down, and as many on the way up.
-            kernel_size: side of the depthwise convolutions, an odd number; the paper's 7 takes CPUs 1.6 times as long.
-            expansion: width of each block's hidden layer, in units of its channels.
-            dropout: share of each block's hidden layer dropped while training, in [0, 1).
-            patch_size: folds p x p pixels into channels before the first level; 1 folds nothing.
-            conditioning: how the label enters, a module of models/conditioning that gives no tokens.
+            width: Channels of a level with multiplier 1.
+            multipliers: Channels of each level, in units of width. Each level after the first halves height and width.
+            blocks: Blocks per level on the way down, and as many on the way up.
+            kernel_size: Side in pixels of the depthwise convolutions, an odd number. The paper's 7 takes 1.6 times as
+                long on CPUs.
+            expansion: Width of the hidden layer of each block, in units of its channels.
+            dropout: Share of each hidden layer dropped in training, in [0, 1).
+            patch_size: Side in pixels of the patches that are folded into channels; 1 folds nothing.
+            conditioning: How the network receives the label. cross_attention needs another network.
 
         Raises:
-            UserError: an option out of its range, levels that do not fit the image, or a conditioning by tokens.
+            UserError: options that do not fit together or do not fit the image.
         """
         super().__init__()
-        options.at_least(1, width=width, multipliers=multipliers, blocks=blocks, patch_size=patch_size)
-        options.at_least(1, kernel_size=kernel_size, expansion=expansion)
-        options.odd(kernel_size=kernel_size)
-        options.dropout_share(dropout)
+        if kernel_size % 2 == 0:
+            raise UserError(
+                f"`network.kernel_size` {kernel_size}: must be odd", f"use {kernel_size - 1}", f"use {kernel_size + 1}"
+            )
         options.levels_fit(shape, patch_size, len(multipliers))
         widths = [width * multiplier for multiplier in multipliers]
         self.patch_size = patch_size
         self.condition = Condition(conditioning, classes, 4 * width, shape)
-        options.no_tokens(self.condition.label, "a ConvNeXt", "use another network")
+        label = self.condition.label
+        options.no_tokens(conditioning, label.tokens, "a ConvNeXt", "use another `network`")
         folded = shape[0] * patch_size**2
 
         def block(channels: int) -> ConvNeXtBlock:
             return ConvNeXtBlock(channels, 4 * width, kernel_size, expansion, dropout)
 
-        planes = self.condition.label.channels
-        self.stem = nn.Conv2d(folded + planes * patch_size**2, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(folded + label.channels * patch_size**2, widths[0], 3, padding=1)
         self.levels = Levels(widths, blocks, block, lambda _level: Attentions())
         self.modulation = nn.Linear(4 * width, 2 * widths[0])
         self.head = zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
@@ -70,18 +74,18 @@ class ConvNeXt(Network):
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """noisy: (N, C, H, W); t: (N,) in [0, 1]; label: (N,) int64, or None for no class. Returns (N, C, H, W)."""
         condition, signals = self.condition(t, label)  # condition: (N, 4·width)
-        folded = fold(join_planes(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
-        if folded.is_cpu:  # all that follows keeps this memory format, in which norms over channels read neighbours
+        folded = fold(noisy, self.patch_size, signals.planes)  # (N, (C+K)·p², H/p, W/p)
+        if folded.is_cpu:  # All later layers keep channels_last, in which a norm over channels reads adjacent memory.
             folded = folded.contiguous(memory_format=torch.channels_last)
         hidden = self.levels(self.stem(folded), condition, None)  # (N, channels of level 0, H/p, W/p)
-        hidden = normed(hidden, self.modulation(condition))
+        hidden = _modulated_norm(hidden, self.modulation(condition))
         return unfold(self.head(hidden), self.patch_size, *noisy.shape[2:])  # (N, C, H, W)
 
 
 class ConvNeXtBlock(nn.Module):
-    """A depthwise convolution, a norm with time and label, and a perceptron at every pixel, added to their input.
+    """Depthwise convolution, norm with time and label, and an MLP at every pixel, with a residual connection.
 
-    The last convolution begins at zero, instead of the paper's small scale on each channel.
+    The last convolution begins at zero. It replaces the paper's small scale on each channel.
     """
 
     def __init__(self, channels: int, condition_width: int, kernel_size: int, expansion: int, dropout: float) -> None:
@@ -94,12 +98,16 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
         """hidden: (N, C, H, W); condition: (N, condition_width). Returns (N, C, H, W)."""
-        inner = normed(self.depthwise(hidden), self.modulation(condition))
+        inner = _modulated_norm(self.depthwise(hidden), self.modulation(condition))
         return hidden + self.reduce(self.dropout(F.gelu(self.expand(inner))))  # (N, expansion·C, H, W) inside
 
 
-def normed(hidden: Tensor, modulation: Tensor) -> Tensor:
-    """Layer norm of every pixel's channels, then 1 + scale and shift from modulation (N, 2·C): (N, C, H, W) again."""
+def _modulated_norm(hidden: Tensor, modulation: Tensor) -> Tensor:
+    """Layer norm over the channels of every pixel, then scale by 1 + scale and shift.
+
+    hidden: (N, C, H, W); modulation: (N, 2·C), scale and shift. Returns (N, C, H, W).
+    """
     scale, shift = modulation[:, None, None].chunk(2, dim=3)  # (N, 1, 1, C) each
-    pixels = hidden.permute(0, 2, 3, 1)  # (N, H, W, C)
-    return torch.addcmul(shift, F.layer_norm(pixels, pixels.shape[-1:]), 1 + scale).permute(0, 3, 1, 2)
+    pixels = rearrange(hidden, "b c y x -> b y x c")
+    modulated = torch.addcmul(shift, F.layer_norm(pixels, pixels.shape[-1:]), 1 + scale)
+    return rearrange(modulated, "b y x c -> b c y x")

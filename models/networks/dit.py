@@ -1,24 +1,26 @@
-"""The diffusion transformer: patches as tokens, time and label through adaLN-zero in every block.
+"""DiT: a transformer over patches as tokens, with time and label in every block through adaLN-zero.
 
-Positions enter by rotating queries and keys (2-D axial RoPE) or by a learned table. Its cost goes with the square of
-the number of tokens in attention and linearly elsewhere, so `patch_size` decides it.
+Positions enter by rotation of queries and keys (2-D axial RoPE) or by a learned table. Attention costs the square of
+the number of tokens, all else is linear in it, so that `patch_size` determines the cost.
 """
 
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.errors import UserError
 from models.networks import Network, options
-from models.networks.blocks import fold, join_planes, unfold, zeroed
+from models.networks.blocks import fold, unfold, zeroed
 from models.networks.conditioning import ConditioningName
 from models.networks.embeddings import Condition, axial_angles, rotate
+from models.ranges import PositiveInt, ShareBelowOne
 
 
 class DiT(Network):
-    """Diffusion transformer (arXiv 2212.09748) with normalised queries and keys; it begins by answering zero."""
+    """Diffusion transformer (arXiv 2212.09748) with normalised queries and keys. Its first output is zero."""
 
     cosines: Tensor
     sines: Tensor
@@ -28,12 +30,12 @@ class DiT(Network):
         shape: tuple[int, int, int],
         classes: int,
         *,
-        width: int = 128,
-        depth: int = 6,
-        heads: int = 4,
-        mlp_ratio: int = 4,
-        dropout: float = 0.0,
-        patch_size: int = 4,
+        width: PositiveInt = 128,
+        depth: PositiveInt = 6,
+        heads: PositiveInt = 4,
+        mlp_ratio: PositiveInt = 4,
+        dropout: ShareBelowOne = 0.0,
+        patch_size: PositiveInt = 4,
         position: Literal["rope", "learned"] = "rope",
         qk_norm: bool = True,
         conditioning: ConditioningName = "embedding",
@@ -41,30 +43,27 @@ class DiT(Network):
         """shape: (C, H, W) of one encoded example; classes: 0 for unlabelled data.
 
         Args:
-            width: numbers per token.
-            depth: transformer blocks.
-            heads: attention heads; must divide width, with position rope into multiples of 4.
-            mlp_ratio: width of each block's hidden layer, in units of width.
-            dropout: share of each block's hidden layer dropped while training, in [0, 1).
-            patch_size: side in pixels of the square that becomes one token.
-            position: rope rotates queries and keys by row and column; learned adds a table to the tokens.
-            qk_norm: RMS norm on queries and keys, which keeps attention logits from growing.
-            conditioning: how the label enters, a module of models/conditioning; tokens are read in every block.
+            width: Channels of a token.
+            depth: Number of transformer blocks.
+            heads: Attention heads. They must divide width; with position rope, width / heads must be a multiple of 4.
+            mlp_ratio: Width of the hidden layer of each block, in units of width.
+            dropout: Share of each hidden layer dropped in training, in [0, 1).
+            patch_size: Side in pixels of the patches. Each patch is one token.
+            position: rope rotates queries and keys by row and column; learned adds a learned vector to each token.
+            qk_norm: Apply RMS norm to queries and keys, which keeps attention logits from growing.
+            conditioning: How the network receives the label. Every block attends to the tokens of cross_attention.
 
         Raises:
-            UserError: an option out of its range, or an image of less than two patches a side.
+            UserError: options that do not fit together or do not fit the image.
         """
         super().__init__()
-        options.at_least(1, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, patch_size=patch_size)
-        options.dropout_share(dropout)
-        options.check_choice(("rope", "learned"), position=position)
-        options.heads_divide(heads, width, "a token (width)")
+        options.heads_divide(heads, width, "a token (`network.width`)")
         if position == "rope" and width // heads % 4:
             raise UserError(
-                f"network option heads: {heads} leaves {width // heads} channels to a head, and position rope needs a "
-                "multiple of 4: change heads or width, or use position learned"
+                f"`network.heads` {heads}: leaves {width // heads} channels per head, but rope needs a multiple of 4",
+                *("change `network.heads`", "change `network.width`", "use `network.position learned`"),
             )
-        options.levels_fit(shape, patch_size, 1)
+        options.levels_fit(shape, patch_size, levels=1)
         rows, columns = (-(-size // patch_size) for size in shape[1:])
         folded = shape[0] * patch_size**2
         self.patch_size = patch_size
@@ -85,24 +84,24 @@ class DiT(Network):
     def forward(self, noisy: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """noisy: (N, C, H, W); t: (N,) in [0, 1]; label: (N,) int64, or None for no class. Returns (N, C, H, W)."""
         condition, signals = self.condition(t, label)  # condition: (N, width)
-        grid = fold(join_planes(noisy, signals.planes), self.patch_size)  # (N, (C+K)·p², H/p, W/p)
-        tokens = self.patches(grid.flatten(2).transpose(1, 2))  # (N, H/p·W/p, width)
-        tokens = tokens.to(noisy.dtype)  # under autocast the sum over blocks stays float32
+        grid = fold(noisy, self.patch_size, signals.planes)  # (N, (C+K)·p², H/p, W/p)
+        tokens = self.patches(rearrange(grid, "b c y x -> b (y x) c"))  # (N, H/p·W/p, width)
+        tokens = tokens.to(noisy.dtype)  # The residual stream stays float32 under autocast.
         if self.table is not None:
             tokens = tokens + self.table
         rotation = (self.cosines, self.sines) if self.table is None else None
         for block in self.blocks:
             tokens = block(tokens, condition, rotation, signals.tokens)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=2)  # (N, 1, width) each
-        pixels = self.head(modulate(tokens, shift, scale))  # (N, H/p·W/p, C·p²)
-        grid = pixels.transpose(1, 2).unflatten(2, grid.shape[2:])  # (N, C·p², H/p, W/p)
+        patches = self.head(_modulated_norm(tokens, shift, scale))  # (N, H/p·W/p, C·p²)
+        grid = rearrange(patches, "b (y x) c -> b c y x", y=grid.shape[2])  # (N, C·p², H/p, W/p)
         return unfold(grid, self.patch_size, *noisy.shape[2:])  # (N, C, H, W)
 
 
 class DiTBlock(nn.Module):
-    """Attention, then a two-layer perceptron, each with its own shift, scale and gate from the condition.
+    """Attention, then a two-layer MLP, each with its own shift, scale and gate from the condition.
 
-    All of these begin at zero, so that the block begins as the identity.
+    Shifts, scales and gates begin at zero, so that the block begins as the identity.
     """
 
     def __init__(
@@ -110,8 +109,8 @@ class DiTBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.modulation = zeroed(nn.Linear(width, 6 * width))
-        self.attention = Attention(width, heads, qk_norm)
-        self.reading = Reading(width, heads, qk_norm) if reads_tokens else None
+        self.attention = TokenSelfAttention(width, heads, qk_norm)
+        self.reading = TokenCrossAttention(width, heads, qk_norm) if reads_tokens else None
         self.mlp_in = nn.Linear(width, mlp_ratio * width)
         self.dropout = nn.Dropout(dropout)
         self.mlp_out = nn.Linear(mlp_ratio * width, width)
@@ -125,43 +124,42 @@ class DiTBlock(nn.Module):
     ) -> Tensor:
         """tokens: (N, L, width); condition: (N, width); rotation: cosines and sines, each (L, width/heads/2).
 
-        label_tokens: (N, M, width), for a block that reads them.
+        label_tokens: (N, M, width), for a block with cross-attention. Returns (N, L, width).
         """
         modulation = self.modulation(condition)[:, None]  # (N, 1, 6·width)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=2)  # (N, 1, width) each
-        tokens = torch.addcmul(tokens, gate1, self.attention(modulate(tokens, shift1, scale1), rotation))
+        tokens = torch.addcmul(tokens, gate1, self.attention(_modulated_norm(tokens, shift1, scale1), rotation))
         if self.reading is not None:
             tokens = tokens + self.reading(tokens, label_tokens)
-        inner = F.silu(self.mlp_in(modulate(tokens, shift2, scale2)))  # (N, L, mlp_ratio·width)
+        inner = F.silu(self.mlp_in(_modulated_norm(tokens, shift2, scale2)))  # (N, L, mlp_ratio·width)
         return torch.addcmul(tokens, gate2, self.mlp_out(self.dropout(inner)))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over tokens, with rotated queries and keys where a rotation is given."""
+class TokenSelfAttention(nn.Module):
+    """Multi-head self-attention over tokens, with rotated queries and keys if a rotation is given."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.query_norm, self.key_norm = _head_norm(width // heads, qk_norm), _head_norm(width // heads, qk_norm)
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(N, L, width) -> (N, L, width). Norms and rotations are in the precision of the tokens."""
-        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # (N, L, 3, heads, width/heads)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # (N, heads, L, width/heads) each
+        """(N, L, width) -> (N, L, width). Norms and rotations have the precision of the tokens."""
+        qkv = self.qkv(tokens)  # (N, L, 3·width)
+        queries, keys, values = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=self.heads)
         queries, keys = self.query_norm(queries.to(tokens.dtype)), self.key_norm(keys.to(tokens.dtype))
         if rotation is not None:
             queries, keys = rotate(queries, *rotation), rotate(keys, *rotation)
         mixed = F.scaled_dot_product_attention(queries.to(values), keys.to(values), values)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # (N, L, width)
+        return self.out(rearrange(mixed, "b h l d -> b l (h d)"))
 
 
-class Reading(nn.Module):
-    """Multi-head attention of the normed tokens to the label's; it begins by answering zero (PixArt, arXiv 2310.00426).
+class TokenCrossAttention(nn.Module):
+    """Multi-head attention of the normed tokens to the label's tokens (PixArt, arXiv 2310.00426).
 
-    The condition's shift and scale are the other branches' alone, as in that paper.
+    The condition does not modulate it, as in that paper. Its first output is zero.
     """
 
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
@@ -169,20 +167,23 @@ class Reading(nn.Module):
         self.heads = heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.query_norm, self.key_norm = _head_norm(width // heads, qk_norm), _head_norm(width // heads, qk_norm)
         self.out = zeroed(nn.Linear(width, width))
 
     def forward(self, tokens: Tensor, label_tokens: Tensor) -> Tensor:
         """tokens: (N, L, width); label_tokens: (N, M, width). Returns (N, L, width)."""
-        queries = self.query(F.layer_norm(tokens, tokens.shape[-1:])).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        keys_values = self.key_value(label_tokens).unflatten(2, (2, self.heads, -1))  # (N, M, 2, heads, width/heads)
-        keys, values = keys_values.permute(2, 0, 3, 1, 4)  # (N, heads, M, width/heads) each
+        queries = self.query(F.layer_norm(tokens, tokens.shape[-1:]))
+        queries = rearrange(queries, "b l (h d) -> b h l d", h=self.heads)
+        keys, values = rearrange(self.key_value(label_tokens), "b m (two h d) -> two b h m d", two=2, h=self.heads)
         queries, keys = self.query_norm(queries.to(tokens.dtype)), self.key_norm(keys.to(tokens.dtype))
         mixed = F.scaled_dot_product_attention(queries.to(values), keys.to(values), values)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # (N, L, width)
+        return self.out(rearrange(mixed, "b h l d -> b l (h d)"))
 
 
-def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm of each token (N, L, width), then scale and shift, each (N, 1, width) with 0 meaning no change."""
+def _head_norm(head_width: int, qk_norm: bool) -> nn.Module:
+    return nn.RMSNorm(head_width, eps=1e-6) if qk_norm else nn.Identity()
+
+
+def _modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm of each token (N, L, width), then scale by 1 + scale and shift, each (N, 1, width)."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:]), 1 + scale)

@@ -1,22 +1,20 @@
-"""What the networks know beside the pixels: the time, the label and, for tokens, the position.
-
-Positions enter by rotation of queries and keys; learned position tables are a plain parameter of the network.
-"""
+"""Inputs of the networks beside the pixels: embeddings of the time and the label, and rotations by position."""
 
 import math
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
-from models.networks.conditioning import Signals
+from models.networks.conditioning import Conditioning, Signals
 from models.variants import CONDITIONINGS
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
-    """(N,) -> (N, width): sines and cosines of 1000·t at frequencies from 1 down to 1/10000.
+    """Return sines and cosines of 1000·t at frequencies from 1 down to 1/10000: (N,) -> (N, width).
 
-    1000·t puts t in [0, 1] on the scale of "Attention is all you need" (section 3.5) and of DDPM's step counter.
-    An odd width ends in a zero.
+    The factor 1000 brings t in [0, 1] to the scale of DDPM's step counter and of "Attention is all you need"
+    (section 3.5). If width is odd, the last column is zero.
     """
     half = width // 2
     exponents = torch.arange(half, device=t.device, dtype=t.dtype) / max(half - 1, 1)
@@ -25,9 +23,9 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 class Condition(nn.Module):
-    """Time and label as one vector (N, width) that every block reads, and what else the label says.
+    """Embedding of time and label as one vector (N, width) for every block, beside the label's other signals.
 
-    conditioning: a name of `models.conditioning`; shape: (C, H, W) of one encoded example.
+    conditioning: a name of `models.networks.conditioning`. shape: (C, H, W) of one encoded example.
     """
 
     def __init__(self, conditioning: str, classes: int, width: int, shape: tuple[int, int, int]) -> None:
@@ -35,10 +33,10 @@ class Condition(nn.Module):
         self.classes = classes
         self.time_in = nn.Linear(width, width)
         self.time_out = nn.Linear(width, width)
-        self.label = CONDITIONINGS.find(conditioning)(classes, width, shape)
+        self.label: Conditioning = CONDITIONINGS.find(conditioning)(classes, width, shape)
 
     def forward(self, t: Tensor, label: Tensor | None) -> tuple[Tensor, Signals]:
-        """t: (N,) in [0, 1]; label: (N,) int64 in 0..classes, or None: the null label for all."""
+        """t: (N,) in [0, 1]; label: (N,) int64 in 0..classes, or None for the null label."""
         time = self.time_out(nn.functional.silu(self.time_in(sinusoids(t, self.time_in.in_features))))
         signals = self.label(t.new_full(t.shape, self.classes, dtype=torch.int64) if label is None else label)
         vector = time if signals.vector is None else time + signals.vector
@@ -46,23 +44,22 @@ class Condition(nn.Module):
 
 
 def axial_angles(rows: int, columns: int, head_width: int) -> Tensor:
-    """Rotation angles of a grid's positions, row by row: (rows·columns, head_width // 2).
+    """Return the rotation angles of a grid's positions, row by row: (rows·columns, head_width // 2).
 
-    The first half of the angles goes with the row, the second with the column, each at frequencies from 1 down to
-    1/100 per step (RoPE, arXiv 2104.09864, eq. 14, on both axes). head_width is a multiple of 4.
+    The first half of the angles is proportional to the row, the second half to the column, at frequencies from 1 down
+    to 1/100 (RoPE, arXiv 2104.09864, eq. 14, on both axes). head_width is a multiple of 4.
     """
     count = head_width // 4
     frequencies = 100.0 ** (-torch.arange(count) / count)
-    row = torch.arange(rows)[:, None, None] * frequencies  # (rows, 1, count)
-    column = torch.arange(columns)[:, None] * frequencies  # (columns, count)
-    shape = (rows, columns, count)
-    return torch.cat((row.expand(shape), column.expand(shape)), dim=-1).flatten(0, 1)
+    by_row = repeat(torch.arange(rows)[:, None] * frequencies, "y f -> (y x) f", x=columns)
+    by_column = repeat(torch.arange(columns)[:, None] * frequencies, "x f -> (y x) f", y=rows)
+    return torch.cat((by_row, by_column), dim=-1)
 
 
 def rotate(vectors: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turns the pair (i, i + d/2) of vectors (..., L, d) by its angle; cosines and sines are (L, d/2).
+    """Rotate each pair (i, i + d/2) of the components of vectors (..., L, d); cosines and sines are (L, d/2).
 
-    The dot product of two rotated vectors then depends on the difference of their positions only.
+    The dot product of two rotated vectors depends on their positions through the difference alone.
     """
     first, second = vectors.chunk(2, dim=-1)
     return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)

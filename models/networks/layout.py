@@ -1,6 +1,6 @@
-"""Levels of halved resolution with skips across: the layout that UNets share whatever their blocks are.
+"""Levels of halved resolution with skip connections: the layout that UNets share, for any kind of block.
 
-Sizes that cannot be halved are rounded up, and the way back up follows the skips' sizes.
+Odd sizes are rounded up when halved. The way up takes its sizes from the skips.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 
 class Levels(nn.Module):
-    """Blocks down the levels, two in the middle, and blocks up again.
+    """Blocks on the way down, two in the middle, and as many on the way up.
 
-    A 1×1 convolution joins each skip, so that a block on the way up costs what one on the way down does. Attention
-    stands once per level and direction, after the last block; for the lowest level that is in the middle.
+    A 1×1 convolution joins each skip, so that a block on the way up costs as much as one on the way down. Attention
+    follows the last block of each level and direction. For the lowest level it is in the middle, once.
     """
 
     def __init__(
@@ -24,32 +24,32 @@ class Levels(nn.Module):
         block: Callable[[int], nn.Module],
         attention: Callable[[int], nn.Module],
     ) -> None:
-        """widths: channels of each level. blocks: of each level and direction.
+        """widths: channels of each level. blocks: number of blocks per level and direction.
 
-        block: from channels to a module called with (hidden, condition).
-        attention: from a level to a module called with (hidden, tokens), such as `Attentions`.
+        block: makes a module for a number of channels; it is called with (hidden, condition).
+        attention: makes a module for a level, such as `Attentions`; it is called with (hidden, tokens).
         """
         super().__init__()
         lowest = len(widths) - 1
 
-        def row(level: int) -> list[nn.Module]:
+        def level_blocks(level: int) -> list[nn.Module]:
             return [block(widths[level]) for _ in range(blocks)]
 
-        def side(level: int) -> nn.Module:
+        def level_attention(level: int) -> nn.Module:
             return attention(level) if level < lowest else Attentions()
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level in range(len(widths)):
             entry = Halving(widths[level - 1], widths[level]) if level else nn.Identity()
-            self.down.append(Down(entry, row(level), side(level)))
+            self.down.append(Down(entry, level_blocks(level), level_attention(level)))
         self.middle_in, self.middle_attention = block(widths[lowest]), attention(lowest)
         self.middle_out = block(widths[lowest])
         for level in reversed(range(len(widths))):
             entry = nn.Conv2d(widths[level + 1], widths[level], 1) if level < lowest else nn.Identity()
-            self.up.append(Up(entry, widths[level], row(level), side(level)))
+            self.up.append(Up(entry, widths[level], level_blocks(level), level_attention(level)))
 
     def forward(self, hidden: Tensor, condition: Tensor, tokens: Tensor | None) -> Tensor:
-        """hidden: (N, C, H, W) at the first level, as is the answer; condition: (N, width); tokens: (N, L, width)."""
+        """hidden: (N, C, H, W), like the result; condition: (N, width); tokens: (N, L, width) or None."""
         skips: list[list[Tensor]] = []
         for level in self.down:
             skips.append(level(hidden, condition, tokens))  # (N, channels, H/2^level, W/2^level) each, rounded up
@@ -62,7 +62,7 @@ class Levels(nn.Module):
 
 
 class Attentions(nn.ModuleList):
-    """Self-attention and attention to tokens, one after the other; without either, the identity."""
+    """Self-attention and cross-attention, one after the other. An empty list is the identity."""
 
     def forward(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
         """hidden: (N, C, H, W); tokens: (N, L, width). Returns (N, C, H, W)."""
@@ -72,7 +72,7 @@ class Attentions(nn.ModuleList):
 
 
 class Halving(nn.Module):
-    """The mean of 2×2 pixels, then a 1×1 convolution: a third of the time of a 3×3 one of stride 2."""
+    """Mean of 2×2 pixels, then a 1×1 convolution. It takes a third of the time of a 3×3 convolution of stride 2."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Halving(nn.Module):
 
 
 class Down(nn.Module):
-    """One level on the way down; every block's output is kept as a skip, the last one's with attention."""
+    """One level on the way down. Returns the skips: every block's output, the last one after attention."""
 
     def __init__(self, entry: nn.Module, blocks: Sequence[nn.Module], attention: nn.Module) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """One level on the way up: at the size of its skips, which its blocks read from the last to the first."""
+    """One level on the way up, at the size of its skips. Its blocks read them from the last to the first."""
 
     def __init__(self, entry: nn.Module, channels: int, blocks: Sequence[nn.Module], attention: nn.Module) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Up(nn.Module):
         self.attention = attention
 
     def forward(self, hidden: Tensor, skips: list[Tensor], condition: Tensor, tokens: Tensor | None) -> Tensor:
-        hidden = self.entry(hidden)  # (N, channels, h, w), still at the size of the level below
+        hidden = self.entry(hidden)  # (N, channels, h, w), at the size of the level below
         if hidden.shape[2:] != skips[-1].shape[2:]:
             hidden = F.interpolate(hidden, size=skips[-1].shape[2:])  # (N, channels, up to 2·h, up to 2·w)
         for block, join, skip in zip(self.blocks, self.joins, reversed(skips), strict=True):

@@ -10,9 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.autoencoders import Coded
+from models.autoencoders import AutoencoderNetwork, Coded
 from models.autoencoders.autoencoder import AutoencoderSpec
-from models.autoencoders.conv import Conv
 from models.autoencoders.loss import AutoencoderLoss
 from models.diffusion.denoiser import in_autocast
 from models.drawing import image_files, sheets
@@ -115,7 +114,7 @@ class AutoencoderObjective:
         subfolder = folder / "latent_space"
         subfolder.mkdir(exist_ok=True)
         self.draw_progress(network, subfolder / "reconstructions.png", title)
-        codec = Codec(cast(Conv, network), self.spec)
+        codec = Codec(cast(AutoencoderNetwork, network), self.spec)
         draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, self.seed, self.umap)
 
     @torch.no_grad()

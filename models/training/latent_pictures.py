@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.autoencoders import AutoencoderNetwork
 from models.autoencoders.autoencoder import AutoencoderSpec
-from models.autoencoders.conv import Conv
 from models.autoencoders.loss import unit_kl
 from models.drawing import sheets
 from models.drawing.image_files import save_image
@@ -31,7 +31,7 @@ DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Of each kind of samples.
 class Codec:
     """An autoencoder between uint8 images on any device and latents on the CPU."""
 
-    network: Conv
+    network: AutoencoderNetwork
     spec: AutoencoderSpec
 
     @property

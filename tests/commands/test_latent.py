@@ -215,7 +215,7 @@ def test_images_of_another_size(run, tmp_path: Path) -> None:
 def test_a_denoiser_is_no_autoencoder(run, vae: Path, tmp_path: Path, capsys) -> None:
     flow = run_here("train_flow", *TINY, "--experiments_dir", tmp_path, "--max_steps", "1", capsys=capsys).folder
     for task in ("reconstruct", "encode_dataset"):
-        check_refusal(run(task, "--run", flow), "no autoencoder's checkpoint", "train_vae")
+        check_refusal(run(task, "--run", flow), "not an autoencoder checkpoint", "train_vae")
     check_refusal(run_here("reconstruct", "--experiments_dir", tmp_path, capsys=capsys), "no run of train_vae")
     check_refusal(run("train_latent", *TINY, "--autoencoder", flow), "train_vae")
     check_refusal(run("generate", "--run", flow, "--autoencoder", vae), "--autoencoder", "pixels")

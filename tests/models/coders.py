@@ -1,4 +1,4 @@
-"""Small autoencoders on disk, with weights that are nowhere zero, for tests of what is built on them."""
+"""Small autoencoders on disk, with random weights, for tests of code that uses them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.runs import checkpoints
 
 
 def random_images(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """uint8 (count, *shape), each around a grey of its own."""
+    """Return uint8 images (count, *shape), each around a random grey."""
     generator = torch.Generator().manual_seed(seed)
     grey = torch.randint(40, 215, (count, 1, 1, 1), generator=generator)
     return (grey + torch.randint(-40, 41, (count, *shape), generator=generator)).to(torch.uint8)
@@ -22,7 +22,7 @@ def random_images(count: int, shape: tuple[int, int, int], seed: int = 0) -> Ten
 def small_coder(
     folder: Path, shape: tuple[int, int, int], kind: str = "vae", seed: int = 0, **options: Any
 ) -> Autoencoder:
-    """An autoencoder's run in `folder`, with a checkpoint and nothing else, read back."""
+    """Write an autoencoder's run into `folder`, with a checkpoint and nothing else, and load it."""
     spec = AutoencoderSpec(kind, "conv", {"width": 8, **options}, shape, ("a", "b", "c"), "l2")
     generator = torch.Generator().manual_seed(seed)
     network = spec.build_network()

@@ -1,7 +1,7 @@
 """Ranges in types: what is inside, what is outside, and how a refusal reads."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 
@@ -23,6 +23,7 @@ from models.ranges import NonNegative, Positive, PositiveInt, Range, Share, Shar
         (tuple[PositiveInt, ...] | None, [None, (1,)], [(0,)]),
         (tuple[Share, Positive], [(0.0, 2.0)], [(2.0, 2.0), (0.5, 0.0)]),
         (Annotated[int, Range(2, 4), "help"], [2, 4], [1, 5]),
+        (Literal["rope", "learned"], ["rope", None], ["sine", ""]),
         (bool, [True, False], []),
         (str, ["x"], []),
     ],

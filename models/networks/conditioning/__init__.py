@@ -1,8 +1,9 @@
-"""How the label enters a network: every module here that exposes a class of its own name is one way, found by it.
+"""Conditionings, found by name: ways in which a network receives the label. A module here with a subclass of
+Conditioning is one.
 
-A network reads the interface below and no names, so that each way is one file and goes with every network that can
-read what it gives. Unlabelled data have no classes and the null label alone: whatever stands for it is then a constant
-that the network learns.
+A network reads the signals below and knows no names, so that each conditioning is one file and serves every network
+that reads its signals. Unlabelled data have no classes but the null label. Its signals are then constants that the
+network learns.
 """
 
 from typing import Annotated, NamedTuple
@@ -13,17 +14,18 @@ from models.variants import CONDITIONINGS
 
 
 class Signals(NamedTuple):
-    """What a label says, for N images, in the forms that a network may read; None where it says nothing that way."""
+    """Signals of a label for N images, in up to three forms. None means that the conditioning does not use the form."""
 
-    vector: Tensor | None = None  # (N, width), added to the time's
-    planes: Tensor | None = None  # (N, channels, H, W), joined to the image's channels
-    tokens: Tensor | None = None  # (N, tokens, width), for attention
+    vector: Tensor | None = None  # (N, width), added to the time's embedding
+    planes: Tensor | None = None  # (N, channels, H, W), concatenated with the image's channels
+    tokens: Tensor | None = None  # (N, tokens, width), for cross-attention
 
 
 class Conditioning(nn.Module):
-    """Built as `Class(classes, width, shape)`: width of vectors and tokens, shape (C, H, W) of one encoded example.
+    """Base class of the conditionings: built as `Class(classes, width, shape)`.
 
-    channels and tokens count what the signals hold, and are known once it is built: 0 for None.
+    width: of the vector and the tokens. shape: (C, H, W) of one encoded example.
+    Attributes channels and tokens are the numbers of planes and tokens, 0 for none.
     """
 
     channels: int = 0
@@ -33,8 +35,8 @@ class Conditioning(nn.Module):
         super().__init__()
 
     def forward(self, label: Tensor) -> Signals:
-        """label: (N,) int64 in 0..classes, of which the last is the null label."""
+        """label: (N,) int64 in 0..classes. The label `classes` is the null label."""
         raise NotImplementedError
 
 
-ConditioningName = Annotated[str, CONDITIONINGS.names]  # an option that names one; --help lists the names
+ConditioningName = Annotated[str, CONDITIONINGS.names]  # Type of an option that names one; help lists the names.

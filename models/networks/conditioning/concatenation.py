@@ -1,6 +1,7 @@
-"""The label as further channels of the input: planes of the image's size, which every network can read."""
+"""Conditioning by concatenation: the label as additional input channels, which every network can read."""
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from models.networks.conditioning import Conditioning, Signals
@@ -9,18 +10,20 @@ from models.networks.conditioning import Conditioning, Signals
 class Concatenation(Conditioning):
     """Learned planes for each class and the null label.
 
-    Each begins flat, at a number of its own, so that the label can be told at every pixel before there is anything to
-    say about the place.
+    Each plane begins as a random constant, so that every pixel can tell the classes apart from the start.
     """
 
     channels = 4
 
     def __init__(self, classes: int, width: int, shape: tuple[int, int, int]) -> None:
         super().__init__(classes, width, shape)
-        self.size = shape[1:]
-        numbers = torch.randn(classes + 1, self.channels, 1).expand(-1, -1, shape[1] * shape[2])
-        self.table = nn.Embedding.from_pretrained(numbers.flatten(1).contiguous(), freeze=False)
+        self.height = shape[1]
+        constants = torch.randn(classes + 1, self.channels)
+        self.table = nn.Embedding.from_pretrained(
+            repeat(constants, "k c -> k (c pixels)", pixels=shape[1] * shape[2]), freeze=False
+        )
 
     def forward(self, label: Tensor) -> Signals:
         """(N,) -> planes (N, channels, H, W)."""
-        return Signals(planes=self.table(label).unflatten(1, (self.channels, *self.size)))
+        rows = self.table(label)
+        return Signals(planes=rearrange(rows, "b (c y x) -> b c y x", c=self.channels, y=self.height))

@@ -1,5 +1,6 @@
-"""The label as a sequence of tokens, which the network's attention layers read at every pixel or patch."""
+"""Conditioning by cross-attention: the label as a sequence of tokens, to which every pixel or patch attends."""
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from models.networks.conditioning import Conditioning, Signals
@@ -8,7 +9,7 @@ from models.networks.conditioning import Conditioning, Signals
 class CrossAttention(Conditioning):
     """Four learned tokens for each class and the null label.
 
-    Attention to a single token would be a constant: softmax over one key is 1, and queries and keys would never learn.
+    One token would not do: softmax over one key is 1, and queries and keys would get no gradient.
     """
 
     tokens = 4
@@ -19,4 +20,4 @@ class CrossAttention(Conditioning):
 
     def forward(self, label: Tensor) -> Signals:
         """(N,) -> tokens (N, tokens, width)."""
-        return Signals(tokens=self.table(label).unflatten(1, (self.tokens, -1)))
+        return Signals(tokens=rearrange(self.table(label), "b (l d) -> b l d", l=self.tokens))

@@ -1,4 +1,4 @@
-"""The label as a vector: added to the time's, it scales and shifts every block of every network."""
+"""Conditioning by embedding: the label as a vector, added to the time's; it scales and shifts every block."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from models.networks.conditioning import Conditioning, Signals
 
 
 class Embedding(Conditioning):
-    """A learned table with a row for each class and one for the null label."""
+    """Learned vector for each class and the null label."""
 
     def __init__(self, classes: int, width: int, shape: tuple[int, int, int]) -> None:
         super().__init__(classes, width, shape)

@@ -1,4 +1,4 @@
-"""Autoencoders: any shape to any latent shape that halving leads to, and losses against torch's distributions."""
+"""Autoencoders: all shapes and latent shapes that halving reaches, and losses against torch's distributions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from models.autoencoders import LARGEST_LOG_VARIANCE, SMALLEST_LOG_VARIANCE, AutoencoderNetwork, Coded
 from models.autoencoders.autoencoder import KINDS, LIKELIHOODS, AutoencoderSpec
-from models.autoencoders.conv import LARGEST_LOG_VARIANCE, SMALLEST_LOG_VARIANCE, Coded, Conv
+from models.autoencoders.conv import Conv
 from models.autoencoders.loss import AutoencoderLoss, unit_kl
 from models.errors import UserError
 from models.training.autoencoder_objective import AutoencoderObjective
+from models.variants import AUTOENCODERS
 
 DIGIT = (1, 8, 8)
 
@@ -25,8 +27,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def stirred(network: Conv) -> Conv:
-    """With weights that are nowhere zero, as after some training."""
+def stirred(network: AutoencoderNetwork) -> AutoencoderNetwork:
+    """Add noise to all weights, so that none is zero."""
     for index, parameter in enumerate(network.parameters()):
         parameter.data += 0.1 * normal(*parameter.shape, seed=index)
     return network
@@ -42,7 +44,7 @@ def spec(kind: str = "vae", likelihood: str = "l2", **options: Any) -> Autoencod
 
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[tuple[int, int, int], int, tuple[int, int, int]]:
-    """An image's shape, a patch size, and a latent shape that halving leads to."""
+    """Draw an image's shape, a patch size, and a latent shape that halving reaches."""
     sides = draw(st.integers(1, 21)), draw(st.integers(1, 21))
     patch_size = draw(st.integers(1, 3))
     height, width = (math.ceil(side / patch_size) for side in sides)
@@ -60,7 +62,7 @@ def test_any_shape_to_any_latent_shape_and_back(shapes, variational: bool, count
     assert coded.output.shape == (count, *shape) and coded.mean.shape == (count, *latent_shape)
     assert network.latent_shape == latent_shape
     assert (coded.log_variance is not None) == variational
-    assert all(each.dtype == torch.float32 and each.isfinite().all() for each in coded if each is not None)
+    assert all(part.dtype == torch.float32 and part.isfinite().all() for part in coded if part is not None)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +83,11 @@ def test_the_default_latent_is_small_and_not_too_small(shape, expected) -> None:
 
 def test_latent_shapes_that_cannot_be_reached() -> None:
     with pytest.raises(
-        UserError, match=r"halving a 28x28 image at patch_size 2 does not lead to 5x5.* are 14 14, 7 7,"
+        UserError, match=r"^network\.latent_shape 4 5 5: cannot be .* a 28x28 image .*heights and widths: 14 14, 7 7,"
     ):
         Conv((1, 28, 28), True, latent_shape=(4, 5, 5))
-    with pytest.raises(UserError, match="latent_shape: 0 channels"):
-        Conv((1, 28, 28), True, latent_shape=(0, 7, 7))
+    with pytest.raises(UserError, match=r"^network\.latent_shape 0 7 7: must be at least 1$"):
+        AUTOENCODERS.build("conv", (1, 28, 28), True, latent_shape=(0, 7, 7))
 
 
 # -- the network ------------------------------------------------------------------------------------------------------
@@ -124,11 +126,11 @@ def test_gradients_reach_every_parameter(kind: str, likelihood: str) -> None:
 def test_a_spec_comes_back_from_its_facts() -> None:
     one = spec("autoencoder", "bernoulli")
     assert AutoencoderSpec.from_facts(one.facts()) == one
-    with pytest.raises(UserError, match="describes no autoencoder"):
+    with pytest.raises(UserError, match="does not describe an autoencoder"):
         AutoencoderSpec.from_facts({"shape": [1, 8, 8]})
-    with pytest.raises(UserError, match="--kind gan: choose from vae, autoencoder"):
+    with pytest.raises(UserError, match=r"^kind gan: must be one of vae, autoencoder"):
         spec("gan")
-    with pytest.raises(UserError, match="--reconstruction l3: choose from l2, l1, bernoulli"):
+    with pytest.raises(UserError, match=r"^reconstruction l3: must be one of l2, l1, bernoulli"):
         spec(likelihood="l3")
 
 
@@ -141,62 +143,62 @@ def coded(seed: int = 0, count: int = 6) -> Coded:
     )
 
 
-def images_like(found: Coded) -> Tensor:
-    return torch.tanh(normal(*found.output.shape, seed=7))
+def images_like(result: Coded) -> Tensor:
+    return torch.tanh(normal(*result.output.shape, seed=7))
 
 
 def test_kl_is_that_of_torch() -> None:
-    found = coded()
-    assert found.log_variance is not None
-    expected = kl_divergence(Normal(found.mean, (found.log_variance / 2).exp()), Normal(0.0, 1.0))
-    torch.testing.assert_close(unit_kl(found.mean, found.log_variance), expected)
-    assert (unit_kl(found.mean, None) == 0).all()
+    result = coded()
+    assert result.log_variance is not None
+    expected = kl_divergence(Normal(result.mean, (result.log_variance / 2).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(unit_kl(result.mean, result.log_variance), expected)
+    assert (unit_kl(result.mean, None) == 0).all()
 
 
 def test_the_weighted_sum_per_pixel() -> None:
-    found, images = coded(), images_like(coded())
-    loss, reconstruction, kl = AutoencoderLoss("l2", 3.0, 0, 0.0)(found, images)
-    torch.testing.assert_close(reconstruction, (found.output - images).square().flatten(1).mean(1))
-    torch.testing.assert_close(kl, unit_kl(found.mean, found.log_variance).flatten(1).sum(1))
+    result, images = coded(), images_like(coded())
+    loss, reconstruction, kl = AutoencoderLoss("l2", 3.0, 0, 0.0)(result, images)
+    torch.testing.assert_close(reconstruction, (result.output - images).square().flatten(1).mean(1))
+    torch.testing.assert_close(kl, unit_kl(result.mean, result.log_variance).flatten(1).sum(1))
     torch.testing.assert_close(loss, reconstruction + 3.0 * kl / 64)
 
 
 def test_reconstructions_are_log_likelihoods_up_to_a_constant() -> None:
-    """l2 of a Gaussian with variance 1/2, l1 of a Laplacian with scale 1, and a Bernoulli's cross-entropy."""
-    found = coded()
-    images = images_like(found)
-    output = found.output
+    """l2 is a Gaussian with variance 1/2, l1 a Laplacian with scale 1, bernoulli a Bernoulli's cross-entropy."""
+    result = coded()
+    images = images_like(result)
+    output = result.output
     gaussian = -Normal(output, math.sqrt(0.5)).log_prob(images) - 0.5 * math.log(math.pi)
     laplacian = -torch.distributions.Laplace(output, 1.0).log_prob(images) - math.log(2)
     bernoulli = -Bernoulli(logits=output, validate_args=False).log_prob((images + 1) / 2)
     for name, expected in (("l2", gaussian), ("l1", laplacian), ("bernoulli", bernoulli)):
-        _, reconstruction, _ = AutoencoderLoss(name, 0.0, 0, 0.0)(found, images)
+        _, reconstruction, _ = AutoencoderLoss(name, 0.0, 0, 0.0)(result, images)
         torch.testing.assert_close(reconstruction, expected.flatten(1).mean(1))
 
 
 @pytest.mark.parametrize(("likelihood", "output"), [("l1", 0.25), ("l2", 0.25), ("bernoulli", math.log(0.625 / 0.375))])
 def test_the_best_output_stands_for_the_image(likelihood: str, output: float) -> None:
-    """Where the image is 0.25, each likelihood is largest at an output that is read back as 0.25."""
-    distance, read = LIKELIHOODS[likelihood]
+    """For an image of 0.25, each likelihood is largest at an output that represents an image of 0.25."""
+    distance, image = LIKELIHOODS[likelihood]
     candidates = torch.linspace(-2, 2, 4001)
     best = candidates[distance(candidates, torch.full_like(candidates, 0.25)).argmin()]
-    assert best.item() == pytest.approx(output, abs=2e-3) and read(best).item() == pytest.approx(0.25, abs=1e-3)
+    assert best.item() == pytest.approx(output, abs=2e-3) and image(best).item() == pytest.approx(0.25, abs=1e-3)
 
 
 def test_the_weight_warms_up() -> None:
-    found, images = coded(), images_like(coded())
+    result, images = coded(), images_like(coded())
     warming, full = AutoencoderLoss("l2", 2.0, 10, 0.0), AutoencoderLoss("l2", 2.0, 0, 0.0)
-    _, reconstruction, kl = full(found, images)
+    _, reconstruction, kl = full(result, images)
     for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (99, 1.0), (None, 1.0)):
-        torch.testing.assert_close(warming(found, images, step)[0], reconstruction + share * 2.0 * kl / 64)
-    torch.testing.assert_close(full(found, images, 0)[0], full(found, images)[0])
+        torch.testing.assert_close(warming(result, images, step)[0], reconstruction + share * 2.0 * kl / 64)
+    torch.testing.assert_close(full(result, images, 0)[0], full(result, images)[0])
 
 
 def test_free_bits_do_not_push_units_below_them() -> None:
     mean = torch.tensor([0.1, 3.0]).reshape(1, 2, 1, 1).requires_grad_()
-    found = Coded(torch.zeros(1, *DIGIT), mean, torch.zeros(1, 2, 1, 1))
-    loss, reconstruction, kl = AutoencoderLoss("l2", 64.0, 0, 0.5)(found, torch.zeros(1, *DIGIT))
-    assert kl.item() == pytest.approx(0.005 + 4.5)  # what is logged is the true one
+    result = Coded(torch.zeros(1, *DIGIT), mean, torch.zeros(1, 2, 1, 1))
+    loss, reconstruction, kl = AutoencoderLoss("l2", 64.0, 0, 0.5)(result, torch.zeros(1, *DIGIT))
+    assert kl.item() == pytest.approx(0.005 + 4.5)  # the logged KL is the true one
     assert (loss - reconstruction).item() == pytest.approx(0.5 + 4.5)
     loss.sum().backward()
     assert mean.grad is not None and mean.grad.flatten().tolist() == [0.0, 3.0]
@@ -204,7 +206,7 @@ def test_free_bits_do_not_push_units_below_them() -> None:
 
 def test_weights_that_cannot_be() -> None:
     for options in ((-1.0, 0, 0.0), (0.0, -1, 0.0), (0.0, 0, -1.0)):
-        with pytest.raises(UserError, match="takes 0 or more"):
+        with pytest.raises(UserError, match=r"^(kl_weight|kl_warmup_steps|free_bits) -1.*: must be at least 0"):
             AutoencoderLoss("l2", *options)
 
 
@@ -212,7 +214,7 @@ def test_weights_that_cannot_be() -> None:
 
 
 class SomeActive(nn.Module):
-    """Answers black images; as many latent units follow the image as it is told."""
+    """Network that returns black images. `active` of its latent units depend on the image."""
 
     def __init__(self, active: int):
         super().__init__()
@@ -234,17 +236,17 @@ def objective(kind: str = "vae") -> AutoencoderObjective:
 
 @pytest.mark.parametrize(("active", "warned"), [(0, True), (3, True), (4, False), (8, False)])
 def test_active_units_are_counted_and_collapse_is_said(active: int, warned: bool) -> None:
-    found = objective().evaluate(SomeActive(active))
-    assert f"active units {active} of 8" in found.note and ("posterior collapse" in found.note) == warned
+    result = objective().evaluate(SomeActive(active))
+    assert f"active units {active} of 8" in result.note and ("posterior collapse" in result.note) == warned
     assert "collapse" not in objective("autoencoder").evaluate(SomeActive(0)).note
 
 
 def test_the_test_loss_is_frozen_and_has_the_full_weight() -> None:
-    mine = objective()
-    first, again = mine.evaluate(SomeActive(8)), mine.evaluate(SomeActive(8))
+    vae = objective()
+    first, again = vae.evaluate(SomeActive(8)), vae.evaluate(SomeActive(8))
     assert first == again and first.test != first.train
     reconstruction, kl, rate = first.parts
     assert first.test == pytest.approx(reconstruction + kl / 64) and rate == pytest.approx(kl / 64 / math.log(2))
-    clean = mine.test_images.double() / 127.5 - 1
+    clean = vae.test_images.double() / 127.5 - 1
     assert reconstruction == pytest.approx((clean + 1).square().mean().item(), rel=1e-5)
     assert kl == pytest.approx(8 * 0.5 * clean.mean((1, 2, 3)).square().mean().item(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Small networks of every kind, and inputs for them."""
+"""A small version of every network, and inputs for it."""
 
 from typing import Any
 
@@ -16,12 +16,13 @@ CLASSES = 3
 
 
 def small(name: str, shape: tuple[int, int, int] = (1, 8, 8), classes: int = CLASSES, **options: Any) -> nn.Module:
+    """Return a new small network with seed 0."""
     torch.manual_seed(0)
-    return NETWORKS.find(name)(shape, classes, **{**SMALL[name], **options})
+    return NETWORKS.build(name, shape, classes, **{**SMALL[name], **options})
 
 
 def awake(name: str, *args: Any, **options: Any) -> nn.Module:
-    """A network whose zero-initialised parts are not zero any more."""
+    """Return a small network in eval mode with noise on all weights, so that no part is zero."""
     network = small(name, *args, **options)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -30,16 +31,16 @@ def awake(name: str, *args: Any, **options: Any) -> nn.Module:
 
 
 def inputs(shape: tuple[int, int, int] = (1, 8, 8), count: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """noisy, t and label."""
+    """Return noisy (N, *shape), t (N,) and label (N,)."""
     generator = torch.Generator().manual_seed(1)
     noisy = torch.randn(count, *shape, generator=generator)
     return noisy, torch.rand(count, generator=generator), torch.arange(count) % CLASSES
 
 
-def train(network: nn.Module, steps: int, *given: Tensor | None, target: Tensor) -> None:
-    """A few steps towards the target; the gradients of the last stay."""
+def train(network: nn.Module, steps: int, *arguments: Tensor | None, target: Tensor) -> None:
+    """Train for some steps towards the target. The gradients of the last step stay."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
-        (network(*given) - target).square().mean().backward()
+        (network(*arguments) - target).square().mean().backward()
         optimizer.step()

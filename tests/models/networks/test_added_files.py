@@ -1,4 +1,4 @@
-"""A network and a conditioning as one new file each: found by name, built together, reached by flags."""
+"""A network and a conditioning, added as one new file each: found by name and built together."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_an_added_conditioning_serves_the_networks_there_are(name: str) -> None:
 @pytest.mark.usefixtures("_added")
 def test_an_added_network_goes_with_an_added_conditioning() -> None:
     noisy, t, label = inputs()
-    network = NETWORKS.find("one_layer")((1, 8, 8), CLASSES, kernel_size=5, conditioning="everything")
+    network = NETWORKS.build("one_layer", (1, 8, 8), CLASSES, kernel_size=5, conditioning="everything")
     answer = network(noisy, t, label)
     assert answer.shape == noisy.shape
     assert torch.equal(network(noisy, t, None), network(noisy, t, torch.full_like(label, CLASSES)))

@@ -1,4 +1,4 @@
-"""The parts of the networks against what they are by definition."""
+"""Building blocks of the networks, compared with their definitions."""
 
 import math
 
@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from models.networks.blocks import ResidualBlock, SelfAttention, fold, group_norm, unfold
-from models.networks.dit import Attention
+from models.networks.blocks import PixelSelfAttention, ResidualBlock, fold, group_norm, unfold
+from models.networks.dit import TokenSelfAttention
 
 
 def softmax_attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Attention of one head, written out: (L, d) each."""
+    """Return the attention of one head by its definition. All are (L, d)."""
     weights = torch.exp(queries @ keys.T / math.sqrt(queries.shape[1]))
     return weights @ values / weights.sum(dim=1, keepdim=True)
 
 
 def test_image_attention_is_softmax_attention() -> None:
     torch.manual_seed(0)
-    attention, hidden = SelfAttention(8, heads=2), torch.randn(2, 8, 3, 5)
+    attention, hidden = PixelSelfAttention(8, heads=2), torch.randn(2, 8, 3, 5)
     torch.nn.init.normal_(attention.out.weight)
     qkv = attention.qkv(attention.norm(hidden))
     mixed = torch.zeros_like(hidden)
@@ -35,7 +35,7 @@ def test_image_attention_is_softmax_attention() -> None:
 
 def test_token_attention_is_softmax_attention() -> None:
     torch.manual_seed(0)
-    attention, tokens = Attention(8, heads=2, qk_norm=False), torch.randn(1, 6, 8)
+    attention, tokens = TokenSelfAttention(8, heads=2, qk_norm=False), torch.randn(1, 6, 8)
     qkv = attention.qkv(tokens)[0]
     heads = [softmax_attention(*(qkv[:, p * 8 + h * 4 : p * 8 + h * 4 + 4] for p in range(3))) for h in range(2)]
     torch.testing.assert_close(attention(tokens, None), attention.out(torch.cat(heads, dim=1))[None])

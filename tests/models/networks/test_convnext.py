@@ -1,4 +1,4 @@
-"""The ConvNeXt's own promises: its block by definition, any options that fit, and those that do not by name."""
+"""ConvNeXt: the block by its definition, all options that fit, and the refusal of those that do not."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from models.errors import UserError
 from models.networks.convnext import ConvNeXt, ConvNeXtBlock
+from models.variants import NETWORKS
 
 
 @settings(max_examples=20)
@@ -50,21 +51,24 @@ def test_a_block_is_what_its_paper_says() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kernel_size": 4}, "kernel_size: 4 is even: use 3 or 5"),
-        ({"kernel_size": -1}, "kernel_size: -1 is too small"),
-        ({"expansion": 0}, "expansion: 0 is too small"),
-        ({"multipliers": ()}, "multipliers: is empty"),
-        ({"multipliers": (1, 1, 1, 1)}, "level 2 of 4 would see a 8x8 image as 1x1 at patch_size 2"),
+        ({"kernel_size": 4}, "network.kernel_size 4: must be odd; use 3 or use 5"),
+        ({"kernel_size": -1}, "network.kernel_size -1: must be at least 1"),
+        ({"expansion": 0}, "network.expansion 0: must be at least 1"),
+        ({"multipliers": ()}, "network.multipliers: must have at least one number"),
+        (
+            {"multipliers": (1, 1, 1, 1)},
+            "network.patch_size 2: images of 8x8 are reduced to 1x1 at level 2",
+        ),
     ],
 )
 def test_wrong_options_are_named_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        ConvNeXt((1, 8, 8), 10, **{"width": 8, **options})
+        NETWORKS.build("convnext", (1, 8, 8), 10, **{"width": 8, **options})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_the_default_is_as_small_as_the_unets() -> None:
-    """About half a million parameters on 28x28 digits; at equal time on a CPU it then learns what the UNet does."""
+    """It has about half a million parameters on 28x28 digits. In equal CPU time it then learns as much as the UNet."""
     count = sum(parameter.numel() for parameter in ConvNeXt((1, 28, 28), 10).parameters())
     assert 450_000 < count < 550_000

@@ -1,4 +1,4 @@
-"""The DiT's own promises: positions matter in both ways of giving them, and wrong options are named."""
+"""DiT: both kinds of positions matter, and wrong options are refused by name."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import UserError
-from models.networks.dit import Attention, DiT, DiTBlock
+from models.networks.dit import DiT, DiTBlock, TokenSelfAttention
+from models.variants import NETWORKS
 
 POSITIONS: tuple[Literal["rope", "learned"], ...] = ("rope", "learned")
 
@@ -42,7 +43,7 @@ def test_whatever_fits_works(
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_positions_matter(position: Literal["rope", "learned"]) -> None:
-    """Without positions, swapping two patches of the image would swap the same two patches of the answer."""
+    """Without positions, swapping two patches of the image would swap the same two patches of the output."""
     torch.manual_seed(0)
     network = DiT((1, 8, 8), 0, width=16, depth=2, heads=2, patch_size=4, position=position)
     for parameter in network.parameters():
@@ -59,11 +60,11 @@ def test_a_block_begins_as_the_identity() -> None:
 
 
 def test_normed_queries_bound_the_logits() -> None:
-    """Scaling the projection of queries and keys changes nothing with qk_norm, and much without."""
+    """Scaling the projection of queries and keys changes the output only without qk_norm."""
 
     def change(qk_norm: bool) -> float:
         torch.manual_seed(0)
-        attention, tokens = Attention(16, heads=2, qk_norm=qk_norm), torch.randn(2, 5, 16)
+        attention, tokens = TokenSelfAttention(16, heads=2, qk_norm=qk_norm), torch.randn(2, 5, 16)
         before = attention(tokens, None)
         with torch.no_grad():
             attention.qkv.weight[:32] *= 10
@@ -76,15 +77,15 @@ def test_normed_queries_bound_the_logits() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 0}, "depth: 0 is too small"),
-        ({"mlp_ratio": 0}, "mlp_ratio: 0 is too small"),
-        ({"position": "sine"}, "position: there is no 'sine': use rope or learned"),
-        ({"heads": 8}, "heads: 8 leaves 2 channels to a head, and position rope needs a multiple of 4"),
+        ({"depth": 0}, "network.depth 0: must be at least 1"),
+        ({"mlp_ratio": 0}, "network.mlp_ratio 0: must be at least 1"),
+        ({"position": "sine"}, "network.position sine: must be one of rope, learned"),
+        ({"heads": 8}, "network.heads 8: leaves 2 channels per head, but rope needs a multiple of 4"),
     ],
 )
 def test_wrong_options_are_named_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        DiT((1, 8, 8), 10, **{"width": 16, "heads": 2, **options})
+        NETWORKS.build("dit", (1, 8, 8), 10, **{"width": 16, "heads": 2, **options})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Times, labels and positions as numbers: known values, distinct times, rotations that know only differences."""
+"""Embeddings of times and labels, and rotations whose products depend on differences of positions alone."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_a_label_without_a_vector_leaves_the_time_alone() -> None:
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from([4, 8, 12]))
 def test_rotated_products_know_only_the_difference(row: int, column: int, down: int, right: int, width: int) -> None:
-    """The query at a place and the key `down` and `right` of it give the same product wherever the place is."""
+    """The product of a query and of a key `down` and `right` of it is the same at every position."""
     angles = axial_angles(11, 12, width).double().unflatten(0, (11, 12))
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, width, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The UNet's own promises: any options that fit give a network that works, and those that do not fit are named."""
+"""UNet: all options that fit give a working network, and those that do not fit are refused by name."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models.errors import UserError
 from models.networks.unet import UNet
+from models.variants import NETWORKS
 
 
 @settings(max_examples=25)
@@ -55,25 +56,31 @@ def test_whatever_fits_works(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"multipliers": ()}, "multipliers: is empty"),
-        ({"multipliers": (1, 0)}, "multipliers: 1 0 is too small"),
-        ({"blocks": 0}, "blocks: 0 is too small"),
-        ({"attention_levels": (2,)}, "there is no level 2 with 2 multipliers"),
-        ({"attention_levels": (-1,)}, "there is no level -1 with 2 multipliers"),
-        ({"multipliers": (1, 2, 4, 8)}, "level 3 of 4 would see a 8x8 image as 1x1 at patch_size 1"),
-        ({"multipliers": (1, 3), "heads": 9}, "heads: 9 does not divide the 24 channels of attention level 1"),
+        ({"multipliers": ()}, "network.multipliers: must have at least one number"),
+        ({"multipliers": (1, 0)}, "network.multipliers 1 0: must be at least 1"),
+        ({"blocks": 0}, "network.blocks 0: must be at least 1"),
+        ({"attention_levels": (2,)}, "network.attention_levels 2: must be below 2, the number of levels; use more"),
+        ({"attention_levels": (-1,)}, "network.attention_levels -1: must be at least 0"),
+        (
+            {"multipliers": (1, 2, 4, 8)},
+            "network.patch_size 1: images of 8x8 are reduced to 1x1 at level 3",
+        ),
+        (
+            {"multipliers": (1, 3), "heads": 9},
+            "heads 9: does not divide the 24 channels of attention level 1; use one of 1, 2,",
+        ),
     ],
 )
 def test_levels_that_do_not_fit_are_named_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        UNet((1, 8, 8), 10, **{"width": 8, "patch_size": 1, **options})
+        NETWORKS.build("unet", (1, 8, 8), 10, **{"width": 8, "patch_size": 1, **options})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_an_oblong_image_is_judged_by_its_shorter_side() -> None:
     UNet((1, 4, 64), 0, width=4, multipliers=(1, 1), patch_size=1)
-    with pytest.raises(UserError, match="level 2 of 3 would see a 4x64 image as 1x16"):
+    with pytest.raises(UserError, match="images of 4x64 are reduced to 1x16 at level 2"):
         UNet((1, 4, 64), 0, width=4, multipliers=(1, 1, 1), patch_size=1)
 
 
@@ -90,14 +97,14 @@ def test_attention_stands_on_the_chosen_levels_only() -> None:
 
 
 def test_every_pixel_can_depend_on_every_other() -> None:
-    """Attention on the lowest level joins the corners, which the convolutions alone of so few blocks do not."""
+    """Attention on the lowest level connects the corners. The convolutions of so few blocks alone do not."""
     shape = (1, 64, 64)
     for levels, reaches in (((1,), True), ((), False)):
         network = UNet(shape, 0, width=4, attention_levels=levels, patch_size=1)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         for norm in (module for module in network.modules() if isinstance(module, torch.nn.GroupNorm)):
-            norm.register_forward_hook(lambda _module, args, _output: args[0])  # norms join all pixels, too
+            norm.register_forward_hook(lambda _module, args, _output: args[0])  # norms connect all pixels, too
         noisy = torch.randn(1, *shape, requires_grad=True)
         network(noisy, torch.rand(1))[..., 0, 0].sum().backward()
         assert noisy.grad is not None
@@ -105,7 +112,7 @@ def test_every_pixel_can_depend_on_every_other() -> None:
 
 
 def test_parameter_names_stay() -> None:
-    """Checkpoints are read by these names."""
+    """Checkpoints use these names as keys."""
     network = UNet((1, 8, 8), 10, width=8)
     assert {key.split(".")[0] for key in network.state_dict()} == {"condition", "stem", "levels", "norm", "head"}
     parts = {key.split(".")[0] for key in network.levels.state_dict()}
@@ -113,6 +120,6 @@ def test_parameter_names_stay() -> None:
 
 
 def test_the_default_is_the_small_one() -> None:
-    """About half a million parameters on 28x28 digits: what two CPU cores train in ten minutes."""
+    """It has about half a million parameters on 28x28 digits, which two CPU cores train in ten minutes."""
     count = sum(parameter.numel() for parameter in UNet((1, 28, 28), 10).parameters())
     assert 450_000 < count < 550_000

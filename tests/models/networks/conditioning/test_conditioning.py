@@ -1,4 +1,4 @@
-"""What holds for every conditioning in every network that can read it, and what is refused."""
+"""Properties of every conditioning in every network that can read it, and the refusal of other pairs."""
 
 from itertools import product
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from models.errors import UserError
-from models.networks.blocks import TokenAttention as ImageReading
+from models.networks.blocks import PixelCrossAttention
 from models.networks.conditioning import Conditioning
 from models.networks.conditioning.concatenation import Concatenation
 from models.networks.conditioning.cross_attention import CrossAttention
-from models.networks.dit import Reading
+from models.networks.dit import TokenCrossAttention
 from models.variants import CONDITIONINGS
 from tests.models.networks.small import CLASSES, SMALL, awake, inputs, small, train
 
@@ -21,22 +21,17 @@ every_pair = pytest.mark.parametrize(("name", "way"), PAIRS)
 every_way = pytest.mark.parametrize("way", CONDITIONINGS.names())
 
 
-def test_the_names() -> None:
-    assert CONDITIONINGS.names() == ["concatenation", "cross_attention", "embedding"]
-
-
 @every_way
 @pytest.mark.parametrize("classes", [0, CLASSES])
 def test_signals_have_the_announced_shapes(way: str, classes: int) -> None:
-    made = CONDITIONINGS.find(way)(classes, 12, (2, 5, 7))
-    assert isinstance(made, Conditioning)
+    conditioning: Conditioning = CONDITIONINGS.build(way, classes, 12, (2, 5, 7))
     label = torch.tensor([classes, 0])
-    vector, planes, tokens = made(label)
+    vector, planes, tokens = conditioning(label)
     assert vector is None or vector.shape == (2, 12)
-    assert (0 if planes is None else planes.shape[1]) == made.channels
-    assert planes is None or planes.shape == (2, made.channels, 5, 7)
-    assert (0 if tokens is None else tokens.shape[1]) == made.tokens
-    assert tokens is None or tokens.shape == (2, made.tokens, 12)
+    assert (0 if planes is None else planes.shape[1]) == conditioning.channels
+    assert planes is None or planes.shape == (2, conditioning.channels, 5, 7)
+    assert (0 if tokens is None else tokens.shape[1]) == conditioning.tokens
+    assert tokens is None or tokens.shape == (2, conditioning.tokens, 12)
     assert not all(signal is None for signal in (vector, planes, tokens))
 
 
@@ -63,7 +58,7 @@ def test_any_size_and_any_number_of_channels(name: str, way: str, shape: tuple[i
 @every_pair
 @pytest.mark.parametrize("classes", [0, CLASSES])
 def test_training_from_the_start_reaches_every_parameter(name: str, way: str, classes: int) -> None:
-    """Queries and keys, too: their part of a joint projection is looked at by itself."""
+    """Queries and keys are checked apart, where one projection computes several of them."""
     network = small(name, classes=classes, conditioning=way)
     noisy, t, label = inputs()
     train(network, 4, noisy, t, label if classes else None, target=noisy)
@@ -77,7 +72,7 @@ def test_training_from_the_start_reaches_every_parameter(name: str, way: str, cl
 
 @every_pair
 def test_the_label_is_learned(name: str, way: str) -> None:
-    """Training towards constants that only the label tells apart; then the label decides, image by image."""
+    """Train towards a constant per label. The label then decides the output, image by image."""
     network = small(name, conditioning=way)
     noisy, t, label = inputs(count=8)
     target = (label - 1.0)[:, None, None, None].expand_as(noisy)
@@ -118,7 +113,7 @@ def test_it_compiles_as_one_graph(name: str) -> None:
 def test_reading_is_softmax_attention_to_the_tokens(heads: int) -> None:
     torch.manual_seed(0)
     hidden, tokens = torch.randn(2, 8, 3, 5), torch.randn(2, 4, 6)
-    reading = ImageReading(8, heads, 6)
+    reading = PixelCrossAttention(8, heads, 6)
     assert torch.equal(reading(hidden, tokens), hidden)
     torch.nn.init.normal_(reading.out.weight)
     queries = reading.query(reading.norm(hidden)).flatten(2).transpose(1, 2)  # (N, L, 8)
@@ -132,7 +127,7 @@ def test_reading_is_softmax_attention_to_the_tokens(heads: int) -> None:
 def test_patches_read_by_softmax_attention(heads: int) -> None:
     torch.manual_seed(0)
     patches, tokens = torch.randn(2, 5, 8), torch.randn(2, 4, 8)
-    reading = Reading(8, heads, qk_norm=False)
+    reading = TokenCrossAttention(8, heads, qk_norm=False)
     assert torch.equal(reading(patches, tokens), torch.zeros_like(patches))
     torch.nn.init.normal_(reading.out.weight)
     queries = reading.query(torch.nn.functional.layer_norm(patches, (8,)))
@@ -142,7 +137,7 @@ def test_patches_read_by_softmax_attention(heads: int) -> None:
 
 
 def attended(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
-    """Softmax attention written out, head by head: (N, L, C), (N, M, C) twice -> (N, L, C)."""
+    """Return softmax attention, computed head by head: (N, L, C), (N, M, C) twice -> (N, L, C)."""
     mixed = []
     for q, k, v in zip(*(part.chunk(heads, dim=2) for part in (queries, keys, values)), strict=True):
         weights = torch.softmax(q @ k.transpose(1, 2) / q.shape[2] ** 0.5, dim=2)
@@ -153,16 +148,20 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tenso
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("unet", {"attention_levels": ()}, "a UNet without attention_levels .* give attention_levels one or more"),
+        (
+            "unet",
+            {"attention_levels": ()},
+            "a UNet without attention_levels .* choose one or more network.attention_levels",
+        ),
         (
             "convnext",
             {},
-            "a ConvNeXt has no attention to read them: use another network, or use conditioning",
+            "a ConvNeXt has no attention to read them; use another network or",
         ),
     ],
 )
 def test_tokens_without_attention_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=f"^network option conditioning: CrossAttention gives 4 tokens, .*{message}"):
+    with pytest.raises(UserError, match=f"^network.conditioning cross_attention: .* 4 tokens, and {message}"):
         small(name, conditioning="cross_attention", **options)
 
 
