@@ -1,6 +1,7 @@
 """Ranges of options as part of their types, checked before anything is computed.
 
-An option's annotation says its range: `width: PositiveInt = 32`. Numbers must be finite in any case.
+An option's annotation says its range: `width: PositiveInt = 32`. Numbers must be finite in any case. It also says
+whether the option may change when a run is resumed: `epochs: Annotated[Positive, RESUMABLE]`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,16 @@ Positive = Annotated[float, Range(0, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """Mark of an option that may change when a run is resumed. unless: an option that forbids it if it is not 0."""
+
+    unless: str | None = None
+
+
+RESUMABLE = Resumable()
 
 
 def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:

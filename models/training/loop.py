@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from models import distributed, processes
 from models.devices import peak_memory
-from models.optim import LRSchedule, build_optimizer
+from models.learning_rate import OptimizerSettings
+from models.optim import build_optimizer
 from models.processes import process_age
 from models.randomness import StepRandomness
 from models.runs import checkpoints
@@ -32,6 +33,7 @@ from models.training.ema import EMA
 from models.training.interrupts import Interrupted, Interrupts
 from models.training.log import TrainingLog
 from models.training.objectives import Objective
+from models.training.reporting import ReportSettings
 
 READ_EVERY = 20
 # Weights move little in four steps, and touching all of them costs 2 % of a step of a small network.
@@ -42,28 +44,18 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """eval_every, sample_every, checkpoint_every: in epochs, 0 for at the end only. best_by: the column of metrics.csv
-    whose least value marks the best checkpoint. patience: evaluations without a better one before an early stop, 0 for
-    never. clip: largest gradient norm, 0 for none. ema_half_life: as a share of the run."""
+    """Settings of the loop.
 
-    batch_size: int
-    accumulate: int
-    optimizer: str
-    lr_schedule: LRSchedule
-    weight_decay: float
-    betas: tuple[float, float]
-    clip: float
-    ema_half_life: float
+    seed: of every random number. compile: the network, with torch.compile. best_by: column of metrics.csv whose least
+    value marks the best checkpoint.
+    """
+
+    optimizer: OptimizerSettings
     budget: Budget
-    eval_every: float
-    sample_every: float
-    checkpoint_every: float
-    keep_checkpoints: int
-    best_by: str
-    patience: int
+    report: ReportSettings
     seed: int
     compile: bool
-    tensorboard: bool
+    best_by: str = "test_loss"
 
 
 class Trainer:
@@ -92,16 +84,14 @@ class Trainer:
         )
         self.batch_at, self.dataset_size, self.meet = batch_at, dataset_size, meet
         self.network = network.to(device).train()
-        self.ema = EMA(self.network, settings.ema_half_life)
-        self.optimizer = build_optimizer(
-            self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas, settings.optimizer
-        )
+        self.ema = EMA(self.network, settings.optimizer.ema)
+        self.optimizer = build_optimizer(self.network, settings.optimizer)
         self.parameters = list(self.network.parameters())
         self.parallel = distributed.parallel(self.network)
         fast = cast(nn.Module, torch.compile(self.parallel)) if settings.compile else self.parallel
         self.loss = objective.loss_of(fast)
-        self.log = TrainingLog(run, objective, settings.batch_size, device)
-        self.total_steps = settings.budget.steps(dataset_size, settings.batch_size)
+        self.log = TrainingLog(run, objective, settings.optimizer.batch_size, device)
+        self.total_steps = settings.budget.steps(dataset_size, settings.optimizer.batch_size)
         self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
         self.best_loss = float("inf")
@@ -114,7 +104,7 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        return self.step * self.settings.batch_size / self.dataset_size
+        return self.step * self.settings.optimizer.batch_size / self.dataset_size
 
     @property
     def progress(self) -> float:
@@ -125,14 +115,14 @@ class Trainer:
 
     def train_step(self) -> None:
         """One optimizer step on the global batch, this process's share of it in `accumulate` parts."""
-        settings, progress = self.settings, self.progress
+        settings, seed, progress = self.settings.optimizer, self.settings.seed, self.progress
         images, labels = self.batch_at(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr_schedule.at(self.step, progress)
+            group["lr"] = settings.learning_rate(self.step, progress)
         first, end = processes.rank_share(settings.batch_size)
         bounds = [first + round(part * (end - first) / settings.accumulate) for part in range(settings.accumulate + 1)]
         for start, stop in pairwise(bounds):
-            randomness = StepRandomness(settings.seed, self.step, settings.batch_size, start, stop, self.device)
+            randomness = StepRandomness(seed, self.step, settings.batch_size, start, stop, self.device)
             randomness.seed_dropout()
             with nullcontext() if stop == end else distributed.without_sync(self.parallel):
                 rows = slice(start - first, stop - first)
@@ -150,7 +140,7 @@ class Trainer:
         optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if self.step % AVERAGE_EVERY == 0 or self.settings.ema_half_life == 0:
+        if self.step % AVERAGE_EVERY == 0 or settings.ema == 0:
             self.average()
 
     def timed_step(self) -> None:
@@ -185,16 +175,16 @@ class Trainer:
 
     def train(self, interrupts: Interrupts) -> None:
         """Runs to the end of the budget. Raises Interrupted, after a step and a checkpoint, once a signal has come."""
-        settings = self.settings
-        if settings.tensorboard and processes.is_first():
+        budget, report = self.settings.budget, self.settings.report
+        if report.tensorboard and processes.is_first():
             self.log.open_board(self.step)
-        ended = time.perf_counter() - (process_age() if settings.budget.wall_clock else 0)
+        ended = time.perf_counter() - (process_age() if budget.wall_clock else 0)
         with ProgressBar(self.run) as bar:
             while self.progress < 1:
                 # By the wall clock a step also takes what came before it: start-up, evaluation, pictures, checkpoints.
-                started, epoch = ended if settings.budget.wall_clock else time.perf_counter(), self.epoch
+                started, epoch = ended if budget.wall_clock else time.perf_counter(), self.epoch
                 self.train_step()
-                due = [_due(every, epoch, self.epoch) for every in (settings.eval_every, settings.sample_every)]
+                due = [_due(every, epoch, self.epoch) for every in (report.eval_every, report.sample_every)]
                 if self.step % READ_EVERY == 0 or any(due):
                     self.check()  # what the device still has queued is training time
                     self.run.note(**self._place())
@@ -209,7 +199,7 @@ class Trainer:
                         break
                     if due[1]:
                         self.draw()
-                    if _due(settings.checkpoint_every, epoch, self.epoch):
+                    if _due(report.checkpoint_every, epoch, self.epoch):
                         self.save()
             ended = time.perf_counter()
             self.check()  # what is queued on a GPU is training, too
@@ -243,7 +233,7 @@ class Trainer:
                 checkpoints.mark_best(self.run.folder / "checkpoints", path)
             return False
         self.worse += 1
-        if 0 < self.settings.patience <= self.worse:
+        if 0 < self.settings.budget.patience <= self.worse:
             self.run.log(f"early stop: no better {self.settings.best_by.replace('_', ' ')} in {self.worse} evaluations")
             return True
         return False
@@ -305,8 +295,9 @@ class Trainer:
                 },
             }
             path = None
+            keep = self.settings.report.keep_checkpoints
             if processes.is_first():
-                path = checkpoints.save_checkpoint(folder, self.step, tensors, facts, self.settings.keep_checkpoints)
+                path = checkpoints.save_checkpoint(folder, self.step, tensors, facts, keep)
             self.run.update(**self._place())
             self.saved = self.step, path
         return path
