@@ -6,10 +6,12 @@ Reading the tree and decoding the files stand in `sources`; here is what the nam
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from data.images import DataSet, ImageData
 from data.readers.trees import Tree, check_share, common_folder, find_tree, hold_out, open_tree
 from models.errors import UserError
+from models.ranges import RESUMABLE
 
 _TEST_NAMES = ("test", "val")
 
@@ -35,8 +37,8 @@ class Folder(DataSet):
     def __init__(
         self,
         *,
-        path: str = "",
-        test_path: str = "",
+        path: Annotated[str, RESUMABLE] = "",
+        test_path: Annotated[str, RESUMABLE] = "",
         size: tuple[int, ...] = (),
         crop: bool = True,
         channels: int = 3,

@@ -11,11 +11,12 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from data.images import DataSet, ImageData
 from data.readers.trees import MAX_FILE_BYTES, Tree, check_share, hold_out, look_for
 from models.errors import UserError
+from models.ranges import RESUMABLE
 
 _TEST_NAMES = ("test", "validation", "val")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -47,7 +48,7 @@ class Hf(DataSet):
     def __init__(
         self,
         *,
-        path: str = "",
+        path: Annotated[str, RESUMABLE] = "",
         subset: str = "",
         train_split: str = "train",
         test_split: str = "",

@@ -20,6 +20,7 @@ from models.diffusion.noise_schedules import build_noise_schedule
 from models.diffusion.predictions import build_prediction
 from models.errors import UserError
 from models.runs import checkpoints, yaml_files
+from models.runs.lookup import NEEDED
 from models.spaces import Space
 from models.variants import NETWORKS
 
@@ -84,8 +85,6 @@ class Model:
 
 
 WEIGHTS = ("ema", "raw")
-
-NEEDED = "autoencoder"  # Folder of a run with a copy of the checkpoint that its space needs.
 
 
 def load_denoiser(

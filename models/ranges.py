@@ -73,7 +73,7 @@ def _check(option: str, value: Any, hint: Any, whole: Any) -> None:
     for allowed in _ranges(hint) or [Range()]:
         if value not in allowed:
             shown = " ".join(map(str, whole)) if isinstance(whole, (tuple, list)) else whole
-            raise UserError(f"`{option}` {shown}: must be {allowed}")
+            raise UserError(f"`{option}` {shown}: must be {allowed if math.isfinite(value) else 'finite'}")
 
 
 def _ranges(hint: Any) -> list[Range]:

@@ -19,7 +19,7 @@ from models.training.interrupts import Interrupts
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import SourceFlags, experiments_dir, one_of
+from scripts.cli.flags import VARIANTS, SourceFlags, experiments_dir, one_of
 from scripts.cli.terminal import tell
 from scripts.tasks.extractors import KEPT_CLASSIFIERS, subject_of
 from scripts.tasks.sampling import make_folder
@@ -32,7 +32,7 @@ DESCRIPTION = "Train a feature network for evaluate, or measure one again. Print
 class ClassifierFlags:
     """Settings of `train_classifier`."""
 
-    variants: ClassVar = {"dataset": DATA_SETS.find}
+    variants: ClassVar = {"dataset": VARIANTS["dataset"]}
 
     dataset: Annotated[str, one_of(DATA_SETS.names())] = "digits"
     """A data set with classes; digits is built in, folder is your own images."""

@@ -77,11 +77,10 @@ def test_training_flags(flags, words, tmp_path: Path, monkeypatch, capsys) -> No
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from scripts.cli.flags import TrainFlags
-    from scripts.tasks.denoising import train_denoiser
+    from scripts import train_ddpm
 
     folder = tmp_path_factory.mktemp("runs")
-    train_denoiser([*TINY, "--experiments_dir", str(folder), "--timesteps", "20"], "train_ddpm", TrainFlags(), "")
+    train_ddpm.main([*TINY, "--experiments_dir", str(folder), "--timesteps", "20"])
     return next(folder.iterdir())
 
 

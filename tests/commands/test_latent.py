@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.digits import Digits
 from models.evaluation.fidelity import fidelity
-from models.model import NEEDED
+from models.runs.lookup import NEEDED
 from models.spaces.encoded import read_encoded
 from scripts.tasks.training import split_hash
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, run_here

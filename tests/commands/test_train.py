@@ -135,11 +135,10 @@ def test_every_flag_acts(flags: tuple[str, ...], train, plain_hash: str) -> None
 
 @pytest.fixture(scope="module")
 def plain_hash(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from scripts.cli.flags import FLOW
-    from scripts.tasks.denoising import train_denoiser
+    from scripts import train_flow
 
     runs = tmp_path_factory.mktemp("plain")
-    train_denoiser([*TINY, "--max_steps", "3", "--experiments_dir", str(runs)], "train_flow", FLOW, "")
+    train_flow.main([*TINY, "--max_steps", "3", "--experiments_dir", str(runs)])
     return weights_hash(next(runs.iterdir()))
 
 

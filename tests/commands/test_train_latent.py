@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from models.model import NEEDED
 from models.runs import checkpoints
+from models.runs.lookup import NEEDED
 from scripts.cli.arguments import parse_flags
 from scripts.cli.flags import LATENT, LATENT_OPTIONS
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, rows_of, run_here, status_of, weights_hash

@@ -212,7 +212,10 @@ def test_matrices_are_frozen_without_asking_the_device() -> None:
     """`lost` stays a tensor, as it does on GPUs: 0 is as if it were not given, 1 moves nothing."""
     layers = [nn.Linear(16, 24) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
-    first, second = (cast(Muon, build_optimizer(layer, OptimizerSettings(optimizer="muon", lr=0.1, weight_decay=0.5))) for layer in layers)
+    first, second = (
+        cast(Muon, build_optimizer(layer, OptimizerSettings(optimizer="muon", lr=0.1, weight_decay=0.5)))
+        for layer in layers
+    )
 
     def step(layer: nn.Linear, optimizer: Muon, gradient: Tensor, lost: Tensor | None) -> tuple[Tensor, Tensor]:
         layer.weight.grad = gradient.clone()
