@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import field
+from itertools import zip_longest
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -50,8 +51,8 @@ def parse_flags(
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"unknown setting {unknown[0]}{hint}")
     names = [name for name, _, _ in leaves(flags)]
-    _spellings.update({name.removeprefix("space."): f"--{name}" for name in names if name.startswith("space.")})
-    _spellings.update({name: f"--{name}" for name in names})
+    short = [name.removeprefix("space.") for name in names if name.startswith("space.")]
+    _spellings.update({name: f"--{name}" for name in (*short, *names)})
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
@@ -68,7 +69,7 @@ def parse_flags(
 def spell(option: str) -> str | None:
     """Return how an option is typed in this task, as in --steps; None if the task has no such flag.
 
-    An option of a network, space or data set may lack its prefix. Before flags are parsed, every option is a flag.
+    The option may lack the prefix of its network, space or data set. Before flags are parsed, every option is a flag.
     """
     if not _spellings or option in _spellings:
         return _spellings.get(option, f"--{option}")
@@ -97,7 +98,7 @@ def spell_out(argv: Sequence[str]) -> list[str]:
 def read_ahead(argv: Sequence[str]) -> dict[str, str]:
     """Return the values of the flags of READ_AHEAD, as tyro reads them: the last of a flag wins."""
     values = {}
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip_longest(argv, argv[1:]):
         name, equals, value = word.partition("=")
         flag = name.removeprefix("--").replace("-", "_")
         if name.startswith("--") and flag in READ_AHEAD and (equals or following is not None):
@@ -133,7 +134,7 @@ def merge(default: object, *layers: tuple[str, Mapping[str, Any]]) -> tuple[dict
     the command line. Options of a network, space or data set are left out if a later layer chooses another one.
     """
     words = tuple(getattr(default, "variants", ()))
-    settings = {word: getattr(default, word) for word in words}
+    settings: dict[str, Any] = {word: getattr(default, word) for word in words}
     source: dict[str, str] = {}
     left_out = []
     for layer_name, layer in layers:

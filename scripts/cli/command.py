@@ -82,7 +82,7 @@ def ending(run: Run) -> Iterator[None]:
         if processes.world_size() > 1:
             from models import distributed
 
-            distributed.meet()  # Slurm ends all processes with the first that leaves: none leaves before this is written
+            distributed.meet()  # Slurm ends all processes when one leaves, so none leaves before this is written
         raise
     except KeyboardInterrupt:
         run.end("interrupted", "stopped at once: training after the last checkpoint is lost")

@@ -1,8 +1,8 @@
 """The flags of the tasks, as dataclasses that tyro turns into a command line.
 
-A default, its range and its help stand once: in the constructor of a variant, in the library's settings
-(OptimizerSettings, Budget, ReportSettings), else here. Networks, spaces and data sets are chosen by name; the options of
-the chosen one become `--network.*` and the like. This module imports no torch, so that help and typos cost no seconds.
+A default, its range and its help stand once: in the constructor of a variant, in settings of the library
+(OptimizerSettings, Budget, ReportSettings), else here. Networks, spaces and data sets are chosen by name; their options
+become `--network.*` and the like. This module imports no torch, so that help and typos are quick.
 """
 
 from __future__ import annotations

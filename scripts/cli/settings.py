@@ -96,7 +96,7 @@ def _config_of(ahead: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> Path:
-    """Return the run that --resume names; latest is the newest run of this task, and of the data set if one is given."""
+    """Return the run that --resume names; latest is the newest run of this task, and of the data set if given."""
     folder = find_run(ahead["resume"], Path(ahead.get("experiments_dir") or experiments_dir()), task, dataset)
     other = read_status(folder).get("task")
     if other != task:

@@ -64,7 +64,7 @@ def settings_to_measure(words: Sequence[str]) -> TrainFlags:
 
 
 def complete(flags: TrainFlags) -> TrainFlags:
-    """Return the flags with defaults that depend on other flags. Raises UserError for flags that do not fit together."""
+    """Return the flags with the defaults that depend on other flags. Raises UserError for flags that clash."""
     process, sheets = flags.process, flags.sheets
     if process.coupling != "independent" and (flags.optimizer.accumulate > 1 or processes.world_size() > 1):
         raise UserError(

@@ -1,6 +1,6 @@
 """What the training tasks share: the path from flags to a running `Trainer`, new or resumed.
 
-A task says how its objective is built (`Prepare`). Run folders, resuming, checks and endings are the same for all tasks.
+A task says how its objective is built. Run folders, resuming, checks and endings are the same for all tasks.
 """
 
 from __future__ import annotations
@@ -137,12 +137,12 @@ def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) 
     if not _nearly_equal(now, before):
         raise UserError(
             f"the space is not the one that {folder.name} was trained in",
-            "pass another --autoencoder, the original one",
+            "pass another `autoencoder`, the original one",
         )
 
 
 def _nearly_equal(one: Any, other: Any) -> bool:
-    """Return whether facts are equal, up to the last digits of numbers: machines measure latents slightly differently."""
+    """Return whether facts are equal up to the last digits of numbers, in which machines differ."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_nearly_equal(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
@@ -225,7 +225,7 @@ def describe_run_line(dataset: ImageData, word: str, network: nn.Module, run: Ru
 
 
 def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str:
-    """Copy the EMA weights of another run of these tasks, where they fit; return a line for the log. Raises UserError."""
+    """Copy the EMA weights of another run, of one of the tasks, where they fit. Return a line for the log."""
     source = find_run(str(run.init_from), Path(run.experiments_dir), tasks)
     task = read_status(source).get("task")
     if task not in tasks:

@@ -13,6 +13,8 @@ from PIL import Image
 
 from models.runs import checkpoints
 from models.training import loop
+from scripts.cli.flags import FLOW
+from scripts.cli.settings import read_training
 from tests.commands.tasks import REPOSITORY, TINY, Ended, rows_of, run_here, status_of, weights_hash
 
 EXACT = ("--network.dropout", "0.2", "--accumulate", "2", "--label_drop", "0.3", "--checkpoint_every", "0.03")
@@ -226,11 +228,34 @@ def test_latest_is_the_latest_of_the_data_set_asked_for(train, tmp_path: Path) -
 def test_a_config_of_another_network_lends_what_fits(train) -> None:
     first = train("train_flow", "--seed", "5").folder
     words = ("--config", first / "config.txt", "--network", "dit", "--network.width", "8", "--network.depth", "1")
-    assert train("train_flow", *words).code == 2  # the tiny settings name multipliers, which a dit has not
-    from scripts.cli.arguments import gather
+    assert train("train_flow", *words).code == 2  # the tiny settings name multipliers, which a dit does not have
+    request = read_training([str(word) for word in words], "train_flow", FLOW, "")
+    assert request.flags.run.seed == 5 and request.flags.network_options.heads == 4
+    assert f"network.heads of {first / 'config.txt'}" in request.notes[0]
 
-    arguments = gather(["--config", str(first / "config.txt"), "--network", "dit"], "train_flow")
-    assert "--seed=5" in arguments and not any(word.startswith("--network.") for word in arguments)
+
+def test_settings_that_are_left_out_stand_in_the_log(train, tmp_path: Path) -> None:
+    config = tmp_path / "config.txt"
+    config.write_text("network: convnext\nnetwork.expansion: 3\n", encoding="utf-8")
+    folder = train("train_flow", "--config", config, "--network", "unet", "--max_steps", "1").folder
+    assert f"left out, since they belong to another network, space or data set: network.expansion of {config}" in (
+        folder / "training_log.txt"
+    ).read_text(encoding="utf-8")
+
+
+def test_a_run_of_another_version_is_resumed(train) -> None:
+    """Its config lacks flags that are younger, and has settings that no longer exist."""
+    folder = train("train_flow").folder
+    lines = (folder / "config.txt").read_text(encoding="utf-8").splitlines()
+    young = ("coupling:", "network.conditioning:", "wall_clock:", "betas:", "- 0.9")
+    kept = [line for line in lines if not line.startswith(young)]
+    (folder / "config.txt").write_text("\n".join([*kept, "older_setting: 3", "network.older: 1"]), encoding="utf-8")
+    refused = train("train_flow", "--coupling", "optimal", "--resume", folder)
+    assert refused.code == 2 and "--coupling optimal (was independent)" in refused.err
+    assert train("train_flow", "--max_steps", "8", "--resume", folder).folder == folder
+    log = (folder / "training_log.txt").read_text(encoding="utf-8")
+    assert "settings of the run that this version does not have: older_setting, network.older" in log
+    assert "older_setting" not in (folder / "config.txt").read_text(encoding="utf-8")
 
 
 def test_what_was_initialised_from_may_go(train) -> None:

@@ -28,7 +28,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
-def test_shapes(name: str) -> None:
+def test_shapes(name: Any) -> None:
     schedule = OptimizerSettings(lr_schedule=name, lr=2.0, warmup_steps=0)
     for progress, expected in SHAPES[name]:
         assert schedule.learning_rate(1000, progress) == pytest.approx(2 * expected, abs=1e-12)
@@ -40,7 +40,7 @@ def test_shapes(name: str) -> None:
     progress=st.floats(0, 1.5),
     warmup=st.integers(0, 500),
 )
-def test_never_negative_and_never_above_the_largest(name: str, step: int, progress: float, warmup: int) -> None:
+def test_never_negative_and_never_above_the_largest(name: Any, step: int, progress: float, warmup: int) -> None:
     settings = OptimizerSettings(lr_schedule=name, lr=1e-3, warmup_steps=warmup)
     assert 0 <= settings.learning_rate(step, progress) <= 1e-3
 
@@ -191,7 +191,7 @@ def test_a_step_of_muon() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_a_gradient_that_is_not_finite_moves_nothing(name: str) -> None:
+def test_a_gradient_that_is_not_finite_moves_nothing(name: Any) -> None:
     """Neither the weights nor what the optimizer remembers, after a step that was good."""
     network = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
     optimizer = build_optimizer(network, OptimizerSettings(optimizer=name, lr=0.1, weight_decay=0.1))
@@ -230,7 +230,7 @@ def test_matrices_are_frozen_without_asking_the_device() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_state_comes_back(name: str) -> None:
+def test_state_comes_back(name: Any) -> None:
     """Two steps, or one, its state stored and loaded, and another."""
 
     def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
