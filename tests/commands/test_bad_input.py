@@ -1,4 +1,4 @@
-"""The user's mistakes: one line that names the value and the way out, exit code 2, and nothing left behind."""
+"""The user's mistakes: a line that names the value and the way out, exit code 2, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_folder_that_is_not_empty_is_not_written_over(run: Path, tmp_path: Pat
 
 @pytest.fixture
 def copy(run: Path, tmp_path: Path) -> Path:
-    """A run that a test may spoil."""
+    """Copy of a run that a test may damage."""
     return Path(shutil.copytree(run, tmp_path / run.name))
 
 

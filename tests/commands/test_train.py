@@ -1,4 +1,4 @@
-"""train_ddpm and train_flow as people run them: the folder they leave, their flags, and resuming."""
+"""train_ddpm and train_flow as people run them: the run folder, the flags, and resuming."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_a_run_leaves_a_folder_that_explains_itself(task: str, train) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_uncompiled_run_imports_no_compiler(optimizer: str, tmp_path: Path) -> None:
-    """Nor whatever else takes seconds that it does not need."""
-    flags = [str(each) for each in (*TINY, "--optimizer", optimizer, "--experiments_dir", tmp_path)]
+    """It imports no other slow package that it does not need either."""
+    flags = [str(word) for word in (*TINY, "--optimizer", optimizer, "--experiments_dir", tmp_path)]
     code = "import sys; from scripts.train_flow import main; main(sys.argv[1:]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *flags], cwd=REPOSITORY, capture_output=True, text=True)
     folder, modules = done.stdout.splitlines()
@@ -68,7 +68,7 @@ def test_the_loss_falls_and_is_that_of_the_test_split(train) -> None:
 
 
 def test_stopped_and_resumed_equals_uninterrupted(train) -> None:
-    """Mid-epoch, with dropout, accumulation and label drop; the budget is what differs."""
+    """It stops mid-epoch, with dropout, accumulation and label drop. Only the budget differs."""
     whole = train("train_flow", *EXACT, "--lr_schedule", "constant", "--ema", "0").folder
     part = train("train_flow", *EXACT, "--lr_schedule", "constant", "--ema", "0", "--max_steps", "4").folder
     assert weights_hash(part) != weights_hash(whole)
@@ -161,7 +161,7 @@ def test_init_from_reports_what_matched(train) -> None:
 
 
 def test_early_stopping_and_best(train) -> None:
-    """A learning rate of nearly zero after a spoilt start: the loss does not fall, so patience ends the run."""
+    """With a learning rate of nearly zero the loss does not fall, so patience ends the run."""
     folder = train(
         *("train_flow", "--max_steps", "40", "--eval_every", "0.03", "--patience", "2"),
         *("--lr", "1e-30", "--weight_decay", "0", "--ema", "0"),
@@ -185,7 +185,7 @@ def test_by_the_wall_clock_all_that_the_process_did_counts(train, monkeypatch: p
     row = rows_of(folder)[-1]
     assert 60 <= float(row["seconds"]) < 70
     figures = yaml.safe_load((folder / "performance_metrics.txt").read_text())
-    assert figures["evaluation_seconds"] > 0.2  # of the three seconds that were left
+    assert figures["evaluation_seconds"] > 0.2  # within the three seconds that were left
     monkeypatch.setattr(loop, "process_age", lambda: 3600.0)
     assert status_of(train("train_flow", *spent, "--wall_clock", "--eval_every", "0").folder)["step"] == 1
     assert status_of(train("train_flow", "--max_minutes", "1").folder)["step"] == 6
