@@ -1,8 +1,8 @@
 """One module per task that a person can type: `python -m scripts.<task>`.
 
-A module holds the flags of its task and `main`, and imports scripts.cli and the standard library only. `main` reads the
-flags first and imports its work, in scripts.tasks, afterwards: torch takes seconds to import, and a mistyped flag should
-be reported at once. train_flow.py and reconstruct.py show this form.
+A module holds the flags of its task and `main`. It imports scripts.cli and the standard library only. `main` reads the
+flags first and then imports its work from scripts.tasks: torch takes seconds to import, and a mistyped flag should be
+reported at once. train_flow.py and reconstruct.py show this form.
 """
 
 import os

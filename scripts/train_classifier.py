@@ -95,7 +95,7 @@ def _train(flags: ClassifierFlags, subject: Subject, device: torch.device) -> Pa
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path}: name a .safetensors file")
     if path.exists() or path.with_suffix(".yaml").exists():
-        raise UserError(f"{path} or its .yaml exists already: name a new file with --out")
+        raise UserError(f"{path} or its .yaml is there already: name a new file with --out")
     make_folder(path.parent)
     count = len(subject.train.images)
     tell(f"{flags.network} on {count} images of {subject.name}, {schooling.epochs_for(count):g} passes")
@@ -109,7 +109,7 @@ def _verify(flags: ClassifierFlags, subject: Subject, device: torch.device) -> P
     """Measure a network again. Raises UserError if it is missing, of other data, or below its stored accuracy."""
     path = Path(flags.file) if flags.file is not None else classifiers.pretrained(flags.network, subject.sha256)
     if path is None:
-        raise UserError(f"models/pretrained has no {flags.network} for this {subject.name}: name one with --file")
+        raise UserError(f"models/pretrained has no {flags.network} of this {subject.name}: name one with --file")
     classifier = classifiers.load_classifier(path, device)
     if classifier.facts["data_sha256"] != subject.sha256:
         raise UserError(f"{path} was trained on other data than this {subject.name}")
@@ -117,8 +117,7 @@ def _verify(flags: ClassifierFlags, subject: Subject, device: torch.device) -> P
     tell(_describe(classifier, accuracy, len(subject.test.images)))
     if accuracy < classifier.accuracy - 1e-9:
         raise UserError(
-            f"{path} recognises {100 * accuracy:.2f} % of the test images; its file says "
-            f"{100 * classifier.accuracy:.2f} %"
+            f"{path} recognises {100 * accuracy:.2f} % of the test images, and claims {100 * classifier.accuracy:.2f} %"
         )
     return path
 
@@ -127,7 +126,7 @@ def _describe(classifier: Classifier, accuracy: float, images: int) -> str:
     low, high = wilson_interval(round(accuracy * images), images)
     return (
         f"{classifier.name}: {100 * accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}] of {images} test images "
-        f"of {classifier.facts['dataset']} recognised; stored accuracy {100 * classifier.accuracy:.2f} %"
+        f"of {classifier.facts['dataset']} recognised; claimed {100 * classifier.accuracy:.2f} %"
     )
 
 

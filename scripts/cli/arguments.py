@@ -201,13 +201,8 @@ def _options_class(word: str, options: Sequence[Option], settings: Mapping[str, 
 
 def fitted(name: str, value: Any, kind: Any) -> Any:
     """Return a plain value of a config as a value of the flag's type. Raises UserError if it is none."""
-    if get_origin(kind) is Annotated:
-        return fitted(name, value, get_args(kind)[0])
-    kinds = [part for part in get_args(kind) if part is not NoneType] if NoneType in get_args(kind) else [kind]
-    if value is None and kinds != [kind]:
-        return None
     try:
-        return _converted(value, kinds[0])
+        return _converted(value, kind)
     except (TypeError, ValueError):
         raise UserError(f"`{name}` {value}: not a value of this setting") from None
 
@@ -216,6 +211,8 @@ def _converted(value: Any, kind: Any) -> Any:
     arguments = get_args(kind)
     if get_origin(kind) is Annotated:
         return _converted(value, arguments[0])
+    if NoneType in arguments:
+        return None if value is None else _converted(value, next(part for part in arguments if part is not NoneType))
     if get_origin(kind) is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         kinds = [arguments[0]] * len(items) if Ellipsis in arguments else arguments

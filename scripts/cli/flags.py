@@ -75,7 +75,7 @@ def usual_workers() -> int:
 
 @dataclass(frozen=True)
 class SourceFlags:
-    """Where data sets lie, and how they are read."""
+    """Place and reading of the data sets."""
 
     data_root: Annotated[str | None, RESUMABLE] = None
     """Folder of the data sets, in torchvision's layout. Default: the folder that the given run used, else the variable

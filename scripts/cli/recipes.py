@@ -103,14 +103,10 @@ FLOWS = {
 
 DDPMS = {
     "ddpm_mnist": Recipe(
-        "train_ddpm",
-        "handwritten digits, ten minutes",
-        {**SMALL_IMAGES, **MUON, "dataset": "mnist", "max_minutes": 10},
+        "train_ddpm", "handwritten digits, ten minutes", {**SMALL_IMAGES, **MUON, "dataset": "mnist", "max_minutes": 10}
     ),
     "ddpm_fashion_mnist": Recipe(
-        "train_ddpm",
-        "clothes, ten minutes",
-        {**SMALL_IMAGES, **MUON, "dataset": "fashion_mnist", "max_minutes": 10},
+        "train_ddpm", "clothes, ten minutes", {**SMALL_IMAGES, **MUON, "dataset": "fashion_mnist", "max_minutes": 10}
     ),
     "ddpm_cifar10": Recipe(
         "train_ddpm",
@@ -121,22 +117,10 @@ DDPMS = {
 
 VAES = {
     # Two CPU cores (AMD Zen 5), 2026-11-22, 1,725 steps: test MSE 0.0052 on [-1, 1], PSNR 28.9 dB.
-    "vae_mnist": Recipe(
-        "train_vae",
-        "handwritten digits to 4x7x7 latents",
-        {**AUTOENCODER, "dataset": "mnist"},
-    ),
+    "vae_mnist": Recipe("train_vae", "handwritten digits to 4x7x7 latents", {**AUTOENCODER, "dataset": "mnist"}),
     # Same machine and date, 1,713 steps: test MSE 0.0114, PSNR 25.5 dB.
-    "vae_fashion_mnist": Recipe(
-        "train_vae",
-        "clothes to 4x7x7 latents",
-        {**AUTOENCODER, "dataset": "fashion_mnist"},
-    ),
-    "vae_emnist": Recipe(
-        "train_vae",
-        "handwritten letters to 4x7x7 latents",
-        {**AUTOENCODER, "dataset": "emnist"},
-    ),
+    "vae_fashion_mnist": Recipe("train_vae", "clothes to 4x7x7 latents", {**AUTOENCODER, "dataset": "fashion_mnist"}),
+    "vae_emnist": Recipe("train_vae", "handwritten letters to 4x7x7 latents", {**AUTOENCODER, "dataset": "emnist"}),
     "vae_cifar10": Recipe(
         "train_vae",
         "colour photographs to 4x8x8 latents",
@@ -146,29 +130,21 @@ VAES = {
 
 # Each recipe uses the latest autoencoder of its data set, unless --autoencoder names one.
 IN_LATENTS = {
-    # With vae_mnist as measured above, 7,218 steps: 99.55 % of 2,000 samples recognised at guidance 1.5, 94.5 % without
-    # guidance. Training of VAE and flow, and encoding, took 16.6 minutes.
+    # With vae_mnist as measured above, 7,218 steps: 99.55 % of 2,000 samples recognised at guidance 1.5, 94.5 % at 1.
+    # Training of VAE and flow, and encoding, took 16.6 minutes.
     "latent_mnist": Recipe(
-        "train_latent",
-        "a flow in latents of handwritten digits",
-        {**LATENTS, "dataset": "mnist", "max_minutes": 11.5},
+        "train_latent", "a flow in latents of handwritten digits", {**LATENTS, "dataset": "mnist", "max_minutes": 11.5}
     ),
-    # With vae_fashion_mnist as measured above, 5,009 steps: 94.8 % of samples recognised at guidance 1.5. The classifier
-    # recognises 88.7 % of real images.
+    # With vae_fashion_mnist as measured above, 5,009 steps: 94.8 % of samples recognised at guidance 1.5. The
+    # classifier recognises 88.7 % of real images.
     "latent_fashion_mnist": Recipe(
-        "train_latent",
-        "a flow in latents of clothes",
-        {**LATENTS, "dataset": "fashion_mnist", "max_minutes": 11.5},
+        "train_latent", "a flow in latents of clothes", {**LATENTS, "dataset": "fashion_mnist", "max_minutes": 11.5}
     ),
     "latent_emnist": Recipe(
-        "train_latent",
-        "a flow in latents of handwritten letters",
-        {**LATENTS, "dataset": "emnist", "max_minutes": 20},
+        "train_latent", "a flow in latents of handwritten letters", {**LATENTS, "dataset": "emnist", "max_minutes": 20}
     ),
     "latent_cifar10": Recipe(
-        "train_latent",
-        "a flow in latents of colour photographs",
-        {**LATENTS, "dataset": "cifar10", "max_minutes": 60},
+        "train_latent", "a flow in latents of colour photographs", {**LATENTS, "dataset": "cifar10", "max_minutes": 60}
     ),
     "latent_ddpm_mnist": Recipe(
         "train_latent",

@@ -1,4 +1,4 @@
-"""What the tasks of autoencoders share: the objects of a training, and a trained autoencoder with its images."""
+"""Shared by the tasks of autoencoders: the objects of a training, and a trained autoencoder with its images."""
 
 from __future__ import annotations
 

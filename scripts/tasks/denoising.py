@@ -1,4 +1,4 @@
-"""What `train_ddpm`, `train_flow` and `train_latent` share: the path from flags to a denoising objective."""
+"""Shared by `train_ddpm`, `train_flow` and `train_latent`: the path from flags to a denoising objective."""
 
 from __future__ import annotations
 
@@ -56,9 +56,10 @@ def train_denoiser(request: Request[TrainFlags]) -> None:
 
 def settings_to_measure(words: Sequence[str]) -> TrainFlags:
     """Return the complete flags of a new run of `train_flow` on these arguments. Raises UserError as that run would."""
-    if {"resume", "init_from"} & read_ahead(words).keys():
+    settings = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "").flags
+    if settings is None or settings.run.init_from:
         raise UserError("--resume and --init_from: a measurement counts all training, so it begins anew")
-    settings = complete(resolve_flags(read_training(words, "train_flow", FLOW, "").flags))
+    settings = complete(resolve_flags(settings))
     check_batch(settings)
     return settings
 

@@ -1,4 +1,4 @@
-"""What the training tasks share: the path from flags to a running `Trainer`, new or resumed.
+"""Shared by the training tasks: the path from flags to a running `Trainer`, new or resumed.
 
 A task says how its objective is built. Run folders, resuming, checks and endings are the same for all tasks.
 """
