@@ -58,7 +58,7 @@ def settings_to_measure(words: Sequence[str]) -> TrainFlags:
     """Return the complete flags of a new run of `train_flow` on these arguments. Raises UserError as that run would."""
     settings = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "").flags
     if settings is None or settings.run.init_from:
-        raise UserError("--resume and --init_from bring training from before, and all training is measured: leave them out")
+        raise UserError("--resume and --init_from bring training from before, which is not measured: leave them out")
     settings = complete(resolve_flags(settings))
     check_batch(settings)
     return settings
