@@ -172,12 +172,12 @@ def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, l
 def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:
     """Return the flags, nested ones too, with the settings that are theirs."""
     hints, values = _types(type(flags)), {}
-    for each in dataclasses.fields(flags):  # type: ignore[arg-type]
-        value = getattr(flags, each.name)
-        if dataclasses.is_dataclass(value) and not each.name.endswith("_options"):
-            values[each.name] = _replaced(value, settings)
-        elif each.name in settings and each.name not in NOT_STORED:
-            values[each.name] = fitted(each.name, settings[each.name], hints[each.name])
+    for member in dataclasses.fields(flags):  # type: ignore[arg-type]
+        value = getattr(flags, member.name)
+        if dataclasses.is_dataclass(value) and not member.name.endswith("_options"):
+            values[member.name] = _replaced(value, settings)
+        elif member.name in settings and member.name not in NOT_STORED:
+            values[member.name] = fitted(member.name, settings[member.name], hints[member.name])
     return dataclasses.replace(flags, **values)  # type: ignore[type-var]
 
 
@@ -226,16 +226,16 @@ def _converted(value: Any, kind: Any) -> Any:
 def leaves(flags: object) -> Iterator[tuple[str, Any, Any]]:
     """Yield the name, value and type of every flag, in the order of help; options are called network.width."""
     hints = _types(type(flags))
-    for each in dataclasses.fields(flags):  # type: ignore[arg-type]
-        value = getattr(flags, each.name)
-        if each.name.endswith("_options"):
-            prefix = each.name.removesuffix("_options")
+    for member in dataclasses.fields(flags):  # type: ignore[arg-type]
+        value = getattr(flags, member.name)
+        if member.name.endswith("_options"):
+            prefix = member.name.removesuffix("_options")
             options = leaves(value) if value is not None else ()
             yield from ((f"{prefix}.{name}", option, kind) for name, option, kind in options)
         elif dataclasses.is_dataclass(value):
             yield from leaves(value)
         else:
-            yield each.name, value, hints[each.name]
+            yield member.name, value, hints[member.name]
 
 
 @functools.cache

@@ -78,11 +78,11 @@ class SourceFlags:
     """Place and reading of the data sets."""
 
     data_root: Annotated[str | None, RESUMABLE] = None
-    """Folder of the data sets, in torchvision's layout. Default: the folder that the given run used, else the variable
-    DATA_ROOT, else data/store."""
+    """Folder of the data sets, in torchvision's layout. Default: the folder of the given run, the variable DATA_ROOT, or
+    data/store."""
     memory_limit: Annotated[NonNegative | None, RESUMABLE] = None
-    """GiB of image files (folder, hf) to hold in memory. Larger sets are streamed; 0 streams all. Default: the variable
-    MEMORY_LIMIT, else half of the free memory, shared among the processes of a machine."""
+    """GiB of image files (folder, hf) to hold in memory. Larger sets are streamed; 0 streams all. Default: MEMORY_LIMIT
+    of the environment, else half of the free memory, shared among the processes of a machine."""
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,9 @@ def read_training(
         given.append((ahead["config"], read_yaml(Path(ahead["config"]))))
     chosen = ("", chosen_variants(default, argv))
     if "resume" in ahead:
-        asked = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
-        folder = _run_to_resume(ahead, task, asked.get("dataset"))
-        return _resumed(folder, argv, task, default, description, asked)
+        requested = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
+        folder = _run_to_resume(ahead, task, requested.get("dataset"))
+        return _resumed(folder, argv, task, default, description, requested)
     settings, left_out = merge(default, *given, chosen)
     flags = parse_flags(argv, default, task, description, settings)
     belongs = "settings left out, since they belong to another network, space or data set: "
@@ -105,21 +105,21 @@ def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> 
 
 
 def _resumed(
-    folder: Path, argv: Sequence[str], task: str, default: AnyFlags, description: str, asked: Mapping[str, Any]
+    folder: Path, argv: Sequence[str], task: str, default: AnyFlags, description: str, requested: Mapping[str, Any]
 ) -> Request[AnyFlags]:
     """Return the settings of a run with the changes of the command line. Raises UserError unless all are resumable."""
     stored = _with_own_copies(read_config(folder), folder)
     for word in default.variants:
-        if asked.get(word) not in (None, stored.get(word)):
-            raise UserError(f"{folder.name} cannot be resumed with --{word} {asked[word]} (was {stored.get(word)})")
+        if requested.get(word) not in (None, stored.get(word)):
+            raise UserError(f"{folder.name} cannot be resumed with --{word} {requested[word]} (was {stored.get(word)})")
     before, unknown = with_settings(default, stored)  # settings younger than the run have their defaults
     stored = {key: value for key, value in stored.items() if key not in unknown}
     flags = parse_flags(argv, default, task, description, stored)
-    known, fixed = to_config(before), [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
+    original, fixed = to_config(before), [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
     config = to_config(flags)
-    changed = [name for name in fixed if name not in NOT_STORED and config[name] not in (known.get(name), "auto")]
+    changed = [name for name in fixed if name not in NOT_STORED and config[name] not in (original.get(name), "auto")]
     if changed:
-        details = ", ".join(f"--{name} {config[name]} (was {known.get(name)})" for name in changed)
+        details = ", ".join(f"--{name} {config[name]} (was {original.get(name)})" for name in changed)
         raise UserError(f"{folder.name} cannot be resumed with other settings: {details}; leave them out or start anew")
     precision = flags.run.precision if flags.run.precision != "auto" else before.run.precision
     flags = dataclasses.replace(flags, run=dataclasses.replace(flags.run, precision=precision))
