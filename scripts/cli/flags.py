@@ -78,7 +78,7 @@ class SourceFlags:
     """Place and reading of the data sets."""
 
     data_root: Annotated[str | None, RESUMABLE] = None
-    """Folder of the data sets, in torchvision's layout. Default: the folder of the given run, the variable DATA_ROOT, or
+    """Folder of the data sets, in torchvision's layout. Default: the given run's folder, the variable DATA_ROOT, or
     data/store."""
     memory_limit: Annotated[NonNegative | None, RESUMABLE] = None
     """GiB of image files (folder, hf) to hold in memory. Larger sets are streamed; 0 streams all. Default: MEMORY_LIMIT
