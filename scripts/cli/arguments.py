@@ -285,7 +285,7 @@ def _one_line(box: str, prog: str) -> str:
             parts[-1].append(row)
     message, *hints = [part for part in parts if part]
     text = " ".join(message).split(" Got errors:")[0]
-    if choice := re.fullmatch(r"invalid choice '(.*)' for argument '--(\S*)'. Expected one of \((.*)\)\.", text):
+    if choice := re.fullmatch(r"invalid choice '(.*)' for argument '--(\S*)'. Expected one of \((.*)\)\s*\.", text):
         return f"`{choice[2].replace('-', '_')}` {choice[1]}: choose from {choice[3].replace(chr(39), '').rstrip(',')}"
     flag = next((row.split()[0] for hint in hints for row in hint if row.startswith("--")), "").rstrip(",")
     if not flag or not text.startswith("Unrecognized"):

@@ -222,7 +222,7 @@ def test_a_denoiser_is_no_autoencoder(run, vae: Path, tmp_path: Path, capsys) ->
 
 
 def test_reconstruct_refuses_weights_that_are_not_there(run) -> None:
-    check_refusal(run("reconstruct", "--weights", "both"), "both", "ema or raw")
+    check_refusal(run("reconstruct", "--weights", "both"), "both", "choose from ema, raw")
     check_refusal(run("reconstruct", "--height", "0"), "--height 0")
 
 
