@@ -6,11 +6,12 @@ This file turns the names of the images into classes and splits. `readers` lists
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from data.images import DataSet, HeldOutShare, ImageData, Sides
 from data.readers.trees import Tree, common_folder, find_tree, hold_out, open_tree
 from models.errors import UserError
+from models.ranges import RESUMABLE
 
 _TEST_NAMES = ("test", "val")
 
@@ -36,8 +37,8 @@ class Folder(DataSet):
     def __init__(
         self,
         *,
-        path: str = "",
-        test_path: str = "",
+        path: Annotated[str, RESUMABLE] = "",
+        test_path: Annotated[str, RESUMABLE] = "",
         size: Sides = (),
         crop: bool = True,
         channels: Literal[1, 3] = 3,

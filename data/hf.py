@@ -10,11 +10,12 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from data.images import DataSet, HeldOutShare, ImageData, Sides
 from data.readers.trees import Tree, hold_out, look_for, read_limited
 from models.errors import UserError
+from models.ranges import RESUMABLE
 
 _TEST_NAMES = ("test", "validation", "val")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -46,7 +47,7 @@ class Hf(DataSet):
     def __init__(
         self,
         *,
-        path: str = "",
+        path: Annotated[str, RESUMABLE] = "",
         subset: str = "",
         train_split: str = "train",
         test_split: str = "",

@@ -17,13 +17,12 @@ from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import Prediction, build_prediction
 from models.errors import UserError
 from models.runs import checkpoints
-from models.runs.lookup import find_run
+from models.runs.lookup import NEEDED, find_run
 from models.runs.yaml_files import plain
 from models.spaces import Space
 from models.variants import NETWORKS
 
 WEIGHTS = ("ema", "raw")
-NEEDED = "autoencoder"  # Folder of a run with a copy of the checkpoint that its space needs.
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Ranges of options as part of their types, checked before anything is computed.
 
 An option's annotation states its range: `width: PositiveInt = 32`, `position: Literal["rope", "learned"] = "rope"`.
-Every number must be finite.
+Every number must be finite. It also states whether the option may change when a run is resumed:
+`epochs: Annotated[Positive, RESUMABLE]`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,16 @@ Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 
 
+@dataclass(frozen=True)
+class Resumable:
+    """Mark of an option that may change when a run is resumed. unless: an option that forbids it if it is not 0."""
+
+    unless: str | None = None
+
+
+RESUMABLE = Resumable()
+
+
 def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
     """Raise UserError for the first value outside the range or the Literal of its type.
 
@@ -65,7 +76,7 @@ def _check(option: str, value: Any, hint: Any, whole: Any) -> None:
     for allowed in _ranges(hint) or [Range()]:
         if value not in allowed:
             shown = " ".join(map(str, whole)) if isinstance(whole, (tuple, list)) else whole
-            raise UserError(f"`{option}` {shown}: must be {allowed}")
+            raise UserError(f"`{option}` {shown}: must be {allowed if math.isfinite(value) else 'finite'}")
 
 
 def _ranges(hint: Any) -> list[Range]:

@@ -1,4 +1,9 @@
-"""One module per task: flags -> build -> loop. Run as `python -m scripts.<task>`."""
+"""One module per task that a person can type: `python -m scripts.<task>`.
+
+A module holds the flags of its task and `main`. It imports scripts.cli and the standard library only. `main` reads the
+flags first and then imports its work from scripts.tasks: torch takes seconds to import, and a mistyped flag should be
+reported at once. train_flow.py and reconstruct.py show this form.
+"""
 
 import os
 import signal
@@ -7,10 +12,10 @@ from types import FrameType
 
 
 def leave_early(number: int, frame: FrameType | None) -> None:
-    """What a Ctrl-C does while a task is still being imported, for seconds: no traceback, nothing is lost."""
+    """End the process without a traceback on Ctrl-C, while a task is still being imported."""
     os._exit(128 + number)
 
 
-# So called by `python -m` alone, before the task's own module is read. A signal that is ignored stays so.
+# Only `python -m` sets this handler, before it reads the task's module. A signal that is ignored stays ignored.
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, leave_early)

@@ -34,6 +34,7 @@ from models.diffusion.denoiser import in_autocast
 from models.diffusion.samplers import SAMPLERS
 from models.errors import UserError
 from models.generation import Sampling, generate
+from models.learning_rate import OptimizerSettings
 from models.optim import build_optimizer
 from models.runs.files import write_text
 from models.runs.run import Run
@@ -126,7 +127,7 @@ def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, devi
 def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], device: torch.device):
     """Forward, backward and update on one fixed batch, and nothing else."""
     batch_size = settings.optimizer.batch_size
-    optimizer = build_optimizer(network, 1e-4, 0.01, (0.9, 0.99), settings.optimizer.optimizer)
+    optimizer = build_optimizer(network, OptimizerSettings(optimizer=settings.optimizer.optimizer, lr=1e-4))
     network = cast(nn.Module, torch.compile(network)) if settings.run.compile else network
     noisy, target = (torch.randn(batch_size, *shape, device=device) for _ in range(2))
     t, label = torch.rand(batch_size, device=device), torch.randint(0, 10, (batch_size,), device=device)

@@ -1,24 +1,13 @@
-"""Encodes a data set by an autoencoder, once, so that `train_latent` need not; both splits, as safetensors."""
+"""Encode both splits of a data set by an autoencoder, once, so that `train_latent` need not. Writes safetensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from models.spaces.encoded import FOLDER, encode_images, file_name, write_encoded
-from models.training.interrupts import Interrupts
-from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
+from scripts.cli.flags import CodingFlags
+from scripts.cli.settings import read_coding
 from scripts.cli.terminal import tell
-from scripts.tasks.autoencoding import (
-    CodingFlags,
-    asks_for_help,
-    dims,
-    load_images,
-    open_autoencoder,
-    place_autoencoder,
-)
-from scripts.tasks.sampling import folder_in_run
-from scripts.tasks.training import split_hash
 
 DESCRIPTION = "Encode a data set by an autoencoder, for train_latent. Prints the folder."
 
@@ -28,15 +17,18 @@ class EncodeFlags(CodingFlags):
     """Settings of `encode_dataset`."""
 
     out: str | None = None
-    """Folder to write. Default: the run's encoded/, where train_latent looks."""
+    """Folder to write. Default: the run's encoded/, in which train_latent looks."""
 
 
 def main(argv: list[str]) -> None:
-    if asks_for_help(argv):
-        parse_flags(argv, EncodeFlags(), "encode_dataset", DESCRIPTION)
-    model, arguments = open_autoencoder(argv)
-    flags = parse_flags(arguments, EncodeFlags(), "encode_dataset", DESCRIPTION)
-    device = place_autoencoder(flags, model)
+    flags = read_coding(argv, EncodeFlags(), "encode_dataset", DESCRIPTION)
+    from models.spaces.encoded import FOLDER, encode_images, file_name, write_encoded
+    from models.training.interrupts import Interrupts
+    from scripts.tasks.autoencoding import dims, load_images, open_autoencoder
+    from scripts.tasks.sampling import folder_in_run
+    from scripts.tasks.training import split_hash
+
+    model, device = open_autoencoder(flags)
     dataset = load_images(flags, model)
     folder = folder_in_run(model.path, flags.out, FOLDER)
     with Interrupts(at_once=True):
@@ -53,7 +45,7 @@ def main(argv: list[str]) -> None:
             deviations = ", ".join(f"{value:.3g}" for value in codes.statistics()[1].tolist())
             tell(
                 f"{path.name}: {len(split)} {name} images{mirrored} as {dims(model.latent_shape)} latents; "
-                f"deviation of each channel {deviations}"
+                f"standard deviation of each channel {deviations}"
             )
     print(folder)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from models import processes
 from models.errors import UserError
-from scripts.cli.arguments import last_value
+from scripts.cli.arguments import read_ahead
 from scripts.cli.command import run_command
 from scripts.tasks import (
     evaluate_bayes,
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     if "__every_checkpoint" in flags:
         evaluate_checkpoints.main(argv)
         return
-    task = last_value(argv, "task") or DEFAULT
+    task = read_ahead(argv).get("task") or DEFAULT
     if task not in TASKS:
         close = difflib.get_close_matches(task, TASKS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""

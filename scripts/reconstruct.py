@@ -1,150 +1,39 @@
-"""What an autoencoder makes of images: originals beside reconstructions, errors over a test split, its latents."""
+"""Reconstruct images by an autoencoder: pictures beside their originals, errors over the test split, latents."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
-import yaml
-from torch import Tensor
-
-from data import Split
-from models.autoencoders.autoencoder import Autoencoder
-from models.drawing import image_files, sheets
-from models.evaluation.fidelity import Fidelity, fidelity
-from models.runs.files import write_text
-from models.spaces import ImageRows
-from models.spaces.pixels import Pixels
-from scripts.cli.arguments import check_positive, parse_flags, to_config
+from models.ranges import PositiveInt
 from scripts.cli.command import run_command
-from scripts.cli.terminal import tell
-from scripts.tasks.autoencoding import (
-    CodingFlags,
-    asks_for_help,
-    dims,
-    load_images,
-    open_autoencoder,
-    place_autoencoder,
-    read_images,
-)
-from scripts.tasks.sampling import name_of, new_folder
-from scripts.tasks.training import split_hash
+from scripts.cli.flags import CodingFlags
+from scripts.cli.settings import read_coding
 
 DESCRIPTION = "Reconstruct test images by an autoencoder. Prints the folder of what it wrote."
-RANGE = "uint8 reconstructions through the posterior's mean; pixels scaled to [-1, 1], data range 2"
 
 
 @dataclass(frozen=True)
 class ReconstructFlags(CodingFlags):
     """Settings of `reconstruct`."""
 
-    weights: str = "ema"
-    """ema or raw."""
-    height: int = 8
+    weights: Literal["ema", "raw"] = "ema"
+    """EMA or raw weights."""
+    height: PositiveInt = 8
     """Rows of the picture."""
-    width: int = 8
+    width: PositiveInt = 8
     """Images in a row of the picture, each with its reconstruction."""
     image: tuple[str, ...] = ()
-    """Image files to reconstruct instead of the test split, of the autoencoder's own size."""
+    """Image files to reconstruct instead of the test split, of the autoencoder's image size."""
     out: str | None = None
-    """Folder to write; it must be new or empty. Default: a new one under the run's reconstructions/."""
+    """Folder to write, new or empty. Default: a new one under the run's reconstructions/."""
 
 
 def main(argv: list[str]) -> None:
-    if asks_for_help(argv):
-        parse_flags(argv, ReconstructFlags(), "reconstruct", DESCRIPTION)
-    model, arguments = open_autoencoder(argv)
-    flags = parse_flags(arguments, ReconstructFlags(), "reconstruct", DESCRIPTION)
-    check_positive(flags, "height", "width")
-    device = place_autoencoder(flags, model)
-    source, split = _images(flags, model)
-    with new_folder(flags.out, model.path, "reconstructions", source.split()[0]) as folder:
-        found = _reconstruct(model, split.images, flags.batch_size, device)
-        result = fidelity(zip(split.images.split(500), found.images.split(500), strict=True))
-        title = (
-            f"{name_of(model.path)}, step {model.step}, {flags.weights} weights: {source} images, each with its "
-            f"reconstruction on the right. All {len(split):,}: {_line(result)}"
-        )
-        rows = torch.linspace(0, len(split) - 1, min(flags.height * flags.width, len(split))).long()
-        sheet = sheets.pairs(split.images[rows], found.images[rows], flags.width, title)
-        image_files.save_image(sheet, folder / "reconstructions.png")
-        report = _report(model, flags, source, split, result, found)
-        write_text(folder / "metrics.json", json.dumps(report, indent=2) + "\n")
-        write_text(folder / "metrics.txt", _table(report))
-        write_text(folder / "config.txt", yaml.safe_dump(to_config(flags), sort_keys=False))
-    tell(f"{len(split)} {source} images: {_line(result)}")
+    flags = read_coding(argv, ReconstructFlags(), "reconstruct", DESCRIPTION)
+    from scripts.tasks.reconstruction import reconstruct
 
-
-def _images(flags: ReconstructFlags, model: Autoencoder) -> tuple[str, Split]:
-    """What is reconstructed, and what to call it."""
-    if flags.image:
-        images = read_images(flags.image, model.spec.shape)
-        return "given", Split(images, torch.zeros(len(images), dtype=torch.long))
-    dataset = load_images(flags, model)
-    return f"{dataset.name} test", dataset.test
-
-
-@dataclass(frozen=True)
-class _Found:
-    """images: uint8 (N, C, H, W); latents: the posterior's means (N, c, h, w)."""
-
-    images: Tensor
-    latents: Tensor
-
-
-@torch.no_grad()
-def _reconstruct(model: Autoencoder, images: ImageRows, batch_size: int, device: torch.device) -> _Found:
-    space = Pixels(model.spec.shape, 1.0)
-
-    def parts() -> Iterator[tuple[Tensor, Tensor]]:
-        for part in images.split(batch_size):
-            mean, _ = model.encode(space.encode(part.to(device)))
-            yield space.decode(model.decode(mean)).cpu(), mean.cpu()
-
-    return _Found(*(torch.cat(each) for each in zip(*parts(), strict=True)))
-
-
-def _line(result: Fidelity) -> str:
-    return f"MSE {result.mse:.5f} and L1 {result.l1:.5f} on [-1, 1], PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.4f}"
-
-
-def _report(
-    model: Autoencoder, flags: ReconstructFlags, source: str, split: Split, result: Fidelity, found: _Found
-) -> dict[str, Any]:
-    latents = found.latents.double()
-    channels = latents.transpose(0, 1).flatten(1)
-    measured = asdict(result)
-    measured["psnr_db"] = psnr if math.isfinite(psnr := measured.pop("psnr")) else None
-    return {
-        "run": name_of(model.path),
-        "checkpoint": model.path.name,
-        "checkpoint_sha256": model.sha256,
-        "step": model.step,
-        "weights": flags.weights,
-        "source": source,
-        "images_sha256": split_hash(split),
-        "taken_on": RANGE,
-        **measured,
-        "latent_shape": list(model.latent_shape),
-        "latent_mean": latents.mean().item(),
-        "latent_deviation": latents.std(correction=0).item(),
-        "latent_channel_means": channels.mean(1).tolist(),
-        "latent_channel_deviations": channels.std(1, correction=0).tolist(),
-    }
-
-
-def _table(report: dict[str, Any]) -> str:
-    def cell(value: Any) -> str:
-        if isinstance(value, list):
-            return dims(value) if isinstance(value[0], int) else "  ".join(f"{each:.4g}" for each in value)
-        return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-    width = max(map(len, report))
-    return "".join(f"{key:<{width}}  {cell(value)}\n" for key, value in report.items())
+    reconstruct(flags)
 
 
 if __name__ == "__main__":

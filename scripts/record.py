@@ -35,7 +35,7 @@ from models.runs.files import write_text
 from models.runs.yaml_files import read_yaml
 from models.training.interrupts import Interrupted, Interrupts
 from models.variants import DATA_SETS
-from scripts.cli.arguments import last_value, parse_flags, split_at_dashes, to_arguments, to_config
+from scripts.cli.arguments import parse_flags, read_ahead, split_at_dashes, to_arguments, to_config
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags, SamplerName, TrainFlags, experiments_dir, one_of
 from scripts.cli.recipes import RECIPES
@@ -168,7 +168,7 @@ def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
     _check_numbers(flags)
     table_of(Path(flags.records))
     make_folder(Path(flags.records).parent, "--records")
-    plan = Plan(flags, last_value(further, "recipe") or _recipe_of(flags.dataset), further)
+    plan = Plan(flags, read_ahead(further).get("recipe") or _recipe_of(flags.dataset), further)
     settings = settings_to_measure(plan.training(flags.seeds[0]))
     if settings.space != "pixels":
         raise UserError("a record counts all training: --space latents brings that of an autoencoder")

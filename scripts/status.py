@@ -1,6 +1,6 @@
-"""One table of all runs: what each is doing, how far it is, and how long ago it last gave a sign of life.
+"""Print a table of all runs: state, step, share done, loss, and the age of the last heartbeat.
 
-Reads status.json of every run folder and nothing else, so that it answers at once and imports no torch.
+Only the status.json of every run folder is read and no torch is imported, so that the table appears at once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from models.runs.status import liveness, read_status
 HEADER = ("state", "step", "done", "loss", "age", "folder")
 COLOURS = {"running": "green", "finished": "blue", "interrupted": "yellow", "failed": "red", "dead": "red"}
 AGES = ((120, 1, "s"), (7200, 60, "m"), (172_800, 3600, "h"), (float("inf"), 86_400, "d"))
-GONE = "it ended without a word; go on with --resume {}"
+DEAD = "the process ended without writing its state; resume with --resume {}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run, as text: the cells of HEADER, and why it is in that state (often empty)."""
+    """Row of one run: the cells of HEADER as text, and the reason of its state, often empty."""
 
     cells: tuple[str, ...]
     reason: str
@@ -37,7 +37,7 @@ class Row:
 
 
 def age(heartbeat: Any, now: datetime) -> str:
-    """How long ago an ISO 8601 time was, in one unit; "-" if it is no time."""
+    """Return the age of an ISO 8601 time in one unit; "-" if it is no time."""
     try:
         seconds = max(0.0, (now - datetime.fromisoformat(str(heartbeat))).total_seconds())
     except (ValueError, TypeError):
@@ -47,18 +47,18 @@ def age(heartbeat: Any, now: datetime) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A figure as text; "-" where the run has none yet, or something else stands there."""
+    """Return a number as text; "-" if the value is no number."""
     return format(value, form) if isinstance(value, int | float) and not isinstance(value, bool) else "-"
 
 
 def describe_run(folder: Path, now: datetime) -> Row:
-    """The row of one run. A folder whose status cannot be read is a row too: it must not hide the others."""
+    """Return the row of one run. A folder whose status cannot be read has a row too."""
     try:
         status = read_status(folder)
     except UserError as error:
         return Row(("unreadable", "-", "-", "-", "-", folder.name), str(error))
     state = liveness(status)
-    reason = GONE.format(folder) if state == "dead" else status.get("reason") or ""
+    reason = DEAD.format(folder) if state == "dead" else status.get("reason") or ""
     step = number(status.get("step"), ".0f")
     done = number(status.get("progress"), ".0%")
     loss = number(status.get("loss"), ".4g")
@@ -67,7 +67,7 @@ def describe_run(folder: Path, now: datetime) -> Row:
 
 
 def plain_table(rows: Sequence[Row]) -> str:
-    """Aligned columns, one line per run, nothing cut: for pipes and files. The reason comes last."""
+    """Return aligned columns for pipes and files, a line per run, uncut. The reason is the last column."""
     table = [HEADER, *(row.cells for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
     reasons = ["", *(row.reason for row in rows)]
@@ -82,7 +82,7 @@ def plain_table(rows: Sequence[Row]) -> str:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """A coloured table for a terminal of any width: long folder names are folded, never cut."""
+    """Print a coloured table that fits the terminal. Long folder names are folded, not cut."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -102,21 +102,21 @@ def print_table(rows: Sequence[Row]) -> None:
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="status",
-        description="All runs, newest first. age: since the last sign of life. dead: it says running, but "
-        "its process is gone or has been silent for two minutes.",
+        description="Show all runs, newest first. age: time since the last heartbeat. dead: the state is "
+        "running, but the process has gone or has been silent for two minutes.",
     )
     parser.add_argument(
         "--experiments_dir",
         "--experiments-dir",
         type=Path,
         default=Path(os.environ.get("EXPERIMENTS_DIR") or "experiments"),
-        help="the folder of the run folders (default: %(default)s)",
+        help="folder of the run folders (default: %(default)s)",
     )
     folder: Path = parser.parse_args(arguments).experiments_dir
     now = datetime.now(UTC)
     rows = [describe_run(run, now) for run in find_runs(folder)]
     if not rows:
-        print(f"no runs in {folder}: 'make demo' makes one in three minutes", file=sys.stderr)
+        print(f"no runs in {folder}: 'make demo' trains one in three minutes", file=sys.stderr)
     elif sys.stdout.isatty():
         print_table(rows)
     else:
@@ -127,5 +127,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough; Python must not complain about it at exit
+    except BrokenPipeError:  # `| head` has closed the pipe; Python must not complain about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,10 +18,9 @@ from models.evaluation.image_sets import RealImages
 from models.evaluation.statistics import wilson_interval
 from models.ranges import NonNegative, Positive, PositiveInt, check_ranges
 from models.training.interrupts import Interrupts
-from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import SourceFlags, experiments_dir, one_of
+from scripts.cli.flags import VARIANTS, DatasetName, SourceFlags, experiments_dir, one_of
 from scripts.cli.terminal import tell
 from scripts.tasks.extractors import CLASSIFIERS_CACHE, classes_to_learn
 from scripts.tasks.sampling import make_folder
@@ -34,9 +33,9 @@ DESCRIPTION = "Train a feature network for evaluate, or measure one again. Print
 class ClassifierFlags:
     """Settings of `train_classifier`."""
 
-    variants: ClassVar = {"dataset": DATA_SETS.find}
+    variants: ClassVar = {"dataset": VARIANTS["dataset"]}
 
-    dataset: Annotated[str, one_of(DATA_SETS.names())] = "digits"
+    dataset: DatasetName = "digits"
     """A data set with classes. digits needs no download; folder reads your own images."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)

@@ -1,16 +1,19 @@
-"""Trains a flow-matching model: by default the straight flow with logit-normal times."""
+"""Train a flow-matching model. The default is the straight flow with logit-normal times."""
 
 from __future__ import annotations
 
 from scripts.cli.command import run_command
 from scripts.cli.flags import FLOW
-from scripts.tasks.denoising import train_denoiser
+from scripts.cli.settings import read_training
 
 DESCRIPTION = "Train a flow model on straight lines to noise. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:
-    train_denoiser(argv, "train_flow", FLOW, DESCRIPTION)
+    request = read_training(argv, "train_flow", FLOW, DESCRIPTION)
+    from scripts.tasks.denoising import train_denoiser
+
+    train_denoiser(request)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""Trains a flow or diffusion model in the latents of an autoencoder: by default a straight flow."""
+"""Train a flow or diffusion model in the latents of an autoencoder. The default is the straight flow."""
 
 from __future__ import annotations
 
 from scripts.cli.command import run_command
 from scripts.cli.flags import LATENT, LATENT_OPTIONS
-from scripts.tasks.denoising import train_denoiser
+from scripts.cli.settings import read_training
 
 DESCRIPTION = "Train a flow or diffusion model in latent space. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:
-    train_denoiser(argv, "train_latent", LATENT, DESCRIPTION, LATENT_OPTIONS)
+    request = read_training(argv, "train_latent", LATENT, DESCRIPTION, LATENT_OPTIONS)
+    from scripts.tasks.denoising import train_denoiser
+
+    train_denoiser(request)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ LAYERS = (
     "progress",
     "processes",
     "variants",
+    "learning_rate",
     "ranges",
     "errors",
 )

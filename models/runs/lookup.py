@@ -10,6 +10,7 @@ from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 
 CONFIG = "config.txt"
+NEEDED = "autoencoder"  # Folder of a run with a copy of the checkpoint that its space needs.
 
 
 def find_runs(experiments_dir: Path) -> list[Path]:

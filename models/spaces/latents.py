@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from models.autoencoders.autoencoder import Autoencoder, load_autoencoder
 from models.errors import UserError
 from models.randomness import StepRandomness
+from models.ranges import RESUMABLE
 from models.runs import checkpoints
 from models.runs.lookup import find_run
 from models.spaces import Fitted, ImageRows, Locate, Space, Surroundings
@@ -60,7 +61,13 @@ class Latents(Space):
 
     @classmethod
     def fit(
-        cls, images: ImageRows, flips: bool, around: Surroundings, *, autoencoder: str = "latest", encoded: str = "auto"
+        cls,
+        images: ImageRows,
+        flips: bool,
+        around: Surroundings,
+        *,
+        autoencoder: Annotated[str, RESUMABLE] = "latest",
+        encoded: Annotated[str, RESUMABLE] = "auto",
     ) -> Fitted:
         """The latents of every image are computed once, or read if `encode_dataset` has done so, and batches cut of
         them.

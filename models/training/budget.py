@@ -1,27 +1,38 @@
-"""When a run ends: after so many epochs, steps or minutes, whichever comes first."""
+"""Settings of the length of a run: epochs, steps or minutes, whichever ends first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from models.ranges import RESUMABLE, NonNegativeInt, Positive, PositiveInt
 
 
 @dataclass(frozen=True)
 class Budget:
-    """None: no such limit. wall_clock: the minutes are those since the process began, else those of training."""
+    """When the run ends. None: no such limit."""
 
-    epochs: float | None
-    max_steps: int | None
-    max_minutes: float | None
-    wall_clock: bool = False
+    epochs: Annotated[Positive | None, RESUMABLE] = None
+    """Length of the run in passes over the data. Default: 20 if no other budget is given."""
+    max_steps: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Length of the run in optimizer steps. The budget that ends first ends the run."""
+    max_minutes: Annotated[Positive | None, RESUMABLE] = None
+    """Length of the run in minutes of training, compilation included. Evaluation, pictures and checkpoints are not
+    counted; the log has their time."""
+    wall_clock: Annotated[bool, RESUMABLE] = False
+    """Count the minutes from the start of the process to the last step: start-up, evaluation, pictures and checkpoints
+    included."""
+    patience: Annotated[NonNegativeInt, RESUMABLE] = 0
+    """Stop early after this many evaluations without a better best_by; 0 for never."""
 
     def steps(self, images: int, batch_size: int) -> int | None:
-        """The step at which the epochs or steps end, at least 1; None if only minutes limit the run."""
+        """Return the step at which the epochs or steps end, at least 1; None if only minutes limit the run."""
         limits = [] if self.epochs is None else [-int(-self.epochs * images // batch_size)]
         limits += [] if self.max_steps is None else [self.max_steps]
         return max(1, min(limits)) if limits else None
 
     def spent(self, steps: int | None, step: int, seconds: float) -> float:
-        """The share that is spent after so many steps, of those that there will be, and seconds: 0..1."""
+        """Return the share of the budget, in [0, 1], that is spent after so many of `steps` and seconds."""
         shares = [0.0] if steps is None else [step / steps]
         if self.max_minutes is not None:
             shares.append(seconds / 60 / self.max_minutes)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from models import distributed, processes
 from models.devices import peak_memory
-from models.optim import LRSchedule, build_optimizer
+from models.learning_rate import OptimizerSettings
+from models.optim import build_optimizer
 from models.processes import process_age
 from models.progress import progress
 from models.randomness import StepRandomness
@@ -31,6 +32,7 @@ from models.training.ema import EMA
 from models.training.interrupts import Interrupted, Interrupts
 from models.training.log import TrainingLog
 from models.training.objectives import Objective
+from models.training.reporting import ReportSettings
 
 READ_EVERY = 20
 # Weights move little in four steps, and updating the EMA costs 2 % of a step of a small network.
@@ -43,29 +45,16 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 class TrainSettings:
     """Settings of the loop.
 
-    clip: largest gradient norm, 0 for none. ema_half_life: as a share of the run. eval_every, sample_every,
-    checkpoint_every: in epochs, 0 for the end only. best_by: the column of metrics.csv whose minimum marks the best
-    checkpoint. patience: evaluations without improvement before the run stops early, 0 for never.
+    seed: seed of every random number. compile: compile the network with torch.compile. best_by: the column of
+    metrics.csv whose minimum marks the best checkpoint.
     """
 
-    batch_size: int
-    accumulate: int
-    optimizer: str
-    lr_schedule: LRSchedule
-    weight_decay: float
-    betas: tuple[float, float]
-    clip: float
-    ema_half_life: float
+    optimizer: OptimizerSettings
     budget: Budget
-    eval_every: float
-    sample_every: float
-    checkpoint_every: float
-    keep_checkpoints: int
-    best_by: str
-    patience: int
+    report: ReportSettings
     seed: int
     compile: bool
-    tensorboard: bool
+    best_by: str = "test_loss"
 
 
 class Trainer:
@@ -88,15 +77,13 @@ class Trainer:
         self.objective, self.settings, self.run, self.facts, self.device = objective, settings, run, facts, device
         self.batch_at, self.dataset_size, self.synchronize = batch_at, dataset_size, synchronize
         self.network = network.to(device).train()
-        self.ema = EMA(self.network, settings.ema_half_life)
-        self.optimizer = build_optimizer(
-            self.network, settings.lr_schedule.lr, settings.weight_decay, settings.betas, settings.optimizer
-        )
+        self.ema = EMA(self.network, settings.optimizer.ema)
+        self.optimizer = build_optimizer(self.network, settings.optimizer)
         self.parameters = list(self.network.parameters())
         self.ddp = distributed.wrap_ddp(self.network)
         self.loss = objective.loss_of(cast(nn.Module, torch.compile(self.ddp)) if settings.compile else self.ddp)
-        self.log = TrainingLog(run, objective, settings.batch_size, device)
-        self.total_steps = settings.budget.steps(dataset_size, settings.batch_size)
+        self.log = TrainingLog(run, objective, settings.optimizer.batch_size, device)
+        self.total_steps = settings.budget.steps(dataset_size, settings.optimizer.batch_size)
         self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
         self.best_loss, self.worse = float("inf"), 0
@@ -106,7 +93,7 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        return self.step * self.settings.batch_size / self.dataset_size
+        return self.step * self.settings.optimizer.batch_size / self.dataset_size
 
     @property
     def progress(self) -> float:
@@ -117,8 +104,8 @@ class Trainer:
 
     def train(self, interrupts: Interrupts) -> None:
         """Train until the budget is spent. Raises Interrupted after a signal, once a checkpoint is saved."""
-        settings, wall_clock = self.settings, self.settings.budget.wall_clock
-        if settings.tensorboard and processes.is_rank_zero():
+        report, wall_clock = self.settings.report, self.settings.budget.wall_clock
+        if report.tensorboard and processes.is_rank_zero():
             self.log.open_board(self.step)
         ended = time.perf_counter() - (process_age() if wall_clock else 0)
         with progress("", 1, "percent") as advance:
@@ -129,7 +116,7 @@ class Trainer:
                 self.train_step()
                 evaluation_due, picture_due, checkpoint_due = (
                     _due(every, epoch, self.epoch)
-                    for every in (settings.eval_every, settings.sample_every, settings.checkpoint_every)
+                    for every in (report.eval_every, report.sample_every, report.checkpoint_every)
                 )
                 if self.step % READ_EVERY == 0 or evaluation_due or picture_due:
                     self.check()  # the work that the device has queued is training time
@@ -156,14 +143,14 @@ class Trainer:
 
     def train_step(self) -> None:
         """Take one optimizer step on the global batch. This rank computes its share of it in `accumulate` parts."""
-        settings = self.settings
+        settings, seed = self.settings.optimizer, self.settings.seed
         images, labels = self.batch_at(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr_schedule.at(self.step, self.progress)
+            group["lr"] = settings.learning_rate(self.step, self.progress)
         first, end = processes.rank_share(settings.batch_size)
         bounds = [first + round(part * (end - first) / settings.accumulate) for part in range(settings.accumulate + 1)]
         for start, stop in pairwise(bounds):
-            randomness = StepRandomness(settings.seed, self.step, settings.batch_size, start, stop, self.device)
+            randomness = StepRandomness(seed, self.step, settings.batch_size, start, stop, self.device)
             randomness.seed_dropout()
             with nullcontext() if stop == end else distributed.without_sync(self.ddp):
                 rows = slice(start - first, stop - first)
@@ -181,7 +168,7 @@ class Trainer:
         optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if self.step % AVERAGE_EVERY == 0 or self.settings.ema_half_life == 0:
+        if self.step % AVERAGE_EVERY == 0 or settings.ema == 0:
             self.average()
 
     def timed_step(self) -> None:
@@ -221,7 +208,7 @@ class Trainer:
         facts = {"epoch": round(self.epoch, 3), "lr": lr, "grad_norm": norm}
         row = self.log.row(self.step, self.seconds, tested, facts)
         self.run.update(**self._position(), loss=row["train_loss"], test_loss=row["test_loss"])
-        best_by, patience = self.settings.best_by, self.settings.patience
+        best_by, patience = self.settings.best_by, self.settings.budget.patience
         if row[best_by] < self.best_loss:
             self.best_loss, self.worse = row[best_by], 0
             if (path := self.save()) is not None:
@@ -296,7 +283,8 @@ class Trainer:
             path = None
             if processes.is_rank_zero():
                 folder, facts = self.run.folder / "checkpoints", {**self.facts, "training": state}
-                path = checkpoints.save_checkpoint(folder, self.step, tensors, facts, self.settings.keep_checkpoints)
+                keep = self.settings.report.keep_checkpoints
+                path = checkpoints.save_checkpoint(folder, self.step, tensors, facts, keep)
             self.run.update(**self._position())
             self.saved = self.step, path
         return path

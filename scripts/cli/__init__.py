@@ -1,1 +1,1 @@
-"""The command line: flags, arguments, recipes, exit codes and the terminal."""
+"""The command line: flags, settings, recipes, exit codes and the terminal. Nothing here imports torch."""

@@ -1,105 +1,89 @@
-"""From a command line to flags, and from flags to a config and back.
+"""Turn a command line into flags, and flags into a config and back.
 
-A config is a flat mapping from flag to value. Recipes, --config files and the config of a resumed run are turned
-back into arguments and read before the command line's own, so that there is one parser and the last word wins.
+A config is a flat mapping from flag to plain value. Settings of a recipe, a --config file or a resumed run become the
+defaults over which tyro reads the command line.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import difflib
+import functools
 import io
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import field
-from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from itertools import zip_longest
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import docstring_parser
 import tyro
 
 from models.errors import UserError
-from models.runs.lookup import find_run
-from models.runs.status import read_status
-from models.runs.yaml_files import read_yaml
-from scripts.cli.flags import VARIANTS, braced, experiments_dir
-from scripts.cli.recipes import settings_of
+from models.ranges import check_ranges
+from scripts.cli.flags import braced
+from scripts.cli.signatures import Option
 
 Flags = TypeVar("Flags")
 NOT_STORED = ("resume", "config", "recipe")
-
-
-def _options_class(
-    name: str, constructor: Callable[..., Any], taken: Collection[str], changed: Mapping[str, Any]
-) -> type:
-    """A dataclass of a constructor's keyword-only arguments, with its types, defaults and docstring.
-
-    Help lists the names of an argument of type Annotated[str, names], where names() gives them. A space's arguments go
-    without their prefix too (--autoencoder, as one would say it), unless another flag has that name.
-    """
-    function = constructor.__init__ if isinstance(constructor, type) else constructor
-    documented = inspect.getdoc(function) or ""
-    texts = {
-        param.arg_name: param.description or ""
-        for source in (inspect.getdoc(constructor) or "", documented)
-        for param in docstring_parser.parse(source).params
-    }
-    hints = get_type_hints(function, include_extras=True)
-    fields = []
-    for parameter in inspect.signature(constructor).parameters.values():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            text = " ".join(texts.get(parameter.name, "").split())
-            short = [f"--{parameter.name}"] if name == "space" and parameter.name not in taken else None
-            hint = hints[parameter.name]
-            tables: list[Any] = [extra for extra in getattr(hint, "__metadata__", ()) if callable(extra)]
-            kind = Annotated[
-                hint, tyro.conf.arg(help=text, aliases=short, metavar=braced(tables[0]()) if tables else None)
-            ]
-            default = changed.get(f"{name}.{parameter.name}", parameter.default)
-            fields.append((parameter.name, kind, field(default=default)))
-    return dataclasses.make_dataclass(f"{name.capitalize()}Options", fields, frozen=True)
-
-
-def _with_options(
-    cls: type[Flags], chosen: Mapping[str, str], taken: Collection[str], changed: Mapping[str, Any]
-) -> type[Flags]:
-    """The flags with the options of the chosen variants filled in; changed: defaults by flag."""
-    fields = []
-    for word, name in chosen.items():
-        options = _options_class(word, cls.variants[word](name), taken, changed)  # type: ignore[attr-defined]
-        kind = Annotated[options, tyro.conf.arg(name=word)]
-        fields.append((f"{word}_options", kind, field(default_factory=options)))
-    return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)  # type: ignore[return-value]
+# Flags whose values decide how the other flags are read.
+READ_AHEAD = (
+    *("run", "checkpoint", "experiments_dir", "resume", "config", "recipe"),
+    *("network", "space", "dataset", "task"),
+)
+_spellings: dict[str, str] = {}  # How each option of this task is typed, by name; filled by parse_flags.
 
 
 def parse_flags(
-    argv: Sequence[str], default: Flags, prog: str, description: str, options: Mapping[str, Any] | None = None
+    argv: Sequence[str], default: Flags, prog: str, description: str, settings: Mapping[str, Any] | None = None
 ) -> Flags:
-    """Flags from arguments, over a default instance. Raises UserError in one line; prints help and exits 0 on -h.
+    """Return the flags of a command line. Prints help and exits with 0 on -h.
 
-    options: other defaults for the options of the default's own network, space or data set, as {"network.width": 64}.
+    settings: a config that replaces defaults. Its options of a network, space or data set that the command line
+    exchanges for another are left out. Raises UserError for unknown flags and for values out of their range.
     """
-    cls, argv = type(default), spelt_out(argv)
-    words = getattr(cls, "variants", {})
-    chosen = {word: last_value(argv, word) or getattr(default, word) for word in words}
-    own = {word for word, name in chosen.items() if name == getattr(default, word)}
-    changed = {key: value for key, value in (options or {}).items() if key.split(".")[0] in own}
-    cls = _with_options(cls, chosen, {*to_config(default), *NOT_STORED}, changed)
-    known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}  # type: ignore[arg-type]
-    values = {key: value for key, value in known.items() if not key.endswith("_options")}
+    argv = spell_out(argv)
+    settings, _ = merge(default, ("", settings or {}), ("", chosen_variants(default, argv)))
+    flags, unknown = with_settings(default, settings)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], to_config(flags), 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"unknown setting {unknown[0]}{hint}")
+    names = [name for name, _, _ in leaves(flags)]
+    short = [name.removeprefix("space.") for name in names if name.startswith("space.")]
+    _spellings.update({name: f"--{name}" for name in (*short, *names)})
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            return tyro.cli(cls, args=argv, default=cls(**values), prog=prog, description=description)
+            flags = tyro.cli(type(flags), args=argv, default=flags, prog=prog, description=description)
     except SystemExit as error:
         if not error.code:
             raise
         raise UserError(_one_line(printed.getvalue(), prog)) from None
+    for name, value, kind in leaves(flags):
+        check_ranges({name: value}, {name: kind})
+    return flags
 
 
-def spelt_out(argv: Sequence[str]) -> list[str]:
-    """`--dataset hf:NAME` as what it is short for: --dataset hf --dataset.path NAME."""
+def spell(option: str) -> str | None:
+    """Return how an option is typed in this task, as in --steps; None if the task has no such flag.
+
+    The option may lack the prefix of its network, space or data set. Before flags are parsed, every option is a flag.
+    """
+    if not _spellings or option in _spellings:
+        return _spellings.get(option, f"--{option}")
+    prefixed = [name for name in _spellings if name.endswith(f".{option}")]
+    return f"--{prefixed[0]}" if len(prefixed) == 1 else None
+
+
+def forget_flags() -> None:
+    """Forget the flags of the tasks that this process ran before."""
+    _spellings.clear()
+
+
+def spell_out(argv: Sequence[str]) -> list[str]:
+    """Replace `--dataset hf:NAME` by what it abbreviates: --dataset hf --dataset.path NAME."""
     words: list[str] = []
     for word in argv:
         if words[-1:] == ["--dataset"] and word.startswith("hf:"):
@@ -111,22 +95,187 @@ def spelt_out(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def last_value(argv: Sequence[str], flag: str) -> str | None:
-    """The value of the last `--flag value` or `--flag=value`."""
-    found = None
-    for index, word in enumerate(argv):
+def read_ahead(argv: Sequence[str]) -> dict[str, str]:
+    """Return the values of the flags of READ_AHEAD, as tyro reads them: the last of a flag wins."""
+    values = {}
+    for word, following in zip_longest(argv, argv[1:]):
         name, equals, value = word.partition("=")
-        if name.replace("-", "_") == f"__{flag}":
-            found = value if equals else next(iter(argv[index + 1 : index + 2]), found)
-    return found
+        flag = name.removeprefix("--").replace("-", "_")
+        if name.startswith("--") and flag in READ_AHEAD and (equals or following is not None):
+            values[flag] = value if equals else str(following)
+    return values
+
+
+def chosen_variants(default: object, argv: Sequence[str]) -> dict[str, str]:
+    """Return the network, space and data set that the command line chooses, of those that the flags have."""
+    return {word: name for word, name in read_ahead(argv).items() if word in getattr(default, "variants", ())}
+
+
+def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words before -- and the words after it, which are for another task."""
+    at = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:at]), list(argv[at + 1 :])
+
+
+def check_positive(flags: object, *names: str) -> None:
+    """Raise UserError if one of these whole numbers is below 1."""
+    for name in names:
+        if getattr(flags, name) < 1:
+            raise UserError(f"`{name}` {getattr(flags, name)}: must be at least 1")
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def merge(default: object, *layers: tuple[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of all layers, of which later ones win, and the names of those left out.
+
+    default: flags, which name the first network, space and data set. layers: each with its name, "" for defaults and
+    the command line. Options of a network, space or data set are left out if a later layer chooses another one.
+    """
+    words = tuple(getattr(default, "variants", ()))
+    settings: dict[str, Any] = {word: getattr(default, word) for word in words}
+    source: dict[str, str] = {}
+    left_out = []
+    for layer_name, layer in layers:
+        if str(layer.get("dataset")).startswith("hf:"):
+            layer = {**layer, "dataset": "hf", "dataset.path": layer["dataset"].removeprefix("hf:")}
+        exchanged = [f"{word}." for word in words if layer.get(word, settings[word]) != settings[word]]
+        for key in [key for key in settings if key.startswith(tuple(exchanged))]:
+            del settings[key]
+            if source[key]:
+                left_out.append(f"{key} of {source[key]}")
+        settings |= layer
+        source |= dict.fromkeys(layer, layer_name)
+    return settings, left_out
+
+
+def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, list[str]]:
+    """Return flags with these settings as values, and the settings that are no flags of the task.
+
+    The flags have the options of the networks, spaces and data sets that the settings name, with their types.
+    """
+    plain = _replaced(default, settings)
+    values = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}  # type: ignore[arg-type]
+    words = getattr(default, "variants", {})
+    fields = []
+    for word in words:
+        options = words[word](getattr(plain, word))
+        kind = _options_class(word, options, settings, taken=values.keys() | to_config(plain).keys())
+        fields.append((f"{word}_options", Annotated[kind, tyro.conf.arg(name=word)], field(default_factory=kind)))
+        values[f"{word}_options"] = kind()
+    cls = dataclasses.make_dataclass(type(default).__name__, fields, bases=(type(default),), frozen=True)
+    flags: Flags = cls(**values)  # type: ignore[assignment]
+    return flags, [key for key in settings if key not in to_config(flags)]
+
+
+def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:
+    """Return the flags, nested ones too, with the settings that are theirs."""
+    hints, values = _types(type(flags)), {}
+    for member in dataclasses.fields(flags):  # type: ignore[arg-type]
+        value = getattr(flags, member.name)
+        if dataclasses.is_dataclass(value) and not member.name.endswith("_options"):
+            values[member.name] = _replaced(value, settings)
+        elif member.name in settings and member.name not in NOT_STORED:
+            values[member.name] = fitted(member.name, settings[member.name], hints[member.name])
+    return dataclasses.replace(flags, **values)  # type: ignore[type-var]
+
+
+def _options_class(word: str, options: Sequence[Option], settings: Mapping[str, Any], taken: Any) -> type:
+    """Return a dataclass of a variant's options.
+
+    Help lists the names of an option of type Annotated[str, names], where names() returns them. A space's options may
+    lack their prefix, as in --autoencoder, unless another flag is called so.
+    """
+    fields = []
+    for option in options:
+        key = f"{word}.{option.name}"
+        short = [f"--{option.name}"] if word == "space" and option.name not in (*taken, *NOT_STORED) else None
+        tables: list[Any] = [extra for extra in getattr(option.kind, "__metadata__", ()) if callable(extra)]
+        shown = braced(tables[0]()) if tables else None
+        kind = Annotated[option.kind, tyro.conf.arg(help=option.help, aliases=short, metavar=shown)]
+        default = fitted(key, settings[key], option.kind) if key in settings else option.default
+        fields.append((option.name, kind, field(default=default)))
+    return dataclasses.make_dataclass(f"{word.capitalize()}Options", fields, frozen=True)
+
+
+def fitted(name: str, value: Any, kind: Any) -> Any:
+    """Return a plain value of a config as a value of the flag's type. Raises UserError if it is none."""
+    try:
+        return _converted(value, kind)
+    except (TypeError, ValueError):
+        raise UserError(f"`{name}` {value}: not a value of this setting") from None
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    arguments = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return _converted(value, arguments[0])
+    if NoneType in arguments:
+        return None if value is None else _converted(value, next(part for part in arguments if part is not NoneType))
+    if get_origin(kind) is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        kinds = [arguments[0]] * len(items) if Ellipsis in arguments else arguments
+        return tuple(_converted(item, part) for item, part in zip(items, kinds, strict=True))
+    valid = value in arguments if get_origin(kind) is Literal else isinstance(value, bool) or kind is not bool
+    if not valid or value is None or isinstance(value, (list, dict)):
+        raise ValueError
+    return kind(str(value)) if kind in (int, float, str) else value
+
+
+def leaves(flags: object) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name, value and type of every flag, in the order of help; options are called network.width."""
+    hints = _types(type(flags))
+    for member in dataclasses.fields(flags):  # type: ignore[arg-type]
+        value = getattr(flags, member.name)
+        if member.name.endswith("_options"):
+            prefix = member.name.removesuffix("_options")
+            options = leaves(value) if value is not None else ()
+            yield from ((f"{prefix}.{name}", option, kind) for name, option, kind in options)
+        elif dataclasses.is_dataclass(value):
+            yield from leaves(value)
+        else:
+            yield member.name, value, hints[member.name]
+
+
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def to_config(flags: object) -> dict[str, Any]:
+    """Return flags as a flat mapping to plain values, without the flags that only say where settings came from."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value, _ in leaves(flags)
+        if name not in NOT_STORED
+    }
+
+
+def to_arguments(config: Mapping[str, Any]) -> list[str]:
+    """Return the arguments that give these settings, for a person to type."""
+    arguments: list[str] = []
+    for key, value in config.items():
+        if isinstance(value, bool):
+            prefix, _, last = key.rpartition(".")
+            name = last if value else f"no-{last}"
+            arguments.append(f"--{prefix}.{name}" if prefix else f"--{name}")
+        elif isinstance(value, (list, tuple)):
+            arguments += [f"--{key}", *map(str, value)]
+        else:
+            arguments.append(f"--{key}={value}")
+    return arguments
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
 
 
 def _one_line(box: str, prog: str) -> str:
-    """tyro's box of an error as one line: what is wrong, and the flag it may have meant.
+    """Return tyro's box of an error as one line: the mistake, and the flag that was perhaps meant.
 
-    The box has a title, then the message, then hints, with rules between them; drawn in ASCII where need be.
+    The box has a title, a message and hints, separated by rules. It may be coloured, and drawn in ASCII.
     """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # on a terminal it is coloured
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     rows = [line.strip(" │╭╮╰╯") for line in plain.splitlines()]
     parts: list[list[str]] = [[]]
     for row in [row for row in rows if row][1:]:
@@ -136,94 +285,9 @@ def _one_line(box: str, prog: str) -> str:
             parts[-1].append(row)
     message, *hints = [part for part in parts if part]
     text = " ".join(message).split(" Got errors:")[0]
+    if choice := re.fullmatch(r"invalid choice '(.*)' for argument '--(\S*)'. Expected one of \((.*)\)\s*\.", text):
+        return f"`{choice[2].replace('-', '_')}` {choice[1]}: choose from {choice[3].replace(chr(39), '').rstrip(',')}"
     flag = next((row.split()[0] for hint in hints for row in hint if row.startswith("--")), "").rstrip(",")
     if not flag or not text.startswith("Unrecognized"):
         return f"{text} (--help lists the flags of {prog})"
     return f"{text}; did you mean --{flag[2:].replace('-', '_')}? (--help lists the flags of {prog})"
-
-
-def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words before -- and those after it, which are for another task."""
-    at = list(argv).index("--") if "--" in argv else len(argv)
-    return list(argv[:at]), list(argv[at + 1 :])
-
-
-def check_positive(flags: object, *names: str) -> None:
-    """Raises UserError where one of these whole numbers is below 1."""
-    for name in names:
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name} {getattr(flags, name)}: takes 1 or more")
-
-
-def to_config(flags: Any) -> dict[str, Any]:
-    """Flags as a flat mapping from flag to plain value, without those that only say where settings came from."""
-    config: dict[str, Any] = {}
-    for each in dataclasses.fields(flags):
-        value = getattr(flags, each.name)
-        if each.name.endswith("_options"):
-            word = each.name.removesuffix("_options")
-            options = dataclasses.asdict(value) if value is not None else {}
-            config.update({f"{word}.{key}": _plain(option) for key, option in options.items()})
-        elif dataclasses.is_dataclass(value):
-            config.update(to_config(value))
-        elif each.name not in NOT_STORED:
-            config[each.name] = _plain(value)
-    return config
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def to_arguments(config: Mapping[str, Any]) -> list[str]:
-    """A flat mapping as the arguments that give it."""
-    arguments: list[str] = []
-    for key, value in config.items():
-        if isinstance(value, bool):
-            prefix, _, last = key.rpartition(".")
-            name = last if value else f"no-{last}"
-            arguments.append(f"--{prefix}.{name}" if prefix else f"--{name}")
-        elif isinstance(value, (list, tuple)):
-            arguments += [f"--{key}", *(str(each) for each in value)]
-        else:
-            arguments.append(f"--{key}={value}")
-    return arguments
-
-
-def put_before(settings: Mapping[str, Any], argv: Sequence[str]) -> list[str]:
-    """The settings as arguments, then argv, which wins.
-
-    Without the options of a network, space or data set that argv exchanges for another.
-    """
-    exchanged = {word for word in VARIANTS if last_value(argv, word) not in (None, settings.get(word))}
-    fitting = {key: value for key, value in settings.items() if key.split(".")[0] not in exchanged}
-    return [*to_arguments(fitting), *argv]
-
-
-def run_to_resume(argv: Sequence[str], task: str) -> Path | None:
-    """The run that --resume names, if it is given; with latest, the newest of this task and of the data set asked for.
-
-    Read before all other flags, since the run's own settings decide how those are to be understood.
-    """
-    wanted = last_value(argv, "resume")
-    if wanted is None:
-        return None
-    place = Path(last_value(argv, "experiments_dir") or experiments_dir())
-    folder = find_run(wanted, place, task, last_value(gather(argv, task), "dataset"))
-    other = read_status(folder).get("task")
-    if other != task:
-        raise UserError(f"{folder} is a run of {other}, not of {task}: resume it with {other}")
-    return folder
-
-
-def gather(argv: Sequence[str], task: str) -> list[str]:
-    """The settings of the named recipe and the config file, if any, and the command line; the last win."""
-    recipe, config = last_value(argv, "recipe"), last_value(argv, "config")
-    gathered = spelt_out(argv)
-    if config is not None:
-        gathered = put_before(read_yaml(Path(config)), gathered)
-    if recipe is not None:
-        gathered = put_before(settings_of(recipe, task), gathered)
-    return spelt_out(gathered)

@@ -1,6 +1,7 @@
-"""Named settings behind `make train_mnist` and friends: plain data, by flag. Flags beside them win.
+"""Recipes: named settings of a task, as plain data by flag. `make train_mnist` and its like use them.
 
-`make recipes` lists them. A comment says what a recipe gave, where and when; without one it has not been measured.
+Flags on the command line win over a recipe. `make recipes` lists all recipes. A comment records the result of a recipe
+with machine and date; a recipe without a comment has not been measured.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from models.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """task: the only one it is for, over whose defaults the settings stand. about: what it is, for the list. target: a
-    target of the Makefile that takes it, if it has one of its own."""
+    """Settings that replace defaults of one task.
+
+    about: description for the list of recipes. target: the Makefile's target that uses the recipe, if any.
+    """
 
     task: str
     about: str
@@ -23,7 +26,7 @@ class Recipe:
     target: str | None = None
 
     def command(self, name: str) -> str:
-        """What one types."""
+        """Return the command that a person types."""
         return f"make {self.target}" if self.target else f'make {self.task} ARGS="--recipe {name}"'
 
 
@@ -43,7 +46,7 @@ MUON: dict[str, Any] = {"optimizer": "muon", "lr": 5e-3}
 
 COLOUR = {"network.width": 64}
 
-# Latents are folded by their autoencoder, hence patch_size 1.
+# The autoencoder has folded the pixels already, hence patch_size 1.
 LATENTS: dict[str, Any] = {**SMALL_IMAGES, "network.width": 64, "network.blocks": 1, "network.patch_size": 1}
 
 DDPM: dict[str, Any] = {"noise_schedule": "cosine", "timesteps": 1000, "prediction": "eps", "times": "discrete"}
@@ -71,7 +74,7 @@ FLOWS = {
         },
         target="demo",
     ),
-    # What this one and the next reach in ten minutes is in experiments/records.md.
+    # experiments/records.md has the results of mnist and fashion_mnist after ten minutes.
     "mnist": Recipe(
         "train_flow",
         "handwritten digits, ten minutes",
@@ -100,14 +103,10 @@ FLOWS = {
 
 DDPMS = {
     "ddpm_mnist": Recipe(
-        "train_ddpm",
-        "handwritten digits, ten minutes",
-        {**SMALL_IMAGES, **MUON, "dataset": "mnist", "max_minutes": 10},
+        "train_ddpm", "handwritten digits, ten minutes", {**SMALL_IMAGES, **MUON, "dataset": "mnist", "max_minutes": 10}
     ),
     "ddpm_fashion_mnist": Recipe(
-        "train_ddpm",
-        "clothes, ten minutes",
-        {**SMALL_IMAGES, **MUON, "dataset": "fashion_mnist", "max_minutes": 10},
+        "train_ddpm", "clothes, ten minutes", {**SMALL_IMAGES, **MUON, "dataset": "fashion_mnist", "max_minutes": 10}
     ),
     "ddpm_cifar10": Recipe(
         "train_ddpm",
@@ -118,22 +117,10 @@ DDPMS = {
 
 VAES = {
     # Two CPU cores (AMD Zen 5), 2026-11-22, 1,725 steps: test MSE 0.0052 on [-1, 1], PSNR 28.9 dB.
-    "vae_mnist": Recipe(
-        "train_vae",
-        "handwritten digits to 4x7x7 latents",
-        {**AUTOENCODER, "dataset": "mnist"},
-    ),
-    # The same, 1,713 steps: test MSE 0.0114, PSNR 25.5 dB.
-    "vae_fashion_mnist": Recipe(
-        "train_vae",
-        "clothes to 4x7x7 latents",
-        {**AUTOENCODER, "dataset": "fashion_mnist"},
-    ),
-    "vae_emnist": Recipe(
-        "train_vae",
-        "handwritten letters to 4x7x7 latents",
-        {**AUTOENCODER, "dataset": "emnist"},
-    ),
+    "vae_mnist": Recipe("train_vae", "handwritten digits to 4x7x7 latents", {**AUTOENCODER, "dataset": "mnist"}),
+    # Same machine and date, 1,713 steps: test MSE 0.0114, PSNR 25.5 dB.
+    "vae_fashion_mnist": Recipe("train_vae", "clothes to 4x7x7 latents", {**AUTOENCODER, "dataset": "fashion_mnist"}),
+    "vae_emnist": Recipe("train_vae", "handwritten letters to 4x7x7 latents", {**AUTOENCODER, "dataset": "emnist"}),
     "vae_cifar10": Recipe(
         "train_vae",
         "colour photographs to 4x8x8 latents",
@@ -141,30 +128,23 @@ VAES = {
     ),
 }
 
-# Each takes the latest autoencoder of its data set, or the one of --autoencoder.
+# Each recipe uses the latest autoencoder of its data set, unless --autoencoder names one.
 IN_LATENTS = {
-    # On that VAE, 7,218 steps: of 2,000 samples at guidance 1.5 99.55 % recognised, unguided 94.5 %; with the VAE and
-    # encoding 16.6 minutes.
+    # With vae_mnist as measured above, 7,218 steps: 99.55 % of 2,000 samples recognised at guidance 1.5, 94.5 % at 1.
+    # Training of VAE and flow, and encoding, took 16.6 minutes.
     "latent_mnist": Recipe(
-        "train_latent",
-        "a flow in latents of handwritten digits",
-        {**LATENTS, "dataset": "mnist", "max_minutes": 11.5},
+        "train_latent", "a flow in latents of handwritten digits", {**LATENTS, "dataset": "mnist", "max_minutes": 11.5}
     ),
-    # On that VAE, 5,009 steps: 94.8 % recognised at guidance 1.5 by a classifier that knows 88.7 % of real images.
+    # With vae_fashion_mnist as measured above, 5,009 steps: 94.8 % of samples recognised at guidance 1.5. The
+    # classifier recognises 88.7 % of real images.
     "latent_fashion_mnist": Recipe(
-        "train_latent",
-        "a flow in latents of clothes",
-        {**LATENTS, "dataset": "fashion_mnist", "max_minutes": 11.5},
+        "train_latent", "a flow in latents of clothes", {**LATENTS, "dataset": "fashion_mnist", "max_minutes": 11.5}
     ),
     "latent_emnist": Recipe(
-        "train_latent",
-        "a flow in latents of handwritten letters",
-        {**LATENTS, "dataset": "emnist", "max_minutes": 20},
+        "train_latent", "a flow in latents of handwritten letters", {**LATENTS, "dataset": "emnist", "max_minutes": 20}
     ),
     "latent_cifar10": Recipe(
-        "train_latent",
-        "a flow in latents of colour photographs",
-        {**LATENTS, "dataset": "cifar10", "max_minutes": 60},
+        "train_latent", "a flow in latents of colour photographs", {**LATENTS, "dataset": "cifar10", "max_minutes": 60}
     ),
     "latent_ddpm_mnist": Recipe(
         "train_latent",
@@ -177,13 +157,13 @@ RECIPES: dict[str, Recipe] = {**FLOWS, **DDPMS, **VAES, **IN_LATENTS}
 
 
 def settings_of(name: str, task: str) -> dict[str, Any]:
-    """A recipe by flag. Raises UserError for one that there is not, or that another task takes."""
+    """Return the settings of a recipe. Raises UserError if there is none of that name, or another task has it."""
     if name in RECIPES and RECIPES[name].task == task:
         return RECIPES[name].settings
-    mine = [each for each, recipe in RECIPES.items() if recipe.task == task]
-    choice = f"choose from {', '.join(mine)}" if mine else f"{task} has none"
+    names = [other for other, recipe in RECIPES.items() if recipe.task == task]
+    choice = f"choose from {', '.join(names)}" if names else f"{task} has none"
     if name in RECIPES:
         raise UserError(f"recipe {name} is for {RECIPES[name].task}, not for {task}: {choice}")
-    near = [*difflib.get_close_matches(name, mine, 1), *difflib.get_close_matches(name, RECIPES, 1)]
-    hint = f"; did you mean {near[0]} of {RECIPES[near[0]].task}?" if near else ""
+    close = [*difflib.get_close_matches(name, names, 1), *difflib.get_close_matches(name, RECIPES, 1)]
+    hint = f"; did you mean {close[0]} of {RECIPES[close[0]].task}?" if close else ""
     raise UserError(f"unknown recipe {name!r}: {choice}{hint}")

@@ -1,7 +1,7 @@
-"""Standard output and error that outlive their terminal, and what tasks say there.
+"""Standard output and error that survive the end of their terminal, and the lines that tasks print there.
 
-Closing a screen session or an ssh connection sends HUP and takes the terminal away in the same instant. The task
-still has a checkpoint to save then, and must not fail because its progress bar has nowhere to go.
+Closing a screen session or an ssh connection sends HUP and removes the terminal at the same instant. The task still has
+to save a checkpoint then, and must not fail because its progress bar cannot be written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from models import processes
 
 
 class _Terminal(io.FileIO):
-    """Drops what a closed terminal can no longer show; every other failure is raised as usual."""
+    """Terminal whose output is dropped once it is closed. All other failures are raised."""
 
     def write(self, data: Any) -> int:
         try:
@@ -27,7 +27,7 @@ class _Terminal(io.FileIO):
 
 
 def outlast(stream: TextIO) -> TextIO:
-    """The same stream, deaf to the end of its terminal. Files and pipes are returned as they are."""
+    """Return the stream such that it survives the end of its terminal. Files and pipes are returned unchanged."""
     if not stream.isatty():
         return stream
     raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
@@ -35,7 +35,7 @@ def outlast(stream: TextIO) -> TextIO:
 
 
 def outlast_terminal() -> None:
-    """Applies `outlast` to this process's standard output and error."""
+    """Apply `outlast` to this process's standard output and error."""
     sys.stdout, sys.stderr = outlast(sys.stdout), outlast(sys.stderr)
 
 

@@ -1,107 +1,135 @@
-"""What `reconstruct` and `encode_dataset` share: a trained autoencoder, and the images that it is to see."""
+"""Shared by the tasks of autoencoders: the objects of a training, and a trained autoencoder with its images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
 
 import torch
-import tyro
 from torch import Tensor
 
+import data
 from data import ImageData
-from models import devices
-from models.autoencoders.autoencoder import Autoencoder, load_autoencoder
+from data.batches import Batches
+from models import devices, processes
+from models.autoencoders.autoencoder import Autoencoder, AutoencoderSpec, load_autoencoder
+from models.autoencoders.loss import AutoencoderLoss
 from models.errors import UserError
-from models.model import WEIGHTS
+from models.randomness import derive_seed
 from models.runs import checkpoints
 from models.runs.lookup import find_run
-from models.variants import DATA_SETS
-from scripts.cli.arguments import check_positive, last_value, put_before
-from scripts.cli.flags import SourceFlags, experiments_dir, one_of
-from scripts.tasks.protocol import stored_facts
-from scripts.tasks.training import load_data
+from models.training.autoencoder_objective import AutoencoderObjective
+from scripts.cli.arguments import to_config
+from scripts.cli.flags import AutoencoderFlags, AutoencoderLossFlags, CodingFlags
+from scripts.tasks.training import (
+    Prepared,
+    describe_run_line,
+    few,
+    fingerprint,
+    initialise,
+    load_data,
+    train_settings,
+)
+
+# -- training ---------------------------------------------------------------------------------------------------------
 
 
-def options_of(dataset: str | None) -> Callable[..., Any]:
-    return DATA_SETS.find(dataset) if dataset else _no_options
+def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
+    """Load the data and build every object. Raises UserError for settings that do not fit."""
+    device = torch.device(flags.run.device)
+    flags = replace(flags, data=replace(flags.data, data_root=str(data.data_root(flags.data.data_root))))
+    dataset = load_data(flags)
+    _, channels, height, width = dataset.train.images.shape
+    _check_likelihood(flags)
+    likelihood = flags.likelihood
+    spec = AutoencoderSpec(
+        kind=flags.kind,
+        network=flags.network,
+        network_options=asdict(flags.network_options),
+        shape=(channels, height, width),
+        class_names=tuple(dataset.class_names),
+        likelihood=likelihood.reconstruction,
+    )
+    loss = AutoencoderLoss(
+        likelihood.reconstruction, likelihood.kl_weight, likelihood.kl_warmup_steps, likelihood.free_bits
+    )
+    torch.manual_seed(derive_seed(flags.run.seed, "weights"))
+    network = spec.build_network().to(device)
+    report = [describe_run_line(dataset, f"{flags.kind} with {dims(network.latent_shape)} latents", network, flags.run)]
+    if flags.run.init_from is not None and not resumed:
+        report.append(initialise(network, flags.run, ("train_vae",)))
+    train_few, test_few = (few(split, flags.report.eval_images, device) for split in (dataset.train, dataset.test))
+    objective = AutoencoderObjective(
+        spec=spec,
+        loss=loss,
+        latent_shape=network.latent_shape,
+        autocast=devices.autocast_dtype(flags.run.precision),
+        train_images=train_few.in_memory(),
+        test_images=test_few.in_memory(),
+        test_labels=test_few.labels,
+        seed=flags.run.seed,
+        umap=flags.umap,
+    )
+    batch_size = flags.optimizer.batch_size
+    share = processes.rank_share(batch_size)
+    return Prepared(
+        objective=objective,
+        network=network,
+        batches=Batches(
+            dataset.train, batch_size, flags.run.seed, dataset.flips, device, share=share, workers=flags.run.workers
+        ),
+        settings=train_settings(flags),
+        config=to_config(flags),
+        facts={"autoencoder": spec.facts(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}},
+        report=report,
+        device=device,
+        broken=dataset.broken,
+    )
 
 
-def _no_options() -> None:
-    """Of a data set that is not known yet."""
+def _check_likelihood(flags: AutoencoderFlags) -> None:
+    """Raise UserError for flags of the KL if a plain autoencoder is trained."""
+    likelihood, usual = flags.likelihood, AutoencoderLossFlags()
+    for name in ("kl_weight", "kl_warmup_steps", "free_bits"):
+        value = getattr(likelihood, name)
+        if flags.kind == "autoencoder" and value != getattr(usual, name):
+            raise UserError(f"`{name}` {value}: `kind` autoencoder has no posterior", f"leave out `{name}`")
 
 
-@dataclass(frozen=True)
-class CodingFlags:
-    """Which autoencoder, and on which images."""
-
-    variants: ClassVar = {"dataset": options_of}
-
-    run: str = "latest"
-    """The run of train_vae: its folder, its name, or latest."""
-    checkpoint: str = "last"
-    """last, best, or a checkpoint file, which then needs no run."""
-    experiments_dir: str = field(default_factory=experiments_dir)
-    """Where runs are looked for by name; the variable EXPERIMENTS_DIR sets its default."""
-    dataset: Annotated[str | None, one_of(DATA_SETS.names())] = None
-    """A data set with images of the same shape. Default: the run's own."""
-    dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
-    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    batch_size: int = 500
-    """Images at a time."""
+# -- a trained autoencoder --------------------------------------------------------------------------------------------
 
 
-def open_autoencoder(argv: Sequence[str]) -> tuple[Autoencoder, list[str]]:
-    """The autoencoder that the arguments name, on the CPU, and the arguments with its run's data set before them.
-
-    Read before all other flags, since the run's own data set decides how those are to be understood.
-    """
-    which = last_value(argv, "checkpoint") or checkpoints.LAST
-    if which in (checkpoints.LAST, checkpoints.BEST):
-        place = Path(last_value(argv, "experiments_dir") or experiments_dir())
-        path = checkpoints.resolve_checkpoint(
-            find_run(last_value(argv, "run") or "latest", place, task="train_vae"), which
-        )
-    else:
-        path = Path(which)
-    weights = last_value(argv, "weights") or "ema"
-    if weights not in WEIGHTS:
-        raise UserError(f"--weights {weights}: choose ema or raw")
-    model = load_autoencoder(path, weights)
-    config = stored_facts(path)["config"]
-    own = {key: config[key] for key in config if key in ("dataset", "data_root") or key.startswith("dataset.")}
-    return model, put_before(own, argv)
-
-
-def asks_for_help(argv: Sequence[str]) -> bool:
-    """Help is for those, too, who have no run yet."""
-    return not {"-h", "--help"}.isdisjoint(argv)
-
-
-def place_autoencoder(flags: CodingFlags, model: Autoencoder) -> torch.device:
-    """The device, with the autoencoder on it. Raises UserError."""
-    check_positive(flags, "batch_size")
+def open_autoencoder(flags: CodingFlags, weights: str = "ema") -> tuple[Autoencoder, torch.device]:
+    """Return the autoencoder of the flags, and the device that it is on. Raises UserError."""
     device = devices.pick_device(flags.device)
     devices.prepare_device(device)
+    if flags.checkpoint in (checkpoints.LAST, checkpoints.BEST):
+        run = find_run(flags.run, Path(flags.experiments_dir), task="train_vae")
+        path = checkpoints.resolve_checkpoint(run, flags.checkpoint)
+    else:
+        path = Path(flags.checkpoint)
+    model = load_autoencoder(path, weights)
     model.network.to(device)
-    return device
+    return model, device
 
 
 def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
-    """The data set of the flags. Raises UserError for images of another shape."""
+    """Return the data set of the flags. Raises UserError for images of another shape than the autoencoder takes."""
     dataset = load_data(flags)
-    mine, other = model.spec.shape, tuple(dataset.train.images.shape[1:])
-    if mine != other:
-        raise UserError(f"--dataset {flags.dataset}: its images are {dims(other)}, and {model.path} takes {dims(mine)}")
+    shape = tuple(dataset.train.images.shape[1:])
+    if model.spec.shape != shape:
+        raise UserError(
+            f"`dataset` {flags.dataset}: its images are {dims(shape)}, and {model.path} takes {dims(model.spec.shape)}"
+        )
     return dataset
 
 
 def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
-    """Image files as uint8 (N, C, H, W), grey or in colour as the shape says. Raises UserError for another size."""
+    """Return image files as uint8 (N, C, H, W), grey or in colour as the shape says.
+
+    Raises UserError for a file that is no image, or one of another size.
+    """
     from data.readers.pictures import BROKEN, Target, decode
 
     images = []
@@ -109,14 +137,16 @@ def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
         try:
             image = torch.tensor(decode(Path(file).read_bytes(), Target(None, shape[0], crop=False)))
         except BROKEN as error:
-            raise UserError(f"--image {file} cannot be read as an image: {' '.join(str(error).split())}") from None
+            raise UserError(f"`image` {file} cannot be read as an image: {' '.join(str(error).split())}") from None
         if image.shape != shape:
-            mine, other = dims(shape[1:]), dims(image.shape[1:])
-            raise UserError(f"--image {file} is {other} (height x width), and the autoencoder takes {mine}")
+            taken = dims(shape[1:])
+            raise UserError(
+                f"`image` {file} is {dims(image.shape[1:])} (height x width); the autoencoder takes {taken}"
+            )
         images.append(image)
     return torch.stack(images)
 
 
 def dims(shape: Sequence[int]) -> str:
-    """1x28x28."""
+    """Return a shape as text, as in 1x28x28."""
     return "x".join(map(str, shape))

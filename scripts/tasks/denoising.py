@@ -1,11 +1,10 @@
-"""What `train_ddpm`, `train_flow` and `train_latent` share: from flags to a denoising objective in any space."""
+"""Shared by `train_ddpm`, `train_flow` and `train_latent`: the path from flags to a denoising objective."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,21 +19,21 @@ from models.errors import UserError
 from models.evaluation.distances import gaussian
 from models.evaluation.features import cached_features
 from models.evaluation.measures import covariance_warnings
-from models.evaluation.sample_test import SampleTest
+from models.evaluation.sample_test import DISTANCE, SampleTest
 from models.generation import Sampling, default_steps
 from models.model import DenoiserSpec
 from models.randomness import derive_seed
 from models.spaces import Fitted, Space, Surroundings
 from models.training.denoising_objective import DenoisingObjective
 from models.variants import SPACES
-from scripts.cli.arguments import gather, parse_flags, to_config
-from scripts.cli.flags import BEST_BY, FLOW, SampleTestFlags, TrainFlags
+from scripts.cli.arguments import read_ahead, to_config
+from scripts.cli.flags import FLOW, SampleTestFlags, TrainFlags
+from scripts.cli.settings import Request, read_training
 from scripts.tasks.extractors import FEATURES_CACHE, classifier_of
 from scripts.tasks.sampling import DENOISING
 from scripts.tasks.training import (
     Prepared,
-    build_settings,
-    check,
+    check_batch,
     describe_run_line,
     few,
     fingerprint,
@@ -43,38 +42,34 @@ from scripts.tasks.training import (
     resolve_flags,
     run_training,
     spaced_rows,
+    train_settings,
 )
 
-MOST_MEASURED = 10_000  # Images in files on which the deviation of pixels is taken.
+MOST_MEASURED = 10_000  # Images in files from which the deviation of pixels is measured.
+BEST_BY = {"loss": "test_loss", "distance": DISTANCE}  # The column of metrics.csv that --best_by names.
 
 
-def train_denoiser(
-    argv: Sequence[str], task: str, default: TrainFlags, description: str, options: Mapping[str, Any] | None = None
-) -> None:
-    """Trains, and prints the run folder. Raises UserError before anything is written."""
-    run_training(argv, task, default, description, prepare_denoiser, options)
+def train_denoiser(request: Request[TrainFlags]) -> None:
+    """Train, and print the run folder. Raises UserError before anything is written."""
+    run_training(request, prepare_denoiser)
 
 
 def settings_to_measure(words: Sequence[str]) -> TrainFlags:
-    """What `train_flow` would train with in a new run, given these flags. Raises UserError where it would."""
-    settings = parse_flags(gather(words, "train_flow"), FLOW, "train_flow", "")
-    if settings.run.resume or settings.run.init_from:
-        raise UserError("--resume and --init_from bring training from before, and all of it is measured")
+    """Return the complete flags of a new run of `train_flow` on these arguments. Raises UserError as that run would."""
+    settings = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "").flags
+    if settings is None or settings.run.init_from:
+        raise UserError("--resume and --init_from bring training from before, which is not measured: leave them out")
     settings = complete(resolve_flags(settings))
-    check(to_config(settings))
+    check_batch(settings)
     return settings
 
 
 def complete(flags: TrainFlags) -> TrainFlags:
-    """Refuses what no denoiser can have, and fills in what is still open."""
+    """Return the flags with the defaults that depend on other flags. Raises UserError for flags that clash."""
     process, sheets = flags.process, flags.sheets
-    if not 0 <= process.label_drop <= 1:
-        raise UserError(f"--label_drop {process.label_drop}: a share between 0 and 1")
-    if process.timesteps < 0:
-        raise UserError(f"--timesteps {process.timesteps}: 1 or more, or 0 for the continuous form")
     if process.coupling != "independent" and (flags.optimizer.accumulate > 1 or processes.world_size() > 1):
         raise UserError(
-            f"--coupling {process.coupling} pairs whole batches: leave out --accumulate and take one process"
+            f"`coupling` {process.coupling} pairs whole batches", "leave out `accumulate` and use one process"
         )
     _check_sample_test(flags.sample_test)
     if sheets.steps is None:
@@ -84,22 +79,20 @@ def complete(flags: TrainFlags) -> TrainFlags:
 
 
 def _check_sample_test(flags: SampleTestFlags) -> None:
-    if flags.eval_samples < 0 or flags.eval_samples == 1:
-        raise UserError(f"--eval_samples {flags.eval_samples}: 2 or more, or 0 for none")
-    if flags.best_by not in BEST_BY:
-        raise UserError(f"--best_by {flags.best_by}: choose from {', '.join(BEST_BY)}")
+    if flags.eval_samples == 1:
+        raise UserError("`eval_samples` 1: must be at least 2, or 0 for none")
     if flags.best_by == "distance" and flags.eval_samples == 0:
-        raise UserError("--best_by distance needs samples to measure: give --eval_samples, e.g. 500")
+        raise UserError("`best_by` distance: there are no samples to measure", "set `eval_samples`, e.g. 500")
 
 
 def prepare_denoiser(flags: TrainFlags, resumed: bool) -> Prepared:
-    """Loads the data and builds every object. Raises UserError for what does not fit."""
+    """Load the data and build every object. Raises UserError for settings that do not fit."""
     flags = complete(flags)
     return assemble(flags, load_data(flags), resumed)
 
 
 def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Prepared:
-    """Every object from complete flags and data. Raises UserError for what does not fit."""
+    """Build every object from complete flags and data. Raises UserError for settings that do not fit."""
     device = torch.device(flags.run.device)
     data_sha256 = fingerprint(dataset)
     fitted = fit_space(flags, dataset, data_sha256)
@@ -135,7 +128,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
             processes.rank_share(optimizer.batch_size),
             flags.run.workers,
         ),
-        settings=build_settings(optimizer, flags.budget, flags.run, flags.report, flags.sample_test.best_by),
+        settings=train_settings(flags, BEST_BY[flags.sample_test.best_by]),
         config=to_config(flags),
         facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": data_sha256}},
         report=report,
@@ -146,13 +139,13 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
 
 
 def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted:
-    """The space, and the training split as it sees it."""
+    """Fit the space to the training split. Raises UserError."""
     around = Surroundings(
         dataset=dataset.name,
         data_sha256=data_sha256,
         experiments_dir=Path(flags.run.experiments_dir),
         device=torch.device(flags.run.device),
-        # Of images in files as few in memory as streamed, so that a run may be taken up either way.
+        # The same few images are measured in memory and when streamed, so that a run can be resumed either way.
         measured=None if dataset.train.sha256 is None else spaced_rows(len(dataset.train), MOST_MEASURED),
     )
     options = asdict(flags.space_options)
@@ -160,7 +153,7 @@ def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted
 
 
 def build_spec(flags: TrainFlags, dataset: ImageData, space: Space) -> DenoiserSpec:
-    """What the denoiser is, from the flags, the data's classes and its space."""
+    """Return the specification of the denoiser."""
     labelled = flags.data.conditional and bool(dataset.class_names)
     process = flags.process
     return DenoiserSpec(
@@ -181,7 +174,7 @@ def build_spec(flags: TrainFlags, dataset: ImageData, space: Space) -> DenoiserS
 def build_objective(
     flags: TrainFlags, spec: DenoiserSpec, dataset: ImageData, device: torch.device
 ) -> DenoisingObjective:
-    """The loss, the frozen grid and the sheets. Raises UserError for what does not go together."""
+    """Build the loss, the test grid and the sample sheets. Raises UserError for settings that do not fit together."""
     process, sheets = flags.process, flags.sheets
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # A first draw, so that a density the schedule cannot have is refused here.
@@ -189,7 +182,11 @@ def build_objective(
     assert sheets.steps is not None, "complete the flags first"
     scale = sheets.guidance_scale if spec.classes else 1.0
     if scale != 1 and spec.label_drop == 0:
-        raise UserError(f"--guidance_scale {scale:g} of the sample sheets needs --label_drop above 0, or set it to 1")
+        raise UserError(
+            f"`guidance_scale` {scale:g} of the sample sheets needs an unconditional half",
+            "set `label_drop` above 0",
+            "set `guidance_scale` 1",
+        )
     train, test = (few(split, flags.report.eval_images, device) for split in (dataset.train, dataset.test))
     return DenoisingObjective(
         spec=spec,
@@ -215,9 +212,11 @@ def build_objective(
 
 
 def build_sample_test(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> SampleTest:
-    """The data set's classifier, trained if need be, and what it makes of the training images. Raises UserError."""
+    """Return the test of samples in the features of the data set's classifier, trained if need be. Raises UserError."""
     if not dataset.class_names:
-        raise UserError(f"--eval_samples: {dataset.name} has no classes, so there is no classifier to measure by")
+        raise UserError(
+            f"`eval_samples` {flags.sample_test.eval_samples}: {dataset.name} has no classes to train a classifier on"
+        )
     experiments = Path(flags.run.experiments_dir)
     extractor = classifier_of(dataset, experiments, torch.device(flags.run.device))
     train = cached_features(extractor, dataset.train.images, data_sha256, experiments / FEATURES_CACHE)

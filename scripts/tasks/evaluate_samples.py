@@ -28,9 +28,8 @@ from models.runs.files import write_text
 from models.training.interrupts import Interrupts
 from models.variants import DATA_SETS
 from scripts.cli.arguments import check_positive, parse_flags, to_config
-from scripts.cli.flags import ModelFlags, SamplerFlags, SourceFlags, one_of
+from scripts.cli.flags import CodingFlags, ModelFlags, SamplerFlags, SourceFlags, one_of
 from scripts.cli.terminal import tell
-from scripts.tasks.autoencoding import options_of
 from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
 from scripts.tasks.protocol import load_data_of_run, model_card
 from scripts.tasks.samples import INTERVAL_UNIT, draw_samples, labels_as_real, read_samples, settings_beside
@@ -45,7 +44,7 @@ DESCRIPTION = "Measure generated images against real ones. Prints the folder of 
 class SamplesFlags:
     """Settings of `evaluate --task samples`."""
 
-    variants: ClassVar = {"dataset": options_of}
+    variants: ClassVar = CodingFlags.variants
 
     task: str = "samples"
     """This task. Others: bayes, accuracy of the model as a classifier; loss, error of the estimated noise by t;

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 
 from models.errors import UserError
-from models.model import NEEDED, Model
+from models.model import Model
 from models.runs import checkpoints
 from models.runs.files import write_text
-from models.runs.lookup import CONFIG
+from models.runs.lookup import CONFIG, NEEDED
 from models.runs.status import STATUS
 from scripts.tasks.sampling import new_folder, run_of
 

@@ -1,4 +1,4 @@
-"""A network, a conditioning, a space and a data set as one new file each: trained and sampled by the real commands."""
+"""A network, a conditioning, a space and a data set, each added as one file: the real commands train and sample it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
+import data
+from models.variants import DATA_SETS, NETWORKS, SPACES
+from scripts.cli.signatures import import_options, options_of, read_options
 from tests.added import SOURCES, add
 from tests.commands.tasks import run_here
 
@@ -63,6 +66,26 @@ def test_help_names_an_added_conditioning(
     add("everything", tmp_path, monkeypatch)
     shown = run_here("train_flow", "--help", capsys=capsys).out
     assert "--network.conditioning {concatenation,cross_attention,embedding,everything}" in shown
+
+
+ROOMS = {"one_layer": NETWORKS, "folded": SPACES, "stripes": DATA_SETS}
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_its_options_are_read_from_its_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(name, tmp_path, monkeypatch)
+    room, method = ROOMS[name], "fit" if name == "folded" else "__init__"
+    options = read_options(room.source(name), method)
+    assert options and options == import_options(room.find(name), method)
+
+
+def test_a_source_that_is_not_plain_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SOURCES["stripes"][1].replace("width: int = 12", "width: int = 2 * 6")
+    add("stripes", tmp_path, monkeypatch, data, source)
+    with pytest.raises(ValueError, match="malformed"):
+        read_options(DATA_SETS.source("stripes"))
+    (option,) = options_of(DATA_SETS, "stripes")
+    assert (option.name, option.kind, option.default) == ("width", int, 12)
 
 
 def test_every_kind_of_large_variant_is_among_them() -> None:

@@ -1,4 +1,4 @@
-"""The user's mistakes: one line that names the value and the way out, exit code 2, and nothing left behind."""
+"""The user's mistakes: a line that names the value and the way out, exit code 2, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -77,11 +77,10 @@ def test_training_flags(flags, words, tmp_path: Path, monkeypatch, capsys) -> No
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from scripts.cli.flags import TrainFlags
-    from scripts.tasks.denoising import train_denoiser
+    from scripts import train_ddpm
 
     folder = tmp_path_factory.mktemp("runs")
-    train_denoiser([*TINY, "--experiments_dir", str(folder), "--timesteps", "20"], "train_ddpm", TrainFlags(), "")
+    train_ddpm.main([*TINY, "--experiments_dir", str(folder), "--timesteps", "20"])
     return next(folder.iterdir())
 
 
@@ -132,7 +131,7 @@ def test_a_folder_that_is_not_empty_is_not_written_over(run: Path, tmp_path: Pat
 
 @pytest.fixture
 def copy(run: Path, tmp_path: Path) -> Path:
-    """A run that a test may spoil."""
+    """Copy of a run that a test may damage."""
     return Path(shutil.copytree(run, tmp_path / run.name))
 
 

@@ -32,9 +32,9 @@ from models.runs import checkpoints
 from models.runs.run import Run
 from models.spaces import Space
 from models.variants import CONDITIONINGS, NETWORKS, SPACES
-from scripts import train_vae
-from scripts.cli.arguments import parse_flags, to_arguments
+from scripts.cli.arguments import parse_flags
 from scripts.cli.flags import AutoencoderFlags, SamplerFlags, TrainFlags
+from scripts.tasks import autoencoding
 from scripts.tasks.denoising import assemble, complete
 from scripts.tasks.sampling import check_guidance, choose_labels, sampling_of
 from scripts.tasks.training import Prepared, resolve_flags
@@ -160,14 +160,15 @@ class Workshop:
         self.folder, self.dataset = folder, few_digits()
         argv = [*TINY_VAE, "--experiments_dir", str(folder)]
         flags = resolve_flags(parse_flags(argv, AutoencoderFlags(), "train_vae", ""))
-        path = self.train(train_vae.prepare_autoencoder(flags, resumed=False), 3, "train_vae")
+        path = self.train(autoencoding.prepare_autoencoder(flags, resumed=False), 3, "train_vae")
         self.space_options = {"latents": {"autoencoder": str(path), "encoded": "none"}}
 
     def prepare(self, chosen: Setting) -> Prepared:
         options = self.space_options.get(chosen.space, {})
         config = {**QUICK, **chosen.training, **{f"space.{key}": value for key, value in options.items()}}
-        argv = [*to_arguments(config), "--no-tensorboard", "--experiments_dir", str(self.folder)]
-        return assemble(complete(resolve_flags(parse_flags(argv, TrainFlags(), "train_ddpm", ""))), self.dataset)
+        argv = ["--no-tensorboard", "--experiments_dir", str(self.folder)]
+        flags = parse_flags(argv, TrainFlags(), "train_ddpm", "", config)
+        return assemble(complete(resolve_flags(flags)), self.dataset)
 
     def train(self, prepared: Prepared, steps: int, task: str = "train_ddpm") -> Path:
         """The checkpoint after some steps; raises FloatingPointError where a gradient is not finite."""

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.optim import OPTIMIZERS
 from models.runs.run import Run
 from scripts.cli.arguments import parse_flags
 from scripts.cli.flags import FLOW
@@ -18,7 +17,7 @@ from tests.commands.tasks import TINY, rows_of, run_here
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("network", ["unet", "dit", "convnext"])
 def test_a_step_waits_for_nothing(optimizer: str, network: str, tmp_path: Path) -> None:
     words = ["--network", network, "--optimizer", optimizer, "--device", "cuda", "--batch_size", "16"]

@@ -17,13 +17,12 @@ from tests.commands.tasks import TINY, Ended, run_here
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one flow and one chain, each trained for a moment."""
-    from scripts.cli.flags import FLOW, TrainFlags
-    from scripts.tasks.denoising import train_denoiser
+    from scripts import train_ddpm, train_flow
 
     folder = tmp_path_factory.mktemp("runs")
     common = [*TINY, "--experiments_dir", str(folder), "--max_steps", "30", "--checkpoint_every", "0.1", "--lr", "3e-3"]
-    train_denoiser(common, "train_flow", FLOW, "")
-    train_denoiser([*common, "--timesteps", "20"], "train_ddpm", TrainFlags(), "")
+    train_flow.main(common)
+    train_ddpm.main([*common, "--timesteps", "20"])
     return folder
 
 

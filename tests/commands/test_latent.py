@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.digits import Digits
 from models.evaluation.fidelity import fidelity
-from models.model import NEEDED
+from models.runs.lookup import NEEDED
 from models.spaces.encoded import read_encoded
 from scripts.tasks.training import split_hash
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, run_here
@@ -222,7 +222,7 @@ def test_a_denoiser_is_no_autoencoder(run, vae: Path, tmp_path: Path, capsys) ->
 
 
 def test_reconstruct_refuses_weights_that_are_not_there(run) -> None:
-    check_refusal(run("reconstruct", "--weights", "both"), "both", "ema or raw")
+    check_refusal(run("reconstruct", "--weights", "both"), "both", "choose from ema, raw")
     check_refusal(run("reconstruct", "--height", "0"), "--height 0")
 
 

@@ -19,16 +19,14 @@ FEW = ("--steps", "2")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a flow, a short chain, a flow that knows no labels and one in latents, trained for a moment."""
-    from scripts import train_latent, train_vae
-    from scripts.cli.flags import FLOW, TrainFlags
-    from scripts.tasks.denoising import train_denoiser
+    from scripts import train_ddpm, train_flow, train_latent, train_vae
 
     folder = tmp_path_factory.mktemp("runs")
     common = [*TINY, "--experiments_dir", str(folder)]
-    train_denoiser([*common, "--name", "labels"], "train_flow", FLOW, "")
-    train_denoiser([*common, "--timesteps", "20", "--name", "chain"], "train_ddpm", TrainFlags(), "")
-    train_denoiser([*common, "--no-conditional", "--name", "plain"], "train_flow", FLOW, "")
-    train_denoiser([*common, "--initial_noise", "uniform", "--name", "uniform"], "train_flow", FLOW, "")
+    train_flow.main([*common, "--name", "labels"])
+    train_ddpm.main([*common, "--timesteps", "20", "--name", "chain"])
+    train_flow.main([*common, "--no-conditional", "--name", "plain"])
+    train_flow.main([*common, "--initial_noise", "uniform", "--name", "uniform"])
     small = [
         "--max_steps",
         "4",

@@ -1,4 +1,4 @@
-"""The recipes: each is built from its row and trains; each belongs to one task; all are listed with what to type."""
+"""The recipes: each trains, each belongs to one task, and all are listed with the command to type."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.cli.arguments import gather
+from scripts.cli.arguments import to_config
+from scripts.cli.flags import FLOW
 from scripts.cli.recipes import RECIPES, settings_of
+from scripts.cli.settings import read_training
 from scripts.recipes import recipes_table
 from tests.commands.tasks import REPOSITORY, run_here, status_of, use_tiny_data
 
@@ -25,7 +27,7 @@ FEW_SAMPLES = ("--num_samples", 2, "--steps", 1)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of all runs, over tiny data of the real shapes: latents find the autoencoder of their data set."""
+    """Folder of all runs, on tiny data of the real shapes. A latent run finds the autoencoder of its data set there."""
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_data(patch)
         yield tmp_path_factory.mktemp("runs")
@@ -64,18 +66,32 @@ def test_another_tasks_recipe_is_refused(
     ended = run_here(task, "--recipe", name, "--experiments_dir", tmp_path, capsys=capsys)
     assert ended.code == 2 and len(ended.err.splitlines()) == 1 and not list(tmp_path.iterdir())
     assert f"recipe {name} is for {RECIPES[name].task}, not for {task}" in ended.err
-    assert all(each in ended.err for each, recipe in RECIPES.items() if recipe.task == task)
+    assert all(other in ended.err for other, recipe in RECIPES.items() if recipe.task == task)
 
 
-def test_a_config_or_a_flag_takes_the_options_of_what_it_exchanges_along(tmp_path: Path) -> None:
-    """Also where the config exchanges the network of the recipe."""
+def test_settings_of_a_network_that_is_exchanged_are_left_out_and_named(tmp_path: Path) -> None:
+    """The network is exchanged by a config, then by a flag. Settings that fit stay."""
     config = tmp_path / "config.txt"
     config.write_text("network: dit\nnetwork.depth: 2\n", encoding="utf-8")
-    arguments = gather(["--recipe", "mnist", "--config", str(config)], "train_flow")
-    network = [word for word in arguments if word.startswith("--network.")]
-    assert network == ["--network.depth=2"] and "--dataset=mnist" in arguments
-    arguments = gather(["--recipe", "mnist", "--network=convnext"], "train_flow")
-    assert not [word for word in arguments if word.startswith("--network.")]
+    request = read_training(["--recipe", "cifar10", "--config", str(config)], "train_flow", FLOW, "")
+    settings = to_config(request.flags)
+    assert (settings["network"], settings["network.depth"], settings["dataset"]) == ("dit", 2, "cifar10")
+    assert settings["network.width"] == 128
+    belongs = "settings left out, since they belong to another network, space or data set: "
+    assert request.notes == [f"{belongs}network.blocks of recipe cifar10, network.width of recipe cifar10"]
+    request = read_training(["--recipe", "mnist", "--network=convnext"], "train_flow", FLOW, "")
+    assert request.notes == [f"{belongs}network.blocks of recipe mnist"] and request.flags.optimizer.lr == 5e-3
+    assert read_training(["--recipe", "mnist"], "train_flow", FLOW, "").notes == []
+
+
+def test_the_last_source_wins(tmp_path: Path) -> None:
+    config = tmp_path / "config.txt"
+    config.write_text("lr: 1e-4\nbatch_size: 32\nlr_milestones: [0.5, 0.9]\n", encoding="utf-8")
+    words = ["--recipe", "mnist", "--config", str(config), "--batch-size=64", "--batch_size", "16"]
+    flags = read_training(words, "train_flow", FLOW, "").flags
+    optimizer = flags.optimizer
+    assert (flags.dataset, optimizer.optimizer, optimizer.lr, optimizer.batch_size) == ("mnist", "muon", 1e-4, 16)
+    assert optimizer.lr_milestones == (0.5, 0.9) and flags.budget.max_minutes == 10
 
 
 def test_the_list_says_what_to_type() -> None:

@@ -1,4 +1,4 @@
-"""status.py: one truthful row per run folder, whatever state it is in, on a terminal and in a pipe."""
+"""status.py: a truthful row for every run folder, in any state, on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_terminal_of_80_columns_holds_it(experiments: Path) -> None:
 def read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux says so when the last writer has gone
+    except OSError:  # Linux raises it once the last writer has gone
         return b""
 
 

@@ -143,12 +143,12 @@ def test_flags_that_mean_nothing(flags, words, train) -> None:
 
 
 def test_a_name_on_the_hub_is_short_for_two_flags() -> None:
-    from scripts.cli.arguments import parse_flags, spelt_out
+    from scripts.cli.arguments import parse_flags, spell_out
     from scripts.cli.flags import FLOW
 
-    assert spelt_out(["--dataset", "hf:a/b", "--seed", "1"]) == "--dataset hf --dataset.path a/b --seed 1".split()
-    assert spelt_out(["--dataset=hf:a/b"]) == "--dataset hf --dataset.path a/b".split()
-    assert spelt_out(["--name", "hf:a/b"]) == ["--name", "hf:a/b"]
+    assert spell_out(["--dataset", "hf:a/b", "--seed", "1"]) == "--dataset hf --dataset.path a/b --seed 1".split()
+    assert spell_out(["--dataset=hf:a/b"]) == "--dataset hf --dataset.path a/b".split()
+    assert spell_out(["--name", "hf:a/b"]) == ["--name", "hf:a/b"]
     flags = parse_flags(["--dataset", "hf:a/b", "--dataset.size", "8"], FLOW, "train_flow", "")
     assert flags.dataset == "hf" and flags.dataset_options.path == "a/b" and flags.dataset_options.size == (8,)
 

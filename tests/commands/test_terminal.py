@@ -1,4 +1,4 @@
-"""terminal.py: a terminal that goes away ends nothing but the view."""
+"""terminal.py: a task survives the end of its terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.commands.fake_repository import ROOT
 
 WRITER = """
 import sys
-from scripts.terminal import outlast_terminal
+from scripts.cli.terminal import outlast_terminal
 outlast_terminal()
 assert sys.stderr.isatty()
 print("before", file=sys.stderr, flush=True)
@@ -50,7 +50,7 @@ def test_files_and_pipes_are_left_as_they_are() -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_other_failures_are_still_raised() -> None:
     code = (
-        "import os; from scripts.terminal import _Terminal;"
+        "import os; from scripts.cli.terminal import _Terminal;"
         "_Terminal(os.open('/dev/full', os.O_WRONLY), 'w').write(b'x')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""train_ddpm and train_flow as people run them: the folder they leave, their flags, and resuming."""
+"""train_ddpm and train_flow as people run them: the run folder, the flags, and resuming."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 import yaml
 from PIL import Image
 
-from models.optim import OPTIMIZERS
 from models.runs import checkpoints
 from models.training import loop
+from scripts.cli.flags import FLOW
+from scripts.cli.settings import read_training
 from tests.commands.tasks import REPOSITORY, TINY, Ended, rows_of, run_here, status_of, weights_hash
 
 EXACT = ("--network.dropout", "0.2", "--accumulate", "2", "--label_drop", "0.3", "--checkpoint_every", "0.03")
@@ -45,10 +46,10 @@ def test_a_run_leaves_a_folder_that_explains_itself(task: str, train) -> None:
     assert "gap" in (folder / "training_log.txt").read_text()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_uncompiled_run_imports_no_compiler(optimizer: str, tmp_path: Path) -> None:
-    """Nor whatever else takes seconds that it does not need."""
-    flags = [str(each) for each in (*TINY, "--optimizer", optimizer, "--experiments_dir", tmp_path)]
+    """It imports no other slow package that it does not need either."""
+    flags = [str(word) for word in (*TINY, "--optimizer", optimizer, "--experiments_dir", tmp_path)]
     code = "import sys; from scripts.train_flow import main; main(sys.argv[1:]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *flags], cwd=REPOSITORY, capture_output=True, text=True)
     folder, modules = done.stdout.splitlines()
@@ -67,7 +68,7 @@ def test_the_loss_falls_and_is_that_of_the_test_split(train) -> None:
 
 
 def test_stopped_and_resumed_equals_uninterrupted(train) -> None:
-    """Mid-epoch, with dropout, accumulation and label drop; the budget is what differs."""
+    """It stops mid-epoch, with dropout, accumulation and label drop. Only the budget differs."""
     whole = train("train_flow", *EXACT, "--lr_schedule", "constant", "--ema", "0").folder
     part = train("train_flow", *EXACT, "--lr_schedule", "constant", "--ema", "0", "--max_steps", "4").folder
     assert weights_hash(part) != weights_hash(whole)
@@ -136,11 +137,10 @@ def test_every_flag_acts(flags: tuple[str, ...], train, plain_hash: str) -> None
 
 @pytest.fixture(scope="module")
 def plain_hash(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from scripts.cli.flags import FLOW
-    from scripts.tasks.denoising import train_denoiser
+    from scripts import train_flow
 
     runs = tmp_path_factory.mktemp("plain")
-    train_denoiser([*TINY, "--max_steps", "3", "--experiments_dir", str(runs)], "train_flow", FLOW, "")
+    train_flow.main([*TINY, "--max_steps", "3", "--experiments_dir", str(runs)])
     return weights_hash(next(runs.iterdir()))
 
 
@@ -161,7 +161,7 @@ def test_init_from_reports_what_matched(train) -> None:
 
 
 def test_early_stopping_and_best(train) -> None:
-    """A learning rate of nearly zero after a spoilt start: the loss does not fall, so patience ends the run."""
+    """With a learning rate of nearly zero the loss does not fall, so patience ends the run."""
     folder = train(
         *("train_flow", "--max_steps", "40", "--eval_every", "0.03", "--patience", "2"),
         *("--lr", "1e-30", "--weight_decay", "0", "--ema", "0"),
@@ -185,7 +185,7 @@ def test_by_the_wall_clock_all_that_the_process_did_counts(train, monkeypatch: p
     row = rows_of(folder)[-1]
     assert 60 <= float(row["seconds"]) < 70
     figures = yaml.safe_load((folder / "performance_metrics.txt").read_text())
-    assert figures["evaluation_seconds"] > 0.2  # of the three seconds that were left
+    assert figures["evaluation_seconds"] > 0.2  # within the three seconds that were left
     monkeypatch.setattr(loop, "process_age", lambda: 3600.0)
     assert status_of(train("train_flow", *spent, "--wall_clock", "--eval_every", "0").folder)["step"] == 1
     assert status_of(train("train_flow", "--max_minutes", "1").folder)["step"] == 6
@@ -228,11 +228,34 @@ def test_latest_is_the_latest_of_the_data_set_asked_for(train, tmp_path: Path) -
 def test_a_config_of_another_network_lends_what_fits(train) -> None:
     first = train("train_flow", "--seed", "5").folder
     words = ("--config", first / "config.txt", "--network", "dit", "--network.width", "8", "--network.depth", "1")
-    assert train("train_flow", *words).code == 2  # the tiny settings name multipliers, which a dit has not
-    from scripts.cli.arguments import gather
+    assert train("train_flow", *words).code == 2  # the tiny settings name multipliers, which a dit does not have
+    request = read_training([str(word) for word in words], "train_flow", FLOW, "")
+    assert request.flags.run.seed == 5 and request.flags.network_options.heads == 4
+    assert f"network.heads of {first / 'config.txt'}" in request.notes[0]
 
-    arguments = gather(["--config", str(first / "config.txt"), "--network", "dit"], "train_flow")
-    assert "--seed=5" in arguments and not any(word.startswith("--network.") for word in arguments)
+
+def test_settings_that_are_left_out_stand_in_the_log(train, tmp_path: Path) -> None:
+    config = tmp_path / "config.txt"
+    config.write_text("network: convnext\nnetwork.expansion: 3\n", encoding="utf-8")
+    folder = train("train_flow", "--config", config, "--network", "unet", "--max_steps", "1").folder
+    assert f"left out, since they belong to another network, space or data set: network.expansion of {config}" in (
+        folder / "training_log.txt"
+    ).read_text(encoding="utf-8")
+
+
+def test_a_run_of_another_version_is_resumed(train) -> None:
+    """Its config lacks flags that are younger, and has settings that no longer exist."""
+    folder = train("train_flow").folder
+    lines = (folder / "config.txt").read_text(encoding="utf-8").splitlines()
+    young = ("coupling:", "network.conditioning:", "wall_clock:", "betas:", "- 0.9")
+    kept = [line for line in lines if not line.startswith(young)]
+    (folder / "config.txt").write_text("\n".join([*kept, "older_setting: 3", "network.older: 1"]), encoding="utf-8")
+    refused = train("train_flow", "--coupling", "optimal", "--resume", folder)
+    assert refused.code == 2 and "--coupling optimal (was independent)" in refused.err
+    assert train("train_flow", "--max_steps", "8", "--resume", folder).folder == folder
+    log = (folder / "training_log.txt").read_text(encoding="utf-8")
+    assert "settings of the run that this version does not have: older_setting, network.older" in log
+    assert "older_setting" not in (folder / "config.txt").read_text(encoding="utf-8")
 
 
 def test_what_was_initialised_from_may_go(train) -> None:

@@ -1,4 +1,4 @@
-"""train_vae and train_latent as people run them on digits: every kind and process, exact resuming, encoded sets."""
+"""train_vae and train_latent as people run them on digits: all kinds, exact resuming, encoded data sets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from models.model import NEEDED
 from models.runs import checkpoints
+from models.runs.lookup import NEEDED
 from scripts.cli.arguments import parse_flags
 from scripts.cli.flags import LATENT, LATENT_OPTIONS
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, rows_of, run_here, status_of, weights_hash
@@ -82,7 +82,7 @@ def test_every_flag_of_an_autoencoder_acts(flags: tuple[str, ...], train, hashes
 
 @pytest.fixture(scope="module")
 def hashes() -> dict[tuple[str, ...], str]:
-    """Of what has been trained already, by its flags."""
+    """Hashes of the weights that have been trained already, by flags."""
     return {}
 
 
@@ -109,14 +109,14 @@ def test_stopped_and_resumed_equals_uninterrupted(task: str, vae: Path, train) -
 
 @pytest.fixture
 def copy(vae: Path, tmp_path: Path) -> Path:
-    """An autoencoder's run that a test may spoil."""
+    """Copy of an autoencoder's run that a test may damage."""
     return Path(shutil.copytree(vae, tmp_path / "copies" / vae.name))
 
 
 def test_a_latent_run_goes_on_where_its_autoencoder_moved_to(copy: Path, vae: Path, train) -> None:
     folder = train("train_latent", "--autoencoder", copy, "--max_steps", "2").folder
     shutil.rmtree(copy)
-    assert train("train_latent", "--resume", folder, "--max_steps", "4").folder == folder  # It has a copy of its own.
+    assert train("train_latent", "--resume", folder, "--max_steps", "4").folder == folder  # the run has a copy of it
     shutil.rmtree(folder / NEEDED)
     check_refusal(train("train_latent", "--resume", folder), "no checkpoint", "--autoencoder")
     words = ("--resume", folder, "--max_steps", "8")
@@ -191,7 +191,7 @@ def test_the_best_checkpoint_of_an_autoencoder_can_be_named(vae: Path, train) ->
 
 
 def test_latents_have_a_network_of_their_own_unless_another_is_chosen() -> None:
-    """The options stand as defaults, so that help shows them, and fall with the network they belong to."""
+    """The options are defaults that help shows. They are left out with the network that they belong to."""
 
     def options(*argv: str) -> Any:
         return parse_flags(argv, LATENT, "train_latent", "", LATENT_OPTIONS).network_options

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.errors import UserError
-from models.optim import LR_SCHEDULES, OPTIMIZERS, AdamW, LRSchedule, Muon, build_optimizer, orthogonalise
+from models.learning_rate import LR_SCHEDULES, OptimizerSettings
+from models.optim import AdamW, Muon, build_optimizer, orthogonalise
 
 SHAPES = {
     "constant": [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0)],
@@ -27,10 +28,10 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
-def test_shapes(name: str) -> None:
-    schedule = LRSchedule(name, lr=2.0)
+def test_shapes(name: Any) -> None:
+    schedule = OptimizerSettings(lr_schedule=name, lr=2.0, warmup_steps=0)
     for progress, expected in SHAPES[name]:
-        assert schedule.at(1000, progress) == pytest.approx(2 * expected, abs=1e-12)
+        assert schedule.learning_rate(1000, progress) == pytest.approx(2 * expected, abs=1e-12)
 
 
 @given(
@@ -39,24 +40,27 @@ def test_shapes(name: str) -> None:
     progress=st.floats(0, 1.5),
     warmup=st.integers(0, 500),
 )
-def test_never_negative_and_never_above_the_largest(name: str, step: int, progress: float, warmup: int) -> None:
-    assert 0 <= LRSchedule(name, 1e-3, warmup).at(step, progress) <= 1e-3
+def test_never_negative_and_never_above_the_largest(name: Any, step: int, progress: float, warmup: int) -> None:
+    settings = OptimizerSettings(lr_schedule=name, lr=1e-3, warmup_steps=warmup)
+    assert 0 <= settings.learning_rate(step, progress) <= 1e-3
 
 
 def test_warm_up_is_a_line_that_begins_above_zero() -> None:
-    schedule = LRSchedule("constant", 1.0, warmup_steps=4)
-    assert [schedule.at(step, 0.0) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert LRSchedule("constant", 1.0).at(0, 0.0) == 1.0
+    schedule = OptimizerSettings(lr_schedule="constant", lr=1.0, warmup_steps=4)
+    assert [schedule.learning_rate(step, 0.0) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert OptimizerSettings(lr_schedule="constant", lr=1.0, warmup_steps=0).learning_rate(0, 0.0) == 1.0
 
 
 def test_milestones_and_gamma_act() -> None:
-    schedule = LRSchedule("multistep", 1.0, milestones=(0.1, 0.2, 0.3), gamma=0.5)
-    assert [schedule.at(0, p) for p in (0.0, 0.1, 0.2, 0.3)] == pytest.approx([1, 0.5, 0.25, 0.125])
+    schedule = OptimizerSettings(
+        lr_schedule="multistep", lr=1.0, warmup_steps=0, lr_milestones=(0.1, 0.2, 0.3), lr_gamma=0.5
+    )
+    assert [schedule.learning_rate(0, p) for p in (0.0, 0.1, 0.2, 0.3)] == pytest.approx([1, 0.5, 0.25, 0.125])
 
 
 def test_unknown_schedule() -> None:
-    with pytest.raises(UserError, match=r"unknown learning-rate schedule 'cos'.*choose from cosine"):
-        LRSchedule("cos", 1.0)
+    with pytest.raises(UserError, match=r"lr_schedule cos: choose from cosine"):
+        OptimizerSettings(lr_schedule="cos")  # type: ignore[arg-type]
 
 
 def test_adamw_equals_torch() -> None:
@@ -76,7 +80,7 @@ def test_adamw_equals_torch() -> None:
 
 def test_only_matrices_and_filters_decay() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(2, 2))
-    optimizer = build_optimizer(network, lr=0.1, weight_decay=0.5, betas=(0.8, 0.9))
+    optimizer = build_optimizer(network, OptimizerSettings(lr=0.1, weight_decay=0.5, betas=(0.8, 0.9)))
     decayed, others = optimizer.param_groups
     assert {id(p) for p in decayed["params"]} == {id(network[0].weight), id(network[3].weight)}
     assert len(others["params"]) == 4
@@ -92,7 +96,7 @@ def test_only_matrices_and_filters_decay() -> None:
 
 def test_a_network_without_matrices_has_an_optimizer_too() -> None:
     network = nn.LayerNorm(3)
-    assert build_optimizer(network, 1e-3, 0.1, (0.9, 0.99)).param_groups[1]["params"]
+    assert build_optimizer(network, OptimizerSettings()).param_groups[1]["params"]
 
 
 # -- Muon -------------------------------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def test_hidden_layers_alone_are_matrices() -> None:
         nn.Conv2d(3, 32, 3), nn.Conv2d(32, 16, 3), nn.GroupNorm(1, 16), nn.Linear(16, 16), nn.Linear(16, 3)
     )
     network.append(nn.Embedding(20, 32))
-    optimizer = build_optimizer(network, 1e-3, 0.1, (0.9, 0.99), "muon")
+    optimizer = build_optimizer(network, OptimizerSettings(optimizer="muon"))
     by_kind = {group["matrices"]: group["params"] for group in optimizer.param_groups}
     assert [id(p) for p in by_kind[True]] == [id(network[1].weight), id(network[3].weight)]
     optimized = [id(p) for group in optimizer.param_groups for p in group["params"]]
@@ -171,7 +175,7 @@ def test_hidden_layers_alone_are_matrices() -> None:
 def test_a_step_of_muon() -> None:
     """Compare with the written-out formula: momentum, Nesterov, orthogonalisation, weight decay."""
     layer = nn.Linear(16, 24, bias=False).double()
-    optimizer = build_optimizer(layer, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99), name="muon")
+    optimizer = build_optimizer(layer, OptimizerSettings(optimizer="muon", lr=0.1, weight_decay=0.5))
     generator, momentum = torch.Generator().manual_seed(0), torch.zeros(24, 16, dtype=torch.float64)
     for scale in (None, torch.tensor(4.0)):
         before = layer.weight.detach().clone()
@@ -186,11 +190,11 @@ def test_a_step_of_muon() -> None:
         assert torch.allclose(layer.weight, before * (1 - 0.1 * 0.5) - 0.1 * expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_gradient_that_is_not_finite_moves_nothing(name: str) -> None:
-    """Weights and optimizer state stay as they were after the last good step."""
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_gradient_that_is_not_finite_moves_nothing(name: Any) -> None:
+    """Neither the weights nor what the optimizer remembers, after a step that was good."""
     network = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
-    optimizer = build_optimizer(network, 0.1, 0.1, (0.9, 0.99), name)
+    optimizer = build_optimizer(network, OptimizerSettings(optimizer=name, lr=0.1, weight_decay=0.1))
     network(torch.randn(2, 16, 5, 5)).square().sum().backward()
     optimizer.step()
     before = [p.detach().clone() for p in network.parameters()]
@@ -208,7 +212,10 @@ def test_matrices_are_frozen_without_synchronizing_the_device() -> None:
     """found_inf stays a tensor, as on GPUs: 0 acts like None, 1 changes nothing."""
     layers = [nn.Linear(16, 24) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
-    first, second = (cast(Muon, build_optimizer(layer, 0.1, 0.5, (0.9, 0.99), "muon")) for layer in layers)
+    first, second = (
+        cast(Muon, build_optimizer(layer, OptimizerSettings(optimizer="muon", lr=0.1, weight_decay=0.5)))
+        for layer in layers
+    )
 
     def step(layer: nn.Linear, optimizer: Muon, gradient: Tensor, found_inf: Tensor | None) -> tuple[Tensor, Tensor]:
         layer.weight.grad = gradient.clone()
@@ -222,9 +229,9 @@ def test_matrices_are_frozen_without_synchronizing_the_device() -> None:
     assert all(torch.equal(one, other) for one, other in zip(frozen, finite, strict=True))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_state_is_restored(name: str) -> None:
-    """Two steps give the same weights if the state is stored and loaded between them."""
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_state_comes_back(name: Any) -> None:
+    """Two steps, or one, its state stored and loaded, and another."""
 
     def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
         network(torch.randn(2, 16, 5, 5, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
@@ -233,11 +240,11 @@ def test_state_is_restored(name: str) -> None:
 
     torch.manual_seed(0)
     whole = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
-    optimizer = build_optimizer(whole, 0.1, 0.1, (0.9, 0.99), name)
+    optimizer = build_optimizer(whole, OptimizerSettings(optimizer=name, lr=0.1, weight_decay=0.1))
     step(whole, optimizer, 0)
     resumed = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 1))
     resumed.load_state_dict(whole.state_dict())
-    again = build_optimizer(resumed, 0.1, 0.1, (0.9, 0.99), name)
+    again = build_optimizer(resumed, OptimizerSettings(optimizer=name, lr=0.1, weight_decay=0.1))
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(whole, optimizer, 1)
     step(resumed, again, 1)

@@ -1,0 +1,86 @@
+"""Settings of the optimizer, and the learning rate over a run as a function of progress in [0, 1].
+
+Progress is the share of the training budget that is spent, so a schedule spans the run whether its length is given in
+epochs, steps or minutes. This module imports no torch: the command line reads its flags from OptimizerSettings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from models.errors import UserError
+from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt, Share, ShareBelowOne
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How the weights are trained."""
+
+    batch_size: PositiveInt = 128
+    """Images per optimizer step, over all processes."""
+    accumulate: PositiveInt = 1
+    """Parts into which a batch is split to save memory. The result is the same."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon orthogonalises the updates of hidden matrices and filters; AdamW trains the other weights."""
+    lr: Positive = 1e-3
+    """Largest learning rate."""
+    lr_schedule: Literal["cosine", "constant", "linear", "multistep", "one_cycle"] = "cosine"
+    """Learning rate over the training budget."""
+    warmup_steps: NonNegativeInt = 100
+    """Steps of linear warm-up."""
+    lr_milestones: tuple[Share, ...] = (0.5, 0.75)
+    """Shares of the run after which multistep multiplies the learning rate by lr_gamma."""
+    lr_gamma: Positive = 0.2
+    """Factor of multistep."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay of matrices and filters."""
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.99)
+    """Decay rates of AdamW's two moments."""
+    clip: NonNegative = 1.0
+    """Largest norm of the gradient; 0 for no clipping."""
+    ema: NonNegative = 0.1
+    """Half-life of the moving average of the weights, as a share of the run; 0 for no average."""
+
+    def __post_init__(self) -> None:
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise UserError(f"`lr_schedule` {self.lr_schedule}: choose from {', '.join(LR_SCHEDULES)}")
+
+    def learning_rate(self, step: int, progress: float) -> float:
+        """Return the learning rate of a step. step: counted from 0; progress: spent before the step."""
+        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return self.lr * warmup * LR_SCHEDULES[self.lr_schedule](min(progress, 1.0), self)
+
+
+def _constant(progress: float, settings: OptimizerSettings) -> float:
+    return 1.0
+
+
+def _cosine(progress: float, settings: OptimizerSettings) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _linear(progress: float, settings: OptimizerSettings) -> float:
+    return 1 - progress
+
+
+def _multistep(progress: float, settings: OptimizerSettings) -> float:
+    return settings.lr_gamma ** sum(progress >= milestone for milestone in settings.lr_milestones)
+
+
+def _one_cycle(progress: float, settings: OptimizerSettings) -> float:
+    """Rise from 1/25 over the first 30 %, then fall to nearly 0, both by a cosine (Smith & Topin 2018)."""
+    if progress < 0.3:
+        return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
+
+
+LR_SCHEDULES: dict[str, Callable[[float, OptimizerSettings], float]] = {
+    "cosine": _cosine,
+    "constant": _constant,
+    "linear": _linear,
+    "multistep": _multistep,
+    "one_cycle": _one_cycle,
+}

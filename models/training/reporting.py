@@ -1,0 +1,26 @@
+"""Settings of what a run reports and keeps while it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What the run reports and keeps."""
+
+    eval_every: Annotated[NonNegative, RESUMABLE] = 1.0
+    """Epochs between rows of losses; 0 for one row at the end."""
+    eval_images: PositiveInt = 512
+    """Test images on which the test loss is measured at fixed times and noise, and as many training images."""
+    sample_every: Annotated[NonNegative, RESUMABLE] = 5.0
+    """Epochs between sample sheets; 0 for one sheet at the end."""
+    checkpoint_every: Annotated[NonNegative, RESUMABLE] = 1.0
+    """Epochs between checkpoints, fractions allowed; 0 for one checkpoint at the end."""
+    keep_checkpoints: Annotated[NonNegativeInt, RESUMABLE] = 3
+    """Number of latest checkpoints to keep, beside the best one; 0 keeps all."""
+    tensorboard: Annotated[bool, RESUMABLE] = True
+    """Write the losses for TensorBoard too."""

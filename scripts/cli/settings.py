@@ -1,0 +1,144 @@
+"""Gather the settings of a task from all its sources before torch is imported.
+
+Sources of a training task, of which later ones win: the task's defaults, a recipe, a --config file, the settings of a
+resumed run, the command line. A task that takes an autoencoder begins with the data set of the autoencoder's run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from models.errors import UserError
+from models.ranges import Resumable
+from models.runs.lookup import NEEDED, find_run, read_config
+from models.runs.status import read_status
+from models.runs.yaml_files import read_yaml
+from scripts.cli.arguments import (
+    NOT_STORED,
+    chosen_variants,
+    leaves,
+    merge,
+    parse_flags,
+    read_ahead,
+    spell_out,
+    to_config,
+    with_settings,
+)
+from scripts.cli.flags import AutoencoderFlags, CodingFlags, TrainFlags, experiments_dir
+from scripts.cli.recipes import settings_of
+
+AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags)
+AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)
+
+
+@dataclass(frozen=True)
+class Request(Generic[AnyFlags]):
+    """A training that was asked for.
+
+    folder: the run to resume, None for a new run. notes: lines for the log on settings that were left out.
+    """
+
+    task: str
+    flags: AnyFlags
+    folder: Path | None = None
+    notes: Sequence[str] = ()
+
+
+def read_training(
+    argv: Sequence[str], task: str, default: AnyFlags, description: str, options: Mapping[str, Any] | None = None
+) -> Request[AnyFlags]:
+    """Return the flags of a training task from all sources. Raises UserError, and imports no torch.
+
+    options: the task's defaults for options of its default network, as {"network.width": 64}.
+    """
+    argv, ahead = spell_out(argv), read_ahead(argv)
+    given = [("", options or {})]
+    if "recipe" in ahead:
+        given.append((f"recipe {ahead['recipe']}", settings_of(ahead["recipe"], task)))
+    if "config" in ahead:
+        given.append((ahead["config"], read_yaml(Path(ahead["config"]))))
+    chosen = ("", chosen_variants(default, argv))
+    if "resume" in ahead:
+        requested = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
+        folder = _run_to_resume(ahead, task, requested.get("dataset"))
+        return _resumed(folder, argv, task, default, description, requested)
+    settings, left_out = merge(default, *given, chosen)
+    flags = parse_flags(argv, default, task, description, settings)
+    belongs = "settings left out, since they belong to another network, space or data set: "
+    return Request(task, flags, notes=[belongs + ", ".join(left_out)] if left_out else [])
+
+
+def read_coding(argv: Sequence[str], default: AnyCoding, task: str, description: str) -> AnyCoding:
+    """Return the flags of a task that takes an autoencoder, over the data set of the autoencoder's run.
+
+    Help needs no run. Raises UserError, and imports no torch.
+    """
+    settings: dict[str, Any] = {}
+    if {"-h", "--help"}.isdisjoint(argv):
+        config = _config_of(read_ahead(argv))
+        settings = {key: config[key] for key in config if key in ("dataset", "data_root") or key.startswith("dataset.")}
+        _, unknown = with_settings(default, settings)
+        settings = {key: value for key, value in settings.items() if key not in unknown}
+    return parse_flags(argv, default, task, description, settings)
+
+
+def _config_of(ahead: Mapping[str, str]) -> dict[str, Any]:
+    """Return the config of the run that --run or a file of --checkpoint names; {} if the file has none beside it."""
+    if ahead.get("checkpoint", "last") in ("last", "best"):
+        folder = Path(ahead.get("experiments_dir") or experiments_dir())
+        return read_config(find_run(ahead.get("run") or "latest", folder, task="train_vae"))
+    facts = Path(ahead["checkpoint"]).with_suffix(".yaml")
+    return read_yaml(facts).get("config", {}) if facts.is_file() else {}
+
+
+def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> Path:
+    """Return the run that --resume names; latest is the newest run of this task, and of the data set if given."""
+    folder = find_run(ahead["resume"], Path(ahead.get("experiments_dir") or experiments_dir()), task, dataset)
+    other = read_status(folder).get("task")
+    if other != task:
+        raise UserError(f"{folder} is a run of {other}, not of {task}: resume it with {other}")
+    return folder
+
+
+def _resumed(
+    folder: Path, argv: Sequence[str], task: str, default: AnyFlags, description: str, requested: Mapping[str, Any]
+) -> Request[AnyFlags]:
+    """Return the settings of a run with the changes of the command line. Raises UserError unless all are resumable."""
+    stored = _with_own_copies(read_config(folder), folder)
+    for word in default.variants:
+        if requested.get(word) not in (None, stored.get(word)):
+            raise UserError(f"{folder.name} cannot be resumed with --{word} {requested[word]} (was {stored.get(word)})")
+    before, unknown = with_settings(default, stored)  # settings younger than the run have their defaults
+    stored = {key: value for key, value in stored.items() if key not in unknown}
+    flags = parse_flags(argv, default, task, description, stored)
+    original, fixed = to_config(before), [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
+    config = to_config(flags)
+    changed = [name for name in fixed if name not in NOT_STORED and config[name] not in (original.get(name), "auto")]
+    if changed:
+        details = ", ".join(f"--{name} {config[name]} (was {original.get(name)})" for name in changed)
+        raise UserError(f"{folder.name} cannot be resumed with other settings: {details}; leave them out or start anew")
+    precision = flags.run.precision if flags.run.precision != "auto" else before.run.precision
+    flags = dataclasses.replace(flags, run=dataclasses.replace(flags.run, precision=precision))
+    notes = [f"settings of the run that this version does not have: {', '.join(unknown)}"] if unknown else []
+    return Request(task, flags, folder, notes)
+
+
+def _resumable(kind: Any, stored: Mapping[str, Any]) -> bool:
+    """Return whether a flag of this type may change when a run of these settings is resumed."""
+    marks = (mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, Resumable))
+    return any(mark.unless is None or not stored.get(mark.unless) for mark in marks)
+
+
+def _with_own_copies(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the settings of a run, with its own copies in the place of checkpoints that are no longer there."""
+    copies = {path.name: str(path) for path in (folder / NEEDED).glob("*.safetensors")}
+    replaced = {
+        key: copies[Path(value).name]
+        for key, value in config.items()
+        if isinstance(value, str) and Path(value).name in copies and not Path(value).is_file()
+    }
+    return {**config, **replaced}

@@ -1,0 +1,149 @@
+"""Read what a variant takes from its source, without importing it: importing torch takes seconds.
+
+Large variants: names, types, defaults and help of the keyword-only arguments. Small variants: the keys of their table.
+If a source is not written plainly, the module is imported instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import docstring_parser
+
+from models.variants import Room
+
+# Modules without torch, from which annotations take names.
+PLAIN_MODULES = ("typing", "collections.abc", "pathlib", "models.ranges", "models.variants")
+NOT_PLAIN = (ValueError, LookupError, TypeError, AttributeError, OSError)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a variant. kind: its annotation, with ranges and marks."""
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+
+
+def options_of(room: Room, name: str, method: str = "__init__") -> tuple[Option, ...]:
+    """Return the options of a large variant: the keyword-only arguments of its constructor, or of another method.
+
+    Raises UserError, with a suggestion, if there is no variant of that name.
+    """
+    path = room.source(name)
+    try:
+        return read_options(path, method)
+    except NOT_PLAIN:
+        return import_options(room.find(name), method)
+
+
+def names_in(module: str, table: str) -> tuple[str, ...]:
+    """Return the names of small variants: the keys of a table, or the elements of a tuple."""
+    try:
+        return tuple(_Scope(_source(module))[table])
+    except NOT_PLAIN:
+        return tuple(getattr(importlib.import_module(module), table))
+
+
+def read_options(path: Path, method: str = "__init__") -> tuple[Option, ...]:
+    """Return the options of the variant in a file. Raises one of NOT_PLAIN if its source does not tell."""
+    scope = _Scope(path)
+    classes = (node for node in scope.tree.body if isinstance(node, ast.ClassDef))
+    variant = next(node for node in classes if node.name.lower() == path.stem.replace("_", ""))
+    functions = [node for node in variant.body if isinstance(node, ast.FunctionDef) and node.name == method]
+    if not functions and (len(variant.bases) > 1 or (variant.decorator_list and method == "__init__")):
+        raise ValueError(f"{path}: the source of {method} is elsewhere")
+    texts = _texts(ast.get_docstring(variant))
+    return tuple(option for function in functions for option in _keywords(scope, function, texts))
+
+
+def options_of_function(module: str, name: str) -> tuple[Option, ...]:
+    """Return the options of a small variant: the keyword-only arguments of the function of its name in a module."""
+    try:
+        scope = _Scope(_source(module))
+        function = next(node for node in scope.tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+        return tuple(_keywords(scope, function, {}))
+    except NOT_PLAIN:
+        return _import_keywords(getattr(importlib.import_module(module), name))
+
+
+def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]) -> Iterator[Option]:
+    """Yield the keyword-only arguments of a function in a file. texts: help besides that of its own docstring."""
+    arguments, texts = function.args, {**texts, **_texts(ast.get_docstring(function))}
+    if arguments.kwarg is not None:
+        raise ValueError(f"{function.name} takes any keyword")
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if argument.annotation is None or default is None:
+            raise ValueError(f"{function.name}: {argument.arg} has no type or no default")
+        kind = scope.value(argument.annotation)
+        yield Option(argument.arg, kind, ast.literal_eval(default), texts.get(argument.arg, ""))
+
+
+def import_options(variant: type, method: str = "__init__") -> tuple[Option, ...]:
+    """Return the options of an imported variant."""
+    return _import_keywords(getattr(variant, method), _texts(inspect.getdoc(variant)))
+
+
+def _import_keywords(function: Callable[..., Any], texts: Mapping[str, str] | None = None) -> tuple[Option, ...]:
+    hints = get_type_hints(function, include_extras=True)
+    texts = {**(texts or {}), **_texts(inspect.getdoc(function))}
+    return tuple(
+        Option(parameter.name, hints[parameter.name], parameter.default, texts.get(parameter.name, ""))
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    )
+
+
+def _texts(docstring: str | None) -> dict[str, str]:
+    """Return the help of each argument, from the part "Args:" of a docstring."""
+    params = docstring_parser.parse(docstring or "").params
+    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
+
+
+def _source(module: str) -> Path:
+    top, *below = module.split(".")
+    places: Iterable[str] = importlib.import_module(top).__path__
+    stems = [Path(place, *below) for place in places]
+    candidates = [path for stem in stems for path in (stem.with_suffix(".py"), stem / "__init__.py")]
+    return next(path for path in candidates if path.is_file())
+
+
+class _Scope(dict[str, Any]):
+    """Values of the names that a file binds at its top level, read when an expression uses them."""
+
+    def __init__(self, path: Path) -> None:
+        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+
+    def value(self, node: ast.expr) -> Any:
+        """Return the value of an expression. A dict literal has only its keys: the values are functions."""
+        if isinstance(node, ast.Dict):
+            return [ast.literal_eval(key) for key in node.keys if key is not None]
+        return eval(compile(ast.Expression(node), "<annotation>", "eval"), {"__builtins__": {}}, self)
+
+    def __missing__(self, name: str) -> Any:
+        for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                for alias in node.names:
+                    if name == (alias.asname or alias.name):
+                        return self.setdefault(name, _from_module(node.module, alias.name))
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                return self.setdefault(name, self.value(node.value))  # type: ignore[attr-defined]
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        raise LookupError(name)
+
+
+def _from_module(module: str, name: str) -> Any:
+    if module in PLAIN_MODULES:
+        return getattr(importlib.import_module(module), name)
+    return _Scope(_source(module))[name]
