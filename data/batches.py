@@ -4,8 +4,6 @@ The uint8 images stay on the training device and are indexed and flipped there. 
 CPU and flipped on the device. With several processes, each takes its own share of every batch.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,8 +26,7 @@ class Batches:
     flips: mirror each image left to right with probability 1/2, drawn anew in every epoch. The order of the images does
     not depend on it. mirrored: the mirrored images, if mirroring is more than reversing the last dimension. share: the
     rows [first, last) of every batch that this process takes. workers: number of processes that decode streamed images.
-
-    Raises UserError for a batch size below 1, an empty split, or images that do not fit on a GPU.
+    Raises UserError for an empty split or images that do not fit on a GPU.
     """
 
     def __init__(
@@ -43,8 +40,6 @@ class Batches:
         share: tuple[int, int] | None = None,
         workers: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"`batch_size` {batch_size}: must be at least 1")
         if len(split) == 0:
             raise UserError("cannot cut batches of an empty split")
         self.batch_size = batch_size
@@ -85,18 +80,16 @@ def _to_device(images: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and images.device.type != "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if images.nbytes > free / 2:
-            raise UserError(
-                f"the training images take {images.nbytes / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB "
-                "free",
-                "use `device cpu`",
-                "use fewer images",
-                "stream image files with `memory_limit 0`",
+            message = (
+                f"the training images take {images.nbytes / 2**30:.1f} GiB, but {device} has {free / 2**30:.1f} free"
             )
+            ways_out = "use `device cpu`", "use fewer images", "stream image files with `memory_limit 0`"
+            raise UserError(message, *ways_out)
     return images.to(device)
 
 
 class _Order:
-    """The order of the images: which rows of the split make up each batch, and which of them are mirrored."""
+    """Rows of the split that make up each batch, and which of them are mirrored."""
 
     def __init__(self, size: int, batch_size: int, seed: int, share: tuple[int, int], device: torch.device) -> None:
         self._size, self._batch_size, self._seed = size, batch_size, seed
@@ -107,7 +100,7 @@ class _Order:
         return self.at(step)[0].tolist()
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the rows int64 (N,) of the share of a batch, and bool (N,) that says which of them are mirrored."""
+        """Return the rows int64 (N,) of this process's share of a batch, and bool (N,): which of them are mirrored."""
         first, end = (step * self._batch_size + bound for bound in self._share)
         size = self._size
         parts = []

@@ -1,9 +1,7 @@
-"""CIFAR-10 in its official Python layout, the folder cifar-10-batches-py or its tar, without running its pickles.
+"""CIFAR-10 in its official Python layout: the folder cifar-10-batches-py, or its tar, which is read in place.
 
-The tar is read in place, never unpacked. `readers/inert_pickle.py` reads the batches.
+The batches are pickles. `readers/inert_pickle.py` reads them without running code.
 """
-
-from __future__ import annotations
 
 import tarfile
 import zlib
@@ -48,7 +46,6 @@ class CIFAR10(DataSet):
             if not archive.is_file():
                 fetch_missing("cifar10", root, {ARCHIVE: URLS}, check=lambda path, file: _read_archive(path))
             source, contents = archive, _read_archive(archive)
-        # The last batch is the test split.
         *train, test = (read_batch(contents[name], f"{source} ({name})") for name in MD5)
         splits = (_join(batches, str(source)) for batches in (train, [test]))
         return ImageData("cifar10", *splits, class_names=CLASS_NAMES, flips=True)

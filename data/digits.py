@@ -3,8 +3,6 @@
 The file is read without importing scikit-learn, which would take seconds.
 """
 
-from __future__ import annotations
-
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -20,8 +18,8 @@ _SPLIT_SEED = 0
 class Digits(DataSet):
     """Handwritten digits, 1×8×8: 1,797 images of 43 writers (Alpaydin and Kaynak 1998, the test half of UCI's set).
 
-    The values 0..16 become 0..255, rounded half to even. There is no official split. A fixed fifth of each class is the
-    test split. Never flipped.
+    The values 0..16 become 0..255, rounded half to even. There is no official split: a fixed fifth of each class is for
+    testing. Never flipped.
     """
 
     def load(self, root: Path) -> ImageData:

@@ -3,8 +3,6 @@
 The files lie in EMNIST/raw, raw or gzipped, loose or in the published gzip.zip, which is read in place.
 """
 
-from __future__ import annotations
-
 import hashlib
 import string
 import zipfile
@@ -52,8 +50,6 @@ class EMNIST(DataSet):
     def __init__(
         self, *, split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced"
     ) -> None:
-        if split not in CLASS_NAMES:
-            raise UserError(f"`dataset.split` {split}: must be one of {', '.join(CLASS_NAMES)}")
         self.split = split
 
     def load(self, root: Path) -> ImageData:
@@ -107,7 +103,5 @@ def _check_archive(path: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if md5 != ARCHIVE_MD5:
-        raise UserError(
-            f"{path} is cut short or altered (its MD5 is {md5}, published {ARCHIVE_MD5})",
-            "delete it to download it again",
-        )
+        message = f"{path} is cut short or altered (its MD5 is {md5}, published {ARCHIVE_MD5})"
+        raise UserError(message, "delete it to download it again")

@@ -1,7 +1,5 @@
 """Fashion-MNIST, read from torchvision's layout (FashionMNIST/raw, raw or gzipped) or downloaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from data.images import DataSet, ImageData
@@ -19,16 +17,8 @@ MD5 = {
 }
 
 CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 
 

@@ -52,10 +52,9 @@ class Folder(DataSet):
         self.test_share, self.flips = test_share, flips
 
     def load(self, root: Path) -> ImageData:
-        """List all images. They stay in their files.
+        """List the images, which stay in their files.
 
-        Raises UserError if the folder is missing or empty, if the splits differ in size, or if the class of an image is
-        unknown.
+        Raises UserError if there are none, if the splits differ in size, or if the class of an image is unknown.
         """
         from data.readers.streamed import Part, stream
 

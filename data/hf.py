@@ -68,9 +68,9 @@ class Hf(DataSet):
         self.test_share, self.flips = test_share, flips
 
     def load(self, root: Path) -> ImageData:
-        """List all images. They stay in their files.
+        """List the images, which stay in their files.
 
-        Raises UserError if the package or the data set is missing, or has no such split or column.
+        Raises UserError if the package, the data set, a split or a column is missing.
         """
         from data.readers.streamed import Part, stream
 
@@ -79,8 +79,8 @@ class Hf(DataSet):
         features = splits[self.train_split].features
         image = self._choose_column("image_column", features, "Image", ("binary", "large_binary"))
         if not image:
-            names = ", ".join(features)
-            raise UserError(f"{self.path} has no column of type Image", f"choose `dataset.image_column` from {names}")
+            way_out = f"choose `dataset.image_column` from {', '.join(features)}"
+            raise UserError(f"{self.path} has no column of type Image", way_out)
         label = self._choose_column("label_column", features, "ClassLabel", ("int", "uint", "bool", "string"))
         tree = _Rows(Path(self.path), {name: splits[name] for name in chosen}, image)
         if len(chosen) == 2:
@@ -92,15 +92,13 @@ class Hf(DataSet):
         return stream("hf", train_part, test_part, self.target, class_names, self.flips)
 
     def _open(self, root: Path) -> Mapping[str, Any]:
-        """Return the splits by name."""
         if not self.path:
             raise UserError("the data set hf needs `dataset.path`, a name on the hub, a folder or a file")
         package = _package()
         path = look_for(self.path, root)
         if path is None and (Path(self.path).suffix in _FILES or not _HUB_ID.fullmatch(self.path)):
-            raise UserError(
-                f"`dataset.path` {self.path}: neither in {Path.cwd()} nor in {root}, and not a name on the hub"
-            )
+            folders = f"neither in {Path.cwd()} nor in {root}"
+            raise UserError(f"`dataset.path` {self.path}: {folders}, and not a name on the hub")
         local = None if path is None else path.absolute()
         try:
             if local is None:
@@ -204,10 +202,8 @@ def _package() -> Any:
     try:
         package = importlib.import_module("datasets")
     except ImportError:
-        raise UserError(
-            "the data set hf needs the package datasets",
-            "install it with .venv/bin/python -m pip install -r requirements-hf.txt",
-        ) from None
+        way_out = "install it with .venv/bin/python -m pip install -r requirements-hf.txt"
+        raise UserError("the data set hf needs the package datasets", way_out) from None
     package.utils.logging.disable_progress_bar()
     for library in (package, importlib.import_module("huggingface_hub")):
         library.utils.logging.set_verbosity(logging.CRITICAL)

@@ -45,10 +45,7 @@ class Split:
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash that identifies images read from image files, the same in memory and streamed. None for other images.
-
-        It is computed when first asked for, since it takes the size of every file.
-        """
+        """Hash that identifies images read from image files, the same in memory and streamed. None for other images."""
         return None if self.identify is None else self.identify()
 
     def in_memory(self) -> Tensor:
@@ -86,7 +83,7 @@ class ImageData:
         None stands for the variable MEMORY_LIMIT, else for half of the free memory. Raises UserError for images that
         cannot be decoded, and for a limit below 0.
         """
-        limit = _limit_of(memory_limit)
+        limit = _memory_limit(memory_limit)
         if self.broken is None:
             return self
         from data.readers.memory import free_memory
@@ -109,9 +106,9 @@ class DataSet:
         raise NotImplementedError
 
 
-def _limit_of(memory_limit: float | None) -> float | None:
-    """Return the limit in GiB, else the variable MEMORY_LIMIT, else None. Raises UserError for a limit below 0."""
-    text = os.environ.get("MEMORY_LIMIT", "") if memory_limit is None else str(memory_limit)
+def _memory_limit(option: float | None) -> float | None:
+    """Return the option, else the variable MEMORY_LIMIT, else None. Raises UserError for a limit below 0."""
+    text = os.environ.get("MEMORY_LIMIT", "") if option is None else str(option)
     if not text:
         return None
     try:
@@ -119,8 +116,7 @@ def _limit_of(memory_limit: float | None) -> float | None:
     except ValueError:
         limit = math.nan
     if not limit >= 0:
-        name = "MEMORY_LIMIT=" if memory_limit is None else "`memory_limit` "
-        raise UserError(f"{name}{text}: must be at least 0 GiB")
+        raise UserError(f"{'MEMORY_LIMIT=' if option is None else '`memory_limit` '}{text}: must be at least 0 GiB")
     return limit
 
 

@@ -1,4 +1,4 @@
-"""The library. For notebooks: `from models import load, sample`; both are imported when first used."""
+"""The library. For notebooks: `from models import load, sample`, both imported when first used."""
 
 from typing import Any
 

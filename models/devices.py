@@ -1,4 +1,4 @@
-"""Devices and precisions: choosing them, and preparing a process to compute on them."""
+"""Devices and precisions, and the preparation of a process to compute on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pick_device(name: str) -> torch.device:
     """Return the device with this name; "auto" is CUDA if available, else MPS, else the CPU.
 
     With several ranks each gets its own GPU. Raises UserError if the device is not available, or if "auto" finds no GPU
-    although the environment variable GPUS asks for some.
+    and the environment variable GPUS is above 0.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -93,7 +93,7 @@ def keep_freed_memory(device: torch.device) -> None:
     """Let glibc keep freed memory instead of returning it to the kernel, for training on a CPU.
 
     Every step allocates the same large blocks again, and their page faults take a tenth of a step. Work with changing
-    sizes should not use this: an evaluation would need three times the memory. Other C libraries are left unchanged.
+    sizes should not use this: an evaluation would need three times the memory.
     """
     if device.type != "cpu":
         return

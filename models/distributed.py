@@ -114,7 +114,7 @@ def gather_objects(item: Item) -> list[Item]:
 
 @contextmanager
 def local_rank_zero_first() -> Iterator[None]:
-    """Run the block on local rank 0 before the other ranks of the machine, which then find what it has downloaded."""
+    """Run the block on local rank 0 before the other ranks of the machine, for example to download a file once."""
     if local_rank() > 0:
         barrier()
     yield

@@ -1,15 +1,14 @@
-"""From a model to uint8 images: the one path of sample sheets, `generate`, pictures and every evaluation.
+"""Generation of uint8 images by a model, for training, tasks, evaluations and notebooks.
 
-Each image depends on (seed, its index, its label) alone, so the batch size changes nothing. Results come batch by
-batch, so thousands of images need no more memory than one batch.
+An image depends on (seed, its index, its label) alone, not on the batch size. Batches are yielded one at a time, so
+thousands of images need no more memory than one batch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -23,12 +22,13 @@ from models.diffusion.times import Grid, build_grid
 from models.errors import UserError
 from models.model import Model
 from models.randomness import Draw, image_draw
+from models.ranges import Share, check_ranges
 
-FRAMED = 100  # Images whose reverse process is kept on request; nobody looks at more.
+FRAMED = 100  # Largest number of images of which frames are kept.
 
 
 def default_steps(sampler: str, timesteps: int) -> int:
-    """Return the usual number of sampling steps on a chain of that length (0: continuous)."""
+    """Return the default number of sampling steps. timesteps: length of the chain, 0 for a continuous schedule."""
     usual = 12 if sampler in ("heun", "midpoint") else 50
     return min(usual, timesteps) if timesteps > 0 else usual
 
@@ -40,10 +40,10 @@ def labels_in_turn(count: int, classes: int) -> list[int] | None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample a model.
+    """Settings of sampling.
 
-    options: of the sampler, e.g. {"eta": 0.5}. guidance_interval: in flow time. clip: clip the clean estimate to the
-    space's bounds. weak: the weaker model of autoguidance.
+    options: options of the sampler, e.g. {"eta": 0.5}. guidance_interval: in flow time. clip: clip clean estimates to
+    the space's bounds. weak: the weaker model of autoguidance.
     """
 
     sampler: str = "ddim"
@@ -51,8 +51,8 @@ class Sampling:
     grid: str = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
     guidance_scale: float = 1.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    guidance_rescale: float = 0.0
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    guidance_rescale: Share = 0.0
     clip: bool = True
     weak: Model | None = None
 
@@ -63,56 +63,49 @@ class Sampling:
             if name not in sampler.options:
                 able = [other for other, row in SAMPLERS.items() if name in row.options]
                 raise UserError(
-                    f"`{name}`: sampler {self.sampler} does not have it; {', '.join(able) or 'no sampler'} has"
+                    f"`{name}`: sampler {self.sampler} does not have it; {', '.join(able) or 'no sampler'} has it"
                 )
         sampler.check(options)
         self.levels(model)
-        if sampler.adds_noise({**sampler.options, **options}) and model.spec.initial_noise != "gaussian":
+        # The last step adds no noise.
+        adds_noise = self.steps > 1 and sampler.adds_noise({**sampler.options, **options})
+        if adds_noise and model.spec.initial_noise != "gaussian":
             raise UserError(
                 f"`sampler {self.sampler}`: it adds Gaussian noise, and the model starts from "
                 f"{model.spec.initial_noise} noise",
                 "use a deterministic one, e.g. `sampler heun`, or ddim with eta 0",
             )
-        if not math.isfinite(self.guidance_scale):
-            raise UserError(f"`guidance_scale` {self.guidance_scale}: must be finite")
-        if not 0 <= self.guidance_rescale <= 1:
-            raise UserError(f"`guidance_rescale` {self.guidance_rescale}: must be at least 0 and at most 1")
+        check_ranges(vars(self), get_type_hints(Sampling, include_extras=True))
         low, high = self.guidance_interval
-        if not 0 <= low <= high <= 1:
+        if low > high:
             raise UserError(f"`guidance_interval` {low} {high}: must be two flow times with 0 <= low <= high <= 1")
         self._check_guidance(model)
 
     def _check_guidance(self, model: Model) -> None:
-        """Raise UserError if the model has nothing to guide by, or the weaker model does not fit it."""
         if self.weak is None:
             check_guidance(model, self.guidance_scale)
             return
         if self.guidance_scale == 1:
             raise UserError("`autoguidance`: it does nothing at `guidance_scale` 1", "give a larger `guidance_scale`")
-        mine, other = model.spec, self.weak.spec
-        if mine.facts()["space"] != other.facts()["space"] or mine.classes != other.classes:
-            raise UserError(f"`autoguidance` {self.weak.name}: made for other images or classes than {model.name}")
-        same = ("noise_schedule", "timesteps", "zero_terminal_snr", "initial_noise")
-        if any(getattr(mine, name) != getattr(other, name) for name in same):
-            raise UserError(
-                f"`autoguidance` {self.weak.name}: trained with other noise or another noise schedule than {model.name}"
-            )
+        spec, weak = model.spec.facts(), self.weak.spec.facts()
+        for shared, words in (
+            (("space", "classes"), "images or classes"),
+            (("noise_schedule", "timesteps", "zero_terminal_snr", "initial_noise"), "noise or noise schedule"),
+        ):
+            if any(spec[name] != weak[name] for name in shared):
+                raise UserError(f"`autoguidance` {self.weak.name}: trained with other {words} than {model.name}")
 
     def levels(self, model: Model) -> Grid:
-        """Return the grid that the sampler walks."""
+        """Return the sampler's grid."""
         return build_grid(self.grid, model.noise_schedule, self.steps)
 
     def walk(self, denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[Step]:
-        """Return the sampler's steps from noisy images at grid[0]."""
+        """Yield the sampler's steps from noisy images at grid[0]."""
         return find_sampler(self.sampler).walk(denoiser, noisy, grid, draw, **self.options)
 
     def describe(self) -> str:
         """Return one phrase for the titles of pictures."""
-        phrases = [
-            self.sampler,
-            *(f"{name} {value}" for name, value in self.options.items()),
-            f"{self.steps} steps",
-        ]
+        phrases = [self.sampler, *(f"{name} {value}" for name, value in self.options.items()), f"{self.steps} steps"]
         if self.grid != "uniform":
             phrases.append(f"{self.grid} grid")
         if self.guidance_scale != 1:
@@ -127,11 +120,13 @@ class Sampling:
 
 
 def check_guidance(model: Model, scale: float) -> None:
-    """Raise UserError if the model has no unconditional half to guide by."""
+    """Raise UserError if the scale is not 1 and the model has no unconditional half."""
     if scale == 1:
         return
     if model.spec.classes == 0:
-        raise UserError(f"`guidance_scale` {scale:g}: {model.name} was trained without labels, so there is none")
+        raise UserError(
+            f"`guidance_scale` {scale:g}: {model.name} was trained without labels, so there is nothing to guide by"
+        )
     if model.spec.label_drop == 0:
         raise UserError(
             f"`guidance_scale` {scale:g}: the model was trained with label_drop 0 and has no unconditional half"
@@ -139,10 +134,10 @@ def check_guidance(model: Model, scale: float) -> None:
 
 
 class Generated(NamedTuple):
-    """One batch of images, uint8 (N, C, H, W).
+    """Batch of images, uint8 (N, C, H, W). nfe: network evaluations per image.
 
-    nfe: network evaluations per image. frame_times, frames, estimates: moments of the reverse process that were kept:
-    t, the noisy images and the clean estimates, both uint8. The start has a frame and no estimate.
+    frame_times, frames, estimates: t, noisy images and clean estimates, both uint8, after the steps that were kept. The
+    first frame is the start, which has no estimate.
     """
 
     images: Tensor
@@ -154,7 +149,7 @@ class Generated(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a batch begins: noisy images, their level's t, their labels, and the steps that lead on from there."""
+    """Start of a batch: noisy images, t of their level, their labels, and the sampler's steps from there."""
 
     noisy: Tensor
     t: float
@@ -163,7 +158,7 @@ class Start(NamedTuple):
 
 
 def sampled_denoiser(model: Model, sampling: Sampling) -> tuple[Denoiser, list[Counter]]:
-    """Return the denoiser as it is sampled: counted, guided, and clipped to the space's bounds."""
+    """Return the model's denoiser with guidance and clipping, and the counters of its network evaluations."""
     counters: list[Counter] = []
 
     def count(denoiser: Denoiser) -> Denoiser:
@@ -184,7 +179,7 @@ def sampled_denoiser(model: Model, sampling: Sampling) -> tuple[Denoiser, list[C
 
 
 def frame_steps(steps: int, count: int) -> set[int]:
-    """Return up to `count` indices of steps, spread evenly; the last step is always among them."""
+    """Return up to `count` indices of steps, evenly spaced up to the last step."""
     count = min(count, steps)
     return {round((index + 1) * steps / count) - 1 for index in range(count)} if count > 0 else set()
 
@@ -201,10 +196,10 @@ def generate_from(
     framed: int | None = None,
     over_ranks: bool = False,
 ) -> Iterator[Generated]:
-    """Yield `count` images in batches, each from where `begin(denoiser, indices)` says.
+    """Yield `count` images in batches, each from the start that `begin(denoiser, indices)` returns.
 
-    steps: how many steps each walk has. frames: how many moments of the reverse process to keep, in batches that begin
-    below the index `framed`. over_ranks: share the batches among the ranks; all ranks make this call and get them all.
+    steps: number of steps of each start. frames: number of frames to keep, in batches that begin below the index
+    `framed`. over_ranks: divide the batches among the ranks; all ranks make this call and receive all batches.
     """
 
     def batch_from(first: int) -> Generated:
@@ -229,8 +224,8 @@ def generate(
 ) -> Iterator[Generated]:
     """Yield `count` images in batches, from the noise of the seed. Raises UserError for a sampling that does not fit.
 
-    labels: one per image, None for no class. frames: how many moments of the reverse process to keep, only in the
-    batches that hold one of the first FRAMED images. over_ranks: see `generate_from`.
+    labels: one per image, None for no class. frames: number of frames to keep, in the batches of the first FRAMED
+    images. over_ranks: as in `generate_from`.
     """
     sampling.check(model)
     grid = sampling.levels(model)
@@ -256,19 +251,21 @@ def sample(
 ) -> Tensor:
     """Return `count` images, uint8 (count, C, H, W) on the CPU.
 
-    labels: classes to sample in turn; None for all of them. steps: None for the sampler's usual number. sampling:
-    further fields of `Sampling`, e.g. guidance_scale, or options of the sampler. Raises UserError.
+    labels: classes to sample in turn, None for all. steps: None for the sampler's default. sampling: further fields of
+    `Sampling`, e.g. guidance_scale, or options of the sampler. Raises UserError.
     """
-    settings = {name: value for name, value in sampling.items() if name in {each.name for each in fields(Sampling)}}
-    options = {name: value for name, value in sampling.items() if name not in settings}
+    values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
     steps = default_steps(sampler, model.spec.timesteps) if steps is None else steps
+    settings = Sampling(sampler, steps, options=sampling, **values)
     chosen = choose_labels(model, labels, count)
-    how = Sampling(sampler, steps, options=options, **settings)
-    return torch.cat([batch.images for batch in generate(model, how, count, chosen, seed, batch_size)])
+    return torch.cat([batch.images for batch in generate(model, settings, count, chosen, seed, batch_size)])
 
 
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
-    """Return one label per image, the given ones in turn, None for all classes. Raises UserError for unknown ones."""
+    """Return one label per image: the given ones in turn, or all classes if `labels` is None.
+
+    Returns None for a model without classes. Raises UserError for labels that the model does not have.
+    """
     classes = model.spec.classes
     if classes == 0:
         if labels is not None:
@@ -282,7 +279,7 @@ def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> lis
 
 
 def join(batches: Sequence[Generated]) -> Generated:
-    """Return batches as one; the frames are those of the batches that kept some."""
+    """Join batches. The frames are those of the batches that kept some."""
     framed = [batch for batch in batches if batch.frames]
     count = sum(len(batch.images) for batch in batches)
     return Generated(
@@ -296,7 +293,7 @@ def join(batches: Sequence[Generated]) -> Generated:
 
 
 def _collect(start: Start, model: Model, counters: Sequence[Counter], kept: set[int]) -> Generated:
-    """Walk to the end, keeping the moments after the steps in `kept`, and the start if there are any."""
+    """Take all steps. Keep the frames after the steps in `kept`, and the start if there are any."""
     space = model.space
     times, frames, estimates = ([start.t], [space.decode(start.noisy).cpu()], []) if kept else ([], [], [])
     step = None

@@ -17,7 +17,7 @@ from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt, Sh
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How the weights are trained."""
+    """Settings of the optimizer and of the moving average of the weights."""
 
     batch_size: PositiveInt = 128
     """Images per optimizer step, over all processes."""

@@ -1,4 +1,4 @@
-"""A denoising model: what it is besides its weights, and how it is loaded from a checkpoint alone."""
+"""A denoising model: its specification, and how it is loaded from a checkpoint alone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ WEIGHTS = ("ema", "raw")
 
 @dataclass(frozen=True)
 class DenoiserSpec:
-    """Everything that a denoiser is besides its weights. Stored in every checkpoint.
+    """All of a denoiser but its weights. Stored in every checkpoint.
 
     network: a variant of `models.networks`, with its constructor's options. classes: 0 for unlabelled data.
-    timesteps: length of the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; at 0
-    the model has no unconditional half to guide by.
+    timesteps: length of the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; with 0
+    the model has no unconditional half, which guidance needs.
     """
 
     network: str
@@ -47,19 +47,19 @@ class DenoiserSpec:
     initial_noise: str = "gaussian"
 
     def build_network(self) -> nn.Module:
-        """Build a fresh network; its initial weights come from torch's generator. Raises UserError for bad options."""
+        """Return a new network, with initial weights from torch's generator. Raises UserError for wrong options."""
         return NETWORKS.build(self.network, self.space.shape, self.classes, **self.network_options)
 
     @cached_property
     def _parts(self) -> tuple[NoiseSchedule, Prediction]:
-        """Schedule and prediction, built once. Raises UserError if they do not go together."""
+        """Schedule and prediction. Raises UserError if they do not fit together."""
         schedule = build_noise_schedule(self.noise_schedule, self.timesteps or None, self.zero_terminal_snr)
         prediction = build_prediction(self.prediction, self.space.deviation)
         prediction.check(schedule.alpha(torch.ones(())).item())
         return schedule, prediction
 
     def model(self, network: nn.Module, device: torch.device, autocast: torch.dtype | None = None) -> Model:
-        """Return the model with this network. Raises UserError for a schedule and prediction that do not fit."""
+        """Return the model with this network. Raises UserError if schedule and prediction do not fit together."""
         schedule, prediction = self._parts
         return Model(NetworkDenoiser(network, prediction, autocast), schedule, self, device)
 
@@ -70,16 +70,16 @@ class DenoiserSpec:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], locate: spaces.Locate) -> DenoiserSpec:
-        """Return the specification that gave `facts()`. Raises UserError for other facts."""
+        """Invert `facts`. Raises UserError if they do not describe a denoiser."""
         try:
             space = spaces.from_facts(facts["space"], locate)
             return cls(**{**facts, "space": space, "class_names": tuple(facts["class_names"])})
         except (KeyError, TypeError) as error:
-            raise UserError(f"the checkpoint describes no denoiser ({error})") from None
+            raise UserError(f"the checkpoint does not describe a denoiser ({error})") from None
 
 
 class Origin(NamedTuple):
-    """Where a model was loaded from: the checkpoint file, its step, and which weights ("ema" or "raw")."""
+    """Origin of a model: the checkpoint file, its step, and the weights ("ema" or "raw")."""
 
     path: Path
     step: int
@@ -119,8 +119,8 @@ def load_model(
     """
     tensors, facts = checkpoints.load_checkpoint(path)
     if "denoiser" not in facts:
-        ways_out = ("use `make reconstruct`",) if "autoencoder" in facts else ()
-        raise UserError(f"{path} is {'an autoencoder' if ways_out else 'no denoiser'}'s checkpoint", *ways_out)
+        ways_out = ("use make reconstruct, since it is an autoencoder's",) if "autoencoder" in facts else ()
+        raise UserError(f"{path} is no denoiser's checkpoint", *ways_out)
     spec = DenoiserSpec.from_facts(facts["denoiser"], lambda sha256: locate_autoencoder(sha256, path, autoencoder))
     if autoencoder is not None and not spec.space.needs:
         raise UserError(f"`autoencoder` {autoencoder}: {path} was trained on pixels, which need none")
@@ -143,31 +143,31 @@ def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "em
 
 
 def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Path:
-    """Return the autoencoder's checkpoint with that hash, which the checkpoint `path` was trained on.
+    """Return the checkpoint of the autoencoder that the checkpoint `path` was trained on. sha256: its hash.
 
-    given: the file to take if its hash fits. None: search the run's own folder NEEDED, then the runs beside it.
-    Raises UserError if there is none, or if the given one is another.
+    given: the autoencoder's file. None: search the run's folder NEEDED, then the runs beside it. Raises UserError if
+    none has the hash.
     """
     if given is not None:
         given_sha256 = checkpoints.load_checkpoint(given)[1]["sha256"]
         if given_sha256 != sha256:
-            raise UserError(
-                f"`autoencoder` {given}: its hash is {given_sha256[:12]}, and {path} was trained on {sha256[:12]}"
-            )
+            hashes = f"its hash is {given_sha256[:12]}, and {path} was trained on another, {sha256[:12]}"
+            raise UserError(f"`autoencoder` {given}: {hashes}")
         return given
     run = path.parent.parent
     located = checkpoints.find_by_hash(sha256, [run / NEEDED, *sorted(run.parent.glob("*/checkpoints"))])
     if located is None:
-        raise UserError(
-            f"{path} was trained on an autoencoder ({sha256[:12]}) that is neither in {run / NEEDED} nor among the "
-            f"runs in {run.parent}",
-            "name its checkpoint with `autoencoder`",
-        )
+        folders = f"neither in {run / NEEDED} nor among the runs in {run.parent}"
+        message = f"{path} was trained on an autoencoder ({sha256[:12]}) that is {folders}"
+        raise UserError(message, "name its checkpoint with `autoencoder`")
     return located
 
 
 def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """Copy every tensor whose name and shape agree. Return one line on what matched and what did not."""
+    """Copy every tensor whose name and shape agree. Return one line on what matched and what did not.
+
+    Raises UserError if nothing matched.
+    """
     state = network.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in state and state[key].shape == value.shape}
     if not fitting:

@@ -36,7 +36,7 @@ def local_world_size() -> int:
 
 
 def is_rank_zero() -> bool:
-    """Return True on rank 0, which alone writes files and prints."""
+    """Return True on rank 0, the only rank that writes files and prints."""
     return rank() == 0
 
 

@@ -1,9 +1,8 @@
-"""Measures the training loop and the samplers, as ratios taken side by side in one process.
+"""Measure the training loop and the samplers, as ratios of times taken side by side in one process.
 
-(a) our step against the bare forward-backward-update of the same network, (b) against an eager loop that reads
-images one by one through PIL and a DataLoader, (c) our step on images streamed from JPEG files against the same in
-memory, (d) seconds per image of every sampler. Random images: only the time that decoding takes depends on what they
-show.
+Tables: our step beside a bare step of the same network and an eager loop; our step on images streamed from JPEG files
+beside images in memory; seconds per image of every sampler. The images are random: only the time to decode them depends
+on their content.
 """
 
 from __future__ import annotations
@@ -36,9 +35,10 @@ from models.errors import UserError
 from models.generation import Sampling, generate
 from models.learning_rate import OptimizerSettings
 from models.optim import build_optimizer
+from models.ranges import PositiveInt
 from models.runs.files import write_text
 from models.runs.run import Run
-from scripts.cli.arguments import check_positive, parse_flags, split_at_dashes
+from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import run_command
 from scripts.cli.flags import TrainFlags, usual_workers
 from scripts.tasks.denoising import assemble, build_spec, fit_space, settings_to_measure
@@ -49,8 +49,8 @@ from scripts.tasks.training import fingerprint
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
 SAMPLED = 64
-# Steps of a turn: what follows another's finds the caches as that one left them, and workers read two batches ahead;
-# both are little in so many steps. The loop moves its average at every fourth.
+# Steps of a turn, a multiple of the four after which the loop updates its EMA. The first steps of a turn find batches
+# that workers have read ahead and caches that another loop has filled. In a turn of this length that hardly counts.
 TURN = 12
 DESCRIPTION = """Measure the loop and the samplers. Prints the table's path.
 
@@ -63,35 +63,34 @@ class BenchFlags:
     """Settings of `bench`."""
 
     recipe: str = "mnist"
-    """The network, optimizer and batch size measured, by recipe of train_flow."""
+    """Recipe of train_flow with the network, optimizer and batch size to measure."""
     tables: tuple[Table, ...] = get_args(Table)
-    """What is measured."""
-    rounds: int = 15
-    """Interleaved rounds; the median is reported."""
+    """Tables to measure."""
+    rounds: PositiveInt = 15
+    """Interleaved rounds. The median is reported."""
     images: str = ""
     """Folder or zip of images to stream. Default: random JPEGs of 32x32."""
-    workers: int = field(default_factory=usual_workers)
-    """Processes that decode them."""
+    workers: PositiveInt = field(default_factory=usual_workers)
+    """Processes that decode streamed images."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: str = "experiments/bench.txt"
-    """File that gets the table as well."""
+    """File to which the tables are written."""
 
 
-class _RandomImages:
-    """28x28 random images in the shape of a data set."""
-
-    def load(self) -> data.ImageData:
-        rng = np.random.default_rng(0)
-        images = torch.from_numpy(rng.integers(0, 256, (IMAGES, 1, 28, 28), dtype=np.uint8))
-        labels = torch.from_numpy(rng.integers(0, 10, IMAGES))
-        split = data.Split(images, labels)
-        return data.ImageData("random", split, split, class_names=tuple("0123456789"), flips=False)
+def _random_images() -> data.ImageData:
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (IMAGES, 1, 28, 28), dtype=np.uint8))
+    split = data.Split(images, torch.from_numpy(rng.integers(0, 10, IMAGES)))
+    return data.ImageData("random", split, split, class_names=tuple("0123456789"), flips=False)
 
 
 def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, device: torch.device) -> Callable[[], None]:
-    """A step of the loop most small repositories use: PIL, DataLoader, plain Adam, a loss read at every step and an
-    average updated parameter by parameter."""
+    """Return a step of the loop of most small repositories.
+
+    Images pass through PIL and a DataLoader, the optimizer is plain Adam, the loss is read at every step, and the
+    average of the weights is updated parameter by parameter.
+    """
     from torchvision import transforms
 
     images = PILDataset(split, [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
@@ -118,14 +117,16 @@ def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, devi
         optimizer.step()
         loss.item()
         with torch.no_grad():
-            for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
-                mine.mul_(0.999).add_(theirs, alpha=0.001)
+            for averaged, current in zip(average.parameters(), network.parameters(), strict=True):
+                averaged.mul_(0.999).add_(current, alpha=0.001)
 
     return step
 
 
-def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], device: torch.device):
-    """Forward, backward and update on one fixed batch, and nothing else."""
+def bare_step(
+    network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], device: torch.device
+) -> Callable[[], None]:
+    """Return a step of forward pass, backward pass and update on one fixed batch."""
     batch_size = settings.optimizer.batch_size
     optimizer = build_optimizer(network, OptimizerSettings(optimizer=settings.optimizer.optimizer, lr=1e-4))
     network = cast(nn.Module, torch.compile(network)) if settings.run.compile else network
@@ -143,14 +144,17 @@ def bare_step(network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], 
 
 
 class StepTime(NamedTuple):
-    """What a step took, of this process: wall clock and processor."""
+    """Mean wall-clock and processor seconds of a step in this process."""
 
     seconds: float
     processor: float
 
 
 def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[StepTime]]:
-    """Of each step the mean over a turn, in rounds of a turn each after one that does not count; who begins changes."""
+    """Return the mean step times of every turn. A round has one turn of each step.
+
+    An additional first round is a warm-up. The order of the steps changes from round to round.
+    """
     turns: dict[str, list[StepTime]] = {name: [] for name in steps}
     for index in range(rounds + 1):
         order = list(steps)[index % len(steps) :] + list(steps)[: index % len(steps)]
@@ -167,17 +171,17 @@ def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch
 
 
 def _step_lines(turns: dict[str, list[StepTime]], base: str, batch_size: int) -> dict[str, str]:
-    """For each the median time of a step, and the median of its ratios to the base of the same round."""
+    """Return one line for each step: its median time, and the median of its ratios to the base of the same round."""
     lines = {}
-    for name, own in turns.items():
-        ratio = statistics.median(a.seconds / b.seconds for a, b in zip(own, turns[base], strict=True))
-        step = statistics.median(turn.seconds for turn in own)
+    for name, times in turns.items():
+        ratio = statistics.median(a.seconds / b.seconds for a, b in zip(times, turns[base], strict=True))
+        step = statistics.median(turn.seconds for turn in times)
         lines[name] = f"{name:<16} {step:8.4f} s  {batch_size / step:8.1f} images/s  {ratio:6.3f} x {base}"
     return lines
 
 
 def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, device: torch.device) -> list[str]:
-    images = _RandomImages().load()
+    images = _random_images()
     prepared = assemble(settings, images)
     networks = [copy.deepcopy(prepared.network).train() for _ in range(2)]
     run = Run.create(folder, "bench", "random", None)
@@ -190,7 +194,7 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     }
     turns = interleaved(steps, flags.rounds, device)
     run.end("finished")
-    parameters = sum(each.numel() for each in prepared.network.parameters()) / 1e6
+    parameters = sum(weight.numel() for weight in prepared.network.parameters()) / 1e6
     compiled = ", compiled but for the eager loop" if settings.run.compile else ""
     lines = [
         f"one step of {settings.network} of {parameters:.2f} M parameters{compiled}, {settings.optimizer.optimizer}, "
@@ -208,16 +212,16 @@ def _streaming_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devi
         runs.append(Run.create(folder, "bench", "folder", None))
         steps[name] = assemble(settings, images).trainer(runs[-1]).timed_step
     turns = interleaved(steps, flags.rounds, device)
-    workers = sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
+    decoding = sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
     for run in runs:
         run.end("finished")
-    beside = {"in memory": 0.0, "streamed": workers / TURN / (flags.rounds + 1)}
+    of_workers = {"in memory": 0.0, "streamed": decoding / TURN / (flags.rounds + 1)}
     lines = [
         f"one step on {len(images.train)} images of {path.name}, {settings.run.workers} workers, "
         f"{flags.rounds} interleaved rounds of {TURN} steps, {device}"
     ]
     for name, line in _step_lines(turns, "in memory", settings.optimizer.batch_size).items():
-        processor = statistics.median(turn.processor for turn in turns[name]) + beside[name]
+        processor = statistics.median(turn.processor for turn in turns[name]) + of_workers[name]
         lines.append(f"{line}  {processor:8.4f} processor seconds")
     return lines
 
@@ -235,7 +239,7 @@ def _random_jpegs(folder: Path) -> Path:
 
 
 def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
-    images = _RandomImages().load()
+    images = _random_images()
     spec = build_spec(settings, images, fit_space(settings, images, fingerprint(images)).space)
     network, precision = spec.build_network().to(device).eval().requires_grad_(False), settings.run.precision
     model = spec.model(network, device, devices.autocast_dtype(precision))
@@ -247,31 +251,30 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
         return batch.nfe, (time.perf_counter() - started) / SAMPLED
 
     lines = [f"{'sampler':<14} {'steps':>5} {'NFE':>5} {'s/image':>9}   ({SAMPLED} images, {device}, {precision})"]
-    timed(Sampling("euler", min(SAMPLER_STEPS)))  # what comes first also waits for the device to be ready
+    timed(Sampling("euler", min(SAMPLER_STEPS)))  # A warm-up: the first batch also waits for the device.
     for name in SAMPLERS:
         for steps in SAMPLER_STEPS:
-            nfe, each = timed(Sampling(name, steps))
-            lines.append(f"{name:<14} {steps:>5} {nfe:>5g} {each:>9.5f}")
+            nfe, seconds = timed(Sampling(name, steps))
+            lines.append(f"{name:<14} {steps:>5} {nfe:>5g} {seconds:>9.5f}")
     return lines
 
 
 def main(argv: list[str]) -> None:
-    own, further = split_at_dashes(argv)
-    flags = parse_flags(own, BenchFlags(), "bench", DESCRIPTION)
-    check_positive(flags, "rounds", "workers")
+    argv, further = split_at_dashes(argv)
+    flags = parse_flags(argv, BenchFlags(), "bench", DESCRIPTION)
     if not flags.tables:
-        raise UserError(f"--tables: takes some of {', '.join(get_args(Table))}")
+        raise UserError(f"`tables`: choose from {', '.join(get_args(Table))}")
     words = ["--recipe", flags.recipe, *further, "--device", flags.device, "--workers", str(flags.workers)]
     settings = settings_to_measure(words)
     make_folder(Path(flags.out).parent)
     device = torch.device(settings.run.device)
     devices.prepare_device(device, settings.run.precision)
     devices.keep_freed_memory(device)
-    with TemporaryDirectory() as folder:
-        place = Path(folder)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         measure: dict[str, Callable[[], list[str]]] = {
-            "training": lambda: _training_table(flags, settings, place, device),
-            "streaming": lambda: _streaming_table(flags, settings, place, device),
+            "training": lambda: _training_table(flags, settings, folder, device),
+            "streaming": lambda: _streaming_table(flags, settings, folder, device),
             "sampling": lambda: _sampler_table(settings, device),
         }
         lines = [line for name in flags.tables for line in (*measure[name](), "")]

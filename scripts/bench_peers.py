@@ -1,7 +1,7 @@
-"""Measures our loop beside those of the examples of two libraries: speed, memory, time to good samples, their price.
+"""Compare our loop with the example loops of two libraries: speed, memory, time to good samples, time per sample.
 
-Each contender trains in a process of its own, a slice of time after the other in turn, so that what else the machine
-does falls on all alike. Only training counts as time; between slices a few samples are measured.
+Each contender trains in its own process. The contenders take turns of a few seconds, so that other work on the machine
+slows all of them equally. Only training counts as time. Samples are measured between the turns.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from models import devices
 from models.devices import peak_memory
 from models.errors import UserError
 from models.evaluation.sample_test import DISTANCE, RECOGNISED, SampleTest
+from models.ranges import Positive
 from models.runs.environment import git_commit
 from models.training.interrupts import Interrupts
 from scripts.cli.arguments import parse_flags, split_at_dashes
@@ -50,37 +52,36 @@ class PeerFlags:
     """Settings of `bench_peers`."""
 
     recipe: str = "mnist"
-    """Data, network and batch size, by recipe of train_flow; all else of it is for our loop alone."""
-    minutes: float = 10.0
-    """Of training, for each."""
-    slice_seconds: float = 15.0
-    """How long one trains before the next has its turn; samples are measured after each turn."""
+    """Recipe of train_flow. Data, network and batch size are shared; the other settings are for our loop alone."""
+    minutes: Positive = 10.0
+    """Minutes of training of each contender."""
+    slice_seconds: Positive = 15.0
+    """Seconds of a turn. Samples are measured after each turn."""
     num_images: int = 500
-    """How many samples are measured, and timed."""
-    guidance_scale: float = 1.5
-    """Of the samples of all three; 1 is none."""
-    example_lr: float = EXAMPLE_LR
-    """Learning rate of the two others; the default is that of their examples. Ours is the recipe's."""
+    """Samples that are measured and timed."""
+    guidance_scale: Positive = 1.5
+    """Guidance scale of all samples; 1 is no guidance."""
+    example_lr: Positive = EXAMPLE_LR
+    """Learning rate of the two libraries. The default is that of their examples. Our loop uses the recipe's."""
     most_steps: int = 1000
-    """No more sampling steps than these are tried; 1000 is the whole chain of the others, by their DDPM sampler."""
+    """Most sampling steps to try. 1000 is the whole chain of the libraries, with their DDPM samplers."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     data_root: str | None = None
     """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
     experiments_dir: str = field(default_factory=experiments_dir)
-    """Where feature networks and features are kept; the variable EXPERIMENTS_DIR sets its default."""
+    """Folder with the caches of classifiers and features. The variable EXPERIMENTS_DIR sets its default."""
 
 
 class Turn(NamedTuple):
-    """After a slice: seconds and images of all training so far, and the share of samples recognised."""
+    """State after a turn: seconds of all training so far, and the share of samples recognised."""
 
     seconds: float
-    images: int
     recognised: float
 
 
 class Trial(NamedTuple):
-    """Samples of the trained network: their steps, evaluations of the network, seconds for each, and quality."""
+    """Cost and quality of samples. nfe, seconds: per image. recognised: share; distance: Frechet distance."""
 
     steps: int
     nfe: float
@@ -90,12 +91,14 @@ class Trial(NamedTuple):
 
 
 @dataclass
-class Found:
-    """All that was measured of one contender. memory: bytes, of training."""
+class Results:
+    """Measurements of one contender. seconds, images: of all training. memory: its peak in bytes. trials: after it."""
 
     name: str
     turns: list[Turn] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
+    seconds: float = 0.0
+    images: int = 0
     memory: int = 0
 
     def minutes_to(self, bar: float) -> float:
@@ -103,19 +106,19 @@ class Found:
 
     def cheapest(self, bar: float) -> Trial | None:
         reaching = [trial for trial in self.trials if trial.recognised >= bar]
-        return min(reaching, key=lambda trial: trial.seconds, default=None)
+        return min(reaching, key=attrgetter("seconds"), default=None)
 
 
 class Contender:
-    """The parent's end of a process that trains and samples as it is told."""
+    """Process that trains and samples on request, as its parent sees it."""
 
     def __init__(self, name: str, argv: Sequence[str], folder: str):
         context = multiprocessing.get_context("spawn")
-        self.link, other = context.Pipe()
-        self.found = Found(name)
-        self.process = context.Process(target=serve, args=(other, name, argv, folder), name=name)
+        self.link, child_link = context.Pipe()
+        self.results = Results(name)
+        self.process = context.Process(target=serve, args=(child_link, name, argv, folder), name=name)
         self.process.start()
-        other.close()
+        child_link.close()
         self.answer()
 
     def ask(self, *words: Any) -> Any:
@@ -126,13 +129,13 @@ class Contender:
         try:
             return self.link.recv()
         except EOFError:
-            raise RuntimeError(f"the process of {self.found.name} has ended") from None
+            raise RuntimeError(f"the process of {self.results.name} has ended") from None
 
 
 def main(argv: list[str]) -> None:
     flags, match = read_flags(argv)
     contenders: list[Contender] = []
-    os.environ["TQDM_DISABLE"] = "1"  # of the others, in the processes to come
+    os.environ["TQDM_DISABLE"] = "1"  # No progress bars of the libraries in the processes started below.
     with TemporaryDirectory() as folder, Interrupts(at_once=True):
         try:
             for name in PEERS:
@@ -140,46 +143,39 @@ def main(argv: list[str]) -> None:
             measured = replace(match.settings, sample_test=SampleTestFlags(eval_samples=flags.num_images))
             test = build_sample_test(measured, match.dataset, fingerprint(match.dataset))
             compete(flags, match, contenders, test)
-            for each in contenders:
-                try_samplers(flags, match, each, test)
+            for contender in contenders:
+                try_samplers(flags, match, contender, test)
         finally:
-            for each in contenders:
-                each.process.terminate()
-                each.process.join()
-    print(peers_table(flags, match, [each.found for each in contenders], test))
+            for contender in contenders:
+                contender.process.terminate()
+                contender.process.join()
+    print(peers_table(flags, match, [contender.results for contender in contenders], test))
 
 
 def read_flags(argv: Sequence[str]) -> tuple[PeerFlags, Match]:
-    """The flags, and what the contenders share; each process makes its own. Raises UserError."""
-    own, further = split_at_dashes(argv)
-    flags = parse_flags(own, PeerFlags(), "bench_peers", DESCRIPTION)
-    _check(flags)
-    return flags, _match(flags, further)
-
-
-def _check(flags: PeerFlags) -> None:
+    """Return the flags, and what the contenders share. Every process calls this. Raises UserError."""
+    argv, further = split_at_dashes(argv)
+    flags = parse_flags(argv, PeerFlags(), "bench_peers", DESCRIPTION)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         install = ".venv/bin/python -m pip install -r requirements-bench.txt"
         raise UserError(f"bench_peers needs {', '.join(missing).replace('_', '-')}: {install}")
-    for name in ("minutes", "slice_seconds", "example_lr", "guidance_scale"):
-        if not 0 < getattr(flags, name) < math.inf:
-            raise UserError(f"--{name} {getattr(flags, name)}: takes more than 0")
     fewest = max(peer.steps_to_try[0] for peer in PEERS.values())
     if flags.most_steps < fewest:
-        raise UserError(f"--most_steps {flags.most_steps}: takes {fewest} or more")
+        raise UserError(f"`most_steps` {flags.most_steps}: must be at least {fewest}")
+    return flags, _match(flags, further)
 
 
 def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
-    places = ["--device", flags.device, "--experiments_dir", flags.experiments_dir]
-    root = [] if flags.data_root is None else ["--data_root", flags.data_root]
-    own = ["--no-tensorboard", "--eval_samples", str(flags.num_images), *places, *root]
-    settings = settings_to_measure(["--recipe", flags.recipe, *further, *own])
+    forced = ["--no-tensorboard", "--eval_samples", str(flags.num_images)]
+    forced += ["--device", flags.device, "--experiments_dir", flags.experiments_dir]
+    forced += [] if flags.data_root is None else ["--data_root", flags.data_root]
+    settings = settings_to_measure(["--recipe", flags.recipe, *further, *forced])
     dataset = load_data(settings)
     spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
     if settings.space != "pixels" or spec.classes == 0 or spec.label_drop == 0:
-        raise UserError("the contenders are compared in pixels, with labels, some of which are dropped for guidance")
-    settings = replace(settings, sample_test=SampleTestFlags())  # Samples are measured here, and not by the contenders.
+        raise UserError("the contenders are compared in pixels, with labels and with `label_drop` above 0")
+    settings = replace(settings, sample_test=SampleTestFlags())  # Samples are measured by this task, not by the loop.
     return Match(settings, dataset, spec, flags.minutes, flags.guidance_scale, flags.example_lr)
 
 
@@ -187,10 +183,10 @@ def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
 
 
 def serve(link: Connection, name: str, argv: Sequence[str], folder: str) -> None:
-    """Answers ("train", seconds) and ("sample", labels, steps), until the parent has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent hears of it and ends us,
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order, so that no worker of a DataLoader is left.
-    # Those workers begin as they would anywhere: starting them anew takes seconds where it is not by a fork.
+    """Answer the requests ("train", seconds) and ("sample", labels, steps) until the parent closes the link."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles it, and then terminates this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # A regular exit also ends the workers of a DataLoader.
+    # The workers of a DataLoader start by the platform's usual method. With "spawn" each would take seconds.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     torch.manual_seed(0)
     _, match = read_flags(argv)
@@ -207,7 +203,7 @@ def serve(link: Connection, name: str, argv: Sequence[str], folder: str) -> None
 
 
 def _train(peer: Any, device: torch.device, seconds: float) -> tuple[int, float, int]:
-    """Steps, seconds and bytes of a slice."""
+    """Train for a turn. Return its steps, its seconds and the peak memory in bytes."""
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         peer.step()
@@ -217,7 +213,7 @@ def _train(peer: Any, device: torch.device, seconds: float) -> tuple[int, float,
 
 
 def _sample(peer: Any, device: torch.device, labels: torch.Tensor, steps: int) -> tuple[Any, float, float]:
-    """The images as an array, evaluations of the network, and seconds for each image."""
+    """Draw samples. Return the images as an array, and the network evaluations and the seconds per image."""
     started = time.perf_counter()
     drawn = peer.sample(labels, steps)
     _wait_for(device)
@@ -232,70 +228,64 @@ def _wait_for(device: torch.device) -> None:
 # -- the match --------------------------------------------------------------------------------------------------------
 
 
-def labels_of(flags: PeerFlags, match: Match) -> torch.Tensor:
-    return torch.arange(flags.num_images) % match.spec.classes
-
-
 def compete(flags: PeerFlags, match: Match, contenders: Sequence[Contender], test: SampleTest) -> None:
-    """Slice after slice until all have had their minutes; who begins changes."""
-    labels, size = labels_of(flags, match), match.settings.optimizer.batch_size
-    seconds = dict.fromkeys(PEERS, 0.0)
-    images = dict.fromkeys(PEERS, 0)
+    """Let the contenders train in turns until each has had its minutes. The order rotates."""
+    size = match.settings.optimizer.batch_size
     rounds = math.ceil(flags.minutes * 60 / flags.slice_seconds)
     for index in range(rounds):
         first = index % len(contenders)
-        for each in [*contenders[first:], *contenders[:first]]:
-            found = each.found
-            left = flags.minutes * 60 - seconds[found.name]
-            if left <= 0:
+        for contender in [*contenders[first:], *contenders[:first]]:
+            results, name = contender.results, contender.results.name
+            if (left := flags.minutes * 60 - results.seconds) <= 0:
                 continue
-            steps, spent, memory = each.ask("train", min(flags.slice_seconds, left))
-            seconds[found.name] += spent
-            images[found.name] += steps * size
-            found.memory = found.memory or memory  # of training alone: nothing has been sampled yet
-            trials = [try_steps(each, labels, steps, test) for steps in PEERS[found.name].steps_on_the_way]
-            turn = Turn(seconds[found.name], images[found.name], max(trial.recognised for trial in trials))
-            found.turns.append(turn)
-            tell(f"{index + 1}/{rounds}  {found.name:<28} {turn.seconds:6.1f} s  {turn.recognised:.1%}")
+            steps, spent, memory = contender.ask("train", min(flags.slice_seconds, left))
+            results.seconds += spent
+            results.images += steps * size
+            results.memory = results.memory or memory  # Of the first turn, before anything was sampled.
+            trials = [try_steps(flags, match, contender, steps, test) for steps in PEERS[name].steps_on_the_way]
+            results.turns.append(Turn(results.seconds, max(trial.recognised for trial in trials)))
+            tell(f"{index + 1}/{rounds}  {name:<28} {results.seconds:6.1f} s  {results.turns[-1].recognised:.1%}")
 
 
-def try_samplers(flags: PeerFlags, match: Match, each: Contender, test: SampleTest) -> None:
-    """Samples of the trained network with ever more steps."""
-    for steps in PEERS[each.found.name].steps_to_try:
+def try_samplers(flags: PeerFlags, match: Match, contender: Contender, test: SampleTest) -> None:
+    """Measure samples of the trained network with more and more steps."""
+    results = contender.results
+    for steps in PEERS[results.name].steps_to_try:
         if steps <= flags.most_steps:
-            trial = try_steps(each, labels_of(flags, match), steps, test)
-            each.found.trials.append(trial)
-            tell(f"{each.found.name}: {_describe(trial)}, {trial.seconds:.4f} s per image")
+            trial = try_steps(flags, match, contender, steps, test)
+            results.trials.append(trial)
+            tell(f"{results.name}: {_describe(trial)}, {trial.seconds:.4f} s per image")
 
 
-def try_steps(each: Contender, labels: torch.Tensor, steps: int, test: SampleTest) -> Trial:
-    drawn, nfe, seconds = each.ask("sample", labels, steps)
-    figures = test.measure(torch.from_numpy(drawn), labels.tolist())
+def try_steps(flags: PeerFlags, match: Match, contender: Contender, steps: int, test: SampleTest) -> Trial:
+    labels = torch.arange(flags.num_images) % match.spec.classes
+    images, nfe, seconds = contender.ask("sample", labels, steps)
+    figures = test.measure(torch.from_numpy(images), labels.tolist())
     return Trial(steps, nfe, seconds, figures[RECOGNISED], figures[DISTANCE])
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def peers_table(flags: PeerFlags, match: Match, found: Sequence[Found], test: SampleTest) -> str:
-    """Markdown: a line on what was measured, and a column for each contender."""
-    peers = [PEERS[each.name] for each in found]
+def peers_table(flags: PeerFlags, match: Match, results: Sequence[Results], test: SampleTest) -> str:
+    """Return Markdown: a line on what was measured, and a table with one column for each contender."""
+    peers = [PEERS[result.name] for result in results]
     rows: dict[str, list[str]] = {
         "": [f"{peer.name} ({peer.package} {metadata.version(peer.package)})" for peer in peers],
         "precision": [match.settings.run.precision if peer is Ours else "float32" for peer in peers],
         "sampler": [peer.sampler for peer in peers],
-        "images/s in training": [f"{each.turns[-1].images / each.turns[-1].seconds:.0f}" for each in found],
-        "peak memory of training": [f"{each.memory / 2**20:.0f} MB" for each in found],
-        **{f"minutes to {bar:.0%} recognised": [_number(each.minutes_to(bar), 2) for each in found] for bar in BARS},
-        "recognised, after each quarter": [", ".join(f"{each:.1%}" for each in _quarters(each)) for each in found],
-        **{f"seconds per image at {bar:.0%}": [_price(each.cheapest(bar)) for each in found] for bar in BARS},
-        "best recognised": [_describe(max(each.trials, key=lambda trial: trial.recognised)) for each in found],
-        "least distance": [_describe(min(each.trials, key=lambda trial: trial.distance)) for each in found],
+        "images/s in training": [f"{result.images / result.seconds:.0f}" for result in results],
+        "peak memory of training": [f"{result.memory / 2**20:.0f} MB" for result in results],
+        **{f"minutes to {bar:.0%} recognised": [_minutes(result, bar) for result in results] for bar in BARS},
+        "recognised, after each quarter": [_quarters(result.turns) for result in results],
+        **{f"seconds per image at {bar:.0%}": [_price(result.cheapest(bar)) for result in results] for bar in BARS},
+        "best recognised": [_describe(max(result.trials, key=attrgetter("recognised"))) for result in results],
+        "least distance": [_describe(min(result.trials, key=attrgetter("distance"))) for result in results],
     }
     lines = [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
-    lines.insert(1, f"|{'---|' * (len(found) + 1)}")
-    parameters = sum(each.numel() for each in match.spec.build_network().parameters())
-    told = (
+    lines.insert(1, f"|{'---|' * (len(results) + 1)}")
+    parameters = sum(weight.numel() for weight in match.spec.build_network().parameters())
+    caption = (
         f"{match.dataset.name}, network of {parameters:,} parameters, batch {match.settings.optimizer.batch_size}, "
         f"{flags.minutes:g} minutes of training each in slices of {flags.slice_seconds:g} s taken in turn; "
         f"{flags.num_images} samples, guidance {flags.guidance_scale:g}, judged by {test.extractor.name}; the "
@@ -304,16 +294,17 @@ def peers_table(flags: PeerFlags, match: Match, found: Sequence[Found], test: Sa
         f"{devices.describe_device(match.device)}; torch {torch.__version__}, Python {sys.version.split()[0]}; "
         f"commit {git_commit()}, {datetime.now(UTC):%Y-%m-%d}."
     )
-    return "\n".join([told, "", *lines])
+    return "\n".join([caption, "", *lines])
 
 
-def _quarters(found: Found) -> list[float]:
-    turns = found.turns
-    return [turns[max(0, round(quarter * len(turns) / 4) - 1)].recognised for quarter in (1, 2, 3, 4)]
+def _quarters(turns: Sequence[Turn]) -> str:
+    ends = [turns[max(0, round(quarter * len(turns) / 4) - 1)] for quarter in (1, 2, 3, 4)]
+    return ", ".join(f"{turn.recognised:.1%}" for turn in ends)
 
 
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "not reached"
+def _minutes(result: Results, bar: float) -> str:
+    minutes = result.minutes_to(bar)
+    return f"{minutes:.2f}" if math.isfinite(minutes) else "not reached"
 
 
 def _price(trial: Trial | None) -> str:

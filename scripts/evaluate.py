@@ -1,49 +1,266 @@
-"""Measures a trained run. Each task is a module of its own with its own flags; the table of them closes the file."""
+"""Measure a trained run. A table at the end of the file lists the evaluations with their flags.
+
+The work of an evaluation is in scripts/tasks/evaluate_<name>.py, which is imported after its flags have been read.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import importlib
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
 
 from models import processes
 from models.errors import UserError
-from scripts.cli.arguments import read_ahead
+from models.ranges import NonNegative, NonNegativeInt, PositiveInt, Range, Share
+from models.variants import DATA_SETS
+from scripts.cli.arguments import parse_flags, read_ahead
 from scripts.cli.command import run_command
-from scripts.tasks import (
-    evaluate_bayes,
-    evaluate_checkpoints,
-    evaluate_compare,
-    evaluate_likelihood,
-    evaluate_loss,
-    evaluate_samples,
-)
+from scripts.cli.flags import CodingFlags, ModelFlags, SamplerFlags, SourceFlags, experiments_dir, one_of
+from scripts.cli.signatures import names_in
+
+
+@dataclass(frozen=True)
+class SamplesFlags:
+    """Settings of `evaluate --task samples`."""
+
+    variants: ClassVar = CodingFlags.variants
+
+    task: str = "samples"
+    """This task. Others: bayes, accuracy of the model as a classifier; loss, error of the estimated noise by t;
+    likelihood, bits per dimension of test images. --task NAME --help lists their flags. --compare A B compares two
+    evaluations of samples; --every_checkpoint measures all checkpoints of a run."""
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
+    samples: str | None = None
+    """Images to measure instead of generating some: a samples.npz, or a folder or zip of pictures."""
+    dataset: Annotated[str | None, one_of(DATA_SETS.names())] = None
+    """Data set to compare --samples with. Default: the data of the run that generated them, if it is found."""
+    dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
+    num_images: NonNegativeInt | None = None
+    """Number of images. Default, and for 0: as many as the data set has test images, or all of --samples."""
+    labels: tuple[int, ...] | None = None
+    """Classes to generate, in turn. Default: the class shares of the training images, with which the generated images
+    are compared."""
+    sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
+    extractors: tuple[str, ...] | None = None
+    """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
+    .safetensors file of train_classifier. Default: convnet, or none if the data set has no classes."""
+    inception_weights: str | None = None
+    """File of torch-fidelity's weights for inception. Default: they are downloaded."""
+    k: PositiveInt = 5
+    """Number of nearest neighbours for precision, recall, density and coverage."""
+    draws: Annotated[int, Range(10)] = 100
+    """Bootstrap resamples for the intervals."""
+    extrapolate: bool = False
+    """Also extrapolate the Frechet distance to infinitely many images, by a line in 1 / n."""
+    classification_accuracy: bool = False
+    """Also measure the classification accuracy score: a classifier trained on the samples and one trained on as many
+    real images are tested on real images. It takes a minute or more."""
+    seed: int = 0
+    """Each image depends on the seed and its index alone. Two models with the same seed are compared image by image."""
+    batch_size: PositiveInt = 256
+    """Images generated at a time. It changes no result."""
+    out: str | None = None
+    """Folder to write, new or empty. Default: a new one in the run's evaluation/, or beside --samples."""
+
+
+@dataclass(frozen=True)
+class _ReportFlags:
+    """Flags of the evaluations that write one report on images of the run's data set."""
+
+    task: str = ""
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
+    num_images: NonNegativeInt | None = None
+    seed: int = 0
+    """Seed. The random numbers of an image depend on it and on the image's index alone, whatever the batch size."""
+    batch_size: PositiveInt = 256
+    """Images per network call."""
+    out: str | None = None
+    """Folder for the report. Default: evaluation/ in the run."""
+
+
+@dataclass(frozen=True)
+class DenoisingErrorFlags:
+    """Options of --method denoising."""
+
+    draws: PositiveInt = 50
+    """Maximum of network evaluations per class and image. All classes see the same noise."""
+    weighting: Annotated[str, one_of(names_in("models.evaluation.bayes", "WEIGHTINGS"))] = "sigmoid"
+    """Weight of the error by time. variational: the bound's weight, with scores in nats. sigmoid: the bound with less
+    weight on fine detail. flow, noise, clean: the plain squared error of that estimate."""
+    time_range: tuple[float, float] = (0.3, 0.9)
+    """Range of the flow times sigma / (alpha + sigma) at which the error is measured."""
+    first_round: Annotated[int, Range(2)] = 8
+    """Draws before the first classes are dropped. Later rounds double the number."""
+    patience: NonNegative = 2.5
+    """A class is dropped once it is this many standard errors worse than the best; 0 drops none."""
+
+
+@dataclass(frozen=True)
+class BayesOdeFlags:
+    """Options of --method likelihood."""
+
+    ode_steps: PositiveInt = 12
+    """Steps of the probability-flow ODE, with two network evaluations each."""
+    first_time: float = 0.2
+    """Flow time of the noise on the image whose density is computed; 0 for the image itself."""
+    probes: NonNegativeInt = 4
+    """Random probes of the divergence, fixed along a solve; 0 for the exact trace, for small latents."""
+
+
+@dataclass(frozen=True)
+class GaussiansFlags:
+    """Options of --method gaussians."""
+
+    shrinkage: Share = 0.1
+    """Weight of the pooled covariance in the covariance of each class."""
+    diagonal: bool = False
+    """Set covariances between latent dimensions to 0."""
+
+
+@dataclass(frozen=True)
+class BayesFlags(_ReportFlags):
+    """Settings of `evaluate --task bayes`."""
+
+    task: str = "bayes"
+    """This task."""
+    num_images: NonNegativeInt | None = None
+    """Number of images; 0 for all. Default: 1000, or all if there are fewer."""
+    split: Literal["test", "train"] = "test"
+    """Split of the data set."""
+    first_image: NonNegativeInt = 0
+    """Index of the first image in the split."""
+    method: Literal["auto", "denoising", "likelihood", "gaussians"] = "auto"
+    """denoising (fast): the class whose label gives the least denoising error. likelihood (slow): the density along the
+    probability-flow ODE. gaussians: one Gaussian per class in the latents of an autoencoder. auto: gaussians for the
+    run of an autoencoder, denoising for others."""
+    errors: tyro.conf.OmitArgPrefixes[DenoisingErrorFlags] = field(default_factory=DenoisingErrorFlags)
+    ode: tyro.conf.OmitArgPrefixes[BayesOdeFlags] = field(default_factory=BayesOdeFlags)
+    gaussians: tyro.conf.OmitArgPrefixes[GaussiansFlags] = field(default_factory=GaussiansFlags)
+    prior: Literal["uniform", "train"] = "uniform"
+    """p(y): uniform, or the class shares of the training split."""
+
+
+@dataclass(frozen=True)
+class VlbFlags:
+    """Options of --method vlb."""
+
+    vlb_steps: NonNegativeInt = 100
+    """Steps of the chain to evaluate for each image, drawn so that the expectation is that of the whole chain; 0 for
+    all steps."""
+
+
+@dataclass(frozen=True)
+class DensityFlags:
+    """Options of --method ode."""
+
+    ode_steps: PositiveInt = 50
+    """Steps of the probability-flow ODE, with two network evaluations each."""
+    first_time: float = 0.0023
+    """Flow time at which the ODE ends, on the side of the image. The default is the noise of a uniform spread over one
+    grey level."""
+    probes: NonNegativeInt = 1
+    """Random probes of the divergence, fixed along a solve; 0 for the exact trace, for small images."""
+
+
+@dataclass(frozen=True)
+class LikelihoodFlags(_ReportFlags):
+    """Settings of `evaluate --task likelihood`."""
+
+    task: str = "likelihood"
+    """This task."""
+    num_images: NonNegativeInt | None = None
+    """Number of images, evenly spaced over the split; 0 for all. Default: 500, or all if there are fewer."""
+    split: Literal["test", "train"] = "test"
+    """Split of the data set."""
+    method: Literal["auto", "vlb", "ode"] = "auto"
+    """vlb: the variational bound of a chain. ode: the density along the probability-flow ODE, of images spread over
+    their grey levels. auto: vlb for a chain, ode for a continuous schedule. Both are upper bounds."""
+    vlb: tyro.conf.OmitArgPrefixes[VlbFlags] = field(default_factory=VlbFlags)
+    ode: tyro.conf.OmitArgPrefixes[DensityFlags] = field(default_factory=DensityFlags)
+
+
+@dataclass(frozen=True)
+class NoiseLossFlags(_ReportFlags):
+    """Settings of `evaluate --task loss`."""
+
+    task: str = "loss"
+    """This task."""
+    num_images: NonNegativeInt | None = None
+    """Number of test images, evenly spaced over the split, and of training images; 0 for the whole test split. Default:
+    1000, or all if there are fewer."""
+
+
+@dataclass(frozen=True)
+class CompareFlags:
+    """Settings of `evaluate --compare`."""
+
+    compare: tuple[str, str] = ("", "")
+    """Two evaluations: folders with a report.json, or runs, whose latest evaluation is taken."""
+    experiments_dir: str = field(default_factory=experiments_dir)
+    """Folder in which runs are found by name. The variable EXPERIMENTS_DIR sets its default."""
+    out: str | None = None
+    """File to write, .json; a .txt is written beside it. Default: a new one in comparisons/ among the runs."""
+
+
+@dataclass(frozen=True)
+class CheckpointsFlags:
+    """Settings of `evaluate --every_checkpoint`."""
+
+    every_checkpoint: bool = True
+    """This task."""
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
+    num_images: Annotated[int, Range(2)] | None = None
+    """Number of images that each checkpoint generates, and of the test images for the loss and the floor. Default:
+    1000, or as many as there are test images."""
+    sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
+    extractors: tuple[str, ...] = ("convnet",)
+    """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
+    .safetensors file of train_classifier."""
+    inception_weights: str | None = None
+    """File of torch-fidelity's weights for inception. Default: they are downloaded."""
+    draws: Annotated[int, Range(10)] = 100
+    """Bootstrap resamples for the intervals."""
+    seed: int = 0
+    """Seed of the images, and of the times and noise of the loss. It is the same for every checkpoint."""
+    batch_size: PositiveInt = 256
+    """Images at a time. It changes no result."""
+    out: str | None = None
+    """Folder to write, new or empty. Default: a new one in the run's evaluation/."""
+
+
+# Flags and description of each evaluation.
+EVALUATIONS: dict[str, tuple[type[Any], str]] = {
+    "samples": (SamplesFlags, "Measure generated images against real ones. Prints the folder of what it wrote."),
+    "bayes": (BayesFlags, "Classify images by p(x|y) p(y) of a trained run. Prints the report's path."),
+    "likelihood": (LikelihoodFlags, "Bound the bits per dimension of a run on test images. Prints the report's path."),
+    "loss": (NoiseLossFlags, "Measure the noise-prediction loss of a run by t. Prints the report's path."),
+    "compare": (CompareFlags, "Compare two evaluations of samples. Prints the file of the comparison."),
+    "checkpoints": (CheckpointsFlags, "Measure every checkpoint of a run, raw and EMA weights. Prints the folder."),
+}
+# Evaluations that a flag of their own chooses. --task chooses the others.
+MODES = {"__compare": "compare", "__every_checkpoint": "checkpoints"}
 
 
 def main(argv: list[str]) -> None:
-    flags = {word.partition("=")[0].replace("-", "_") for word in argv}
-    if processes.world_size() > 1 and flags & {"__compare", "__every_checkpoint", "__samples"}:
-        raise UserError("this evaluation generates nothing that could be shared out: leave out GPUS and PROCS")
-    if "__compare" in flags:
-        evaluate_compare.main(argv)
-        return
-    if "__every_checkpoint" in flags:
-        evaluate_checkpoints.main(argv)
-        return
-    task = read_ahead(argv).get("task") or DEFAULT
-    if task not in TASKS:
-        close = difflib.get_close_matches(task, TASKS, 1)
+    words = {word.partition("=")[0].replace("-", "_") for word in argv}
+    if processes.world_size() > 1 and words & {*MODES, "__samples"}:
+        raise UserError("this evaluation runs in one process: leave out GPUS and PROCS")
+    mode = next((evaluation for flag, evaluation in MODES.items() if flag in words), None)
+    name = mode or read_ahead(argv).get("task") or "samples"
+    tasks = [task for task in EVALUATIONS if task not in MODES.values()]
+    if mode is None and name not in tasks:
+        close = difflib.get_close_matches(name, tasks, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"--task {task}: choose from {', '.join(TASKS)}{hint}")
-    TASKS[task](argv)
-
-
-TASKS: dict[str, Callable[[list[str]], None]] = {
-    "samples": evaluate_samples.main,
-    "bayes": evaluate_bayes.main,
-    "likelihood": evaluate_likelihood.main,
-    "loss": evaluate_loss.main,
-}
-DEFAULT = "samples"
+        raise UserError(f"`task` {name}: choose from {', '.join(tasks)}{hint}")
+    flags_class, description = EVALUATIONS[name]
+    flags = parse_flags(argv, flags_class(), "evaluate", description)
+    importlib.import_module(f"scripts.tasks.evaluate_{name}").main(flags)
 
 
 if __name__ == "__main__":

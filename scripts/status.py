@@ -31,10 +31,6 @@ class Row:
     cells: tuple[str, ...]
     reason: str
 
-    @property
-    def state(self) -> str:
-        return self.cells[0]
-
 
 def age(heartbeat: Any, now: datetime) -> str:
     """Return the age of an ISO 8601 time in one unit; "-" if it is no time."""
@@ -67,17 +63,15 @@ def describe_run(folder: Path, now: datetime) -> Row:
 
 
 def plain_table(rows: Sequence[Row]) -> str:
-    """Return aligned columns for pipes and files, a line per run, uncut. The reason is the last column."""
+    """Return aligned columns for pipes and files, one line per run. Nothing is cut. The reason is the last column."""
     table = [HEADER, *(row.cells for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
     reasons = ["", *(row.reason for row in rows)]
     lines = []
     for cells, reason in zip(table, reasons, strict=True):
-        state, *figures, folder = (
-            cell.rjust(width) if 0 < column < 5 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        lines.append("  ".join((state, *figures, folder, reason)).rstrip())
+        columns = enumerate(zip(cells, widths, strict=True))
+        padded = [cell.rjust(width) if 0 < column < 5 else cell.ljust(width) for column, (cell, width) in columns]
+        lines.append("  ".join((*padded, reason)).rstrip())
     return "\n".join(lines)
 
 
@@ -92,10 +86,11 @@ def print_table(rows: Sequence[Row]) -> None:
         justify = "left" if name in ("state", "folder") else "right"
         table.add_column(name, justify=justify, no_wrap=name != "folder", overflow="fold")
     for row in rows:
-        folder = Text(row.cells[-1])
+        state, *figures, name = row.cells
+        folder = Text(name)
         if row.reason:
             folder.append(f"\n{row.reason}", style="dim")
-        table.add_row(Text(row.state, style=COLOURS.get(row.state, "")), *row.cells[1:-1], folder)
+        table.add_row(Text(state, style=COLOURS.get(state, "")), *figures, folder)
     Console().print(table)
 
 
@@ -103,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="status",
         description="Show all runs, newest first. age: time since the last heartbeat. dead: the state is "
-        "running, but the process has gone or has been silent for two minutes.",
+        "running, but the process has ended or has been silent for two minutes.",
     )
     parser.add_argument(
         "--experiments_dir",
@@ -127,5 +122,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has closed the pipe; Python must not complain about it at exit
+    except BrokenPipeError:  # `| head` has closed the pipe, and Python must not report that at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

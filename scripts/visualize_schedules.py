@@ -1,44 +1,46 @@
-"""Draws alpha(t), sigma(t) and log-SNR(t) of noise schedules in one picture."""
+"""Draw alpha(t), sigma(t) and log-SNR(t) of noise schedules in one picture."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from models.diffusion.noise_schedules import NOISE_SCHEDULES, build_noise_schedule
-from models.drawing.curves import draw_schedule_curves
 from models.errors import UserError
+from models.ranges import NonNegativeInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ScheduleName
+from scripts.cli.signatures import names_in
 
 POINTS = 1001
+DESCRIPTION = "Draw noise schedules. Prints the picture's path."
 
 
 @dataclass(frozen=True)
 class ScheduleFlags:
     """Settings of `visualize_schedules`."""
 
-    schedules: tuple[ScheduleName, ...] = tuple(NOISE_SCHEDULES)
-    """Which to draw."""
-    timesteps: int = 1000
+    schedules: tuple[ScheduleName, ...] = names_in("models.diffusion.noise_schedules", "NOISE_SCHEDULES")
+    """Schedules to draw."""
+    timesteps: NonNegativeInt = 1000
     """Length T of the chains; 0 for the continuous forms."""
     zero_terminal_snr: bool = False
-    """Rescaled so that the last step is pure noise."""
+    """Rescale the schedules so that the last step is pure noise."""
     out: str = "experiments/noise_schedules.png"
     """File to write: png, pdf or svg. Its folder must exist."""
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(
-        argv, ScheduleFlags(), "visualize_schedules", "Draw noise schedules. Prints the picture's path."
-    )
+    flags = parse_flags(argv, ScheduleFlags(), "visualize_schedules", DESCRIPTION)
     if not flags.schedules:
-        raise UserError("--schedules: name one or more")
+        raise UserError("`schedules`: name one or more")
     if not Path(flags.out).absolute().parent.is_dir():
-        raise UserError(f"--out {flags.out}: its folder is not there")
+        raise UserError(f"`out` {flags.out}: its folder does not exist")
+    import torch
+
+    from models.diffusion.noise_schedules import build_noise_schedule
+    from models.drawing.curves import draw_schedule_curves
+
     t = torch.linspace(0, 1, POINTS, dtype=torch.float64)
     curves = {}
     for name in flags.schedules:

@@ -1,6 +1,6 @@
 """Downloads of published files that are missing. A file gets its name only after it was checked.
 
-Without a network, the download fails within seconds, with one line that names the files, their folder and the ways out.
+Without a network, a download fails within seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Published files of a data set, raw or gzipped, checked by a hash of their contents.
-
-The hash is of the contents, not of the container, so files that are compressed anew are still accepted.
-"""
+"""Published files of a data set, raw or gzipped, checked by a hash of their uncompressed contents."""
 
 from __future__ import annotations
 

@@ -28,9 +28,8 @@ def parse_idx(contents: bytes, source: str) -> np.ndarray:
     shape = struct.unpack(f">{axes}I", contents[4:header])
     count, expected = len(contents) - header, math.prod(shape)
     if count != expected:
-        raise UserError(
-            f"{source} is cut short or altered ({count} values, its header says {expected})", "delete or replace it"
-        )
+        message = f"{source} is cut short or altered ({count} values, its header says {expected})"
+        raise UserError(message, "delete or replace it")
     return np.frombuffer(contents, np.uint8, offset=header).reshape(shape)
 
 
@@ -43,12 +42,8 @@ def load_idx_set(
     be downloaded, or is not the published one.
     """
     if missing := [file for file in md5 if files.locate_file(folder, file) is None]:
-        fetch_missing(
-            name,
-            folder,
-            {f"{file}.gz": [f"{mirror}{file}.gz" for mirror in mirrors] for file in missing},
-            check=lambda path, file: files.read_file(path, md5[file.removesuffix(".gz")]),
-        )
+        urls = {f"{file}.gz": [f"{mirror}{file}.gz" for mirror in mirrors] for file in missing}
+        fetch_missing(name, folder, urls, lambda path, file: files.read_file(path, md5[file.removesuffix(".gz")]))
 
     def split(part: str) -> Split:
         images, labels = (_array(folder, f"{part}-{kind}", md5) for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.errors import UserError
 
-# All exceptions that a damaged or hostile stream can raise in the unpickler or in the stand-ins below.
+# Exceptions that a damaged or hostile stream can raise in the unpickler or in the stand-ins below.
 _REFUSED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 _REFUSED += (OverflowError, MemoryError, UnicodeError, RecursionError, ImportError)
 
@@ -24,9 +24,8 @@ def read_batch(contents: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
     except _REFUSED as error:
         raise UserError(f"{source} is not a CIFAR-10 batch ({error})", "delete or replace it") from None
     if images.ndim != 2 or images.shape[1] != 3072 or labels.ndim != 1 or labels.dtype.kind != "i":
-        raise UserError(
-            f"{source} is not a CIFAR-10 batch (shapes {images.shape}, {labels.shape})", "delete or replace it"
-        )
+        shapes = f"shapes {images.shape}, {labels.shape}"
+        raise UserError(f"{source} is not a CIFAR-10 batch ({shapes})", "delete or replace it")
     return images, labels
 
 

@@ -16,15 +16,13 @@ def free_memory() -> int:
 
 
 def _left_in_groups(mount: Path, membership: Path) -> Iterator[int]:
-    """Yield the bytes that each control group of this process has left below its limit (Linux, cgroup v2 or v1).
-
-    Inactive file pages count as free, since the kernel would give them up.
-    """
+    """Yield the bytes left below the limit of each control group of this process (Linux, cgroup v2 or v1)."""
     for root, group, limit, usage, inactive in _hierarchies(mount, membership):
         for folder in (root / group, *(root / parent for parent in Path(group).parents)):
             try:
                 allowed, taken = (int((folder / name).read_text()) for name in (limit, usage))
                 counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                # The kernel gives inactive file pages up when memory is short.
                 yield max(0, allowed - taken + int(counts.get(inactive, 0)))
             except (OSError, ValueError):
                 continue  # No such file, or "max": this group has no limit.

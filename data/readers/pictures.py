@@ -1,7 +1,6 @@
 """Decoding of image files into uint8 arrays: orientation, colour, cropping, scaling.
 
-Threads decode straight into one array, since Pillow releases the interpreter lock while it decodes. `streamed.py` reads
-images that stay in their files.
+Threads decode into one array, since Pillow releases the interpreter lock. `streamed.py` leaves images in their files.
 """
 
 from __future__ import annotations
@@ -47,11 +46,9 @@ class Target:
 
     @classmethod
     def from_options(cls, size: tuple[int, ...], channels: int, crop: bool) -> Target:
-        """Return the target that the options of a data set describe. Raises UserError."""
+        """Return the target that the options of a data set describe. Raises UserError for more than two sizes."""
         if len(size) > 2:
             raise UserError(f"`dataset.size` {' '.join(map(str, size))}: takes one or two numbers")
-        if channels not in (1, 3):
-            raise UserError(f"`dataset.channels` {channels}: must be one of 1, 3")
         return cls((size[0], size[-1]) if size else None, channels, crop)
 
     @property
@@ -112,8 +109,7 @@ def decode_as(tree: Tree, name: str, target: Target, shape: Sequence[int]) -> np
 def decode_all(tree: Tree, names: Sequence[str], target: Target) -> np.ndarray:
     """Return the images `names` of the tree as one uint8 array (N, C, H, W).
 
-    Raises UserError naming the files that cannot be decoded or that differ in size if `target.size` is None, and for
-    more images than fit in the free memory.
+    Raises UserError for images that cannot be decoded or have another shape, and if the memory does not suffice.
     """
     shape = find_shape(tree, names, target)
     images = empty_images(len(names), shape)
@@ -148,12 +144,9 @@ def empty_images(count: int, shape: Sequence[int]) -> np.ndarray:
     """Return an uninitialised uint8 array (count, C, H, W). Raises UserError if it does not fit in the free memory."""
     needed, free = count * math.prod(shape), free_memory()
     if needed > free:
-        raise UserError(
-            f"{count} images of {_size(shape)} need {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are "
-            "free",
-            "choose a smaller `dataset.size`",
-            "choose a smaller `memory_limit`",
-        )
+        sizes = f"need {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
+        ways_out = "choose a smaller `dataset.size`", "choose a smaller `memory_limit`"
+        raise UserError(f"{count} images of {_size(shape)} {sizes}", *ways_out)
     return np.empty((count, *shape), np.uint8)
 
 

@@ -1,7 +1,4 @@
-"""Images that stay in their files and are decoded when rows of them are asked for.
-
-`pictures.py` reads all images into memory. `ahead.py` decodes ahead of a training loop.
-"""
+"""Images that stay in their files and are decoded when rows of them are read. `ahead.py` decodes in advance."""
 
 from __future__ import annotations
 
@@ -65,11 +62,8 @@ class Broken:
         among = min(self.seen + self.elsewhere, self.total)
         if len(self.named) > max(MOST_BROKEN, BROKEN_SHARE * among):
             name, reason = next(iter(self.named.items()))
-            raise UserError(
-                f"{self.source}: {len(self.named)} of the first {among} images cannot be used, such as {name} "
-                f"({reason})",
-                *self._ways_out,
-            )
+            count = f"{len(self.named)} of the first {among} images"
+            raise UserError(f"{self.source}: {count} cannot be used, such as {name} ({reason})", *self._ways_out)
 
     def _report(self, number: int, name: str) -> None:
         self._tell(
@@ -99,7 +93,7 @@ class Part:
 
 
 class Streamed:
-    """Images of a split, decoded when they are asked for. Otherwise like a uint8 tensor (N, C, H, W).
+    """Images of a split, decoded when they are indexed. Otherwise like a uint8 tensor (N, C, H, W).
 
     A broken image is replaced by the next image of its class that can be decoded. The replacement is the same in every
     process and at every time, and the labels stay true. Indexing takes rows as a tensor, a list or a slice.
@@ -174,10 +168,8 @@ def stream(name: str, train: Part, test: Part, target: Target, class_names: tupl
         shape, test_shape = (find_shape(part.tree, part.names, target) for part in (train, test))
     if shape != test_shape:
         size, test_size = ("×".join(map(str, sides[1:])) for sides in (shape, test_shape))
-        raise UserError(
-            f"images of {train.tree.path} are {size}, of {test.tree.path} {test_size}",
-            "give all images one size with `dataset.size`",
-        )
+        message = f"images of {train.tree.path} are {size}, of {test.tree.path} {test_size}"
+        raise UserError(message, "give all images one size with `dataset.size`")
     broken = Broken(str(train.tree.path), len(train.names) + len(test.names), target)
     splits = (
         Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), partial(part.sha256, target))

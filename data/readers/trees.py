@@ -102,7 +102,7 @@ def open_tree(path: Path) -> Tree:
 
 
 def find_tree(option: str, path: str, root: Path) -> Path:
-    """Return the path of the folder or zip that `option` names. Raises UserError if there is none."""
+    """Return the folder or zip at `path`, the value of `option`. Raises UserError if there is none."""
     located = look_for(path, root)
     if located is None:
         where = "does not exist" if Path(path).is_absolute() else f"neither in {Path.cwd()} nor in {root}"
@@ -128,10 +128,7 @@ def common_folder(names: list[str]) -> str:
 
 
 def hold_out(tree: Tree, share: float) -> tuple[list[str], list[str]]:
-    """Return the names of training and test images, chosen by a hash of each name. Neither list is empty.
-
-    Raises UserError for a single image.
-    """
+    """Return the names of training and test images, chosen by a hash of each name. Raises UserError for one image."""
     if len(tree.names) < 2:
         raise UserError(f"{tree.path} holds one image: at least two are needed, one to train and one to test")
     around = common_folder(tree.names)

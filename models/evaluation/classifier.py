@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.errors import UserError
+from models.evaluation.classifier_settings import ClassifierSettings
 from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.image_sets import LabelledImages, RealImages
@@ -31,28 +32,8 @@ from models.spaces.pixels import Pixels
 
 VERSION = 2  # Version of all code that shapes the weights. Cached classifiers of other versions are ignored.
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
-MIN_EPOCHS, MAX_EPOCHS, MIN_STEPS = 12, 100, 600
 SHIFT = 0.08  # Largest random shift of a training image, as a share of its side.
 BATCH = 250  # Images per forward pass.
-
-
-@dataclass(frozen=True)
-class ClassifierSettings:
-    """Training settings of a classifier. epochs: None for `epochs_for`. flips: also train on mirrored images."""
-
-    network: str = "convnet"
-    width: int = 32
-    epochs: float | None = None
-    batch_size: int = 128
-    lr: float = 4e-3
-    weight_decay: float = 0.05
-    flips: bool = False
-    seed: int = 0
-
-    def epochs_for(self, images: int) -> float:
-        """Return the number of epochs: by default 12, or up to 100 if fewer than 600 steps would be made."""
-        default = max(MIN_EPOCHS, min(MAX_EPOCHS, MIN_STEPS * self.batch_size / images))
-        return default if self.epochs is None else self.epochs
 
 
 @dataclass(frozen=True)

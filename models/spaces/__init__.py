@@ -1,7 +1,7 @@
-"""The spaces in which denoisers work: every module here that exposes a class of its own name (pixels.py -> Pixels).
+"""Spaces in which denoisers work, found by name: a module here with a subclass of Space is one (pixels.py -> Pixels).
 
-A space turns uint8 images into what the network sees and back. It is fitted once to the training split, and from then
-on is the facts that every checkpoint of its denoisers carries. Nothing outside this package asks which space it has.
+A space converts uint8 images to the network's input and back. It is fitted once to the training split. Its `facts` are
+stored in every checkpoint of a denoiser and are enough to rebuild it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Locate = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where a space is fitted: the data it is for, the folder in which it may look for runs, and its device.
+    """Data set, folder of the runs and device for which a space is fitted.
 
-    measured: the rows of the images that its deviation is taken on, None for all.
+    measured: rows of the images on which the deviation is measured, None for all.
     """
 
     dataset: str = ""
@@ -36,7 +36,7 @@ class Surroundings:
 
 
 class ImageRows(Protocol):
-    """uint8 (N, C, H, W): a tensor, or images that are decoded when rows of them are asked for."""
+    """Images uint8 (N, C, H, W): a tensor, or images that are decoded when they are indexed."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -46,8 +46,11 @@ class ImageRows(Protocol):
 
 
 class Fitted(NamedTuple):
-    """A space, and the training split as its batches are cut from: (N, ...) and, where mirroring cannot be done on
-    that, the same of the mirrored images. options: as they were resolved. report: lines for the log."""
+    """A fitted space and the training split from which batches are cut, (N, ...).
+
+    mirrored: the same for the mirrored images, if `prepared` cannot be mirrored itself. options: their resolved values.
+    report: lines for the log.
+    """
 
     space: Space
     prepared: ImageRows
@@ -57,10 +60,12 @@ class Fitted(NamedTuple):
 
 
 class Space:
-    """shape: (C, H, W) of a clean image as the network sees it; image_shape: of the uint8 image. deviation: of all
-    numbers of the encoded training split about their mean, EDM's sigma_data. bounds: of clean images, None for none.
-    grey_levels: where the levels 0 and 255 of a pixel lie in clean images, None where those are no pixels. needs:
-    checkpoint files that it is made of.
+    """Base class of the spaces. The keyword-only arguments of `fit` are the options of a space.
+
+    shape: (C, H, W) of a clean image, the network's input. image_shape: (C, H, W) of the uint8 image. deviation:
+    standard deviation of the numbers of the encoded training split, EDM's sigma_data. bounds: range of clean images,
+    None if unknown. grey_levels: values of the grey levels 0 and 255 in clean images, None if these are no pixels.
+    needs: checkpoint files that the space was built from.
     """
 
     shape: tuple[int, int, int]
@@ -72,45 +77,42 @@ class Space:
 
     @classmethod
     def fit(cls, images: ImageRows, flips: bool, around: Surroundings) -> Fitted:
-        """The space of a training split, uint8 (N, C, H, W). Keyword-only arguments beside these are its flags.
-
-        Raises UserError for options that do not fit.
-        """
+        """Fit the space to a training split, uint8 (N, C, H, W). Raises UserError for options that do not fit."""
         raise NotImplementedError
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], locate: Locate) -> Self:
-        """The space that gave `facts()`. locate: the checkpoint file of a SHA-256. Raises UserError."""
+        """Rebuild the space from its `facts()`. locate: finds the checkpoint file with a SHA-256. Raises UserError."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """All that it is, as plain numbers and words."""
+        """Return all that defines the space, as plain numbers and words."""
         raise NotImplementedError
 
     def to(self, device: torch.device) -> Self:
-        """Move what the space computes with to the device."""
+        """Move the space's tensors to the device."""
         return self
 
     def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
-        """A training batch cut from what `fit` prepared -> clean."""
+        """Return the clean images of a training batch, cut from what `fit` prepared."""
         raise NotImplementedError
 
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> clean, float32 (N, *shape)."""
+        """Return clean images, float32 (N, *shape), of uint8 images (N, C, H, W)."""
         raise NotImplementedError
 
     def decode(self, clean: Tensor) -> Tensor:
-        """(N, *shape) -> uint8 (N, C, H, W), rounded half to even and clipped."""
+        """Return uint8 images (N, C, H, W) of clean images (N, *shape), rounded half to even and clipped."""
         raise NotImplementedError
 
 
 def to_facts(space: Space) -> dict[str, Any]:
-    """The facts of a space with its name, from which `from_facts` makes it again."""
+    """Return the facts and the name of a space, for `from_facts`."""
     return {"name": type(space).__module__.rpartition(".")[2], **space.facts()}
 
 
 def from_facts(facts: Mapping[str, Any], locate: Locate) -> Space:
-    """Raises UserError for facts that are not those of a space."""
+    """Rebuild a space. Raises UserError for facts of no space."""
     rest = dict(facts)
     try:
         return SPACES.find(str(rest.pop("name", "pixels"))).from_facts(rest, locate)

@@ -1,6 +1,6 @@
-"""Encoded data sets: the posterior of every image under one autoencoder, computed once and kept in safetensors.
+"""Encoded data sets: the posterior of every image under one autoencoder, computed once and stored as safetensors.
 
-The file carries the hashes of the images and of the autoencoder it belongs to, so that no one trains on stale latents.
+The file holds the hashes of the images and of the autoencoder, so that stale latents are recognised.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ FOLDER = "encoded"
 
 @dataclass(frozen=True)
 class Encoded:
-    """posterior: (N, 2c, h, w) float32, mean and log-variance; mirrored: the same of the mirrored images, where they
-    are trained on too. data_sha256, autoencoder_sha256: what it was made of."""
+    """Posteriors of a split. words: further entries of the file's metadata.
+
+    posterior: (N, 2c, h, w) float32, mean and log-variance. mirrored: the same for the mirrored images, if training
+    mirrors. data_sha256, autoencoder_sha256: hashes of the images and of the autoencoder's checkpoint.
+    """
 
     posterior: Tensor
     mirrored: Tensor | None
@@ -36,13 +39,13 @@ class Encoded:
     words: dict[str, str] = field(default_factory=dict)
 
     def _halves(self) -> tuple[Tensor, Tensor]:
-        """Means and log-variances of all images, mirrored ones included."""
+        """Return means and log-variances of all images, mirrored ones included."""
         parts = [self.posterior] if self.mirrored is None else [self.posterior, self.mirrored]
         mean, log_variance = (torch.cat(half) for half in zip(*(part.chunk(2, dim=1) for part in parts), strict=True))
         return mean, log_variance
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel of draws from the posterior, float64 (c,)."""
+        """Return mean and standard deviation of each channel of samples of the posteriors, float64 (c,)."""
         mean, log_variance = self._halves()
         dims = (0, 2, 3)
         centre = mean.double().mean(dims)
@@ -50,13 +53,13 @@ class Encoded:
         return centre, variance.sqrt().clamp(min=1e-6)
 
     def reach(self, centre: Tensor, scale: Tensor) -> float:
-        """The largest latent, three deviations of its posterior included, standardised by these `statistics`."""
+        """Return the largest absolute latent, plus three deviations of its posterior, standardised by `statistics`."""
         mean, log_variance = self._halves()
-        centre, scale = (each.float().view(-1, 1, 1) for each in (centre, scale))
+        centre, scale = (values.float().view(-1, 1, 1) for values in (centre, scale))
         return (((mean - centre).abs() + 3 * (log_variance / 2).exp()) / scale).max().item()
 
-    def trouble(self, model: Autoencoder, data_sha256: str, flips: bool) -> str | None:
-        """What keeps it from standing for these images under this autoencoder; None if nothing does."""
+    def mismatch(self, model: Autoencoder, data_sha256: str, flips: bool) -> str | None:
+        """Return how these latents differ from those of the images under the autoencoder, None if they do not."""
         if self.autoencoder_sha256 != model.sha256:
             return f"of another autoencoder ({self.autoencoder_sha256[:12]}, not {model.sha256[:12]})"
         if self.data_sha256 != data_sha256:
@@ -68,7 +71,7 @@ class Encoded:
 def encode_images(
     model: Autoencoder, images: ImageRows, flips: bool, device: torch.device, batch_size: int = BATCH
 ) -> Encoded:
-    """uint8 (N, C, H, W) -> their codes, on the CPU."""
+    """Encode images uint8 (N, C, H, W). The posteriors are on the CPU."""
 
     def encode(part: Tensor) -> Tensor:
         return torch.cat(model.encode(Pixels.scale(part.to(device))), dim=1).cpu()
@@ -79,7 +82,7 @@ def encode_images(
 
 
 def write_encoded(path: Path, codes: Encoded, labels: Tensor) -> None:
-    """Writes one file whole. Raises OSError as the file system does."""
+    """Write the file whole or not at all. labels: (N,). Raises OSError."""
     tensors = {"labels": labels, **_named("", codes.posterior)}
     if codes.mirrored is not None:
         tensors |= _named("mirrored_", codes.mirrored)
@@ -94,7 +97,7 @@ def _named(prefix: str, posterior: Tensor) -> dict[str, Tensor]:
 
 
 def read_encoded(path: Path) -> Encoded:
-    """Raises UserError for a file that is none, or damaged."""
+    """Read the file of an encoded data set. Raises UserError if it is damaged or holds something else."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             words = dict(file.metadata() or {})
@@ -105,11 +108,11 @@ def read_encoded(path: Path) -> Encoded:
             mirrored = torch.cat([tensors["mirrored_mean"], tensors["mirrored_log_variance"]], dim=1)
         return Encoded(posterior, mirrored, words.pop("data_sha256"), words.pop("autoencoder_sha256"), words)
     except KeyError:
-        raise UserError(f"{path} is no encoded data set: make one with encode_dataset") from None
+        raise UserError(f"{path} is no encoded data set", "make one with encode_dataset") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is no encoded data set: {error}") from None
 
 
 def file_name(dataset: str, split: str) -> str:
-    """What the file of a split is called in the folder FOLDER of its autoencoder's run."""
+    """Return the name of a split's file in the folder FOLDER of the autoencoder's run."""
     return f"{dataset}-{split}.safetensors"

@@ -1,8 +1,8 @@
-"""Latents as a space: what a trained autoencoder makes of the images, each channel standardised.
+"""Latents as a space: the codes of a trained autoencoder, each channel standardised.
 
-The space names its autoencoder by the hash of its checkpoint and carries the mean and deviation of every latent
-channel, measured once over the training split, and how far the latents reach: no mean of them lies beyond, so neither
-does a true estimate. Where a chain ends in almost pure noise, that is what keeps a small error from growing.
+Its facts are the hash of the autoencoder's checkpoint, mean and standard deviation of every channel over the training
+split, and the largest standardised latent. No mean of latents lies beyond that, so clean estimates may be clipped to
+it. At the noisy end of a chain, this keeps small errors from growing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from models.spaces.pixels import Pixels
 
 @dataclass(frozen=True)
 class Latents(Space):
-    """autoencoder: frozen. mean, scale: of each latent channel over the training split, posterior noise included.
-    reach: the largest standardised latent there; None where it is not known."""
+    """Latents of a frozen autoencoder.
+
+    mean, scale: mean and standard deviation of each channel over the training split, posterior noise included. reach:
+    the largest absolute standardised latent, None if unknown.
+    """
 
     autoencoder: Autoencoder
     mean: tuple[float, ...]
@@ -46,17 +49,14 @@ class Latents(Space):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of a latent image."""
         return self.autoencoder.latent_shape
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the uint8 images."""
         return self.autoencoder.spec.shape
 
     @property
     def needs(self) -> tuple[Path, ...]:
-        """The autoencoder's checkpoint."""
         return (self.autoencoder.path,)
 
     @classmethod
@@ -69,21 +69,22 @@ class Latents(Space):
         autoencoder: Annotated[str, RESUMABLE] = "latest",
         encoded: Annotated[str, RESUMABLE] = "auto",
     ) -> Fitted:
-        """The latents of every image are computed once, or read if `encode_dataset` has done so, and batches cut of
-        them.
+        """Encode every image once, or read the latents that `encode_dataset` has written.
 
         Args:
-            autoencoder: run of train_vae: its folder, its name or latest, of this data set; or a checkpoint file of it.
-            encoded: file of encode_dataset; auto takes one that fits from the autoencoder's run, none encodes anew.
+            autoencoder: Run of train_vae: its folder, its name, or latest for the newest run on this data set. Or one
+                of its checkpoint files.
+            encoded: File of encode_dataset; auto takes a matching file from the autoencoder's run, none encodes anew.
 
         Raises:
-            UserError: no such autoencoder, one for other images, an encoded set of other images or another one's.
+            UserError: no such autoencoder, or an autoencoder or encoded set of other images.
         """
         path = find_autoencoder(autoencoder, around.experiments_dir, around.dataset or None)
         model = load_autoencoder(path)
         if model.spec.shape != tuple(images.shape[1:]):
-            mine, other = ("x".join(map(str, shape)) for shape in (model.spec.shape, images.shape[1:]))
-            raise UserError(f"--autoencoder {autoencoder} is for {mine} images, and {around.dataset} has {other}")
+            expected, actual = ("x".join(map(str, shape)) for shape in (model.spec.shape, images.shape[1:]))
+            message = f"it is for {expected} images, and {around.dataset} has {actual}"
+            raise UserError(f"`autoencoder` {autoencoder}: {message}")
         model.network.to(around.device)
         codes, source = _codes(model, images, flips, around, encoded)
         mean, scale = codes.statistics()
@@ -99,12 +100,10 @@ class Latents(Space):
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], locate: Locate) -> Self:
-        """Raises UserError where the autoencoder is not to be found."""
-        mean, scale = (tuple(float(each) for each in facts[name]) for name in ("mean", "scale"))
-        reach = facts.get("reach")
-        return cls(
-            load_autoencoder(locate(str(facts["autoencoder"]))), mean, scale, None if reach is None else float(reach)
-        )
+        """Rebuild the space. Raises UserError if the autoencoder is not found."""
+        mean, scale = (tuple(map(float, facts[name])) for name in ("mean", "scale"))
+        reach = None if facts.get("reach") is None else float(facts["reach"])
+        return cls(load_autoencoder(locate(str(facts["autoencoder"]))), mean, scale, reach)
 
     def facts(self) -> dict[str, Any]:
         return {"autoencoder": self.autoencoder.sha256, "mean": self.mean, "scale": self.scale, "reach": self.reach}
@@ -122,62 +121,57 @@ class Latents(Space):
         return mean, scale
 
     def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
-        """A fresh draw from each image's posterior, (N, 2c, h, w) -> (N, c, h, w)."""
+        """Sample each image's posterior: (N, 2c, h, w) -> (N, c, h, w)."""
         mean, log_variance = prepared.chunk(2, dim=1)
         noise = randomness.noise(self.shape, "posterior")
         return self._standardise(mean + (log_variance / 2).exp() * noise)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> the posterior's mean, standardised."""
+        """Return the standardised means of the posteriors."""
         return self._standardise(self.autoencoder.encode(Pixels.scale(images))[0])
 
     @torch.no_grad()
     def decode(self, clean: Tensor) -> Tensor:
-        """(N, c, h, w) -> uint8 (N, C, H, W)."""
         mean, scale = self._statistics(clean)
         return Pixels(self.image_shape, 1.0).decode(self.autoencoder.decode(clean * scale + mean))
 
 
 @lru_cache(maxsize=16)
 def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(c, 1, 1), on its way to the device once: a training step does not wait for such copies."""
+    """Return (c, 1, 1). Cached, so that a training step does not wait for a copy to the device."""
     return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
-def find_autoencoder(wanted: str, experiments_dir: Path, dataset: str | None = None) -> Path:
-    """The checkpoint file of an autoencoder's run: its last, or the file itself; latest is that of the data set.
+def find_autoencoder(name: str, experiments_dir: Path, dataset: str | None = None) -> Path:
+    """Return the checkpoint file of an autoencoder. Raises UserError if there is none.
 
-    Raises UserError.
+    name: a checkpoint file, or a run, whose last checkpoint is taken; "latest" is the newest run on the data set.
     """
-    if wanted.endswith(".safetensors"):
-        if not Path(wanted).is_file():
-            raise UserError(f"--autoencoder {wanted}: no checkpoint is there; name the autoencoder's run or its file")
-        return Path(wanted)
-    return checkpoints.resolve_checkpoint(find_run(wanted, experiments_dir, "train_vae", dataset))
+    if name.endswith(".safetensors"):
+        if not Path(name).is_file():
+            raise UserError(f"`autoencoder` {name}: no such checkpoint", "name the autoencoder's run or its file")
+        return Path(name)
+    return checkpoints.resolve_checkpoint(find_run(name, experiments_dir, "train_vae", dataset))
 
 
 def _codes(
     model: Autoencoder, images: ImageRows, flips: bool, around: Surroundings, encoded: str
 ) -> tuple[Encoded, str]:
-    """The codes of the training split, and where they come from."""
-    file: Path | None = None
-    if encoded not in ("auto", "none"):
-        file = Path(encoded)
-    elif encoded == "auto":
-        usual = model.path.parent.parent / FOLDER / file_name(around.dataset, "train")
-        file = usual if usual.is_file() else None
-    if file is not None:
-        try:
-            codes = read_encoded(file)
-            trouble = codes.trouble(model, around.data_sha256, flips)
-            if trouble is None:
-                return codes, f"read from {file}"
-        except UserError:
-            if encoded != "auto":
-                raise
-            trouble = "damaged"
-        if encoded != "auto":
-            raise UserError(f"--encoded {file}: {trouble}; encode again with encode_dataset, or leave it out")
-        return encode_images(model, images, flips, around.device), f"encoded anew, since {file} is {trouble}"
-    return encode_images(model, images, flips, around.device), "encoded now"
+    """Return the codes of the training split, and their source for the log."""
+    auto = encoded == "auto"
+    file = model.path.parent.parent / FOLDER / file_name(around.dataset, "train") if auto else Path(encoded)
+    if encoded == "none" or (auto and not file.is_file()):
+        return encode_images(model, images, flips, around.device), "encoded now"
+    try:
+        codes = read_encoded(file)
+        mismatch = codes.mismatch(model, around.data_sha256, flips)
+        if mismatch is None:
+            return codes, f"read from {file}"
+    except UserError:
+        if not auto:
+            raise
+        mismatch = "damaged"
+    if not auto:
+        raise UserError(f"`encoded` {file}: {mismatch}", "encode again with encode_dataset", "leave it out")
+    return encode_images(model, images, flips, around.device), f"encoded anew, since {file} is {mismatch}"

@@ -1,4 +1,4 @@
-"""Pixels as a space: uint8 images to float32 in [-1, 1] and back. Nothing else in the repository scales pixels."""
+"""Pixels as a space: uint8 images scaled to float32 in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from models.spaces import Fitted, ImageRows, Locate, Space, Surroundings
 
 @dataclass(frozen=True)
 class Pixels(Space):
-    """shape: (C, H, W) of one encoded example. deviation: of the encoded pixels of the training split about their mean,
-    EDM's sigma_data."""
+    """Pixels in [-1, 1], with the shape (C, H, W) of the images."""
 
     shape: tuple[int, int, int]
     deviation: float
@@ -27,18 +26,17 @@ class Pixels(Space):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the uint8 images."""
         return self.shape
 
     @classmethod
     def fit(cls, images: ImageRows, flips: bool, around: Surroundings) -> Fitted:
-        """The images themselves, as uint8, are what batches are cut from, and mirrored there."""
+        """Measure the space. Batches are cut from the uint8 images themselves, and mirrored there."""
         rows = slice(None) if around.measured is None else around.measured
         return Fitted(cls.measure(images[rows]), images, None, {}, [])
 
     @classmethod
     def measure(cls, images: Tensor) -> Self:
-        """The space of a training split, uint8 (N, C, H, W); the deviation is taken over every pixel of it."""
+        """Return the space of images uint8 (N, C, H, W), with the standard deviation of all their pixels."""
         counts = torch.bincount(images.flatten().int(), minlength=256).double()
         values = cls.scale(torch.arange(256)).double()
         mean = (counts * values).sum() / counts.sum()
@@ -60,9 +58,7 @@ class Pixels(Space):
         return self.scale(prepared)
 
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> float32 in [-1, 1]."""
         return self.scale(images)
 
     def decode(self, clean: Tensor) -> Tensor:
-        """float (N, C, H, W) -> uint8, rounded half to even and clipped."""
         return ((clean.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

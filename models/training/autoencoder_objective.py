@@ -1,4 +1,4 @@
-"""The training objective of autoencoders: loss, evaluation, reconstructions and pictures of the latent space."""
+"""Objective of an autoencoder: loss, evaluation, reconstructions and pictures of the latent space."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ COLLAPSE_SHARE = 0.5
 
 @dataclass
 class AutoencoderObjective:
-    """Objective that trains the autoencoder of `spec`.
+    """Objective of the autoencoder of `spec`. Images are uint8 on the device. umap: also draw the UMAP of the latents.
 
-    latent_shape: (c, h, w) of the network. train_images, test_images: uint8, on the device. umap: also draw the UMAP
-    of the latents, which takes about ten seconds.
+    latent_shape: (c, h, w) of the network.
     """
 
     spec: AutoencoderSpec
@@ -95,10 +94,9 @@ class AutoencoderObjective:
         frozen = StepRandomness(derive_seed(self.seed, "evaluation"), 0, count, 0, count, images.device)
         noise = frozen.noise(self.latent_shape)
         batches = []
-        for rows in torch.arange(count).split(EVALUATION_BATCH):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            clean = Pixels.scale(images[part])
-            coded = self._coded(network, clean, noise[part])
+        for part, part_noise in zip(images.split(EVALUATION_BATCH), noise.split(EVALUATION_BATCH), strict=True):
+            clean = Pixels.scale(part)
+            coded = self._coded(network, clean, part_noise)
             losses, reconstruction, kl = self.loss(coded, clean)
             figures = torch.stack(self._figures(reconstruction, kl), dim=1)
             batches.append((losses.cpu(), figures.cpu(), coded.mean.cpu()))
@@ -120,6 +118,6 @@ class AutoencoderObjective:
     @torch.no_grad()
     def reconstruct(self, network: nn.Module, images: Tensor) -> Tensor:
         """Encode and decode uint8 images with the posterior mean. Returns uint8 images on the CPU."""
-        clean = Pixels.scale(images)
-        output = self._coded(network, clean, torch.zeros(len(images), *self.latent_shape, device=images.device)).output
+        noise = torch.zeros(len(images), *self.latent_shape, device=images.device)
+        output = self._coded(network, Pixels.scale(images), noise).output
         return Pixels(self.spec.shape, 1.0).decode(self.spec.images(output)).cpu()

@@ -1,7 +1,4 @@
-"""Objective of a denoiser: its loss, its test on a frozen grid, and the pictures that show progress.
-
-It serves every network, schedule, prediction and space.
-"""
+"""Objective of a denoiser, for every network, schedule, prediction and space: loss, test loss and pictures."""
 
 from __future__ import annotations
 
@@ -29,11 +26,10 @@ FORWARD_TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass
 class DenoisingObjective:
-    """Trains the network of `spec`.
+    """Objective of the denoiser of `spec`.
 
-    train_images, test_images and their labels: uint8 on the device, a few hundred of each, for evaluation and pictures
-    only. num_samples, sampling: of the sample sheets. sample_test: how some samples, made in the same way, are
-    measured at every evaluation; None for no such measure.
+    train_images, test_images: a few hundred images, uint8 on the device, with labels, for evaluation and pictures only.
+    num_samples: images on a sample sheet. sample_test: measures of samples at every evaluation, None for none.
     """
 
     spec: DenoiserSpec
@@ -85,10 +81,9 @@ class DenoisingObjective:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
-        """Return the test loss, and measure samples if there is a sample test.
+        """Measure the loss, and samples if there is a sample test.
 
-        The loss is taken on a grid of (image, t, noise) that is the same at every call, with no label dropped. The
-        samples start from noise that is the same at every call.
+        Images, times and noise are the same at every call. No label is dropped.
         """
         test, t, weights = self._losses(network, self.test_images, self.test_labels)
         train, _, train_weights = self._losses(network, self.train_images, self.train_labels)
@@ -103,23 +98,22 @@ class DenoisingObjective:
         return tested._replace(note=self.sample_test.describe(figures), figures=figures)
 
     def _losses(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return losses, times and weights on the frozen grid, (N,) each on the CPU. The weights sum to 1."""
+        """Return losses, times and their weights, (N,) each on the CPU. The weights sum to 1."""
         model, count, device = self.model(network), len(images), images.device
         frozen = StepRandomness(derive_seed(self.seed, "evaluation"), 0, count, 0, count, device)
         times = TimeBins(self.loss.density, model.noise_schedule)
-        # Images may come sorted by class, and the times must not: hence the random order.
+        # In random order, since images sorted by class would otherwise have sorted times.
         t, weights = times.frozen_times(frozen.uniform("times"), frozen.uniform("order").argsort())
         level = model.noise_schedule.level(t)
         loss_weights = self.loss.weights(level, model.noise_schedule, model.denoiser.prediction)
         noise = self.loss.noise(frozen, self.spec.space.shape)
         losses = []
-        for part in torch.arange(count).split(EVALUATION_BATCH):
-            rows = slice(int(part[0]), int(part[-1]) + 1)
+        for first in range(0, count, EVALUATION_BATCH):
+            rows = slice(first, first + EVALUATION_BATCH)
             clean = self.spec.space.encode(images[rows])
             label = labels[rows] if self.spec.classes else None
-            losses.append(
-                self.loss.at(model.denoiser, clean, label, level[rows], loss_weights[rows], noise[rows]).cpu()
-            )
+            part = self.loss.at(model.denoiser, clean, label, level[rows], loss_weights[rows], noise[rows])
+            losses.append(part.cpu())
         return torch.cat(losses).double(), t, weights
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
@@ -132,37 +126,31 @@ class DenoisingObjective:
         title = f"{title}, {self.sampling.describe()}"
         for name in ("final_samples", "denoising_steps"):
             (folder / name).mkdir(exist_ok=True)
-        sample_sheet = sheets.sample_sheet(images, self.spec.class_names, title)
-        image_files.save_image(sample_sheet, folder / "final_samples" / "grid.png")
+        sheet = sheets.sample_sheet(images, self.spec.class_names, title)
+        image_files.save_image(sheet, folder / "final_samples" / "grid.png")
         image_files.save_each(images, folder / "final_samples", labels_in_turn(len(images), self.spec.classes))
-        for name, what, frames in (
-            ("noisy", "x_t", first.frames),
-            ("clean_estimate", "clean estimate", first.estimates),
-        ):
-            times = first.frame_times[-len(frames) :]
-            strip = sheets.strip(
-                [frame[:STRIP_IMAGES] for frame in frames],
-                [f"t = {t:.2f}" for t in times],
-                title=f"{title}: {what} along the reverse process",
-            )
+        noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
+        for name, words, frames in (noisy, estimates):
+            captions = [f"t = {t:.2f}" for t in first.frame_times[-len(frames) :]]
+            shown = [frame[:STRIP_IMAGES] for frame in frames]
+            strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process")
             image_files.save_image(strip, folder / "denoising_steps" / f"{name}.png")
         self.draw_forward(folder / "forward_noising.png")
 
     def draw_forward(self, path: Path) -> None:
-        """Draw test images under growing noise."""
-        schedule = self.model(nn.Identity()).noise_schedule
-        space, count = self.spec.space, min(STRIP_IMAGES, len(self.test_images))
-        clean = space.encode(self.test_images[:count])
-        frozen = StepRandomness(derive_seed(self.seed, "forward"), 0, count, 0, count, clean.device)
-        noise = self.loss.noise(frozen, self.spec.space.shape)
+        """Draw test images with increasing noise."""
+        schedule, space = self.model(nn.Identity()).noise_schedule, self.spec.space
+        clean = space.encode(self.test_images[:STRIP_IMAGES])
+        frozen = StepRandomness(derive_seed(self.seed, "forward"), 0, len(clean), 0, len(clean), clean.device)
+        noise = self.loss.noise(frozen, space.shape)
         levels = schedule.level(torch.tensor(FORWARD_TIMES, dtype=torch.float64))
         frames = [space.decode(add_noise(clean, noise, levels[index])).cpu() for index in range(len(levels))]
         captions = [f"t = {t:.1f}" for t in FORWARD_TIMES]
         title = f"forward process, {self.spec.noise_schedule} schedule"
-        image_files.save_image(sheets.strip(frames, captions, title=title), path)
+        image_files.save_image(sheets.strip(frames, captions, title), path)
 
     def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
-        """Return all images of a sheet, and the first batch with its frames."""
+        """Return the images of a sheet, and its first batch, which has the frames."""
         batches = self._generate(network, self.num_samples, "pictures", frames)
         first = next(batches)
         return torch.cat([first.images, *(batch.images for batch in batches)]), first

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Average with a half-life given as a share of the run, so that it acts alike in short and long runs.
+    """Average whose half-life is a share of the run, so that it has the same effect in short and long runs.
 
     The decay of an update is 0.5 ** (elapsed / half_life), where `elapsed` is the share of the run since the last
     update. At update n it is at most (1 + n) / (10 + n), so that the initial weights are soon forgotten.

@@ -39,10 +39,7 @@ class Codec:
         return next(self.network.parameters()).device
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of the posterior, each (N, c, h, w). images: uint8 (N, C, H, W).
-
-        A plain autoencoder has variance 0.
-        """
+        """Return mean and variance, 0 without a posterior, each (N, c, h, w), of uint8 images (N, C, H, W)."""
         posteriors = [self.network.encode(Pixels.scale(batch.to(self._device))) for batch in images.split(BATCH)]
         means = torch.cat([mean.float().cpu() for mean, _ in posteriors])
         logs = [log.float().cpu() for _, log in posteriors if log is not None]
@@ -72,8 +69,8 @@ def draw_latent_space(
 ) -> None:
     """Draw all pictures of the latent space into an existing folder.
 
-    images: test images, uint8 (N, C, H, W); labels: (N,). title: the run and its weights, the beginning of every title.
-    umap: draw a UMAP besides the PCA, which takes about ten seconds.
+    images: test images, uint8 (N, C, H, W); labels: (N,). title: the beginning of every title. umap: draw a UMAP beside
+    the PCA, which takes about ten seconds.
     """
     latents = _Latents(codec, *codec.encode(images), folder, title)
     images, labels = images.cpu(), labels.cpu()
@@ -120,12 +117,9 @@ def _draw_slice(latents: _Latents) -> None:
     offsets = torch.stack([across.flatten(), up.flatten()], dim=1)[:, : len(axes)] * deviations
     decoded = latents.codec.decode((centre + offsets @ axes).reshape(-1, *latents.means.shape[1:]))
     column_titles, row_titles = ([f"{x:+.1f}" if x else "0" for x in values.tolist()] for values in (columns, rows))
-    sheet = sheets.grid(
-        decoded,
-        title=f"{latents.title}: decoded latents on the {where}, in standard deviations from the mean",
-        column_titles=column_titles,
-        row_titles=row_titles if len(rows) > 1 else (),
-    )
+    title = f"{latents.title}: decoded latents on the {where}, in standard deviations from the mean"
+    row_titles = row_titles if len(rows) > 1 else ()
+    sheet = sheets.grid(decoded, title=title, column_titles=column_titles, row_titles=row_titles)
     save_image(sheet, latents.folder / "decoded_slice.png")
 
 
@@ -149,10 +143,7 @@ def _partner(labels: Tensor, start: int) -> int:
 
 
 def _draw_samples(latents: _Latents, seed: int) -> None:
-    """Draw decoded samples of the prior, and of a Gaussian with the mean and variance of each unit of the latents.
-
-    A plain autoencoder has no prior. The latents of a VAE with a small KL weight do not follow its prior.
-    """
+    """Draw decoded samples of a VAE's prior, and of a Gaussian with the mean and variance of each latent unit."""
     means, variances = latents.means, latents.variances
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(DRAWN_ROWS * DRAWN_COLUMNS, *means.shape[1:], generator=generator)

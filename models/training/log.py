@@ -38,7 +38,7 @@ class TrainingLog:
         self.other_seconds = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
 
     def open_board(self, step: int) -> None:
-        """Also write TensorBoard files. What an interrupted run wrote there after `step` is hidden."""
+        """Also write TensorBoard files. Values that an interrupted run wrote there after `step` are hidden."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step + 1)
@@ -51,7 +51,7 @@ class TrainingLog:
 
     @contextmanager
     def timed(self, work: str) -> Iterator[None]:
-        """Add the time of the block to the seconds of this kind of work, which are no training time."""
+        """Add the duration of the block to a kind of work that is no training time."""
         started = time.perf_counter()
         yield
         self.other_seconds[work] += time.perf_counter() - started

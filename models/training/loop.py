@@ -72,7 +72,7 @@ class Trainer:
         device: torch.device,
         synchronize: Callable[[], None] = distributed.barrier,
     ):
-        """batch_at(step): this rank's share of a batch, uint8 images and labels on the device. facts: stored in every
+        """batch_at(step): this rank's share of a batch, images and labels on the device. facts: stored in every
         checkpoint. synchronize: a barrier, called by all ranks at the same steps."""
         self.objective, self.settings, self.run, self.facts, self.device = objective, settings, run, facts, device
         self.batch_at, self.dataset_size, self.synchronize = batch_at, dataset_size, synchronize
@@ -97,10 +97,8 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """The share of the budget that is spent, 0..1."""
+        """Share of the budget that is spent, 0..1."""
         return self.settings.budget.spent(self.total_steps, self.step, self.seconds)
-
-    # -- the loop -------------------------------------------------------------------------------------------------
 
     def train(self, interrupts: Interrupts) -> None:
         """Train until the budget is spent. Raises Interrupted after a signal, once a checkpoint is saved."""
@@ -254,13 +252,8 @@ class Trainer:
         """Return the fields of status.json that say how far the run is."""
         return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
 
-    # -- checkpoints ----------------------------------------------------------------------------------------------
-
     def save(self) -> Path | None:
-        """Write a checkpoint from which the run can resume, unless this step is already saved.
-
-        Returns its path on rank 0, None on the other ranks.
-        """
+        """Write a checkpoint, unless this step is saved. Returns its path on rank 0, None on the other ranks."""
         self.check()
         if self.saved is not None and self.saved[0] == self.step:
             return self.saved[1]

@@ -37,7 +37,7 @@ LossOf = Callable[[Tensor, Tensor, StepRandomness], Losses]
 
 
 class Objective(Protocol):
-    """A training task. parts, figures: names of the logged parts and measurements; each is a column of metrics.csv."""
+    """Objective of a training. parts, figures: names of the logged parts and measurements, columns of metrics.csv."""
 
     @property
     def parts(self) -> Sequence[str]: ...
@@ -46,7 +46,7 @@ class Objective(Protocol):
     def figures(self) -> Sequence[str]: ...
 
     def loss_of(self, network: nn.Module) -> LossOf:
-        """Return the loss function (uint8 images, labels, randomness) -> Losses of a network."""
+        """Return the loss of a network as a function (batch of prepared images, labels, randomness) -> Losses."""
         ...
 
     @property

@@ -10,7 +10,7 @@ from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What the run reports and keeps."""
+    """Rows, pictures and checkpoints that a run writes."""
 
     eval_every: Annotated[NonNegative, RESUMABLE] = 1.0
     """Epochs between rows of losses; 0 for one row at the end."""

@@ -32,7 +32,7 @@ READ_AHEAD = (
     *("run", "checkpoint", "experiments_dir", "resume", "config", "recipe"),
     *("network", "space", "dataset", "task"),
 )
-_spellings: dict[str, str] = {}  # How each option of this task is typed, by name; filled by parse_flags.
+_spellings: dict[str, str] = {}  # Flag of each option of this task, by name. parse_flags fills it.
 
 
 def parse_flags(
@@ -40,8 +40,8 @@ def parse_flags(
 ) -> Flags:
     """Return the flags of a command line. Prints help and exits with 0 on -h.
 
-    settings: a config that replaces defaults. Its options of a network, space or data set that the command line
-    exchanges for another are left out. Raises UserError for unknown flags and for values out of their range.
+    settings: a config that replaces defaults. If the command line chooses another network, space or data set, the
+    config's options of the former are left out. Raises UserError for unknown flags and for values out of their range.
     """
     argv = spell_out(argv)
     settings, _ = merge(default, ("", settings or {}), ("", chosen_variants(default, argv)))
@@ -112,16 +112,9 @@ def chosen_variants(default: object, argv: Sequence[str]) -> dict[str, str]:
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the words before -- and the words after it, which are for another task."""
+    """Return the arguments before -- and those after it, which are for another task."""
     at = list(argv).index("--") if "--" in argv else len(argv)
     return list(argv[:at]), list(argv[at + 1 :])
-
-
-def check_positive(flags: object, *names: str) -> None:
-    """Raise UserError if one of these whole numbers is below 1."""
-    for name in names:
-        if getattr(flags, name) < 1:
-            raise UserError(f"`{name}` {getattr(flags, name)}: must be at least 1")
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -130,8 +123,8 @@ def check_positive(flags: object, *names: str) -> None:
 def merge(default: object, *layers: tuple[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """Return the settings of all layers, of which later ones win, and the names of those left out.
 
-    default: flags, which name the first network, space and data set. layers: each with its name, "" for defaults and
-    the command line. Options of a network, space or data set are left out if a later layer chooses another one.
+    default: flags with the default network, space and data set. layers: names and settings; the name is "" for defaults
+    and the command line. Options of a network, space or data set are left out if a later layer chooses another one.
     """
     words = tuple(getattr(default, "variants", ()))
     settings: dict[str, Any] = {word: getattr(default, word) for word in words}
@@ -170,7 +163,7 @@ def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, l
 
 
 def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:
-    """Return the flags, nested ones too, with the settings that are theirs."""
+    """Return the flags, including nested ones, with those settings that are flags."""
     hints, values = _types(type(flags)), {}
     for member in dataclasses.fields(flags):  # type: ignore[arg-type]
         value = getattr(flags, member.name)
@@ -185,7 +178,7 @@ def _options_class(word: str, options: Sequence[Option], settings: Mapping[str, 
     """Return a dataclass of a variant's options.
 
     Help lists the names of an option of type Annotated[str, names], where names() returns them. A space's options may
-    lack their prefix, as in --autoencoder, unless another flag is called so.
+    lack their prefix, as in --autoencoder, unless another flag has that name.
     """
     fields = []
     for option in options:
@@ -271,7 +264,7 @@ def to_arguments(config: Mapping[str, Any]) -> list[str]:
 
 
 def _one_line(box: str, prog: str) -> str:
-    """Return tyro's box of an error as one line: the mistake, and the flag that was perhaps meant.
+    """Return tyro's box of an error as one line: the mistake, and the flag that was probably meant.
 
     The box has a title, a message and hints, separated by rules. It may be coloured, and drawn in ASCII.
     """

@@ -25,8 +25,8 @@ from scripts.cli.terminal import outlast_terminal
 def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> NoReturn:
     """Run a task on the command line's arguments and exit.
 
-    parallel: several processes can do the task together. Exit codes: 0; 2 for the user's mistake, said in one line;
-    1 for our mistake; 128 + n after signal n.
+    parallel: several processes can share the task. Exit codes: 0; 2 for a mistake of the user, with one line; 1 for a
+    fault of the code; 128 + n after signal n.
     """
     if signal.getsignal(signal.SIGINT) is leave_early:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,7 +34,7 @@ def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> No
     forget_flags()
     code = _run(task, parallel)
     if code != 0 and processes.world_size() > 1:
-        # Other processes may be gone: an exit that waits for them would wait for ever.
+        # Other processes may have ended, and a regular exit would wait for them for ever.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -60,7 +60,7 @@ def _run(task: Callable[[list[str]], None], parallel: bool) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # The reader has closed the pipe.
         return 141
     except Exception:
         if processes.world_size() == 1:
@@ -82,7 +82,7 @@ def ending(run: Run) -> Iterator[None]:
         if processes.world_size() > 1:
             from models import distributed
 
-            distributed.barrier()  # Slurm ends all processes when one leaves, so none leaves before this is written
+            distributed.barrier()  # Slurm ends all processes when one exits, so all wait until this is written.
         raise
     except KeyboardInterrupt:
         run.end("interrupted", "stopped at once: training after the last checkpoint is lost")

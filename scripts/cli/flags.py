@@ -60,7 +60,7 @@ NetworkName = Annotated[str, one_of(NETWORKS.names())]
 SpaceName = Annotated[str, one_of(SPACES.names())]
 AutoencoderName = Annotated[str, one_of(AUTOENCODERS.names())]
 
-# May change when a run is resumed, unless samples are measured over the run.
+# Options that may change when a run is resumed, unless samples are measured during the run.
 UNLESS_MEASURED = Resumable(unless="eval_samples")
 
 
@@ -76,11 +76,10 @@ def usual_workers() -> int:
 
 @dataclass(frozen=True)
 class SourceFlags:
-    """Place and reading of the data sets."""
+    """Location of the data sets, and how they are read."""
 
     data_root: Annotated[str | None, RESUMABLE] = None
-    """Folder of the data sets, in torchvision's layout. Default: the given run's folder, the variable DATA_ROOT, or
-    data/store."""
+    """Folder of the data sets in torchvision's layout. Default: the run's, the variable DATA_ROOT, or data/store."""
     memory_limit: Annotated[NonNegative | None, RESUMABLE] = None
     """GiB of image files (folder, hf) to hold in memory. Larger sets are streamed; 0 streams all. Default: MEMORY_LIMIT
     of the environment, else half of the free memory, shared among the processes of a machine."""
@@ -145,7 +144,7 @@ class RunFlags:
     init_from: Annotated[str | None, RESUMABLE] = None
     """Begin with the EMA weights of another run, where names and shapes match."""
     resume: str | None = None
-    """Resume a run: its folder, its name, or latest. Only budgets, reports and places may change."""
+    """Resume a run: its folder, its name, or latest. Only budgets, reports, folders and the device may change."""
     config: str | None = None
     """Take settings from a config.txt. Flags on the command line win."""
     recipe: str | None = None
@@ -167,11 +166,10 @@ class SheetFlags:
 @dataclass(frozen=True)
 class SampleTestFlags:
     eval_samples: NonNegativeInt = 0
-    """Samples to measure at every --eval_every, 2 or more: from the EMA weights, with the sampler of the sheets and the
-    same noise each time. Measured are the Frechet distance from the training images and the share recognised. 0 for
-    none."""
+    """Samples whose Frechet distance from the training images and share recognised are measured at every --eval_every,
+    2 or more; 0 for none. They have the EMA weights, the sampler of the sheets, and the same noise each time."""
     best_by: Literal["loss", "distance"] = "loss"
-    """What --patience and the best checkpoint go by: the test loss, or the distance of --eval_samples."""
+    """Figure that decides on the best checkpoint and --patience: the test loss, or the distance of --eval_samples."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ class ModelFlags:
     weights: str = "ema"
     """ema or raw."""
     autoencoder: str | None = None
-    """Run or checkpoint file of the autoencoder of a latent run. Default: the one of the same hash among the runs."""
+    """Run or checkpoint file of the autoencoder of a latent run. Default: the run with the same hash."""
     experiments_dir: str = field(default_factory=experiments_dir)
     """Folder in which runs are found by name. The variable EXPERIMENTS_DIR sets its default."""
     device: str = "auto"
@@ -195,7 +193,7 @@ class ModelFlags:
 
 
 def _sampler_options() -> type[Any]:
-    """Return a dataclass of the options of all samplers, None for their defaults."""
+    """Return a dataclass of the options of all samplers. Every default is None, for the sampler's own default."""
     owners: dict[Option, list[str]] = {}
     for sampler in names_in(SAMPLERS_MODULE, "SAMPLERS"):
         for option in options_of_function(SAMPLERS_MODULE, sampler):
@@ -222,6 +220,7 @@ class SamplerFlags:
     grid: GridName = "uniform"
     """Spacing of the steps over time."""
     options: tyro.conf.OmitArgPrefixes[SamplerOptions] = field(default_factory=SamplerOptions)  # pyright: ignore
+    """Options of certain samplers. Each help text begins with their names."""
     clip: bool = True
     """Clip the clean estimate to the range of images or latents at every step."""
     guidance_scale: float = 1.0
@@ -229,9 +228,28 @@ class SamplerFlags:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Guide only between these two flow times, sigma / (alpha + sigma): 0 is clean, 1 noise."""
     guidance_rescale: Share = 0.0
-    """Share by which the contrast of guided estimates is brought back to that of unguided ones."""
+    """How far the contrast of guided estimates is reduced to that of unguided ones, 0..1."""
     autoguidance: str | None = None
     """Guide away from this run or checkpoint file (a weaker model), instead of from the null label."""
+
+
+@dataclass(frozen=True)
+class ShowFlags:
+    """Pictures of a trained model."""
+
+    seed: int = 0
+    """Seed of the noise and of the choice of test images."""
+    batch_size: PositiveInt = 256
+    """Images per batch. It does not change the images."""
+    animate: bool = False
+    """Also write an animation."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """Format of the pictures."""
+    animation_format: Literal["webp", "gif"] = "webp"
+    """Format of the animation."""
+    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
+    out: str | None = None
+    """Folder to write, new or empty. Default: a new one in the run's folder."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Read what a variant takes from its source, without importing it: importing torch takes seconds.
+"""Read the options of a variant from its source. The variant is not imported, since importing torch takes seconds.
 
 Large variants: names, types, defaults and help of the keyword-only arguments. Small variants: the keys of their table.
 If a source is not written plainly, the module is imported instead.
@@ -21,7 +21,7 @@ from models.variants import Room
 
 # Modules without torch, from which annotations take names.
 PLAIN_MODULES = ("typing", "collections.abc", "pathlib", "models.ranges", "models.variants")
-NOT_PLAIN = (ValueError, LookupError, TypeError, AttributeError, OSError)
+NOT_PLAIN = (ValueError, LookupError, TypeError, AttributeError, OSError, StopIteration)
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ def _texts(docstring: str | None) -> dict[str, str]:
 
 
 def _source(module: str) -> Path:
-    top, *below = module.split(".")
-    places: Iterable[str] = importlib.import_module(top).__path__
-    stems = [Path(place, *below) for place in places]
+    package, *below = module.split(".")
+    folders: Iterable[str] = importlib.import_module(package).__path__
+    stems = [Path(folder, *below) for folder in folders]
     candidates = [path for stem in stems for path in (stem.with_suffix(".py"), stem / "__init__.py")]
     return next(path for path in candidates if path.is_file())
 

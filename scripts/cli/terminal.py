@@ -1,4 +1,4 @@
-"""Standard output and error that survive the end of their terminal, and the lines that tasks print there.
+"""Standard output and error that survive the end of their terminal, and the lines that tasks print.
 
 Closing a screen session or an ssh connection sends HUP and removes the terminal at the same instant. The task still has
 to save a checkpoint then, and must not fail because its progress bar cannot be written.
@@ -40,13 +40,13 @@ def outlast_terminal() -> None:
 
 
 def tell(line: str) -> None:
-    """A line for people, on standard error; of several processes the first speaks."""
+    """Print a line on standard error, on rank 0 only."""
     if processes.is_rank_zero():
         print(line, file=sys.stderr, flush=True)
 
 
 def tell_progress(done: int, count: int, *words: str) -> None:
-    """A line on a terminal that the next one replaces; elsewhere the last one alone."""
+    """Print progress on rank 0: on a terminal as one line that is overwritten, elsewhere only at the end."""
     if processes.is_rank_zero() and (sys.stderr.isatty() or done == count):
         text = ", ".join((f"{done} of {count} images", *words))
         print(text, file=sys.stderr, end="\r" if done < count else "\n", flush=True)

@@ -1,1 +1,1 @@
-"""What several tasks share."""
+"""The work of the tasks, and code that several of them share."""

@@ -1,4 +1,4 @@
-"""Shared by the tasks of autoencoders: the objects of a training, and a trained autoencoder with its images."""
+"""Code shared by the tasks of autoencoders: the objects of a training, and a trained autoencoder with its images."""
 
 from __future__ import annotations
 
@@ -71,14 +71,12 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         seed=flags.run.seed,
         umap=flags.umap,
     )
-    batch_size = flags.optimizer.batch_size
-    share = processes.rank_share(batch_size)
+    size, run = flags.optimizer.batch_size, flags.run
+    share, workers = processes.rank_share(size), run.workers
     return Prepared(
         objective=objective,
         network=network,
-        batches=Batches(
-            dataset.train, batch_size, flags.run.seed, dataset.flips, device, share=share, workers=flags.run.workers
-        ),
+        batches=Batches(dataset.train, size, run.seed, dataset.flips, device, share=share, workers=workers),
         settings=train_settings(flags),
         config=to_config(flags),
         facts={"autoencoder": spec.facts(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}},
@@ -90,10 +88,10 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
 
 def _check_likelihood(flags: AutoencoderFlags) -> None:
     """Raise UserError for flags of the KL if a plain autoencoder is trained."""
-    likelihood, usual = flags.likelihood, AutoencoderLossFlags()
+    likelihood, defaults = flags.likelihood, AutoencoderLossFlags()
     for name in ("kl_weight", "kl_warmup_steps", "free_bits"):
         value = getattr(likelihood, name)
-        if flags.kind == "autoencoder" and value != getattr(usual, name):
+        if flags.kind == "autoencoder" and value != getattr(defaults, name):
             raise UserError(f"`{name}` {value}: `kind` autoencoder has no posterior", f"leave out `{name}`")
 
 
@@ -126,10 +124,7 @@ def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
 
 
 def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
-    """Return image files as uint8 (N, C, H, W), grey or in colour as the shape says.
-
-    Raises UserError for a file that is no image, or one of another size.
-    """
+    """Return image files as uint8 (N, *shape), grey or in colour. Raises UserError if one is broken or does not fit."""
     from data.readers.pictures import BROKEN, Target, decode
 
     images = []
@@ -139,10 +134,8 @@ def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
         except BROKEN as error:
             raise UserError(f"`image` {file} cannot be read as an image: {' '.join(str(error).split())}") from None
         if image.shape != shape:
-            taken = dims(shape[1:])
-            raise UserError(
-                f"`image` {file} is {dims(image.shape[1:])} (height x width); the autoencoder takes {taken}"
-            )
+            size, required = dims(image.shape[1:]), dims(shape[1:])
+            raise UserError(f"`image` {file} is {size} (height x width); the autoencoder takes {required}")
         images.append(image)
     return torch.stack(images)
 

@@ -1,4 +1,4 @@
-"""Shared by `train_ddpm`, `train_flow` and `train_latent`: the path from flags to a denoising objective."""
+"""Code shared by `train_ddpm`, `train_flow` and `train_latent`: from flags to a denoising objective."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from models.spaces import Fitted, Space, Surroundings
 from models.training.denoising_objective import DenoisingObjective
 from models.variants import SPACES
 from scripts.cli.arguments import read_ahead, to_config
-from scripts.cli.flags import FLOW, SampleTestFlags, TrainFlags
+from scripts.cli.flags import FLOW, TrainFlags
 from scripts.cli.settings import Request, read_training
 from scripts.tasks.extractors import FEATURES_CACHE, classifier_of
 from scripts.tasks.sampling import DENOISING
@@ -58,7 +58,7 @@ def settings_to_measure(words: Sequence[str]) -> TrainFlags:
     """Return the complete flags of a new run of `train_flow` on these arguments. Raises UserError as that run would."""
     settings = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "").flags
     if settings is None or settings.run.init_from:
-        raise UserError("--resume and --init_from bring training from before, which is not measured: leave them out")
+        raise UserError("--resume and --init_from use weights from before, which are not measured; leave them out")
     settings = complete(resolve_flags(settings))
     check_batch(settings)
     return settings
@@ -71,18 +71,14 @@ def complete(flags: TrainFlags) -> TrainFlags:
         raise UserError(
             f"`coupling` {process.coupling} pairs whole batches", "leave out `accumulate` and use one process"
         )
-    _check_sample_test(flags.sample_test)
+    if flags.sample_test.eval_samples == 1:
+        raise UserError("`eval_samples` 1: must be at least 2, or 0 for none")
+    if flags.sample_test.best_by == "distance" and flags.sample_test.eval_samples == 0:
+        raise UserError("`best_by` distance: there are no samples to measure", "set `eval_samples`, e.g. 500")
     if sheets.steps is None:
         sheets = replace(sheets, steps=default_steps(sheets.sampler, process.timesteps))
     root = str(data.data_root(flags.data.data_root))
     return replace(flags, sheets=sheets, data=replace(flags.data, data_root=root))
-
-
-def _check_sample_test(flags: SampleTestFlags) -> None:
-    if flags.eval_samples == 1:
-        raise UserError("`eval_samples` 1: must be at least 2, or 0 for none")
-    if flags.best_by == "distance" and flags.eval_samples == 0:
-        raise UserError("`best_by` distance: there are no samples to measure", "set `eval_samples`, e.g. 500")
 
 
 def prepare_denoiser(flags: TrainFlags, resumed: bool) -> Prepared:
@@ -111,23 +107,15 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     if flags.sample_test.eval_samples > 0:
         test = build_sample_test(flags, dataset, data_sha256)
         objective = replace(objective, sample_test=test)
-        report.append(f"{test.count} samples are measured in {test.extractor.name}")
         warnings = covariance_warnings(test.count, len(test.train.mean), test.extractor.name)
+        report.append(f"{test.count} samples are measured in {test.extractor.name}")
         report += [f"warning: {warning}" for warning in warnings]
-    optimizer = flags.optimizer
+    split, size = replace(dataset.train, images=fitted.prepared), flags.optimizer.batch_size
+    share, workers = processes.rank_share(size), flags.run.workers
     return Prepared(
         objective=objective,
         network=network,
-        batches=Batches(
-            replace(dataset.train, images=fitted.prepared),
-            optimizer.batch_size,
-            flags.run.seed,
-            dataset.flips,
-            device,
-            fitted.mirrored,
-            processes.rank_share(optimizer.batch_size),
-            flags.run.workers,
-        ),
+        batches=Batches(split, size, flags.run.seed, dataset.flips, device, fitted.mirrored, share, workers),
         settings=train_settings(flags, BEST_BY[flags.sample_test.best_by]),
         config=to_config(flags),
         facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": data_sha256}},
@@ -145,7 +133,7 @@ def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted
         data_sha256=data_sha256,
         experiments_dir=Path(flags.run.experiments_dir),
         device=torch.device(flags.run.device),
-        # The same few images are measured in memory and when streamed, so that a run can be resumed either way.
+        # The same images are measured in memory and when streamed, so that a run can be resumed either way.
         measured=None if dataset.train.sha256 is None else spaced_rows(len(dataset.train), MOST_MEASURED),
     )
     options = asdict(flags.space_options)
@@ -177,7 +165,7 @@ def build_objective(
     """Build the loss, the test grid and the sample sheets. Raises UserError for settings that do not fit together."""
     process, sheets = flags.process, flags.sheets
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
-    # A first draw, so that a density the schedule cannot have is refused here.
+    # Draw once, so that a density that the schedule does not allow is refused here.
     density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)
     assert sheets.steps is not None, "complete the flags first"
     scale = sheets.guidance_scale if spec.classes else 1.0

@@ -1,14 +1,14 @@
-"""`evaluate --compare A B`: two evaluations side by side, if they may be compared at all."""
+"""The work of `evaluate --compare A B`: two evaluations of samples side by side, if their protocols agree."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -19,34 +19,23 @@ from models.errors import UserError
 from models.evaluation.evaluation_report import RESAMPLED
 from models.evaluation.measure_names import format_value, is_share
 from models.evaluation.statistics import Measurement, Z, difference_of_shares
+from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
 from models.runs.lookup import find_run
-from scripts.cli.arguments import parse_flags
-from scripts.cli.flags import experiments_dir
 from scripts.cli.terminal import tell
 from scripts.tasks.protocol import unused_path
 from scripts.tasks.sampling import DENOISING, make_folder
 
-DESCRIPTION = "Compare two evaluations of images. Prints the file of the comparison."
+if TYPE_CHECKING:
+    from scripts.evaluate import CompareFlags
+
 REPORT = "report.json"
 NUMBERS = ("value", "low", "high")
 
 
 @dataclass(frozen=True)
-class CompareFlags:
-    """Settings of `evaluate --compare`."""
-
-    compare: tuple[str, str] = ("", "")
-    """Two evaluations: folders with a report.json, or runs, of which the latest evaluation is taken."""
-    experiments_dir: str = field(default_factory=experiments_dir)
-    """Where runs are looked for by name; the variable EXPERIMENTS_DIR sets its default."""
-    out: str | None = None
-    """File to write, .json; a .txt comes beside it. Default: a new one in comparisons/ among the runs."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """One evaluation, read back."""
+class _Report:
+    """A written evaluation. resampled: values of each measure in the bootstrap resamples."""
 
     folder: Path
     protocol: dict[str, Any]
@@ -56,128 +45,131 @@ class Report:
     warnings: list[str]
 
 
-def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, CompareFlags(), "evaluate", DESCRIPTION)
-    one, other = (_read(_find(word, Path(flags.experiments_dir))) for word in flags.compare)
-    _refuse_unlike(one, other)
-    out = _place(flags)
-    paired = _paired(one, other)
-    rows = {name: _difference(name, one, other, paired) for name in one.results if name in other.results}
-    table = _table(one, other, rows, paired)
+def main(flags: CompareFlags) -> None:
+    one, other = (_read(_find(name, Path(flags.experiments_dir))) for name in flags.compare)
+    _check_protocols(one, other)
+    out = _output_path(flags)
+    paired = _are_paired(one, other)
+    differences = {name: _difference(name, one, other, paired) for name in one.results if name in other.results}
+    table = _table(one, other, differences, paired)
     content = {"one": str(one.folder), "other": str(other.folder), "paired": paired, "protocol": one.protocol}
     write_text(out.with_suffix(".txt"), table + "\n")
-    write_text(out, json.dumps({**content, "differences": rows}, indent=2, allow_nan=False) + "\n")
+    write_text(out, json.dumps({**content, "differences": differences}, indent=2, allow_nan=False) + "\n")
     tell(table)
     print(out)
 
 
-def _find(word: str, experiments: Path) -> Path:
-    """The folder of an evaluation, itself or the latest of a run."""
-    folder = Path(word)
+def _find(name: str, experiments: Path) -> Path:
+    """Return the folder of an evaluation, given itself, its report or a run, of which the latest is taken."""
+    folder = Path(name)
     if folder.name == REPORT:
         folder = folder.parent
-    if not (folder / REPORT).is_file():
-        run = find_run(word, experiments, DENOISING)
-        found = sorted(path.parent for path in run.glob(f"evaluation/*-samples*/{REPORT}"))
-        if not found:
-            raise UserError(f"{run} has no evaluation of its images yet: evaluate it first")
-        folder = found[-1]
-    return folder
+    if (folder / REPORT).is_file():
+        return folder
+    run = find_run(name, experiments, DENOISING)
+    reports = sorted(run.glob(f"evaluation/*-samples*/{REPORT}"))
+    if not reports:
+        raise UserError(f"{run} has no evaluation of samples", "evaluate the run first")
+    return reports[-1].parent
 
 
-def _read(folder: Path) -> Report:
+def _read(folder: Path) -> _Report:
     path = folder / REPORT
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["task"] != "samples":
-            raise UserError(f"{path} is a report of {content['task']}: only those of samples are compared")
+            raise UserError(f"{path} is a report of {content['task']}: only reports of samples can be compared")
         parts = {key: content[key] for key in ("protocol", "samples", "results")}
         if not all(isinstance(part, dict) for part in parts.values()):
-            raise ValueError("not a report of evaluate")
+            raise ValueError("its parts are not mappings")
         for row in parts["results"].values():
             if not all(isinstance(row["found"][key], (float, int, NoneType)) for key in NUMBERS):
-                raise ValueError("a value that is no number")
+                raise ValueError("a value is not a number")
         if not parts["results"]:
-            raise ValueError("no results")
-        warnings = [str(each) for each in content["warnings"]]
+            raise ValueError("it has no results")
+        warnings = [str(warning) for warning in content["warnings"]]
         resampled = safetensors.torch.load_file(folder / RESAMPLED) if (folder / RESAMPLED).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{path} is no report of evaluate, or a damaged one: {error}") from None
-    return Report(folder, **parts, resampled=resampled, warnings=warnings)
+        raise UserError(f"{path} is not a report of evaluate, or it is damaged: {error}") from None
+    return _Report(folder, **parts, resampled=resampled, warnings=warnings)
 
 
-def _refuse_unlike(one: Report, other: Report) -> None:
-    """Raises UserError where two figures would not mean the same."""
-    keys = [*one.protocol, *(key for key in other.protocol if key not in one.protocol)]
-    unlike = [key for key in keys if one.protocol.get(key) != other.protocol.get(key)]
-    if unlike:
-        told = "; ".join(f"{key} {one.protocol.get(key)} and {other.protocol.get(key)}" for key in unlike)
-        raise UserError(f"not to be compared, their protocols differ: {told}")
+def _check_protocols(one: _Report, other: _Report) -> None:
+    """Raise UserError if the protocols differ, because results would not mean the same."""
+    keys = dict.fromkeys([*one.protocol, *other.protocol])
+    pairs = {key: (one.protocol.get(key), other.protocol.get(key)) for key in keys}
+    differences = [f"{key} {first} and {second}" for key, (first, second) in pairs.items() if first != second]
+    if differences:
+        raise UserError(f"the evaluations cannot be compared, their protocols differ: {'; '.join(differences)}")
 
 
-def _paired(one: Report, other: Report) -> bool:
-    """Whether image k of both began with the same noise and label."""
-    generated = all(each.samples.get("made_by") == "generate" and "seed" in each.samples for each in (one, other))
+def _are_paired(one: _Report, other: _Report) -> bool:
+    """Return whether image k of both was generated from the same noise and label."""
+    cards = (one.samples, other.samples)
+    generated = all(card.get("made_by") == "generate" and "seed" in card for card in cards)
     return generated and all(one.samples.get(key) == other.samples.get(key) for key in ("seed", "labels_sha256"))
 
 
-def _place(flags: CompareFlags) -> Path:
+def _output_path(flags: CompareFlags) -> Path:
     if flags.out is not None:
         out = Path(flags.out).absolute()
         if out.suffix != ".json" or out.exists() or out.with_suffix(".txt").exists():
-            raise UserError(f"--out {out}: name a new .json file, with no .txt of that name beside it")
+            raise UserError(f"`out` {out}: must be a new .json file, with no .txt of the same name beside it")
     else:
         out = unused_path(Path(flags.experiments_dir) / "comparisons", f"{datetime.now():%Y%m%d_%H%M%S}")
     make_folder(out.parent)
     return out
 
 
-class _Spreads(NamedTuple):
-    """Deviations of the resampled values of two evaluations, and their correlation."""
+def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> tuple[float, float, float] | None:
+    """Return both standard deviations over the resamples, and the correlation; None if there are no resamples.
 
-    one: float
-    other: float
-    together: float
-
-
-def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> _Spreads | None:
-    """Resample b holds images of the same numbers in both: paired ones rise and fall together."""
+    Resample b has the same image indices in both evaluations.
+    """
     if one is None or other is None or one.shape != other.shape:
         return None
     deviations = one.std().item(), other.std().item()
-    moving = paired and min(deviations) > 0
-    return _Spreads(*deviations, torch.corrcoef(torch.stack([one, other]))[0, 1].item() if moving else 0.0)
+    correlated = paired and min(deviations) > 0
+    return *deviations, torch.corrcoef(torch.stack([one, other]))[0, 1].item() if correlated else 0.0
 
 
-def _difference(name: str, one: Report, other: Report, paired: bool) -> dict[str, Any]:
-    """other minus one, with its 95 % interval where the resamples allow one."""
-    first, second = (each.results[name]["found"] for each in (one, other))
-    found = {"one": first["value"], "other": second["value"], "value": second["value"] - first["value"]}
+def _difference(name: str, one: _Report, other: _Report, paired: bool) -> dict[str, Any]:
+    """Return `other` minus `one`, with its 95 % interval if it can be computed."""
+    first, second = (report.results[name]["found"] for report in (one, other))
+    value = second["value"] - first["value"]
     spreads = _spreads(one.resampled.get(name), other.resampled.get(name), paired)
     low, high = None, None
     if is_share(name) and first["low"] is not None and second["low"] is not None:
-        mine, theirs = (Measurement(*(each[key] for key in NUMBERS)) for each in (first, second))
-        low, high = difference_of_shares(mine, theirs, spreads.together if spreads is not None else 0.0)
+        shares = [Measurement(*(row[key] for key in NUMBERS)) for row in (first, second)]
+        low, high = difference_of_shares(*shares, spreads[2] if spreads is not None else 0.0)
     elif spreads is not None:
-        half = Z * math.sqrt(spreads.one**2 + spreads.other**2 - 2 * spreads.together * spreads.one * spreads.other)
-        low, high = found["value"] - half, found["value"] + half
-    return {**found, "low": low, "high": high}
+        deviation, other_deviation, correlation = spreads
+        variance = deviation**2 + other_deviation**2 - 2 * correlation * deviation * other_deviation
+        half = Z * math.sqrt(variance)
+        low, high = value - half, value + half
+    return {"one": first["value"], "other": second["value"], "value": value, "low": low, "high": high}
 
 
-def _table(one: Report, other: Report, rows: dict[str, dict[str, Any]], paired: bool) -> str:
-    width = max(map(len, rows), default=0)
-    how = "paired by seed and label" if paired else "not paired: other seeds or labels"
-    lines = [f"A  {one.folder}", f"B  {other.folder}", f"{one.protocol['images']} images each; differences {how}", ""]
+def _table(one: _Report, other: _Report, differences: dict[str, dict[str, Any]], paired: bool) -> str:
+    pairing = "paired by seed and label" if paired else "not paired: seeds or labels differ"
+    lines = [
+        f"A  {one.folder}",
+        f"B  {other.folder}",
+        f"{one.protocol['images']} images each; differences {pairing}",
+        "",
+    ]
     for key in sorted({*one.samples, *other.samples} - {"images_sha256", "labels_sha256", "samples"}):
         if one.samples.get(key) != other.samples.get(key):
             lines.append(f"   {key}: {one.samples.get(key)} and {other.samples.get(key)}")
-    lines += ["", f"{'':<{width}}  {'A':>10}  {'B':>10}  B - A [95 %]"]
-    for name, row in rows.items():
-        first, second = (format_value(name, row[key]) for key in ("one", "other"))
-        low, high = row["low"], row["high"]
-        clear = " *" if low is not None and (low > 0 or high < 0) else ""
-        interval = "" if low is None else f" [{format_value(name, low)}, {format_value(name, high)}]{clear}"
-        lines.append(f"{name:<{width}}  {first:>10}  {second:>10}  {format_value(name, row['value'])}{interval}")
-    lines += ["", "*: the interval does not hold 0"]
-    lines += [f"warning: of {letter}: {told}" for letter, each in (("A", one), ("B", other)) for told in each.warnings]
+    rows = []
+    for name, row in differences.items():
+        value, low, high = (row[key] for key in NUMBERS)
+        interval = "" if low is None else f" [{format_value(name, low)}, {format_value(name, high)}]"
+        mark = " *" if low is not None and (low > 0 or high < 0) else ""
+        cells = (format_value(name, row["one"]), format_value(name, row["other"]))
+        rows.append((name, *cells, f"{format_value(name, value)}{interval}{mark}"))
+    lines += ["", text_table(rows, ("", "A", "B", "B - A [95 %]"), right=(1, 2))] if rows else []
+    lines += ["", "*: the interval does not contain 0"]
+    for letter, report in (("A", one), ("B", other)):
+        lines += [f"warning: of {letter}: {warning}" for warning in report.warnings]
     return "\n".join(lines)

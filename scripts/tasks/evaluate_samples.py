@@ -1,17 +1,16 @@
-"""`evaluate`: how far generated images are from real ones, with intervals, and beside them how far real ones are."""
+"""The work of `evaluate --task samples`: distances of images from real ones, beside those of other real images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import tyro
 import yaml
 
 from data import ImageData
@@ -26,67 +25,20 @@ from models.evaluation.protocol import Protocol
 from models.generation import choose_labels
 from models.runs.files import write_text
 from models.training.interrupts import Interrupts
-from models.variants import DATA_SETS
-from scripts.cli.arguments import check_positive, parse_flags, to_config
-from scripts.cli.flags import CodingFlags, ModelFlags, SamplerFlags, SourceFlags, one_of
+from scripts.cli.arguments import to_config
+from scripts.cli.flags import ModelFlags, SamplerFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
 from scripts.tasks.protocol import load_data_of_run, model_card
 from scripts.tasks.samples import INTERVAL_UNIT, draw_samples, labels_as_real, read_samples, settings_beside
 from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open_sampling, resolve_model
-from scripts.tasks.training import load_data as load_named
-from scripts.tasks.training import one_loads_first
+from scripts.tasks.training import load_data, one_loads_first
 
-DESCRIPTION = "Measure generated images against real ones. Prints the folder of what it wrote."
-
-
-@dataclass(frozen=True)
-class SamplesFlags:
-    """Settings of `evaluate --task samples`."""
-
-    variants: ClassVar = CodingFlags.variants
-
-    task: str = "samples"
-    """This task. Others: bayes, accuracy of the model as a classifier; loss, error of the estimated noise by t;
-    likelihood, bits per dimension of test images. --task NAME --help lists their flags. --compare A B sets two
-    evaluations of samples side by side; --every_checkpoint measures all checkpoints of a run."""
-    model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
-    samples: str | None = None
-    """Measure these images instead of generating some: a samples.npz, or a folder or zip of pictures."""
-    dataset: Annotated[str | None, one_of(DATA_SETS.names())] = None
-    """What --samples are to be like. Default: the data of the run that generated them, where that is known."""
-    dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
-    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
-    num_images: int | None = None
-    """How many images. Default, and for 0: as many as the data set has test images; all of --samples."""
-    labels: tuple[int, ...] | None = None
-    """Classes to generate, in turn. Default: each as often as among the training images, against which these are
-    measured."""
-    sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
-    extractors: tuple[str, ...] | None = None
-    """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
-    .safetensors file of train_classifier. Default: convnet; none where the data set has no classes."""
-    inception_weights: str | None = None
-    """File of torch-fidelity's weights for inception. Default: its own download."""
-    k: int = 5
-    """Nearest neighbours of precision, recall, density and coverage."""
-    draws: int = 100
-    """Resamples for the intervals."""
-    extrapolate: bool = False
-    """Also what the Frechet distance tends to with ever more images: a line in 1 / n."""
-    classification_accuracy: bool = False
-    """Also the classification accuracy score: a classifier trained on the samples and one trained on as many real
-    images, both tested on real ones. Takes a minute or more."""
-    seed: int = 0
-    """Each image depends on the seed and its number alone; two models with one seed are compared image by image."""
-    batch_size: int = 256
-    """Images generated at a time; changes nothing else."""
-    out: str | None = None
-    """Folder to write; it must be new or empty. Default: a new one in the run's evaluation/, or beside --samples."""
+if TYPE_CHECKING:
+    from scripts.evaluate import SamplesFlags
 
 
-def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, SamplesFlags(), "evaluate", DESCRIPTION)
+def main(flags: SamplesFlags) -> None:
     _check(flags)
     if flags.samples is not None:
         path = Path(flags.samples)
@@ -96,29 +48,30 @@ def main(argv: list[str]) -> None:
 
 
 def _check(flags: SamplesFlags) -> None:
-    check_positive(flags, "k", "batch_size")
-    if flags.draws < 10:
-        raise UserError(f"--draws {flags.draws}: takes 10 or more")
     if flags.num_images and flags.num_images <= flags.k:
-        raise UserError(f"--num_images {flags.num_images}: takes more than the --k {flags.k} nearest neighbours")
-    if flags.samples is None and flags.dataset is not None:
-        raise UserError("--dataset goes with --samples: a run is measured against the data it was trained on")
-    of_run = {"run": flags.model.run != ModelFlags.run, "labels": flags.labels is not None}
-    of_run |= {"checkpoint": flags.model.checkpoint != ModelFlags.checkpoint, "seed": flags.seed != 0}
+        raise UserError(f"`num_images` {flags.num_images}: must be more than `k` {flags.k}, the number of neighbours")
+    if flags.samples is None:
+        if flags.dataset is not None:
+            message = f"`dataset` {flags.dataset}: a run is measured against the data it was trained on"
+            raise UserError(message, "leave out `dataset`", "name images with `samples`")
+        return
     sampling, usual = to_config(flags.sampling), to_config(SamplerFlags())
-    of_run |= {name: value != usual[name] for name, value in sampling.items()}
-    given = [name for name, is_given in of_run.items() if is_given]
-    if flags.samples is not None and given:
-        raise UserError(f"--{given[0]} says how to generate images: it does not go with --samples")
+    generation = {"run": flags.model.run != ModelFlags.run, "labels": flags.labels is not None}
+    generation |= {"checkpoint": flags.model.checkpoint != ModelFlags.checkpoint, "seed": flags.seed != 0}
+    generation |= {name: value != usual[name] for name, value in sampling.items()}
+    given = next((name for name, is_given in generation.items() if is_given), None)
+    if given is not None:
+        message = f"`{given}` says how to generate images, and with `samples` none are generated"
+        raise UserError(message, f"leave out `{given}`")
 
 
 def _check_data(flags: SamplesFlags, dataset: ImageData) -> None:
-    """Images are compared with all training images, and as many test images, at once."""
+    """Raise UserError if a split is streamed or too small: images are compared with all images of a split at once."""
     for split in (dataset.train, dataset.test):
         split.in_memory()
     fewest = min(len(dataset.train), len(dataset.test))
     if fewest <= flags.k:
-        raise UserError(f"--k {flags.k}: {dataset.name} has a split of {fewest} images, which takes a smaller one")
+        raise UserError(f"`k` {flags.k}: {dataset.name} has a split of {fewest} images", "use a smaller `k`")
 
 
 def _measure_run(flags: SamplesFlags) -> None:
@@ -142,7 +95,7 @@ def _measure_run(flags: SamplesFlags) -> None:
         samples = draw()
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors)
-        _keep(samples, folder)
+        _save_npz(samples, folder)
         settings = {**to_config(flags), "steps": sampling.steps, "checkpoint": str(path), INTERVAL_UNIT: "flow time"}
         write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
@@ -153,7 +106,8 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
     dataset = _data_of(flags, path)
     samples = read_samples(path, flags.num_images or 0, dataset)
     if len(samples.images) <= flags.k:
-        raise UserError(f"--samples {path}: {len(samples.images)} images have fewer than {flags.k} neighbours; see --k")
+        message = f"`samples` {path}: {len(samples.images)} images have fewer than {flags.k} neighbours"
+        raise UserError(message, "use a smaller `k`")
     _check_data(flags, dataset)
     out = flags.out or str(path.absolute().parent / "evaluation" / f"{datetime.now():%Y%m%d_%H%M%S}-{path.stem}")
     with new_folder(out, path, "evaluation", "samples") as folder:
@@ -162,21 +116,22 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
 
 
 def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
+    """Load the data set to compare a file of samples with: --dataset, or that of the run that generated them."""
     if flags.dataset is not None:
-        return load_named(flags)
+        return load_data(flags)
     settings = settings_beside(path)
     several = settings.get("checkpoints")
     for checkpoint in (settings.get("checkpoint"), *(several if isinstance(several, list) else ())):
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():
             return load_data_of_run(Path(checkpoint), flags.data)
-    raise UserError(f"--samples {path}: say what they are to be like with --dataset")
+    raise UserError(f"`samples` {path}: the run that generated them is not found", "name their data with `dataset`")
 
 
 def _extractors(flags: SamplesFlags, dataset: ImageData, device: torch.device) -> list[Extractor]:
-    experiments, words = Path(flags.model.experiments_dir), flags.extractors
-    if words is None and not dataset.class_names:
+    experiments, names = Path(flags.model.experiments_dir), flags.extractors
+    if names is None and not dataset.class_names:
         return []
-    return find_extractors(words or ("convnet",), flags.inception_weights, dataset, experiments, device)
+    return find_extractors(names or ("convnet",), flags.inception_weights, dataset, experiments, device)
 
 
 def _write(
@@ -191,7 +146,7 @@ def _write(
     tell(evaluation_table(evaluation))
 
 
-def _keep(samples: Samples, folder: Path) -> None:
-    """The images, as `generate` would have written them, so that they can be measured again."""
+def _save_npz(samples: Samples, folder: Path) -> None:
+    """Save the images in the form that `generate` writes, so that they can be measured again."""
     labels = {} if samples.labels is None else {"arr_1": samples.labels.numpy()}
     np.savez(folder / "samples.npz", allow_pickle=False, arr_0=samples.images.permute(0, 2, 3, 1).numpy(), **labels)

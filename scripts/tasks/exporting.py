@@ -1,4 +1,4 @@
-"""Packs a trained run into one folder that is a run on any machine: settings, a checkpoint and what its space needs."""
+"""Pack a trained run into one folder that works on any machine: settings, a checkpoint and what its space needs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ COPIED = (CONFIG, STATUS, "environment.txt")
 
 
 def export_run(model: Model, out: str) -> None:
-    """Writes the folder `out` and prints it. Raises UserError where it is in use, or the model lies in no run."""
+    """Write the folder `out` and print it. Raises UserError if it is not empty, or if the model is not in a run."""
     assert model.origin is not None
     path = model.origin.path
     run = run_of(path)
     if run is None or not (run / STATUS).is_file():
-        raise UserError(f"--export packs a run, and {path} lies in none")
+        raise UserError(f"`export` packs a run, and {path} is not in one", "name a run with `run`")
     with new_folder(out, path, "exported", "", "--export") as folder:
         for name in COPIED:
             if (run / name).is_file():
                 shutil.copyfile(run / name, folder / name)
         checkpoints.copy_checkpoint(path, folder / "checkpoints")
         write_text(folder / "checkpoints" / checkpoints.LAST, path.name + "\n")
-        for needed in model.space.needs:
-            checkpoints.copy_checkpoint(needed, folder / NEEDED)
+        for autoencoder in model.space.needs:
+            checkpoints.copy_checkpoint(autoencoder, folder / NEEDED)

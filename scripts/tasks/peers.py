@@ -1,7 +1,7 @@
-"""Three ways to train and sample one network: our loop, and two after the examples that widely used libraries ship.
+"""Three ways to train and sample one network: our loop, and two that follow the examples of widely used libraries.
 
-The loops of others are written anew around the public classes of their libraries, with their examples' optimizers,
-averages, schedules and way of reading images. Network, batch size and the share of dropped labels are ours in all.
+The two use the public classes of their libraries, with the optimizers, averages of weights, learning rates and readers
+of their examples. Network, batch size and the share of dropped labels are ours in all three.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from scripts.cli.flags import TrainFlags
 from scripts.tasks.denoising import assemble
 
 CHAIN = 1000  # Steps of the chain that both libraries train on by default.
-EXAMPLE_LR = 1e-4  # Of both examples.
-AT_ONCE = 250  # Images that are sampled together.
+EXAMPLE_LR = 1e-4  # Learning rate of both examples.
+SAMPLE_BATCH = 250  # Images per batch of samples.
 
 
 class PILDataset(Dataset):
-    """One image at a time from an array through PIL and torchvision's transforms, as torchvision's data sets do."""
+    """Images of a split, read one by one through PIL and torchvision's transforms, as torchvision's data sets are."""
 
     def __init__(self, split: Split, steps: Sequence[Any]):
-        from torchvision import transforms  # slow to import, and --help does without
+        from torchvision import transforms  # Slow to import, and not needed for --help.
 
         self.images, self.labels = split.in_memory().permute(0, 2, 3, 1).squeeze(3).numpy(), split.labels
         self.transform = transforms.Compose(steps)
@@ -55,32 +55,30 @@ class PILDataset(Dataset):
 
 
 class Drawn(NamedTuple):
-    """images: uint8 (N, C, H, W). nfe: evaluations of the network for each."""
+    """Samples, uint8 (N, C, H, W). nfe: network evaluations per image."""
 
     images: Tensor
     nfe: float
 
 
 class Peer(Protocol):
-    """One contender. steps_on_the_way: sampling steps while it trains, of which the best count. steps_to_try:
-    afterwards, ever more of them."""
+    """One contender."""
 
-    steps_on_the_way: Sequence[int]
-    steps_to_try: Sequence[int]
+    steps_on_the_way: Sequence[int]  # Numbers of sampling steps tried during training, of which the best result counts.
+    steps_to_try: Sequence[int]  # Those tried after training, in ascending order.
 
     def step(self) -> None:
-        """One optimizer step."""
+        """Take one optimizer step."""
         ...
 
     def sample(self, labels: Tensor, steps: int) -> Drawn:
-        """An image for each label, by the averaged weights."""
+        """Draw one image for each label with the averaged weights."""
         ...
 
 
 @dataclass(frozen=True)
 class Match:
-    """What all have in common. settings: complete flags of train_flow. spec: of the denoiser. minutes: of training.
-    scale: of guidance. lr: learning rate of the examples."""
+    """Everything that the contenders share. scale: of guidance. lr: learning rate of the two libraries."""
 
     settings: TrainFlags
     dataset: ImageData
@@ -93,17 +91,22 @@ class Match:
     def device(self) -> torch.device:
         return torch.device(self.settings.run.device)
 
+    @property
+    def passes(self) -> int:
+        """Network evaluations per sampling step of the two libraries."""
+        return 1 if self.scale == 1 else 2
+
     def network(self) -> nn.Module:
-        """The network with which our loop begins."""
+        """Return the network as our loop initialises it."""
         return assemble(self.settings, self.dataset).network.train()
 
     def dropped(self, label: Tensor) -> Tensor:
-        """Labels, some replaced by the null label."""
+        """Return labels of which some are replaced by the null label."""
         drop = torch.rand(label.shape, device=label.device) < self.settings.process.label_drop
         return torch.where(drop, self.spec.classes, label)
 
     def guided(self, network: nn.Module, noisy: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """The output of a network towards the labels; t: (N,) whole numbers of a chain."""
+        """Return the guided output of a network. t: steps of the chain, integers (N,)."""
         with_label = network(noisy, share_of_chain(t), label)
         if self.scale == 1:
             return with_label
@@ -111,7 +114,7 @@ class Match:
         return without + self.scale * (with_label - without)
 
     def loader(self, steps: Sequence[Any], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches without end, image by image through PIL and these transforms of torchvision, as the examples read."""
+        """Return an endless iterator over batches, read as the examples do. steps: torchvision's transforms."""
         from torchvision import transforms
 
         flips = [transforms.RandomHorizontalFlip()] if self.dataset.flips else []
@@ -122,7 +125,7 @@ class Match:
 
 
 def share_of_chain(t: Tensor) -> Tensor:
-    """Steps 0..CHAIN-1 of a chain as the times in (0, 1] that our networks take."""
+    """Return steps 0..CHAIN-1 of the chain as times in (0, 1], which our networks take."""
     return (t + 1) / CHAIN
 
 
@@ -147,12 +150,12 @@ class Ours:
     def sample(self, labels: Tensor, steps: int) -> Drawn:
         model = self.match.spec.model(self.trainer.ema.network, self.match.device, self.autocast)
         sampling = Sampling("heun", steps, guidance_scale=self.match.scale)
-        batches = list(generate(model, sampling, len(labels), labels.tolist(), 0, AT_ONCE))
+        batches = list(generate(model, sampling, len(labels), labels.tolist(), 0, SAMPLE_BATCH))
         return Drawn(torch.cat([batch.images for batch in batches]), batches[0].nfe)
 
 
 class _Conditional(nn.Module):
-    """Our network as the GaussianDiffusion of denoising_diffusion_pytorch.classifier_free_guidance asks for one."""
+    """Our network with the interface that denoising_diffusion_pytorch.classifier_free_guidance expects."""
 
     random_or_learned_sinusoidal_cond = False
 
@@ -166,14 +169,13 @@ class _Conditional(nn.Module):
         return self.network(noisy, share_of_chain(t), self.match.dropped(label))
 
     def forward_with_cond_scale(self, noisy: Tensor, t: Tensor, label: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-        """Guided by the scale of the match; the second half is asked for by variants that are not measured here."""
+        """Return the output guided by the scale of the match, twice: the second is for variants not measured here."""
         guided = self.match.guided(self.network, noisy, t, label)
         return guided, guided
 
 
 class DenoisingDiffusionPytorch:
-    """GaussianDiffusion, trained as the Trainer of the same package does: Adam, an average every tenth step, a loss
-    read at every step, as many workers as cores."""
+    """GaussianDiffusion, trained like its package's Trainer: Adam, an EMA every tenth step, one worker per core."""
 
     name: ClassVar = "denoising-diffusion-pytorch"
     package: ClassVar = name
@@ -194,7 +196,7 @@ class DenoisingDiffusionPytorch:
         return self.library.GaussianDiffusion(network, image_size=size, timesteps=CHAIN, sampling_timesteps=steps)
 
     def step(self) -> None:
-        images, labels = (each.to(self.match.device) for each in next(self.batches))
+        images, labels = (tensor.to(self.match.device) for tensor in next(self.batches))
         loss = self.diffusion(images, classes=labels)
         loss.item()
         loss.backward()
@@ -205,15 +207,13 @@ class DenoisingDiffusionPytorch:
 
     def sample(self, labels: Tensor, steps: int) -> Drawn:
         diffusion = self._diffusion(self.average.ema_model.model, steps).to(self.match.device).eval()
-        parts = [diffusion.sample(classes=part.to(self.match.device)) for part in labels.split(AT_ONCE)]
-        return Drawn(
-            self.match.spec.space.decode(torch.cat(parts) * 2 - 1).cpu(), steps * (1 if self.match.scale == 1 else 2)
-        )
+        parts = [diffusion.sample(classes=part.to(self.match.device)) for part in labels.split(SAMPLE_BATCH)]
+        images = self.match.spec.space.decode(torch.cat(parts) * 2 - 1).cpu()
+        return Drawn(images, steps * self.match.passes)
 
 
 class Diffusers:
-    """DDPMScheduler, AdamW, a rate that warms up and falls, and EMAModel, as in diffusers' example of unconditional
-    training; with labels, and without accelerate."""
+    """DDPMScheduler and EMAModel, as in diffusers' unconditional example, but with labels and without accelerate."""
 
     name: ClassVar = "diffusers"
     package: ClassVar = name
@@ -232,25 +232,25 @@ class Diffusers:
         parameters = list(self.network.parameters())
         self.optimizer = torch.optim.AdamW(parameters, match.lr, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         steps = self._steps_in(match.minutes * 60)
-        # The example warms up for 500 steps of many thousands.
+        # The example warms up for 500 steps, a small share of its training.
         self.rates = get_scheduler("cosine", self.optimizer, None, min(500, steps // 10), steps)
         self.average = EMAModel(parameters, decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.batches = match.loader([transforms.Normalize([0.5], [0.5])], 0)
 
     def _steps_in(self, seconds: float) -> int:
-        """About how many steps there will be, which the example knows; of a copy's forward and backward passes."""
+        """Estimate the number of steps from forward and backward passes of a copy. The example knows the number."""
         shape = self.match.settings.optimizer.batch_size, *self.match.spec.space.shape
         clean, network = torch.randn(shape, device=self.match.device), copy.deepcopy(self.network)
-        each = []
+        times = []
         for _ in range(5):
             started = time.perf_counter()
             network(clean, torch.full((len(clean),), 0.5, device=clean.device), None).square().mean().backward()
-            float(next(network.parameters()).detach().sum())  # waits for the device
-            each.append(time.perf_counter() - started)
-        return max(10, round(seconds / sorted(each)[2]))
+            float(next(network.parameters()).detach().sum())  # Wait for the device.
+            times.append(time.perf_counter() - started)
+        return max(10, round(seconds / sorted(times)[2]))
 
     def step(self) -> None:
-        clean, labels = (each.to(self.match.device) for each in next(self.batches))
+        clean, labels = (tensor.to(self.match.device) for tensor in next(self.batches))
         noise = torch.randn_like(clean)
         t = torch.randint(0, CHAIN, (len(clean),), device=clean.device)
         noisy = self.chain.add_noise(clean, noise, t)
@@ -271,17 +271,17 @@ class Diffusers:
         chain.set_timesteps(steps)
         shape, images = self.match.dataset.train.images.shape[1:], []
         with self._averaged() as network:
-            for part in labels.to(self.match.device).split(AT_ONCE):
+            for part in labels.to(self.match.device).split(SAMPLE_BATCH):
                 noisy = torch.randn(len(part), *shape, device=self.match.device)
                 for t in chain.timesteps:
                     noise = self.match.guided(network, noisy, t.to(part.device).expand(len(part)), part)
                     noisy = chain.step(noise, t, noisy).prev_sample
                 images.append(self.match.spec.space.decode(noisy).cpu())
-        return Drawn(torch.cat(images), steps * (1 if self.match.scale == 1 else 2))
+        return Drawn(torch.cat(images), steps * self.match.passes)
 
     @contextmanager
     def _averaged(self) -> Iterator[nn.Module]:
-        """The network with the averaged weights in the place of its own."""
+        """Yield the network in eval mode with the averaged weights. Its own weights return at the end of the block."""
         parameters = list(self.network.parameters())
         self.average.store(parameters)
         self.average.copy_to(parameters)
@@ -292,4 +292,4 @@ class Diffusers:
             self.network.train()
 
 
-PEERS = {each.name: each for each in (Ours, DenoisingDiffusionPytorch, Diffusers)}
+PEERS = {peer.name: peer for peer in (Ours, DenoisingDiffusionPytorch, Diffusers)}

@@ -1,7 +1,7 @@
-"""What every evaluation shares: the data of a trained run, the card that says how a figure was taken, and the report.
+"""Data, protocol card and report of the evaluations of a trained run.
 
-A figure without its card cannot be compared, so a report is one JSON file for programs and one text for people, and
-both carry it.
+Results can only be compared together with their card, so a report has both: in one JSON file for programs and in one
+text file for people.
 """
 
 from __future__ import annotations
@@ -30,61 +30,60 @@ from scripts.cli.terminal import tell, tell_progress
 from scripts.tasks.sampling import folder_in_run, name_of
 from scripts.tasks.training import fingerprint, spaced_rows, split_hash
 
+USUAL_COUNT = 1000  # Images that are measured by default, if there are so many.
 Result = TypeVar("Result")
 
 
 def stored_facts(path: Path) -> dict[str, Any]:
-    """What stands beside the tensors of a checkpoint file."""
+    """Return what the YAML file beside a checkpoint's tensors holds."""
     return read_yaml(path.with_suffix(".yaml"))
 
 
 def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
-    """The data set that the run of a checkpoint was trained on. Raises UserError where it is another one now."""
+    """Load the data set that the run of a checkpoint was trained on. Raises UserError if its images have changed."""
     facts = stored_facts(path)
     config = facts["config"]
     options = {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.")}
     root = data.data_root(source.data_root or config["data_root"])
     dataset = data.load(config["dataset"], options, root, source.memory_limit)
     if fingerprint(dataset) != facts["data"]["sha256"]:
-        raise UserError(f"the {dataset.name} in {root} is not what {path} was trained on: name the right --data_root")
+        message = f"the {dataset.name} in {root} is not what {path} was trained on"
+        raise UserError(message, "name the folder of the original with `data_root`")
     return dataset
 
 
-def whole_split(dataset: ImageData, split: str) -> Split:
-    """Raises UserError for a split that there is not."""
-    if split not in ("train", "test"):
-        raise UserError(f"--split {split}: choose train or test")
-    return getattr(dataset, split)
-
-
-def part_of(dataset: ImageData, split: str, first: int, count: int | None, usual: int) -> Split:
-    """`count` images of a split from number `first` on, as `count_of` says. Raises UserError."""
-    whole = whole_split(dataset, split)
-    if not 0 <= first < len(whole):
-        raise UserError(f"--first_image {first}: the {split} split of {dataset.name} has images 0..{len(whole) - 1}")
-    stop = first + count_of(f"{split} images of {dataset.name} from {first} on", len(whole) - first, count, usual, 1)
+def part_of(dataset: ImageData, split: str, first: int, count: int | None) -> Split:
+    """Return `count` images of a split, from index `first` on. count: as for `_count`. Raises UserError."""
+    whole: Split = getattr(dataset, split)
+    if first >= len(whole):
+        message = f"`first_image` {first}: the {split} split of {dataset.name} has images 0..{len(whole) - 1}"
+        raise UserError(message)
+    description = f"{split} images of {dataset.name} from {first} on"
+    stop = first + _count(description, len(whole) - first, count, USUAL_COUNT, 1)
     return Split(whole.images[first:stop], whole.labels[first:stop])
 
 
-def spread_over(dataset: ImageData, split: str, count: int | None, usual: int) -> tuple[Split, list[int]]:
-    """`count` images evenly spaced over a split, so that sorted classes are all among them, and their numbers; as
-    `count_of` says, and at least the two that an interval needs. Raises UserError."""
-    whole = whole_split(dataset, split)
-    rows = spaced_rows(len(whole), count_of(f"{split} images of {dataset.name}", len(whole), count, usual, 2))
+def spread_over(dataset: ImageData, split: str, count: int | None, usual: int = USUAL_COUNT) -> tuple[Split, list[int]]:
+    """Return `count` images evenly spaced over a split, and their indices. count: as for `_count`. Raises UserError.
+
+    They are at least the two that an interval needs. A split that is sorted by class gives images of all classes.
+    """
+    whole: Split = getattr(dataset, split)
+    rows = spaced_rows(len(whole), _count(f"{split} images of {dataset.name}", len(whole), count, usual, 2))
     return Split(whole.images[rows], whole.labels[rows]), rows.tolist()
 
 
-def count_of(what: str, there: int, count: int | None, usual: int, fewest: int) -> int:
-    """How many images --num_images asks for: all for 0, and for None the usual number or as many as there are. Raises
-    UserError for more than there are, and for too few."""
-    asked = min(usual, there) if count is None else count or there
-    if not fewest <= asked <= there:
-        raise UserError(f"--num_images {asked}: takes {fewest} to {there}, the {what}, or 0 for all")
-    return asked
+def _count(description: str, available: int, count: int | None, usual: int, fewest: int) -> int:
+    """Return the number of images to take: all if `count` is 0, the usual number or all if it is None."""
+    number = min(usual, available) if count is None else count or available
+    if not fewest <= number <= available:
+        message = f"`num_images` {number}: must be {fewest} to {available}, the number of {description}"
+        raise UserError(message, "use 0 for all")
+    return number
 
 
 def model_card(path: Path, flags: ModelFlags) -> dict[str, Any]:
-    """Which weights a figure belongs to, and what they were computed with."""
+    """Return the part of a card that names the weights, and the device and precision of the computation."""
     facts = stored_facts(path)
     space = (facts.get("denoiser") or {}).get("space") or {}
     card = {
@@ -102,57 +101,58 @@ def model_card(path: Path, flags: ModelFlags) -> dict[str, Any]:
     return {key: value for key, value in card.items() if value is not None}
 
 
-def data_card(dataset: ImageData, split: str, where: Mapping[str, Any], part: Split) -> dict[str, Any]:
-    """Which images a figure was taken on. where: which part of the split they are."""
+def data_card(dataset: ImageData, split: str, position: Mapping[str, Any], part: Split) -> dict[str, Any]:
+    """Return the part of a card that names the images. position: their position in the split."""
     return {
         "dataset": dataset.name,
         "split": split,
-        **where,
+        **position,
         "num_images": len(part),
         "images_sha256": split_hash(part),
     }
 
 
 def in_batches(
-    work: Callable[[slice], Result], count: int, size: int, so_far: Callable[[int], str]
+    work: Callable[[slice], Result], count: int, size: int, summary: Callable[[int], str]
 ) -> Iterator[Result]:
-    """What `work` makes of the rows 0..count-1, `size` at a time and shared out among the processes of the task, all of
-    which get it all; with a line of progress: of each batch on a terminal, elsewhere of all.
+    """Yield `work(rows)` for each batch of the rows 0..count-1, in order and on every rank; the ranks share the work.
 
-    so_far: what it says of so many rows.
+    Prints a line of progress that ends with `summary(done)`: after every batch on a terminal, elsewhere at the end.
     """
     started = time.perf_counter()
-    parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-    for done, result in zip((part.stop for part in parts), distributed.map_over_ranks(work, parts), strict=True):
+    batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    for rows, result in zip(batches, distributed.map_over_ranks(work, batches), strict=True):
         yield result
-        tell_progress(done, count, so_far(done), duration(time.perf_counter() - started))
+        tell_progress(rows.stop, count, summary(rows.stop), duration(time.perf_counter() - started))
 
 
-def estimated(values: Tensor) -> dict[str, Any]:
-    """A mean over images, (N,), with its interval, for a report."""
+def mean_estimate(values: Tensor) -> dict[str, Any]:
+    """Return the mean of values (N,) and its 95 % interval, for a report."""
     return {"mean": values.mean().item(), "interval_95": list(mean_interval(values))}
 
 
-def with_interval(estimate: Mapping[str, Any], digits: int = 4) -> str:
-    """The same for people."""
+def format_estimate(estimate: Mapping[str, Any], digits: int = 4) -> str:
+    """Return a `mean_estimate` for people."""
     low, high = estimate["interval_95"]
     return f"{estimate['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def report_folder(path: Path, out: str | None) -> Path:
-    """Where a report goes: --out, else evaluation/ in the run of the checkpoint file. Raises UserError."""
+    """Return the folder for a report: --out, or evaluation/ in the run of the checkpoint `path`. Raises UserError."""
     return folder_in_run(path, out, "evaluation")
 
 
 def unused_path(folder: Path, stem: str) -> Path:
-    """`<stem>.json`, numbered where others of this second are there already."""
+    """Return `<stem>.json` in the folder, with a number after the stem if that file exists."""
     names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
     return next(path for name in names if not (path := folder / f"{name}.json").exists())
 
 
 def write_report(folder: Path, task: str, card: Mapping[str, Any], results: Mapping[str, Any], table: str) -> Path:
-    """`<date>_<time>-<task>.json` with the card and the results, and the table with the card beside it as .txt. The
-    table is told, too."""
+    """Write a report, print its table, and return its path, `<date>_<time>-<task>.json`.
+
+    The JSON file has the card and the results. A .txt beside it has the table and the card.
+    """
     tell(f"\n{table}\n")
     path = unused_path(folder, f"{datetime.now():%Y%m%d_%H%M%S}-{task}")
     content = json.dumps({"task": task, "protocol": card, "results": results}, indent=2)

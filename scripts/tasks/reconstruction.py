@@ -36,16 +36,16 @@ def reconstruct(flags: ReconstructFlags) -> None:
     model, device = open_autoencoder(flags, flags.weights)
     source, split = _images(flags, model)
     with new_folder(flags.out, model.path, "reconstructions", source.split()[0]) as folder:
-        made = _reconstruct(model, split.images, flags.batch_size, device)
-        result = fidelity(zip(split.images.split(500), made.images.split(500), strict=True))
+        reconstructed = _reconstruct(model, split.images, flags.batch_size, device)
+        result = fidelity(zip(split.images.split(500), reconstructed.images.split(500), strict=True))
         title = (
             f"{name_of(model.path)}, step {model.step}, {flags.weights} weights: {source} images, each with its "
             f"reconstruction on the right. All {len(split):,}: {_line(result)}"
         )
         rows = torch.linspace(0, len(split) - 1, min(flags.height * flags.width, len(split))).long()
-        sheet = sheets.pairs(split.images[rows], made.images[rows], flags.width, title)
+        sheet = sheets.pairs(split.images[rows], reconstructed.images[rows], flags.width, title)
         image_files.save_image(sheet, folder / "reconstructions.png")
-        report = _report(model, flags, source, split, result, made)
+        report = _report(model, flags, source, split, result, reconstructed)
         write_text(folder / "metrics.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "metrics.txt", _table(report))
         write_text(folder / "config.txt", yaml.safe_dump(to_config(flags), sort_keys=False))
@@ -53,7 +53,7 @@ def reconstruct(flags: ReconstructFlags) -> None:
 
 
 def _images(flags: ReconstructFlags, model: Autoencoder) -> tuple[str, Split]:
-    """Return the name and the images of what is reconstructed."""
+    """Return the name of the images to reconstruct, and the images."""
     if flags.image:
         images = read_images(flags.image, model.spec.shape)
         return "given", Split(images, torch.zeros(len(images), dtype=torch.long))
@@ -86,9 +86,9 @@ def _line(result: Fidelity) -> str:
 
 
 def _report(
-    model: Autoencoder, flags: ReconstructFlags, source: str, split: Split, result: Fidelity, made: _Reconstructed
+    model: Autoencoder, flags: ReconstructFlags, source: str, split: Split, result: Fidelity, output: _Reconstructed
 ) -> dict[str, Any]:
-    latents = made.latents.double()
+    latents = output.latents.double()
     channels = latents.transpose(0, 1).flatten(1)
     measured = asdict(result)
     measured["psnr_db"] = psnr if math.isfinite(psnr := measured.pop("psnr")) else None

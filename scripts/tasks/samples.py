@@ -1,6 +1,6 @@
-"""Images to be measured, wherever they come from: a trained run, a samples.npz, or a folder or zip of pictures.
+"""Images to be measured: from a trained run, a samples.npz, or a folder or zip of pictures.
 
-All come as uint8, with what is known of how they were made for the protocol card.
+All are uint8 and carry what is known of their making, for the protocol card.
 """
 
 from __future__ import annotations
@@ -29,21 +29,25 @@ from models.runs.yaml_files import read_yaml
 from scripts.cli.terminal import tell_progress
 from scripts.tasks.sampling import describe_model
 
-LABELLED = re.compile(r"_label(\d{1,9})\.[^.]+$")
 QUANTISATION = "uint8, rounded half to even, clipped to 0..255"
-# What numpy is known to raise for files that are no archive of arrays, or a damaged one.
-BROKEN = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
-CONFIG_WORDS = ("sampler", "steps", "grid", "eta", "variance", "diffusion", "order", "guidance_scale")
-CONFIG_WORDS += ("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "weights", "checkpoint")
-CONFIG_WORDS += ("step", "checkpoint_sha256", "nfe")
-
-INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt; samples from before it have the schedule's own t.
+# Settings of a config.txt that the card repeats.
+CARD_SETTINGS = (
+    *("sampler", "steps", "grid", "eta", "variance", "diffusion", "order", "guidance_scale"),
+    *("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "weights", "checkpoint"),
+    *("step", "checkpoint_sha256", "nfe"),
+)
+INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt. Without it the interval is in the schedule's own t.
+_LABELLED = re.compile(r"_label(\d{1,9})\.[^.]+$")
+# Errors that numpy raises for files that are no archive of arrays, or a damaged one.
+_ARCHIVE_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | None:
-    """One label per image, for a model that takes any: each is the class that lags most behind its share of the
-    training images. So the classes come as often as there, to an image or so, and fewer labels are the first of more.
-    Against the training images other shares, chance ones too, would be a distance by themselves."""
+    """Return one label per image, with the class shares of the training images; None for a model without labels.
+
+    Each label is the class that lags most behind its share, so that the first labels do not depend on the count.
+    Other shares, even random ones, would themselves be a distance from the training images.
+    """
     if model.spec.classes == 0:
         return None
     shares = torch.bincount(dataset.train.labels, minlength=model.spec.classes).double() / len(dataset.train)
@@ -58,7 +62,7 @@ def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | 
 def draw_samples(
     model: Model, sampling: Sampling, count: int, labels: Sequence[int] | None, seed: int, batch_size: int
 ) -> Samples:
-    """Generate `count` images of a trained model, with a line of progress."""
+    """Generate `count` images of a trained model, and show the progress."""
     images, evaluations, done, started = [], 0.0, 0, time.perf_counter()
     for batch in generate(model, sampling, count, labels, seed, batch_size, over_ranks=True):
         images.append(batch.images)
@@ -75,36 +79,40 @@ def draw_samples(
 
 
 def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
-    """`count` images of a file or folder, all for 0, of the shape of a data set: the first of those that `generate`
-    made, class after class in turn, and of others, which may be sorted, such as are drawn. Raises UserError."""
+    """Read `count` images of a file or folder, 0 for all, with the image shape of a data set. Raises UserError.
+
+    Of images made by `generate`, whose classes come in turn, the first are taken. Others may be sorted and are drawn
+    at random.
+    """
     if not path.exists():
         raise UserError(f"--samples {path}: no such file or folder")
-    of_npz = path.is_file() and path.suffix == ".npz"
-    images, labels = _read_npz(path) if of_npz else _read_pictures(path, dataset)
+    is_npz = path.is_file() and path.suffix == ".npz"
+    images, labels = _read_npz(path) if is_npz else _read_pictures(path, dataset)
     if tuple(images.shape[1:]) != tuple(dataset.train.images.shape[1:]):
-        mine, theirs = ("x".join(map(str, each.shape[1:])) for each in (images, dataset.train.images))
-        raise UserError(f"--samples {path}: images are {mine} (CxHxW), those of {dataset.name} {theirs}")
-    if labels is not None and (len(labels) != len(images) or not _known(labels, len(dataset.class_names))):
-        raise UserError(f"--samples {path}: the labels are not one of {len(dataset.class_names)} classes per image")
+        given, expected = ("x".join(map(str, part.shape[1:])) for part in (images, dataset.train.images))
+        raise UserError(f"--samples {path}: images are {given} (CxHxW), those of {dataset.name} {expected}")
+    classes = len(dataset.class_names)
+    if labels is not None and not (len(labels) == len(images) and labels.min() >= 0 and labels.max() < classes):
+        raise UserError(f"--samples {path}: the labels are not one of {classes} classes per image")
     if count > len(images):
         raise UserError(f"--num_images {count}: {path} holds {len(images)}")
     count = count or len(images)
-    card: dict[str, Any] = {"made_by": "others", "samples": str(path), "quantisation": "uint8, as given"}
-    settings = settings_beside(path) if of_npz else {}
+    settings = settings_beside(path) if is_npz else {}
     if "sampler" in settings:
-        told = {word: settings[word] for word in CONFIG_WORDS if _is_plain(settings.get(word))}
-        if "guidance_interval" in told:
-            told["guidance_interval_unit"] = settings.get(INTERVAL_UNIT, "in the schedule's own t")
-        card = {"made_by": "generate", "samples": str(path), "quantisation": QUANTISATION, **told}
-    rows = torch.arange(count)
-    if card["made_by"] != "generate":
+        rows = torch.arange(count)
+        stored = {name: settings[name] for name in CARD_SETTINGS if _is_plain(settings.get(name))}
+        if "guidance_interval" in stored:
+            stored[INTERVAL_UNIT] = settings.get(INTERVAL_UNIT, "in the schedule's own t")
+        card: dict[str, Any] = {"made_by": "generate", "samples": str(path), "quantisation": QUANTISATION, **stored}
+    else:
         rows = random_rows(len(images), count, 0, "samples").sort().values
+        card = {"made_by": "others", "samples": str(path), "quantisation": "uint8, as given"}
     title = str(Path(*path.absolute().parts[-2:]))
     return Samples(images[rows], None if labels is None else labels[rows], title, card)
 
 
 def settings_beside(path: Path) -> dict[str, Any]:
-    """What the config.txt beside a samples.npz says, if it is one of ours."""
+    """Return the settings in the config.txt beside a samples.npz; {} if there is none that can be read."""
     config = path.parent / "config.txt"
     try:
         return read_yaml(config) if config.is_file() else {}
@@ -113,23 +121,19 @@ def settings_beside(path: Path) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """What a setting may be; someone's YAML may hold dates and worse."""
+    """Return whether a value of someone's YAML is a word, a finite number, or a list of these."""
     values = value if isinstance(value, list) else [value]
-    return all(isinstance(each, (str, int)) or (isinstance(each, float) and math.isfinite(each)) for each in values)
-
-
-def _known(labels: Tensor, classes: int) -> bool:
-    return len(labels) > 0 and int(labels.min()) >= 0 and int(labels.max()) < classes
+    return all(isinstance(item, (str, int)) or (isinstance(item, float) and math.isfinite(item)) for item in values)
 
 
 def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
-    """As `generate` writes it: arr_0 uint8 (N, H, W, C), arr_1 labels."""
+    """Read an archive as `generate` writes it: arr_0 uint8 (N, H, W, C), arr_1 labels."""
     try:
-        # By the file: of a path that is no archive, numpy would leave it open and return something else.
+        # Given a path that is no archive, numpy would leave the file open and return something else.
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             images = archive["arr_0"]
             labels = archive.get("arr_1")
-    except BROKEN as error:
+    except _ARCHIVE_ERRORS as error:
         words = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"--samples {path}: no samples.npz with an arr_0: {words[0]}") from None
     if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray | None):
@@ -140,26 +144,23 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
         raise UserError(f"--samples {path}: arr_0 has shape {images.shape}; it must be (N, H, W, C)")
     if labels is not None and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
         raise UserError(f"--samples {path}: arr_1 must hold one whole number per image")
-    found = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return found, None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64))
 
 
 def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
-    """In the order of their names. Labels: from names like 00000_label3.png, or from folders named as the classes."""
+    """Read pictures in the order of their names, with the labels that all names, or all folders, tell."""
     from data.readers.pictures import Target, decode_all
     from data.readers.trees import open_tree
 
     tree = open_tree(path)
     names = sorted(tree.names)
-    images = decode_all(tree, names, Target(None, dataset.train.images.shape[1], False))
-    return torch.from_numpy(images), _labels_of(names, dataset.class_names)
-
-
-def _labels_of(names: Sequence[str], class_names: Sequence[str]) -> Tensor | None:
-    numbered = [LABELLED.search(name) for name in names]
+    images = torch.from_numpy(decode_all(tree, names, Target(None, dataset.train.images.shape[1], False)))
+    numbered = [_LABELLED.search(name) for name in names]  # as in 00000_label3.png
     if all(numbered):
-        return torch.tensor([int(match[1]) for match in numbered if match])
+        return images, torch.tensor([int(match[1]) for match in numbered if match])
+    class_names = list(dataset.class_names)
     folders = [next((part for part in name.split("/")[:-1] if part in class_names), None) for name in names]
     if class_names and all(folders):
-        return torch.tensor([list(class_names).index(str(folder)) for folder in folders])
-    return None
+        return images, torch.tensor([class_names.index(str(folder)) for folder in folders])
+    return images, None

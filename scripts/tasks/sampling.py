@@ -1,6 +1,6 @@
-"""What `generate` and its kin share: from flags to a trained model, how to sample it, and the folder to write.
+"""From flags to a trained model, its sampling and the folder to write: shared by the tasks that sample a model.
 
-Every mistake is found here, in one line, before anything is computed.
+Mistakes are found before anything is computed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from models.training.interrupts import Interrupts
 from scripts.cli.flags import ModelFlags, SamplerFlags
 
 DENOISING = ("train_ddpm", "train_flow", "train_latent")
+FILM_FRAMES = 40  # Moments of the reverse process in an animation.
 
 
 def resolve_model(flags: ModelFlags) -> ModelFlags:
-    """Every "auto" replaced by what it stands for; the device is made ready."""
+    """Replace "auto" by the device and precision chosen, and prepare the device. Raises UserError."""
     if flags.weights not in WEIGHTS:
         raise UserError(f"--weights {flags.weights}: choose ema or raw")
     device = devices.pick_device(flags.device)
@@ -39,44 +40,46 @@ def resolve_model(flags: ModelFlags) -> ModelFlags:
 
 
 def find_checkpoint(flags: ModelFlags) -> Path:
-    """The checkpoint file that the flags name. Raises UserError where there is none."""
-    if flags.checkpoint in (checkpoints.LAST, checkpoints.BEST):
-        return checkpoints.resolve_checkpoint(
-            find_run(flags.run, Path(flags.experiments_dir), DENOISING), flags.checkpoint
-        )
-    return Path(flags.checkpoint)
+    """Return the checkpoint file that the flags name. Raises UserError if the run is missing or has no checkpoint."""
+    if flags.checkpoint not in (checkpoints.LAST, checkpoints.BEST):
+        return Path(flags.checkpoint)
+    return checkpoints.resolve_checkpoint(_find_run(flags.run, flags), flags.checkpoint)
 
 
 def find_every_checkpoint(flags: ModelFlags) -> list[Path]:
-    """The checkpoint files of the run that the flags name, oldest first. Raises UserError where there are none."""
+    """Return the checkpoint files of the run, oldest first. Raises UserError if there are none."""
     if flags.checkpoint != checkpoints.LAST:
-        raise UserError("--every_checkpoint goes with --run, not with --checkpoint")
-    run = find_run(flags.run, Path(flags.experiments_dir), DENOISING)
+        raise UserError(f"--checkpoint {flags.checkpoint}: --every_checkpoint takes all of a run; leave it out")
+    run = _find_run(flags.run, flags)
     paths = checkpoints.list_checkpoints(run / "checkpoints")
     if not paths:
         raise UserError(f"{run} has no checkpoint yet")
     return paths
 
 
+def _find_run(name: str, flags: ModelFlags) -> Path:
+    return find_run(name, Path(flags.experiments_dir), DENOISING)
+
+
 def run_of(path: Path) -> Path | None:
-    """The run folder that a checkpoint file lies in, if it lies in one."""
+    """Return the run folder of a checkpoint file, None if the file lies in no run."""
     return path.parent.parent if path.parent.name == "checkpoints" else None
 
 
 def name_of(path: Path) -> str:
-    """What titles call the model of a checkpoint file: its run, or the file itself."""
+    """Return the name of a checkpoint file for titles: its run's name, or its own outside a run."""
     run = run_of(path)
     return path.name if run is None else run.name
 
 
 def describe_model(model: Model) -> str:
-    """Return what titles say of a model: its run, step and weights."""
+    """Return a model's run, step and weights, for titles."""
     assert model.origin is not None
     return f"{name_of(model.origin.path)}, step {model.origin.step}, {model.origin.weights} weights"
 
 
 def open_model(path: Path, flags: ModelFlags) -> Model:
-    """Load the model of a checkpoint file. The flags are resolved."""
+    """Load the model of a checkpoint file. flags: from `resolve_model`. Raises UserError."""
     autoencoder = None
     if flags.autoencoder is not None:
         autoencoder = find_autoencoder(flags.autoencoder, Path(flags.experiments_dir))
@@ -85,40 +88,40 @@ def open_model(path: Path, flags: ModelFlags) -> Model:
 
 
 def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) -> Sampling:
-    """Return how to sample a model. Raises UserError for what its schedule, labels or sampler do not allow."""
-    options = {name: value for name, value in vars(flags.options).items() if value is not None}
+    """Return how to sample a model. Raises UserError if its schedule, labels or sampler do not allow it."""
+    weak = None
+    if flags.autoguidance is not None:
+        path = Path(flags.autoguidance)
+        if path.suffix != ".safetensors":
+            path = checkpoints.resolve_checkpoint(_find_run(flags.autoguidance, model_flags))
+        weak = open_model(path, model_flags)
     sampling = Sampling(
         sampler=flags.sampler,
         steps=default_steps(flags.sampler, model.spec.timesteps) if flags.steps is None else flags.steps,
         grid=flags.grid,
-        options=options,
+        options={name: value for name, value in vars(flags.options).items() if value is not None},
         guidance_scale=flags.guidance_scale,
         guidance_interval=flags.guidance_interval,
         guidance_rescale=flags.guidance_rescale,
         clip=flags.clip,
-        weak=None if flags.autoguidance is None else _open_weak_model(flags.autoguidance, model_flags),
+        weak=weak,
     )
     sampling.check(model)
     return sampling
 
 
-def _open_weak_model(name: str, flags: ModelFlags) -> Model:
-    """Load the weaker model of autoguidance: a run or a checkpoint file."""
-    path = Path(name)
-    if path.suffix != ".safetensors":
-        path = checkpoints.resolve_checkpoint(find_run(name, Path(flags.experiments_dir), DENOISING))
-    return open_model(path, flags)
-
-
 def folder_in_run(path: Path, out: str | None, kind: str) -> Path:
-    """--out, else `<run>/<kind>` in the run of the checkpoint file `path`; made if need be. Raises UserError."""
-    folder = Path(out).absolute() if out is not None else _own_run(path) / kind
+    """Return the folder `out`, by default `<run>/<kind>` in the run of a checkpoint file, and create it.
+
+    Raises UserError if it cannot be written, or if there is neither `out` nor a run.
+    """
+    folder = Path(out).absolute() if out is not None else _run_to_write(path) / kind
     make_folder(folder)
     return folder
 
 
 def make_folder(folder: Path, flag: str = "--out") -> None:
-    """Makes it where it is missing. Raises UserError where nothing can be written."""
+    """Create a folder if it is missing. flag: names the folder. Raises UserError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -127,26 +130,26 @@ def make_folder(folder: Path, flag: str = "--out") -> None:
         raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with {flag}") from None
 
 
-def _own_run(path: Path) -> Path:
+def _run_to_write(path: Path) -> Path:
     run = run_of(path)
     if run is None:
-        raise UserError("--checkpoint outside a run folder: say where to write with --out")
+        raise UserError(f"{path} lies in no run folder: name a folder to write with --out")
     return run
 
 
 @contextmanager
 def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "--out") -> Iterator[Path]:
-    """A folder that appears whole under its name when the block ends, and not at all if it fails or is stopped.
+    """Yield a hidden folder to write, rename it at the end of the block, and print its name.
 
-    out: what `flag` names; otherwise `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`.
-    Prints its name.
+    If the block fails or is interrupted, the folder is deleted. out: the folder's name, from the option `flag`; by
+    default `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`. Raises UserError.
     """
     if out is not None:
         final = Path(out).resolve()
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(f"{flag} {final} is there already and not an empty folder: name a new one")
     else:
-        final = _own_run(path) / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
+        final = _run_to_write(path) / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
     partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -163,12 +166,12 @@ def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "
 
 
 def _rename(partial: Path, final: Path, numbered: bool) -> Path:
-    """Gives the finished folder its name; where another of this second has it already, a number is added."""
+    """Rename a folder and return its name. numbered: add a number if another folder of this second has the name."""
     for count in range(1, 1000):
-        place = final if count == 1 else final.with_name(f"{final.name}-{count}")
+        target = final if count == 1 else final.with_name(f"{final.name}-{count}")
         try:
-            partial.rename(place)  # an empty folder of that name is replaced, any other refused
-            return place
+            partial.rename(target)  # an empty folder of that name is replaced, any other refused
+            return target
         except OSError:
             if not numbered:
                 raise

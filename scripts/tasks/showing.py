@@ -1,16 +1,15 @@
-"""What the tasks that draw a trained model share: its test images, walks in batches, titles, stills and animations."""
+"""A trained model and the pictures drawn of it, as the tasks share them: test images, sampling, titles and files."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import tyro
 import yaml
 from PIL import Image
 from torch import Tensor
@@ -26,45 +25,24 @@ from models.generation import Generated, Sampling, Start, choose_labels, generat
 from models.model import Model
 from models.randomness import Draw, derive_seed, image_draw
 from models.runs.files import write_text
-from scripts.cli.arguments import check_positive, to_config
-from scripts.cli.flags import ModelFlags, SamplerFlags, SourceFlags
+from scripts.cli.arguments import to_config
+from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
 from scripts.tasks.extractors import classifier_of
 from scripts.tasks.protocol import load_data_of_run
 from scripts.tasks.samples import INTERVAL_UNIT
-from scripts.tasks.sampling import describe_model, find_checkpoint, new_folder, open_model, open_sampling, resolve_model
-
-FILM_FRAMES = 40  # Moments of an animation.
-
-
-@dataclass(frozen=True)
-class ShowFlags:
-    """What every picture of a model takes."""
-
-    seed: int = 0
-    """The same seed gives the same picture."""
-    batch_size: int = 256
-    """Images at a time; changes nothing else."""
-    animate: bool = False
-    """Write an animation, too."""
-    format: str = "png"
-    """Of pictures: png, pdf or svg."""
-    animation_format: str = "webp"
-    """Of the animation: webp or gif."""
-    data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
-    out: str | None = None
-    """Folder to write; it must be new or empty. Default: a new one in the run's folder."""
-
-    def check(self) -> None:
-        """Raises UserError for values that no picture can have."""
-        check_positive(self, "batch_size")
-        if f".{self.format}" not in (".png", *image_files.PAGE_FORMATS):
-            raise UserError(f"--format {self.format}: choose png, pdf or svg")
-        if f".{self.animation_format}" not in image_files.ANIMATION_FORMATS:
-            raise UserError(f"--animation_format {self.animation_format}: choose webp or gif")
+from scripts.tasks.sampling import (
+    FILM_FRAMES,
+    describe_model,
+    find_checkpoint,
+    new_folder,
+    open_model,
+    open_sampling,
+    resolve_model,
+)
 
 
 class TestImages(NamedTuple):
-    """uint8 (N, C, H, W), the labels under which they are shown to a model, and their names beside a picture."""
+    """uint8 images (N, C, H, W), the labels that the model receives, and names for the picture."""
 
     images: Tensor
     labels: list[int]
@@ -73,7 +51,7 @@ class TestImages(NamedTuple):
 
 @dataclass(frozen=True)
 class Shown:
-    """A model, how it is sampled, and what its pictures are to be."""
+    """A model, how it is sampled, and how its pictures are drawn."""
 
     flags: ModelFlags
     show: ShowFlags
@@ -82,8 +60,7 @@ class Shown:
 
     @classmethod
     def open(cls, flags: ModelFlags, sampler: SamplerFlags, show: ShowFlags) -> Shown:
-        """Load the model. Raises UserError for flags that do not fit."""
-        show.check()
+        """Load the model. Raises UserError for flags that do not fit it."""
         flags = resolve_model(flags)
         model = open_model(find_checkpoint(flags), flags)
         return cls(flags, show, model, open_sampling(sampler, flags, model))
@@ -99,58 +76,62 @@ class Shown:
         """Grid that the sampler walks."""
         return self.sampling.levels(self.model)
 
+    @property
+    def frames(self) -> int:
+        """Number of moments to keep for the animation."""
+        return FILM_FRAMES if self.show.animate else 0
+
     def need_gaussian_noise(self, task: str) -> None:
-        """Raise UserError if the model starts from other noise: mixed, it would be noise that the model never saw."""
+        """Raise UserError if the model starts from other noise, whose mixtures have another distribution."""
         noise = self.model.spec.initial_noise
         if noise != "gaussian":
-            raise UserError(f"{task} mixes noises, which only Gaussian ones allow: {self.path} starts from {noise}")
+            raise UserError(f"{task} mixes noises and needs Gaussian ones: {self.path} starts from {noise} noise")
 
     def data(self) -> ImageData:
         return load_data_of_run(self.path, self.show.data)
 
     def test_images(self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None) -> TestImages:
-        """Return test images of these numbers under these labels in turn.
+        """Return the test images with these numbers, under these labels in turn. Raises UserError.
 
-        numbers: None for images drawn by the seed. labels: None for each image's own.
+        numbers: None draws `count` images by the seed. labels: None keeps each image's own.
         """
         dataset = self.data()
         rows = pick_images(dataset.test, count, self.show.seed, numbers)
         chosen = choose_labels(self.model, labels, len(rows)) if labels is not None else None
-        own_labels = dataset.test.labels[rows].tolist()
-        images, names = dataset.test.images[rows], name_images(dataset, rows)
-        return TestImages(images, own_labels if chosen is None else chosen, names)
+        shown_labels = dataset.test.labels[rows].tolist() if chosen is None else chosen
+        return TestImages(dataset.test.images[rows], shown_labels, name_images(dataset, rows))
 
-    def title(self, what: str, *nfe: float) -> str:
-        """Return run, step, weights, sampler, guidance and NFE (the least and the most), then what is shown."""
+    def title(self, content: str, *nfe: float) -> str:
+        """Return run, step, weights, sampler, guidance and the range of the NFE, followed by the content."""
         weak = f" away from {describe_model(self.sampling.weak)}" if self.sampling.weak is not None else ""
         ends = sorted({min(nfe), max(nfe)}) if nfe else []
         cost = f", NFE {' to '.join(f'{end:g}' for end in ends)}" if ends else ""
-        return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}: {what}"
+        return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}: {content}"
 
     def generate(self, labels: Sequence[int] | None, count: int, frames: int = 0) -> Generated:
-        """Return `count` images from the seed's noise."""
+        """Return `count` images sampled from the noise of the seed."""
         size = self.show.batch_size
         return join(list(generate(self.model, self.sampling, count, labels, self.show.seed, size, frames)))
 
     def generate_from(
         self, begin: Callable[[Denoiser, range], Start], count: int, steps: int, frames: int = 0
     ) -> Generated:
-        """Return `count` images, each batch from where `begin` says. steps: how many steps each walk has."""
+        """Return `count` images, each batch sampled from its `Start`. steps: number of steps of each walk."""
         size = self.show.batch_size
         return join(list(generate_from(begin, self.model, self.sampling, count, steps, size, frames)))
 
     def draw(self, indices: Sequence[int]) -> Draw:
-        """Return the noise of the images with these indices, as the model knows noise: a function of seed and index."""
+        """Return the noise of the images with these indices, from the model's distribution: a function of the seed."""
         normal = image_draw(self.show.seed, indices, self.model.device)
         return lambda shape: shape_noise(self.model.spec.initial_noise, normal(shape))
 
     def labels(self, labels: Sequence[int]) -> Tensor | None:
-        """Return the labels on the device; None for a model without labels."""
+        """Return the labels on the device, None for a model without labels."""
         return torch.tensor(labels, device=self.model.device) if self.model.spec.classes else None
 
     @contextmanager
     def folder(self, kind: str, words: str, flags: Any) -> Iterator[Path]:
-        """The folder to write, in which config.txt says how it was made."""
+        """Yield the folder to write, and add a config.txt with all settings at the end of the block."""
         with new_folder(self.show.out, self.path, kind, words) as folder:
             yield folder
             settings = {**to_config(flags), **to_config(self.flags), "steps": self.sampling.steps}
@@ -160,23 +141,26 @@ class Shown:
     def save(self, picture: Image.Image, folder: Path, name: str) -> None:
         image_files.save_image(picture, folder / f"{name}.{self.show.format}")
 
-    def animate(self, frames: Sequence[Image.Image], folder: Path, fps: float = 12.0) -> None:
-        image_files.animate(frames, folder / f"animation.{self.show.animation_format}", fps)
+    def animate(self, frames: Sequence[Image.Image], folder: Path) -> None:
+        image_files.animate(frames, folder / f"animation.{self.show.animation_format}")
 
     def classifier(self, dataset: ImageData) -> Classifier:
-        """Raises UserError where there are no classes."""
+        """Return the classifier of a data set. Raises UserError if the data set has no classes."""
         return classifier_of(dataset, Path(self.flags.experiments_dir), self.model.device)
 
 
-def pick_images(split: Split, count: int, seed: int, asked: Sequence[int] | None) -> Tensor:
-    """Rows of a split: the asked ones, else `count` drawn by the seed, the classes in turn. Raises UserError."""
-    if asked is not None:
-        for index in asked:
-            if not 0 <= index < len(split):
-                raise UserError(f"--images {index}: the test split has images 0..{len(split) - 1}")
-        return torch.tensor(asked, dtype=torch.long)
+def pick_images(split: Split, count: int, seed: int, numbers: Sequence[int] | None) -> Tensor:
+    """Return the given rows of a split, by default `count` rows drawn by the seed, the classes in turn.
+
+    Raises UserError for a number outside the split.
+    """
+    if numbers is not None:
+        for number in numbers:
+            if not 0 <= number < len(split):
+                raise UserError(f"--images {number}: the test split has images 0..{len(split) - 1}")
+        return torch.tensor(numbers, dtype=torch.long)
     if count > len(split):
-        raise UserError(f"{count} test images: the test split has {len(split)}")
+        raise UserError(f"--rows: {count} test images are needed, and the split has {len(split)}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(derive_seed(seed, "test images")))
     seen: Counter[int] = Counter()
     turns = []
@@ -187,26 +171,24 @@ def pick_images(split: Split, count: int, seed: int, asked: Sequence[int] | None
     return order[in_turn[:count]]
 
 
-def name_images(dataset: ImageData, rows: Tensor, word: str = "test image ") -> list[str]:
-    """What test images are called beside a picture: their number and class."""
+def name_images(dataset: ImageData, rows: Tensor, prefix: str = "test image ") -> list[str]:
+    """Return the names of test images for a picture: prefix, number and class."""
     names = dataset.class_names
     labels = dataset.test.labels[rows].tolist()
-    numbers = [f"{word}{row}" for row in rows.tolist()]
+    numbers = [f"{prefix}{row}" for row in rows.tolist()]
     return [f"{n} ({names[k]})" for n, k in zip(numbers, labels, strict=True)] if names else numbers
 
 
 def write_numbers(folder: Path, name: str, numbers: Mapping[str, Any]) -> None:
-    """A small table of named numbers, YAML for people and programs."""
+    """Write numbers with their names as YAML, floats rounded to 5 decimals."""
     rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in numbers.items()}
     write_text(folder / f"{name}.txt", yaml.safe_dump(rounded, sort_keys=False))
 
 
 def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The same rows as .csv for programs and, in columns, as .txt for people."""
-    texts = [
-        list(rows[0]),
-        *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows),
-    ]
+    """Write rows twice: as .csv, and in aligned columns as .txt."""
+    texts = [list(rows[0])]
+    texts += [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in texts]
     write_text(folder / f"{name}.txt", "\n".join(lines) + "\n")
@@ -214,5 +196,5 @@ def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> N
 
 
 def rmse(one: Tensor, other: Tensor) -> Tensor:
-    """(N,) root mean squared differences of uint8 images, in grey levels of 0..255."""
+    """Return the root mean squared differences (N,) of uint8 images, in grey levels of 0..255."""
     return (one.double() - other.double()).square().flatten(1).mean(1).sqrt()

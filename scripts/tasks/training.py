@@ -1,6 +1,6 @@
-"""Shared by the training tasks: the path from flags to a running `Trainer`, new or resumed.
+"""Code shared by the training tasks: from flags to a running `Trainer`, new or resumed.
 
-A task says how its objective is built. Run folders, resuming, checks and endings are the same for all tasks.
+Each task builds its objective. Run folders, resuming, checks and endings are the same for all tasks.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Prepared:
 def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool], Prepared]) -> None:
     """Train, and print the run folder. Raises UserError before anything is written.
 
-    prepare: builds all objects from resolved flags; its second argument says whether the run is resumed.
+    prepare: builds all objects from resolved flags. Its second argument is whether the run is resumed.
     """
     folder = request.folder
     flags = resolve_flags(request.flags)
@@ -91,7 +91,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool],
     if folder is not None:
         _compare(folder, stored, prepared.facts)
     run = _open_run(folder, request.task, flags, prepared)
-    with Interrupts() as interrupts, ending(run):  # a signal does not come between a failure and the folder
+    with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
         trainer = prepared.trainer(run)
         for line in (*prepared.report, *request.notes):
@@ -111,8 +111,8 @@ def _open_run(folder: Path | None, task: str, flags: TrainFlags | AutoencoderFla
     def open_folder() -> Path:
         if folder is None:
             run = Run.create(Path(flags.run.experiments_dir), task, flags.dataset, flags.run.name)
-            for path in prepared.needs:
-                checkpoints.copy_checkpoint(path, run.folder / NEEDED)
+            for needed in prepared.needs:
+                checkpoints.copy_checkpoint(needed, run.folder / NEEDED)
         else:
             run = Run.reopen(folder)
         with (run.folder / "environment.txt").open("a", encoding="utf-8") as file:
@@ -120,10 +120,10 @@ def _open_run(folder: Path | None, task: str, flags: TrainFlags | AutoencoderFla
         opened.append(run)
         return run.folder
 
-    place = distributed.run_on_rank_zero(open_folder)
+    path = distributed.run_on_rank_zero(open_folder)
     if not opened:
-        return Run.attach(place)
-    print(place, flush=True)
+        return Run.attach(path)
+    print(path, flush=True)
     return opened[0]
 
 
@@ -142,7 +142,7 @@ def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) 
 
 
 def _nearly_equal(one: Any, other: Any) -> bool:
-    """Return whether facts are equal up to the last digits of numbers, in which machines differ."""
+    """Return whether facts are equal up to small differences of numbers between machines."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_nearly_equal(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
@@ -153,7 +153,7 @@ def _nearly_equal(one: Any, other: Any) -> bool:
 
 
 def resolve_flags(flags: AnyFlags) -> AnyFlags:
-    """Return the flags with device, precision and budget resolved. Raises UserError for a device that is not there."""
+    """Return the flags with device, precision and budget resolved. Raises UserError for a device that is missing."""
     device = devices.pick_device(flags.run.device)
     precision = devices.pick_precision(flags.run.precision, device)
     budget = flags.budget
@@ -167,8 +167,8 @@ def check_batch(flags: TrainFlags | AutoencoderFlags) -> None:
     size, parts = flags.optimizer.batch_size, processes.world_size() * flags.optimizer.accumulate
     if size < parts:
         raise UserError(
-            f"`batch_size` {size}: must be at least {parts}, an image for each part of `accumulate` "
-            f"{flags.optimizer.accumulate} in each process"
+            f"`batch_size` {size}: must be at least {parts}, one image for each process and each part of "
+            f"`accumulate` {flags.optimizer.accumulate}"
         )
 
 
@@ -176,8 +176,8 @@ def check_batch(flags: TrainFlags | AutoencoderFlags) -> None:
 def one_loads_first() -> Iterator[None]:
     """Let one process of each machine load before the others.
 
-    The memory that image files may take is measured once and shared out: a process that measured for itself would find
-    more than all processes together may take.
+    The memory for image files is measured once and divided among the processes. If each process measured it, they would
+    together take too much.
     """
     if processes.world_size() > 1:
         share = distributed.run_on_rank_zero(lambda: free_memory() / 2**31 / processes.local_world_size())
@@ -225,7 +225,7 @@ def describe_run_line(dataset: ImageData, word: str, network: nn.Module, run: Ru
 
 
 def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str:
-    """Copy the EMA weights of another run, of one of the tasks, where they fit. Return a line for the log."""
+    """Copy the EMA weights of a run of one of the tasks, where names and shapes match. Return a line for the log."""
     source = find_run(str(run.init_from), Path(run.experiments_dir), tasks)
     task = read_status(source).get("task")
     if task not in tasks:
@@ -240,5 +240,5 @@ def fingerprint(dataset: ImageData) -> str:
 
 
 def split_hash(split: Split) -> str:
-    """Return the SHA-256 of a split's images and labels. Images in files are told apart without decoding them."""
+    """Return the SHA-256 of a split's images and labels. For images in files, it is computed without decoding them."""
     return split.sha256 or sha256_of(split.in_memory(), split.labels)

@@ -14,7 +14,7 @@ from data import Split
 from models.evaluation.sample_test import RECOGNISED
 from scripts import bench_peers
 from scripts.bench import PILDataset
-from scripts.bench_peers import NEEDED, PEERS, Found, Trial, Turn, read_flags
+from scripts.bench_peers import NEEDED, PEERS, Results, Trial, Turn, read_flags
 from scripts.tasks.denoising import build_sample_test
 from scripts.tasks.training import fingerprint
 from tests.commands.tasks import run_child, run_here
@@ -87,10 +87,10 @@ def test_mistakes_are_one_line(words, said: str, capsys, monkeypatch: pytest.Mon
 
 
 def test_times_and_prices_are_the_least_that_reach_a_bar() -> None:
-    found = Found("ours", [Turn(60, 100, 0.9), Turn(120, 200, 0.96), Turn(180, 300, 0.97)])
-    found.trials = [Trial(2, 3, 0.1, 0.9, 5.0), Trial(4, 7, 0.2, 0.96, 2.0), Trial(8, 15, 0.4, 0.97, 1.0)]
-    assert found.minutes_to(0.95) == 2.0 and found.minutes_to(0.98) != found.minutes_to(0.98)
-    assert found.cheapest(0.95) == found.trials[1] and found.cheapest(0.98) is None
+    results = Results("ours", [Turn(60, 0.9), Turn(120, 0.96), Turn(180, 0.97)])
+    results.trials = [Trial(2, 3, 0.1, 0.9, 5.0), Trial(4, 7, 0.2, 0.96, 2.0), Trial(8, 15, 0.4, 0.97, 1.0)]
+    assert results.minutes_to(0.95) == 2.0 and results.minutes_to(0.98) != results.minutes_to(0.98)
+    assert results.cheapest(0.95) == results.trials[1] and results.cheapest(0.98) is None
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,20 +23,20 @@ from models.diffusion.losses import DISTANCES, WEIGHTINGS
 from models.diffusion.noise import COUPLINGS, INITIAL_NOISES
 from models.diffusion.noise_schedules import NOISE_SCHEDULES, build_noise_schedule
 from models.diffusion.predictions import PREDICTIONS
-from models.diffusion.samplers import SAMPLERS, sampler_options
+from models.diffusion.samplers import SAMPLERS
 from models.diffusion.times import DENSITIES, GRIDS
 from models.errors import UserError
-from models.generation import Sampling, generate
-from models.model import Model, load_denoiser
+from models.generation import Sampling, choose_labels, generate
+from models.model import Model, load_model
 from models.runs import checkpoints
 from models.runs.run import Run
 from models.spaces import Space
 from models.variants import CONDITIONINGS, NETWORKS, SPACES
 from scripts.cli.arguments import parse_flags
-from scripts.cli.flags import AutoencoderFlags, SamplerFlags, TrainFlags
+from scripts.cli.flags import AutoencoderFlags, ModelFlags, SamplerFlags, SamplerOptions, TrainFlags
 from scripts.tasks import autoencoding
 from scripts.tasks.denoising import assemble, complete
-from scripts.tasks.sampling import check_guidance, choose_labels, sampling_of
+from scripts.tasks.sampling import open_sampling
 from scripts.tasks.training import Prepared, resolve_flags
 from tests.commands.tasks import TINY_VAE
 
@@ -82,15 +82,16 @@ class Setting:
     @property
     def training(self) -> dict[str, Any]:
         """The flags of training."""
-        mine = [each.name for each in fields(self)]
-        config = {name: getattr(self, name) for name in mine[: mine.index("accumulate") + 1]}
+        names = [field.name for field in fields(self)]
+        config = {name: getattr(self, name) for name in names[: names.index("accumulate") + 1]}
         config["network.conditioning"] = config.pop("conditioning")
         return {**config, **{f"network.{key}": value for key, value in SMALL.get(self.network, {}).items()}}
 
     @property
     def sampling(self) -> SamplerFlags:
-        mine = [each.name for each in fields(self)]
-        return SamplerFlags(**{name: getattr(self, name) for name in mine[mine.index("sampler") :]})
+        names = [field.name for field in fields(self)]
+        values = {name: getattr(self, name) for name in names[names.index("sampler") :]}
+        return SamplerFlags(options=SamplerOptions(eta=values.pop("eta")), **values)
 
 
 def one_of(table: Any) -> st.SearchStrategy[Any]:
@@ -134,12 +135,13 @@ def reasons(chosen: Setting) -> list[str]:
     random_steps = chosen.sampler in STOCHASTIC or bool(chosen.eta)
     possible = {
         "flow schedule is continuous": no_chain,
-        "discrete times need a chain": chosen.times == "discrete" and not chain,
-        "prediction eps cannot start": chosen.prediction == "eps" and schedule.alpha(torch.ones(())) < 1e-8,
+        "times discrete: needs a chain": chosen.times == "discrete" and not chain,
+        "prediction eps: the schedule ends in pure noise": chosen.prediction == "eps"
+        and schedule.alpha(torch.ones(())) < 1e-8,
         "has no attention": chosen.network == "convnext" and tokens,
         "pairs whole batches": chosen.coupling != "independent" and chosen.accumulate > 1,
-        "sampling steps on a chain": chain and chosen.steps > chosen.timesteps,
-        "has no --eta": chosen.eta is not None and "eta" not in sampler_options(chosen.sampler),
+        "the most that can be taken": chain and chosen.steps > chosen.timesteps,
+        "does not have it": chosen.eta is not None and "eta" not in SAMPLERS[chosen.sampler].options,
         "adds Gaussian noise": chosen.initial_noise != "gaussian" and random_steps and chosen.steps > 1,
         "nothing to guide by": chosen.guidance_scale != 1 and not chosen.conditional,
         "no unconditional half": chosen.guidance_scale != 1 and chosen.label_drop == 0,
@@ -183,10 +185,8 @@ class Workshop:
         return path
 
     def open(self, path: Path, chosen: Setting) -> tuple[Model, Sampling]:
-        loaded = load_denoiser(path, "ema", CPU)
-        sampling = sampling_of(chosen.sampling, loaded)
-        check_guidance(loaded, sampling.guidance_scale)
-        return loaded, sampling
+        model = load_model(path, "ema", CPU)
+        return model, open_sampling(chosen.sampling, ModelFlags(device="cpu", precision="float32"), model)
 
 
 @dataclass
@@ -203,10 +203,10 @@ class Finite:
         return self.space.decode(clean)
 
 
-def images_of(loaded: Model, sampling: Sampling, batch_size: int) -> Tensor:
-    labels = choose_labels(loaded, None, COUNT)
-    space: Any = Finite(loaded.space)
-    batches = generate(loaded.denoiser, space, sampling, COUNT, labels, loaded.spec.classes, 3, CPU, batch_size, 2)
+def images_of(model: Model, sampling: Sampling, batch_size: int) -> Tensor:
+    labels, space = choose_labels(model, None, COUNT), cast(Any, Finite(model.space))
+    checked = replace(model, spec=replace(model.spec, space=space))
+    batches = generate(checked, sampling, COUNT, labels, 3, batch_size, 2)
     return torch.cat([batch.images for batch in batches])
 
 
@@ -232,11 +232,11 @@ def test_what_is_not_refused_trains_and_samples(workshop: Workshop, chosen: Sett
     path = workshop.train(workshop.prepare(chosen), 2)
     tensors, _ = checkpoints.load_checkpoint(path)
     assert all(value.isfinite().all() for value in tensors.values())
-    loaded, sampling = workshop.open(path, chosen)
-    images = images_of(loaded, sampling, COUNT)
+    model, sampling = workshop.open(path, chosen)
+    images = images_of(model, sampling, COUNT)
     assert images.shape == (COUNT, 1, 8, 8) and images.dtype == torch.uint8
-    assert torch.equal(images_of(loaded, sampling, COUNT), images)
-    apart = images_of(loaded, sampling, 2).int() - images.int()
+    assert torch.equal(images_of(model, sampling, COUNT), images)
+    apart = images_of(model, sampling, 2).int() - images.int()
     assert apart.abs().max() <= 1  # sums over another number of images may be rounded otherwise
 
 

@@ -152,7 +152,7 @@ def test_an_autoencoder_by_gaussians_of_its_latents(bayes) -> None:
         ("labels", ("--weighting", "x"), ("'x'", "variational")),
         ("labels", ("--time_range", "0.9", "0.1"), ("--time_range 0.9 0.1",)),
         ("labels", ("--prior", "none"), ("--prior none", "uniform, train")),
-        ("labels", ("--split", "valid"), ("--split valid", "train or test")),
+        ("labels", ("--split", "valid"), ("--split valid", "test, train")),
         ("labels", ("--first_image", "99999"), ("--first_image 99999", "images 0..")),
         ("labels", ("--num_images", "-1"), ("--num_images -1",)),
         ("labels", ("--first_image", "350", "--num_images", "10"), ("--num_images 10", "1 to 9")),
@@ -191,7 +191,7 @@ def test_another_data_set_is_refused(runs: Path, tmp_path: Path, capsys: pytest.
     assert "not what" in run_here("evaluate", *words, "--out", tmp_path, capsys=capsys).err
     facts["data"]["sha256"] = yaml.safe_load(path.with_suffix(".yaml").read_text())["data"]["sha256"]
     foreign.with_suffix(".yaml").write_text(yaml.safe_dump(facts))
-    assert "say where to write with --out" in run_here("evaluate", *words, capsys=capsys).err
+    assert "name a folder to write with --out" in run_here("evaluate", *words, capsys=capsys).err
 
 
 # -- the loss by t ----------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_bits_do_not_depend_on_the_batch_size_and_every_flag_acts(evaluate, kind
 @pytest.mark.parametrize(
     ("task", "kind", "flags", "words"),
     [
-        ("loss", "labels", ("--num_images", "1"), ("--num_images 1", "takes 2 to 359")),
+        ("loss", "labels", ("--num_images", "1"), ("--num_images 1", "must be 2 to 359")),
         ("loss", "labels", ("--num_images", "-3"), ("--num_images -3",)),
         ("loss", "labels", ("--batch_size", "0"), ("--batch_size 0",)),
         ("loss", "-vae-", (), ("no denoiser's checkpoint",)),

@@ -162,7 +162,7 @@ def test_other_runs_and_flags(measure, quick_classifier: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--checkpoint", "best"), ("--every_checkpoint goes with --run",)),
+        (("--checkpoint", "best"), ("--every_checkpoint takes all of a run",)),
         (("--weights", "raw"), ("leave out --weights",)),
         (("--num_images", "1"), ("--num_images 1",)),
         (("--draws", "3"), ("--draws 3",)),

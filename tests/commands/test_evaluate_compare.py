@@ -81,7 +81,7 @@ def test_pairs_are_closer_than_strangers(experiments: Path, compare) -> None:
 def test_other_protocols_are_refused_and_the_difference_named(experiments: Path, compare) -> None:
     ended = compare(run_of(experiments, "long"), experiments / "fewer")
     assert ended.code == 2 and ended.out == "" and len(ended.err.splitlines()) == 1
-    assert "not to be compared" in ended.err and f"images {COUNT} and 20" in ended.err
+    assert "cannot be compared" in ended.err and f"images {COUNT} and 20" in ended.err
 
 
 def test_mistakes_are_one_line(experiments: Path, compare, tmp_path: Path) -> None:
@@ -89,12 +89,12 @@ def test_mistakes_are_one_line(experiments: Path, compare, tmp_path: Path) -> No
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "report.json").write_text('{"task": "checkpoints"}')
-    assert "only those of samples" in compare(long, broken).err
+    assert "only reports of samples" in compare(long, broken).err
     for content in ("[1, 2]", "{", '{"task": "samples", "protocol": {}, "samples": {}, "results": 3}'):
         (broken / "report.json").write_text(content)
         ended = compare(long, broken)
         assert ended.code == 2 and len(ended.err.splitlines()) == 1, ended.err
-        assert "is no report of evaluate" in ended.err
+        assert "is not a report of evaluate" in ended.err
     (tmp_path / "notes.txt").write_text("mine")
     places = (tmp_path, tmp_path / "notes.json", "/proc/none/c.json")
     for words in ((long, experiments / "nowhere"), (long,), *((long, long, "--out", place) for place in places)):
@@ -113,7 +113,7 @@ def test_numbers_that_are_none_are_refused(experiments: Path, compare, tmp_path:
     report["results"][name]["found"] = "high"
     (edited / "report.json").write_text(json.dumps(report))
     ended = compare(long, edited)
-    assert ended.code == 2 and "is no report of evaluate" in ended.err and len(ended.err.splitlines()) == 1
+    assert ended.code == 2 and "is not a report of evaluate" in ended.err and len(ended.err.splitlines()) == 1
     (edited / "report.json").write_text((folder / "report.json").read_text())
     safetensors.torch.save_file({}, edited / "resampled.safetensors")
     found = comparison_of(compare(long, edited))

@@ -178,8 +178,8 @@ def test_neither_batch_size_nor_threads_change_a_figure(evaluate, made: Made) ->
 
 def test_real_images_are_read_once(evaluate, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    read = Classifier.read
-    monkeypatch.setattr(Classifier, "read", lambda self, images: counts.append(len(images)) or read(self, images))
+    extract = Classifier.extract
+    monkeypatch.setattr(Classifier, "extract", lambda self, images: counts.append(len(images)) or extract(self, images))
     words = ("--samples", made.npz, "--dataset", "digits")
     first = report_of(evaluate(*words, experiments=tmp_path / "new"))
     assert counts == [COUNT, 1438, 359]
@@ -299,7 +299,7 @@ def test_samples_that_are_not_there(refused, made: Made, tmp_path: Path) -> None
     refused("--samples", tmp_path / "none.npz", "--dataset", "digits", words=("no such file or folder",))
     (tmp_path / "bare").mkdir()
     refused("--samples", tmp_path / "bare", "--dataset", "digits", words=("holds no images",))
-    refused("--samples", tmp_path / "bare", words=("say what they are to be like with --dataset",))
+    refused("--samples", tmp_path / "bare", words=("name their data with --dataset",))
     refused("--samples", made.npz, "--num_images", COUNT + 1, words=(f"--num_images {COUNT + 1}", f"holds {COUNT}"))
 
 
@@ -310,10 +310,11 @@ def test_samples_that_are_not_there(refused, made: Made, tmp_path: Path) -> None
         (("--num_images", "-3"), ("--num_images -3",)),
         (("--samples", "x.npz", "--sampler", "ddpm"), ("--sampler says how to generate",)),
         (("--samples", "x.npz", "--labels", "3"), ("--labels says how to generate",)),
+        (("--samples", "x.npz", "--eta", "0.5"), ("--eta says how to generate", "leave out --eta")),
         (("--k", "400"), ("--k 400", "359")),
         (("--k", "0"), ("--k 0",)),
         (("--draws", "3"), ("--draws 3",)),
-        (("--dataset", "mnist"), ("--dataset goes with --samples",)),
+        (("--dataset", "mnist"), ("--dataset mnist", "leave out --dataset or name images with --samples")),
         (("--inception_weights", "x.pth"), ("inception_weights needs", "extractors inception")),
         (("--labels", "10"), ("--labels 10", "0..9")),
         (("--batch_size", "0"), ("--batch_size 0",)),

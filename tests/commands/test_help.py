@@ -86,11 +86,13 @@ def test_help_and_mistakes_import_no_torch(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
-    for task in ("train_ddpm", "train_latent", "train_vae", "reconstruct", "encode_dataset"):
+    training = "train_ddpm", "train_latent", "train_vae", "train_classifier"
+    for task in (*training, "reconstruct", "encode_dataset", "visualize_guidance", "visualize_distribution"):
         code, shown = say(task, "--help")
         assert code == 0 and f"usage: {task}" in shown
         assert say(task, "--bath_size", "3")[1].startswith("error: Unrecognized options: --bath_size, 3; did you mean")
     assert say("train_flow", "--batch_size", "0") == (2, "error: --batch_size 0: must be at least 1\n")
+    assert say("visualize_schedules", "--timesteps", "-1") == (2, "error: --timesteps -1: must be at least 0\n")
     assert say("train_flow", "--network", "dit", "--network.patch_size", "four")[0] == 2
     assert say("train_flow", "--resume", str(run))[1].startswith(f"error: {run} is a run of train_vae")
 

@@ -74,7 +74,7 @@ def test_guidance(task) -> None:
     with (folder / "guidance.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["scale"] for row in table] == ["0", "1", "3"] and {row["images"] for row in table} == {"8"}
-    assert [row["nfe"] for row in table] == ["4", "2", "4"]
+    assert [row["nfe"] for row in table] == ["2", "2", "4"]
     assert (folder / "guidance.txt").read_text().splitlines()[0].split() == list(table[0])
     assert Image.open(folder / "guidance.png").width > 300 and (folder / "accuracy_and_diversity.png").is_file()
     assert frames_of(folder / "animation.webp") == 3
@@ -146,6 +146,16 @@ def test_image_to_image(task) -> None:
     assert (weak["strength"], weak["nfe"], strong["nfe"]) == ("0.25", "1", "4")
     assert float(weak["rmse"]) < float(strong["rmse"])
     assert (folder / "image_to_image.pdf").is_file() and frames_of(folder / "animation.webp") > 3
+
+
+@pytest.mark.parametrize(("kind", "left"), [("labels", 4), ("chain", 3)])
+def test_a_strength_is_a_flow_time_with_every_schedule(kind: str, left: int, task) -> None:
+    """Of 20 steps, 4 are left at flow time 0.2 of a flow, and 3 of a cosine chain: its t is 0.15 there."""
+    folder = task("image_to_image", "--rows", 1, "--strength", 0.2, "--steps", 20, kind=kind).folder
+    with (folder / "change.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["strength"]) == pytest.approx(0.2, abs=0.002)
+    assert float(row["nfe"]) == left
 
 
 @pytest.mark.parametrize("name", ["inpaint", "image_to_image"])

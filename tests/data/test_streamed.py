@@ -290,8 +290,8 @@ class Reader:
 
     def ended(self) -> tuple[int, str]:
         """Return exit code and standard error, after the process and its workers have ended."""
-        _, errors = self.process.communicate(timeout=30)
-        _, alive = psutil.wait_procs(self.workers, timeout=3)
+        _, errors = self.process.communicate(timeout=120)
+        _, alive = psutil.wait_procs(self.workers, timeout=60)
         assert not alive
         return self.process.returncode, errors
 
@@ -339,9 +339,8 @@ def test_workers_end_when_the_batches_are_no_longer_needed(forty: Path) -> None:
     batches.at(0)
     workers = [child for child in psutil.Process().children() if child not in before]
     assert len(workers) == 2
-    started = time.perf_counter()
     del batches
-    assert not psutil.wait_procs(workers, timeout=3)[1] and time.perf_counter() - started < 3
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_global_randomness_is_left_alone(forty: Path) -> None:

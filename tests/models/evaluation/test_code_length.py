@@ -12,6 +12,7 @@ from torch import Tensor
 from models.diffusion.denoiser import Estimate, clipped
 from models.diffusion.noise_schedules import Chain, NoiseLevel, build_noise_schedule
 from models.diffusion.samplers import ddpm
+from models.diffusion.times import Grid
 from models.errors import UserError
 from models.evaluation.code_length import (
     GreyLevels,
@@ -25,7 +26,7 @@ from models.evaluation.code_length import (
 )
 from models.evaluation.images import Images
 from models.spaces.pixels import Pixels
-from tests.exact import ExactGaussian, pixel_gaussian
+from tests.exact import ExactGaussian, betas_of, pixel_gaussian
 from tests.models.evaluation.densities import Classes
 
 LEVELS = GreyLevels(-1.0, 1.0)
@@ -45,7 +46,7 @@ def total(parts: Parts) -> Tensor:
 
 def grey_images(exact: ExactGaussian, count: int) -> Images:
     """Draws of the Gaussian, each number rounded to its grey level."""
-    drawn = exact.draw_noisy(torch.zeros(()), count, torch.Generator().manual_seed(0))
+    drawn = exact.draw_noisy(exact.noise_schedule.level(torch.zeros(())), count, torch.Generator().manual_seed(0))
     space = Pixels((1, 1, drawn.shape[-1]), 1.0)
     return Images(space.encode(space.decode(drawn)), range(count), seed=0)
 
@@ -92,11 +93,11 @@ def test_the_last_draw_has_the_fresh_noise_of_the_second_step(name: str) -> None
     """What `ddpm` adds on the way from 2/T to 1/T."""
     schedule = chain(100, name)
     exact = pixel_gaussian(schedule, [0.0], [1.0])
-    times = torch.tensor([2, 1], dtype=torch.float64) / 100
+    grid = Grid.of(schedule, torch.tensor([2, 1], dtype=torch.float64) / 100)
     noisy = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    quiet, loud = (next(ddpm(exact, noisy, times, lambda shape, x=x: torch.full(shape, x))).noisy for x in (0.0, 1.0))
+    quiet, loud = (next(ddpm(exact, noisy, grid, lambda shape, x=x: torch.full(shape, x))).noisy for x in (0.0, 1.0))
     assert decoder_deviation(schedule) == pytest.approx((loud - quiet).item(), rel=1e-6)
-    beta = schedule.betas[1] * (1 - schedule.table[1] ** 2) / (1 - schedule.table[2] ** 2)
+    beta = betas_of(schedule)[1] * (1 - schedule.table[1] ** 2) / (1 - schedule.table[2] ** 2)
     assert decoder_deviation(schedule) == pytest.approx(beta.sqrt().item(), rel=1e-9)
 
 
@@ -161,11 +162,11 @@ def test_every_term_is_the_divergence_of_two_gaussians() -> None:
     exact = pixel_gaussian(schedule, MEAN, DEVIATION)
     images = grey_images(exact, 5)
     parts = VariationalBound(0).nats(exact, exact.noise_schedule, images, None, LEVELS)
-    bars, (_, beta) = schedule.table[1:] ** 2, schedule.betas
+    bars, (_, beta) = schedule.table[1:] ** 2, betas_of(schedule)
     clean, end = images.clean.double(), torch.ones((), dtype=torch.float64)
     noisy = bars[1].sqrt() * clean + (1 - bars[1]).sqrt() * next(islice(images.noises(), 1, None))
     variance = (1 - bars[0]) / (1 - bars[1]) * beta
-    distance = bars[0].sqrt() * beta / (1 - bars[1]) * (clean - exact(noisy, end).clean)
+    distance = bars[0].sqrt() * beta / (1 - bars[1]) * (clean - exact(noisy, schedule.level(end)).clean)
     kl = (distance**2 / (2 * variance)).flatten(1).sum(1)
     assert torch.allclose(parts["steps"], kl, rtol=1e-5)
     prior = (bars[1] * clean**2 - bars[1] - (1 - bars[1]).log()) / 2
@@ -281,8 +282,8 @@ def test_an_image_is_coded_alike_in_any_company(method: VariationalBound | Sprea
         (0, build_noise_schedule("flow"), "gaussian", "continuous"),
         (0, build_noise_schedule("linear", 1), "gaussian", "at least 2 steps"),
         (0, chain(9), "uniform", "uniform noise"),
-        (1, chain(9), "gaussian", "--vlb_steps 1"),
-        (-2, chain(9), "gaussian", "--vlb_steps -2"),
+        (1, chain(9), "gaussian", "vlb_steps 1"),
+        (-2, chain(9), "gaussian", "vlb_steps -2"),
     ],
 )
 def test_what_has_no_bound_is_refused(steps: int, schedule, noise: str, words: str) -> None:

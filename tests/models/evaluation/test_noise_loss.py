@@ -25,13 +25,14 @@ SCHEDULES = {
 
 
 def images_of(exact: ExactGaussian, count: int, seed: int = 0) -> Images:
-    clean = exact.draw_noisy(torch.zeros(()), count, torch.Generator().manual_seed(seed))
+    clean = exact.draw_noisy(exact.noise_schedule.level(torch.zeros(())), count, torch.Generator().manual_seed(seed))
     return Images(clean, range(count), seed)
 
 
 def true_losses(exact: ExactGaussian, t: torch.Tensor) -> torch.Tensor:
     """(N,) expected losses at the times (N,): the mean of alpha^2 v / (alpha^2 v + sigma^2) over the variances v."""
-    alpha, sigma = (level[:, None] ** 2 for level in (exact.noise_schedule.alpha(t), exact.noise_schedule.sigma(t)))
+    level = exact.noise_schedule.level(t)
+    alpha, sigma = (values[:, None] ** 2 for values in (level.alpha, level.sigma))
     return (alpha * exact.variances / (alpha * exact.variances + sigma)).mean(1)
 
 

@@ -82,11 +82,11 @@ def test_written_and_read_back(flips: bool, coder: Autoencoder, tmp_path: Path) 
 
 def test_what_does_not_fit_is_said(coder: Autoencoder) -> None:
     codes = replace(encode_images(coder, random_images(3, SHAPE), False, CPU), data_sha256="d")
-    assert "another autoencoder" in str(codes.trouble(coder, "d", False))
+    assert "another autoencoder" in str(codes.mismatch(coder, "d", False))
     mine = replace(codes, autoencoder_sha256=coder.sha256)
-    assert mine.trouble(coder, "d", False) is None
-    assert mine.trouble(coder, "e", False) == "of other images"
-    assert mine.trouble(coder, "d", True) == "without the mirrored images"
+    assert mine.mismatch(coder, "d", False) is None
+    assert mine.mismatch(coder, "e", False) == "of other images"
+    assert mine.mismatch(coder, "d", True) == "without the mirrored images"
 
 
 def test_files_that_are_none(tmp_path: Path, coder: Autoencoder) -> None:

@@ -78,7 +78,7 @@ def test_it_comes_back_from_its_facts_by_the_autoencoders_hash(coder: Autoencode
     again = spaces.from_facts(spaces.to_facts(space), lambda sha256: locate_autoencoder(sha256, checkpoint))
     images = random_images(3, SHAPE)
     assert again.encode(images).equal(space.encode(images)) and list(again.needs) == [coder.path]
-    with pytest.raises(UserError, match=r"trained on an autoencoder .* name its checkpoint with --autoencoder"):
+    with pytest.raises(UserError, match=r"trained on an autoencoder .* name its checkpoint with autoencoder"):
         spaces.from_facts(
             {**spaces.to_facts(space), "autoencoder": "0" * 64}, lambda sha256: locate_autoencoder(sha256, checkpoint)
         )

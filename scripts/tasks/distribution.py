@@ -1,0 +1,129 @@
+"""The work of `visualize_distribution`: a map of real and generated images, and figures of how well they mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import ImageData
+from models.drawing.maps import Cloud, SourceMap
+from models.errors import UserError
+from models.evaluation.maps import Map, fit_map
+from models.evaluation.neighbours import expected_coverage, expected_mixing, manifolds, mixing
+from models.generation import Generated
+from scripts.cli.terminal import tell
+from scripts.tasks.showing import Shown, pick_images, write_numbers
+
+if TYPE_CHECKING:
+    from scripts.visualize_distribution import DistributionFlags
+
+FeatureReader = Callable[[Tensor], Tensor]  # uint8 images (N, C, H, W) -> features (N, D) on the CPU
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Features (N, D) of test images, of training images (the floor of every figure) and of generated images."""
+
+    real: Tensor
+    floor: Tensor
+    generated: Tensor
+
+
+def draw_distribution(flags: DistributionFlags) -> None:
+    """Write the map and its figures into a folder, and print it. Raises UserError."""
+    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    dataset = shown.data()
+    count = min(flags.num_samples, len(dataset.test), len(dataset.train))
+    if count <= flags.k:
+        raise UserError(f"`num_samples`: {count} images have fewer than {flags.k} neighbours", "lower `k`")
+    if flags.features == "classifier" and not dataset.class_names:
+        raise UserError(f"`features` classifier: {dataset.name} has no classes", "choose pixels or latents")
+    with shown.folder("distribution", f"{flags.method}-{flags.features}", flags) as folder:
+        rows = pick_images(dataset.test, count, flags.show.seed, None)
+        labels = dataset.test.labels[rows].tolist() if shown.model.spec.classes else None
+        tell(f"{count} images to generate")
+        generated = shown.generate(labels, count, shown.frames)
+        read = _reader(shown, flags.features, dataset)
+        floor = dataset.train.images[pick_images(dataset.train, count, flags.show.seed, None)]
+        features = _Features(read(dataset.test.images[rows]), read(floor), read(generated.images))
+        figures = _measure_mixing(features, flags.k)
+        write_numbers(folder, "numbers", figures)
+        tell(f"a map by {flags.method}")
+        both = torch.cat([features.real, features.generated]).numpy()
+        chart = fit_map(flags.method, both, flags.show.seed, flags.neighbours)
+        real_labels = dataset.test.labels[rows].numpy() if dataset.class_names else np.full(count, -1)
+        real = Cloud(chart.points[:count], real_labels)
+        source_map = SourceMap(real, shown.model.spec.class_names, chart.axes, _notes(figures))
+        _draw(shown, flags, folder, source_map, chart, generated, read)
+
+
+def _reader(shown: Shown, features: str, dataset: ImageData) -> FeatureReader:
+    if features == "classifier":
+        classifier = shown.classifier(dataset)
+        return lambda images: classifier.extract(images).features
+    if features == "pixels":
+        return lambda images: images.cpu().flatten(1).float() / 255
+    space, size = shown.model.space, shown.show.batch_size
+
+    @torch.no_grad()
+    def encoded(images: Tensor) -> Tensor:
+        return torch.cat([space.encode(part.to(shown.model.device)).flatten(1).cpu() for part in images.split(size)])
+
+    return encoded
+
+
+def _measure_mixing(features: _Features, k: int) -> dict[str, Any]:
+    """Return how well generated images mix with test images, the same for training images, and the expected values."""
+    real, count = features.real, len(features.real)
+    measured = [
+        {"mixing": mixing(real, others, k), **manifolds(real, others, k)._asdict()}
+        for others in (features.generated, features.floor)
+    ]
+    expected = {"mixing": expected_mixing(count, count), "coverage": expected_coverage(count, count, k), "density": 1.0}
+    figures: dict[str, Any] = {"images": count, "neighbours": k}
+    for name, value in expected.items():
+        generated, floor = (shares[name].double().mean().item() for shares in measured)
+        figures |= {name: generated, f"{name}_floor": floor, f"{name}_expected": value}
+    return figures
+
+
+def _notes(figures: dict[str, Any]) -> str:
+    """Return the text beside the map."""
+    lines = [f"{figures['images']} images each,", f"{figures['neighbours']} nearest neighbours", ""]
+    for name, meaning in (
+        ("mixing", "neighbours from the\nother source"),
+        ("coverage", "real images with a\ngenerated one near"),
+        ("density", "generated images in\nthe midst of real ones"),
+    ):
+        lines += [f"{name}  {figures[name]:.3f}", f"  train images  {figures[f'{name}_floor']:.3f}"]
+        lines += [f"  expected  {figures[f'{name}_expected']:.3f}", f"({meaning})", ""]
+    return "\n".join(lines)
+
+
+def _draw(
+    shown: Shown,
+    flags: DistributionFlags,
+    folder: Path,
+    source_map: SourceMap,
+    chart: Map,
+    generated: Generated,
+    read: FeatureReader,
+) -> None:
+    count = len(generated.images)
+    labels = np.full(count, -1) if generated.labels is None else generated.labels.numpy()
+    title = shown.title(f"{flags.method} of {flags.features}, seed {flags.show.seed}", generated.nfe)
+    path = folder / f"distribution.{flags.show.format}"
+    source_map.draw(Cloud(chart.points[-count:], labels), path, title)
+    if not flags.show.animate:
+        return
+    film = []
+    for t, estimates in zip(generated.frame_times[1:], generated.estimates, strict=True):
+        moved = Cloud(chart.transform(read(estimates).numpy()), labels[: len(estimates)])
+        film.append(source_map.frame(moved, f"{title}: clean estimates at t = {t:.2f}"))
+    shown.animate(film, folder)

@@ -1,0 +1,187 @@
+"""The work of `generate`: samples.npz, a sheet, a strip, and on request single PNG files and animations."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from models import processes
+from models.drawing import image_files, sheets
+from models.errors import UserError
+from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
+from models.model import Model
+from models.progress import duration
+from models.runs.files import write_text
+from scripts.cli.arguments import to_config
+from scripts.cli.terminal import tell_progress
+from scripts.tasks.exporting import export_run
+from scripts.tasks.protocol import stored_facts
+from scripts.tasks.samples import INTERVAL_UNIT
+from scripts.tasks.sampling import (
+    FILM_FRAMES,
+    describe_model,
+    find_checkpoint,
+    find_every_checkpoint,
+    new_folder,
+    open_model,
+    open_sampling,
+    resolve_model,
+)
+
+if TYPE_CHECKING:
+    from scripts.generate import GenerateFlags
+
+STRIP_ROWS, STRIP_FRAMES = 8, 10
+
+
+def write_samples(flags: GenerateFlags) -> None:
+    """Write generated images into a folder and print it, or export the run. Raises UserError."""
+    if flags.every_checkpoint and flags.num_samples > FRAMED:
+        raise UserError(f"--num_samples {flags.num_samples}: --every_checkpoint draws at most {FRAMED} images a sheet")
+    flags = replace(flags, model=resolve_model(flags.model))
+    paths = find_every_checkpoint(flags.model) if flags.every_checkpoint else [find_checkpoint(flags.model)]
+    model = open_model(paths[-1], flags.model)
+    if flags.export is not None:
+        if processes.is_rank_zero():
+            export_run(model, flags.export)
+        return
+    sampling = open_sampling(flags.sampling, flags.model, model)
+    flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
+    writer = _Writer(flags, sampling, choose_labels(model, flags.labels, flags.num_samples))
+    if not processes.is_rank_zero():
+        writer.assist(model, paths)
+        return
+    with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
+        facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
+        if flags.every_checkpoint:
+            writer.draw_training(paths, folder)
+        else:
+            stored = stored_facts(paths[-1])
+            facts |= {"step": stored["step"], "checkpoint_sha256": stored["sha256"]}
+            facts["nfe"] = writer.write(model, folder)
+        if sampling.weak is not None:
+            facts["autoguidance_checkpoint"] = sampling.weak.name
+        facts[INTERVAL_UNIT] = "flow time"
+        write_text(folder / "config.txt", yaml.safe_dump({**to_config(flags), **facts}, sort_keys=False))
+
+
+@contextmanager
+def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype: Any) -> Iterator[IO[bytes]]:
+    """Add an array of a known shape to an .npz. Its bytes are written piece by piece."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        header = {"descr": descr, "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Images sampled as the flags say, and the files written from them. labels: one per image."""
+
+    flags: GenerateFlags
+    sampling: Sampling
+    labels: list[int] | None
+
+    def batches(self, model: Model) -> Iterator[Generated]:
+        flags = self.flags
+        frames = 0 if flags.every_checkpoint else FILM_FRAMES if flags.animate else STRIP_FRAMES
+        return generate(
+            model, self.sampling, flags.num_samples, self.labels, flags.seed, flags.batch_size, frames, over_ranks=True
+        )
+
+    def assist(self, model: Model, paths: Sequence[Path]) -> None:
+        """Generate the share of this rank. Rank 0 receives and writes it."""
+        models = (open_model(path, self.flags.model) for path in paths) if self.flags.every_checkpoint else [model]
+        for sampled in models:
+            for _ in self.batches(sampled):
+                pass
+
+    def write(self, model: Model, folder: Path) -> float:
+        """Write samples.npz batch by batch, then the pictures of the first images. Return the NFE."""
+        flags, count = self.flags, self.flags.num_samples
+        channels, height, width = model.space.image_shape
+        shown: list[Generated] = []
+        done, evaluations, started = 0, 0.0, time.perf_counter()
+        with zipfile.ZipFile(folder / "samples.npz", "w") as archive:
+            with _npz_member(archive, "arr_0", (count, height, width, channels), np.uint8) as file:
+                for batch in self.batches(model):
+                    file.write(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+                    if flags.save_images:
+                        image_files.save_each(batch.images, folder / "images", batch.labels, first=done)
+                    if done < FRAMED:
+                        shown.append(batch)
+                    done += len(batch.images)
+                    evaluations += batch.nfe * len(batch.images)
+                    tell_progress(done, count, duration(time.perf_counter() - started))
+            if self.labels is not None:
+                with _npz_member(archive, "arr_1", (count,), np.int64) as file:
+                    file.write(np.asarray(self.labels, dtype=np.int64).tobytes())
+        nfe, seconds = evaluations / count, time.perf_counter() - started
+        timing = {
+            "images": count,
+            "seconds": round(seconds, 3),
+            "seconds_per_image": round(seconds / count, 6),
+            "network_evaluations_per_image": round(nfe, 3),
+            "device": flags.model.device,
+            "precision": flags.model.precision,
+        }
+        write_text(folder / "timing.txt", yaml.safe_dump(timing, sort_keys=False))
+        self._draw(model, folder, shown, nfe)
+        return nfe
+
+    def draw_training(self, paths: Sequence[Path], folder: Path) -> None:
+        """Draw a sheet for every checkpoint, and a strip of the first images over training."""
+        frames, captions, film = [], [], []
+        for path in paths:
+            model = open_model(path, self.flags.model)
+            batches = list(self.batches(model))
+            images = torch.cat([batch.images for batch in batches])
+            film.append(self._sheet(images, model, self._title(model, batches[0].nfe)))
+            image_files.save_image(film[-1], folder / f"{path.stem}.png")
+            frames.append(images[:STRIP_ROWS])
+            assert model.origin is not None
+            captions.append(f"step {model.origin.step}")
+        title = f"{paths[0].parent.parent.name}, {self.flags.model.weights} weights, {self.sampling.describe()}"
+        image_files.save_image(sheets.strip(frames, captions, title=title), folder / "training_strip.png")
+        if self.flags.animate:
+            image_files.animate(film, folder / f"animation.{self.flags.format}", fps=2)
+
+    def _draw(self, model: Model, folder: Path, shown: Sequence[Generated], nfe: float) -> None:
+        images = torch.cat([batch.images for batch in shown])[:FRAMED]
+        title = self._title(model, nfe)
+        if self.flags.num_samples > len(images):
+            title += f" (first {len(images)} of {self.flags.num_samples})"
+        image_files.save_image(self._sheet(images, model, title), folder / "grid.png")
+        times = shown[0].frame_times
+        noisy = [torch.cat(frames)[:FRAMED] for frames in zip(*(batch.frames for batch in shown), strict=True)]
+        stride = max(1, (len(times) - 1) // STRIP_FRAMES)
+        indices = sorted({0, *range(len(times) - 1, 0, -stride)})
+        strip = sheets.strip(
+            [noisy[index][:STRIP_ROWS] for index in indices],
+            [f"t = {times[index]:.2f}" for index in indices],
+            title=f"{title}: x_t along the reverse process",
+        )
+        image_files.save_image(strip, folder / "denoising_strip.png")
+        if self.flags.animate:
+            film = [self._sheet(frame, model, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)]
+            image_files.animate(film, folder / f"animation.{self.flags.format}")
+
+    def _title(self, model: Model, nfe: float) -> str:
+        weak = f" away from {self.flags.sampling.autoguidance}" if self.sampling.weak is not None else ""
+        return f"{describe_model(model)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
+
+    def _sheet(self, images: Tensor, model: Model, title: str) -> Image.Image:
+        names = model.spec.class_names if self.flags.labels is None else ()
+        return sheets.sample_sheet(images, names, title)

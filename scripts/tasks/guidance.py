@@ -1,0 +1,105 @@
+"""The work of `visualize_guidance`: classes by guidance scales in one picture, accuracy and diversity by scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.drawing import curves, sheets
+from models.errors import UserError
+from models.evaluation.classifier import Classifier
+from models.evaluation.recognition import diversity
+from models.evaluation.statistics import wilson_interval
+from models.generation import Generated, check_guidance, choose_labels
+from models.spaces import ImageRows
+from scripts.cli.terminal import tell
+from scripts.tasks.showing import Shown, write_table
+
+if TYPE_CHECKING:
+    from scripts.visualize_guidance import GuidanceFlags
+
+REAL_PER_CLASS = 200
+SIDE = 45  # Pixels. Small images are enlarged by the whole number that brings their longer side closest to it.
+
+
+def compare_scales(flags: GuidanceFlags) -> None:
+    """Write the pictures and the table into a folder, and print it. Raises UserError."""
+    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    for scale in flags.scales:
+        check_guidance(shown.model, scale)
+    classes = tuple(flags.labels or range(shown.model.spec.classes))
+    labels = choose_labels(shown.model, classes, len(classes) * flags.samples_per_class)
+    if labels is None:
+        raise UserError(f"{shown.path} is a model without labels, which cannot be guided")
+    dataset = shown.data()
+    with shown.folder("guidance", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
+        classifier = shown.classifier(dataset)
+        columns = [_sample(shown, scale, labels) for scale in flags.scales]
+        real = _real_diversity(classifier, dataset.test.images, dataset.test.labels, classes)
+        table = [_measure(classifier, *pair, real) for pair in zip(flags.scales, columns, strict=True)]
+        write_table(folder, "guidance", table)
+        _draw(shown, flags, classes, columns, folder)
+        content = f"{flags.samples_per_class} images of each of {len(classes)} classes at every scale"
+        title = shown.title(content, *(column.nfe for column in columns))
+        note = f"classifier: {100 * classifier.accuracy:.2f} % of real test images"
+        path = folder / f"accuracy_and_diversity.{flags.show.format}"
+        curves.draw_guidance_curves(table, classifier.accuracy, path, f"{title}; {note}")
+
+
+def _sample(shown: Shown, scale: float, labels: list[int]) -> Generated:
+    """Generate one column. Its noise is the same at every scale: it depends on the seed and the index of the image."""
+    at_scale = replace(shown, sampling=replace(shown.sampling, guidance_scale=scale))
+    tell(f"scale {scale:g}: {len(labels)} images")
+    return at_scale.generate(labels, len(labels), shown.frames)
+
+
+def _real_diversity(classifier: Classifier, images: ImageRows, labels: Tensor, classes: tuple[int, ...]) -> float:
+    rows = torch.cat([(labels == label).nonzero()[:REAL_PER_CLASS, 0] for label in classes])
+    return diversity(classifier.extract(images[rows]).features, labels[rows])
+
+
+def _measure(classifier: Classifier, scale: float, column: Generated, real: float) -> dict[str, float]:
+    """Return one row of the table. real: the diversity of test images, the unit of that of samples."""
+    output = classifier.extract(column.images)
+    assert column.labels is not None
+    recognised, count = int((output.predictions == column.labels).sum()), len(column.images)
+    low, high = wilson_interval(recognised, count)
+    return {
+        "scale": scale,
+        "nfe": column.nfe,
+        "images": count,
+        "accuracy": recognised / count,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "diversity": diversity(output.features, column.labels) / real,
+        "classifier_accuracy": classifier.accuracy,
+    }
+
+
+def _draw(shown: Shown, flags: GuidanceFlags, classes: tuple[int, ...], columns: list[Generated], folder: Path) -> None:
+    names = [shown.model.spec.class_names[label] for label in classes]
+    headings = [f"scale {scale:g}" for scale in flags.scales]
+    across = math.ceil(math.sqrt(flags.shown))
+    enlarged = max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
+
+    def sheet(images: list[Tensor], caption: str) -> Image.Image:
+        """Draw one sheet. images: one tensor for each scale; its image k is of class k modulo the number of classes."""
+        cells = [
+            sheets.tiled(column[row :: len(classes)][: flags.shown], across)
+            for row in range(len(classes))
+            for column in images
+        ]
+        title = shown.title(caption, *(column.nfe for column in columns))
+        return sheets.grid(torch.stack(cells), len(headings), 16, enlarged, title, headings, names)
+
+    caption = "classes by guidance scales; the same noise along each row"
+    shown.save(sheet([column.images for column in columns], caption), folder, "guidance")
+    if flags.show.animate:
+        moments = zip(columns[0].frame_times, *(column.frames for column in columns), strict=True)
+        shown.animate([sheet(list(images), f"{caption}, t = {t:.2f}") for t, *images in moments], folder)

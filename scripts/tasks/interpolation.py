@@ -1,0 +1,172 @@
+"""The work of `interpolate`: images between two noises, between two test images by their noises, or between classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.diffusion.denoiser import Denoiser, with_labels
+from models.diffusion.editing import invert
+from models.diffusion.guidance import between_labels
+from models.drawing import sheets
+from models.errors import UserError
+from models.generation import Generated, Start, choose_labels, sampled_denoiser
+from scripts.tasks.showing import Shown, name_images, pick_images, rmse, write_numbers
+
+if TYPE_CHECKING:
+    from scripts.interpolate import InterpolateFlags
+
+FRAMES_PER_COLUMN = 4  # Frames of an animation.
+
+
+class _Ends(NamedTuple):
+    """Both ends of every row: noises (R, C, H, W) and labels (R,), None for a model without labels."""
+
+    noises: tuple[Tensor, Tensor]
+    labels: tuple[Tensor | None, Tensor | None]
+
+
+def draw_interpolation(flags: InterpolateFlags) -> None:
+    """Write the picture into a folder, and print it. Raises UserError."""
+    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    if flags.between != "classes":
+        shown.need_gaussian_noise(f"--between {flags.between}")
+    elif shown.model.spec.classes < 2:
+        raise UserError(f"--between classes: {shown.path} was trained without classes; choose noises or images")
+    if flags.between == "images":
+        # A clipped estimate cannot be inverted.
+        _between_images(replace(shown, sampling=replace(shown.sampling, clip=False)), flags)
+        return
+    labels = choose_labels(shown.model, flags.labels, flags.rows + 1) or []
+    names = [shown.model.spec.class_names[label] for label in labels]
+    first, second = shown.labels(labels[:-1]), shown.labels(labels[1:])
+    shape = (flags.rows, *shown.model.space.shape)
+    noise, other_noise = (shown.draw([2 * row + end for row in range(flags.rows)])(shape) for end in (0, 1))
+    if flags.between == "noises":
+        ends = _Ends((noise, other_noise), (first, first))
+        row_titles, content = names[:-1], "spherical interpolation between two noises, one class each row"
+    else:
+        ends = _Ends((noise, noise), (first, second))
+        row_titles = [f"{a} to {b}" for a, b in pairwise(names)]
+        content = "from class to class, one noise each row"
+    with shown.folder("interpolations", flags.between, flags) as folder:
+        _draw(shown, flags, ends, row_titles, content, folder)
+
+
+def slerp(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate on the arc between noises (N, ...), with one weight in [0, 1] per image (Shoemake 1985).
+
+    A straight line would pass through images whose noise is too weak. Equal ends stay as they are.
+    """
+    a, b = one.flatten(1).double(), other.flatten(1).double()
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    angle = cosine.clamp(-1, 1).acos()
+    weight = weight.to(angle)
+    far = angle > 1e-4
+    sine = torch.where(far, angle.sin(), 1)
+    left = torch.where(far, ((1 - weight) * angle).sin() / sine, 1 - weight)
+    right = torch.where(far, (weight * angle).sin() / sine, weight)
+    return (left[:, None] * a + right[:, None] * b).to(one.dtype).view_as(one)
+
+
+def _sample_between(shown: Shown, ends: _Ends, weights: Tensor) -> Generated:
+    """Sample every row at every weight. Image r * len(weights) + k is of row r."""
+    count, width = len(ends.noises[0]) * len(weights), len(weights)
+
+    def begin(denoiser: Denoiser, indices: range) -> Start:
+        device = shown.model.device
+        row = torch.tensor(indices, device=device) // width
+        weight = weights.to(device).repeat(count // width)[indices.start : indices.stop]
+        noise = slerp(ends.noises[0][row], ends.noises[1][row], weight)
+        first, second = (None if labels is None else labels[row] for labels in ends.labels)
+        if first is None or second is None or torch.equal(first, second):
+            labelled = with_labels(denoiser, first)
+        else:
+            labelled = between_labels(denoiser, first, second, weight)
+        # The noise that a sampler adds is the same along a row. The first draw is the row's start.
+        draw = shown.draw([2 * index for index in row.tolist()])
+        draw(noise.shape)
+        return Start(noise, 1.0, None, shown.sampling.walk(labelled, noise, shown.grid, draw))
+
+    return shown.generate_from(begin, count, shown.sampling.steps)
+
+
+def _draw(
+    shown: Shown,
+    flags: InterpolateFlags,
+    ends: _Ends,
+    row_titles: Sequence[str],
+    content: str,
+    folder: Path,
+    originals: tuple[Tensor, Tensor] | None = None,
+) -> Generated:
+    """Draw the sheet, and an animation to the second end and back. originals: images to draw beside both ends."""
+    stride = FRAMES_PER_COLUMN if flags.show.animate else 1
+    weights = torch.linspace(0, 1, (flags.columns - 1) * stride + 1)
+    made = _sample_between(shown, ends, weights)
+    frames = list(made.images.unflatten(0, (-1, len(weights))).unbind(1))
+    columns, headings = frames[::stride], [f"{weight:.2g}" for weight in weights[::stride].tolist()]
+    if originals is not None:
+        columns = [originals[0], *columns, originals[1]]
+        headings = ["test image", *headings, "test image"]
+    title = shown.title(content, made.nfe)
+    shown.save(sheets.strip(columns, headings, title=title, row_titles=row_titles), folder, "interpolation")
+    if flags.show.animate:
+        across = math.ceil(math.sqrt(flags.rows))
+        moments = zip(frames, weights.tolist(), strict=True)
+        film = [sheets.grid(frame, across, title=f"{title}, {weight:.2f}") for frame, weight in moments]
+        shown.animate([*film, *film[-2:0:-1]], folder)
+    return made
+
+
+def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
+    """Interpolate between the noises of test images, and measure how well both ends are reconstructed."""
+    dataset = shown.data()
+    rows = pick_images(dataset.test, 2 * flags.rows, flags.show.seed, flags.images)
+    flags = replace(flags, rows=len(rows) // 2)
+    images, labels = dataset.test.images[rows], dataset.test.labels[rows]
+    with shown.folder("interpolations", "images", flags) as folder:
+        noises = find_noises(shown, images, labels, flags.refinements)
+        pair = shown.labels(labels[0::2].tolist()), shown.labels(labels[1::2].tolist())
+        names = name_images(dataset, rows, "")
+        titles = [f"{a} to\n{b}" for a, b in zip(names[0::2], names[1::2], strict=True)]
+        content = "test images to noise and back, spherical interpolation between"
+        ends, originals = _Ends((noises[0::2], noises[1::2]), pair), (images[0::2], images[1::2])
+        made = _draw(shown, flags, ends, titles, content, folder, originals)
+        reconstructed = made.images.unflatten(0, (flags.rows, -1))[:, [0, -1]].flatten(0, 1)
+        error = rmse(reconstructed, images)
+        numbers = {
+            "reconstruction_rmse_mean": error.mean().item(),
+            "reconstruction_rmse_worst": error.max().item(),
+            "rmse_between_the_two_images": rmse(*originals).mean().item(),
+            "unit": "grey levels of 0..255",
+            "noise_mean": noises.mean().item(),
+            "noise_deviation": noises.std().item(),
+            "network_calls_to_find_the_noise": shown.sampling.steps * (flags.refinements + 1),
+        }
+        write_numbers(folder, "reconstruction", numbers)
+        columns = [images, shown.model.space.decode(noises).cpu(), reconstructed]
+        title = shown.title("test images, the noise found for each, and the image sampled from it")
+        titles = [f"{name}\nRMSE {value:.2f} of 255" for name, value in zip(names, error.tolist(), strict=True)]
+        headings = ["test image", "its noise", "reconstruction"]
+        shown.save(sheets.strip(columns, headings, title=title, row_titles=titles), folder, "reconstruction")
+
+
+@torch.no_grad()
+def find_noises(shown: Shown, images: Tensor, labels: Tensor, refinements: int) -> Tensor:
+    """Return the noises from which uint8 images (N, C, H, W) would be sampled under their labels."""
+    noises, size = [], shown.show.batch_size
+    for batch, batch_labels in zip(images.split(size), labels.split(size), strict=True):
+        denoiser, _ = sampled_denoiser(shown.model, shown.sampling)
+        noise = shown.model.space.encode(batch.to(shown.model.device))
+        for step in invert(with_labels(denoiser, shown.labels(batch_labels.tolist())), noise, shown.grid, refinements):
+            noise = step.noisy
+        noises.append(noise)
+    return torch.cat(noises)
