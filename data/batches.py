@@ -55,7 +55,6 @@ class Batches:
             self._images = _to_device(split.images, self._device)
 
     def __len__(self) -> int:
-        """Return the number of images in the split."""
         return len(self._labels)
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
@@ -89,8 +88,6 @@ def _to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 class _Order:
-    """Rows of the split that make up each batch, and which of them are mirrored."""
-
     def __init__(self, size: int, batch_size: int, seed: int, share: tuple[int, int], device: torch.device) -> None:
         self._size, self._batch_size, self._seed = size, batch_size, seed
         self._share, self._device = share, device

@@ -18,8 +18,7 @@ _SPLIT_SEED = 0
 class Digits(DataSet):
     """Handwritten digits, 1×8×8: 1,797 images of 43 writers (Alpaydin and Kaynak 1998, the test half of UCI's set).
 
-    The values 0..16 become 0..255, rounded half to even. There is no official split: a fixed fifth of each class is for
-    testing. Never flipped.
+    The values 0..16 become 0..255, rounded half to even. A fixed fifth of each class is for testing. Never flipped.
     """
 
     def load(self, root: Path) -> ImageData:

@@ -3,8 +3,6 @@
 This file turns the names of the images into classes and splits. `readers` lists and decodes the files.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,9 +82,8 @@ class _Classes:
         inside = [name.removeprefix(self._around) for name in images]
         alone = [name for name in inside if "/" not in name]
         if alone and len(alone) < len(inside):
-            raise UserError(
-                f"{tree.path} has images beside its class folders ({alone[0]})", "move them into a class folder or away"
-            )
+            message = f"{tree.path} has images beside its class folders ({alone[0]})"
+            raise UserError(message, "move them into a class folder or away")
         self.names = () if alone else tuple(sorted({name.partition("/")[0] for name in inside}))
         self._labels = {name: label for label, name in enumerate(self.names)}
 

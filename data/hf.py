@@ -3,8 +3,6 @@
 This file finds the data set and its columns. Images are decoded, held out and streamed as in `folder`.
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 import re
@@ -68,10 +66,7 @@ class Hf(DataSet):
         self.test_share, self.flips = test_share, flips
 
     def load(self, root: Path) -> ImageData:
-        """List the images, which stay in their files.
-
-        Raises UserError if the package, the data set, a split or a column is missing.
-        """
+        """List the images, which stay in their files. Raises UserError for a missing data set, split or column."""
         from data.readers.streamed import Part, stream
 
         splits = self._open(root)
@@ -115,7 +110,6 @@ class Hf(DataSet):
         return opened if isinstance(opened, Mapping) else {self.train_split: opened}
 
     def _choose_splits(self, splits: Mapping[str, Any]) -> list[str]:
-        """Return the names of the training split and, if there is one, the test split."""
         test = self.test_split or next((name for name in _TEST_NAMES if name in splits), "")
         chosen = [name for name in (self.train_split, test) if name]
         for option, name in zip(("train_split", "test_split"), chosen, strict=False):

@@ -55,19 +55,16 @@ class Split:
         if isinstance(self.images, torch.Tensor):
             return self.images
         both = _gibibytes(self.images) * self.images.broken.total / len(self)
-        raise UserError(
-            f"all {len(self)} images of a split are needed at once, but they are streamed",
-            f"raise `memory_limit` to {math.ceil(1000 * both) / 1000} GiB",
-        )
+        message = f"all {len(self)} images of a split are needed at once, but they are streamed"
+        raise UserError(message, f"raise `memory_limit` to {math.ceil(1000 * both) / 1000} GiB")
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set.
+    """Data set. class_names: the name of each label, empty for unlabelled data.
 
-    class_names: the name of each label, empty for unlabelled data. flips: whether a mirrored image is as likely as the
-    image, so that training may flip. broken: the record of images that cannot be decoded if the data set is streamed,
-    None if it is in memory.
+    flips: whether a mirrored image is as likely as the image, so that training may flip. broken: record of the images
+    that cannot be decoded, None for images in memory.
     """
 
     name: str
@@ -80,8 +77,7 @@ class ImageData:
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.
 
-        None stands for the variable MEMORY_LIMIT, else for half of the free memory. Raises UserError for images that
-        cannot be decoded, and for a limit below 0.
+        None: the variable MEMORY_LIMIT, else half of the free memory. Raises UserError for images that cannot be read.
         """
         limit = _memory_limit(memory_limit)
         if self.broken is None:
@@ -127,8 +123,7 @@ def _gibibytes(images: Streamed) -> float:
 def make_split(images: np.ndarray, labels: np.ndarray, classes: int, source: str) -> Split:
     """Return a split of images uint8 (N, H, W) or (N, C, H, W) and integer labels (N,) in [0, classes).
 
-    source: the name of the files in messages. Raises UserError for other shapes, different counts, no image at all, or
-    a label out of range.
+    source: the name of the files in messages. Raises UserError for other shapes, counts or labels, and for no image.
     """
     import torch
 

@@ -1,7 +1,5 @@
 """MNIST, read from torchvision's layout (MNIST/raw, raw or gzipped) or downloaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from data.images import DataSet, ImageData

@@ -1,7 +1,5 @@
 """Devices and precisions, and the preparation of a process to compute on them."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import resource
@@ -17,10 +15,9 @@ from models.processes import cpu_name
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device with this name; "auto" is CUDA if available, else MPS, else the CPU.
+    """Return the device called `name`; "auto" is CUDA if available, else MPS, else the CPU. Each rank has its own GPU.
 
-    With several ranks each gets its own GPU. Raises UserError if the device is not available, or if "auto" finds no GPU
-    and the environment variable GPUS is above 0.
+    Raises UserError if the device is not available, or if "auto" finds no GPU and the variable GPUS is above 0.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -35,9 +32,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"`device` {name}: not available ({str(error).splitlines()[0]})") from None
     return device
-
-
-PRECISIONS = ("float32", "bf16", "float64")
 
 
 def describe_device(device: torch.device) -> str:
@@ -57,7 +51,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def bf16_ratio(network: nn.Module, shape: tuple[int, int, int], images: int = 16) -> float:
-    """Measure the time of a forward and backward pass on this CPU in bf16 autocast, divided by that in float32."""
+    """Return the duration of a forward and backward pass on this CPU in bf16 autocast, divided by that in float32."""
     noisy, t = torch.zeros(images, *shape), torch.full((images,), 0.5)
 
     def seconds(bf16: bool) -> float:
@@ -90,10 +84,9 @@ def prepare_device(device: torch.device, precision: str = "float32") -> None:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Let glibc keep freed memory instead of returning it to the kernel, for training on a CPU.
+    """Let glibc keep freed memory, for training on a CPU: page faults of new blocks take a tenth of a step.
 
-    Every step allocates the same large blocks again, and their page faults take a tenth of a step. Work with changing
-    sizes should not use this: an evaluation would need three times the memory.
+    Work with changing sizes should not use this: an evaluation would need three times the memory.
     """
     if device.type != "cpu":
         return

@@ -1,7 +1,6 @@
 """Communication between the ranks of one task: the only module that imports torch.distributed.
 
-torchrun starts the ranks and describes them in environment variables. In a task of one process every function here
-returns at once. Gradients are reduced with NCCL on GPUs; everything else is exchanged between CPUs with gloo.
+In a task of one process every function returns at once. Tensors on GPUs are reduced with NCCL, all else with gloo.
 
 As a program this module is torchrun with the exit codes of this repository. `launch.sh` and `slurm.sh` call it:
 
@@ -131,10 +130,7 @@ def map_over_ranks(work: Callable[[Item], Result], items: Sequence[Item]) -> Ite
 
 
 def wrap_ddp(network: nn.Module) -> nn.Module:
-    """Wrap a network in DistributedDataParallel, which averages gradients over the ranks.
-
-    All ranks receive the weights of rank 0. In a task of one process the network itself is returned.
-    """
+    """Wrap a network in DistributedDataParallel, unless there is one process. All ranks get the weights of rank 0."""
     if world_size() == 1:
         return network
     # A 1x1 filter has several strides for the same memory layout. DDP warns about the difference.
@@ -148,10 +144,9 @@ def without_sync(network: nn.Module) -> AbstractContextManager[None]:
 
 
 def launch(argv: Sequence[str]) -> int:
-    """Run torchrun in this process and return an exit code. argv: `OPTIONS -m MODULE ARGUMENTS`.
+    """Run torchrun in this process, without its own error report. argv: `OPTIONS -m MODULE ARGUMENTS`.
 
-    The cores are divided among the ranks, and torchrun's own error report is switched off. Returns the exit code of the
-    rank that failed first, 128 + n if signal n ended this process, or 0.
+    Returns the exit code of the rank that failed first, 128 + n if signal n ended this process, or 0.
     """
     import logging
 
@@ -182,8 +177,8 @@ def launch(argv: Sequence[str]) -> int:
 def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
     """Return the failure that caused the others.
 
-    Timestamps are whole seconds, so failures within one second count as simultaneous: when a rank is killed, the other
-    ranks fail at once. Among these a killed rank comes first, and SIGTERM last, since torchrun sends it to the rest.
+    Timestamps are whole seconds, so failures within a second count as simultaneous. Among these a killed rank comes
+    first, and SIGTERM last, since torchrun sends it to the other ranks.
     """
     first = min(failure.timestamp for failure in failures)
     simultaneous = (failure for failure in failures if failure.timestamp <= first + 1)

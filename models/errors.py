@@ -1,7 +1,5 @@
 """The exception for mistakes of the user, in the library and in the data sets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 
@@ -11,9 +9,9 @@ _OPTION = re.compile(r"`([a-z_.]+)")
 class UserError(Exception):
     """A mistake that the user can mend, described in one line: what is wrong with the value, then the ways out.
 
-    message, ways_out: options are in backticks, as in "`steps` 0: must be at least 1" and "use `prediction v`". They are
-    named as the arguments of the library. `scripts` spells them as flags, and drops a way out whose option the task does
-    not have.
+    message, ways_out: options are in backticks, as in "`steps` 0: must be at least 1" and "use `prediction v`". They
+    have the names of the library's arguments. `scripts` spells them as flags, and drops a way out whose option the task
+    does not have.
     """
 
     def __init__(self, message: str, *ways_out: str) -> None:

@@ -4,8 +4,6 @@ An image depends on (seed, its index, its label) alone, not on the batch size. B
 thousands of images need no more memory than one batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, get_type_hints
@@ -29,7 +27,7 @@ FRAMED = 100  # Largest number of images of which frames are kept.
 
 def default_steps(sampler: str, timesteps: int) -> int:
     """Return the default number of sampling steps. timesteps: length of the chain, 0 for a continuous schedule."""
-    usual = 12 if sampler in ("heun", "midpoint") else 50
+    usual = 12 if find_sampler(sampler).nfe(50) > 50 else 50
     return min(usual, timesteps) if timesteps > 0 else usual
 
 
@@ -40,10 +38,9 @@ def labels_in_turn(count: int, classes: int) -> list[int] | None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of sampling.
+    """Settings of sampling. options: options of the sampler, e.g. {"eta": 0.5}. guidance_interval: in flow time.
 
-    options: options of the sampler, e.g. {"eta": 0.5}. guidance_interval: in flow time. clip: clip clean estimates to
-    the space's bounds. weak: the weaker model of autoguidance.
+    clip: clip clean estimates to the space's bounds. weak: the weaker model of autoguidance.
     """
 
     sampler: str = "ddim"
@@ -62,19 +59,16 @@ class Sampling:
         for name in options:
             if name not in sampler.options:
                 able = [other for other, row in SAMPLERS.items() if name in row.options]
-                raise UserError(
-                    f"`{name}`: sampler {self.sampler} does not have it; {', '.join(able) or 'no sampler'} has it"
-                )
+                others = ", ".join(able) or "no sampler"
+                raise UserError(f"`{name}`: sampler {self.sampler} does not have it; {others} has it")
         sampler.check(options)
         self.levels(model)
         # The last step adds no noise.
         adds_noise = self.steps > 1 and sampler.adds_noise({**sampler.options, **options})
         if adds_noise and model.spec.initial_noise != "gaussian":
-            raise UserError(
-                f"`sampler {self.sampler}`: it adds Gaussian noise, and the model starts from "
-                f"{model.spec.initial_noise} noise",
-                "use a deterministic one, e.g. `sampler heun`, or ddim with eta 0",
-            )
+            reason = f"it adds Gaussian noise, and the model starts from {model.spec.initial_noise} noise"
+            way_out = "use a deterministic one, e.g. `sampler heun`, or ddim with eta 0"
+            raise UserError(f"`sampler {self.sampler}`: {reason}", way_out)
         check_ranges(vars(self), get_type_hints(Sampling, include_extras=True))
         low, high = self.guidance_interval
         if low > high:
@@ -124,20 +118,18 @@ def check_guidance(model: Model, scale: float) -> None:
     if scale == 1:
         return
     if model.spec.classes == 0:
-        raise UserError(
-            f"`guidance_scale` {scale:g}: {model.name} was trained without labels, so there is nothing to guide by"
-        )
+        reason = f"{model.name} was trained without labels, so there is nothing to guide by"
+        raise UserError(f"`guidance_scale` {scale:g}: {reason}")
     if model.spec.label_drop == 0:
-        raise UserError(
-            f"`guidance_scale` {scale:g}: the model was trained with label_drop 0 and has no unconditional half"
-        )
+        reason = f"{model.name} was trained with `label_drop` 0 and has no unconditional half"
+        raise UserError(f"`guidance_scale` {scale:g}: {reason}")
 
 
 class Generated(NamedTuple):
     """Batch of images, uint8 (N, C, H, W). nfe: network evaluations per image.
 
-    frame_times, frames, estimates: t, noisy images and clean estimates, both uint8, after the steps that were kept. The
-    first frame is the start, which has no estimate.
+    frame_times, frames, estimates: t, noisy images and clean estimates of the steps that were kept, both uint8. The
+    start, which comes first, has no estimate.
     """
 
     images: Tensor
@@ -205,8 +197,8 @@ def generate_from(
     def batch_from(first: int) -> Generated:
         indices = range(first, min(first + batch_size, count))
         denoiser, counters = sampled_denoiser(model, sampling)
-        kept = frame_steps(steps, frames if framed is None or first < framed else 0)
-        return _collect(begin(denoiser, indices), model, counters, kept)
+        framed_steps = frame_steps(steps, frames if framed is None or first < framed else 0)
+        return _collect(begin(denoiser, indices), model, counters, framed_steps)
 
     firsts = range(0, count, batch_size)
     yield from distributed.map_over_ranks(batch_from, firsts) if over_ranks else map(batch_from, firsts)
@@ -249,10 +241,10 @@ def sample(
     steps: int | None = None,
     **sampling: Any,
 ) -> Tensor:
-    """Return `count` images, uint8 (count, C, H, W) on the CPU.
+    """Return `count` images, uint8 (count, C, H, W) on the CPU. Raises UserError.
 
-    labels: classes to sample in turn, None for all. steps: None for the sampler's default. sampling: further fields of
-    `Sampling`, e.g. guidance_scale, or options of the sampler. Raises UserError.
+    labels: classes in turn, None for all. steps: None for the sampler's default. sampling: other fields of `Sampling`,
+    such as guidance_scale, or options of the sampler.
     """
     values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
     steps = default_steps(sampler, model.spec.timesteps) if steps is None else steps
@@ -262,10 +254,7 @@ def sample(
 
 
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
-    """Return one label per image: the given ones in turn, or all classes if `labels` is None.
-
-    Returns None for a model without classes. Raises UserError for labels that the model does not have.
-    """
+    """Return one label per image, the given ones or all classes in turn; None without classes. Raises UserError."""
     classes = model.spec.classes
     if classes == 0:
         if labels is not None:
@@ -292,13 +281,13 @@ def join(batches: Sequence[Generated]) -> Generated:
     )
 
 
-def _collect(start: Start, model: Model, counters: Sequence[Counter], kept: set[int]) -> Generated:
-    """Take all steps. Keep the frames after the steps in `kept`, and the start if there are any."""
+def _collect(start: Start, model: Model, counters: Sequence[Counter], framed: set[int]) -> Generated:
+    """Take all steps. Keep the frames after the steps in `framed`, and the start if there are any."""
     space = model.space
-    times, frames, estimates = ([start.t], [space.decode(start.noisy).cpu()], []) if kept else ([], [], [])
+    times, frames, estimates = ([start.t], [space.decode(start.noisy).cpu()], []) if framed else ([], [], [])
     step = None
     for index, step in enumerate(start.steps):
-        if index in kept:
+        if index in framed:
             times.append(float(step.level.t))
             frames.append(space.decode(step.noisy).cpu())
             estimates.append(space.decode(step.estimate.clean).cpu())

@@ -4,14 +4,11 @@ Progress is the share of the training budget that is spent, so a schedule spans 
 epochs, steps or minutes. This module imports no torch: the command line reads its flags from OptimizerSettings.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from models.errors import UserError
 from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt, Share, ShareBelowOne
 
 
@@ -44,33 +41,17 @@ class OptimizerSettings:
     ema: NonNegative = 0.1
     """Half-life of the moving average of the weights, as a share of the run; 0 for no average."""
 
-    def __post_init__(self) -> None:
-        if self.lr_schedule not in LR_SCHEDULES:
-            raise UserError(f"`lr_schedule` {self.lr_schedule}: choose from {', '.join(LR_SCHEDULES)}")
-
     def learning_rate(self, step: int, progress: float) -> float:
         """Return the learning rate of a step. step: counted from 0; progress: spent before the step."""
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return self.lr * warmup * LR_SCHEDULES[self.lr_schedule](min(progress, 1.0), self)
 
 
-def _constant(progress: float, settings: OptimizerSettings) -> float:
-    return 1.0
-
-
-def _cosine(progress: float, settings: OptimizerSettings) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _linear(progress: float, settings: OptimizerSettings) -> float:
-    return 1 - progress
-
-
 def _multistep(progress: float, settings: OptimizerSettings) -> float:
     return settings.lr_gamma ** sum(progress >= milestone for milestone in settings.lr_milestones)
 
 
-def _one_cycle(progress: float, settings: OptimizerSettings) -> float:
+def _one_cycle(progress: float) -> float:
     """Rise from 1/25 over the first 30 %, then fall to nearly 0, both by a cosine (Smith & Topin 2018)."""
     if progress < 0.3:
         return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
@@ -78,9 +59,9 @@ def _one_cycle(progress: float, settings: OptimizerSettings) -> float:
 
 
 LR_SCHEDULES: dict[str, Callable[[float, OptimizerSettings], float]] = {
-    "cosine": _cosine,
-    "constant": _constant,
-    "linear": _linear,
+    "cosine": lambda progress, settings: 0.5 * (1 + math.cos(math.pi * progress)),
+    "constant": lambda progress, settings: 1.0,
+    "linear": lambda progress, settings: 1 - progress,
     "multistep": _multistep,
-    "one_cycle": _one_cycle,
+    "one_cycle": lambda progress, settings: _one_cycle(progress),
 }

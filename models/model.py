@@ -27,11 +27,11 @@ WEIGHTS = ("ema", "raw")
 
 @dataclass(frozen=True)
 class DenoiserSpec:
-    """All of a denoiser but its weights. Stored in every checkpoint.
+    """All of a denoiser but its weights, stored in every checkpoint. classes: 0 for unlabelled data.
 
-    network: a variant of `models.networks`, with its constructor's options. classes: 0 for unlabelled data.
-    timesteps: length of the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; with 0
-    the model has no unconditional half, which guidance needs.
+    network: a variant of `models.networks`, with its constructor's options. timesteps: length of the chain, 0 for a
+    continuous schedule. label_drop: share of labels dropped in training; with 0 there is no unconditional half to guide
+    by.
     """
 
     network: str
@@ -107,11 +107,7 @@ class Model:
 
 
 def load_model(
-    path: Path,
-    weights: str,
-    device: torch.device,
-    autocast: torch.dtype | None = None,
-    autoencoder: Path | None = None,
+    path: Path, weights: str, device: torch.device, autocast: torch.dtype | None = None, autoencoder: Path | None = None
 ) -> Model:
     """Load the denoising model of a checkpoint file, in eval mode on the device. Raises UserError.
 
@@ -145,8 +141,7 @@ def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "em
 def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Path:
     """Return the checkpoint of the autoencoder that the checkpoint `path` was trained on. sha256: its hash.
 
-    given: the autoencoder's file. None: search the run's folder NEEDED, then the runs beside it. Raises UserError if
-    none has the hash.
+    given: its file. None: search the run's folder NEEDED, then the runs beside it. Raises UserError if none matches.
     """
     if given is not None:
         given_sha256 = checkpoints.load_checkpoint(given)[1]["sha256"]
@@ -164,10 +159,7 @@ def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Pa
 
 
 def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """Copy every tensor whose name and shape agree. Return one line on what matched and what did not.
-
-    Raises UserError if nothing matched.
-    """
+    """Copy the tensors whose name and shape agree, and return a report. Raises UserError if there are none."""
     state = network.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in state and state[key].shape == value.shape}
     if not fitting:

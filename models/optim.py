@@ -1,8 +1,6 @@
-"""The optimizers: AdamW, and Muon for hidden matrices with AdamW for the other weights."""
+"""Optimizers: AdamW, and Muon for hidden matrices with AdamW for the other weights."""
 
 # pyright: reportPrivateImportUsage=false
-
-from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -30,8 +28,7 @@ class Muon(AdamW):
 
     The update of a matrix is the momentum of its gradient with all singular values brought near 1 by five Newton-Schulz
     steps. It is scaled so that its elements move as far as with AdamW (Liu et al. 2025, eq. 4), so both share learning
-    rate and weight decay. A filter is a matrix (out, in * height * width). found_inf and grad_scale act as in the fused
-    AdamW.
+    rate and weight decay. A filter is a matrix (out, in * height * width). found_inf and grad_scale act as in AdamW.
     """
 
     # torch.optim.Muon takes no filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
@@ -72,10 +69,7 @@ class Muon(AdamW):
                 p.grad = None  # so that AdamW skips it
 
     def _directions(self, parameters: Sequence[Tensor], found_inf: Tensor | None) -> Tensor:
-        """Update the momenta and return Nesterov's directions as matrices (K, m, n).
-
-        If found_inf is 1, the momenta replace the gradients and so stay unchanged.
-        """
+        """Update the momenta, unless found_inf is 1, and return Nesterov's directions as matrices (K, m, n)."""
         gradients = [cast(Tensor, p.grad) for p in parameters]
         if self.grad_scale is not None:
             torch._foreach_div_(gradients, self.grad_scale)
@@ -95,8 +89,7 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
     """Map each matrix U S V' of a batch (K, m, n) to nearly U V'.
 
     All singular values but the smallest become 0.7 to 1.2. A Newton-Schulz step X -> (a + b X X' + c (X X')^2) X is a
-    product with a polynomial in the Gram matrix of the first X. So the steps are computed on the Gram matrix, which is
-    smaller, and their product is multiplied onto X at the end.
+    product with a polynomial in the Gram matrix of the first X, so the steps are computed on the smaller Gram matrix.
     """
     a, b, c = coefficients
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
@@ -115,8 +108,7 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
 def _without_tf32() -> Iterator[None]:
     """Compute matrix products on GPUs in full float32.
 
-    TF32 rounds to ten bits. Small eigenvalues of a Gram matrix may then become negative, and each Newton-Schulz step
-    multiplies these by ten or more.
+    With TF32's ten bits, small eigenvalues of a Gram matrix may become negative, which Newton-Schulz steps enlarge.
     """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -133,10 +125,7 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
 
 
 def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> AdamW:
-    """Return a fused AdamW, or Muon. Only matrices and filters have weight decay.
-
-    The training loop relies on the fused update, which reads found_inf and grad_scale.
-    """
+    """Return a fused AdamW, or Muon; both read found_inf and grad_scale. Only matrices and filters decay."""
     muon, decay = settings.optimizer == "muon", settings.weight_decay
     hidden = {id(p) for p in hidden_matrices(network)} if muon else set()
     matrices = [p for p in network.parameters() if id(p) in hidden]

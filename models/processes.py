@@ -1,7 +1,5 @@
 """The rank of this process in a distributed task, and the CPU cores it may use. Imports no torch."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

@@ -1,10 +1,7 @@
 """Random numbers as functions of (seed, step) in training and of (seed, image index) in sampling.
 
-Every rank draws the numbers of the global batch and takes its slice, so the world size does not change a run. Each
-sampled image has its own generator, so the batch size does not change it.
+Every rank draws the numbers of the global batch and takes its slice, so a run does not depend on the world size.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,10 +22,7 @@ def derive_seed(*parts: int | str) -> int:
 
 @dataclass(frozen=True)
 class StepRandomness:
-    """Random numbers of one training step, for the rows start:stop of the global batch of `batch_size` images.
-
-    stream: the purpose of the numbers. Different streams are independent.
-    """
+    """Random numbers of one training step, for the rows start:stop of the global batch. Streams are independent."""
 
     seed: int
     step: int
@@ -51,8 +45,7 @@ class StepRandomness:
     def noise(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
         """Draw Gaussian noise for the rows start:stop: (stop - start, *shape), float32, on the training device."""
         generator = self._generator(stream, self.device)
-        whole = torch.randn(self.batch_size, *shape, generator=generator, device=self.device)
-        return self.part(whole)
+        return self.part(torch.randn(self.batch_size, *shape, generator=generator, device=self.device))
 
     def seed_dropout(self) -> None:
         """Seed torch's global generator, which dropout uses, by the step and the first row."""
@@ -69,7 +62,7 @@ class StepRandomness:
 def image_draw(seed: int, indices: Sequence[int], device: torch.device) -> Draw:
     """Return draw(shape), which draws Gaussian noise for the images with these indices. shape[0] is their number.
 
-    Draw k of an image depends on (seed, index, k) only, not on the device nor on the other images.
+    Draw k of an image depends on (seed, index, k) alone, not on the device, the batch size or the other images.
     """
     # torch's CPU generator uses 32 bits of a seed: among 100,000 images two would probably get the same noise.
     generators = [np.random.default_rng(derive_seed(seed, "image", index)) for index in indices]

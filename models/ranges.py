@@ -5,8 +5,6 @@ Every number must be finite. It also states whether the option may change when a
 `epochs: Annotated[Positive, RESUMABLE]`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,10 +52,9 @@ RESUMABLE = Resumable()
 
 
 def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise UserError for the first value outside the range or the Literal of its type.
+    """Raise UserError for the first value outside the range or the Literal of its type. None is always valid.
 
-    hints: annotations by name, as returned by `typing.get_type_hints(..., include_extras=True)`. None is always valid.
-    prefix: text before the option's name in the message, for example "network.".
+    hints: annotations by name, from `get_type_hints(..., include_extras=True)`. prefix: of the option in messages.
     """
     for name, value in values.items():
         if name in hints:
@@ -80,7 +77,7 @@ def _check(option: str, value: Any, hint: Any, whole: Any) -> None:
 
 
 def _ranges(hint: Any) -> list[Range]:
-    """Return the ranges of a type, or of the members of a union. Ranges of a tuple's elements are not among them."""
+    """Return the ranges of a type or of the members of a union, without those of a tuple's elements."""
     if get_origin(hint) is tuple:
         return []
     ranges = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)]

@@ -1,11 +1,8 @@
 """Large variants, found by name: networks, conditionings, spaces, autoencoders and data sets.
 
-In a room of variants, a module that defines a class of its own name with the room's base class is a variant
-(unet.py: `class UNet(Network)`). Every other module there is a helper. Names are read from the source, so that listing
-them imports nothing.
+In a room of variants, a module that defines a class of its own name with the room's base class is a variant (unet.py:
+`class UNet(Network)`). Every other module there is a helper. Names are read from the source without importing.
 """
-
-from __future__ import annotations
 
 import ast
 import difflib
@@ -22,10 +19,10 @@ from models.ranges import check_ranges
 
 @dataclass(frozen=True)
 class Room:
-    """A package whose modules may be variants.
+    """A package whose modules may be variants. word: noun for a variant in messages.
 
-    base: name of the variants' base class. word: noun for a variant in messages. option: name of the option that
-    chooses a variant; a dot and the name of a variant's own option follow it, as in "network.width".
+    base: name of their base class. option: option that chooses a variant, and prefix of its options, as
+    "network.width".
     """
 
     package: str
@@ -54,11 +51,7 @@ class Room:
         return getattr(importlib.import_module(f"{self.package}.{name}"), variant)
 
     def build(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """Construct a variant from its positional arguments and its options.
-
-        Raises UserError for an unknown name, an option outside the range of its type, or options that do not fit
-        together.
-        """
+        """Construct a variant. Raises UserError for an unknown name or options out of range."""
         variant = self.find(name)
         check_ranges(options, get_type_hints(variant.__init__, include_extras=True), prefix=f"{self.option}.")
         return variant(*arguments, **options)
@@ -68,7 +61,6 @@ class Room:
             yield from sorted(Path(folder).glob("[a-z]*.py"))
 
     def _folders(self) -> list[str]:
-        """Return the folders of the package, without importing it."""
         if self.package in sys.modules:
             return list(sys.modules[self.package].__path__)
         top, *below = self.package.split(".")

@@ -5,8 +5,6 @@ beside images in memory; seconds per image of every sampler. The images are rand
 on their content.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import math

@@ -4,8 +4,6 @@ Each contender trains in its own process. The contenders take turns of a few sec
 slows all of them equally. Only training counts as time. Samples are measured between the turns.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import multiprocessing

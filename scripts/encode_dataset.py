@@ -1,7 +1,5 @@
 """Encode both splits of a data set by an autoencoder, once, so that `train_latent` need not. Writes safetensors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from scripts.cli.command import run_command

@@ -39,13 +39,6 @@ class InterpolateFlags:
 
 def main(argv: list[str]) -> None:
     flags = parse_flags(argv, InterpolateFlags(), "interpolate", DESCRIPTION)
-    _check(flags)
-    from scripts.tasks.interpolation import draw_interpolation
-
-    draw_interpolation(flags)
-
-
-def _check(flags: InterpolateFlags) -> None:
     if flags.between == "images":
         if flags.images is not None and (len(flags.images) % 2 or not flags.images):
             raise UserError(f"--images: {len(flags.images)} numbers, expected two a row")
@@ -55,6 +48,9 @@ def _check(flags: InterpolateFlags) -> None:
             raise UserError("--labels: --between images keeps the classes of the test images; leave it out")
     elif flags.images is not None:
         raise UserError("--images: test images need --between images")
+    from scripts.tasks.interpolation import draw_interpolation
+
+    draw_interpolation(flags)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """List all recipes, the named settings of scripts/cli/recipes.py."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ Each seed is trained by `train_flow` and measured by `evaluate`, each in its own
 the rules of a row, and how other programs can enter.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import math

@@ -3,8 +3,6 @@
 Only the status.json of every run folder is read and no torch is imported, so that the table appears at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

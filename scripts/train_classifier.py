@@ -1,7 +1,5 @@
 """Train a classifier of a data set, in whose features `evaluate` compares images, or measure a classifier again."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Draw real and generated images on one map, coloured by class and by source, with figures of how well they mix."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 

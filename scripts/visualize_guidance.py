@@ -1,7 +1,5 @@
 """Compare guidance scales: classes by scales in one picture, and accuracy against diversity by scale."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import tyro

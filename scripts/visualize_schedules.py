@@ -1,7 +1,5 @@
 """Draw alpha(t), sigma(t) and log-SNR(t) of noise schedules in one picture."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

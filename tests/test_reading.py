@@ -15,7 +15,16 @@ TEXT = (REPOSITORY / "docs" / "reading.md").read_text(encoding="utf-8")
 BLOCKS = [block for block in re.split(r"\n\s*\n|\n(?=\||[0-9]+\. |- )", TEXT) if "`" in block]
 PATH = re.compile(r"[\w./<>]+/[\w.<>]*|[\w<>]+\.(?:py|md|sh)|Makefile")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-NO_NAMES = {"noisy = alpha * clean + sigma * noise", "Args:", "forward", "nfe", "adds_noise", "DESCRIPTION", "load"}
+NO_NAMES = {
+    "noisy = alpha * clean + sigma * noise",
+    "Args:",
+    "forward",
+    "nfe",
+    "adds_noise",
+    "DESCRIPTION",
+    "load",
+    "variational",
+}
 
 
 def quotes(block: str) -> list[str]:

@@ -1,7 +1,5 @@
 """Worker processes that decode the next batches before a training loop asks for them."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os
@@ -21,6 +19,7 @@ from data.readers.streamed import Streamed
 from models.errors import UserError
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
+_Decoded = tuple[Tensor, dict[str, str]]  # images, and the reasons of the broken ones by name
 
 
 class ReadAhead:
@@ -64,9 +63,6 @@ class ReadAhead:
             generator=torch.Generator(),  # otherwise the loader draws a number from the global generator
         )
         return iter(loader)
-
-
-_Decoded = tuple[Tensor, dict[str, str]]
 
 
 class _Decoder(Dataset):

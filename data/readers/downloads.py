@@ -3,8 +3,6 @@
 Without a network, a download fails within seconds.
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import queue
@@ -29,10 +27,9 @@ _CHUNK = 1 << 18
 def fetch_missing(
     name: str, folder: Path, urls: Mapping[str, Sequence[str]], check: Callable[[Path, str], object]
 ) -> None:
-    """Download the files that are the keys of `urls` into `folder`, each from its first address that works.
+    """Download the files that are the keys of `urls` into `folder`. Raises UserError naming those still missing.
 
-    name: the data set. check(path, file): raises UserError if the temporary file at `path` is not the published `file`.
-    Raises UserError naming the files that are still missing.
+    name: the data set. check(path, file): raises UserError unless the file at `path` is the published `file`.
     """
     missing = list(urls)
     for file, addresses in urls.items():

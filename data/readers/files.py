@@ -1,7 +1,5 @@
 """Published files of a data set, raw or gzipped, checked by a hash of their uncompressed contents."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import zlib

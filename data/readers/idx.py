@@ -4,8 +4,6 @@ Format: two zero bytes, a type byte (8 = uint8), the number of axes, each axis a
 (http://yann.lecun.com/exdb/mnist/).
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -38,8 +36,7 @@ def load_idx_set(
 ) -> tuple[Split, Split]:
     """Return the train and test split of MNIST's four files in `folder`. Missing files are downloaded first.
 
-    md5: the MD5 of the contents of each file, by its name without .gz. Raises UserError if a file is missing and cannot
-    be downloaded, or is not the published one.
+    md5: of the contents of each file, by its name without .gz. Raises UserError for missing files and for altered ones.
     """
     if missing := [file for file in md5 if files.locate_file(folder, file) is None]:
         urls = {f"{file}.gz": [f"{mirror}{file}.gz" for mirror in mirrors] for file in missing}

@@ -1,7 +1,5 @@
 """Reader of CIFAR-10's batches, which are pickles, with an unpickler that cannot run code."""
 
-from __future__ import annotations
-
 import io
 import pickle
 from typing import Any, ClassVar
@@ -30,8 +28,6 @@ def read_batch(contents: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _DType:
-    """Stand-in for numpy.dtype."""
-
     def __init__(self, code: Any = None, *flags: Any) -> None:
         self.code = code
 

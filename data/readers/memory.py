@@ -1,7 +1,5 @@
 """Memory that a process may still take: free memory of the machine, within the limits of its container or job."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Threads decode into one array, since Pillow releases the interpreter lock. `streamed.py` leaves images in their files.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import os
@@ -13,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -45,7 +43,7 @@ class Target:
     crop: bool
 
     @classmethod
-    def from_options(cls, size: tuple[int, ...], channels: int, crop: bool) -> Target:
+    def from_options(cls, size: tuple[int, ...], channels: int, crop: bool) -> Self:
         """Return the target that the options of a data set describe. Raises UserError for more than two sizes."""
         if len(size) > 2:
             raise UserError(f"`dataset.size` {' '.join(map(str, size))}: takes one or two numbers")
@@ -58,10 +56,9 @@ class Target:
 
 
 def decode(stored: bytes, target: Target) -> np.ndarray:
-    """Return one image file as uint8 (C, H, W).
+    """Return an image file as uint8 (C, H, W), cropped and scaled by a Lanczos filter. Raises one of `BROKEN`.
 
-    The EXIF tag turns it upright, transparent parts become white, and an animation gives its first frame. A Lanczos
-    filter with antialiasing scales it to `target.size`, after the crop if any. Raises one of `BROKEN`.
+    The EXIF tag turns it upright, transparent parts become white, and an animation gives its first frame.
     """
     try:
         opened = Image.open(io.BytesIO(stored), formats=_FORMATS)

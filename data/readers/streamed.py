@@ -1,7 +1,5 @@
 """Images that stay in their files and are decoded when rows of them are read. `ahead.py` decodes in advance."""
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +22,7 @@ MOST_BROKEN, BROKEN_SHARE = 20, 0.01
 class Broken:
     """Record of the images of a streamed data set that cannot be decoded. Each is reported once; too many end the run.
 
-    named: the reason of each broken image, by its name. seen: number of images that this process has asked for.
-    elsewhere: the same number for all other processes.
+    named: reasons by name. seen, elsewhere: number of images that this process, and all others, have read.
     """
 
     def __init__(self, source: str, total: int, target: Target) -> None:
@@ -93,10 +90,9 @@ class Part:
 
 
 class Streamed:
-    """Images of a split, decoded when they are indexed. Otherwise like a uint8 tensor (N, C, H, W).
+    """Images of a split, decoded when rows are read. Otherwise like a uint8 tensor (N, C, H, W).
 
-    A broken image is replaced by the next image of its class that can be decoded. The replacement is the same in every
-    process and at every time, and the labels stay true. Indexing takes rows as a tensor, a list or a slice.
+    A broken image is replaced by the next one of its class that can be decoded, the same in every process.
     """
 
     dtype = torch.uint8

@@ -3,8 +3,6 @@
 Nothing is unpacked to disk. The name of a zip member is only a key, so it cannot lead outside.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import zipfile

@@ -1,9 +1,7 @@
-"""Autoencoders: their networks, found by name, the specification and weights of a trained one, and the loss.
+"""Autoencoders: networks, found by name, specification, and loss.
 
 A module here with a subclass of AutoencoderNetwork is a network (conv.py -> Conv).
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -13,10 +11,7 @@ SMALLEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -30.0, 20.0  # bounds of a posteri
 
 
 class Coded(NamedTuple):
-    """Results of one forward pass: the decoder's output (N, C, H, W) and the posterior, each (N, c, h, w).
-
-    log_variance is None for a plain autoencoder.
-    """
+    """Decoder's output (N, C, H, W) and posterior, each (N, c, h, w); no log_variance for a plain autoencoder."""
 
     output: Tensor
     mean: Tensor

@@ -1,15 +1,12 @@
 """Specification of an autoencoder, and a trained autoencoder as loaded from a checkpoint.
 
-An autoencoder maps images in [-1, 1] to a small latent image and back, with or without a Gaussian posterior. Every
-checkpoint of one holds its `AutoencoderSpec`.
+An autoencoder maps images in [-1, 1] to small latent images and back, with or without a Gaussian posterior.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -24,10 +21,9 @@ KINDS = ("vae", "autoencoder")
 
 
 class PixelLikelihood(NamedTuple):
-    """Distribution of an image given the decoder's output.
+    """Distribution of an image given the decoder's output. image(output): the image in [-1, 1].
 
     distance(output, images): -log p(images | output) of every pixel, up to a constant.
-    image(output): the image in [-1, 1] that an output represents.
     """
 
     distance: Callable[[Tensor, Tensor], Tensor]
@@ -46,10 +42,9 @@ LIKELIHOODS = {
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """All of an autoencoder but its weights.
+    """All of an autoencoder but its weights. shape: (C, H, W) of the images. likelihood: a row of LIKELIHOODS.
 
-    kind: one of KINDS. network: a name of AUTOENCODERS, with the options of its constructor. shape: (C, H, W) of the
-    images. likelihood: a row of LIKELIHOODS.
+    kind: one of KINDS. network: a name of AUTOENCODERS, with the options of its constructor.
     """
 
     kind: str
@@ -76,7 +71,7 @@ class AutoencoderSpec:
         return asdict(self)
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> AutoencoderSpec:
+    def from_facts(cls, facts: Mapping[str, Any]) -> Self:
         """Invert `facts`. Raises UserError if they do not describe an autoencoder."""
         try:
             return cls(**{**facts, "shape": tuple(facts["shape"]), "class_names": tuple(facts["class_names"])})
@@ -109,10 +104,7 @@ class Autoencoder:
 
 
 def load_autoencoder(path: Path, weights: str = "ema") -> Autoencoder:
-    """Load an autoencoder from its checkpoint, in eval mode on the CPU.
-
-    weights: "ema" or "raw". Raises UserError for any other file, also for a denoiser's checkpoint.
-    """
+    """Load an autoencoder, in eval mode on the CPU. weights: "ema" or "raw". Raises UserError for other checkpoints."""
     tensors, facts = checkpoints.load_checkpoint(path)
     if "autoencoder" not in facts:
         raise UserError(f"{path} is not an autoencoder checkpoint", "train an autoencoder with train_vae")

@@ -1,7 +1,5 @@
 """Convolutional autoencoder."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch
@@ -43,7 +41,7 @@ class Conv(AutoencoderNetwork):
         dropout: ShareBelowOne = 0.0,
         patch_size: PositiveInt = 2,
     ) -> None:
-        """shape: (C, H, W) of the images; variational: the encoder returns a mean and a log-variance.
+        """Raises UserError for a latent shape that halving does not reach.
 
         Args:
             latent_shape: Channels, height and width of the latent. Height and width must be those of the image
@@ -53,9 +51,6 @@ class Conv(AutoencoderNetwork):
             blocks: Residual blocks per level, in the encoder and in the decoder.
             dropout: Share of activations dropped in each block in training, in [0, 1).
             patch_size: Side in pixels of the patches that are folded into channels; 1 folds nothing.
-
-        Raises:
-            UserError: a latent shape that halving does not reach.
         """
         super().__init__()
         channels, sizes = _levels(shape, latent_shape, patch_size)

@@ -1,7 +1,5 @@
 """Loss of an autoencoder, one number per image."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import get_type_hints
 
@@ -20,8 +18,7 @@ class AutoencoderLoss:
     likelihood: a row of LIKELIHOODS. With kl_weight 1, the loss is a bound on -log p(image) for bernoulli, for l1 with
     scale 1 and for l2 with variance 1/2. Larger weights give a beta-VAE (Higgins et al. 2017); latent diffusion uses
     1e-6 (Rombach et al. 2022). kl_warmup_steps: steps over which the weight rises linearly from 0. free_bits: nats of
-    KL per latent unit and image below which the unit gets no gradient (Kingma et al. 2016).
-    Raises UserError for a negative number.
+    KL per latent unit and image below which the unit gets no gradient (Kingma et al. 2016). Raises UserError.
     """
 
     likelihood: str
@@ -33,10 +30,10 @@ class AutoencoderLoss:
         check_ranges(asdict(self), get_type_hints(type(self), include_extras=True))
 
     def __call__(self, coded: Coded, images: Tensor, step: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss and reconstruction term in nats per pixel, and KL in nats per image, each (N,).
+        """Return loss and reconstruction term in nats per pixel, and KL in nats per image (0 without posterior), (N,)
+        each.
 
-        images: (N, C, H, W) in [-1, 1]. step: the training step, for the warm-up; None for the full weight. The KL of a
-        plain autoencoder is 0.
+        images: (N, C, H, W) in [-1, 1]. step: the training step, for the warm-up; None for the full weight.
         """
         pixels = images[0].numel()
         reconstruction = LIKELIHOODS[self.likelihood].distance(coded.output, images).flatten(1).mean(1)
@@ -48,10 +45,7 @@ class AutoencoderLoss:
 
 
 def unit_kl(mean: Tensor, log_variance: Tensor | None) -> Tensor:
-    """Return the KL divergence of each latent unit's posterior from the unit Gaussian, in nats: (N, c, h, w).
-
-    It is 0 if log_variance is None, for a plain autoencoder.
-    """
+    """Return each latent unit's KL divergence from the unit Gaussian in nats, (N, c, h, w); 0 without log_variance."""
     if log_variance is None:
         return torch.zeros_like(mean)
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

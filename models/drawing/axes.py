@@ -23,7 +23,7 @@ def read_column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
         except (TypeError, ValueError):
             return np.nan
 
-    values = np.array([number(row.get(name)) for row in rows], dtype=np.float64)
+    values = np.array([number(row.get(name)) for row in rows])
     return np.where(np.isfinite(values), values, np.nan)
 
 

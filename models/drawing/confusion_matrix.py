@@ -1,7 +1,5 @@
 """Confusion matrix of generated images: requested class against recognised class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

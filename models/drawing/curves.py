@@ -36,8 +36,7 @@ def draw_checkpoint_curves(
 ) -> None:
     """Draw each measure over the steps, with its interval, for raw and for EMA weights.
 
-    rows: one for each checkpoint and its weights (raw or ema), with step, epoch, weights, and for each panel column,
-    column_low and column_high.
+    rows: one for each checkpoint and weights, with step, epoch, weights, and column, column_low, column_high of panels.
     """
     with figure_file((1 + 3.6 * len(panels), 3.9), path, title) as figure:
         subplots = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -77,14 +76,11 @@ def draw_guidance_curves(
 ) -> None:
     """Draw accuracy, with its interval, and diversity against the guidance scale.
 
-    rows: one for each scale, with scale, accuracy, accuracy_low, accuracy_high, and diversity relative to that of real
-    images.
+    rows: one for each scale, with scale, accuracy, accuracy_low, accuracy_high, and diversity relative to real images.
     """
     rows = sorted(rows, key=lambda row: row["scale"])
-    scale, accuracy, low, high, diversity = (
-        np.array([row[name] for row in rows])
-        for name in ("scale", "accuracy", "accuracy_low", "accuracy_high", "diversity")
-    )
+    names = ("scale", "accuracy", "accuracy_low", "accuracy_high", "diversity")
+    scale, accuracy, low, high, diversity = (np.array([row[name] for row in rows]) for name in names)
     with figure_file((9.0, 3.9), path, title) as figure:
         left, right = figure.subplots(1, 2)
         positions = np.arange(len(scale))  # Scales are evenly spaced on the axis, because many are close to 1.
@@ -110,8 +106,7 @@ def draw_schedule_curves(
 ) -> None:
     """Draw alpha(t), sigma(t) and the log-SNR of noise schedules, side by side.
 
-    curves: for each name, four arrays of one length: t in [0, 1], alpha, sigma, and log(alpha^2 / sigma^2), which may
-    be infinite.
+    curves: for each name, arrays of one length: t in [0, 1], alpha, sigma, and the log-SNR, which may be infinite.
     """
     headings = (r"signal  $\alpha(t)$", r"noise  $\sigma(t)$", r"log-SNR  $\log(\alpha^2 / \sigma^2)$")
     with figure_file((9.0, 3.8), path, title) as figure:

@@ -1,6 +1,6 @@
 """Figure files: the look of matplotlib's figures, and how they are written as PNG, PDF or SVG.
 
-Matplotlib takes long to import, so each function imports it. Without pyplot, there is no global state and no window.
+Matplotlib takes long to import, so functions import it. pyplot is not used: it keeps figures and may open windows.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ LOOK: dict[Any, Any] = {
 
 @contextmanager
 def figure_file(inches: tuple[float, float], path: Path | str, title: str) -> Iterator[Figure]:
-    """Yield a figure with a title, and write it to `path` if the block succeeds.
+    """Yield a figure with a title, and write it to `path`, whole or not at all, if the block succeeds.
 
-    The file is written whole or not at all. Raises UserError if the suffix is not .png, .pdf or .svg.
+    Raises UserError if the suffix is not .png, .pdf or .svg.
     """
     with new_figure(inches, title) as figure:
         format_of(path, FIGURE_FORMATS)  # An unknown suffix is reported before anything is drawn.

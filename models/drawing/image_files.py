@@ -24,10 +24,9 @@ LONGEST_SIDE = 16383  # Pixels. The WebP container holds no larger frames.
 
 
 def save_image(image: Image.Image, path: Path | str) -> None:
-    """Write an image file, whole or not at all, in the format of its suffix.
+    """Write an image file, whole or not at all, in the format of its suffix. WebP is lossless.
 
-    WebP is lossless. A page of PDF or SVG holds the same pixels. The folder must exist. Raises UserError for an
-    unknown suffix.
+    The folder must exist. Raises UserError for an unknown suffix.
     """
     suffix = Path(path).suffix.lower()
     if suffix in PAGE_FORMATS:
@@ -42,8 +41,7 @@ def save_image(image: Image.Image, path: Path | str) -> None:
 def save_each(images: Tensor, folder: Path | str, labels: Sequence[int] | Tensor | None = None, first: int = 0) -> None:
     """Write each image as its own PNG, unchanged: `00000_label3.png`, or `00000.png` without labels.
 
-    images: uint8 (N, C, H, W); labels: N integers. first: number of the first image, so that batches of one stream can
-    be written in turn. The folder is created if it does not exist.
+    images: uint8 (N, C, H, W); labels: N integers. first: number of the first image. The folder is created if missing.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,10 +54,9 @@ def save_each(images: Tensor, folder: Path | str, labels: Sequence[int] | Tensor
 def animate(frames: Sequence[Image.Image], path: Path | str, fps: float = 12.0, hold_last: float = 1.5) -> None:
     """Write an endless animation in the format of the file's suffix, lossless WebP or GIF.
 
-    frames: smaller ones are padded above and on the right. fps: frames per second. Durations are rounded to 10 ms,
-    the unit of a GIF, and are at least 20 ms. hold_last: seconds for which the last frame is shown.
-    Raises UserError for another suffix, for fps <= 0 and for frames too large for the format; ValueError if there
-    are no frames.
+    frames: smaller ones are padded above and on the right. fps: frames per second; durations are multiples of 10 ms and
+    at least 20 ms. hold_last: seconds for which the last frame is shown. Raises UserError for another suffix, for fps
+    <= 0 and for frames too large for the format, ValueError if there are no frames.
     """
     file_format = format_of(path, ANIMATION_FORMATS)
     if not fps > 0:

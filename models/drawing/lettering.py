@@ -1,7 +1,5 @@
 """Text on sheets: fonts, sizes and line breaks."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections.abc import Sequence

@@ -45,10 +45,7 @@ MANY = 200  # A curve of at least this many points is faint, with its running me
 def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
     """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
 
-    If samples were measured, each measure gets a panel. An autoencoder gets panels of reconstruction and KL instead.
-    rows: of metrics.csv, numbers or text; any cell may be absent, empty or not finite. Columns: step, epoch,
-    train_loss, train_grid_loss, test_loss; test_loss_t0 ... test_loss_t9, sample_distance and sample_recognised (a
-    share); for an autoencoder train_loss_reconstruction, train_loss_kl, the same of test_loss, and test_loss_rate.
+    Measures of samples, or an autoencoder's parts, get a panel each. rows: of metrics.csv; any cell may be missing.
     """
     if any("test_loss_reconstruction" in row for row in rows):
         _draw_autoencoder_curves(rows, path, title)
@@ -65,10 +62,7 @@ def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title:
 
 
 def draw_losses_by_t(curves: Mapping[str, Sequence[Sequence[float]]], path: Path | str, title: str = "") -> None:
-    """Draw losses in ten bins of t with their intervals.
-
-    curves: for each name, (mean, low, high) of each bin, NaN if the bin is empty.
-    """
+    """Draw losses in ten bins of t. curves: for each name, (mean, low, high) of each bin, NaN if it is empty."""
     with figure_file((6.0, 4.0), path, title) as figure:
         axes = figure.subplots()
         axes.set(**T_AXIS, xticks=np.linspace(0, 1, 6))
@@ -81,7 +75,6 @@ def draw_losses_by_t(curves: Mapping[str, Sequence[Sequence[float]]], path: Path
 
 
 def _draw_autoencoder_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str) -> None:
-    """Draw loss, reconstruction and, for a VAE, KL over the steps."""
     headings = {name: heading for name, heading in PARTS.items() if any(f"test_loss_{name}" in row for row in rows)}
     with figure_file((1 + 3.4 * (1 + len(headings)), 3.9), path, title) as figure:
         loss, *panels = figure.subplots(1, 1 + len(headings))
@@ -152,7 +145,6 @@ def _add_epoch_axis(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
 
 
 def _draw_samples(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
-    """Draw a measure of samples of the EMA weights over the steps."""
     if column == "sample_recognised":
         rows = [{**row, column: 100 * share} for row, share in zip(rows, read_column(rows, column), strict=True)]
     _draw_over_steps(axes, rows, [(column, "", COLOURS[1], "-")], SAMPLES[column])
@@ -161,7 +153,6 @@ def _draw_samples(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) ->
 
 
 def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the test loss by t at the first and the last evaluation."""
     axes.set(title="test loss by t, EMA weights", **T_AXIS)
     steps = read_column(rows, "step")
     bins = np.stack([read_column(rows, f"test_loss_t{k}") for k in range(len(CENTRES))], axis=1)  # (rows, 10)

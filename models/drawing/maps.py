@@ -32,10 +32,7 @@ class Cloud:
 def draw_class_map(
     cloud: Cloud, class_names: Sequence[str], axes_names: Sequence[str], path: Path, title: str, ticks: bool = True
 ) -> None:
-    """Draw points in the colours of their classes, with each class name at the median of its points.
-
-    ticks: the numbers on the axes have a meaning and are shown.
-    """
+    """Draw points in the colours of their classes, with each class name at their median. ticks: number the axes."""
     with figure_file((7.0, 6.2), path, title) as figure:
         axes = figure.subplots()
         _scatter_classes(axes, cloud, len(class_names), float(np.clip(8000 / len(cloud.points), 4, 20)), "o")

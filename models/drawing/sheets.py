@@ -40,10 +40,8 @@ def grid(
     """Return a sheet of images in reading order, a PIL image of mode L (one channel) or RGB.
 
     images: uint8 (N, C, H, W), N >= 1, C = 1 or 3. columns: by default, the sheet is about square. scale: images are
-    enlarged by this whole number (nearest neighbour); by default, their longer side becomes about 60 pixels.
-    Without titles, image k begins at x = padding + (k % columns) * (scale * W + padding), and y likewise.
-    Long titles get a smaller font, then wrap; none is cut. Raises ValueError for other shapes and dtypes, and if the
-    number of titles is not that of the columns or rows.
+    enlarged by this whole number (nearest neighbour); by default, their longer side becomes about 60 pixels. Long
+    titles get a smaller font, then wrap. Raises ValueError for other images or another number of titles.
     """
     tiles = as_array(images)
     columns = columns or len(column_titles) or _columns(len(tiles))
@@ -88,9 +86,9 @@ def grid(
 def strip(
     frames: Sequence[Tensor], captions: Sequence[str], title: str = "", row_titles: Sequence[str] = ()
 ) -> Image.Image:
-    """Return a sheet of the same images over time: a row for each image, a captioned column for each frame.
+    """Return a sheet of the same images over time: a row for each image, a column for each frame.
 
-    frames: T tensors, uint8 (N, C, H, W) each; captions: T texts. Raises ValueError as `grid` does.
+    frames: T tensors, uint8 (N, C, H, W); captions: T texts. Raises ValueError as `grid` does.
     """
     import torch
 

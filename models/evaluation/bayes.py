@@ -1,16 +1,13 @@
 """Classification by a conditional generative model: p(label | image) is proportional to p(image | label) p(label).
 
 `Denoising` chooses the class whose label lets the denoiser restore the image best, under noise that all classes share
-(Li et al. 2023, Clark & Jaini 2023). `Likelihood` takes the density of `likelihood.py` under every label. The random
-numbers depend on (seed, number of the image) alone, so neither the batch size nor the other images change an answer.
+(Li et al. 2023, Clark & Jaini 2023). `Likelihood` takes the density of `likelihood.py` under every label.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Annotated, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -21,15 +18,15 @@ from models.errors import UserError
 from models.evaluation.images import Images
 from models.evaluation.likelihood import Ode, density_grid, log_density
 from models.evaluation.statistics import refuse_infinite
+from models.ranges import NonNegative, PositiveInt, Range, check_ranges
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Posterior(NamedTuple):
-    """Posterior of N images over K classes.
+    """Posterior of N images over K classes: log_posterior (N, K) float64, evaluations of the network (N, K).
 
-    log_posterior: (N, K) float64. prediction: (N,), the best of the classes that were not dropped.
-    evaluations: (N, K) network evaluations.
+    prediction: (N,), the best of the classes that were not dropped.
     """
 
     log_posterior: Tensor
@@ -55,35 +52,28 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 class Denoising:
     """Classification by the denoising error, in rounds of doubling length. Hopeless classes are dropped after a round.
 
-    draws: pairs of time and noise for each image, the same for all its classes. Every second draw repeats the time of
-    the draw before with the opposite noise, which cancels much of the variance. weighting: a row of WEIGHTINGS.
-    low, high: the flow times between which times are drawn. first_round: draws before the first class is dropped.
-    patience: a class is dropped once it is worse than the best by this many standard errors of their paired
-    difference; 0 drops none.
+    draws: pairs of time and noise for each image, the same for all its classes. Every second draw repeats the time
+    before it with the opposite noise, which cancels much of the variance. weighting: a row of WEIGHTINGS. low, high:
+    range of the flow times. first_round: draws before the first class is dropped. patience: a class is dropped once it
+    is worse than the best by this many standard errors of their paired difference; 0 drops none.
     """
 
-    draws: int = 50
+    draws: PositiveInt = 50
     weighting: str = "sigmoid"
     low: float = 0.3
     high: float = 0.9
-    first_round: int = 8
-    patience: float = 2.5
+    first_round: Annotated[int, Range(2)] = 8
+    patience: NonNegative = 2.5
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
         """Raise UserError for values out of range."""
-        if self.draws < 1:
-            raise UserError(f"`draws` {self.draws}: must be at least 1")
+        check_ranges(asdict(self), get_type_hints(Denoising, include_extras=True))
         if self.weighting not in WEIGHTINGS:
             raise UserError(f"`weighting` {self.weighting!r}: choose from {', '.join(WEIGHTINGS)}")
         last = schedule.last_flow_time()
         if not 0 < self.low < self.high <= last:
-            raise UserError(
-                f"`time_range` {self.low:g} {self.high:g}: must be two rising flow times above 0 and up to {last:.4g}"
-            )
-        if self.first_round < 2:
-            raise UserError(f"`first_round` {self.first_round}: must be at least 2")
-        if not self.patience >= 0:
-            raise UserError(f"`patience` {self.patience:g}: must be at least 0")
+            allowed = f"must be two rising flow times above 0 and up to {last:.4g}"
+            raise UserError(f"`time_range` {self.low:g} {self.high:g}: {allowed}")
 
     def rounds(self) -> Iterator[range]:
         """Yield the draws of each round; each round doubles their number."""
@@ -114,9 +104,8 @@ class Denoising:
                 break
             needed = undecided[rows].expand(len(draws), -1, -1)
             levels = schedule.level_at(flow_times[draws][:, rows])
-            errors[draws.start : draws.stop, rows] = self._errors(
-                denoiser, images[rows], levels, draws, needed, batch_size
-            )
+            new_errors = self._errors(denoiser, images[rows], levels, draws, needed, batch_size)
+            errors[draws.start : draws.stop, rows] = new_errors
             evaluations += len(draws) * undecided
             if draws.stop < self.draws:
                 alive &= ~_hopeless(errors[: draws.stop], alive, prior, self.patience)
@@ -125,10 +114,7 @@ class Denoising:
     def _errors(
         self, denoiser: Denoiser, images: Images, levels: NoiseLevel, draws: range, needed: Tensor, batch_size: int
     ) -> Tensor:
-        """Return (R, N, K) weighted errors, NaN if not needed. Minus the mean over the draws is the score of a class.
-
-        levels: (R, N). needed: (R, N, K) bool.
-        """
+        """Return (R, N, K) weighted errors, NaN if not needed. levels: (R, N). needed: (R, N, K) bool."""
         device = images.clean.device
         weights = (self.high - self.low) * WEIGHTINGS[self.weighting](levels.flow_time)
         noise = torch.stack([images.noise(draw // 2) * (-1) ** draw for draw in draws])  # (R, N, C, H, W)
@@ -182,10 +168,7 @@ def _excess(errors: Tensor, best: Tensor) -> Tensor:
 
 
 def _hopeless(errors: Tensor, alive: Tensor, prior: Tensor, patience: float) -> Tensor:
-    """Return (N, K): whether a class is worse than the best by more than `patience` standard errors.
-
-    errors: (R, N, K). The times are spread more evenly than independent ones, so the true error is smaller.
-    """
+    """Return (N, K): whether a class is worse than the best by more than `patience` standard errors."""
     best = _best(errors, alive, prior)
     excess = _excess(errors, best)
     behind = excess.mean(0) - (prior - prior[best])

@@ -5,8 +5,6 @@ cached when it is first needed. It is identified by the hash of its weights and 
 accuracy on test images is reported beside every result that it gives.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -40,8 +38,7 @@ BATCH = 250  # Images per forward pass.
 class Classifier:
     """A trained network and the facts in its checkpoint.
 
-    It computes in float64. Features then differ by at most 1e-12 between batch sizes and numbers of threads; in float32
-    they would differ in the sixth digit.
+    In its float64, features differ by at most 1e-12 between batch sizes; in float32 they differ in the sixth digit.
     """
 
     network: nn.Module
@@ -61,9 +58,8 @@ class Classifier:
     def extract(self, images: ImageRows) -> FeaturesAndLogits:
         """Return the features and logits of uint8 images (N, C, H, W) on any device."""
         weight = next(self.network.parameters())
-        outputs = [
-            self.network(Pixels.scale(batch.to(weight.device)).to(weight.dtype)) for batch in images.split(BATCH)
-        ]
+        batches = (Pixels.scale(batch.to(weight.device)).to(weight.dtype) for batch in images.split(BATCH))
+        outputs = [self.network(batch) for batch in batches]
         return FeaturesAndLogits(*(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))
 
     def accuracy_on(self, examples: LabelledImages) -> float:

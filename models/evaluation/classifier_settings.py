@@ -1,7 +1,5 @@
 """Training settings of a classifier. This module imports no torch: the command line reads its flags from here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from models.ranges import NonNegative, Positive, PositiveInt

@@ -6,8 +6,6 @@ for an interval of one level's width. By Jensen's inequality, the log of the pro
 the mean of log density + D log width over uniform positions within them (Theis et al. 2016, section 3.1).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,11 +38,10 @@ class GreyLevels(NamedTuple):
 
 @dataclass(frozen=True)
 class VariationalBound:
-    """Variational bound of a chain. steps: network evaluations an image; 0, or the chain's length, for every step.
+    """Variational bound of a chain. steps: network evaluations per image; 0 for every step of the chain.
 
-    With fewer, the first step is always taken. The others are drawn from groups of neighbours, one from each group,
-    and count for the group, so the expectation is that of the whole chain. Groups are small near the image, where
-    terms are large.
+    The first step is always taken. One step is drawn from each of the other groups of neighbours and counts for its
+    group, so the expectation is that of the whole chain. Groups are small near the image, where terms are large.
     """
 
     steps: int = 100
@@ -52,9 +49,8 @@ class VariationalBound:
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
         """Raise UserError for values out of range, or a model that has no such bound."""
         if schedule.steps is None:
-            raise UserError(
-                "`method vlb`: it needs a chain, and the run's noise schedule is continuous", "use `method ode`"
-            )
+            message = "`method vlb`: it needs a chain, and the run's noise schedule is continuous"
+            raise UserError(message, "use `method ode`")
         if schedule.steps < 2:
             raise UserError("`method vlb`: it needs a chain of at least 2 steps")
         if initial_noise != "gaussian":
@@ -63,7 +59,6 @@ class VariationalBound:
             raise UserError(f"`vlb_steps` {self.steps}: must be at least 2, or 0 for every step of the chain")
 
     def evaluations(self, schedule: NoiseSchedule) -> int:
-        """Return the network evaluations per image."""
         assert schedule.steps is not None
         return min(self.steps or schedule.steps, schedule.steps)
 
@@ -90,8 +85,7 @@ class VariationalBound:
     def _drawn_steps(self, schedule: NoiseSchedule, images: Images) -> tuple[Tensor, Tensor]:
         """Return steps k among 2..T and the weights of |clean error|^2 there, (N, groups) each.
 
-        A weight is the size of the group times 1/2 (SNR(k - 1) - SNR(k)), the factor of the KL of posteriors of equal
-        variance (Kingma et al. 2021 eq. 13).
+        A weight is the size of the group times 1/2 (SNR(k - 1) - SNR(k)) (Kingma et al. 2021 eq. 13).
         """
         assert schedule.steps is not None
         edges = groups(schedule.steps - 1, self.evaluations(schedule) - 1)
@@ -121,8 +115,7 @@ def decoder_deviation(schedule: NoiseSchedule) -> float:
 def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: GreyLevels) -> Tensor:
     """Return float64 log-probabilities of grey levels (Ho et al. 2020 eq. 13). clean: images on the levels.
 
-    A level has the Gaussian's mass within half a level's width of it. The first and the last also have the mass
-    beyond them, so the 256 sum to 1.
+    A level has the Gaussian's mass within half a level's width of it, the first and the last also the mass beyond them.
     """
     # Edges are computed from the numbers of the levels, so that neighbours share an edge to the last bit.
     number = ((clean.double() - levels.low) / levels.width).round()
@@ -140,9 +133,8 @@ def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: 
 class SpreadDensity(Ode):
     """Density of the image spread uniformly over its grey levels.
 
-    first: flow time at which the ODE ends, on the side of the image. What is left there is divided by alpha and taken
-    for the image, so a `first` above 0 is a model of its own, without detail finer than its noise. 0.0023 is the
-    noise-to-signal ratio of the spread itself, 2/255 / sqrt(12).
+    first: flow time at which the ODE ends. What is left there is divided by alpha and taken for the image, so a large
+    `first` is a model without fine detail. 0.0023 is the noise-to-signal ratio of the spread, 2/255 / sqrt(12).
     """
 
     steps: int = 50
@@ -150,13 +142,12 @@ class SpreadDensity(Ode):
     probes: int = 1
 
     def evaluations(self, schedule: NoiseSchedule) -> int:
-        """Return the network evaluations per image."""
         return 2 * self.steps
 
     def nats(
         self, denoiser: Denoiser, schedule: NoiseSchedule, images: Images, label: Tensor | None, levels: GreyLevels
     ) -> Parts:
-        """Return the nats as one part, density."""
+        """Return the nats of each image as one part, density."""
         clean, grid = images.clean, density_grid(schedule, self.steps, self.first)
         alpha = grid[-1].alpha.item()
         spread = clean + levels.width * (images.uniforms("levels", *clean.shape[1:]) - 0.5).to(clean)

@@ -4,8 +4,6 @@ Features are (N, D); everything is computed in float64. A distance decreases wit
 distribution, so it is only meaningful beside the distance of as many real images.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -33,9 +31,7 @@ def gaussian(features: Tensor, counts: Tensor | None = None) -> Gaussian:
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
-    """Return the squared 2-Wasserstein distance of two Gaussians.
-
-    Sources: Dowson & Landau 1982, eq. 4; Heusel et al. 2017, eq. 6.
+    """Return the squared 2-Wasserstein distance of two Gaussians (Dowson & Landau 1982 eq. 4; Heusel et al. 2017).
 
     tr (S1 S2)^(1/2) is computed as the sum of the singular values of F1 F2', where S = F'F. This takes no root of a
     small eigenvalue, which would turn its rounding error of 1e-16 into 1e-8.
@@ -54,8 +50,7 @@ def frechet_resampled(features: Tensor, reference: Gaussian, counts: Tensor) -> 
 def frechet_limit(features: Tensor, reference: Gaussian, seed: int) -> float:
     """Extrapolate the distance to infinitely many images by a line in 1 / n (Chong & Forsyth 2020, section 4).
 
-    The line is fitted to random subsets of n images. Their sizes go from a fifth of the images to all of them, evenly
-    spaced in 1 / n.
+    The line is fitted to random subsets of a fifth to all of the images, evenly spaced in 1 / n.
     """
     count = len(features)
     generator = torch.Generator().manual_seed(seed)
@@ -72,9 +67,8 @@ def frechet_limit(features: Tensor, reference: Gaussian, seed: int) -> float:
 def kernel_distance(features: Tensor, reference: Tensor, counts: Tensor | None = None) -> tuple[float, Tensor]:
     """Return the unbiased squared maximum mean discrepancy, and its value in each resample of `features`, (draws,).
 
-    The kernel is (x'y / D + 1)^3 (Binkowski et al. 2018, section 3.1 and eq. 4). counts: (draws, N), how often each
-    image is in each resample. Pairs of an image with itself are left out of resamples too, because they would change
-    the distance that is measured.
+    The kernel is (x'y / D + 1)^3 (Binkowski et al. 2018, section 3.1 and eq. 4). counts: (draws, N), as from
+    `resampled_counts`; a pair of an image with itself does not count.
     """
     features, reference = features.double(), reference.double()
     once = torch.ones(1, len(features), dtype=torch.float64)

@@ -1,30 +1,15 @@
-"""Evaluation of a set of samples: every measure, and its floor, which is the same measure of real test images.
-
-The floor takes as many test images as there are samples, or all of them if there are fewer.
-"""
-
-from __future__ import annotations
+"""Evaluation of samples: every measure, and its floor, the same measure of as many real test images."""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from models.evaluation import measures
 from models.evaluation.classifier import Classifier, ClassifierSettings, fit_classifier, for_inference
 from models.evaluation.distances import Gaussian, frechet_distance, gaussian
 from models.evaluation.features import Extractor, FeaturesAndLogits
 from models.evaluation.image_sets import LabelledImages, Samples
-from models.evaluation.measures import (
-    MIN_LIMIT_RATIO,
-    WIDE,
-    Reference,
-    covariance_warnings,
-    frechet_floor,
-    grey_measures,
-    measure_features,
-    memory_measures,
-    random_rows,
-)
 from models.evaluation.memorisation import Memorisation, memorisation
 from models.evaluation.neighbours import distance_to
 from models.evaluation.protocol import Protocol
@@ -36,12 +21,11 @@ EXPECTED_NEAR_COPIES, MANY_NEAR_COPIES = 0.01, 0.05
 
 @dataclass
 class Evaluation:
-    """Measurements of one set of samples.
+    """Measurements of one set of samples. measurements, floors: by name of the measure.
 
-    measurements, floors: by name of the measure. without_ratio: names of the distances that must not be divided by
-    their floor, because the covariance is singular or the floor has fewer images. confusion: (classes, classes) counts
-    of the first classifier. pixels: memorisation in pixels. remoteness: (N,) distances of the samples from the training
-    images, in the features of the first network.
+    without_ratio: distances that must not be divided by their floor, because the covariance is singular or the floor
+    has fewer images. confusion: (classes, classes) counts of the first classifier. pixels: memorisation in pixels.
+    remoteness: (N,) distances of the samples from the training images, in the features of the first network.
     """
 
     protocol: Protocol
@@ -65,8 +49,8 @@ class Evaluation:
         pixels = (images.flatten(1) for images in (self.samples.images, real.train.images[:], real.test.images[:]))
         self.pixels = self._measure_memory("pixels", *pixels)
         floor = real.test.images[self.protocol.floor_rows(len(self.samples.images))]
-        self.measurements.update(grey_measures(self.samples.images, settings))
-        self.floors.update(grey_measures(floor, settings))
+        self.measurements.update(measures.grey_measures(self.samples.images, settings))
+        self.floors.update(measures.grey_measures(floor, settings))
         if int(self.samples.images.max()) <= 1:
             self.warnings.append("no pixel is above 1 of 255: images in 0..1 were converted to uint8 without scaling")
 
@@ -87,28 +71,27 @@ class Evaluation:
             )
 
     def _measure_in(self, extractor: Extractor) -> None:
-        """Compute the measures in the features of one network."""
         protocol, settings, name = self.protocol, self.protocol.settings, extractor.name
         output = extractor.extract(self.samples.images)
         train, test = protocol.train_features(extractor), protocol.test_features(extractor)
         count, width = output.features.shape
         rows = protocol.floor_rows(count)
         floor = FeaturesAndLogits(test.features[rows], test.logits[rows])
-        self.warnings += covariance_warnings(count, width, name)
+        self.warnings += measures.covariance_warnings(count, width, name)
         if count <= width or count > len(rows):
             self.without_ratio.add(f"fd_{name}")
-        if settings.extrapolate and count <= MIN_LIMIT_RATIO * width:
-            least = MIN_LIMIT_RATIO * width
+        if settings.extrapolate and count <= measures.MIN_LIMIT_RATIO * width:
+            least = measures.MIN_LIMIT_RATIO * width
             self.warnings.append(f"the limit of the distance was not measured: it needs more than {least} images")
         if isinstance(extractor, Classifier):
             self._recognise(name, output.predictions, floor.predictions, rows)
-        reference = Reference.of(train.features, count, settings.seed)
-        self.floors.update(measure_features(floor, reference.with_pairs(len(rows)), name, settings))
-        distance = frechet_floor(test.features, reference.moments, len(rows), settings.seed)
+        reference = measures.Reference.of(train.features, count, settings.seed)
+        self.floors.update(measures.measure_features(floor, reference.with_pairs(len(rows)), name, settings))
+        distance = measures.frechet_floor(test.features, reference.moments, len(rows), settings.seed)
         if distance is not None:
             self.floors[f"fd_{name}"] = distance
         self._measure_shares(name, train.features, reference.moments, rows)
-        self.measurements.update(measure_features(output, reference, name, settings))
+        self.measurements.update(measures.measure_features(output, reference, name, settings))
         self._measure_memory(name, output.features, train.features, test.features)
         if self.remoteness is None:
             self.remoteness = distance_to(output.features, reference.paired, settings.k)
@@ -128,12 +111,9 @@ class Evaluation:
             target[f"class_shares_{name}"] = Measurement(distance)
 
     def _measure_shares(self, name: str, train: Tensor, reference: Gaussian, rows: Tensor) -> None:
-        """Measure the part of the Frechet distance that is due to the class shares asked for.
-
-        It is the distance of the training images, weighted to these shares, from all training images.
-        """
+        """Measure the distance of the training images, weighted to the class shares asked for, from all of them."""
         real, labels = self.protocol.real, self.samples.labels
-        if labels is None or train.shape[1] > WIDE:
+        if labels is None or train.shape[1] > measures.WIDE:
             return
         classes = len(real.class_names)
         available = torch.bincount(real.train.labels, minlength=classes).double()
@@ -153,7 +133,7 @@ class Evaluation:
     def _measure_memory(self, name: str, samples: Tensor, train: Tensor, test: Tensor) -> Memorisation:
         """Measure memorisation in the space `name`, from points (N, D)."""
         comparison = memorisation(samples, train, test)
-        self.measurements.update(memory_measures(comparison, name, self.protocol.settings))
+        self.measurements.update(measures.memory_measures(comparison, name, self.protocol.settings))
         copies = self.measurements[f"near_copies_{name}"].value
         if copies > MANY_NEAR_COPIES:
             self.warnings.append(
@@ -167,15 +147,12 @@ class Evaluation:
         return comparison
 
     def _measure_classification_accuracy(self) -> None:
-        """Measure the classification accuracy score (Ravuri & Vinyals 2019).
-
-        The floor is the score of as many real training images.
-        """
+        """Measure the classification accuracy score (Ravuri & Vinyals 2019), and that of as many training images."""
         real, samples, seed, device = self.protocol.real, self.samples, self.protocol.settings.seed, torch.device("cpu")
         if samples.labels is None:
             self.warnings.append("no classification accuracy score was measured: the images have no labels")
             return
-        rows = random_rows(len(real.train), min(len(samples.images), len(real.train)), seed, "learning")
+        rows = measures.random_rows(len(real.train), min(len(samples.images), len(real.train)), seed, "learning")
         generated = LabelledImages(samples.images, samples.labels)
         settings = ClassifierSettings(flips=real.flips, seed=seed)
         for target, examples in ((self.measurements, generated), (self.floors, real.train[rows])):

@@ -1,7 +1,5 @@
 """The report of an evaluation: report.json for programs, report.txt for people, and pictures."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -46,11 +44,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     if evaluation.confusion is not None:
         content["confusion"] = evaluation.confusion.tolist()
     write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    resampled = {
-        name: measurement.resampled.contiguous()
-        for name, measurement in measurements.items()
-        if measurement.resampled is not None
-    }
+    tensors = {name: measurement.resampled for name, measurement in measurements.items()}
+    resampled = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
     (folder / RESAMPLED).write_bytes(safetensors.torch.save(resampled))
     cards = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
     write_text(folder / "report.txt", f"{evaluation_table(evaluation)}\n\n{cards}")
@@ -98,7 +93,6 @@ def _draw_samples(evaluation: Evaluation, path: Path) -> None:
 
 
 def _draw_extremes(evaluation: Evaluation, folder: Path) -> None:
-    """Draw the samples nearest to the training images, and those farthest from them."""
     if evaluation.remoteness is None:
         return
     samples, order = evaluation.samples, evaluation.remoteness.argsort()
@@ -120,7 +114,7 @@ def _draw_pairs(evaluation: Evaluation, path: Path) -> None:
 
 
 def _classes_in_turn(labels: Tensor | None, values: Tensor, order_in_turn: Tensor) -> Tensor:
-    """Return the row order in which each turn takes one image of every class.
+    """Return the order of rows in which each turn takes one image of every class.
 
     Within a class, images with smaller `values` (N,) come first. Within a turn, images are sorted by `order_in_turn`.
     """

@@ -1,10 +1,8 @@
-"""Two small classification networks of different architecture, in whose features images are compared.
+"""Two small classification networks, in whose features images are compared. Image sides must be at least 4.
 
 Both halve the resolution early, so that a CPU processes a hundred thousand images in float64 within minutes. A measure
-that changes with one network only says more about the network than about the images.
+that differs between the two says more about the network than about the images.
 """
-
-from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,10 +15,7 @@ def _first_stride(shape: tuple[int, int, int]) -> int:
 
 
 class ConvNet(nn.Module):
-    """Convolutions with batch normalisation (Simonyan & Zisserman 2015), then the mean over all positions.
-
-    shape: (C, H, W) of the images, with sides of at least 4.
-    """
+    """Convolutions with batch normalisation (Simonyan & Zisserman 2015), then the mean over all positions."""
 
     features = 128
 
@@ -47,10 +42,7 @@ def _layer(in_channels: int, out_channels: int, size: int, stride: int = 1) -> t
 
 
 class ResNet(nn.Module):
-    """Residual blocks with normalisation before each convolution (He et al. 2016b), then the mean over all positions.
-
-    shape: (C, H, W) of the images, with sides of at least 4.
-    """
+    """Residual blocks with normalisation before convolutions (He et al. 2016b), then the mean over all positions."""
 
     features = 64
 

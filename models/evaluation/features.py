@@ -1,6 +1,4 @@
-"""Features of images in a feature network, cached by the content of both so that real images are read once."""
-
-from __future__ import annotations
+"""Features of images in a feature network. Those of real images are cached by the content of both."""
 
 import hashlib
 from pathlib import Path

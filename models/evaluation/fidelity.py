@@ -1,9 +1,4 @@
-"""Fidelity of reconstructions: mean squared and absolute error, PSNR and SSIM.
-
-Images are uint8. Errors are computed on pixels scaled to [-1, 1], which is a data range of 2.
-"""
-
-from __future__ import annotations
+"""Fidelity of reconstructions: mean squared and absolute error, PSNR and SSIM, of pixels scaled to [-1, 1]."""
 
 import math
 from collections.abc import Iterable
@@ -44,10 +39,9 @@ def fidelity(pairs: Iterable[tuple[Tensor, Tensor]]) -> Fidelity:
 
 
 def ssim(images: Tensor, others: Tensor) -> Tensor:
-    """Return the structural similarity (N,) of float images (N, C, H, W) in [-1, 1]; 1 if they are equal.
+    """Return the structural similarity (N,) of float images (N, C, H, W) in [-1, 1] (Wang et al. 2004, eq. 13).
 
-    It follows Wang et al. 2004, eq. 13, averaged over positions and channels. The Gaussian window is 11x11 with
-    deviation 1.5 and lies inside the image. In a smaller image, the window has the largest odd size that fits.
+    The Gaussian window is 11x11 with deviation 1.5, or of the largest odd size that fits, and lies inside the image.
     """
     # torchmetrics pads images by mirroring, which is not the paper's definition, and refuses images of 5x5 and less.
     size = min(WINDOW, *(side - 1 + side % 2 for side in images.shape[2:]))

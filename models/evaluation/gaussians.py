@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from models.errors import UserError
+from models.ranges import Share, check_ranges
 
 
 @dataclass(frozen=True)
 class ClassGaussians:
-    """K Gaussians in D dimensions, float64 on the CPU.
-
-    mean: (K, D). factor: lower triangular (K, D, D); the covariance is factor @ factor.T.
-    """
+    """K Gaussians in D dimensions, float64 on the CPU: mean (K, D), covariance factor @ factor.T, (K, D, D)."""
 
     mean: Tensor
     factor: Tensor
@@ -25,15 +23,11 @@ class ClassGaussians:
     def fit(
         cls, latents: Tensor, labels: Tensor, classes: int, shrinkage: float = 0.1, diagonal: bool = False
     ) -> ClassGaussians:
-        """Fit the Gaussians to latents (N, ...), which are flattened, and labels (N,) of the training split.
+        """Fit the Gaussians to latents (N, ...) and labels (N,). Raises UserError for a class with one latent or none.
 
-        shrinkage: weight of the pooled within-class covariance in the covariance of each class (Friedman 1989, eq. 9).
-        diagonal: set covariances between dimensions to 0. A thousandth of the mean variance is added to the diagonal,
-        so that constant dimensions keep the covariance invertible. Raises UserError if a class has fewer than two
-        latents.
+        shrinkage: weight of the pooled covariance (Friedman 1989, eq. 9). diagonal: set covariances to 0.
         """
-        if not 0 <= shrinkage <= 1:
-            raise UserError(f"`shrinkage` {shrinkage:g}: must be at least 0 and at most 1")
+        check_ranges({"shrinkage": shrinkage}, {"shrinkage": Share})
         rows, labels = latents.flatten(1).double().cpu(), labels.cpu()
         counts = torch.bincount(labels, minlength=classes)
         if counts.min() < 2:
@@ -46,6 +40,7 @@ class ClassGaussians:
         covariance = (1 - shrinkage) * within + shrinkage * pooled
         if diagonal:
             covariance = covariance.diagonal(dim1=1, dim2=2).diag_embed()
+        # A thousandth of the mean variance keeps the covariance invertible if a dimension is constant.
         ridge = 1e-3 * pooled.diagonal().mean().clamp(min=1e-12)
         factor = torch.linalg.cholesky(covariance + ridge * torch.eye(rows.shape[1], dtype=torch.float64))
         return cls(mean, factor)

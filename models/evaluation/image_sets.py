@@ -1,10 +1,8 @@
 """Sets of images that are measured: the real images of a data set, and samples."""
 
-from __future__ import annotations
-
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -22,16 +20,13 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, rows: Tensor) -> LabelledImages:
-        return LabelledImages(self.images[rows], self.labels[rows])
+    def __getitem__(self, rows: Tensor) -> Self:
+        return replace(self, images=self.images[rows], labels=self.labels[rows], sha256="")
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """The two splits of a data set.
-
-    class_names: empty if the data set has no classes. flips: whether a mirrored image is as likely as the image.
-    """
+    """The two splits of a data set. class_names: empty without classes. flips: mirrored images are as likely."""
 
     name: str
     class_names: tuple[str, ...]
@@ -42,10 +37,9 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images to be measured, uint8 (N, C, H, W).
+    """Images to be measured, uint8 (N, C, H, W). card: how they were generated.
 
-    labels: the classes that were asked for, (N,), or None. title: a short name for pictures. card: how the images were
-    made.
+    labels: the classes that were asked for, (N,), or None. title: a short name for pictures.
     """
 
     images: Tensor

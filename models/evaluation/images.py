@@ -1,7 +1,4 @@
-"""Images with their numbers in the data set. Number and seed decide the random numbers that an image is measured with.
-
-So neither the batch size nor the other images change the result of an image.
-"""
+"""Images whose measurement depends on the seed and their number in the data set, not on batch size or other images."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ class Images:
         return shape_noise(self.initial_noise, draw_noise(self.clean.shape))
 
     def noises(self) -> Iterator[Tensor]:
-        """Yield one noise after another without end, from a stream of their own, which costs less than `noise`."""
+        """Yield noise without end, from another stream than `noise`, at a lower cost."""
         draw_noise = image_draw(derive_seed(self.seed, "noises"), self.numbers, self.clean.device)
         while True:
             yield shape_noise(self.initial_noise, draw_noise(self.clean.shape))

@@ -3,8 +3,6 @@
 Loading the file of weights cannot run code: its hash is checked, and only tensors are read from it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import tempfile
@@ -23,10 +21,9 @@ BATCH = 64  # Images per forward pass.
 
 
 class Inception:
-    """Inception v3 as a feature network.
+    """Inception v3 as a feature network. torch-fidelity resizes images to 299 x 299 as TensorFlow 1 did.
 
-    Features (N, 2048) are the output of the last pooling layer, as for FID. Logits (N, 1008) are without bias, as for
-    IS. torch-fidelity resizes images to 299 x 299 as TensorFlow 1 did. Grey images become three equal channels.
+    Features (N, 2048) are those of the last pooling layer, as for FID; logits (N, 1008) have no bias, as for IS.
     """
 
     name = f"inception_{SHA256}"
@@ -42,8 +39,8 @@ class Inception:
             try:
                 network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(clean))
             except RuntimeError as error:
-                message = f"`inception_weights` {weights}: not the weights of Inception: {_first_line(error)}"
-                raise UserError(message) from None
+                reason = f"not the weights of Inception: {_first_line(error)}"
+                raise UserError(f"`inception_weights` {weights}: {reason}") from None
         self.network, self.device = network.to(device), device
 
     @torch.no_grad()
@@ -76,9 +73,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if not sha256.startswith(SHA256):
-        raise UserError(
-            f"`inception_weights` {path}: not torch-fidelity's weights (SHA-256 {sha256[:8]}..., expected {SHA256}...)"
-        )
+        hashes = f"SHA-256 {sha256[:8]}..., expected {SHA256}..."
+        raise UserError(f"`inception_weights` {path}: not torch-fidelity's weights ({hashes})")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

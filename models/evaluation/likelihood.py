@@ -6,8 +6,6 @@ estimated with random probes that stay the same along a walk (Hutchinson; Grathw
 probe for each dimension it is exact, which small latents can afford.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from models.diffusion.times import Grid
 from models.errors import UserError
 from models.evaluation.images import Images
 from models.randomness import derive_seed, image_draw
+from models.ranges import NonNegativeInt, PositiveInt, check_ranges
 
 MOST_EXACT = 512  # Dimensions up to which the exact trace is allowed.
 
@@ -38,17 +37,14 @@ def density_grid(schedule: NoiseSchedule, steps: int, first: float, power: float
 
 
 def random_probes(seed: int, indices: Sequence[int], shape: Sequence[int], count: int, device: torch.device) -> Tensor:
-    """Return (count, N, C, H, W) signs over sqrt(count), a pure function of (seed, index of the image).
-
-    The sum of probe * J probe over the probes has the trace of J as its expectation.
-    """
+    """Return (count, N, C, H, W) signs over sqrt(count): the expected sum of probe * J probe is the trace of J."""
     draw = image_draw(derive_seed(seed, "probes"), indices, device)
     normal = draw((len(indices), count, *shape)).transpose(0, 1)
     return torch.where(normal < 0, -1.0, 1.0) / math.sqrt(count)
 
 
 def exact_probes(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return (D, 1, C, H, W): one unit vector for each dimension; their sum over probe * J probe is the trace."""
+    """Return (D, 1, C, H, W), one unit vector for each dimension: the sum of probe * J probe is the trace of J."""
     size = math.prod(shape)
     return torch.eye(size, device=device).reshape(size, 1, *shape)
 
@@ -56,9 +52,8 @@ def exact_probes(shape: Sequence[int], device: torch.device) -> Tensor:
 def log_density(denoiser: Denoiser, noisy: Tensor, label: Tensor | None, grid: Grid, probes: Tensor) -> Tensor:
     """Return (N,) float64 log-densities in nats, on the CPU, of images (N, C, H, W) at grid[-1].
 
-    grid: from the schedule's end, as from `density_grid`; at t = 0 the images are clean. Midpoint rule: 2 S network
-    evaluations, of which S with one backward pass a probe. The denoiser is never called at grid[0].
-    The noise at the end is taken for Gaussian, of the variance that unit data would have there.
+    grid: S steps, as from `density_grid`. Midpoint rule: 2 S network evaluations, S of them with one backward pass per
+    probe. The denoiser is never called at grid[0], where images are taken for Gaussian, with the variance of unit data.
     """
     size, first, last = noisy[0].numel(), grid[-1], grid[0]
     position = noisy / first.flow_scale.item()
@@ -78,10 +73,9 @@ def log_density(denoiser: Denoiser, noisy: Tensor, label: Tensor | None, grid: G
 
 @dataclass(frozen=True)
 class Ode:
-    """Settings of a density.
+    """Settings of a density. steps: steps of the ODE, two network evaluations each.
 
-    steps: of the ODE, two network evaluations each. first: flow time at which the density is taken, 0 for the clean
-    image itself. probes: random probes of the divergence, 0 for the exact trace (one backward pass a dimension).
+    first: flow time of the density, 0 for the clean image. probes: of the divergence, 0 for the exact trace.
     """
 
     steps: int
@@ -92,17 +86,13 @@ class Ode:
         """Raise UserError for values out of range, or a model whose noise has no such density."""
         if initial_noise != "gaussian":
             raise UserError(f"a likelihood needs Gaussian noise at t = 1, and the run has {initial_noise} noise")
-        if self.steps < 1:
-            raise UserError(f"`ode_steps` {self.steps}: must be at least 1")
+        check_ranges({"ode_steps": self.steps}, {"ode_steps": PositiveInt})
+        check_ranges({"probes": self.probes}, {"probes": NonNegativeInt})
         if not 0 <= self.first < schedule.last_flow_time():
             raise UserError(f"`first_time` {self.first:g}: must be a flow time of at least 0 and less than 1")
-        if self.probes < 0:
-            raise UserError(f"`probes` {self.probes}: must be at least 1, or 0 for the exact trace")
         if self.probes == 0 and math.prod(shape) > MOST_EXACT:
-            raise UserError(
-                f"`probes` 0: the exact trace of {math.prod(shape)} dimensions costs as many backward passes a step, "
-                f"and {MOST_EXACT} is the most; use 1 or more probes"
-            )
+            cost = f"the exact trace of {math.prod(shape)} dimensions costs as many backward passes per step"
+            raise UserError(f"`probes` 0: {cost}, and at most {MOST_EXACT} are allowed", "use 1 or more `probes`")
 
     def probes_of(self, images: Images) -> Tensor:
         """Return (count, N, C, H, W) random probes of each image, or the exact ones of all: (D, 1, C, H, W)."""

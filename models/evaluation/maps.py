@@ -1,7 +1,5 @@
 """Maps of features in two dimensions, by PCA or UMAP (McInnes et al. 2018). The same seed gives the same map."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,8 +54,7 @@ def _pca(features: np.ndarray) -> Map:
 
 
 def _umap(features: np.ndarray, seed: int, neighbours: int) -> Map:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         import umap
 
         neighbours = min(neighbours, len(features) - 1)
@@ -65,8 +62,7 @@ def _umap(features: np.ndarray, seed: int, neighbours: int) -> Map:
         points = np.asarray(model.fit_transform(features))
 
     def transform(others: np.ndarray) -> np.ndarray:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             return np.asarray(model.transform(others.astype(np.float32)))
 
     return Map(points, transform, ("UMAP 1", "UMAP 2"))

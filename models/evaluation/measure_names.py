@@ -1,7 +1,5 @@
 """Names of the measures: their meanings, and how their values are written for people and in JSON."""
 
-from __future__ import annotations
-
 import math
 
 from models.evaluation.statistics import Measurement

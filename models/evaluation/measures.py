@@ -1,7 +1,6 @@
-"""Measures of a set of images against real images, each with its interval. They are the rows of a report.
+"""Measures of a set of images against real training images, each with its interval: the rows of a report.
 
-The same functions measure generated images and, as the floor, real test images. So a row says how far the images are
-from the training images, and how far real images would be.
+The same functions measure generated images and, as the floor, real test images.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ WIDE, WIDE_DRAWS = 512, 10  # With more features than this, a resample takes sec
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """Settings of all measures.
-
-    k: number of nearest neighbours. draws: resamples for the intervals. extrapolate: also measure `frechet_limit`.
-    """
+    """Settings of all measures. k: nearest neighbours. draws: resamples. extrapolate: also measure `frechet_limit`."""
 
     k: int = 5
     draws: int = 100
@@ -72,10 +68,9 @@ class Reference:
 def measure_features(
     output: FeaturesAndLogits, reference: Reference, name: str, settings: MeasureSettings
 ) -> dict[str, Measurement]:
-    """Measure images against the reference. Returns measurements by name, which ends with `name`, the feature network.
+    """Measure images against the reference. Returns measurements by name, which ends with that of the feature network.
 
-    Intervals describe the choice of the measured images, with the reference fixed. The intervals of recall and coverage
-    describe the choice of the reference.
+    Intervals describe the choice of the measured images; those of recall and coverage the choice of the reference.
     """
     features = output.features.double()
     counts = resampled_counts(len(features), settings.draws, settings.seed)
@@ -102,16 +97,12 @@ def measure_features(
 
 def covariance_warnings(count: int, width: int, name: str) -> list[str]:
     """Return a warning if `count` images are too few to estimate the covariance of `width` features."""
-    if count > width:
-        return []
-    return [f"{count} images for {width} features of {name}: their covariance is singular; measure more images"]
+    text = f"{count} images for {width} features of {name}: their covariance is singular; measure more images"
+    return [text] if count <= width else []
 
 
 def random_rows(size: int, count: int, seed: int, stream: str) -> Tensor:
-    """Draw `count` of the rows 0..size-1 without replacement, or all in random order if there are fewer.
-
-    A smaller count gives the first rows of a larger one.
-    """
+    """Draw `count` rows of 0..size-1 without replacement, at most all. A smaller count gives the first rows of more."""
     generator = torch.Generator().manual_seed(derive_seed(seed, stream))
     return torch.randperm(size, generator=generator)[:count]
 
@@ -125,10 +116,9 @@ def measure_frechet(features: Tensor, reference: Gaussian, settings: MeasureSett
 
 
 def frechet_floor(features: Tensor, reference: Gaussian, count: int, seed: int) -> Measurement | None:
-    """Return the squared Frechet distance of `count` real images, drawn from features (N, D).
+    """Return the squared Frechet distance of `count` real images, drawn from features (N, D); None if 2 * count > N.
 
-    The value is the mean over random sets; the interval contains 95 % of such sets. Returns None if N is less than
-    twice the count, because the sets would overlap too much.
+    The value is the mean over random sets; the interval contains 95 % of such sets.
     """
     if 2 * count > len(features):
         return None
@@ -161,7 +151,4 @@ def grey_measures(images: Tensor, settings: MeasureSettings) -> dict[str, Measur
     size = counts.sum(1)
     resampled = ((counts @ squares) / size - ((counts @ means) / size) ** 2).clamp(min=0).sqrt()
     deviation = (squares.mean() - means.mean() ** 2).clamp(min=0).sqrt().item()
-    return {
-        "grey_mean": mean_measurement(means, counts),
-        "grey_deviation": bootstrap_measurement(deviation, resampled),
-    }
+    return {"grey_mean": mean_measurement(means, counts), "grey_deviation": bootstrap_measurement(deviation, resampled)}

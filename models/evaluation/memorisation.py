@@ -1,9 +1,4 @@
-"""Memorisation of training images: distances from samples to training images, compared with those of test images.
-
-Test images are new by construction, so samples should not be nearer to the training images than test images are.
-"""
-
-from __future__ import annotations
+"""Memorisation of training images: samples should not be nearer to training images than test images are."""
 
 from dataclasses import dataclass
 
@@ -19,10 +14,10 @@ NEAR = 0.01  # Share of the test images that are nearer to a training image than
 class Memorisation:
     """Nearest real images of N samples, compared with those of M test images.
 
-    distances: (N,) from each sample to the nearest training image, root mean square over dimensions. test_distances:
-    (M,) the same for test images. nearest: (N,) the index of the nearest training image. near_copy: (N,) whether the
-    sample is nearer to it than 99 % of the test images are to theirs. nearer_to_train: (N,) whether the nearest real
-    image is a training image. expected: the expected share of nearer_to_train if nothing is copied.
+    distances: (N,) to the nearest training image, root mean square over dimensions. test_distances: (M,) the same for
+    test images. nearest: (N,) index of the nearest training image. near_copy: (N,) whether it is nearer than for 99 %
+    of the test images. nearer_to_train: (N,) whether the nearest real image is a training image. expected: the share of
+    nearer_to_train if nothing is copied.
     """
 
     distances: Tensor

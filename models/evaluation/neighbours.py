@@ -4,8 +4,6 @@ Functions take features (N, D) and return one value per image. `expected_mixing`
 for two sets of one distribution, which are neither 0 nor 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,10 +14,8 @@ CHUNK = 512
 
 
 def _squares(rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield chunks of row indices with their squared distances to all columns.
-
-    They are float64, because float32 cannot tell near neighbours apart. Distances of integers are exact.
-    """
+    """Yield chunks of row indices with their squared distances to all columns, exact for integers."""
+    # In float64, because float32 cannot tell near neighbours apart.
     rows, columns = rows.double(), columns.double()
     lengths = columns.square().sum(1)
     for indices in torch.arange(len(rows), device=rows.device).split(CHUNK):
@@ -38,8 +34,7 @@ def _squares_within(points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def mixing(one: Tensor, other: Tensor, k: int) -> Tensor:
     """Return the share of the k nearest neighbours of each point that belong to the other set, (N + M,).
 
-    Neighbours are searched among the points of both sets. With k = 1, the share is 1 where leave-one-out 1-NN
-    classification errs (Lopez-Paz & Oquab 2017).
+    With k = 1, the share is 1 where leave-one-out 1-NN classification errs (Lopez-Paz & Oquab 2017).
     """
     both = torch.cat([one, other])
     from_one = torch.arange(len(both), device=both.device) < len(one)
@@ -60,9 +55,8 @@ class Manifolds(NamedTuple):
     """Precision, density, recall and coverage of each image.
 
     The ball around a point reaches to its k-th nearest neighbour in its own set. precision: whether a generated image
-    lies in the ball of a real image. density: in how many such balls it lies, divided by k; may exceed 1. recall:
-    whether a real image lies in the ball of a generated image. coverage: whether the ball of a real image contains a
-    generated image.
+    lies in the ball of a real image. density: in how many such balls, divided by k. recall: whether a real image lies
+    in the ball of a generated image. coverage: whether the ball of a real image contains a generated image.
     """
 
     precision: Tensor
@@ -85,7 +79,6 @@ def manifolds(real: Tensor, generated: Tensor, k: int) -> Manifolds:
 
 
 def _squared_radii(points: Tensor, k: int) -> Tensor:
-    """Return the squared distance of each point to its k-th nearest neighbour, (N,)."""
     return torch.cat([squares.kthvalue(k, dim=1).values for _, squares in _squares_within(points)])
 
 

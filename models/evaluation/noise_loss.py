@@ -3,8 +3,6 @@
 It does not depend on the prediction and the weighting that a model was trained with, so models can be compared by it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -18,10 +16,10 @@ from models.evaluation.images import Images
 def noise_losses(
     denoiser: Denoiser, schedule: NoiseSchedule, images: Images, label: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return (t, losses), each (N, 10) float64 on the CPU: mean squared errors of the noise at ten times an image.
+    """Return (t, losses), each (N, 10) float64 on the CPU: mean squared errors of the noise at ten times per image.
 
-    The k-th time is uniform over the k-th tenth of all times (of a chain: of its steps), so the mean of an image's ten
-    losses is an unbiased estimate of L_simple, Ho et al. 2020 eq. 14. label: (N,) or None.
+    The k-th time is uniform over the k-th tenth of all times, or of a chain's steps, so that an image's mean is an
+    unbiased estimate of L_simple (Ho et al. 2020 eq. 14). label: (N,) or None.
     """
     density = TimeDensity("uniform" if schedule.steps is None else "discrete", stratified=False)
     t = density.draw((torch.arange(BINS) + images.uniforms("times", BINS)) / BINS, schedule)

@@ -1,7 +1,5 @@
 """The protocol of an evaluation: what images are measured against, and how. Its card is part of every report."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +40,7 @@ class Protocol:
     def card(self, count: int) -> dict[str, Any]:
         """Return the facts that must be equal in two reports so that they can be compared. count: measured images."""
         train, test = self.real.train, self.real.test
-        networks = self.extractors
+        accuracies = [network.accuracy if isinstance(network, Classifier) else None for network in self.extractors]
         return {
             "version": VERSION,
             "images": count,
@@ -51,10 +49,8 @@ class Protocol:
             "reference_sha256": train.sha256,
             "floor": f"test split, {min(count, len(test))} images",
             "floor_sha256": test.sha256,
-            "extractors": [network.name for network in networks],
-            "accuracy_of_extractors": [
-                network.accuracy if isinstance(network, Classifier) else None for network in networks
-            ],
+            "extractors": [network.name for network in self.extractors],
+            "accuracy_of_extractors": accuracies,
             **asdict(self.settings),
             "interval": "95 %, normal bootstrap over the images measured, or of recall and coverage over the training "
             "images; Wilson's for shares",

@@ -1,7 +1,5 @@
 """Measures of a classifier's output for generated images: recognised classes and diversity."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,10 +25,9 @@ def histogram_distance(predictions: Tensor, labels: Tensor, classes: int) -> flo
 
 
 def diversity(features: Tensor, labels: Tensor) -> float:
-    """Return the mean distance between two images of one class, averaged over classes with at least two images.
+    """Return the mean distance between two images of one class, averaged over classes; NaN if no class has two images.
 
-    features: (N, D). They are scaled to length 1, because images of exaggerated contrast have longer features without
-    being more diverse. Returns NaN if no class has two images.
+    features: (N, D). They are scaled to length 1, because images of exaggerated contrast have longer features.
     """
     features = F.normalize(features.double())
     groups = [features[labels == label] for label in labels.unique()]
@@ -41,8 +38,7 @@ def diversity(features: Tensor, labels: Tensor) -> float:
 def inception_score(logits: Tensor, counts: Tensor) -> Tensor:
     """Return the Inception Score in each resample, (draws,), between 1 and K (Salimans et al. 2016, section 4).
 
-    It is the exponential of the mean information that an image's class carries. logits: (N, K). counts: (draws, N), how
-    often each image is in each resample. All images form one part; published code averages over ten parts.
+    logits: (N, K). counts: (draws, N), as from `resampled_counts`. Published code averages over ten parts.
     """
     log_shares = logits.double().log_softmax(1)
     weights = counts / counts.sum(1, keepdim=True)

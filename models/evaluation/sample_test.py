@@ -1,6 +1,4 @@
-"""Quality of samples during training: two measures that take seconds, computed alike at every evaluation."""
-
-from __future__ import annotations
+"""Quality of samples during training: two measures that take seconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +15,9 @@ DISTANCE, RECOGNISED = "sample_distance", "sample_recognised"
 
 @dataclass(frozen=True)
 class SampleTest:
-    """A test of `count` samples, at least 2.
+    """Test of `count` samples, at least 2. train: moments of the features of all training images.
 
-    train: moments of the features of all training images. Distances decrease with the number of samples, so only
-    distances of equal counts are compared.
+    Distances decrease with the number of samples, so only those of equal counts are compared.
     """
 
     extractor: Extractor

@@ -1,7 +1,5 @@
 """Measured numbers with their 95 % intervals: bootstrap intervals of means and distances, Wilson's of shares."""
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 from typing import NamedTuple
@@ -19,8 +17,7 @@ Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 class Measurement(NamedTuple):
     """A number and its 95 % interval; low and high are NaN if there is none.
 
-    resampled: (draws,) the number in each bootstrap resample, if it was resampled. Two models measured under the same
-    noise and the same resamples have a paired difference, whose interval is computed from these numbers.
+    resampled: (draws,) the number in each bootstrap resample, from which paired differences of two models are computed.
     """
 
     value: float
@@ -41,20 +38,16 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
 
 
 def share_measurement(holds: Tensor, counts: Tensor | None = None) -> Measurement:
-    """Return the share of true values in holds, bool (N,), with Wilson's interval.
-
-    counts: (draws, N), how often each image is in each resample.
-    """
+    """Return the share of true values (N,), with Wilson's interval. counts: (draws, N), as from `resampled_counts`."""
     successes, count = int(holds.sum()), len(holds)
     resampled = None if counts is None else counts @ holds.double() / count
     return Measurement(successes / count, *wilson_interval(successes, count), resampled)
 
 
 def difference_of_shares(one: Measurement, other: Measurement, correlation: float = 0.0) -> tuple[float, float]:
-    """Return the 95 % interval of other - one (Newcombe 1998, method 10).
+    """Return the 95 % interval of other - one (Newcombe 1998, method 10). correlation: of the two shares.
 
-    correlation: of the two shares, 0 if they are independent. Unlike a bootstrap interval, it has a positive width even
-    if both shares are 0 or 1.
+    Unlike a bootstrap interval, it has a positive width even if both shares are 0 or 1.
     """
 
     def length(first: float, second: float) -> float:
@@ -77,8 +70,7 @@ def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
 def bootstrap_measurement(value: float, resampled: Tensor) -> Measurement:
     """Return the value with its normal bootstrap interval (Efron & Tibshirani 1993, ch. 12).
 
-    The interval is centred at the value, because the resampled values are biased: a resample holds some images twice,
-    which changes every distance between sets.
+    It is centred at the value: a resample holds some images twice, which biases distances between sets.
     """
     half = Z * resampled.std().item()
     return Measurement(value, value - half, value + half, resampled)

@@ -1,6 +1,4 @@
-"""Tables as plain text, for the terminal and for files alike."""
-
-from __future__ import annotations
+"""Tables as plain text, for the terminal and for files."""
 
 import io
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,6 @@
 """Denoising networks, found by name: a module here with a subclass of Network is one (unet.py -> UNet).
 
-A network maps noisy images, times and labels to an output of the images' shape. The prediction decides what that
-output means.
+A network maps noisy images, times and labels to an output of the images' shape, whose meaning the prediction decides.
 """
 
 from torch import nn

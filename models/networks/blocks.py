@@ -22,10 +22,8 @@ def zeroed(module: AnyModule) -> AnyModule:
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """Group norm with at most 32 groups, and at least eight channels per group if there are that many.
-
-    The channels-last kernel for CPUs takes nearly twice as long with four channels per group.
-    """
+    """Group norm with at most 32 groups, and at least eight channels per group if there are that many."""
+    # The channels-last kernel for CPUs takes nearly twice as long with four channels per group.
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels, affine=affine)
 
 
@@ -50,8 +48,7 @@ def unfold(hidden: Tensor, patch_size: int, height: int, width: int) -> Tensor:
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions with a residual connection; time and label scale and shift the second norm.
 
-    Adaptive group norm of "Diffusion models beat GANs" (arXiv 2105.05233, section 3). The second convolution begins at
-    zero. Dropout precedes it.
+    The norm is the adaptive group norm of "Diffusion models beat GANs" (arXiv 2105.05233, section 3).
     """
 
     def __init__(self, channels: int, condition_width: int, dropout: float) -> None:

@@ -34,7 +34,7 @@ class ConvNeXt(Network):
         patch_size: PositiveInt = 2,
         conditioning: ConditioningName = "embedding",
     ) -> None:
-        """shape: (C, H, W) of one encoded example; classes: 0 for unlabelled data.
+        """Raises UserError for options that do not fit together or do not fit the image.
 
         Args:
             width: Channels of a level with multiplier 1.
@@ -46,9 +46,6 @@ class ConvNeXt(Network):
             dropout: Share of each hidden layer dropped in training, in [0, 1).
             patch_size: Side in pixels of the patches that are folded into channels; 1 folds nothing.
             conditioning: How the network receives the label. cross_attention needs another network.
-
-        Raises:
-            UserError: options that do not fit together or do not fit the image.
         """
         super().__init__()
         if kernel_size % 2 == 0:
@@ -103,10 +100,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def _modulated_norm(hidden: Tensor, modulation: Tensor) -> Tensor:
-    """Layer norm over the channels of every pixel, then scale by 1 + scale and shift.
-
-    hidden: (N, C, H, W); modulation: (N, 2·C), scale and shift. Returns (N, C, H, W).
-    """
+    """Layer norm over the channels of (N, C, H, W), then scale by 1 + scale and shift, from modulation (N, 2·C)."""
     scale, shift = modulation[:, None, None].chunk(2, dim=3)  # (N, 1, 1, C) each
     pixels = rearrange(hidden, "b c y x -> b y x c")
     modulated = torch.addcmul(shift, F.layer_norm(pixels, pixels.shape[-1:]), 1 + scale)

@@ -1,7 +1,7 @@
 """DiT: a transformer over patches as tokens, with time and label in every block through adaLN-zero.
 
-Positions enter by rotation of queries and keys (2-D axial RoPE) or by a learned table. Attention costs the square of
-the number of tokens, all else is linear in it, so that `patch_size` determines the cost.
+Positions enter by rotation of queries and keys (2-D axial RoPE) or by a learned table. The cost of attention is the
+square of the number of tokens, which `patch_size` determines.
 """
 
 from typing import Literal
@@ -40,7 +40,7 @@ class DiT(Network):
         qk_norm: bool = True,
         conditioning: ConditioningName = "embedding",
     ) -> None:
-        """shape: (C, H, W) of one encoded example; classes: 0 for unlabelled data.
+        """Raises UserError for options that do not fit together or do not fit the image.
 
         Args:
             width: Channels of a token.
@@ -52,9 +52,6 @@ class DiT(Network):
             position: rope rotates queries and keys by row and column; learned adds a learned vector to each token.
             qk_norm: Apply RMS norm to queries and keys, which keeps attention logits from growing.
             conditioning: How the network receives the label. Every block attends to the tokens of cross_attention.
-
-        Raises:
-            UserError: options that do not fit together or do not fit the image.
         """
         super().__init__()
         options.heads_divide(heads, width, "a token (`network.width`)")
@@ -99,10 +96,7 @@ class DiT(Network):
 
 
 class DiTBlock(nn.Module):
-    """Attention, then a two-layer MLP, each with its own shift, scale and gate from the condition.
-
-    Shifts, scales and gates begin at zero, so that the block begins as the identity.
-    """
+    """Attention and a two-layer MLP, each with shift, scale and gate from the condition. It begins as the identity."""
 
     def __init__(
         self, width: int, heads: int, mlp_ratio: int, dropout: float, qk_norm: bool, reads_tokens: bool = False
@@ -157,10 +151,7 @@ class TokenSelfAttention(nn.Module):
 
 
 class TokenCrossAttention(nn.Module):
-    """Multi-head attention of the normed tokens to the label's tokens (PixArt, arXiv 2310.00426).
-
-    The condition does not modulate it, as in that paper. Its first output is zero.
-    """
+    """Multi-head attention of normed tokens to the label's tokens, without modulation (PixArt, arXiv 2310.00426)."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()

@@ -13,8 +13,7 @@ from models.variants import CONDITIONINGS
 def sinusoids(t: Tensor, width: int) -> Tensor:
     """Return sines and cosines of 1000·t at frequencies from 1 down to 1/10000: (N,) -> (N, width).
 
-    The factor 1000 brings t in [0, 1] to the scale of DDPM's step counter and of "Attention is all you need"
-    (section 3.5). If width is odd, the last column is zero.
+    1000·t has the range of DDPM's step counter. If width is odd, the last column is zero.
     """
     half = width // 2
     exponents = torch.arange(half, device=t.device, dtype=t.dtype) / max(half - 1, 1)
@@ -46,8 +45,7 @@ class Condition(nn.Module):
 def axial_angles(rows: int, columns: int, head_width: int) -> Tensor:
     """Return the rotation angles of a grid's positions, row by row: (rows·columns, head_width // 2).
 
-    The first half of the angles is proportional to the row, the second half to the column, at frequencies from 1 down
-    to 1/100 (RoPE, arXiv 2104.09864, eq. 14, on both axes). head_width is a multiple of 4.
+    Half are proportional to the row, half to the column, at frequencies 1 to 1/100 (RoPE, arXiv 2104.09864, eq. 14).
     """
     count = head_width // 4
     frequencies = 100.0 ** (-torch.arange(count) / count)

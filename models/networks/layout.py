@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 
 class Levels(nn.Module):
-    """Blocks on the way down, two in the middle, and as many on the way up.
+    """Blocks on the way down, two in the middle, and as many on the way up as down. A 1×1 convolution joins each skip.
 
-    A 1×1 convolution joins each skip, so that a block on the way up costs as much as one on the way down. Attention
-    follows the last block of each level and direction. For the lowest level it is in the middle, once.
+    Attention follows the last block of each level and direction. The lowest level has it in the middle, once.
     """
 
     def __init__(
@@ -26,8 +25,7 @@ class Levels(nn.Module):
     ) -> None:
         """widths: channels of each level. blocks: number of blocks per level and direction.
 
-        block: makes a module for a number of channels; it is called with (hidden, condition).
-        attention: makes a module for a level, such as `Attentions`; it is called with (hidden, tokens).
+        block: returns a module for a number of channels. attention: returns a module such as `Attentions` for a level.
         """
         super().__init__()
         lowest = len(widths) - 1

@@ -1,7 +1,4 @@
-"""Checks that relate several options of a network, or an option and the image. Each raises UserError.
-
-The range of a single option is part of its type and is checked by `Room.build`.
-"""
+"""Checks that relate several options of a network, or an option and the image. Each raises UserError."""
 
 from collections.abc import Sequence
 
@@ -21,8 +18,7 @@ def heads_divide(heads: int, channels: int, owner: str) -> None:
 def levels_fit(shape: tuple[int, int, int], patch_size: int, levels: int) -> None:
     """Raise UserError if there is no level, or if a level is less than 2 pixels high or wide.
 
-    shape: (C, H, W) of one example. The first level is the image divided by patch_size; each further level halves the
-    one before it. Sizes are rounded up.
+    shape: (C, H, W) of one example. patch_size divides the first level, and each further level is halved, rounded up.
     """
     if levels == 0:
         raise UserError("`network.multipliers`: must have at least one number")
@@ -47,14 +43,8 @@ def levels_exist(chosen: Sequence[int], levels: int) -> None:
 
 
 def no_tokens(conditioning: str, tokens: int, network: str, *ways_out: str) -> None:
-    """Raise UserError if a conditioning has tokens, for a network without attention.
-
-    conditioning: its name. network: what has no attention, for the message. ways_out: as of UserError.
-    """
+    """Raise UserError if the conditioning has tokens, for a network without attention. network: its name."""
     if tokens:
-        raise UserError(
-            f"`network.conditioning` {conditioning}: passes the label as {tokens} tokens, and {network} has no "
-            "attention to read them",
-            *ways_out,
-            "use `network.conditioning embedding`",
-        )
+        message = f"passes the label as {tokens} tokens, and {network} has no attention to read them"
+        way_out = "use `network.conditioning embedding`"
+        raise UserError(f"`network.conditioning` {conditioning}: {message}", *ways_out, way_out)

@@ -1,7 +1,6 @@
 """UNet: residual blocks over levels of halved resolution, with skip connections, for images of any size.
 
-Most of the cost of a small UNet is at full resolution. `patch_size` reduces it: it folds pixels into channels before
-the first level.
+Most of the cost of a small UNet is at full resolution, which `patch_size` reduces.
 """
 
 import torch
@@ -25,11 +24,7 @@ from models.ranges import NonNegativeInt, PositiveInt, ShareBelowOne
 
 
 class UNet(Network):
-    """Residual UNet after "Diffusion models beat GANs" (arXiv 2105.05233), lighter for CPUs. Its first output is zero.
-
-    Each level of attention_levels has attention once on the way down and once on the way up. The lowest level has it
-    once, in the middle.
-    """
+    """Residual UNet after "Diffusion models beat GANs" (arXiv 2105.05233). Its first output is zero."""
 
     def __init__(
         self,
@@ -45,7 +40,7 @@ class UNet(Network):
         patch_size: PositiveInt = 2,
         conditioning: ConditioningName = "embedding",
     ) -> None:
-        """shape: (C, H, W) of one encoded example; classes: 0 for unlabelled data.
+        """Raises UserError for options that do not fit together or do not fit the image.
 
         Args:
             width: Channels of a level with multiplier 1.
@@ -56,9 +51,6 @@ class UNet(Network):
             dropout: Share of activations dropped in each residual block in training, in [0, 1).
             patch_size: Side in pixels of the patches that are folded into channels; 1 folds nothing.
             conditioning: How the network receives the label. cross_attention needs attention_levels.
-
-        Raises:
-            UserError: options that do not fit together or do not fit the image.
         """
         super().__init__()
         options.levels_fit(shape, patch_size, len(multipliers))

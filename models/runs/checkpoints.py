@@ -1,10 +1,8 @@
 """Checkpoints: tensors in a safetensors file, everything else in a YAML file beside it. Loading executes no code.
 
 The YAML file is written last and holds the hash of the tensors' file, so a pair that agrees is complete. `last` and
-`best` are text files that hold the name of a checkpoint. The caller decides which tensors and facts are stored.
+`best` are text files that hold the name of a checkpoint.
 """
-
-from __future__ import annotations
 
 import hashlib
 import re
@@ -24,14 +22,8 @@ from models.runs.files import replacing, write_text
 from models.runs.yaml_files import plain, read_yaml
 
 FORMAT = 1
-
 LAST, BEST = "last", "best"
-
 FILE_NAME = re.compile(r"step_\d+\.safetensors")
-
-
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step_{step:08d}.safetensors"
 
 
 def save_checkpoint(
@@ -44,7 +36,7 @@ def save_checkpoint(
     folder.mkdir(exist_ok=True)
     for temporary in folder.glob(".*.tmp"):  # left by a process that was killed; a folder has one writer at a time
         temporary.unlink(missing_ok=True)
-    path = _path(folder, step)
+    path = folder / f"step_{step:08d}.safetensors"
     write_checkpoint(path, tensors, {"step": step, **facts})
     write_text(folder / LAST, path.name + "\n")
     _prune(folder, keep, path)
@@ -101,10 +93,7 @@ def resolve_checkpoint(run: Path, which: str = LAST) -> Path:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (tensors on the CPU, facts) of a checkpoint.
-
-    Raises UserError if the file is missing, truncated, altered or no checkpoint of this repository.
-    """
+    """Return (tensors on the CPU, facts) of a checkpoint. Raises UserError if it is missing, damaged or none."""
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     facts_path = path.with_suffix(".yaml")
@@ -123,7 +112,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load the newest complete checkpoint of a run. Skips those that a crash has damaged."""
+    """Load the newest checkpoint of a run that is not damaged. Raises UserError if there is none."""
     paths = list_checkpoints(run / "checkpoints")
     if not paths:
         raise UserError(f"{run} has no checkpoint yet", "start the run again instead of resuming it")

@@ -1,7 +1,5 @@
 """Description of the machine and the code version that a run started with."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shlex
@@ -35,9 +33,9 @@ def environment() -> str:
 
 
 def git_commit(repository: Path = REPOSITORY) -> str:
-    """Return the first 12 digits of the commit, with "-dirty" if files are changed or untracked.
+    """Return the first 12 digits of the commit, or "unknown", with "-dirty" if files are changed or untracked.
 
-    experiments/records.md does not count, since every record changes it. Without git or a commit: "unknown".
+    experiments/records.md does not count, since every record changes it.
     """
 
     def git(*arguments: str) -> str:

@@ -1,6 +1,4 @@
-"""Atomic replacement of files: a file in a run folder is either complete or absent."""
-
-from __future__ import annotations
+"""Atomic replacement of files: a file is either complete or absent."""
 
 import os
 from collections.abc import Iterator
@@ -12,8 +10,7 @@ from pathlib import Path
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; after the block, flush it to disk and rename it to `path`.
 
-    If the block raises, the temporary file is removed and `path` stays as it was. The folder must exist. Raises OSError
-    from the file system.
+    If the block raises, the temporary file is removed and `path` is unchanged. The folder must exist. Raises OSError.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,7 +1,5 @@
 """Finding run folders by name, and reading their settings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,7 @@ def find_runs(experiments_dir: Path) -> list[Path]:
 def find_run(name: str, experiments_dir: Path, task: str | tuple[str, ...] = (), dataset: str | None = None) -> Path:
     """Return the run folder that `name` refers to. Raises UserError if there is none.
 
-    name: a folder, the name of a folder in experiments_dir, or "latest". "latest" is the newest run of the given task
-    (or one of several tasks) and data set.
+    name: a folder, its name in experiments_dir, or "latest" for the newest run of the task or tasks and the data set.
     """
     tasks = (task,) if isinstance(task, str) else task
     if name == "latest":

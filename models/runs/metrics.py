@@ -1,7 +1,5 @@
 """The table of losses over a run, metrics.csv."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,7 @@
 """The run folder that a training writes: its name, status with heartbeat, log and settings. Imports no torch.
 
-A run that is killed at any instant leaves a valid folder: status.json is replaced atomically, the log gets complete
-lines, and a stale heartbeat shows that the process has ended.
+A run that is killed leaves a valid folder: files are replaced atomically, and its heartbeat stops.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -17,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -36,10 +33,7 @@ def _print(line: str) -> None:
 
 
 class Run:
-    """A run folder that this process writes.
-
-    Rank 0 writes the folder. On other ranks the run is `silent`: it writes nothing, except why that rank fails.
-    """
+    """Run folder of this process. On ranks other than 0 it is `silent`: only the reason of a failure is written."""
 
     def __init__(self, folder: Path, status: dict[str, Any], silent: bool = False):
         self.folder = folder
@@ -51,7 +45,7 @@ class Run:
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     @classmethod
-    def create(cls, experiments_dir: Path, task: str, dataset: str, name: str | None) -> Run:
+    def create(cls, experiments_dir: Path, task: str, dataset: str, name: str | None) -> Self:
         """Make the folder `<date>_<time>-<task>-<dataset>[-<name>]`. Raises UserError if it cannot be written."""
         if name and (os.sep in name or name.startswith(".") or len(name) > 100 or not name.isprintable()):
             raise UserError(f"`name` {name!r}: must be at most 100 printable characters, no {os.sep!r}, no leading dot")
@@ -70,17 +64,17 @@ class Run:
         return run
 
     @classmethod
-    def attach(cls, folder: Path) -> Run:
+    def attach(cls, folder: Path) -> Self:
         """Return the silent run for a rank other than 0."""
         return cls(folder, {}, silent=True)
 
     @classmethod
-    def reopen(cls, folder: Path) -> Run:
+    def reopen(cls, folder: Path) -> Self:
         """Resume a run that has ended. Raises UserError if it is still running or its folder cannot be written."""
         status = read_status(folder)
         if liveness(status) == "running":
-            process = f"pid {status.get('pid')} on {status.get('host')}"
-            raise UserError(f"{folder} is still running ({process})", "stop it first")
+            pid, host = status.get("pid"), status.get("host")
+            raise UserError(f"{folder} is still running (pid {pid} on {host})", "stop it first")
         run = cls(folder, status)
         try:
             run._begin()
@@ -95,7 +89,6 @@ class Run:
         self._heartbeat.start()
 
     def _link_launch_logs(self) -> None:
-        """Link the launcher's log and monitor into the folder, as console.log and monitor.csv."""
         for variable, name in (("LAUNCH_LOG", "console.log"), ("LAUNCH_MONITOR", "monitor.csv")):
             source = os.environ.get(variable)
             if not source or not os.path.isfile(source):
@@ -126,10 +119,7 @@ class Run:
             self._status.update(fields)
 
     def update(self, **fields: Any) -> None:
-        """Write fields to status.json, with a new heartbeat.
-
-        If another rank has marked the run as failed, that state is kept.
-        """
+        """Write fields to status.json, with a new heartbeat. The state that another rank has set to failed is kept."""
         if self.silent:
             return
         with self._lock:
@@ -141,7 +131,6 @@ class Run:
             write_text(self.folder / STATUS, json.dumps(self._status, indent=2) + "\n")
 
     def _failure(self) -> dict[str, Any] | None:
-        """Return state and reason from status.json if it says failed."""
         with suppress(UserError):
             status = read_status(self.folder)
             if status.get("state") == "failed":
@@ -187,7 +176,6 @@ class Run:
 
 
 def _make_folder(experiments_dir: Path, stem: str) -> Path:
-    """Make a new folder, numbered from 2 on if the name is taken. Raises OSError."""
     for number in range(1, 1000):
         folder = experiments_dir / (stem if number == 1 else f"{stem}-{number}")
         try:

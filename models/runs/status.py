@@ -1,6 +1,4 @@
-"""The status file of a run, status.json, and the check whether its process is still alive."""
-
-from __future__ import annotations
+"""The status file of a run, status.json, and whether its process is still alive."""
 
 import json
 import os
@@ -13,12 +11,11 @@ from typing import Any
 from models.errors import UserError
 
 STATUS = "status.json"
-
 STALE_SECONDS = 120.0
 
 
 def utc_now() -> str:
-    """Return the time of day in UTC, in ISO format to the second."""
+    """Return the date and time in UTC, in ISO format to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -1,7 +1,5 @@
 """YAML files that hold one mapping. Reading them executes nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -46,10 +46,9 @@ class ImageRows(Protocol):
 
 
 class Fitted(NamedTuple):
-    """A fitted space and the training split from which batches are cut, (N, ...).
+    """Fitted space and training split from which batches are cut, (N, ...). report: lines for the log.
 
     mirrored: the same for the mirrored images, if `prepared` cannot be mirrored itself. options: their resolved values.
-    report: lines for the log.
     """
 
     space: Space

@@ -3,8 +3,6 @@
 The file holds the hashes of the images and of the autoencoder, so that stale latents are recognised.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +37,6 @@ class Encoded:
     words: dict[str, str] = field(default_factory=dict)
 
     def _halves(self) -> tuple[Tensor, Tensor]:
-        """Return means and log-variances of all images, mirrored ones included."""
         parts = [self.posterior] if self.mirrored is None else [self.posterior, self.mirrored]
         mean, log_variance = (torch.cat(half) for half in zip(*(part.chunk(2, dim=1) for part in parts), strict=True))
         return mean, log_variance

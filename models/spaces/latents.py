@@ -5,8 +5,6 @@ split, and the largest standardised latent. No mean of latents lies beyond that,
 it. At the noisy end of a chain, this keeps small errors from growing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,10 +27,9 @@ from models.spaces.pixels import Pixels
 
 @dataclass(frozen=True)
 class Latents(Space):
-    """Latents of a frozen autoencoder.
+    """Latents of a frozen autoencoder. reach: the largest absolute standardised latent, None if unknown.
 
-    mean, scale: mean and standard deviation of each channel over the training split, posterior noise included. reach:
-    the largest absolute standardised latent, None if unknown.
+    mean, scale: mean and standard deviation of each channel over the training split, posterior noise included.
     """
 
     autoencoder: Autoencoder
@@ -71,13 +68,12 @@ class Latents(Space):
     ) -> Fitted:
         """Encode every image once, or read the latents that `encode_dataset` has written.
 
+        Raises UserError if there is no such autoencoder, or if it or the encoded set is for other images.
+
         Args:
             autoencoder: Run of train_vae: its folder, its name, or latest for the newest run on this data set. Or one
                 of its checkpoint files.
             encoded: File of encode_dataset; auto takes a matching file from the autoencoder's run, none encodes anew.
-
-        Raises:
-            UserError: no such autoencoder, or an autoencoder or encoded set of other images.
         """
         path = find_autoencoder(autoencoder, around.experiments_dir, around.dataset or None)
         model = load_autoencoder(path)

@@ -1,7 +1,5 @@
 """Pixels as a space: uint8 images scaled to float32 in [-1, 1]."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Objective of an autoencoder: loss, evaluation, reconstructions and pictures of the latent space."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

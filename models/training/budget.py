@@ -1,7 +1,5 @@
 """Settings of the length of a run: epochs, steps or minutes, whichever ends first."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

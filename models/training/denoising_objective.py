@@ -1,7 +1,5 @@
 """Objective of a denoiser, for every network, schedule, prediction and space: loss, test loss and pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +79,7 @@ class DenoisingObjective:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
-        """Measure the loss, and samples if there is a sample test.
-
-        Images, times and noise are the same at every call. No label is dropped.
-        """
+        """Measure the loss and samples on the same images, times and noise at every call. No label is dropped."""
         test, t, weights = self._losses(network, self.test_images, self.test_labels)
         train, _, train_weights = self._losses(network, self.train_images, self.train_labels)
         bins = bin_of(t)

@@ -1,7 +1,5 @@
 """Exponential moving average (EMA) of a network's weights, kept in a second network."""
 
-from __future__ import annotations
-
 import copy
 
 import torch
@@ -11,8 +9,8 @@ from torch import Tensor, nn
 class EMA:
     """Average whose half-life is a share of the run, so that it has the same effect in short and long runs.
 
-    The decay of an update is 0.5 ** (elapsed / half_life), where `elapsed` is the share of the run since the last
-    update. At update n it is at most (1 + n) / (10 + n), so that the initial weights are soon forgotten.
+    The decay is 0.5 ** (elapsed / half_life), with the share of the run since the last update. At update n it is at
+    most (1 + n) / (10 + n), so that initial weights are soon forgotten.
     """
 
     def __init__(self, network: nn.Module, half_life: float):

@@ -1,10 +1,8 @@
 """Signals that stop a run: the handler records a signal, and the training loop stops after its current step."""
 
-from __future__ import annotations
-
 import signal
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from models import processes
 
@@ -22,9 +20,8 @@ class Interrupted(Exception):
 class Interrupts:
     """Context manager that records the first SIGINT, SIGTERM or SIGHUP in its attribute `signal`.
 
-    After the first signal the previous handlers act again, so a second Ctrl-C stops at once. With several ranks, a
-    second signal is ignored until the process ends: Slurm and systemd signal every process, and torchrun then signals
-    its ranks again. An ignored SIGHUP stays ignored, so that nohup works.
+    After it the previous handlers act again, so a second Ctrl-C stops at once. With several ranks, a second signal is
+    ignored: Slurm and systemd signal every process, and torchrun then its ranks. An ignored SIGHUP stays ignored.
     """
 
     def __init__(self, at_once: bool = False) -> None:
@@ -34,7 +31,7 @@ class Interrupts:
         self.ignore_second = processes.world_size() > 1
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Self:
         handled = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         self._handlers = {number: signal.signal(number, self._record) for number in handled}
         return self

@@ -1,7 +1,5 @@
 """Pictures of an autoencoder's latent space: maps of test images, a slice, interpolations and decoded samples."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +65,9 @@ class _Latents:
 def draw_latent_space(
     codec: Codec, images: Tensor, labels: Tensor, folder: Path, title: str, seed: int, umap: bool
 ) -> None:
-    """Draw all pictures of the latent space into an existing folder.
+    """Draw all pictures of the latent space of test images, uint8 (N, C, H, W), into an existing folder.
 
-    images: test images, uint8 (N, C, H, W); labels: (N,). title: the beginning of every title. umap: draw a UMAP beside
-    the PCA, which takes about ten seconds.
+    title: the beginning of every title. umap: draw a UMAP beside the PCA, which takes about ten seconds.
     """
     latents = _Latents(codec, *codec.encode(images), folder, title)
     images, labels = images.cpu(), labels.cpu()

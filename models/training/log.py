@@ -1,7 +1,5 @@
 """The log of a training run: losses summed on the device, rows of metrics.csv, TensorBoard, and the summary."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,11 +1,9 @@
 """The training loop, for every objective.
 
-Random numbers are functions of (seed, step), so a run resumed from a checkpoint repeats what it would have computed.
-No step waits for the device: losses are summed there and read every few steps, and after a gradient that is not finite
-the weights stay frozen until the host notices. All ranks share each batch and take the same decisions. Rank 0 writes.
+Random numbers are functions of (seed, step), so a run resumed from a checkpoint repeats what it would have computed. No
+step waits for the device: losses are read every few steps, and after a gradient that is not finite the weights stay
+frozen until the host notices. All ranks share each batch and take the same decisions. Rank 0 writes.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable
@@ -43,10 +41,9 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of the loop.
+    """Settings of the loop. seed: of every random number. compile: compile the network with torch.compile.
 
-    seed: seed of every random number. compile: compile the network with torch.compile. best_by: the column of
-    metrics.csv whose minimum marks the best checkpoint.
+    best_by: the column of metrics.csv whose minimum marks the best checkpoint.
     """
 
     optimizer: OptimizerSettings
@@ -187,7 +184,7 @@ class Trainer:
         """Wait for the device and for all ranks.
 
         Raises FloatingPointError if a gradient was not finite; the weights are those from before it. Raises OSError if
-        the run folder cannot be written any more, and RuntimeError if a rank has ended.
+        the run folder cannot be written, RuntimeError if a rank has ended.
         """
         self.synchronize()
         self.run.check()
@@ -249,7 +246,6 @@ class Trainer:
         self.log.write_summary(self.step, self.seconds, self.epoch, facts)
 
     def _position(self) -> dict[str, Any]:
-        """Return the fields of status.json that say how far the run is."""
         return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
 
     def save(self) -> Path | None:

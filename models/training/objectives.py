@@ -1,7 +1,5 @@
 """The interface between the training loop and what it trains: loss, evaluation and pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -64,8 +62,6 @@ class Objective(Protocol):
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         """Write one sample sheet."""
-        ...
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         """Write the pictures of a finished run to its folder."""
-        ...

@@ -1,7 +1,5 @@
 """Settings of what a run reports and keeps while it trains."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -4,8 +4,6 @@ A config is a flat mapping from flag to plain value. Settings of a recipe, a --c
 defaults over which tyro reads the command line.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

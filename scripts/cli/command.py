@@ -3,8 +3,6 @@
 This module imports no torch, so that a typo is reported at once.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -5,8 +5,6 @@ A default, its range and its help stand once: in the constructor of a variant, i
 become `--network.*` and the like. This module imports no torch, so that help and typos are quick.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Flags on the command line win over a recipe. `make recipes` lists all recipes. A
 with machine and date; a recipe without a comment has not been measured.
 """
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Sources of a training task, of which later ones win: the task's defaults, a reci
 resumed run, the command line. A task that takes an autoencoder begins with the data set of the autoencoder's run.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Closing a screen session or an ssh connection sends HUP and removes the terminal
 to save a checkpoint then, and must not fail because its progress bar cannot be written.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import sys

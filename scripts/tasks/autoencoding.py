@@ -1,7 +1,5 @@
 """Code shared by the tasks of autoencoders: the objects of a training, and a trained autoencoder with its images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path

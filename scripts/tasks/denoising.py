@@ -1,7 +1,5 @@
 """Code shared by `train_ddpm`, `train_flow` and `train_latent`: from flags to a denoising objective."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -25,7 +25,7 @@ from models.spaces import ImageRows
 from models.spaces.encoded import encode_images
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
-from scripts.tasks.sampling import find_checkpoint, open_model, resolve_model
+from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, resolve_model
 
 if TYPE_CHECKING:
     from scripts.evaluate import BayesFlags
@@ -48,7 +48,7 @@ def main(flags: BayesFlags) -> None:
     log_prior = _log_prior(flags, dataset)
     with Interrupts(at_once=True):
         classify = classifier.fit(dataset, log_prior)
-        folder = protocol.report_folder(path, flags.out)
+        folder = folder_in_run(path, flags.out, "evaluation")
         started = time.perf_counter()
         posterior = _classify(flags, classify, part)
         seconds = time.perf_counter() - started

@@ -20,7 +20,7 @@ from models.evaluation.statistics import refuse_infinite
 from models.model import Model
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
-from scripts.tasks.sampling import find_checkpoint, open_model, resolve_model
+from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, resolve_model
 
 if TYPE_CHECKING:
     from scripts.evaluate import LikelihoodFlags
@@ -47,7 +47,7 @@ def main(flags: LikelihoodFlags) -> None:
     dataset = protocol.load_data_of_run(path, flags.data)
     part, indices = protocol.spread_over(dataset, flags.split, flags.num_images, FEWER)
     with Interrupts(at_once=True):
-        folder = protocol.report_folder(path, flags.out)
+        folder = folder_in_run(path, flags.out, "evaluation")
         started = time.perf_counter()
         parts = _measure(flags, model, method, denoiser, levels, part, indices)
         seconds = time.perf_counter() - started

@@ -21,7 +21,7 @@ from models.evaluation.text_tables import text_table
 from models.model import Model
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
-from scripts.tasks.sampling import describe_model, find_checkpoint, open_model, resolve_model
+from scripts.tasks.sampling import describe_model, find_checkpoint, folder_in_run, open_model, resolve_model
 
 if TYPE_CHECKING:
     from scripts.evaluate import NoiseLossFlags
@@ -35,7 +35,7 @@ def main(flags: NoiseLossFlags) -> None:
     test, indices = protocol.spread_over(dataset, "test", flags.num_images)
     train, _ = protocol.spread_over(dataset, "train", len(test))
     with Interrupts(at_once=True):
-        folder = protocol.report_folder(path, flags.out)
+        folder = folder_in_run(path, flags.out, "evaluation")
         started = time.perf_counter()
         t, losses = _measure(flags, model, indices, {"test": test, "train": train})
         seconds = time.perf_counter() - started

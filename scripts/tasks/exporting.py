@@ -1,7 +1,5 @@
 """Pack a trained run into one folder that works on any machine: settings, a checkpoint and what its space needs."""
 
-from __future__ import annotations
-
 import shutil
 
 from models.errors import UserError

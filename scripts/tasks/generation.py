@@ -33,6 +33,7 @@ from scripts.tasks.sampling import (
     describe_model,
     find_checkpoint,
     find_every_checkpoint,
+    name_of,
     new_folder,
     open_model,
     open_sampling,
@@ -153,7 +154,7 @@ class _Writer:
             frames.append(images[:STRIP_ROWS])
             assert model.origin is not None
             captions.append(f"step {model.origin.step}")
-        title = f"{paths[0].parent.parent.name}, {self.flags.model.weights} weights, {self.sampling.describe()}"
+        title = f"{name_of(paths[0])}, {self.flags.model.weights} weights, {self.sampling.describe()}"
         image_files.save_image(sheets.strip(frames, captions, title=title), folder / "training_strip.png")
         if self.flags.animate:
             image_files.animate(film, folder / f"animation.{self.flags.format}", fps=2)

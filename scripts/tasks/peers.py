@@ -4,8 +4,6 @@ The two use the public classes of their libraries, with the optimizers, averages
 of their examples. Network, batch size and the share of dropped labels are ours in all three.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib
 import time

@@ -27,7 +27,7 @@ from models.runs.files import write_text
 from models.runs.yaml_files import read_yaml
 from scripts.cli.flags import ModelFlags, SourceFlags
 from scripts.cli.terminal import tell, tell_progress
-from scripts.tasks.sampling import folder_in_run, name_of
+from scripts.tasks.sampling import name_of
 from scripts.tasks.training import fingerprint, spaced_rows, split_hash
 
 USUAL_COUNT = 1000  # Images that are measured by default, if there are so many.
@@ -56,8 +56,7 @@ def part_of(dataset: ImageData, split: str, first: int, count: int | None) -> Sp
     """Return `count` images of a split, from index `first` on. count: as for `_count`. Raises UserError."""
     whole: Split = getattr(dataset, split)
     if first >= len(whole):
-        message = f"`first_image` {first}: the {split} split of {dataset.name} has images 0..{len(whole) - 1}"
-        raise UserError(message)
+        raise UserError(f"`first_image` {first}: the {split} split of {dataset.name} has images 0..{len(whole) - 1}")
     description = f"{split} images of {dataset.name} from {first} on"
     stop = first + _count(description, len(whole) - first, count, USUAL_COUNT, 1)
     return Split(whole.images[first:stop], whole.labels[first:stop])
@@ -135,11 +134,6 @@ def format_estimate(estimate: Mapping[str, Any], digits: int = 4) -> str:
     """Return a `mean_estimate` for people."""
     low, high = estimate["interval_95"]
     return f"{estimate['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def report_folder(path: Path, out: str | None) -> Path:
-    """Return the folder for a report: --out, or evaluation/ in the run of the checkpoint `path`. Raises UserError."""
-    return folder_in_run(path, out, "evaluation")
 
 
 def unused_path(folder: Path, stem: str) -> Path:

@@ -150,11 +150,9 @@ def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "
             raise UserError(f"{flag} {final} is there already and not an empty folder: name a new one")
     else:
         final = _run_to_write(path) / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
+    make_folder(final.parent, flag)
     partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write in {final.parent}: {error.strerror}; name another folder with {flag}") from None
+    partial.mkdir()
     try:
         with Interrupts(at_once=True):
             yield partial

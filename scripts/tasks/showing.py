@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import yaml
@@ -39,14 +39,6 @@ from scripts.tasks.sampling import (
     open_sampling,
     resolve_model,
 )
-
-
-class TestImages(NamedTuple):
-    """uint8 images (N, C, H, W), the labels that the model receives, and names for the picture."""
-
-    images: Tensor
-    labels: list[int]
-    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -90,16 +82,19 @@ class Shown:
     def data(self) -> ImageData:
         return load_data_of_run(self.path, self.show.data)
 
-    def test_images(self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None) -> TestImages:
-        """Return the test images with these numbers, under these labels in turn. Raises UserError.
+    def test_images(
+        self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None
+    ) -> tuple[Tensor, list[int], list[str]]:
+        """Return test images, uint8 (N, C, H, W), the labels to sample under, and names for the picture.
 
-        numbers: None draws `count` images by the seed. labels: None keeps each image's own.
+        numbers: rows of the test split; None draws `count` by the seed. labels: repeated in this order; None for each
+        image's own. Raises UserError.
         """
         dataset = self.data()
         rows = pick_images(dataset.test, count, self.show.seed, numbers)
         chosen = choose_labels(self.model, labels, len(rows)) if labels is not None else None
         shown_labels = dataset.test.labels[rows].tolist() if chosen is None else chosen
-        return TestImages(dataset.test.images[rows], shown_labels, name_images(dataset, rows))
+        return dataset.test.images[rows], shown_labels, name_images(dataset, rows)
 
     def title(self, content: str, *nfe: float) -> str:
         """Return run, step, weights, sampler, guidance and the range of the NFE, followed by the content."""

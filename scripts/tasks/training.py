@@ -3,8 +3,6 @@
 Each task builds its objective. Run folders, resuming, checks and endings are the same for all tasks.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

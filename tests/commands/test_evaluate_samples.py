@@ -316,7 +316,7 @@ def test_samples_that_are_not_there(refused, made: Made, tmp_path: Path) -> None
         (("--draws", "3"), ("--draws 3",)),
         (("--dataset", "mnist"), ("--dataset mnist", "leave out --dataset or name images with --samples")),
         (("--inception_weights", "x.pth"), ("inception_weights needs", "extractors inception")),
-        (("--labels", "10"), ("--labels 10", "0..9")),
+        (("--labels", "10"), ("--labels 10", "0 to 9")),
         (("--batch_size", "0"), ("--batch_size 0",)),
         (("--extractors", "convnets"), ("extractors convnets", "convnet, resnet, inception")),
         (("--extractors", "convnet", "vgg"), ("extractors vgg",)),

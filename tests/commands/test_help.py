@@ -87,7 +87,8 @@ def test_help_and_mistakes_import_no_torch(tmp_path: Path) -> None:
         return done.returncode, done.stdout + done.stderr
 
     training = "train_ddpm", "train_latent", "train_vae", "train_classifier"
-    for task in (*training, "reconstruct", "encode_dataset", "visualize_guidance", "visualize_distribution"):
+    sampling = "generate", "image_to_image", "inpaint", "interpolate", "visualize_guidance", "visualize_distribution"
+    for task in (*training, *sampling, "evaluate", "reconstruct", "encode_dataset"):
         code, shown = say(task, "--help")
         assert code == 0 and f"usage: {task}" in shown
         assert say(task, "--bath_size", "3")[1].startswith("error: Unrecognized options: --bath_size, 3; did you mean")

@@ -189,7 +189,7 @@ def test_the_batch_size_changes_nothing(name: str, task) -> None:
         ("inpaint", ("--format", "bmp"), ("bmp", "svg")),
         ("inpaint", ("--animation_format", "mp4"), ("mp4", "webp")),
         ("image_to_image", ("--strength", "1.5"), ("1.5",)),
-        ("image_to_image", ("--labels", "10"), ("10", "0..9")),
+        ("image_to_image", ("--labels", "10"), ("10", "0 to 9")),
         ("image_to_image", ("--rows", "9999"), ("9999",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,

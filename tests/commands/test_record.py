@@ -116,7 +116,7 @@ def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: 
         (("--", "--recipe", "vae_mnist"), ("vae_mnist", "train_vae")),
         (("--", "--init_from", "latest"), ("--init_from", "before")),
         (("--", "--no-conditional"), ("--no-conditional",)),
-        (("--", "--label_drop", 0, "--guidance_scale", 1), ("--label_drop 0",)),
+        (("--", "--label_drop", 0, "--guidance_scale", 1), ("label_drop 0",)),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )

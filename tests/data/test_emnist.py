@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import data
 from data import emnist
 from models.errors import UserError
 
@@ -152,6 +153,6 @@ def test_letters_begin_at_zero_or_are_refused(tmp_path: Path, idx_bytes: Any, wr
         emnist.EMNIST(split="letters").load(tmp_path)
 
 
-def test_unknown_split() -> None:
+def test_unknown_split(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset\.split leters: must be one of byclass, bymerge"):
-        emnist.EMNIST(split="leters")  # pyright: ignore[reportArgumentType]
+        data.load("emnist", {"split": "leters"}, tmp_path)

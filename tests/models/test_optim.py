@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.errors import UserError
 from models.learning_rate import LR_SCHEDULES, OptimizerSettings
 from models.optim import AdamW, Muon, build_optimizer, orthogonalise
 
@@ -56,11 +55,6 @@ def test_milestones_and_gamma_act() -> None:
         lr_schedule="multistep", lr=1.0, warmup_steps=0, lr_milestones=(0.1, 0.2, 0.3), lr_gamma=0.5
     )
     assert [schedule.learning_rate(0, p) for p in (0.0, 0.1, 0.2, 0.3)] == pytest.approx([1, 0.5, 0.25, 0.125])
-
-
-def test_unknown_schedule() -> None:
-    with pytest.raises(UserError, match=r"lr_schedule cos: choose from cosine"):
-        OptimizerSettings(lr_schedule="cos")  # type: ignore[arg-type]
 
 
 def test_adamw_equals_torch() -> None:

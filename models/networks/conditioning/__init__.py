@@ -1,9 +1,7 @@
-"""Conditionings, found by name: ways in which a network receives the label. A module here with a subclass of
-Conditioning is one.
+"""Conditionings, found by name: how a network receives the label. A module with a subclass of Conditioning is one.
 
-A network reads the signals below and knows no names, so that each conditioning is one file and serves every network
-that reads its signals. Unlabelled data have no classes but the null label. Its signals are then constants that the
-network learns.
+Each conditioning serves every network that reads its signals. Unlabelled data have only the null label, whose signals
+are constants that the network learns.
 """
 
 from typing import Annotated, NamedTuple
@@ -22,10 +20,9 @@ class Signals(NamedTuple):
 
 
 class Conditioning(nn.Module):
-    """Base class of the conditionings: built as `Class(classes, width, shape)`.
+    """Base class of the conditionings: built as `Class(classes, width, shape)`, with the width of vector and tokens.
 
-    width: of the vector and the tokens. shape: (C, H, W) of one encoded example.
-    Attributes channels and tokens are the numbers of planes and tokens, 0 for none.
+    shape: (C, H, W) of one encoded example. channels, tokens: numbers of planes and tokens, 0 for none.
     """
 
     channels: int = 0

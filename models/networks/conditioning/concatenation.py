@@ -8,20 +8,15 @@ from models.networks.conditioning import Conditioning, Signals
 
 
 class Concatenation(Conditioning):
-    """Learned planes for each class and the null label.
-
-    Each plane begins as a random constant, so that every pixel can tell the classes apart from the start.
-    """
+    """Learned planes for each class and the null label, which begin as random constants."""
 
     channels = 4
 
     def __init__(self, classes: int, width: int, shape: tuple[int, int, int]) -> None:
         super().__init__(classes, width, shape)
         self.height = shape[1]
-        constants = torch.randn(classes + 1, self.channels)
-        self.table = nn.Embedding.from_pretrained(
-            repeat(constants, "k c -> k (c pixels)", pixels=shape[1] * shape[2]), freeze=False
-        )
+        planes = repeat(torch.randn(classes + 1, self.channels), "k c -> k (c yx)", yx=shape[1] * shape[2])
+        self.table = nn.Embedding.from_pretrained(planes, freeze=False)
 
     def forward(self, label: Tensor) -> Signals:
         """(N,) -> planes (N, channels, H, W)."""
