@@ -140,8 +140,8 @@ def _difference(name: str, one: _Report, other: _Report, paired: bool) -> dict[s
     spreads = _spreads(one.resampled.get(name), other.resampled.get(name), paired)
     low, high = None, None
     if is_share(name) and first["low"] is not None and second["low"] is not None:
-        shares = [Measurement(*(row[key] for key in NUMBERS)) for row in (first, second)]
-        low, high = difference_of_shares(*shares, spreads[2] if spreads is not None else 0.0)
+        share, other_share = (Measurement(*(row[key] for key in NUMBERS)) for row in (first, second))
+        low, high = difference_of_shares(share, other_share, spreads[2] if spreads is not None else 0.0)
     elif spreads is not None:
         deviation, other_deviation, correlation = spreads
         variance = deviation**2 + other_deviation**2 - 2 * correlation * deviation * other_deviation

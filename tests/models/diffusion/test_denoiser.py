@@ -132,7 +132,8 @@ def test_labels_are_fixed_and_images_counted() -> None:
     network, level = Recorder(), LINEAR.level(torch.tensor(0.5))
     denoiser, counter = counted(NetworkDenoiser(network, build_prediction("v", 1.0)))
     with_labels(denoiser, torch.arange(4))(images(), level)
-    assert network.seen[2].tolist() == [0, 1, 2, 3] and counter.images == 4
+    label = network.seen[2]
+    assert label is not None and label.tolist() == [0, 1, 2, 3] and counter.images == 4
     with_labels(denoiser, None)(images(), level)
     assert network.seen[2] is None and counter.images == 8
 
