@@ -125,7 +125,7 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
 
 
 def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> AdamW:
-    """Return a fused AdamW, or Muon; both read found_inf and grad_scale. Only matrices and filters decay."""
+    """Return fused AdamW or Muon; both read found_inf and grad_scale. Weight decay is for matrices and filters only."""
     muon, decay = settings.optimizer == "muon", settings.weight_decay
     hidden = {id(p) for p in hidden_matrices(network)} if muon else set()
     matrices = [p for p in network.parameters() if id(p) in hidden]

@@ -81,7 +81,7 @@ class _Decoder(Dataset):
 
 
 def _start_worker(parent: int, worker: int) -> None:
-    """Leave signals from a terminal or a scheduler to the parent, which ends its workers, and die with the parent."""
+    """Ignore signals from a terminal or a scheduler: the parent ends its workers. Exit if the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.platform == "linux":

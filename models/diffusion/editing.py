@@ -69,13 +69,13 @@ def inpaint(
 
 
 def invert(denoiser: Denoiser, clean: Tensor, grid: Grid, refinements: int = 4) -> Iterator[Step]:
-    """Walk `ddim` with eta = 0 (Song et al. 2021 eq. 12) backwards, from grid[-1] to the noise at grid[0].
+    """Run `ddim` with eta = 0 (Song et al. 2021 eq. 12) backwards, from grid[-1] to the noise at grid[0].
 
-    clean: (N, C, H, W) at grid[-1]. Yields S steps. A step backwards needs the estimate at its noisier end, which is
-    not known yet, so a fixed point is sought: start at the same place in flow coordinates (see `samplers.py`), take
-    the step of `ddim` from there, and add what it misses `clean` by. One such correction is the usual inversion of
-    first order; `refinements` more follow, one evaluation each. The denoiser is never called at grid[-1], where the
-    noise of some predictions is undefined.
+    clean: (N, C, H, W) at grid[-1]. Yields S steps. A backward step needs the estimate at its noisier end, which is
+    found by fixed-point iteration. The first guess keeps the flow coordinates (see `samplers.py`). Each iteration
+    takes the step of `ddim` from the guess and adds its error, in flow coordinates, to the guess. One iteration is
+    the usual first-order inversion; `refinements` is the number of further ones, of one evaluation each.
+    The denoiser is never called at grid[-1], where the noise of some predictions is undefined.
     """
     noisy = clean
     for index in range(len(grid) - 1, 0, -1):

@@ -112,7 +112,7 @@ WEIGHTINGS: dict[str, tuple[Callable[[_Arguments, float], Weighted], float]] = {
 
 
 class LossWeights(NamedTuple):
-    """(N,) float64 numbers of a batch. scale: of output and target before the distance; weight: of the distance."""
+    """(N,) float64 factors of a batch. `scale` multiplies output and target, `weight` the distance between them."""
 
     scale: Tensor
     weight: Tensor

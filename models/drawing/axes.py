@@ -65,7 +65,7 @@ def fade(top: Any) -> None:
 
 
 def multiples(factor: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Return the functions of a second axis that shows the values of the first times a factor."""
+    """Return two functions for a secondary axis: multiply by `factor`, and its inverse."""
     return lambda values: values * factor, lambda values: values * (1 / factor)
 
 

@@ -38,7 +38,7 @@ BATCH = 250  # Images per forward pass.
 class Classifier:
     """A trained network and the facts in its checkpoint.
 
-    In its float64, features differ by at most 1e-12 between batch sizes; in float32 they differ in the sixth digit.
+    The network is float64, so features change by at most 1e-12 with the batch size. In float32 the sixth digit changes.
     """
 
     network: nn.Module

@@ -1,7 +1,7 @@
 """Distances between the distributions of two sets of images, in a space of features.
 
 Features are (N, D); everything is computed in float64. A distance decreases with N even between two sets of one
-distribution, so it is only meaningful beside the distance of as many real images.
+distribution. Compare it only with the distance of a set of real images of the same size.
 """
 
 from typing import NamedTuple

@@ -32,7 +32,7 @@ def noise_losses(
 
 
 def by_bin(t: Tensor, losses: Tensor) -> Tensor:
-    """Return (N, 10) mean losses of each image in the ten bins of t; NaN in a bin that has none, as on short chains."""
+    """Return (N, 10): the mean loss of each image in ten bins of t. Empty bins, as in short chains, are NaN."""
     sums, counts = torch.zeros(2, len(t), BINS, dtype=losses.dtype)
     bins = bin_of(t)
     return sums.scatter_add(1, bins, losses) / counts.scatter_add(1, bins, torch.ones_like(losses))

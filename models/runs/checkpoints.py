@@ -93,7 +93,7 @@ def resolve_checkpoint(run: Path, which: str = LAST) -> Path:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (tensors on the CPU, facts) of a checkpoint. Raises UserError if it is missing, damaged or none."""
+    """Return the tensors, on the CPU, and the facts. Raises UserError if it is missing, damaged or no checkpoint."""
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     facts_path = path.with_suffix(".yaml")

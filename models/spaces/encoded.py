@@ -56,7 +56,7 @@ class Encoded:
         return (((mean - centre).abs() + 3 * (log_variance / 2).exp()) / scale).max().item()
 
     def mismatch(self, model: Autoencoder, data_sha256: str, flips: bool) -> str | None:
-        """Return how these latents differ from those of the images under the autoencoder, None if they do not."""
+        """Return why these latents do not fit the autoencoder, the data or the flips; None if they fit."""
         if self.autoencoder_sha256 != model.sha256:
             return f"of another autoencoder ({self.autoencoder_sha256[:12]}, not {model.sha256[:12]})"
         if self.data_sha256 != data_sha256:

@@ -191,7 +191,7 @@ def _options_class(word: str, options: Sequence[Option], settings: Mapping[str, 
 
 
 def fitted(name: str, value: Any, kind: Any) -> Any:
-    """Return a plain value of a config as a value of the flag's type. Raises UserError if it is none."""
+    """Convert a plain value of a config to the flag's type. Raises UserError if that is impossible."""
     try:
         return _converted(value, kind)
     except (TypeError, ValueError):

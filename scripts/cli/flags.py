@@ -129,7 +129,7 @@ class RunFlags:
     name: Annotated[str | None, RESUMABLE] = None
     """Last word of the run folder's name."""
     seed: NonNegativeInt = 0
-    """Seed of every random number. Runs of the same seed are the same if steps or epochs, not minutes, limit them."""
+    """Seed of every random number. Runs with the same seed are equal, unless minutes limit them."""
     device: Annotated[str, RESUMABLE] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "float32", "bf16", "float64"] = "auto"

@@ -46,7 +46,7 @@ def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | 
     """Return one label per image, with the class shares of the training images; None for a model without labels.
 
     Each label is the class that lags most behind its share, so that the first labels do not depend on the count.
-    Other shares, even random ones, would themselves be a distance from the training images.
+    Other shares, even randomly drawn ones, would add to the measured distance from the training images.
     """
     if model.spec.classes == 0:
         return None

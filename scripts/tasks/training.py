@@ -161,7 +161,7 @@ def resolve_flags(flags: AnyFlags) -> AnyFlags:
 
 
 def check_batch(flags: TrainFlags | AutoencoderFlags) -> None:
-    """Raise UserError if a batch has fewer images than all processes have parts."""
+    """Raise UserError if batch_size is less than world size times `accumulate`."""
     size, parts = flags.optimizer.batch_size, processes.world_size() * flags.optimizer.accumulate
     if size < parts:
         raise UserError(

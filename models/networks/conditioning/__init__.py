@@ -1,4 +1,4 @@
-"""Conditionings, found by name: how a network receives the label. A module with a subclass of Conditioning is one.
+"""Conditionings: how a network receives the label. Each is a module with a subclass of Conditioning, found by name.
 
 Each conditioning serves every network that reads its signals. Unlabelled data have only the null label, whose signals
 are constants that the network learns.
