@@ -1,8 +1,8 @@
-"""Measure the training loop and the samplers, as ratios of times taken side by side in one process.
+"""Benchmark the training loop and the samplers. Step times are compared as ratios measured in one process.
 
-Tables: our step beside a bare step of the same network and an eager loop; our step on images streamed from JPEG files
-beside images in memory; seconds per image of every sampler. The images are random: only the time to decode them depends
-on their content.
+Tables: our training step against a bare step of the same network and an eager loop; our step on streamed JPEG files
+against images in memory; seconds per image of every sampler. The images are random. Their content affects only the
+decoding time.
 """
 
 import copy
@@ -47,10 +47,10 @@ from scripts.tasks.training import fingerprint
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
 SAMPLED = 64
-# Steps of a turn, a multiple of the four after which the loop updates its EMA. The first steps of a turn find batches
-# that workers have read ahead and caches that another loop has filled. In a turn of this length that hardly counts.
+# Steps per turn. A multiple of 4, because the loop updates its EMA every 4 steps. In the first steps, batches are ready
+# because workers read ahead, and caches hold another loop's data. In a turn of this length, both effects are small.
 TURN = 12
-DESCRIPTION = """Measure the loop and the samplers. Prints the table's path.
+DESCRIPTION = """Measure the training loop and the samplers. Prints the path of the tables.
 
 Flags after -- are for train_flow, as in: -- --compile --network.width 8"""
 Table = Literal["training", "streaming", "sampling"]
@@ -61,11 +61,11 @@ class BenchFlags:
     """Settings of `bench`."""
 
     recipe: str = "mnist"
-    """Recipe of train_flow with the network, optimizer and batch size to measure."""
+    """Recipe of train_flow. It sets the network, optimizer and batch size."""
     tables: tuple[Table, ...] = get_args(Table)
     """Tables to measure."""
     rounds: PositiveInt = 15
-    """Interleaved rounds. The median is reported."""
+    """Number of interleaved rounds. The median over the rounds is reported."""
     images: str = ""
     """Folder or zip of images to stream. Default: random JPEGs of 32x32."""
     workers: PositiveInt = field(default_factory=usual_workers)
@@ -73,7 +73,7 @@ class BenchFlags:
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: str = "experiments/bench.txt"
-    """File to which the tables are written."""
+    """Text file for the tables."""
 
 
 def _random_images() -> data.ImageData:
@@ -84,10 +84,10 @@ def _random_images() -> data.ImageData:
 
 
 def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, device: torch.device) -> Callable[[], None]:
-    """Return a step of the loop of most small repositories.
+    """Return the training step of a typical small repository.
 
-    Images pass through PIL and a DataLoader, the optimizer is plain Adam, the loss is read at every step, and the
-    average of the weights is updated parameter by parameter.
+    A DataLoader reads images through PIL. The optimizer is plain Adam, the loss is read at every step, and the EMA is
+    updated parameter by parameter.
     """
     from torchvision import transforms
 
@@ -124,7 +124,7 @@ def eager_loop(network: nn.Module, split: data.Split, settings: TrainFlags, devi
 def bare_step(
     network: nn.Module, settings: TrainFlags, shape: tuple[int, ...], device: torch.device
 ) -> Callable[[], None]:
-    """Return a step of forward pass, backward pass and update on one fixed batch."""
+    """Return a step that runs forward pass, backward pass and optimizer on one fixed batch."""
     batch_size = settings.optimizer.batch_size
     optimizer = build_optimizer(network, OptimizerSettings(optimizer=settings.optimizer.optimizer, lr=1e-4))
     network = cast(nn.Module, torch.compile(network)) if settings.run.compile else network
@@ -142,16 +142,16 @@ def bare_step(
 
 
 class StepTime(NamedTuple):
-    """Mean wall-clock and processor seconds of a step in this process."""
+    """Mean wall-clock seconds and CPU seconds of a step in this process."""
 
     seconds: float
     processor: float
 
 
 def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[StepTime]]:
-    """Return the mean step times of every turn. A round has one turn of each step.
+    """Return the mean step time of each turn, by name. A turn is TURN calls of one step; a round has a turn of each.
 
-    An additional first round is a warm-up. The order of the steps changes from round to round.
+    An extra first round is a warm-up. The order changes from round to round.
     """
     turns: dict[str, list[StepTime]] = {name: [] for name in steps}
     for index in range(rounds + 1):
@@ -169,7 +169,7 @@ def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch
 
 
 def _step_lines(turns: dict[str, list[StepTime]], base: str, batch_size: int) -> dict[str, str]:
-    """Return one line for each step: its median time, and the median of its ratios to the base of the same round."""
+    """Return one line per step: median time, and median ratio to the step `base` in the same round."""
     lines = {}
     for name, times in turns.items():
         ratio = statistics.median(a.seconds / b.seconds for a, b in zip(times, turns[base], strict=True))
@@ -249,7 +249,7 @@ def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
         return batch.nfe, (time.perf_counter() - started) / SAMPLED
 
     lines = [f"{'sampler':<14} {'steps':>5} {'NFE':>5} {'s/image':>9}   ({SAMPLED} images, {device}, {precision})"]
-    timed(Sampling("euler", min(SAMPLER_STEPS)))  # A warm-up: the first batch also waits for the device.
+    timed(Sampling("euler", min(SAMPLER_STEPS)))  # Warm-up: the first batch includes the start of the device.
     for name in SAMPLERS:
         for steps in SAMPLER_STEPS:
             nfe, seconds = timed(Sampling(name, steps))

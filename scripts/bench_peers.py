@@ -1,7 +1,7 @@
-"""Compare our loop with the example loops of two libraries: speed, memory, time to good samples, time per sample.
+"""Compare our loop with the example loops of two libraries: speed, memory, training time, sampling time.
 
-Each contender trains in its own process. The contenders take turns of a few seconds, so that other work on the machine
-slows all of them equally. Only training counts as time. Samples are measured between the turns.
+Each contender trains in its own process. The contenders take turns of a few seconds, so that other load on the machine
+slows all of them equally. Samples are measured between the turns. Only training time counts.
 """
 
 import importlib.util
@@ -38,7 +38,7 @@ from scripts.tasks.denoising import build_sample_test, build_spec, fit_space, se
 from scripts.tasks.peers import EXAMPLE_LR, PEERS, Match, Ours
 from scripts.tasks.training import fingerprint, load_data
 
-DESCRIPTION = """Measure our loop beside those of other libraries. Prints a table.
+DESCRIPTION = """Compare our training loop with those of two libraries. Prints a table.
 
 Flags after -- are for train_flow, as in: -- --network.width 48"""
 NEEDED = ("denoising_diffusion_pytorch", "ema_pytorch", "diffusers")
@@ -50,36 +50,36 @@ class PeerFlags:
     """Settings of `bench_peers`."""
 
     recipe: str = "mnist"
-    """Recipe of train_flow. Data, network and batch size are shared; the other settings are for our loop alone."""
+    """Recipe of train_flow. All loops share its data, network and batch size. Other settings are for our loop only."""
     minutes: Positive = 10.0
-    """Minutes of training of each contender."""
+    """Training minutes per contender."""
     slice_seconds: Positive = 15.0
-    """Seconds of a turn. Samples are measured after each turn."""
+    """Training seconds per turn. Samples are measured after each turn."""
     num_images: int = 500
-    """Samples that are measured and timed."""
+    """Number of samples to generate for each measurement."""
     guidance_scale: Positive = 1.5
     """Guidance scale of all samples; 1 is no guidance."""
     example_lr: Positive = EXAMPLE_LR
-    """Learning rate of the two libraries. The default is that of their examples. Our loop uses the recipe's."""
+    """Learning rate of the two libraries. The default is from their examples. Our loop uses the recipe's."""
     most_steps: int = 1000
-    """Most sampling steps to try. 1000 is the whole chain of the libraries, with their DDPM samplers."""
+    """Largest number of sampling steps to try. 1000 steps use the libraries' DDPM samplers."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     data_root: str | None = None
     """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
     experiments_dir: str = field(default_factory=experiments_dir)
-    """Folder with the caches of classifiers and features. The variable EXPERIMENTS_DIR sets its default."""
+    """Folder with the cached classifiers and features. The variable EXPERIMENTS_DIR sets its default."""
 
 
 class Turn(NamedTuple):
-    """State after a turn: seconds of all training so far, and the share of samples recognised."""
+    """State after a turn: total training seconds so far, and the share of recognised samples."""
 
     seconds: float
     recognised: float
 
 
 class Trial(NamedTuple):
-    """Cost and quality of samples. nfe, seconds: per image. recognised: share; distance: Frechet distance."""
+    """Cost and quality of samples. nfe, seconds: per image. recognised: a share. distance: Frechet distance."""
 
     steps: int
     nfe: float
@@ -90,7 +90,7 @@ class Trial(NamedTuple):
 
 @dataclass
 class Results:
-    """Measurements of one contender. seconds, images: of all training. memory: its peak in bytes. trials: after it."""
+    """Measurements of one contender. seconds, images: training totals. memory: peak bytes. trials: after training."""
 
     name: str
     turns: list[Turn] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Results:
 
 
 class Contender:
-    """Process that trains and samples on request, as its parent sees it."""
+    """Handle of a child process that trains and samples on request."""
 
     def __init__(self, name: str, argv: Sequence[str], folder: str):
         context = multiprocessing.get_context("spawn")
@@ -133,7 +133,7 @@ class Contender:
 def main(argv: list[str]) -> None:
     flags, match = read_flags(argv)
     contenders: list[Contender] = []
-    os.environ["TQDM_DISABLE"] = "1"  # No progress bars of the libraries in the processes started below.
+    os.environ["TQDM_DISABLE"] = "1"  # Turns off the libraries' progress bars in the child processes.
     with TemporaryDirectory() as folder, Interrupts(at_once=True):
         try:
             for name in PEERS:
@@ -151,7 +151,7 @@ def main(argv: list[str]) -> None:
 
 
 def read_flags(argv: Sequence[str]) -> tuple[PeerFlags, Match]:
-    """Return the flags, and what the contenders share. Every process calls this. Raises UserError."""
+    """Return the flags and the settings that the contenders share. Every process calls this. Raises UserError."""
     argv, further = split_at_dashes(argv)
     flags = parse_flags(argv, PeerFlags(), "bench_peers", DESCRIPTION)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -173,7 +173,7 @@ def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
     spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
     if settings.space != "pixels" or spec.classes == 0 or spec.label_drop == 0:
         raise UserError("the contenders are compared in pixels, with labels and with `label_drop` above 0")
-    settings = replace(settings, sample_test=SampleTestFlags())  # Samples are measured by this task, not by the loop.
+    settings = replace(settings, sample_test=SampleTestFlags())  # This task measures samples, not the training loop.
     return Match(settings, dataset, spec, flags.minutes, flags.guidance_scale, flags.example_lr)
 
 
@@ -182,9 +182,9 @@ def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
 
 def serve(link: Connection, name: str, argv: Sequence[str], folder: str) -> None:
     """Answer the requests ("train", seconds) and ("sample", labels, steps) until the parent closes the link."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles it, and then terminates this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles SIGINT and terminates this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # A regular exit also ends the workers of a DataLoader.
-    # The workers of a DataLoader start by the platform's usual method. With "spawn" each would take seconds.
+    # DataLoader workers start with the platform's default method. With "spawn", each would take seconds to start.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     torch.manual_seed(0)
     _, match = read_flags(argv)
@@ -201,7 +201,7 @@ def serve(link: Connection, name: str, argv: Sequence[str], folder: str) -> None
 
 
 def _train(peer: Any, device: torch.device, seconds: float) -> tuple[int, float, int]:
-    """Train for a turn. Return its steps, its seconds and the peak memory in bytes."""
+    """Train for one turn. Return the number of steps, the seconds, and the peak memory in bytes."""
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         peer.step()
@@ -211,7 +211,7 @@ def _train(peer: Any, device: torch.device, seconds: float) -> tuple[int, float,
 
 
 def _sample(peer: Any, device: torch.device, labels: torch.Tensor, steps: int) -> tuple[Any, float, float]:
-    """Draw samples. Return the images as an array, and the network evaluations and the seconds per image."""
+    """Draw samples. Return the images as an array, the NFE, and the seconds per image."""
     started = time.perf_counter()
     drawn = peer.sample(labels, steps)
     _wait_for(device)
@@ -227,7 +227,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def compete(flags: PeerFlags, match: Match, contenders: Sequence[Contender], test: SampleTest) -> None:
-    """Let the contenders train in turns until each has had its minutes. The order rotates."""
+    """Train the contenders in turns until each has used its minutes. The order rotates each round."""
     size = match.settings.optimizer.batch_size
     rounds = math.ceil(flags.minutes * 60 / flags.slice_seconds)
     for index in range(rounds):
@@ -239,14 +239,14 @@ def compete(flags: PeerFlags, match: Match, contenders: Sequence[Contender], tes
             steps, spent, memory = contender.ask("train", min(flags.slice_seconds, left))
             results.seconds += spent
             results.images += steps * size
-            results.memory = results.memory or memory  # Of the first turn, before anything was sampled.
+            results.memory = results.memory or memory  # Peak of the first turn, before any sampling.
             trials = [try_steps(flags, match, contender, steps, test) for steps in PEERS[name].steps_on_the_way]
             results.turns.append(Turn(results.seconds, max(trial.recognised for trial in trials)))
             tell(f"{index + 1}/{rounds}  {name:<28} {results.seconds:6.1f} s  {results.turns[-1].recognised:.1%}")
 
 
 def try_samplers(flags: PeerFlags, match: Match, contender: Contender, test: SampleTest) -> None:
-    """Measure samples of the trained network with more and more steps."""
+    """Measure samples of the trained network with increasing numbers of sampling steps."""
     results = contender.results
     for steps in PEERS[results.name].steps_to_try:
         if steps <= flags.most_steps:
@@ -266,7 +266,7 @@ def try_steps(flags: PeerFlags, match: Match, contender: Contender, steps: int, 
 
 
 def peers_table(flags: PeerFlags, match: Match, results: Sequence[Results], test: SampleTest) -> str:
-    """Return Markdown: a line on what was measured, and a table with one column for each contender."""
+    """Return Markdown: a caption that describes the measurement, and a table with one column per contender."""
     peers = [PEERS[result.name] for result in results]
     rows: dict[str, list[str]] = {
         "": [f"{peer.name} ({peer.package} {metadata.version(peer.package)})" for peer in peers],

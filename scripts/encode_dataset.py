@@ -1,4 +1,4 @@
-"""Encode both splits of a data set by an autoencoder, once, so that `train_latent` need not. Writes safetensors."""
+"""Encode both splits of a data set with an autoencoder. `train_latent` then reads the latents instead of encoding."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from scripts.cli.flags import CodingFlags
 from scripts.cli.settings import read_coding
 from scripts.cli.terminal import tell
 
-DESCRIPTION = "Encode a data set by an autoencoder, for train_latent. Prints the folder."
+DESCRIPTION = "Encode a data set with an autoencoder for train_latent. Prints the output folder."
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class EncodeFlags(CodingFlags):
     """Settings of `encode_dataset`."""
 
     out: str | None = None
-    """Folder to write. Default: the run's encoded/, in which train_latent looks."""
+    """Output folder. Default: encoded/ in the run, where train_latent finds the latents."""
 
 
 def main(argv: list[str]) -> None:

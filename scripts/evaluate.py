@@ -3,8 +3,6 @@
 The work of an evaluation is in scripts/tasks/evaluate_<name>.py, which is imported after its flags have been read.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from dataclasses import dataclass, field
@@ -236,7 +234,7 @@ class CheckpointsFlags:
 
 # Flags and description of each evaluation.
 EVALUATIONS: dict[str, tuple[type[Any], str]] = {
-    "samples": (SamplesFlags, "Measure generated images against real ones. Prints the folder of what it wrote."),
+    "samples": (SamplesFlags, "Measure generated images against real ones. Prints the output folder."),
     "bayes": (BayesFlags, "Classify images by p(x|y) p(y) of a trained run. Prints the report's path."),
     "likelihood": (LikelihoodFlags, "Bound the bits per dimension of a run on test images. Prints the report's path."),
     "loss": (NoiseLossFlags, "Measure the noise-prediction loss of a run by t. Prints the report's path."),

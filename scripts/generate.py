@@ -1,7 +1,5 @@
 """Generate images from a trained run: samples.npz, a sheet, a strip, and on request PNG files and animations."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +11,7 @@ from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags
 
-DESCRIPTION = "Generate images from a run. Prints the folder of what it wrote."
+DESCRIPTION = "Generate images from a run. Prints the output folder."
 
 
 @dataclass(frozen=True)

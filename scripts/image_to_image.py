@@ -1,6 +1,4 @@
-"""Noise test images up to some time and sample from there: what a model keeps of them, and what it replaces."""
-
-from __future__ import annotations
+"""Add noise to test images up to a flow time and sample from there, to see which features the model keeps."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -13,7 +11,7 @@ from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
 
-DESCRIPTION = "Sample from test images under partial noise. Prints the folder of what it wrote."
+DESCRIPTION = "Add noise to test images and sample from there. Prints the output folder."
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,13 @@ class ImageToImageFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     strength: tuple[Annotated[float, Range(0, 1, open_low=True)], ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
-    """Flow times up to which images are noised, one column each. Near 0 the image is kept, at 1 it is lost."""
+    """Flow times up to which noise is added, one column each. Near 0 keeps the image; 1 replaces it."""
     rows: PositiveInt = 8
     """Number of test images."""
     images: tuple[int, ...] | None = None
-    """Numbers of test images. Default: drawn by the seed, the classes in turn."""
+    """Indices of test images. Default: drawn with the seed, the classes in turn."""
     labels: tuple[int, ...] | None = None
-    """Classes to turn the images into, in turn. Default: each image's own."""
+    """Target classes, repeated in this order. Default: each image's true class."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
 

@@ -1,7 +1,5 @@
 """Fill in a hidden part of test images by a trained model. The other pixels stay exactly as they are."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import tyro
@@ -11,7 +9,7 @@ from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
 
-DESCRIPTION = "Fill in the hidden part of test images. Prints the folder of what it wrote."
+DESCRIPTION = "Fill in the hidden part of test images. Prints the output folder."
 
 
 @dataclass(frozen=True)

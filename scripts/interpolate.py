@@ -1,6 +1,4 @@
-"""Interpolate between two noises, between two test images by way of their noises, or between classes."""
-
-from __future__ import annotations
+"""Interpolate between two noises, two test images (by their noises), or two classes."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -13,7 +11,7 @@ from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
 
-DESCRIPTION = "Draw the way between two images. Prints the folder of what it wrote."
+DESCRIPTION = "Draw interpolations between images. Prints the output folder."
 
 
 @dataclass(frozen=True)
@@ -22,17 +20,17 @@ class InterpolateFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     between: Literal["noises", "images", "classes"] = "noises"
-    """Ends of a row: two noises of one class, two test images by their noises (without --clip), or two classes."""
+    """Ends of a row: two noises of one class, the noises found for two test images (no clipping), or two classes."""
     rows: PositiveInt = 8
-    """Number of pairs."""
+    """Number of rows, one pair of ends each."""
     columns: Annotated[int, Range(2)] = 9
     """Images from one end to the other, both ends included."""
     labels: tuple[int, ...] | None = None
-    """Classes in turn: of the rows (noises), or from each to the next (classes). Default: all."""
+    """Classes: of the rows, in turn (noises), or ends, each row from one to the next (classes). Default: all."""
     images: tuple[int, ...] | None = None
-    """Numbers of test images, two a row. Default: drawn by the seed."""
+    """Indices of test images, two per row. Default: drawn with the seed."""
     refinements: NonNegativeInt = 4
-    """Further network calls per step from image to noise. More find the noise more exactly."""
+    """Additional network evaluations per step from image to noise. More give a more accurate noise."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
 
@@ -41,7 +39,7 @@ def main(argv: list[str]) -> None:
     flags = parse_flags(argv, InterpolateFlags(), "interpolate", DESCRIPTION)
     if flags.between == "images":
         if flags.images is not None and (len(flags.images) % 2 or not flags.images):
-            raise UserError(f"--images: {len(flags.images)} numbers, expected two a row")
+            raise UserError(f"--images: {len(flags.images)} indices, expected two a row")
         if flags.sampling.sampler not in ("ddim", "euler") or flags.sampling.options.eta not in (None, 0):
             raise UserError("--between images inverts the sampler: use --sampler ddim or euler, and leave out --eta")
         if flags.labels is not None:

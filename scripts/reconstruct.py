@@ -1,6 +1,4 @@
-"""Reconstruct images by an autoencoder: pictures beside their originals, errors over the test split, latents."""
-
-from __future__ import annotations
+"""Reconstruct images with an autoencoder: originals and reconstructions, errors, and statistics of the latents."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +8,7 @@ from scripts.cli.command import run_command
 from scripts.cli.flags import CodingFlags
 from scripts.cli.settings import read_coding
 
-DESCRIPTION = "Reconstruct test images by an autoencoder. Prints the folder of what it wrote."
+DESCRIPTION = "Reconstruct test images with an autoencoder. Prints the output folder."
 
 
 @dataclass(frozen=True)
@@ -22,9 +20,9 @@ class ReconstructFlags(CodingFlags):
     height: PositiveInt = 8
     """Rows of the picture."""
     width: PositiveInt = 8
-    """Images in a row of the picture, each with its reconstruction."""
+    """Images in a row of the picture, each beside its reconstruction."""
     image: tuple[str, ...] = ()
-    """Image files to reconstruct instead of the test split, of the autoencoder's image size."""
+    """Image files to reconstruct instead of the test split. They must have the autoencoder's image size."""
     out: str | None = None
     """Folder to write, new or empty. Default: a new one under the run's reconstructions/."""
 

@@ -1,7 +1,7 @@
-"""Add rows to experiments/records.md: what a recipe reaches in a number of minutes, over several seeds.
+"""Add rows to experiments/records.md: the results of a recipe after some minutes of training, over several seeds.
 
-Each seed is trained by `train_flow` and measured by `evaluate`, each in its own process. The head of records.md states
-the rules of a row, and how other programs can enter.
+For each seed, `train_flow` trains and `evaluate` measures, each in its own process. The head of records.md states the
+rules for a row, and how results of other programs can be added.
 """
 
 import fcntl
@@ -46,15 +46,15 @@ from scripts.tasks.extractors import CLASSIFIERS_CACHE
 from scripts.tasks.sampling import make_folder, open_sampling
 from scripts.tasks.training import fingerprint, load_data
 
-DESCRIPTION = """Train a recipe for minutes, add its figures to the records. Prints the file.
+DESCRIPTION = """Train a recipe and add its results to the records. Prints the file.
 
 Flags after -- are for train_flow, as in: -- --network.width 48"""
 MOST_IMAGES = 10_000
-MOST_COPIES = 0.02  # Share of near copies of training images that the rules allow.
+MOST_COPIES = 0.02  # Largest share of near copies of training images under the rules.
 _COPIES = "near_copies_"
-# Measuring and drawing during the training would count as its time, so both are left to the end.
+# Evaluation and sheets during training would count as training time, so both are done at the end.
 AT_THE_END = ("--eval_every", "0", "--sample_every", "0", "--checkpoint_every", "0", "--no-tensorboard")
-PATHS = {"data_root", "experiments_dir", "records"}  # They differ between machines, so no command shows them.
+PATHS = {"data_root", "experiments_dir", "records"}  # Paths differ between machines, so the table's commands omit them.
 COLUMNS = (
     *("date", "data", "minutes", "entry", "device", "images/s"),
     *(f"recognised, {name}" for name in NETWORKS),
@@ -71,19 +71,19 @@ class RecordFlags:
     """Settings of `record`."""
 
     dataset: DatasetName = "mnist"
-    """Data set. The recipe of train_flow for it is trained."""
+    """Data set. Its recipe of train_flow is trained."""
     minutes: Positive = 10.0
-    """Minutes from the start of the training process to its last step, with imports and compilation."""
+    """Minutes from the start of the training process to its last step, including imports and compilation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
-    """Seeds, one training each. A seed also draws the noise of that training's samples."""
+    """Seeds, one training run each. The seed also decides the noise of the run's samples."""
     scales: tuple[NonNegative, ...] = (1.0, 1.5)
     """Guidance scales, one row each."""
     sampler: SamplerName = "heun"
-    """Sampler of the samples that are measured."""
+    """Sampler of the measured samples."""
     steps: PositiveInt | None = None
     """Sampling steps. Default: as for generate."""
     num_images: int | None = None
-    """Samples of each seed. Default: as many as there are test images, at most 10,000."""
+    """Samples per seed. Default: the number of test images, at most 10,000."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     data_root: str | None = None
@@ -95,7 +95,7 @@ class RecordFlags:
 
 
 class Trained(NamedTuple):
-    """Results of one seed: the commit of the code, figures of the training, a report of `evaluate` for each scale."""
+    """Results of one seed. figures: metrics of the training run. reports: of `evaluate`, one per guidance scale."""
 
     commit: str
     figures: dict[str, Any]
@@ -104,14 +104,14 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a record. flags: without None for a default. further: the arguments after --."""
+    """Settings of a record. flags: with every default filled in. further: the arguments after --."""
 
     flags: RecordFlags
     recipe: str
     further: Sequence[str]
 
     def training(self, seed: int) -> list[str]:
-        """Return the arguments for train_flow. Those that the rules demand come last, because the last one wins."""
+        """Return the arguments for train_flow. Arguments required by the rules come last, because the last one wins."""
         flags = self.flags
         return [
             *("--recipe", self.recipe, *AT_THE_END, *self.further, "--dataset", flags.dataset, "--wall_clock"),
@@ -133,7 +133,7 @@ class Plan:
         return "--device", self.flags.device, "--experiments_dir", self.flags.experiments_dir
 
     def command(self) -> str:
-        """Return the command that gives the rows again, without paths."""
+        """Return the command that reproduces the rows, without paths."""
         flags, defaults = self.flags, to_config(RecordFlags())
         left_out = {"dataset", "minutes", "seeds", *PATHS}
         changed = {key: value for key, value in to_config(flags).items() if value != defaults[key]}
@@ -165,7 +165,7 @@ def main(argv: list[str]) -> None:
 
 
 def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
-    """Return the plan of a record. Raises UserError, also for mistakes that would only show after the training."""
+    """Return the plan of a record. Raises UserError now for mistakes that would otherwise show after the training."""
     for name, values in (("seeds", flags.seeds), ("scales", flags.scales)):
         if not values or len(set(values)) < len(values):
             raise UserError(f"`{name}` {' '.join(map(str, values))}: name one or more, each once")
@@ -198,7 +198,7 @@ def _recipe_of(dataset: str) -> str:
 
 
 def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
-    """Raise UserError unless all feature networks exist. Records are comparable only if they share the networks."""
+    """Raise UserError if a feature network is missing. Comparable records need the same feature networks."""
     if not dataset.class_names:
         raise UserError(f"`dataset` {dataset.name}: it has no classes, and a record measures recognition")
     cache, sha256 = Path(flags.experiments_dir) / CLASSIFIERS_CACHE, fingerprint(dataset)
@@ -210,7 +210,7 @@ def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
 
 
 def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData) -> int:
-    """Return the number of sampling steps. Raises UserError for a sampler or a scale that the model does not allow."""
+    """Return the number of sampling steps. Raises UserError if the model does not allow the sampler or a scale."""
     spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
     if spec.classes == 0:
         raise UserError("a record needs a model with labels; leave out --no-conditional")
@@ -237,13 +237,13 @@ def train_seed(plan: Plan, seed: int) -> Trained:
 def run_task(task: str, words: Sequence[str]) -> Path:
     """Run a task in its own process and return the path that it prints. If the task fails, exit with its exit code."""
     with Interrupts(at_once=True), TemporaryDirectory() as compiled:
-        # In its own process group, it receives a Ctrl-C only from this process. A second one would cost its checkpoint.
+        # In its own process group it gets Ctrl-C only once, from this process. Two would end it without a checkpoint.
         child = subprocess.Popen(
             [sys.executable, "-m", f"scripts.{task}", *words],
             stdout=subprocess.PIPE,
             text=True,
             process_group=0,
-            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled},  # Every seed compiles anew.
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled},  # Every seed compiles again.
         )
         try:
             printed, _ = child.communicate()
@@ -252,13 +252,13 @@ def run_task(task: str, words: Sequence[str]) -> Path:
             tell("interrupted: no row was written; a record cannot be resumed")
             raise
     if child.returncode != 0:
-        tell(f"{task} has failed: no row was written; the runs are still there")
+        tell(f"{task} has failed: no row was written; the runs are kept")
         sys.exit(child.returncode if child.returncode > 0 else 128 - child.returncode)
     return Path(printed.strip())
 
 
 def _end(child: subprocess.Popen[str], number: int) -> None:
-    """Send a signal to the child and wait for its end. A second Ctrl-C is passed on too."""
+    """Send a signal to the child process and wait until it ends. Another Ctrl-C is sent to the child too."""
     child.send_signal(number)
     try:
         child.wait()
@@ -270,7 +270,7 @@ def _end(child: subprocess.Popen[str], number: int) -> None:
 
 
 def row(plan: Plan, trained: Sequence[Trained], index: int) -> str:
-    """Return one line of the table: mean and deviation over the seeds. index: of the guidance scale."""
+    """Return one table row: mean and standard deviation over the seeds. index: position in the guidance scales."""
     flags, reports = plan.flags, [of_seed.reports[index] for of_seed in trained]
     speeds = [of_seed.figures["images_per_second"] for of_seed in trained]
     minutes = max(of_seed.figures["training_seconds"] for of_seed in trained) / 60
@@ -321,7 +321,7 @@ def _over_floor(report: dict[str, Any], prefix: str) -> float:
 
 
 def mean_and_deviation(values: Sequence[float], digits: int) -> str:
-    """Return the mean as text, with the standard deviation if there are several values."""
+    """Return the mean as text. With several values, the standard deviation follows it."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
@@ -329,7 +329,7 @@ def mean_and_deviation(values: Sequence[float], digits: int) -> str:
 def table_of(path: Path) -> tuple[str, str]:
     """Return the text of the records up to the end of the table, and the rest. Without a file, the table is empty.
 
-    Raises UserError for a file without the table.
+    Raises UserError if the file has no such table or several.
     """
     if not path.parent.is_dir():
         raise UserError(f"`records` {path}: there is no folder {path.parent}")
@@ -346,10 +346,10 @@ def table_of(path: Path) -> tuple[str, str]:
 
 
 def add_rows(path: Path, rows: Sequence[str]) -> None:
-    """Add rows at the end of the table. The rest of the file does not change."""
+    """Add rows to the end of the table. The rest of the file does not change."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # Two records may end at the same time.
+        fcntl.flock(folder, fcntl.LOCK_EX)  # Another record may write at the same time.
         table, rest = table_of(path)
         write_text(path, table + "".join(rows) + rest)
     finally:

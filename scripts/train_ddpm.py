@@ -1,7 +1,5 @@
 """Train a diffusion model. The default is a DDPM: eps-prediction on a cosine chain of 1,000 steps."""
 
-from __future__ import annotations
-
 from scripts.cli.command import run_command
 from scripts.cli.flags import TrainFlags
 from scripts.cli.settings import read_training

@@ -1,7 +1,5 @@
 """Train a flow-matching model. The default is the straight flow with logit-normal times."""
 
-from __future__ import annotations
-
 from scripts.cli.command import run_command
 from scripts.cli.flags import FLOW
 from scripts.cli.settings import read_training

@@ -1,7 +1,5 @@
 """Train a flow or diffusion model in the latents of an autoencoder. The default is the straight flow."""
 
-from __future__ import annotations
-
 from scripts.cli.command import run_command
 from scripts.cli.flags import LATENT, LATENT_OPTIONS
 from scripts.cli.settings import read_training

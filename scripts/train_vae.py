@@ -1,7 +1,5 @@
 """Train an autoencoder: a VAE with a Gaussian posterior, or a plain autoencoder."""
 
-from __future__ import annotations
-
 from scripts.cli.command import run_command
 from scripts.cli.flags import AutoencoderFlags
 from scripts.cli.settings import read_training

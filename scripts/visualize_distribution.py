@@ -1,4 +1,4 @@
-"""Draw real and generated images on one map, coloured by class and by source, with figures of how well they mix."""
+"""Draw real and generated images on one map, coloured by class and by source. Measure how well they mix."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags, one_of
 
-DESCRIPTION = "Draw real and generated images on one map. Prints the folder of what it wrote."
+DESCRIPTION = "Draw real and generated images on one map. Prints the output folder."
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class DistributionFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     method: Annotated[str, one_of(METHODS)] = "umap"
-    """How features are reduced to two dimensions."""
+    """Method that reduces the features to two dimensions."""
     features: Literal["pixels", "latents", "classifier"] = "pixels"
-    """What is compared: pixels, the network's view of them (latents), or the last hidden layer of a classifier."""
+    """Features to compare: pixels, the latents that the network takes, or the last hidden layer of a classifier."""
     num_samples: PositiveInt = 1000
-    """Number of generated images and of test images. Both have the same number of images of each class."""
+    """Number of generated images, and of test images. Both sets have the same number of images per class."""
     k: PositiveInt = 5
-    """Nearest neighbours that mixing, density and coverage look at."""
+    """Number of nearest neighbours for mixing, density and coverage."""
     neighbours: Annotated[int, Range(2)] = 15
-    """Neighbours of UMAP. More keep the large-scale shape, fewer the details."""
+    """Number of neighbours of UMAP. More keep large-scale structure; fewer keep details."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
 

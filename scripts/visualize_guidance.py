@@ -1,4 +1,4 @@
-"""Compare guidance scales: classes by scales in one picture, and accuracy against diversity by scale."""
+"""Compare guidance scales: a picture of classes by scales, and a plot of accuracy and diversity by scale."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
 
-DESCRIPTION = "Draw guidance scales side by side. Prints the folder of what it wrote."
+DESCRIPTION = "Draw guidance scales side by side. Prints the output folder."
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class GuidanceFlags:
     labels: tuple[int, ...] | None = None
     """Classes, one row each. Default: all."""
     shown: PositiveInt = 4
-    """Images in a cell of the picture. The images along a row begin with the same noise."""
+    """Images in a cell of the picture. Images in the same row start from the same noise."""
     samples_per_class: PositiveInt = 25
-    """Images of each class and scale from which accuracy and diversity are measured."""
+    """Images per class and scale for the measurement of accuracy and diversity."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
 

@@ -21,7 +21,7 @@ class ScheduleFlags:
     schedules: tuple[ScheduleName, ...] = names_in("models.diffusion.noise_schedules", "NOISE_SCHEDULES")
     """Schedules to draw."""
     timesteps: NonNegativeInt = 1000
-    """Length T of the chains; 0 for the continuous forms."""
+    """Length T of the chains; 0 draws the continuous schedules."""
     zero_terminal_snr: bool = False
     """Rescale the schedules so that the last step is pure noise."""
     out: str = "experiments/noise_schedules.png"

@@ -4,8 +4,6 @@
 denoiser to a denoiser, as is guidance in `guidance.py`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 

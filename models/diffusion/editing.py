@@ -1,7 +1,5 @@
 """Editing of given images: inpainting around a known part, and inversion from an image back to its noise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 

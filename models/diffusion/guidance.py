@@ -4,8 +4,6 @@ The scale convention is u + s * (c - u): s = 0 unconditional, s = 1 plain condit
 and repositories write s = 1 + w, or w * c + (1 - w) * u with s = w.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Each is a function of Gaussian numbers, so one random stream serves all. Sampler
 score; the other distributions need deterministic samplers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ Together with `noisy = alpha * clean + sigma * noise` this is a 2x2 linear syste
 (clean, noise), and one sum turns (clean, noise) into any target.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ schedule, with the flow time sigma / (alpha + sigma) as its time.
 A sampler's keyword-only arguments are its options: their types carry the ranges, `Args:` the help.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,7 @@
 """Classification by a conditional generative model: p(label | image) is proportional to p(image | label) p(label).
 
 `Denoising` chooses the class whose label lets the denoiser restore the image best, under noise that all classes share
-(Li et al. 2023, Clark & Jaini 2023). `Likelihood` takes the density of `likelihood.py` under every label.
+(Li et al. 2023, Clark & Jaini 2023). `Likelihood` compares the log-densities of the image under every label.
 """
 
 import math
@@ -24,9 +24,9 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Posterior(NamedTuple):
-    """Posterior of N images over K classes: log_posterior (N, K) float64, evaluations of the network (N, K).
+    """Posterior of N images over K classes. log_posterior: (N, K) float64. evaluations: network calls, (N, K).
 
-    prediction: (N,), the best of the classes that were not dropped.
+    prediction: (N,), the best class among those that were not dropped.
     """
 
     log_posterior: Tensor
@@ -34,14 +34,14 @@ class Posterior(NamedTuple):
     evaluations: Tensor
 
 
-# Each weighting is a factor of the squared error of the flow's slope (noise - clean), for uniform flow times.
+# Each weighting multiplies the squared error of the flow's slope (noise - clean). Flow times are uniform.
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    # The bound: 1/2 |noise error|^2 over the log-SNR (Kingma et al. 2021 eq. 17). Only with it is a score in nats.
+    # The bound: integral of 1/2 |noise error|^2 over the log-SNR (Kingma et al. 2021 eq. 17). Its scores are in nats.
     "variational": lambda flow_times: (1 - flow_times) / flow_times,
-    # The bound times the flow time, the logistic function of -log-SNR / 2: a mean of the bounds of the image under all
-    # levels of noise (Kingma & Gao 2023, theorem 1). Fine detail counts less.
+    # The bound times the flow time, which is sigmoid(-log-SNR / 2). It is a mean of the bounds of the noisy image over
+    # all noise levels (Kingma & Gao 2023, theorem 1). Fine detail counts less.
     "sigmoid": lambda flow_times: 1 - flow_times,
-    # The plain squared errors of the slope, of the noise estimate (Ho et al. 2020) and of the clean estimate.
+    # Unweighted squared errors of the slope, of the noise estimate (Ho et al. 2020) and of the clean estimate.
     "flow": torch.ones_like,
     "noise": lambda flow_times: (1 - flow_times) ** 2,
     "clean": lambda flow_times: flow_times**2,
@@ -50,12 +50,12 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Denoising:
-    """Classification by the denoising error, in rounds of doubling length. Hopeless classes are dropped after a round.
+    """Classification by the denoising error, in rounds of increasing length. Each round ends by dropping poor classes.
 
-    draws: pairs of time and noise for each image, the same for all its classes. Every second draw repeats the time
-    before it with the opposite noise, which cancels much of the variance. weighting: a row of WEIGHTINGS. low, high:
-    range of the flow times. first_round: draws before the first class is dropped. patience: a class is dropped once it
-    is worse than the best by this many standard errors of their paired difference; 0 drops none.
+    draws: (time, noise) pairs for each image, the same for all classes. Every second draw repeats the previous time
+    with the opposite noise, which reduces the variance. weighting: a key of WEIGHTINGS. low, high: range of the flow
+    times. first_round: draws before the first class is dropped. patience: a class is dropped if it is worse than the
+    best class by more than this many standard errors of their paired difference; 0 drops none.
     """
 
     draws: PositiveInt = 50
@@ -76,14 +76,14 @@ class Denoising:
             raise UserError(f"`time_range` {self.low:g} {self.high:g}: {allowed}")
 
     def rounds(self) -> Iterator[range]:
-        """Yield the draws of each round; each round doubles their number."""
+        """Yield the draw numbers of each round. Each further round doubles the total number of draws."""
         start, stop = 0, self.first_round if self.patience > 0 else self.draws
         while start < self.draws:
             yield range(start, min(stop, self.draws))
             start, stop = stop, 2 * stop
 
     def flow_times(self, images: Images) -> Tensor:
-        """Return (draws, N): golden-ratio steps from a start of the image, so that every round covers the range."""
+        """Return (draws, N): golden-ratio steps from a random start per image, so that every round covers the range."""
         steps = GOLDEN * (torch.arange(self.draws) // 2).double()[:, None]
         return self.low + (self.high - self.low) * ((images.uniforms("times") + steps) % 1)
 
@@ -131,7 +131,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class Likelihood(Ode):
-    """Classification by the log-density along the probability-flow ODE, of the image under a little shared noise."""
+    """Classification by the log-density, along the probability-flow ODE, of the slightly noisy image."""
 
     steps: int = 12
     first: float = 0.2
@@ -157,18 +157,18 @@ class Likelihood(Ode):
 
 
 def _best(errors: Tensor, alive: Tensor, prior: Tensor) -> Tensor:
-    """Return (N, 1): the best of the classes that are alive, by the draws that all of them have seen."""
+    """Return the best remaining class of each image, (N, 1). All remaining classes have used the same draws."""
     scores = prior - errors.nanmean(0)
     return torch.where(alive, scores, -math.inf).argmax(1, keepdim=True)
 
 
 def _excess(errors: Tensor, best: Tensor) -> Tensor:
-    """Return (R, N, K): by how much every class is worse than the best one, draw by draw."""
+    """Return the error of each class minus the error of the best class, for each draw: (R, N, K)."""
     return errors - errors.gather(2, best.expand(len(errors), -1, -1))
 
 
 def _hopeless(errors: Tensor, alive: Tensor, prior: Tensor, patience: float) -> Tensor:
-    """Return (N, K): whether a class is worse than the best by more than `patience` standard errors."""
+    """Return bool (N, K): whether a class is worse than the best class by more than `patience` standard errors."""
     best = _best(errors, alive, prior)
     excess = _excess(errors, best)
     behind = excess.mean(0) - (prior - prior[best])
@@ -176,7 +176,7 @@ def _hopeless(errors: Tensor, alive: Tensor, prior: Tensor, patience: float) -> 
 
 
 def _decide(errors: Tensor, alive: Tensor, prior: Tensor, evaluations: Tensor) -> Posterior:
-    """Return the posterior. A class is compared with the best by the draws that both have seen."""
+    """Return the posterior. A class is compared with the best class over the draws that both have used."""
     best = _best(errors, alive, prior)
     scores = prior - _excess(errors, best).nanmean(0)
     refuse_infinite(scores)

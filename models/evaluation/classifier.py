@@ -1,4 +1,4 @@
-"""Small classifiers of a data set. They recognise the class of a generated image, and their features are compared.
+"""Small classifiers of a data set. They recognise classes of generated images and provide features for measures.
 
 Classifiers of digits, MNIST and Fashion-MNIST are in models/pretrained. A classifier of other data is trained and
 cached when it is first needed. It is identified by the hash of its weights and the hash of its training data. Its
@@ -28,7 +28,7 @@ from models.runs.yaml_files import read_yaml
 from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
 
-VERSION = 2  # Version of all code that shapes the weights. Cached classifiers of other versions are ignored.
+VERSION = 2  # Version of the code that determines the weights. Cached classifiers of other versions are ignored.
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 SHIFT = 0.08  # Largest random shift of a training image, as a share of its side.
 BATCH = 250  # Images per forward pass.
@@ -111,7 +111,7 @@ def _augment(images: Tensor, flips: bool, generator: torch.Generator) -> Tensor:
 
 
 def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network in eval mode and float64, on the device or, if that is MPS without float64, on the CPU."""
+    """Return the network in eval mode and float64 on the device. The CPU replaces MPS, which has no float64."""
     device = torch.device("cpu") if device.type == "mps" else device
     return network.to(device, torch.float64).eval().requires_grad_(False)
 
@@ -124,7 +124,7 @@ def write_classifier(path: Path, network: nn.Module, facts: Mapping[str, Any]) -
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:
-    """Load a classifier from its file. Raises UserError if the file is damaged or holds something else."""
+    """Load a classifier from its file. Raises UserError if the file is damaged or is no classifier."""
     tensors, facts = checkpoints.load_checkpoint(path)
     missing = {"network", "width", "shape", "classes", "accuracy", "data_sha256"} - facts.keys()
     if missing or facts["network"] not in NETWORKS:
@@ -138,7 +138,7 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
 
 
 def pretrained_path(network: str, data_sha256: str) -> Path | None:
-    """Return the file in models/pretrained with this architecture for this training split, None if there is none."""
+    """Return the file in models/pretrained for this architecture and training split; None if no file matches."""
     for path in sorted(PRETRAINED.glob(f"*_{network}.yaml")):
         if read_yaml(path).get("data_sha256") == data_sha256:
             return path.with_suffix(".safetensors")
@@ -148,7 +148,7 @@ def pretrained_path(network: str, data_sha256: str) -> Path | None:
 def cached_path(cache: Path, settings: ClassifierSettings, data_sha256: str) -> Path:
     """Return the file in the folder `cache` for a classifier with these settings and this training split."""
     values = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
-    # Another text than `Schooling(...)` would give other file names, and existing caches would not be found.
+    # The hashed text must keep the word `Schooling`, or existing cache files would no longer be found.
     key = hashlib.sha256(f"{VERSION} Schooling({values}) {data_sha256}".encode()).hexdigest()[:16]
     return cache / f"{key}.safetensors"
 
@@ -157,7 +157,7 @@ def train_and_save(settings: ClassifierSettings, real: RealImages, device: torch
     """Train a classifier, measure its accuracy on the test images, and write it."""
     classes = len(real.class_names)
     trained = fit_classifier(settings, real.train, classes, device)
-    network = for_inference(trained.half(), device)  # The file has half precision, so its accuracy is measured.
+    network = for_inference(trained.half(), device)  # Accuracy is measured in the half precision of the file.
     facts = {
         "dataset": real.name,
         "network": settings.network,

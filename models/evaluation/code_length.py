@@ -1,9 +1,9 @@
-"""Code length of images of 8-bit grey levels in nats: two upper bounds on -log p(image).
+"""Code length of 8-bit images in nats: two upper bounds on -log p(image).
 
-`VariationalBound` is that of a chain's ancestral sampler (Ho et al. 2020 eq. 5). `SpreadDensity` takes the density
-along the probability-flow ODE (`likelihood.py`) of the image spread over its levels, on any schedule. A level stands
-for an interval of one level's width. By Jensen's inequality, the log of the probability of the intervals is at least
-the mean of log density + D log width over uniform positions within them (Theis et al. 2016, section 3.1).
+`VariationalBound` is the bound of a chain's ancestral sampler (Ho et al. 2020 eq. 5). `SpreadDensity` uses the density
+of the dequantised image along the probability-flow ODE (`likelihood.py`), for any schedule. Dequantisation replaces a
+grey level by a uniform position in an interval of one level's width. By Jensen's inequality, log p(levels) is at least
+the mean of log density + D log width over these positions (Theis et al. 2016, section 3.1).
 """
 
 import math
@@ -40,14 +40,14 @@ class GreyLevels(NamedTuple):
 class VariationalBound:
     """Variational bound of a chain. steps: network evaluations per image; 0 for every step of the chain.
 
-    The first step is always taken. One step is drawn from each of the other groups of neighbours and counts for its
-    group, so the expectation is that of the whole chain. Groups are small near the image, where terms are large.
+    The first step is always evaluated. The other steps form groups of neighbours. One random step of each group is
+    weighted by the group's size, so the estimate is unbiased. Groups are small near the image, where terms are large.
     """
 
     steps: int = 100
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
-        """Raise UserError for values out of range, or a model that has no such bound."""
+        """Raise UserError for values out of range, or for a model without such a bound."""
         if schedule.steps is None:
             message = "`method vlb`: it needs a chain, and the run's noise schedule is continuous"
             raise UserError(message, "use `method ode`")
@@ -96,13 +96,13 @@ class VariationalBound:
 
 
 def groups(count: int, number: int) -> Tensor:
-    """Return (number + 1,) edges that cut `count` >= number neighbours into groups of one or more, smallest first."""
+    """Return (number + 1,) edges that cut `count` >= number steps into `number` non-empty groups, smallest first."""
     index = torch.arange(number + 1)
     return index + ((count - number) * (index.double() / number) ** 3).floor().long()
 
 
 def decoder_deviation(schedule: NoiseSchedule) -> float:
-    """Return the deviation of the chain's last draw: that of the posterior at the second step; the first step's is 0.
+    """Return the standard deviation of the decoder: the posterior's at step 2, because the posterior's at step 1 is 0.
 
     sigma_s^2 (1 - SNR(t) / SNR(s)) is beta-tilde (Ho et al. 2020 eq. 7) for s, t = 1/T, 2/T.
     """
@@ -115,14 +115,14 @@ def decoder_deviation(schedule: NoiseSchedule) -> float:
 def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: GreyLevels) -> Tensor:
     """Return float64 log-probabilities of grey levels (Ho et al. 2020 eq. 13). clean: images on the levels.
 
-    A level has the Gaussian's mass within half a level's width of it, the first and the last also the mass beyond them.
+    A level has the Gaussian's mass within half a level's width. The first and the last level also have the tails.
     """
-    # Edges are computed from the numbers of the levels, so that neighbours share an edge to the last bit.
+    # Edges are computed from integer level numbers, so that adjacent levels share exactly the same edge.
     number = ((clean.double() - levels.low) / levels.width).round()
     start, step = (levels.low - mean.double()) / deviation, levels.width / deviation
     lower = torch.where(number == 0, -math.inf, start + (number - 0.5) * step)
     upper = torch.where(number == 255, math.inf, start + (number + 0.5) * step)
-    # Intervals are mirrored to the left of the mean, where the logarithm of the tail is exact however far it lies.
+    # Intervals right of the mean are mirrored to its left, where log_ndtr is accurate even far from the mean.
     right = lower + upper > 0
     lower, upper = torch.where(right, -upper, lower), torch.where(right, -lower, upper)
     log_lower, log_upper = torch.special.log_ndtr(lower), torch.special.log_ndtr(upper)
@@ -131,10 +131,10 @@ def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: 
 
 @dataclass(frozen=True)
 class SpreadDensity(Ode):
-    """Density of the image spread uniformly over its grey levels.
+    """Density of the image after uniform dequantisation.
 
-    first: flow time at which the ODE ends. What is left there is divided by alpha and taken for the image, so a large
-    `first` is a model without fine detail. 0.0023 is the noise-to-signal ratio of the spread, 2/255 / sqrt(12).
+    first: flow time at which the ODE ends. The image there, divided by alpha, counts as the clean image. A large
+    `first` ignores fine detail. 0.0023 is the standard deviation of the dequantisation, 2/255 / sqrt(12).
     """
 
     steps: int = 50

@@ -33,8 +33,8 @@ def gaussian(features: Tensor, counts: Tensor | None = None) -> Gaussian:
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     """Return the squared 2-Wasserstein distance of two Gaussians (Dowson & Landau 1982 eq. 4; Heusel et al. 2017).
 
-    tr (S1 S2)^(1/2) is computed as the sum of the singular values of F1 F2', where S = F'F. This takes no root of a
-    small eigenvalue, which would turn its rounding error of 1e-16 into 1e-8.
+    tr (S1 S2)^(1/2) is computed as the sum of the singular values of F1 F2', where S = F'F. This avoids the
+    root of a small eigenvalue, which would increase its rounding error from 1e-16 to 1e-8.
     """
     root = torch.linalg.svdvals(one.factor @ other.factor.T).sum()
     spread = one.factor.square().sum() + other.factor.square().sum()
@@ -68,7 +68,7 @@ def kernel_distance(features: Tensor, reference: Tensor, counts: Tensor | None =
     """Return the unbiased squared maximum mean discrepancy, and its value in each resample of `features`, (draws,).
 
     The kernel is (x'y / D + 1)^3 (Binkowski et al. 2018, section 3.1 and eq. 4). counts: (draws, N), as from
-    `resampled_counts`; a pair of an image with itself does not count.
+    `resampled_counts`. Pairs of an image with itself are excluded.
     """
     features, reference = features.double(), reference.double()
     once = torch.ones(1, len(features), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Evaluation of samples: every measure, and its floor, the same measure of as many real test images."""
+"""Evaluation of samples: every measure with its floor, which is the same measure of equally many test images."""
 
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ class Evaluation:
 
     without_ratio: distances that must not be divided by their floor, because the covariance is singular or the floor
     has fewer images. confusion: (classes, classes) counts of the first classifier. pixels: memorisation in pixels.
-    remoteness: (N,) distances of the samples from the training images, in the features of the first network.
+    remoteness: (N,) distances to the k-th nearest training image, in the features of the first network.
     """
 
     protocol: Protocol
@@ -39,7 +39,7 @@ class Evaluation:
     remoteness: Tensor | None = None
 
     def measure(self, classification_accuracy: bool = False) -> None:
-        """Compute all measures. classification_accuracy: also that score, which trains two classifiers."""
+        """Compute all measures. classification_accuracy: also train two classifiers for that score."""
         real, settings = self.protocol.real, self.protocol.settings
         self._warn_of_input()
         for extractor in self.protocol.extractors:
@@ -97,7 +97,7 @@ class Evaluation:
             self.remoteness = distance_to(output.features, reference.paired, settings.k)
 
     def _recognise(self, name: str, predictions: Tensor, floor_predictions: Tensor, rows: Tensor) -> None:
-        """Compare predicted classes with those asked for, and their shares with those of the training labels."""
+        """Compare predicted classes with requested classes, and their shares with the shares of the training labels."""
         real, settings, labels = self.protocol.real, self.protocol.settings, self.samples.labels
         classes = len(real.class_names)
         if labels is not None:
@@ -111,7 +111,7 @@ class Evaluation:
             target[f"class_shares_{name}"] = Measurement(distance)
 
     def _measure_shares(self, name: str, train: Tensor, reference: Gaussian, rows: Tensor) -> None:
-        """Measure the distance of the training images, weighted to the class shares asked for, from all of them."""
+        """Measure the distance from the training images to the same images reweighted to the requested class shares."""
         real, labels = self.protocol.real, self.samples.labels
         if labels is None or train.shape[1] > measures.WIDE:
             return

@@ -75,7 +75,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
 
 
 def _ratio(evaluation: Evaluation, name: str) -> str:
-    """Return the ratio of a Frechet distance to its floor, or nothing if they cannot be compared."""
+    """Return the ratio of a Frechet distance to its floor, or an empty string if they cannot be compared."""
     floor = evaluation.floors.get(name)
     if kind_of(name) != "fd" or floor is None or floor.value <= 0 or name in evaluation.without_ratio:
         return ""
@@ -106,7 +106,7 @@ def _draw_pairs(evaluation: Evaluation, path: Path) -> None:
     if evaluation.pixels is None:
         return
     samples, distances = evaluation.samples, evaluation.pixels.distances
-    # Without the turns, the closest pairs would all be of the plainest class.
+    # The classes take turns, because all closest pairs would otherwise be of the simplest class.
     rows = _classes_in_turn(samples.labels, distances, distances)[:PAIRS]
     partners = evaluation.protocol.real.train.images[evaluation.pixels.nearest[rows]]
     title = f"{samples.title}: closest pairs in pixels, each with its training image to the right"

@@ -1,7 +1,7 @@
-"""Two small classification networks, in whose features images are compared. Image sides must be at least 4.
+"""Two small classification networks whose features are used to compare images. Image sides must be at least 4.
 
-Both halve the resolution early, so that a CPU processes a hundred thousand images in float64 within minutes. A measure
-that differs between the two says more about the network than about the images.
+Both halve the resolution early, so that a CPU processes a hundred thousand images in float64 within minutes. If a
+measure differs between the two networks, it describes the network more than the images.
 """
 
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Features of images in a feature network. Those of real images are cached by the content of both."""
+"""Features of images from a feature network. Features of real images are cached by network and image hash."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from models.runs.files import replacing
 from models.spaces import ImageRows
 
-VERSION = 1  # Version of how features are computed. Cached features of other versions are ignored.
+VERSION = 1  # Version of the feature computation. Cached features of other versions are ignored.
 
 
 class FeaturesAndLogits(NamedTuple):
@@ -36,7 +36,7 @@ class Extractor(Protocol):
 
 
 def cached_features(extractor: Extractor, images: ImageRows, images_sha256: str, cache: Path) -> FeaturesAndLogits:
-    """Return `extractor.extract(images)`, from a file in the folder `cache` if there is one."""
+    """Return `extractor.extract(images)`, read from the folder `cache` if it is stored there."""
     key = hashlib.sha256(f"{VERSION} {extractor.name} {images_sha256}".encode()).hexdigest()[:16]
     path = cache / f"{extractor.name}-{key}.safetensors"
     try:

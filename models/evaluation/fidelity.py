@@ -16,7 +16,7 @@ WINDOW, WINDOW_DEVIATION = 11, 1.5
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Means over all images. psnr: in dB, from the mean squared error over all images; infinite if that is 0."""
+    """Means over all images. psnr: in dB, from the mean squared error over all images; infinite if it is 0."""
 
     images: int
     mse: float
@@ -41,7 +41,7 @@ def fidelity(pairs: Iterable[tuple[Tensor, Tensor]]) -> Fidelity:
 def ssim(images: Tensor, others: Tensor) -> Tensor:
     """Return the structural similarity (N,) of float images (N, C, H, W) in [-1, 1] (Wang et al. 2004, eq. 13).
 
-    The Gaussian window is 11x11 with deviation 1.5, or of the largest odd size that fits, and lies inside the image.
+    The Gaussian window has a standard deviation of 1.5 and 11x11 pixels, fewer if the image is smaller. No padding.
     """
     # torchmetrics pads images by mirroring, which is not the paper's definition, and refuses images of 5x5 and less.
     size = min(WINDOW, *(side - 1 + side % 2 for side in images.shape[2:]))

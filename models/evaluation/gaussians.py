@@ -25,7 +25,7 @@ class ClassGaussians:
     ) -> ClassGaussians:
         """Fit the Gaussians to latents (N, ...) and labels (N,). Raises UserError for a class with one latent or none.
 
-        shrinkage: weight of the pooled covariance (Friedman 1989, eq. 9). diagonal: set covariances to 0.
+        shrinkage: weight of the pooled covariance (Friedman 1989, eq. 9). diagonal: set off-diagonal covariances to 0.
         """
         check_ranges({"shrinkage": shrinkage}, {"shrinkage": Share})
         rows, labels = latents.flatten(1).double().cpu(), labels.cpu()

@@ -39,7 +39,7 @@ class RealImages:
 class Samples:
     """Images to be measured, uint8 (N, C, H, W). card: how they were generated.
 
-    labels: the classes that were asked for, (N,), or None. title: a short name for pictures.
+    labels: the requested classes, (N,), or None. title: a short name for pictures.
     """
 
     images: Tensor

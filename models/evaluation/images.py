@@ -1,4 +1,4 @@
-"""Images whose measurement depends on the seed and their number in the data set, not on batch size or other images."""
+"""Images whose random draws depend on the seed and their number in the data set, not on batch size or other images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.randomness import derive_seed, image_draw
 
 @dataclass(frozen=True)
 class Images:
-    """Clean images (N, C, H, W) with their numbers. initial_noise: the kind that the model was trained with."""
+    """Clean images (N, C, H, W). numbers: in the data set. initial_noise: kind of noise in the model's training."""
 
     clean: Tensor
     numbers: Sequence[int]
@@ -30,12 +30,12 @@ class Images:
         return replace(self, clean=self.clean[rows.to(self.clean.device)], numbers=numbers)
 
     def noise(self, draw: int) -> Tensor:
-        """Return the noise of the draw with this number, shaped as the images."""
+        """Return the noise of draw number `draw`, in the shape of the images."""
         draw_noise = image_draw(derive_seed(self.seed, "noise", draw), self.numbers, self.clean.device)
         return shape_noise(self.initial_noise, draw_noise(self.clean.shape))
 
     def noises(self) -> Iterator[Tensor]:
-        """Yield noise without end, from another stream than `noise`, at a lower cost."""
+        """Yield noise endlessly. It is independent of `noise` and cheaper."""
         draw_noise = image_draw(derive_seed(self.seed, "noises"), self.numbers, self.clean.device)
         while True:
             yield shape_noise(self.initial_noise, draw_noise(self.clean.shape))

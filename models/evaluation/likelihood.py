@@ -1,9 +1,9 @@
 """Log-density of images under a denoiser, by the change of variables along the probability-flow ODE.
 
-The ODE is walked from the image to noise in flow coordinates (see `samplers.py`): position = noisy / (alpha + sigma)
-has the slope noise - clean, and log p changes by minus its divergence (Chen et al. 2018 eq. 8). The divergence is
-estimated with random probes that stay the same along a walk (Hutchinson; Grathwohl et al. 2019 section 3.1). With one
-probe for each dimension it is exact, which small latents can afford.
+The ODE is integrated from the image to noise in flow coordinates (see `samplers.py`). There the position is
+noisy / (alpha + sigma), its slope is noise - clean, and log p changes by minus the divergence of the slope (Chen et al.
+2018 eq. 8). Random probes, fixed during the integration, estimate the divergence (Hutchinson; Grathwohl et al. 2019
+section 3.1). With one probe per dimension the divergence is exact, at a cost that suits small latents only.
 """
 
 import math
@@ -25,9 +25,9 @@ MOST_EXACT = 512  # Dimensions up to which the exact trace is allowed.
 
 
 def density_grid(schedule: NoiseSchedule, steps: int, first: float, power: float = 2.0) -> Grid:
-    """Return a grid of S steps that ends at the flow time `first`, on the side of the image.
+    """Return a grid of `steps` steps from noise to the flow time `first`.
 
-    The flow times are equally spaced in their root: dense near the image, where its density is made.
+    The flow times to the power 1 / `power` are equally spaced. So the grid is dense near the image.
     """
     start, end = first ** (1 / power), schedule.last_flow_time() ** (1 / power)
     flow_time = torch.linspace(end, start, steps + 1, dtype=torch.float64) ** power
@@ -37,7 +37,7 @@ def density_grid(schedule: NoiseSchedule, steps: int, first: float, power: float
 
 
 def random_probes(seed: int, indices: Sequence[int], shape: Sequence[int], count: int, device: torch.device) -> Tensor:
-    """Return (count, N, C, H, W) signs over sqrt(count): the expected sum of probe * J probe is the trace of J."""
+    """Return (count, N, C, H, W) signs / sqrt(count). The expected sum of probe * J probe is the trace of J."""
     draw = image_draw(derive_seed(seed, "probes"), indices, device)
     normal = draw((len(indices), count, *shape)).transpose(0, 1)
     return torch.where(normal < 0, -1.0, 1.0) / math.sqrt(count)
@@ -53,7 +53,7 @@ def log_density(denoiser: Denoiser, noisy: Tensor, label: Tensor | None, grid: G
     """Return (N,) float64 log-densities in nats, on the CPU, of images (N, C, H, W) at grid[-1].
 
     grid: S steps, as from `density_grid`. Midpoint rule: 2 S network evaluations, S of them with one backward pass per
-    probe. The denoiser is never called at grid[0], where images are taken for Gaussian, with the variance of unit data.
+    probe. The denoiser is never called at grid[0]: the density there is a Gaussian with the variance of unit data.
     """
     size, first, last = noisy[0].numel(), grid[-1], grid[0]
     position = noisy / first.flow_scale.item()
@@ -83,7 +83,7 @@ class Ode:
     probes: int
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
-        """Raise UserError for values out of range, or a model whose noise has no such density."""
+        """Raise UserError for values out of range, or for a model with other than Gaussian noise."""
         if initial_noise != "gaussian":
             raise UserError(f"a likelihood needs Gaussian noise at t = 1, and the run has {initial_noise} noise")
         check_ranges({"ode_steps": self.steps}, {"ode_steps": PositiveInt})
@@ -95,7 +95,7 @@ class Ode:
             raise UserError(f"`probes` 0: {cost}, and at most {MOST_EXACT} are allowed", "use 1 or more `probes`")
 
     def probes_of(self, images: Images) -> Tensor:
-        """Return (count, N, C, H, W) random probes of each image, or the exact ones of all: (D, 1, C, H, W)."""
+        """Return random probes of each image (count, N, C, H, W), or exact probes for all images (D, 1, C, H, W)."""
         shape, device = images.clean.shape[1:], images.clean.device
         if self.probes == 0:
             return exact_probes(shape, device)
@@ -112,7 +112,7 @@ def _slope(denoiser: Denoiser, position: Tensor, level: NoiseLevel, label: Tenso
 def _slope_and_divergence(
     denoiser: Denoiser, position: Tensor, level: NoiseLevel, label: Tensor | None, probes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the slope, and (N,) float64 traces of its derivative by the position, as the probes estimate them."""
+    """Return the slope, and its divergence (N,) in float64, estimated with the probes."""
     position = position.detach().requires_grad_()
     estimate = denoiser(level.flow_scale.item() * position, level, label)
     slope = estimate.noise - estimate.clean

@@ -1,4 +1,4 @@
-"""Names of the measures: their meanings, and how their values are written for people and in JSON."""
+"""Names and meanings of the measures, and the format of their values in text and JSON."""
 
 import math
 
@@ -49,7 +49,7 @@ def for_json(measurement: Measurement | None) -> dict[str, float | None] | None:
 
 
 def format_value(name: str, value: float) -> str:
-    """Return a value of a measure for people."""
+    """Return a value as text, in percent if the measure is a share."""
     return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""Measures of a set of images against real training images, each with its interval: the rows of a report.
+"""Measures of a set of images against real training images, each with its interval. They are the rows of a report.
 
 The same functions measure generated images and, as the floor, real test images.
 """
@@ -49,7 +49,7 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class Reference:
-    """Real training images in a space of features: moments of all, and the features of those compared in pairs."""
+    """Features of real training images: moments of all images, and features of the images compared in pairs."""
 
     moments: Gaussian
     paired: Tensor
@@ -68,9 +68,9 @@ class Reference:
 def measure_features(
     output: FeaturesAndLogits, reference: Reference, name: str, settings: MeasureSettings
 ) -> dict[str, Measurement]:
-    """Measure images against the reference. Returns measurements by name, which ends with that of the feature network.
+    """Measure images against the reference. Returns measurements by name. Each name ends with `name`.
 
-    Intervals describe the choice of the measured images; those of recall and coverage the choice of the reference.
+    Intervals cover the random choice of measured images; for recall and coverage, of reference images.
     """
     features = output.features.double()
     counts = resampled_counts(len(features), settings.draws, settings.seed)
@@ -102,7 +102,7 @@ def covariance_warnings(count: int, width: int, name: str) -> list[str]:
 
 
 def random_rows(size: int, count: int, seed: int, stream: str) -> Tensor:
-    """Draw `count` rows of 0..size-1 without replacement, at most all. A smaller count gives the first rows of more."""
+    """Draw min(count, size) rows of 0..size-1 without replacement. A smaller count gives the first of these rows."""
     generator = torch.Generator().manual_seed(derive_seed(seed, stream))
     return torch.randperm(size, generator=generator)[:count]
 
@@ -134,7 +134,7 @@ def _not_negative(distance: Measurement) -> Measurement:
 
 
 def memory_measures(memorisation: Memorisation, name: str, settings: MeasureSettings) -> dict[str, Measurement]:
-    """Return the measures of memorisation with their intervals. name: the space of the distances."""
+    """Return the measures of memorisation with their intervals. name: the space in which distances are measured."""
     counts = resampled_counts(len(memorisation.distances), settings.draws, settings.seed)
     return {
         f"nearest_train_{name}": mean_measurement(memorisation.distances, counts),

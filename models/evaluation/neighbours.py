@@ -1,7 +1,7 @@
 """Comparison of two sets of images by nearest neighbours, in any space of features.
 
-Functions take features (N, D) and return one value per image. `expected_mixing` and `expected_coverage` give the means
-for two sets of one distribution, which are neither 0 nor 1.
+Functions take features (N, D) and return one value per image. `expected_mixing` and `expected_coverage` return the
+expected means for two sets from the same distribution.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ CHUNK = 512
 
 def _squares(rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield chunks of row indices with their squared distances to all columns, exact for integers."""
-    # In float64, because float32 cannot tell near neighbours apart.
+    # float32 is too coarse to distinguish near neighbours.
     rows, columns = rows.double(), columns.double()
     lengths = columns.square().sum(1)
     for indices in torch.arange(len(rows), device=rows.device).split(CHUNK):
@@ -25,7 +25,7 @@ def _squares(rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _squares_within(points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the same for the points of one set. The distance of a point to itself is infinite."""
+    """Yield the chunks of `_squares` between the points of one set. The distance of a point to itself is infinite."""
     for indices, squares in _squares(points, points):
         squares[torch.arange(len(indices)), indices] = torch.inf
         yield indices, squares
@@ -98,7 +98,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(rows: Tensor, columns: Tensor) -> Nearest:
-    """Find the nearest column of each row. The two sets must differ, because a point is nearest to itself."""
+    """Find the nearest column of each row. The two sets must be disjoint, because a point is nearest to itself."""
     parts = [squares.min(1) for _, squares in _squares(rows, columns)]
     return Nearest(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 

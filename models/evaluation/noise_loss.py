@@ -1,6 +1,6 @@
-"""Noise-prediction loss by t: how far the estimated noise is from the noise that was added.
+"""Noise-prediction loss by t: mean squared error of the estimated noise.
 
-It does not depend on the prediction and the weighting that a model was trained with, so models can be compared by it.
+It does not depend on the prediction type and loss weighting of a model, so it is suitable for comparing models.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The protocol of an evaluation: what images are measured against, and how. Its card is part of every report."""
+"""Protocol of an evaluation: real images, feature networks and settings. Its card is part of every report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,11 +34,11 @@ class Protocol:
         return cached_features(extractor, split.images, split.sha256, self.cache)
 
     def floor_rows(self, count: int) -> Tensor:
-        """Return the rows of the test images that are the floor of `count` images: as many at random, at most all."""
+        """Return the rows of the test images that are the floor of `count` images: random, `count` or all of them."""
         return random_rows(len(self.real.test), count, self.settings.seed, "floor")
 
     def card(self, count: int) -> dict[str, Any]:
-        """Return the facts that must be equal in two reports so that they can be compared. count: measured images."""
+        """Return the facts that must be equal in two reports to compare them. count: number of measured images."""
         train, test = self.real.train, self.real.test
         accuracies = [network.accuracy if isinstance(network, Classifier) else None for network in self.extractors]
         return {

@@ -17,7 +17,7 @@ DISTANCE, RECOGNISED = "sample_distance", "sample_recognised"
 class SampleTest:
     """Test of `count` samples, at least 2. train: moments of the features of all training images.
 
-    Distances decrease with the number of samples, so only those of equal counts are compared.
+    Distances decrease with the number of samples. Compare only distances with the same `count`.
     """
 
     extractor: Extractor

@@ -1,4 +1,4 @@
-"""Measured numbers with their 95 % intervals: bootstrap intervals of means and distances, Wilson's of shares."""
+"""Measurements with 95 % intervals: bootstrap intervals for means and distances, Wilson intervals for shares."""
 
 import math
 from statistics import NormalDist
@@ -15,9 +15,9 @@ Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 class Measurement(NamedTuple):
-    """A number and its 95 % interval; low and high are NaN if there is none.
+    """Measured value and its 95 % interval. low and high are NaN if there is no interval.
 
-    resampled: (draws,) the number in each bootstrap resample, from which paired differences of two models are computed.
+    resampled: (draws,), the value in each bootstrap resample. Paired differences of two models are computed from it.
     """
 
     value: float
@@ -33,7 +33,7 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     if count == 0:
         return 0.0, 1.0
     interval = binomtest(successes, count).proportion_ci(CONFIDENCE, method="wilson")
-    # The formula is exactly 0 or 1 at the ends, but its rounded value is not.
+    # At the ends, the exact formula gives 0 or 1, but its floating-point value does not.
     return (float(interval.low) if successes > 0 else 0.0), (float(interval.high) if successes < count else 1.0)
 
 
@@ -45,7 +45,7 @@ def share_measurement(holds: Tensor, counts: Tensor | None = None) -> Measuremen
 
 
 def difference_of_shares(one: Measurement, other: Measurement, correlation: float = 0.0) -> tuple[float, float]:
-    """Return the 95 % interval of other - one (Newcombe 1998, method 10). correlation: of the two shares.
+    """Return the 95 % interval of other - one (Newcombe 1998, method 10). correlation: between the two shares.
 
     Unlike a bootstrap interval, it has a positive width even if both shares are 0 or 1.
     """
@@ -60,7 +60,7 @@ def difference_of_shares(one: Measurement, other: Measurement, correlation: floa
 
 
 def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
-    """Draw bootstrap resamples of `count` images. Returns float64 (draws, count): how often each image is in each."""
+    """Draw bootstrap resamples of `count` images. Returns float64 (draws, count), the occurrences of each image."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap", count))
     rows = torch.randint(count, (draws, count), generator=generator)
     counts = torch.zeros(draws, count, dtype=torch.float64)
@@ -70,7 +70,7 @@ def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
 def bootstrap_measurement(value: float, resampled: Tensor) -> Measurement:
     """Return the value with its normal bootstrap interval (Efron & Tibshirani 1993, ch. 12).
 
-    It is centred at the value: a resample holds some images twice, which biases distances between sets.
+    The interval is centred at the value, because duplicates in resamples bias distances between sets.
     """
     half = Z * resampled.std().item()
     return Measurement(value, value - half, value + half, resampled)

@@ -1,1 +1,1 @@
-"""The training loop and what it trains."""
+"""The training loop, its settings and its objectives."""

@@ -21,7 +21,7 @@ from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLos
 SHOWN = 32
 # A latent unit is active if its variance over images exceeds this (Burda et al. 2016, section 5.2).
 ACTIVE_VARIANCE = 0.01
-# The log warns if the share of active units is lower.
+# The log warns if the share of active units is lower than this.
 COLLAPSE_SHARE = 0.5
 
 

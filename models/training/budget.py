@@ -8,7 +8,7 @@ from models.ranges import RESUMABLE, NonNegativeInt, Positive, PositiveInt
 
 @dataclass(frozen=True)
 class Budget:
-    """When the run ends. None: no such limit."""
+    """Limits on the length of a run. None: no such limit."""
 
     epochs: Annotated[Positive | None, RESUMABLE] = None
     """Length of the run in passes over the data. Default: 20 if no other budget is given."""
@@ -16,12 +16,12 @@ class Budget:
     """Length of the run in optimizer steps. The budget that ends first ends the run."""
     max_minutes: Annotated[Positive | None, RESUMABLE] = None
     """Length of the run in minutes of training, compilation included. Evaluation, pictures and checkpoints are not
-    counted; the log has their time."""
+    counted; the log reports their time."""
     wall_clock: Annotated[bool, RESUMABLE] = False
     """Count the minutes from the start of the process to the last step: start-up, evaluation, pictures and checkpoints
     included."""
     patience: Annotated[NonNegativeInt, RESUMABLE] = 0
-    """Stop early after this many evaluations without a better best_by; 0 for never."""
+    """Stop early after this many evaluations without improvement of best_by; 0 for never."""
 
     def steps(self, images: int, batch_size: int) -> int | None:
         """Return the step at which the epochs or steps end, at least 1; None if only minutes limit the run."""
@@ -30,7 +30,7 @@ class Budget:
         return max(1, min(limits)) if limits else None
 
     def spent(self, steps: int | None, step: int, seconds: float) -> float:
-        """Return the share of the budget, in [0, 1], that is spent after so many of `steps` and seconds."""
+        """Return the spent share of the budget, in [0, 1], after `step` of `steps` steps and `seconds` seconds."""
         shares = [0.0] if steps is None else [step / steps]
         if self.max_minutes is not None:
             shares.append(seconds / 60 / self.max_minutes)

@@ -27,7 +27,7 @@ class DenoisingObjective:
     """Objective of the denoiser of `spec`.
 
     train_images, test_images: a few hundred images, uint8 on the device, with labels, for evaluation and pictures only.
-    num_samples: images on a sample sheet. sample_test: measures of samples at every evaluation, None for none.
+    num_samples: images on a sample sheet. sample_test: test of samples at every evaluation; None to skip it.
     """
 
     spec: DenoiserSpec
@@ -50,7 +50,7 @@ class DenoisingObjective:
         return () if self.sample_test is None else self.sample_test.names(bool(self.spec.classes))
 
     def changes_since(self, version: int) -> list[str]:
-        """Return a line for each change of meaning since a version of the losses."""
+        """Return a log line for each change in the definition of the losses since `version`."""
         if version >= self.version:
             return []
         lines = ["the test loss is now taken on another frozen grid: the best one so far is forgotten"]
@@ -97,7 +97,7 @@ class DenoisingObjective:
         model, count, device = self.model(network), len(images), images.device
         frozen = StepRandomness(derive_seed(self.seed, "evaluation"), 0, count, 0, count, device)
         times = TimeBins(self.loss.density, model.noise_schedule)
-        # In random order, since images sorted by class would otherwise have sorted times.
+        # Times are in random order, because images may be sorted by class.
         t, weights = times.frozen_times(frozen.uniform("times"), frozen.uniform("order").argsort())
         level = model.noise_schedule.level(t)
         loss_weights = self.loss.weights(level, model.noise_schedule, model.denoiser.prediction)

@@ -19,7 +19,7 @@ class EMA:
         self.updates = 0
 
     def decay(self, elapsed: float) -> float:
-        """Return the factor of the old average at the next update."""
+        """Return the weight of the old average in the next update."""
         steady = 0.5 ** (elapsed / self.half_life) if self.half_life > 0 else 0.0
         return min(steady, (1 + self.updates) / (10 + self.updates))
 

@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """A signal has stopped the task. Its checkpoint, if it writes any, is saved."""
+    """Exception that a signal has stopped the task. A task that writes checkpoints has saved one."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -20,12 +20,12 @@ class Interrupted(Exception):
 class Interrupts:
     """Context manager that records the first SIGINT, SIGTERM or SIGHUP in its attribute `signal`.
 
-    After it the previous handlers act again, so a second Ctrl-C stops at once. With several ranks, a second signal is
-    ignored: Slurm and systemd signal every process, and torchrun then its ranks. An ignored SIGHUP stays ignored.
+    The previous handlers are then restored, so a second Ctrl-C stops at once. With several ranks, further signals are
+    ignored, because torchrun, Slurm and systemd all send signals to the ranks. An ignored SIGHUP stays ignored.
     """
 
     def __init__(self, at_once: bool = False) -> None:
-        """at_once: raise Interrupted in the signal handler, for work that has nothing to save."""
+        """Create it. at_once: raise Interrupted in the signal handler, for work that has nothing to save."""
         self.signal: int | None = None
         self.at_once = at_once
         self.ignore_second = processes.world_size() > 1

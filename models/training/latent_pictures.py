@@ -21,13 +21,13 @@ BATCH = 256
 FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # With fewer images, a map shows nothing.
 NEIGHBOURS = 15
 SLICE, SLICE_WIDTH = 13, 3.0  # Images along each side of the slice; half its width in standard deviations.
-ROWS, STEPS = 8, 11  # Of the interpolations.
-DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Of each kind of samples.
+ROWS, STEPS = 8, 11  # Rows and decoded steps of the interpolations.
+DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Sheet of each kind of samples.
 
 
 @dataclass(frozen=True)
 class Codec:
-    """An autoencoder between uint8 images on any device and latents on the CPU."""
+    """Autoencoder that converts uint8 images on any device to latents on the CPU, and back."""
 
     network: AutoencoderNetwork
     spec: AutoencoderSpec
@@ -37,7 +37,7 @@ class Codec:
         return next(self.network.parameters()).device
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance, 0 without a posterior, each (N, c, h, w), of uint8 images (N, C, H, W)."""
+        """Return posterior mean and variance (0 if there is no posterior), each (N, c, h, w), of uint8 images."""
         posteriors = [self.network.encode(Pixels.scale(batch.to(self._device))) for batch in images.split(BATCH)]
         means = torch.cat([mean.float().cpu() for mean, _ in posteriors])
         logs = [log.float().cpu() for _, log in posteriors if log is not None]
@@ -52,7 +52,7 @@ class Codec:
 
 @dataclass(frozen=True)
 class _Latents:
-    """Means and variances (N, c, h, w) of the posteriors of test images. Pictures go to `folder`, below `title`."""
+    """Means and variances (N, c, h, w) of the posteriors of test images. title: beginning of every title."""
 
     codec: Codec
     means: Tensor
@@ -79,7 +79,7 @@ def draw_latent_space(
 
 
 def _draw_maps(latents: _Latents, labels: Tensor, seed: int, umap: bool) -> None:
-    """Draw latents of one or two numbers as they are, larger ones by PCA and UMAP."""
+    """Draw latents of one or two dimensions directly, and latents of more dimensions by PCA and UMAP."""
     flat, class_names = latents.means.flatten(1).numpy(), latents.codec.spec.class_names
     count, units = flat.shape
     marks = labels.numpy() if class_names else np.full(count, -1)
@@ -121,7 +121,7 @@ def _draw_slice(latents: _Latents) -> None:
 
 
 def _draw_interpolations(latents: _Latents, images: Tensor, labels: Tensor) -> None:
-    """Draw decoded points of straight lines between the latents of two test images, of two classes if possible."""
+    """Draw decoded points on straight lines between latents of two test images, of different classes if possible."""
     starts = torch.linspace(0, len(images) - 1, min(ROWS, len(images))).long()
     ends = torch.tensor([_partner(labels, start) for start in starts.tolist()])
     shares, means = torch.linspace(0, 1, STEPS).tolist(), latents.means

@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 class TrainingLog:
-    """Sums the losses of the steps since the last row. A row goes to metrics.csv, training_log.txt and TensorBoard."""
+    """Log that sums losses between rows. It writes each row to metrics.csv, training_log.txt and TensorBoard."""
 
     def __init__(self, run: Run, objective: Objective, batch_size: int, device: torch.device):
         self.run, self.parts, self.batch_size = run, objective.parts, batch_size
@@ -49,7 +49,7 @@ class TrainingLog:
 
     @contextmanager
     def timed(self, work: str) -> Iterator[None]:
-        """Add the duration of the block to a kind of work that is no training time."""
+        """Add the duration of the block to `other_seconds[work]`, which is not training time."""
         started = time.perf_counter()
         yield
         self.other_seconds[work] += time.perf_counter() - started
@@ -121,7 +121,7 @@ class TrainingLog:
         return {"row_seconds": self.row_seconds, "row_step": self.row_step}
 
     def restore(self, loss_sums: Tensor, state: Mapping[str, Any], step: int) -> None:
-        """Restore the log at a checkpoint. loss_sums: summed over the ranks that wrote it."""
+        """Restore the log at a checkpoint. loss_sums: sums over all ranks of the run that wrote it."""
         self.row_seconds, self.row_step = state["row_seconds"], state["row_step"]
         if processes.is_rank_zero():
             self.loss_sums.copy_(loss_sums)

@@ -1,8 +1,8 @@
 """The training loop, for every objective.
 
-Random numbers are functions of (seed, step), so a run resumed from a checkpoint repeats what it would have computed. No
-step waits for the device: losses are read every few steps, and after a gradient that is not finite the weights stay
-frozen until the host notices. All ranks share each batch and take the same decisions. Rank 0 writes.
+Random numbers are functions of (seed, step), so a resumed run gives the same result as an uninterrupted run. Steps do
+not wait for the device: losses are read every few steps. After a non-finite gradient, weights stay unchanged until the
+host reads the flag and stops the run. All ranks share each batch and decide alike. Only rank 0 writes files.
 """
 
 import time
@@ -33,7 +33,7 @@ from models.training.objectives import Objective
 from models.training.reporting import ReportSettings
 
 READ_EVERY = 20
-# Weights move little in four steps, and updating the EMA costs 2 % of a step of a small network.
+# Weights change little in four steps, and an EMA update takes 2 % of the time of a small network's step.
 AVERAGE_EVERY = 4
 
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]
@@ -41,7 +41,7 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of the loop. seed: of every random number. compile: compile the network with torch.compile.
+    """Settings of the loop. seed: for all random numbers. compile: compile the network with torch.compile.
 
     best_by: the column of metrics.csv whose minimum marks the best checkpoint.
     """
@@ -84,7 +84,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
         self.best_loss, self.worse = float("inf"), 0
-        # Tensors on the device: 1 once any gradient was not finite, and the norm of the last gradient.
+        # Tensors on the device. found_inf: 1 after any non-finite gradient. norm: norm of the last gradient.
         self.found_inf, self.norm = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
         self.saved: tuple[int, Path | None] | None = None
 
@@ -106,7 +106,7 @@ class Trainer:
         with progress("", 1, "percent") as advance:
             shown = 0.0
             while self.progress < 1:
-                # Wall-clock time includes what happened since the last step: start-up, evaluation, pictures, saving.
+                # Wall-clock time includes all work since the last step: start-up, evaluation, pictures, saving.
                 started, epoch = ended if wall_clock else time.perf_counter(), self.epoch
                 self.train_step()
                 evaluation_due, picture_due, checkpoint_due = (
@@ -114,7 +114,7 @@ class Trainer:
                     for every in (report.eval_every, report.sample_every, report.checkpoint_every)
                 )
                 if self.step % READ_EVERY == 0 or evaluation_due or picture_due:
-                    self.check()  # the work that the device has queued is training time
+                    self.check()  # waits for queued work, which is training time
                     self.run.note(**self._position())
                     advance(self.progress - shown, self.log.describe(self.step, self.seconds))
                     shown = self.progress
@@ -137,7 +137,7 @@ class Trainer:
             self.finish()
 
     def train_step(self) -> None:
-        """Take one optimizer step on the global batch. This rank computes its share of it in `accumulate` parts."""
+        """Take one optimizer step on the global batch. This rank computes its share in `accumulate` parts."""
         settings, seed = self.settings.optimizer, self.settings.seed
         images, labels = self.batch_at(self.step)
         for group in self.optimizer.param_groups:
@@ -155,7 +155,7 @@ class Trainer:
             self.log.add(total.detach(), stop - start, losses.parts)
         self.norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         # The fused update skips the step if found_inf is 1, and divides gradients by grad_scale. So clipping needs no
-        # pass of its own, and no weight changes after a gradient that is not finite.
+        # separate pass, and no weight changes after a non-finite gradient.
         self.found_inf = torch.maximum(self.found_inf, (~self.norm.isfinite()).float())
         optimizer = cast(Any, self.optimizer)  # its type declares neither attribute
         optimizer.found_inf = self.found_inf
@@ -175,7 +175,7 @@ class Trainer:
         self.seconds += time.perf_counter() - started
 
     def average(self) -> None:
-        """Update the EMA by the share of the run since its last update."""
+        """Update the EMA. Its decay depends on the share of the run since the last update."""
         if self.progress > self.averaged_progress:
             self.ema.update(self.network, self.progress - self.averaged_progress)
             self.averaged_progress = self.progress
@@ -183,7 +183,7 @@ class Trainer:
     def check(self) -> None:
         """Wait for the device and for all ranks.
 
-        Raises FloatingPointError if a gradient was not finite; the weights are those from before it. Raises OSError if
+        Raises FloatingPointError if a gradient was not finite; weights are unchanged since then. Raises OSError if
         the run folder cannot be written, RuntimeError if a rank has ended.
         """
         self.synchronize()
@@ -195,7 +195,7 @@ class Trainer:
             )
 
     def evaluate(self) -> bool:
-        """Log a row with the evaluation, and save the checkpoint if it is the best. Returns True to stop early."""
+        """Log a row with the evaluation, and save a checkpoint if it is the best so far. Returns True to stop early."""
         self.check()
         with self.log.timed("evaluation"):
             tested = distributed.run_on_rank_zero(lambda: self.objective.evaluate(self.ema.network))

@@ -1,4 +1,4 @@
-"""The interface between the training loop and what it trains: loss, evaluation and pictures."""
+"""Interface between the training loop and an objective: loss, evaluation and pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ EVALUATION_BATCH = 256
 
 
 class Losses(NamedTuple):
-    """Losses of a batch. of_images: (N,), minimised. parts: (2, K), sum and count of each logged part."""
+    """Losses of a batch. of_images: (N,), to be minimised. parts: (2, K), sum and count of each logged part."""
 
     of_images: Tensor
     parts: Tensor
@@ -21,7 +21,7 @@ class Losses(NamedTuple):
 class TestLoss(NamedTuple):
     """Result of an evaluation. test, train: mean loss over test images and over training images.
 
-    parts: (K), means over test images. note: text for the log line. figures: further measurements by name.
+    parts: (K,), means over test images. note: text for the log line. figures: further measurements by name.
     """
 
     test: float
@@ -53,7 +53,7 @@ class Objective(Protocol):
         ...
 
     def changes_since(self, version: int) -> list[str]:
-        """Return a line for each change of meaning since a version of the losses."""
+        """Return a log line for each change in the definition of the losses since `version`."""
         ...
 
     def evaluate(self, network: nn.Module) -> TestLoss:

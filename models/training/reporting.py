@@ -1,4 +1,4 @@
-"""Settings of what a run reports and keeps while it trains."""
+"""Settings of the rows, pictures and checkpoints that a run writes."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,7 +8,7 @@ from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """Rows, pictures and checkpoints that a run writes."""
+    """Frequency and number of the rows, pictures and checkpoints of a run."""
 
     eval_every: Annotated[NonNegative, RESUMABLE] = 1.0
     """Epochs between rows of losses; 0 for one row at the end."""

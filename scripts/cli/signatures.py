@@ -1,7 +1,7 @@
-"""Read the options of a variant from its source. The variant is not imported, since importing torch takes seconds.
+"""Read the options of a variant from its source code, without importing it: the import of torch takes seconds.
 
 Large variants: names, types, defaults and help of the keyword-only arguments. Small variants: the keys of their table.
-If a source is not written plainly, the module is imported instead.
+If the source cannot be analysed, the module is imported instead.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import docstring_parser
 
 from models.variants import Room
 
-# Modules without torch, from which annotations take names.
+# Modules that import no torch. Names in annotations may come from them.
 PLAIN_MODULES = ("typing", "collections.abc", "pathlib", "models.ranges", "models.variants")
 NOT_PLAIN = (ValueError, LookupError, TypeError, AttributeError, OSError, StopIteration)
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a variant. kind: its annotation, with ranges and marks."""
+    """One option of a variant. kind: its type annotation, including ranges and other Annotated metadata."""
 
     name: str
     kind: Any
@@ -55,7 +55,7 @@ def names_in(module: str, table: str) -> tuple[str, ...]:
 
 
 def read_options(path: Path, method: str = "__init__") -> tuple[Option, ...]:
-    """Return the options of the variant in a file. Raises one of NOT_PLAIN if its source does not tell."""
+    """Return the options of the variant in a file. Raises one of NOT_PLAIN if the source cannot be analysed."""
     scope = _Scope(path)
     classes = (node for node in scope.tree.body if isinstance(node, ast.ClassDef))
     variant = next(node for node in classes if node.name.lower() == path.stem.replace("_", ""))
@@ -67,7 +67,7 @@ def read_options(path: Path, method: str = "__init__") -> tuple[Option, ...]:
 
 
 def options_of_function(module: str, name: str) -> tuple[Option, ...]:
-    """Return the options of a small variant: the keyword-only arguments of the function of its name in a module."""
+    """Return the options of a small variant: the keyword-only arguments of its function in a module."""
     try:
         scope = _Scope(_source(module))
         function = next(node for node in scope.tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
@@ -77,7 +77,7 @@ def options_of_function(module: str, name: str) -> tuple[Option, ...]:
 
 
 def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]) -> Iterator[Option]:
-    """Yield the keyword-only arguments of a function in a file. texts: help besides that of its own docstring."""
+    """Yield the keyword-only arguments of a function in a file. texts: help texts from other docstrings."""
     arguments, texts = function.args, {**texts, **_texts(ast.get_docstring(function))}
     if arguments.kwarg is not None:
         raise ValueError(f"{function.name} takes any keyword")
@@ -104,7 +104,7 @@ def _import_keywords(function: Callable[..., Any], texts: Mapping[str, str] | No
 
 
 def _texts(docstring: str | None) -> dict[str, str]:
-    """Return the help of each argument, from the part "Args:" of a docstring."""
+    """Return the help text of each argument in the "Args:" section of a docstring."""
     params = docstring_parser.parse(docstring or "").params
     return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
@@ -118,7 +118,7 @@ def _source(module: str) -> Path:
 
 
 class _Scope(dict[str, Any]):
-    """Values of the names that a file binds at its top level, read when an expression uses them."""
+    """Values of a file's top-level names. A value is evaluated when an expression uses its name."""
 
     def __init__(self, path: Path) -> None:
         self.tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""Standard output and error that survive the end of their terminal, and the lines that tasks print.
+"""Standard output and error that can be written after the terminal has closed, and functions that print messages.
 
-Closing a screen session or an ssh connection sends HUP and removes the terminal at the same instant. The task still has
-to save a checkpoint then, and must not fail because its progress bar cannot be written.
+Closing a screen session or an ssh connection sends SIGHUP and removes the terminal at the same time. The task must then
+still save a checkpoint. It must not fail because its progress bar cannot be written.
 """
 
 import errno
@@ -13,7 +13,7 @@ from models import processes
 
 
 class _Terminal(io.FileIO):
-    """Terminal whose output is dropped once it is closed. All other failures are raised."""
+    """Terminal that drops its output once the terminal is closed. Other errors are raised."""
 
     def write(self, data: Any) -> int:
         try:
@@ -38,13 +38,13 @@ def outlast_terminal() -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line on standard error, on rank 0 only."""
+    """Print a line to standard error, on rank 0 only."""
     if processes.is_rank_zero():
         print(line, file=sys.stderr, flush=True)
 
 
 def tell_progress(done: int, count: int, *words: str) -> None:
-    """Print progress on rank 0: on a terminal as one line that is overwritten, elsewhere only at the end."""
+    """Print progress on rank 0. A terminal shows one line that is overwritten; a file gets one line at the end."""
     if processes.is_rank_zero() and (sys.stderr.isatty() or done == count):
         text = ", ".join((f"{done} of {count} images", *words))
         print(text, file=sys.stderr, end="\r" if done < count else "\n", flush=True)

@@ -1,4 +1,4 @@
-"""Code shared by the tasks of autoencoders: the objects of a training, and a trained autoencoder with its images."""
+"""Code shared by the autoencoder tasks: prepare a training run, open a trained autoencoder, read its images."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -85,7 +85,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
 
 
 def _check_likelihood(flags: AutoencoderFlags) -> None:
-    """Raise UserError for flags of the KL if a plain autoencoder is trained."""
+    """Raise UserError if a KL flag is set for a plain autoencoder."""
     likelihood, defaults = flags.likelihood, AutoencoderLossFlags()
     for name in ("kl_weight", "kl_warmup_steps", "free_bits"):
         value = getattr(likelihood, name)
@@ -97,7 +97,7 @@ def _check_likelihood(flags: AutoencoderFlags) -> None:
 
 
 def open_autoencoder(flags: CodingFlags, weights: str = "ema") -> tuple[Autoencoder, torch.device]:
-    """Return the autoencoder of the flags, and the device that it is on. Raises UserError."""
+    """Load the autoencoder that the flags name, and return it with its device. Raises UserError."""
     device = devices.pick_device(flags.device)
     devices.prepare_device(device)
     if flags.checkpoint in (checkpoints.LAST, checkpoints.BEST):
@@ -111,7 +111,7 @@ def open_autoencoder(flags: CodingFlags, weights: str = "ema") -> tuple[Autoenco
 
 
 def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
-    """Return the data set of the flags. Raises UserError for images of another shape than the autoencoder takes."""
+    """Load the data set of the flags. Raises UserError if the autoencoder takes images of another shape."""
     dataset = load_data(flags)
     shape = tuple(dataset.train.images.shape[1:])
     if model.spec.shape != shape:
@@ -122,7 +122,7 @@ def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
 
 
 def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
-    """Return image files as uint8 (N, *shape), grey or in colour. Raises UserError if one is broken or does not fit."""
+    """Read image files as uint8 (N, *shape). Raises UserError if one cannot be decoded or has another image size."""
     from data.readers.pictures import BROKEN, Target, decode
 
     images = []
@@ -139,5 +139,5 @@ def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
 
 
 def dims(shape: Sequence[int]) -> str:
-    """Return a shape as text, as in 1x28x28."""
+    """Return a shape as text, e.g. 1x28x28."""
     return "x".join(map(str, shape))

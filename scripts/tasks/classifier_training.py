@@ -1,4 +1,4 @@
-"""The work of `train_classifier`: train a feature network of a data set, or measure one again."""
+"""The work of `train_classifier`: train a feature network on a data set, or measure an existing one again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def train_or_verify(flags: ClassifierFlags) -> Path:
-    """Return the file of the network that was trained or verified. Raises UserError."""
+    """Train or verify a network, and return its file. Raises UserError."""
     device = devices.pick_device(flags.device)
     devices.prepare_device(device)
     real = classes_to_learn(load_data(flags))
@@ -52,7 +52,7 @@ def _train(flags: ClassifierFlags, real: RealImages, device: torch.device) -> Pa
 
 
 def _verify(flags: ClassifierFlags, real: RealImages, device: torch.device) -> Path:
-    """Measure a network and return its file.
+    """Measure the accuracy of a network and return its file.
 
     Raises UserError if the file is missing, if the network was trained on other data, or if its accuracy is lower than
     the file states.

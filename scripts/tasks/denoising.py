@@ -1,4 +1,4 @@
-"""Code shared by `train_ddpm`, `train_flow` and `train_latent`: from flags to a denoising objective."""
+"""Code shared by `train_ddpm`, `train_flow` and `train_latent`: build a denoising objective from the flags."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -48,12 +48,12 @@ BEST_BY = {"loss": "test_loss", "distance": DISTANCE}  # The column of metrics.c
 
 
 def train_denoiser(request: Request[TrainFlags]) -> None:
-    """Train, and print the run folder. Raises UserError before anything is written."""
+    """Train a denoiser and print the run folder. Raises UserError before it writes to the run folder."""
     run_training(request, prepare_denoiser)
 
 
 def settings_to_measure(words: Sequence[str]) -> TrainFlags:
-    """Return the complete flags of a new run of `train_flow` on these arguments. Raises UserError as that run would."""
+    """Return the complete flags of a new `train_flow` run with these arguments. Raises UserError as the run would."""
     settings = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "").flags
     if settings is None or settings.run.init_from:
         raise UserError("--resume and --init_from use weights from before, which are not measured; leave them out")
@@ -63,7 +63,7 @@ def settings_to_measure(words: Sequence[str]) -> TrainFlags:
 
 
 def complete(flags: TrainFlags) -> TrainFlags:
-    """Return the flags with the defaults that depend on other flags. Raises UserError for flags that clash."""
+    """Fill in the defaults that depend on other flags. Raises UserError for flags that contradict each other."""
     process, sheets = flags.process, flags.sheets
     if process.coupling != "independent" and (flags.optimizer.accumulate > 1 or processes.world_size() > 1):
         raise UserError(
@@ -139,7 +139,7 @@ def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted
 
 
 def build_spec(flags: TrainFlags, dataset: ImageData, space: Space) -> DenoiserSpec:
-    """Return the specification of the denoiser."""
+    """Return the specification of the denoiser that the flags describe."""
     labelled = flags.data.conditional and bool(dataset.class_names)
     process = flags.process
     return DenoiserSpec(
@@ -163,7 +163,7 @@ def build_objective(
     """Build the loss, the test grid and the sample sheets. Raises UserError for settings that do not fit together."""
     process, sheets = flags.process, flags.sheets
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
-    # Draw once, so that a density that the schedule does not allow is refused here.
+    # Draw one time here: this raises UserError if the schedule does not allow the density.
     density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)
     assert sheets.steps is not None, "complete the flags first"
     scale = sheets.guidance_scale if spec.classes else 1.0
@@ -198,7 +198,7 @@ def build_objective(
 
 
 def build_sample_test(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> SampleTest:
-    """Return the test of samples in the features of the data set's classifier, trained if need be. Raises UserError."""
+    """Build the sample test. It uses the data set's classifier, which is trained if missing. Raises UserError."""
     if not dataset.class_names:
         raise UserError(
             f"`eval_samples` {flags.sample_test.eval_samples}: {dataset.name} has no classes to train a classifier on"

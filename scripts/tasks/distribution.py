@@ -1,4 +1,4 @@
-"""The work of `visualize_distribution`: a map of real and generated images, and figures of how well they mix."""
+"""The work of `visualize_distribution`: a 2-D map of real and generated images, and measures of how well they mix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FeatureReader = Callable[[Tensor], Tensor]  # uint8 images (N, C, H, W) -> featu
 
 @dataclass(frozen=True)
 class _Features:
-    """Features (N, D) of test images, of training images (the floor of every figure) and of generated images."""
+    """Features (N, D) of test images, training images and generated images. Training images give the floor."""
 
     real: Tensor
     floor: Tensor
@@ -36,7 +36,7 @@ class _Features:
 
 
 def draw_distribution(flags: DistributionFlags) -> None:
-    """Write the map and its figures into a folder, and print it. Raises UserError."""
+    """Write the map and the measures into a folder, and print the folder's name. Raises UserError."""
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     dataset = shown.data()
     count = min(flags.num_samples, len(dataset.test), len(dataset.train))
@@ -79,7 +79,7 @@ def _reader(shown: Shown, features: str, dataset: ImageData) -> FeatureReader:
 
 
 def _measure_mixing(features: _Features, k: int) -> dict[str, Any]:
-    """Return how well generated images mix with test images, the same for training images, and the expected values."""
+    """Return the measures of generated and of training images against test images, and the expected values."""
     real, count = features.real, len(features.real)
     measured = [
         {"mixing": mixing(real, others, k), **manifolds(real, others, k)._asdict()}

@@ -1,4 +1,4 @@
-"""The work of `evaluate --task bayes`: accuracy of a conditional model as a classifier, by Bayes' rule."""
+"""The work of `evaluate --task bayes`: measure a conditional model as a classifier by Bayes' rule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, r
 if TYPE_CHECKING:
     from scripts.evaluate import BayesFlags
 
-Classify = Callable[[Tensor, Sequence[int]], Posterior]  # From uint8 images and their indices in the split.
+Classify = Callable[[Tensor, Sequence[int]], Posterior]  # Takes uint8 images and their indices in the split.
 
 
 def main(flags: BayesFlags) -> None:
@@ -68,14 +68,14 @@ def main(flags: BayesFlags) -> None:
 
 
 class _Classifier(NamedTuple):
-    """A way to classify. settings: for the card. fit: function of the data set and the log-prior (K,)."""
+    """A method of classification. settings: for the card. fit(data set, log-prior (K,)): returns the classifier."""
 
     settings: dict[str, Any]
     fit: Callable[[ImageData, Tensor], Classify]
 
 
 def _denoiser_classifier(flags: BayesFlags, path: Path) -> _Classifier:
-    """Raises UserError if the run has no labels, or if the settings do not suit it."""
+    """Build the classifier of a denoiser. Raises UserError without labels or if the settings do not fit the model."""
     errors, ode = flags.errors, flags.ode
     method: Method = Denoising(errors.draws, errors.weighting, *errors.time_range, errors.first_round, errors.patience)
     if flags.method == "likelihood":
@@ -102,7 +102,7 @@ def _latent_classifier(flags: BayesFlags, path: Path) -> _Classifier:
     model.network.to(device)
 
     def latents(images: ImageRows) -> Tensor:
-        """Return the means of the posterior, (N, D)."""
+        """Return the posterior means of the images, (N, D)."""
         return encode_images(model, images, flips=False, device=device).posterior.chunk(2, dim=1)[0].flatten(1)
 
     def fit(dataset: ImageData, log_prior: Tensor) -> Classify:
@@ -111,7 +111,7 @@ def _latent_classifier(flags: BayesFlags, path: Path) -> _Classifier:
 
         def classify(images: Tensor, indices: Sequence[int]) -> Posterior:
             log_posterior = gaussians.log_posterior(latents(images), log_prior)
-            # The denoiser is never evaluated, and the encoder's one evaluation serves all classes.
+            # No denoiser is evaluated. The encoder is evaluated once per image, for all classes together.
             return Posterior(
                 log_posterior, log_posterior.argmax(1), torch.zeros(log_posterior.shape, dtype=torch.int64)
             )
@@ -132,7 +132,7 @@ def _log_prior(flags: BayesFlags, dataset: ImageData) -> Tensor:
 
 
 def _classify(flags: BayesFlags, classify: Classify, part: Split) -> Posterior:
-    """Classify all images in batches, which bounds memory and shows progress."""
+    """Classify all images in batches, which limits memory use, and print the progress."""
     posteriors: list[Posterior] = []
     right = 0
 

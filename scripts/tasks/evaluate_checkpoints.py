@@ -1,4 +1,4 @@
-"""The work of `evaluate --every_checkpoint`: a few measures over training, of raw and of EMA weights."""
+"""The work of `evaluate --every_checkpoint`: measure every checkpoint with raw and with EMA weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ HEADINGS = {NOISE_LOSS: "error of the estimated noise", "fd": "distance", "recog
 
 
 class _Row(NamedTuple):
-    """Measurements by name of one checkpoint with raw or EMA weights. samples_card: how its images were generated."""
+    """Measurements, by name, of one checkpoint with raw or EMA weights. samples_card: how the images were generated."""
 
     step: int
     epoch: float
@@ -83,7 +83,7 @@ def main(flags: CheckpointsFlags) -> None:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Settings that all checkpoints share. count, labels: of the images that each checkpoint generates."""
+    """Settings that all checkpoints share. count, labels: number and labels of the images that each one generates."""
 
     flags: CheckpointsFlags
     protocol: Protocol
@@ -93,7 +93,7 @@ class _Evaluation:
 
     @classmethod
     def of(cls, flags: CheckpointsFlags, model: Model, path: Path) -> _Evaluation:
-        """Build the evaluation of a run. model, path: of one of its checkpoints. Raises UserError."""
+        """Build the evaluation of a run. path: one of its checkpoints. model: its model. Raises UserError."""
         sampling = open_sampling(flags.sampling, flags.model, model)
         dataset = load_data_of_run(path, flags.data)
         count = flags.num_images or min(USUAL_COUNT, len(dataset.test))
@@ -106,7 +106,7 @@ class _Evaluation:
 
     @cached_property
     def rows(self) -> Tensor:
-        """Rows of the test images of the loss and the floor: as many as generated images, or all if there are fewer."""
+        """Rows of the test images for the loss and the floor: `count` rows, or all if there are fewer."""
         return self.protocol.floor_rows(self.count)
 
     @cached_property
@@ -121,7 +121,7 @@ class _Evaluation:
         return [warning for name, width in widths.items() for warning in covariance_warnings(self.count, width, name)]
 
     def measure(self, paths: Sequence[Path]) -> Iterator[_Row]:
-        """Yield a row for each checkpoint and its weights, raw weights first."""
+        """Yield two rows per checkpoint: raw weights, then EMA weights."""
         epochs_per_step = stored_facts(paths[-1])["config"]["batch_size"] / len(self.protocol.real.train)
         for path in paths:
             step = stored_facts(path)["step"]
@@ -159,7 +159,7 @@ class _Evaluation:
     def _compare(
         self, extract: Callable[[Extractor], FeaturesAndLogits], labels: Tensor | None
     ) -> dict[str, Measurement]:
-        """Measure images. extract: returns their features. labels: the classes that were asked for."""
+        """Measure images. extract: returns their features and logits. labels: the labels they were generated with."""
         measurements = {}
         for network in self.protocol.extractors:
             output, name = extract(network), network.name
@@ -220,7 +220,7 @@ class _Report:
         curves.draw_checkpoint_curves(columns, panels, folder / "checkpoints.png", self.title)
 
     def _card(self) -> dict[str, Any]:
-        """Return the protocol, which must be equal in reports that are compared, and how the images were generated."""
+        """Return the protocol and how the images were generated. Only reports with equal protocols can be compared."""
         evaluation = self.evaluation
         card = model_card(self.rows[-1].path, evaluation.flags.model)
         for key in ("checkpoint", "checkpoint_sha256", "step", "weights"):
@@ -247,7 +247,7 @@ class _Report:
         return rows
 
     def table(self) -> str:
-        """Return the measures with their floor, their meanings and the warnings."""
+        """Return the table as text: measures with their floors, then their meanings and the warnings."""
         names, evaluation = list(self.rows[0].measurements), self.evaluation
         table = []
         for row in self.rows:

@@ -1,4 +1,4 @@
-"""The work of `evaluate --compare A B`: two evaluations of samples side by side, if their protocols agree."""
+"""The work of `evaluate --compare A B`: compare two evaluations of samples whose protocols are equal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUMBERS = ("value", "low", "high")
 
 @dataclass(frozen=True)
 class _Report:
-    """A written evaluation. resampled: values of each measure in the bootstrap resamples."""
+    """An evaluation read from its folder. resampled: values of each measure, one per bootstrap resample."""
 
     folder: Path
     protocol: dict[str, Any]
@@ -60,7 +60,7 @@ def main(flags: CompareFlags) -> None:
 
 
 def _find(name: str, experiments: Path) -> Path:
-    """Return the folder of an evaluation, given itself, its report or a run, of which the latest is taken."""
+    """Return the folder of an evaluation. name: the folder, its report.json, or a run, whose latest one is taken."""
     folder = Path(name)
     if folder.name == REPORT:
         folder = folder.parent
@@ -95,7 +95,7 @@ def _read(folder: Path) -> _Report:
 
 
 def _check_protocols(one: _Report, other: _Report) -> None:
-    """Raise UserError if the protocols differ, because results would not mean the same."""
+    """Raise UserError if the protocols differ, because then the results cannot be compared."""
     keys = dict.fromkeys([*one.protocol, *other.protocol])
     pairs = {key: (one.protocol.get(key), other.protocol.get(key)) for key in keys}
     differences = [f"{key} {first} and {second}" for key, (first, second) in pairs.items() if first != second]
@@ -104,7 +104,7 @@ def _check_protocols(one: _Report, other: _Report) -> None:
 
 
 def _are_paired(one: _Report, other: _Report) -> bool:
-    """Return whether image k of both was generated from the same noise and label."""
+    """Return whether images with the same index were generated from the same noise and label."""
     cards = (one.samples, other.samples)
     generated = all(card.get("made_by") == "generate" and "seed" in card for card in cards)
     return generated and all(one.samples.get(key) == other.samples.get(key) for key in ("seed", "labels_sha256"))
@@ -122,9 +122,9 @@ def _output_path(flags: CompareFlags) -> Path:
 
 
 def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> tuple[float, float, float] | None:
-    """Return both standard deviations over the resamples, and the correlation; None if there are no resamples.
+    """Return both standard deviations over the resamples and their correlation; None if there are no resamples.
 
-    Resample b has the same image indices in both evaluations.
+    The correlation is 0 if not paired. Resample b has the same image indices in both evaluations.
     """
     if one is None or other is None or one.shape != other.shape:
         return None
@@ -134,7 +134,7 @@ def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> tuple[fl
 
 
 def _difference(name: str, one: _Report, other: _Report, paired: bool) -> dict[str, Any]:
-    """Return `other` minus `one`, with its 95 % interval if it can be computed."""
+    """Return the measure of `other` minus that of `one`. The 95 % interval is None if it cannot be computed."""
     first, second = (report.results[name]["found"] for report in (one, other))
     value = second["value"] - first["value"]
     spreads = _spreads(one.resampled.get(name), other.resampled.get(name), paired)

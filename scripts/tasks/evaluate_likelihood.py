@@ -1,4 +1,4 @@
-"""The work of `evaluate --task likelihood`: an upper bound on the bits per dimension of a model of pixels."""
+"""The work of `evaluate --task likelihood`: bound the bits per dimension of a pixel model from above."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, r
 if TYPE_CHECKING:
     from scripts.evaluate import LikelihoodFlags
 
-FEWER = 500  # A likelihood takes many network evaluations.
+FEWER = 500  # Default number of images. A likelihood takes many network evaluations.
 MEANINGS_OF_PARTS = {
     "prior": "L_T, information on the image that is left at the end of the chain",
     "steps": "L_1 to L_{T-1}, the steps in between",
@@ -70,10 +70,10 @@ def main(flags: LikelihoodFlags) -> None:
 
 
 def _method(flags: LikelihoodFlags, model: Model) -> tuple[Method, Denoiser]:
-    """Return the method, checked, and its denoiser. Raises UserError.
+    """Return the checked method and the denoiser that it evaluates. Raises UserError.
 
-    The bound clips the clean estimate as samplers do. The density does not: a flow whose estimates are clipped has no
-    inverse.
+    The variational bound clips the clean estimate, as samplers do. The ODE does not, because a flow with clipped
+    estimates has no inverse.
     """
     ode, denoiser = flags.ode, model.denoiser
     method: Method = SpreadDensity(ode.ode_steps, ode.first_time, ode.probes)
@@ -94,7 +94,7 @@ def _measure(
     part: Split,
     indices: list[int],
 ) -> Parts:
-    """Measure all images in batches, which bounds memory and shows progress."""
+    """Measure all images in batches, which limits memory use, and print the progress."""
     device, dimensions = torch.device(flags.model.device), math.prod(part.images.shape[1:])
     batches: list[Parts] = []
 

@@ -63,7 +63,7 @@ def main(flags: NoiseLossFlags) -> None:
 def _measure(
     flags: NoiseLossFlags, model: Model, indices: list[int], splits: dict[str, Split]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return times (N, 10) and the losses of each split at them. Index k decides times and noise of row k."""
+    """Return times (N, 10) and the losses of each split. indices[k] decides the times and noise of row k."""
     device = torch.device(flags.model.device)
     times: list[Tensor] = []
     losses: dict[str, list[Tensor]] = {name: [] for name in splits}
@@ -89,7 +89,7 @@ def _measure(
 
 
 def _results(t: Tensor, losses: dict[str, Tensor], seconds: float) -> dict[str, Any]:
-    """Return the results as plain numbers. gap: test minus train, in pairs that share times and noise."""
+    """Return the results as plain numbers. gap: test minus training loss, paired by times and noise."""
     curves = {**losses, "gap": losses["test"] - losses["train"]}
     return {
         **{name: _curve(t, values) for name, values in curves.items()},
@@ -110,7 +110,7 @@ def _curve(t: Tensor, losses: Tensor) -> dict[str, Any]:
 
 
 def _point(estimate: dict[str, Any] | None) -> list[float]:
-    """Return mean, low and high for the plot."""
+    """Return mean, low and high for the plot; NaN if there is no estimate."""
     return [math.nan] * 3 if estimate is None else [estimate["mean"], *estimate["interval_95"]]
 
 

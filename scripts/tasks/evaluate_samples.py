@@ -1,4 +1,4 @@
-"""The work of `evaluate --task samples`: distances of images from real ones, beside those of other real images."""
+"""The work of `evaluate --task samples`: compare generated images with real ones. Real test images give the floor."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _check(flags: SamplesFlags) -> None:
 
 
 def _check_data(flags: SamplesFlags, dataset: ImageData) -> None:
-    """Raise UserError if a split is streamed or too small: images are compared with all images of a split at once."""
+    """Raise UserError if a split is streamed or has at most `k` images. The measures need all its images in memory."""
     for split in (dataset.train, dataset.test):
         split.in_memory()
     fewest = min(len(dataset.train), len(dataset.test))
@@ -116,7 +116,7 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
 
 
 def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
-    """Load the data set to compare a file of samples with: --dataset, or that of the run that generated them."""
+    """Load the data set to compare with a file of samples: --dataset, or the data of the run that generated them."""
     if flags.dataset is not None:
         return load_data(flags)
     settings = settings_beside(path)
@@ -147,6 +147,6 @@ def _write(
 
 
 def _save_npz(samples: Samples, folder: Path) -> None:
-    """Save the images in the form that `generate` writes, so that they can be measured again."""
+    """Save the images in the format of `generate`, so that they can be measured again."""
     labels = {} if samples.labels is None else {"arr_1": samples.labels.numpy()}
     np.savez(folder / "samples.npz", allow_pickle=False, arr_0=samples.images.permute(0, 2, 3, 1).numpy(), **labels)

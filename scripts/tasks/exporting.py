@@ -1,4 +1,4 @@
-"""Pack a trained run into one folder that works on any machine: settings, a checkpoint and what its space needs."""
+"""Export a trained run as a folder that works on any machine: settings, one checkpoint, and its autoencoder if any."""
 
 import shutil
 
@@ -14,7 +14,7 @@ COPIED = (CONFIG, STATUS, "environment.txt")
 
 
 def export_run(model: Model, out: str) -> None:
-    """Write the folder `out` and print it. Raises UserError if it is not empty, or if the model is not in a run."""
+    """Write the folder `out` and print its name. Raises UserError if it is not empty or the model is not in a run."""
     assert model.origin is not None
     path = model.origin.path
     run = run_of(path)

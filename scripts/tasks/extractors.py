@@ -1,7 +1,5 @@
 """Feature networks chosen on the command line: pretrained, from a file, trained for the data set, or Inception."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +16,12 @@ from scripts.cli.terminal import tell
 from scripts.tasks.training import fingerprint, split_hash
 
 INCEPTION = "inception"
-FEATURES_CACHE = ".features"  # Folder in the folder of runs, with the features of real images.
-CLASSIFIERS_CACHE = ".classifiers"  # Folder in the folder of runs, with classifiers.
+FEATURES_CACHE = ".features"  # Folder in experiments_dir with the features of real images.
+CLASSIFIERS_CACHE = ".classifiers"  # Folder in experiments_dir with classifiers.
 
 
 def real_images(dataset: ImageData) -> RealImages:
-    """Return the two splits of a data set as the library takes them."""
+    """Convert a data set to the type that models.evaluation takes."""
 
     def labelled(split: Split) -> LabelledImages:
         return LabelledImages(split.images, split.labels, split_hash(split))
@@ -39,7 +37,7 @@ def classes_to_learn(dataset: ImageData) -> RealImages:
 
 
 def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, network: str = "convnet") -> Classifier:
-    """Return the pretrained classifier of a data set, or train one and cache it. Raises UserError without classes."""
+    """Return the pretrained or cached classifier of a data set, or train one. Raises UserError without classes."""
     settings = ClassifierSettings(network, flips=dataset.flips)
     return find_or_train(experiments / CLASSIFIERS_CACHE, settings, classes_to_learn(dataset), device, tell)
 
@@ -49,7 +47,7 @@ def find_extractors(
 ) -> list[Extractor]:
     """Return a feature network for each name: an architecture, the file of a classifier, or inception.
 
-    weights: file with the weights of Inception, None to download them. Raises UserError.
+    weights: file with the weights of Inception; None downloads them. Raises UserError.
     """
     if weights is not None and INCEPTION not in names:
         raise UserError("`inception_weights` needs `extractors inception`")
@@ -62,7 +60,7 @@ def find_extractors(
                 f"`extractors` {name}: choose from {choices}, or name a .safetensors file of train_classifier"
             )
     extractors: dict[str, Extractor] = {}
-    for name in sorted(names, key=lambda name: name in NETWORKS):  # Networks that may have to be trained are last.
+    for name in sorted(names, key=lambda name: name in NETWORKS):  # Load files first: training may take minutes.
         if name == INCEPTION:
             extractors[name] = Inception(None if weights is None else Path(weights), device)
         elif name in NETWORKS:

@@ -47,7 +47,7 @@ STRIP_ROWS, STRIP_FRAMES = 8, 10
 
 
 def write_samples(flags: GenerateFlags) -> None:
-    """Write generated images into a folder and print it, or export the run. Raises UserError."""
+    """Write generated images into a folder and print its name, or export the run. Raises UserError."""
     if flags.every_checkpoint and flags.num_samples > FRAMED:
         raise UserError(f"--num_samples {flags.num_samples}: --every_checkpoint draws at most {FRAMED} images a sheet")
     flags = replace(flags, model=resolve_model(flags.model))
@@ -79,7 +79,7 @@ def write_samples(flags: GenerateFlags) -> None:
 
 @contextmanager
 def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype: Any) -> Iterator[IO[bytes]]:
-    """Add an array of a known shape to an .npz. Its bytes are written piece by piece."""
+    """Add an array of known shape to an .npz. Yields the open file; the caller writes the array's bytes in parts."""
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
         header = {"descr": descr, "fortran_order": False, "shape": tuple(shape)}
@@ -89,7 +89,7 @@ def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype
 
 @dataclass(frozen=True)
 class _Writer:
-    """Images sampled as the flags say, and the files written from them. labels: one per image."""
+    """Generates images as the flags say and writes the files. labels: one per image."""
 
     flags: GenerateFlags
     sampling: Sampling
@@ -103,7 +103,7 @@ class _Writer:
         )
 
     def assist(self, model: Model, paths: Sequence[Path]) -> None:
-        """Generate the share of this rank. Rank 0 receives and writes it."""
+        """Generate this rank's share of the images. Rank 0 receives them and writes the files."""
         models = (open_model(path, self.flags.model) for path in paths) if self.flags.every_checkpoint else [model]
         for sampled in models:
             for _ in self.batches(sampled):
@@ -143,7 +143,7 @@ class _Writer:
         return nfe
 
     def draw_training(self, paths: Sequence[Path], folder: Path) -> None:
-        """Draw a sheet for every checkpoint, and a strip of the first images over training."""
+        """Draw one sheet per checkpoint, and a strip of how the first images change during training."""
         frames, captions, film = [], [], []
         for path in paths:
             model = open_model(path, self.flags.model)

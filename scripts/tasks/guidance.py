@@ -1,4 +1,4 @@
-"""The work of `visualize_guidance`: classes by guidance scales in one picture, accuracy and diversity by scale."""
+"""The work of `visualize_guidance`: a picture of classes by guidance scales, and accuracy and diversity by scale."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from scripts.visualize_guidance import GuidanceFlags
 
 REAL_PER_CLASS = 200
-SIDE = 45  # Pixels. Small images are enlarged by the whole number that brings their longer side closest to it.
+SIDE = 45  # Pixels. Small images are enlarged by an integer factor, so that the longer side is close to SIDE.
 
 
 def compare_scales(flags: GuidanceFlags) -> None:
-    """Write the pictures and the table into a folder, and print it. Raises UserError."""
+    """Write the pictures and the table into a folder, and print the folder's name. Raises UserError."""
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     for scale in flags.scales:
         check_guidance(shown.model, scale)
@@ -53,7 +53,7 @@ def compare_scales(flags: GuidanceFlags) -> None:
 
 
 def _sample(shown: Shown, scale: float, labels: list[int]) -> Generated:
-    """Generate one column. Its noise is the same at every scale: it depends on the seed and the index of the image."""
+    """Generate one column. The noise depends only on seed and image index, so it is the same at every scale."""
     at_scale = replace(shown, sampling=replace(shown.sampling, guidance_scale=scale))
     tell(f"scale {scale:g}: {len(labels)} images")
     return at_scale.generate(labels, len(labels), shown.frames)
@@ -65,7 +65,7 @@ def _real_diversity(classifier: Classifier, images: ImageRows, labels: Tensor, c
 
 
 def _measure(classifier: Classifier, scale: float, column: Generated, real: float) -> dict[str, float]:
-    """Return one row of the table. real: the diversity of test images, the unit of that of samples."""
+    """Return one row of the table. real: the diversity of test images, by which the samples' is divided."""
     output = classifier.extract(column.images)
     assert column.labels is not None
     recognised, count = int((output.predictions == column.labels).sum()), len(column.images)
@@ -89,7 +89,7 @@ def _draw(shown: Shown, flags: GuidanceFlags, classes: tuple[int, ...], columns:
     enlarged = max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
 
     def sheet(images: list[Tensor], caption: str) -> Image.Image:
-        """Draw one sheet. images: one tensor for each scale; its image k is of class k modulo the number of classes."""
+        """Draw one sheet. images: one tensor per scale; image k has class k modulo the number of classes."""
         cells = [
             sheets.tiled(column[row :: len(classes)][: flags.shown], across)
             for row in range(len(classes))

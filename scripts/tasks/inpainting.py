@@ -1,4 +1,4 @@
-"""The work of `inpaint`: hide a part of test images and sample it anew. All other pixels stay exactly as they are."""
+"""The work of `inpaint`: hide a part of test images and sample it again. The other pixels do not change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HIDDEN_GREY = 128
 
 
 def fill_test_images(flags: InpaintFlags) -> None:
-    """Write the picture and the errors of filled-in images into a folder, and print it. Raises UserError."""
+    """Write the picture and the errors of the filled-in images into a folder, and print its name. Raises UserError."""
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     shown.need_gaussian_noise("inpaint")
     known = read_mask(flags.mask, shown.model.space.image_shape[1:], flags.show.seed)
@@ -89,7 +89,7 @@ def read_mask(name: str, size: tuple[int, int], seed: int) -> Tensor:
 
 
 def fill_in(shown: Shown, flags: InpaintFlags, images: Tensor, known: Tensor, labels: list[int]) -> Generated:
-    """Return `flags.samples` samples of each of the uint8 images (N, C, H, W), those of one image in a row."""
+    """Return `flags.samples` samples of each uint8 image (N, C, H, W). Samples of one image are consecutive."""
     space, grid = shown.model.space, shown.grid
 
     def begin(denoiser: Denoiser, indices: range) -> Start:
@@ -111,7 +111,7 @@ def fill_in(shown: Shown, flags: InpaintFlags, images: Tensor, known: Tensor, la
 
 
 def _errors(images: Tensor, decoded: Tensor, filled: Tensor, known: Tensor) -> dict[str, object]:
-    """Return errors on known pixels before and after the originals replace them, and on hidden pixels."""
+    """Return the errors on hidden pixels, and on known pixels before and after the originals replace them."""
     samples = len(filled) // len(images)
     truth = images.repeat_interleave(samples, 0)
 

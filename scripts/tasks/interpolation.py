@@ -1,4 +1,4 @@
-"""The work of `interpolate`: images between two noises, between two test images by their noises, or between classes."""
+"""The work of `interpolate`: interpolate between two noises, two inverted test images, or two classes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from scripts.tasks.showing import Shown, name_images, pick_images, rmse, write_n
 if TYPE_CHECKING:
     from scripts.interpolate import InterpolateFlags
 
-FRAMES_PER_COLUMN = 4  # Frames of an animation.
+FRAMES_PER_COLUMN = 4  # Frames of the animation per column of the picture.
 
 
 class _Ends(NamedTuple):
-    """Both ends of every row: noises (R, C, H, W) and labels (R,), None for a model without labels."""
+    """Both ends of each row: noises (R, C, H, W), and labels (R,) or None for a model without labels."""
 
     noises: tuple[Tensor, Tensor]
     labels: tuple[Tensor | None, Tensor | None]
 
 
 def draw_interpolation(flags: InterpolateFlags) -> None:
-    """Write the picture into a folder, and print it. Raises UserError."""
+    """Write the picture into a folder, and print the folder's name. Raises UserError."""
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     if flags.between != "classes":
         shown.need_gaussian_noise(f"--between {flags.between}")
@@ -63,7 +63,7 @@ def draw_interpolation(flags: InterpolateFlags) -> None:
 def slerp(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     """Interpolate on the arc between noises (N, ...), with one weight in [0, 1] per image (Shoemake 1985).
 
-    A straight line would pass through images whose noise is too weak. Equal ends stay as they are.
+    On a straight line, the variance of the noise would be too small between the ends. Equal ends are not changed.
     """
     a, b = one.flatten(1).double(), other.flatten(1).double()
     cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
@@ -77,7 +77,7 @@ def slerp(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
 
 
 def _sample_between(shown: Shown, ends: _Ends, weights: Tensor) -> Generated:
-    """Sample every row at every weight. Image r * len(weights) + k is of row r."""
+    """Sample every row at every weight. Image r * len(weights) + k has row r and weight k."""
     count, width = len(ends.noises[0]) * len(weights), len(weights)
 
     def begin(denoiser: Denoiser, indices: range) -> Start:
@@ -90,7 +90,7 @@ def _sample_between(shown: Shown, ends: _Ends, weights: Tensor) -> Generated:
             labelled = with_labels(denoiser, first)
         else:
             labelled = between_labels(denoiser, first, second, weight)
-        # The noise that a sampler adds is the same along a row. The first draw is the row's start.
+        # All images of a row get the same sampler noise. The first draw is skipped: it is the start noise.
         draw = shown.draw([2 * index for index in row.tolist()])
         draw(noise.shape)
         return Start(noise, 1.0, None, shown.sampling.walk(labelled, noise, shown.grid, draw))
@@ -107,7 +107,7 @@ def _draw(
     folder: Path,
     originals: tuple[Tensor, Tensor] | None = None,
 ) -> Generated:
-    """Draw the sheet, and an animation to the second end and back. originals: images to draw beside both ends."""
+    """Draw the sheet, and an animation from first to second end and back. originals: images beside the two ends."""
     stride = FRAMES_PER_COLUMN if flags.show.animate else 1
     weights = torch.linspace(0, 1, (flags.columns - 1) * stride + 1)
     made = _sample_between(shown, ends, weights)
@@ -127,7 +127,7 @@ def _draw(
 
 
 def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
-    """Interpolate between the noises of test images, and measure how well both ends are reconstructed."""
+    """Interpolate between the noises found for test images, and measure how well both ends are reconstructed."""
     dataset = shown.data()
     rows = pick_images(dataset.test, 2 * flags.rows, flags.show.seed, flags.images)
     flags = replace(flags, rows=len(rows) // 2)
@@ -161,7 +161,7 @@ def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
 
 @torch.no_grad()
 def find_noises(shown: Shown, images: Tensor, labels: Tensor, refinements: int) -> Tensor:
-    """Return the noises from which uint8 images (N, C, H, W) would be sampled under their labels."""
+    """Invert the sampler: return the noises from which it generates the uint8 images (N, C, H, W) with these labels."""
     noises, size = [], shown.show.batch_size
     for batch, batch_labels in zip(images.split(size), labels.split(size), strict=True):
         denoiser, _ = sampled_denoiser(shown.model, shown.sampling)

@@ -1,4 +1,4 @@
-"""The work of `image_to_image`: test images are noised up to several flow times and sampled from there (SDEdit)."""
+"""The work of `image_to_image`: add noise to test images up to several flow times and sample from there (SDEdit)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def sample_from_images(flags: ImageToImageFlags) -> None:
-    """Write the picture and the table of changes into a folder, and print it. Raises UserError."""
+    """Write the picture and the table of changes into a folder, and print the folder's name. Raises UserError."""
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     images, labels, names = shown.test_images(flags.rows, flags.images, flags.labels)
     with shown.folder("image_to_image", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
@@ -46,12 +46,12 @@ def sample_from_images(flags: ImageToImageFlags) -> None:
 
 
 def grid_from(grid: Grid, strength: float) -> Grid:
-    """Return the rest of a grid from the level whose flow time is nearest to `strength`; at least one step."""
+    """Return the part of a grid that starts at the flow time nearest to `strength`. It has at least one step."""
     return grid[int((grid.levels.flow_time[:-1] - strength).abs().argmin()) :]
 
 
 def _sample(shown: Shown, images: Tensor, labels: list[int], grid: Grid) -> Generated:
-    """Sample from the images, noised up to the grid's start. The noise is the same for every start."""
+    """Add noise to the images up to grid[0] and sample from there. The noise is the same for every grid."""
 
     def begin(denoiser: Denoiser, indices: range) -> Start:
         rows = slice(indices.start, indices.stop)
@@ -65,7 +65,7 @@ def _sample(shown: Shown, images: Tensor, labels: list[int], grid: Grid) -> Gene
 
 
 def _moments(columns: Sequence[Generated]) -> list[tuple[float, list[Tensor]]]:
-    """Return t and the frames of all columns at the times of the longest. A column waits until its own start."""
+    """Return t and the frames of all columns at the longest one's times. Others repeat their first frame at first."""
     longest = max(columns, key=lambda column: column.frame_times[0])
     moments = []
     for t in longest.frame_times:

@@ -1,7 +1,7 @@
-"""Three ways to train and sample one network: our loop, and two that follow the examples of widely used libraries.
+"""Three ways to train and sample one network: our loop, and two loops that follow the examples of other libraries.
 
-The two use the public classes of their libraries, with the optimizers, averages of weights, learning rates and readers
-of their examples. Network, batch size and the share of dropped labels are ours in all three.
+The two loops use public classes of their libraries. Optimizer, weight averaging, learning rate and data loading are
+those of the examples. All three use our network, batch size and label dropout.
 """
 
 import copy
@@ -28,13 +28,13 @@ from models.runs.run import Run
 from scripts.cli.flags import TrainFlags
 from scripts.tasks.denoising import assemble
 
-CHAIN = 1000  # Steps of the chain that both libraries train on by default.
+CHAIN = 1000  # Default number of timesteps of both libraries.
 EXAMPLE_LR = 1e-4  # Learning rate of both examples.
 SAMPLE_BATCH = 250  # Images per batch of samples.
 
 
 class PILDataset(Dataset):
-    """Images of a split, read one by one through PIL and torchvision's transforms, as torchvision's data sets are."""
+    """Images of a split. Each passes through PIL and torchvision's transforms, as in torchvision's data sets."""
 
     def __init__(self, split: Split, steps: Sequence[Any]):
         from torchvision import transforms  # Slow to import, and not needed for --help.
@@ -60,10 +60,10 @@ class Drawn(NamedTuple):
 
 
 class Peer(Protocol):
-    """One contender."""
+    """Interface of a contender: it trains step by step and samples."""
 
-    steps_on_the_way: Sequence[int]  # Numbers of sampling steps tried during training, of which the best result counts.
-    steps_to_try: Sequence[int]  # Those tried after training, in ascending order.
+    steps_on_the_way: Sequence[int]  # Sampling step counts tried during training; the best result counts.
+    steps_to_try: Sequence[int]  # Sampling step counts tried after training, in ascending order.
 
     def step(self) -> None:
         """Take one optimizer step."""
@@ -76,7 +76,7 @@ class Peer(Protocol):
 
 @dataclass(frozen=True)
 class Match:
-    """Everything that the contenders share. scale: of guidance. lr: learning rate of the two libraries."""
+    """Settings and data that the contenders share. scale: guidance scale. lr: learning rate of the two libraries."""
 
     settings: TrainFlags
     dataset: ImageData
@@ -91,20 +91,20 @@ class Match:
 
     @property
     def passes(self) -> int:
-        """Network evaluations per sampling step of the two libraries."""
+        """Number of network evaluations per sampling step in the two libraries: 2 with guidance."""
         return 1 if self.scale == 1 else 2
 
     def network(self) -> nn.Module:
-        """Return the network as our loop initialises it."""
+        """Return the network with the initial weights of our loop."""
         return assemble(self.settings, self.dataset).network.train()
 
     def dropped(self, label: Tensor) -> Tensor:
-        """Return labels of which some are replaced by the null label."""
+        """Replace a random share of the labels, `label_drop`, by the null label."""
         drop = torch.rand(label.shape, device=label.device) < self.settings.process.label_drop
         return torch.where(drop, self.spec.classes, label)
 
     def guided(self, network: nn.Module, noisy: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """Return the guided output of a network. t: steps of the chain, integers (N,)."""
+        """Return the output of a network with classifier-free guidance. t: integer timesteps (N,)."""
         with_label = network(noisy, share_of_chain(t), label)
         if self.scale == 1:
             return with_label
@@ -112,7 +112,7 @@ class Match:
         return without + self.scale * (with_label - without)
 
     def loader(self, steps: Sequence[Any], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return an endless iterator over batches, read as the examples do. steps: torchvision's transforms."""
+        """Return an endless iterator over batches of a DataLoader. steps: torchvision transforms after ToTensor."""
         from torchvision import transforms
 
         flips = [transforms.RandomHorizontalFlip()] if self.dataset.flips else []
@@ -123,7 +123,7 @@ class Match:
 
 
 def share_of_chain(t: Tensor) -> Tensor:
-    """Return steps 0..CHAIN-1 of the chain as times in (0, 1], which our networks take."""
+    """Convert timesteps 0..CHAIN-1 to the times in (0, 1] that our networks take."""
     return (t + 1) / CHAIN
 
 
@@ -153,7 +153,7 @@ class Ours:
 
 
 class _Conditional(nn.Module):
-    """Our network with the interface that denoising_diffusion_pytorch.classifier_free_guidance expects."""
+    """Wrapper of our network with the interface that denoising_diffusion_pytorch.classifier_free_guidance expects."""
 
     random_or_learned_sinusoidal_cond = False
 
@@ -167,13 +167,13 @@ class _Conditional(nn.Module):
         return self.network(noisy, share_of_chain(t), self.match.dropped(label))
 
     def forward_with_cond_scale(self, noisy: Tensor, t: Tensor, label: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-        """Return the output guided by the scale of the match, twice: the second is for variants not measured here."""
+        """Return the guided output twice. The library reads the second one only in variants that are not used here."""
         guided = self.match.guided(self.network, noisy, t, label)
         return guided, guided
 
 
 class DenoisingDiffusionPytorch:
-    """GaussianDiffusion, trained like its package's Trainer: Adam, an EMA every tenth step, one worker per core."""
+    """GaussianDiffusion, trained as by its package's Trainer: Adam, EMA every tenth step, one worker per core."""
 
     name: ClassVar = "denoising-diffusion-pytorch"
     package: ClassVar = name
@@ -211,7 +211,7 @@ class DenoisingDiffusionPytorch:
 
 
 class Diffusers:
-    """DDPMScheduler and EMAModel, as in diffusers' unconditional example, but with labels and without accelerate."""
+    """DDPMScheduler and EMAModel, as in diffusers' unconditional example, with labels and without accelerate."""
 
     name: ClassVar = "diffusers"
     package: ClassVar = name
@@ -230,13 +230,13 @@ class Diffusers:
         parameters = list(self.network.parameters())
         self.optimizer = torch.optim.AdamW(parameters, match.lr, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         steps = self._steps_in(match.minutes * 60)
-        # The example warms up for 500 steps, a small share of its training.
+        # The example has 500 warm-up steps, a small share of its training.
         self.rates = get_scheduler("cosine", self.optimizer, None, min(500, steps // 10), steps)
         self.average = EMAModel(parameters, decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.batches = match.loader([transforms.Normalize([0.5], [0.5])], 0)
 
     def _steps_in(self, seconds: float) -> int:
-        """Estimate the number of steps from forward and backward passes of a copy. The example knows the number."""
+        """Estimate the number of steps from the time of a copy's forward and backward passes. The example knows it."""
         shape = self.match.settings.optimizer.batch_size, *self.match.spec.space.shape
         clean, network = torch.randn(shape, device=self.match.device), copy.deepcopy(self.network)
         times = []
@@ -279,7 +279,7 @@ class Diffusers:
 
     @contextmanager
     def _averaged(self) -> Iterator[nn.Module]:
-        """Yield the network in eval mode with the averaged weights. Its own weights return at the end of the block."""
+        """Yield the network in eval mode with the averaged weights. Restore the raw weights at the end of the block."""
         parameters = list(self.network.parameters())
         self.average.store(parameters)
         self.average.copy_to(parameters)

@@ -1,10 +1,8 @@
 """Data, protocol card and report of the evaluations of a trained run.
 
-Results can only be compared together with their card, so a report has both: in one JSON file for programs and in one
-text file for people.
+Results can only be compared if their cards agree. A report therefore has results and card, in a JSON file for programs
+and in a text file for people.
 """
-
-from __future__ import annotations
 
 import json
 import time
@@ -30,12 +28,12 @@ from scripts.cli.terminal import tell, tell_progress
 from scripts.tasks.sampling import name_of
 from scripts.tasks.training import fingerprint, spaced_rows, split_hash
 
-USUAL_COUNT = 1000  # Images that are measured by default, if there are so many.
+USUAL_COUNT = 1000  # Default number of images to measure, if there are that many.
 Result = TypeVar("Result")
 
 
 def stored_facts(path: Path) -> dict[str, Any]:
-    """Return what the YAML file beside a checkpoint's tensors holds."""
+    """Return the content of the YAML file beside a checkpoint's tensors."""
     return read_yaml(path.with_suffix(".yaml"))
 
 
@@ -65,7 +63,7 @@ def part_of(dataset: ImageData, split: str, first: int, count: int | None) -> Sp
 def spread_over(dataset: ImageData, split: str, count: int | None, usual: int = USUAL_COUNT) -> tuple[Split, list[int]]:
     """Return `count` images evenly spaced over a split, and their indices. count: as for `_count`. Raises UserError.
 
-    They are at least the two that an interval needs. A split that is sorted by class gives images of all classes.
+    There must be at least two, since an interval needs two. A split sorted by class gives images of all classes.
     """
     whole: Split = getattr(dataset, split)
     rows = spaced_rows(len(whole), _count(f"{split} images of {dataset.name}", len(whole), count, usual, 2))
@@ -73,7 +71,7 @@ def spread_over(dataset: ImageData, split: str, count: int | None, usual: int = 
 
 
 def _count(description: str, available: int, count: int | None, usual: int, fewest: int) -> int:
-    """Return the number of images to take: all if `count` is 0, the usual number or all if it is None."""
+    """Return the number of images to take. count: 0 for all; None for the smaller of `usual` and `available`."""
     number = min(usual, available) if count is None else count or available
     if not fewest <= number <= available:
         message = f"`num_images` {number}: must be {fewest} to {available}, the number of {description}"
@@ -114,9 +112,9 @@ def data_card(dataset: ImageData, split: str, position: Mapping[str, Any], part:
 def in_batches(
     work: Callable[[slice], Result], count: int, size: int, summary: Callable[[int], str]
 ) -> Iterator[Result]:
-    """Yield `work(rows)` for each batch of the rows 0..count-1, in order and on every rank; the ranks share the work.
+    """Yield `work(rows)` for each batch of the rows 0..count-1, in order. Ranks share the work; each gets all results.
 
-    Prints a line of progress that ends with `summary(done)`: after every batch on a terminal, elsewhere at the end.
+    Prints progress with `summary(rows done)`: after every batch on a terminal, elsewhere only at the end.
     """
     started = time.perf_counter()
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
@@ -131,13 +129,13 @@ def mean_estimate(values: Tensor) -> dict[str, Any]:
 
 
 def format_estimate(estimate: Mapping[str, Any], digits: int = 4) -> str:
-    """Return a `mean_estimate` for people."""
+    """Return a `mean_estimate` as text: mean [low, high]."""
     low, high = estimate["interval_95"]
     return f"{estimate['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def unused_path(folder: Path, stem: str) -> Path:
-    """Return `<stem>.json` in the folder, with a number after the stem if that file exists."""
+    """Return the path `<stem>.json` in the folder. If that file exists, a number follows the stem."""
     names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
     return next(path for name in names if not (path := folder / f"{name}.json").exists())
 

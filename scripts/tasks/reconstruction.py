@@ -1,4 +1,4 @@
-"""The work of `reconstruct`: originals beside reconstructions, errors over a test split, statistics of latents."""
+"""The work of `reconstruct`: pictures of originals and reconstructions, errors, statistics of the latents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RANGE = "uint8 reconstructions through the posterior's mean; pixels scaled to [-
 
 
 def reconstruct(flags: ReconstructFlags) -> None:
-    """Write the pictures and figures of an autoencoder into a folder, and print it. Raises UserError."""
+    """Write the picture, errors and latent statistics into a folder, and print the folder's name. Raises UserError."""
     model, device = open_autoencoder(flags, flags.weights)
     source, split = _images(flags, model)
     with new_folder(flags.out, model.path, "reconstructions", source.split()[0]) as folder:
@@ -63,7 +63,7 @@ def _images(flags: ReconstructFlags, model: Autoencoder) -> tuple[str, Split]:
 
 @dataclass(frozen=True)
 class _Reconstructed:
-    """images: uint8 (N, C, H, W); latents: the posterior's means (N, c, h, w)."""
+    """Reconstructions. images: uint8 (N, C, H, W); latents: the posterior means (N, c, h, w)."""
 
     images: Tensor
     latents: Tensor

@@ -1,9 +1,7 @@
 """Images to be measured: from a trained run, a samples.npz, or a folder or zip of pictures.
 
-All are uint8 and carry what is known of their making, for the protocol card.
+All images are uint8. They come with a card of how they were generated, as far as it is known.
 """
-
-from __future__ import annotations
 
 import math
 import re
@@ -36,17 +34,17 @@ CARD_SETTINGS = (
     *("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "weights", "checkpoint"),
     *("step", "checkpoint_sha256", "nfe"),
 )
-INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt. Without it the interval is in the schedule's own t.
+INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt. If missing, the interval is in the schedule's own t.
 _LABELLED = re.compile(r"_label(\d{1,9})\.[^.]+$")
-# Errors that numpy raises for files that are no archive of arrays, or a damaged one.
+# Errors that numpy raises for files that are not an archive of arrays, or are damaged.
 _ARCHIVE_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | None:
     """Return one label per image, with the class shares of the training images; None for a model without labels.
 
-    Each label is the class that lags most behind its share, so that the first labels do not depend on the count.
-    Other shares, even randomly drawn ones, would add to the measured distance from the training images.
+    Each label is the class that lags most behind its share, so the first labels do not depend on the count. Any
+    other class shares would increase the measured distance from the training images.
     """
     if model.spec.classes == 0:
         return None
@@ -62,7 +60,7 @@ def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | 
 def draw_samples(
     model: Model, sampling: Sampling, count: int, labels: Sequence[int] | None, seed: int, batch_size: int
 ) -> Samples:
-    """Generate `count` images of a trained model, and show the progress."""
+    """Generate `count` images with a trained model, and print the progress."""
     images, evaluations, done, started = [], 0.0, 0, time.perf_counter()
     for batch in generate(model, sampling, count, labels, seed, batch_size, over_ranks=True):
         images.append(batch.images)
@@ -79,10 +77,10 @@ def draw_samples(
 
 
 def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
-    """Read `count` images of a file or folder, 0 for all, with the image shape of a data set. Raises UserError.
+    """Read `count` images (0: all) of a file or folder. Raises UserError if their shape is not that of the data set.
 
-    Of images made by `generate`, whose classes come in turn, the first are taken. Others may be sorted and are drawn
-    at random.
+    `generate` writes its classes in turn, so its first `count` images are taken. Other files may be sorted by class,
+    so `count` of their images are drawn at random.
     """
     if not path.exists():
         raise UserError(f"--samples {path}: no such file or folder")
@@ -112,7 +110,7 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
 
 
 def settings_beside(path: Path) -> dict[str, Any]:
-    """Return the settings in the config.txt beside a samples.npz; {} if there is none that can be read."""
+    """Return the settings in the config.txt beside a samples.npz; {} if the file is missing or unreadable."""
     config = path.parent / "config.txt"
     try:
         return read_yaml(config) if config.is_file() else {}
@@ -121,7 +119,7 @@ def settings_beside(path: Path) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value of someone's YAML is a word, a finite number, or a list of these."""
+    """Return whether a value from a YAML file is a string, a finite number, or a list of these."""
     values = value if isinstance(value, list) else [value]
     return all(isinstance(item, (str, int)) or (isinstance(item, float) and math.isfinite(item)) for item in values)
 
@@ -149,7 +147,7 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
 
 
 def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
-    """Read pictures in the order of their names, with the labels that all names, or all folders, tell."""
+    """Read pictures sorted by name. Labels come from the names or the folders; None unless every picture has one."""
     from data.readers.pictures import Target, decode_all
     from data.readers.trees import open_tree
 

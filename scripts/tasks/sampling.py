@@ -1,9 +1,7 @@
-"""From flags to a trained model, its sampling and the folder to write: shared by the tasks that sample a model.
+"""Code shared by the tasks that sample a model: open the model, its sampling settings and the output folder.
 
-Mistakes are found before anything is computed.
+All settings are checked before any image is generated.
 """
-
-from __future__ import annotations
 
 import os
 import shutil
@@ -27,11 +25,11 @@ from models.training.interrupts import Interrupts
 from scripts.cli.flags import ModelFlags, SamplerFlags
 
 DENOISING = ("train_ddpm", "train_flow", "train_latent")
-FILM_FRAMES = 40  # Moments of the reverse process in an animation.
+FILM_FRAMES = 40  # Frames of an animation of the reverse process.
 
 
 def resolve_model(flags: ModelFlags) -> ModelFlags:
-    """Replace "auto" by the device and precision chosen, and prepare the device. Raises UserError."""
+    """Replace "auto" by an actual device and precision, and prepare the device. Raises UserError."""
     if flags.weights not in WEIGHTS:
         raise UserError(f"--weights {flags.weights}: choose ema or raw")
     device = devices.pick_device(flags.device)
@@ -62,12 +60,12 @@ def _find_run(name: str, flags: ModelFlags) -> Path:
 
 
 def run_of(path: Path) -> Path | None:
-    """Return the run folder of a checkpoint file, None if the file lies in no run."""
+    """Return the run folder of a checkpoint file; None if the file is not in a run."""
     return path.parent.parent if path.parent.name == "checkpoints" else None
 
 
 def name_of(path: Path) -> str:
-    """Return the name of a checkpoint file for titles: its run's name, or its own outside a run."""
+    """Return the name of a checkpoint for titles: the name of its run, or the file name if it is not in a run."""
     run = run_of(path)
     return path.name if run is None else run.name
 
@@ -88,7 +86,7 @@ def open_model(path: Path, flags: ModelFlags) -> Model:
 
 
 def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) -> Sampling:
-    """Return how to sample a model. Raises UserError if its schedule, labels or sampler do not allow it."""
+    """Return the sampling settings for a model. Raises UserError if schedule, labels or sampler do not allow them."""
     weak = None
     if flags.autoguidance is not None:
         path = Path(flags.autoguidance)
@@ -111,9 +109,9 @@ def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) ->
 
 
 def folder_in_run(path: Path, out: str | None, kind: str) -> Path:
-    """Return the folder `out`, by default `<run>/<kind>` in the run of a checkpoint file, and create it.
+    """Create the folder `out` and return it. Default: `<run>/<kind>` in the run of the checkpoint file `path`.
 
-    Raises UserError if it cannot be written, or if there is neither `out` nor a run.
+    Raises UserError if the folder cannot be written, or if `out` is None and the file is not in a run.
     """
     folder = Path(out).absolute() if out is not None else _run_to_write(path) / kind
     make_folder(folder)
@@ -121,7 +119,7 @@ def folder_in_run(path: Path, out: str | None, kind: str) -> Path:
 
 
 def make_folder(folder: Path, flag: str = "--out") -> None:
-    """Create a folder if it is missing. flag: names the folder. Raises UserError if it cannot be written."""
+    """Create a folder if it is missing. flag: the option that sets it. Raises UserError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -139,9 +137,9 @@ def _run_to_write(path: Path) -> Path:
 
 @contextmanager
 def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "--out") -> Iterator[Path]:
-    """Yield a hidden folder to write, rename it at the end of the block, and print its name.
+    """Yield a hidden folder to write. At the end of the block, rename it to its final name and print that name.
 
-    If the block fails or is interrupted, the folder is deleted. out: the folder's name, from the option `flag`; by
+    If the block fails or is interrupted, the folder is deleted. out: the final name, from the option `flag`; by
     default `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`. Raises UserError.
     """
     if out is not None:
@@ -164,11 +162,11 @@ def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "
 
 
 def _rename(partial: Path, final: Path, numbered: bool) -> Path:
-    """Rename a folder and return its name. numbered: add a number if another folder of this second has the name."""
+    """Rename a folder and return its name. numbered: append a number if that name exists already."""
     for count in range(1, 1000):
         target = final if count == 1 else final.with_name(f"{final.name}-{count}")
         try:
-            partial.rename(target)  # an empty folder of that name is replaced, any other refused
+            partial.rename(target)  # replaces an empty folder; raises OSError if the folder has files
             return target
         except OSError:
             if not numbered:

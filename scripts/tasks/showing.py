@@ -1,4 +1,4 @@
-"""A trained model and the pictures drawn of it, as the tasks share them: test images, sampling, titles and files."""
+"""Code shared by the tasks that draw pictures of a trained model: test images, sampling, titles and files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from scripts.tasks.sampling import (
 
 @dataclass(frozen=True)
 class Shown:
-    """A model, how it is sampled, and how its pictures are drawn."""
+    """A model with its sampling settings and the settings of its pictures."""
 
     flags: ModelFlags
     show: ShowFlags
@@ -52,7 +52,7 @@ class Shown:
 
     @classmethod
     def open(cls, flags: ModelFlags, sampler: SamplerFlags, show: ShowFlags) -> Shown:
-        """Load the model. Raises UserError for flags that do not fit it."""
+        """Load the model. Raises UserError if the flags do not fit the model."""
         flags = resolve_model(flags)
         model = open_model(find_checkpoint(flags), flags)
         return cls(flags, show, model, open_sampling(sampler, flags, model))
@@ -65,16 +65,16 @@ class Shown:
 
     @property
     def grid(self) -> Grid:
-        """Grid that the sampler walks."""
+        """Step grid of the sampler."""
         return self.sampling.levels(self.model)
 
     @property
     def frames(self) -> int:
-        """Number of moments to keep for the animation."""
+        """Number of frames of the animation; 0 if there is none."""
         return FILM_FRAMES if self.show.animate else 0
 
     def need_gaussian_noise(self, task: str) -> None:
-        """Raise UserError if the model starts from other noise, whose mixtures have another distribution."""
+        """Raise UserError if the initial noise is not Gaussian: mixtures of other noise have another distribution."""
         noise = self.model.spec.initial_noise
         if noise != "gaussian":
             raise UserError(f"{task} mixes noises and needs Gaussian ones: {self.path} starts from {noise} noise")
@@ -85,10 +85,10 @@ class Shown:
     def test_images(
         self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None
     ) -> tuple[Tensor, list[int], list[str]]:
-        """Return test images, uint8 (N, C, H, W), the labels to sample under, and names for the picture.
+        """Return test images, uint8 (N, C, H, W), the labels to sample with, and names for the picture.
 
-        numbers: rows of the test split; None draws `count` by the seed. labels: repeated in this order; None for each
-        image's own. Raises UserError.
+        numbers: rows of the test split; None draws `count` rows with the seed. labels: repeated in this order; None
+        takes each image's true label. Raises UserError.
         """
         dataset = self.data()
         rows = pick_images(dataset.test, count, self.show.seed, numbers)
@@ -97,36 +97,36 @@ class Shown:
         return dataset.test.images[rows], shown_labels, name_images(dataset, rows)
 
     def title(self, content: str, *nfe: float) -> str:
-        """Return run, step, weights, sampler, guidance and the range of the NFE, followed by the content."""
+        """Return a title: run, step, weights, sampler, guidance, range of the NFE, and `content`."""
         weak = f" away from {describe_model(self.sampling.weak)}" if self.sampling.weak is not None else ""
         ends = sorted({min(nfe), max(nfe)}) if nfe else []
         cost = f", NFE {' to '.join(f'{end:g}' for end in ends)}" if ends else ""
         return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}: {content}"
 
     def generate(self, labels: Sequence[int] | None, count: int, frames: int = 0) -> Generated:
-        """Return `count` images sampled from the noise of the seed."""
+        """Return `count` images. Their noise is drawn with the seed."""
         size = self.show.batch_size
         return join(list(generate(self.model, self.sampling, count, labels, self.show.seed, size, frames)))
 
     def generate_from(
         self, begin: Callable[[Denoiser, range], Start], count: int, steps: int, frames: int = 0
     ) -> Generated:
-        """Return `count` images, each batch sampled from its `Start`. steps: number of steps of each walk."""
+        """Return `count` images. `begin` returns the `Start` of each batch. steps: number of steps of each walk."""
         size = self.show.batch_size
         return join(list(generate_from(begin, self.model, self.sampling, count, steps, size, frames)))
 
     def draw(self, indices: Sequence[int]) -> Draw:
-        """Return the noise of the images with these indices, from the model's distribution: a function of the seed."""
+        """Return a function that draws the noise of the images `indices` from the model's distribution, by the seed."""
         normal = image_draw(self.show.seed, indices, self.model.device)
         return lambda shape: shape_noise(self.model.spec.initial_noise, normal(shape))
 
     def labels(self, labels: Sequence[int]) -> Tensor | None:
-        """Return the labels on the device, None for a model without labels."""
+        """Return the labels on the model's device; None for a model without labels."""
         return torch.tensor(labels, device=self.model.device) if self.model.spec.classes else None
 
     @contextmanager
     def folder(self, kind: str, words: str, flags: Any) -> Iterator[Path]:
-        """Yield the folder to write, and add a config.txt with all settings at the end of the block."""
+        """Yield the folder to write. At the end of the block, write config.txt with all settings."""
         with new_folder(self.show.out, self.path, kind, words) as folder:
             yield folder
             settings = {**to_config(flags), **to_config(self.flags), "steps": self.sampling.steps}
@@ -145,9 +145,9 @@ class Shown:
 
 
 def pick_images(split: Split, count: int, seed: int, numbers: Sequence[int] | None) -> Tensor:
-    """Return the given rows of a split, by default `count` rows drawn by the seed, the classes in turn.
+    """Return the rows `numbers` of a split. If None, draw `count` rows with the seed, the classes in turn.
 
-    Raises UserError for a number outside the split.
+    Raises UserError for a row outside the split, or if `count` is larger than the split.
     """
     if numbers is not None:
         for number in numbers:
@@ -167,7 +167,7 @@ def pick_images(split: Split, count: int, seed: int, numbers: Sequence[int] | No
 
 
 def name_images(dataset: ImageData, rows: Tensor, prefix: str = "test image ") -> list[str]:
-    """Return the names of test images for a picture: prefix, number and class."""
+    """Return the names of test images for a picture: prefix, row in the split, and class."""
     names = dataset.class_names
     labels = dataset.test.labels[rows].tolist()
     numbers = [f"{prefix}{row}" for row in rows.tolist()]
@@ -175,13 +175,13 @@ def name_images(dataset: ImageData, rows: Tensor, prefix: str = "test image ") -
 
 
 def write_numbers(folder: Path, name: str, numbers: Mapping[str, Any]) -> None:
-    """Write numbers with their names as YAML, floats rounded to 5 decimals."""
+    """Write a YAML file `<name>.txt` of named numbers, with floats rounded to 5 decimals."""
     rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in numbers.items()}
     write_text(folder / f"{name}.txt", yaml.safe_dump(rounded, sort_keys=False))
 
 
 def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows twice: as .csv, and in aligned columns as .txt."""
+    """Write the rows of a table as `<name>.csv`, and in aligned columns as `<name>.txt`."""
     texts = [list(rows[0])]
     texts += [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
@@ -191,5 +191,5 @@ def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> N
 
 
 def rmse(one: Tensor, other: Tensor) -> Tensor:
-    """Return the root mean squared differences (N,) of uint8 images, in grey levels of 0..255."""
+    """Return the root mean squared difference of each pair of uint8 images, (N,), in grey levels 0..255."""
     return (one.double() - other.double()).square().flatten(1).mean(1).sqrt()

@@ -1,6 +1,6 @@
-"""Code shared by the training tasks: from flags to a running `Trainer`, new or resumed.
+"""Code shared by the training tasks: build a `Trainer` from flags and run it, new or resumed.
 
-Each task builds its objective. Run folders, resuming, checks and endings are the same for all tasks.
+Each task builds its objective. Run folder, resuming, checks and final state are the same for all tasks.
 """
 
 import math
@@ -40,11 +40,10 @@ DEFAULT_EPOCHS = 20.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """All objects of a training, built and checked before the run folder is made.
+    """All objects of a training run, built and checked before the run folder is created.
 
-    config: every setting, resolved. facts: what a checkpoint holds besides its tensors. report: lines for the log.
-    broken: counter of the images of streamed data that cannot be decoded. needs: checkpoint files that the model needs;
-    they are copied into the run.
+    config: every setting, resolved. facts: metadata of the checkpoints. report: lines for the log. broken: counter of
+    streamed images that cannot be decoded. needs: checkpoint files that the model needs; they are copied into the run.
     """
 
     objective: Objective
@@ -74,9 +73,9 @@ class Prepared:
 
 
 def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool], Prepared]) -> None:
-    """Train, and print the run folder. Raises UserError before anything is written.
+    """Train and print the run folder. Raises UserError before it writes to the run folder.
 
-    prepare: builds all objects from resolved flags. Its second argument is whether the run is resumed.
+    prepare(flags, resumed): builds all objects from resolved flags.
     """
     folder = request.folder
     flags = resolve_flags(request.flags)
@@ -126,7 +125,7 @@ def _open_run(folder: Path | None, task: str, flags: TrainFlags | AutoencoderFla
 
 
 def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Raise UserError if the data or the space are not those that the run was trained with."""
+    """Raise UserError if data or space differ from those that the run was trained with."""
     if stored.get("data") != facts["data"]:
         raise UserError(
             f"the data set is not the one that {folder.name} was trained on", "pass the original `data_root`"
@@ -140,7 +139,7 @@ def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) 
 
 
 def _nearly_equal(one: Any, other: Any) -> bool:
-    """Return whether facts are equal up to small differences of numbers between machines."""
+    """Return whether facts are equal, with a tolerance for floats, which differ slightly between machines."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_nearly_equal(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
@@ -151,7 +150,7 @@ def _nearly_equal(one: Any, other: Any) -> bool:
 
 
 def resolve_flags(flags: AnyFlags) -> AnyFlags:
-    """Return the flags with device, precision and budget resolved. Raises UserError for a device that is missing."""
+    """Return the flags with device, precision and budget resolved. Raises UserError if the device does not exist."""
     device = devices.pick_device(flags.run.device)
     precision = devices.pick_precision(flags.run.precision, device)
     budget = flags.budget
@@ -174,8 +173,8 @@ def check_batch(flags: TrainFlags | AutoencoderFlags) -> None:
 def one_loads_first() -> Iterator[None]:
     """Let one process of each machine load before the others.
 
-    The memory for image files is measured once and divided among the processes. If each process measured it, they would
-    together take too much.
+    Free memory for image files is measured once and divided among the processes. If each process measured it, all
+    together would use too much.
     """
     if processes.world_size() > 1:
         share = distributed.run_on_rank_zero(lambda: free_memory() / 2**31 / processes.local_world_size())
@@ -185,7 +184,7 @@ def one_loads_first() -> Iterator[None]:
 
 
 def load_data(flags: Any) -> ImageData:
-    """Return the data set of a task's flags. Raises UserError."""
+    """Load the data set that a task's flags name. Raises UserError."""
     source: SourceFlags = flags.data
     root = data.data_root(source.data_root)
     dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit)
@@ -195,18 +194,18 @@ def load_data(flags: Any) -> ImageData:
 
 
 def few(split: Split, count: int, device: torch.device) -> Split:
-    """Return evenly spaced images of a split, on the device. A split sorted by class gives images of all classes."""
+    """Return up to `count` evenly spaced images on the device. A split sorted by class gives images of all classes."""
     rows = spaced_rows(len(split), count)
     return Split(split.images[rows].to(device), split.labels[rows].to(device))
 
 
 def spaced_rows(length: int, count: int) -> Tensor:
-    """Return up to `count` of the rows 0..length-1, evenly spaced, with the first and the last."""
+    """Return up to `count` evenly spaced rows of 0..length-1, including the first and the last."""
     return torch.linspace(0, length - 1, min(count, length)).long()
 
 
 def train_settings(flags: TrainFlags | AutoencoderFlags, best_by: str = "test_loss") -> TrainSettings:
-    """Return the settings of the loop."""
+    """Return the settings of the loop. best_by: the column of metrics.csv that decides on the best checkpoint."""
     return TrainSettings(flags.optimizer, flags.budget, flags.report, flags.run.seed, flags.run.compile, best_by)
 
 
@@ -223,7 +222,7 @@ def describe_run_line(dataset: ImageData, word: str, network: nn.Module, run: Ru
 
 
 def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str:
-    """Copy the EMA weights of a run of one of the tasks, where names and shapes match. Return a line for the log."""
+    """Copy the EMA weights of the run --init_from where names and shapes match. Return a log line. Raises UserError."""
     source = find_run(str(run.init_from), Path(run.experiments_dir), tasks)
     task = read_status(source).get("task")
     if task not in tasks:
@@ -233,10 +232,10 @@ def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str
 
 
 def fingerprint(dataset: ImageData) -> str:
-    """Return the SHA-256 of the training split, which tells data sets apart."""
+    """Return the SHA-256 of the training split, which identifies the data set."""
     return split_hash(dataset.train)
 
 
 def split_hash(split: Split) -> str:
-    """Return the SHA-256 of a split's images and labels. For images in files, it is computed without decoding them."""
+    """Return the SHA-256 of a split's images and labels. Streamed images are hashed without decoding them."""
     return split.sha256 or sha256_of(split.in_memory(), split.labels)
