@@ -1,6 +1,6 @@
 """Data sets as uint8 tensors: one file per data set, found by the file's name.
 
-Importing this package imports no torch and reads nothing; `load` does. A new data set is one new file, which defines a
+Importing this package imports no torch and reads no files; `load` does. A new data set is one new file, which defines a
 subclass of DataSet with the file's name without underscores. Code that several data sets share is in `readers`.
 """
 

@@ -1,7 +1,7 @@
 """Batches addressed by step. A batch is a pure function of (seed, step), so a resumed run replays no earlier batch.
 
 The uint8 images stay on the training device and are indexed and flipped there. Streamed images are decoded ahead on the
-CPU and flipped on the device. With several processes, each takes its own share of every batch.
+CPU and flipped on the device. With several processes, each process takes a share of every batch.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from data.readers.ahead import ReadAhead
 from data.readers.streamed import Streamed
 from models.errors import UserError
 
-# Keeps this random stream apart from others that are seeded with (seed, small integer).
+# Separates this random stream from other streams, which are seeded with (seed, small integer).
 _STREAM = 0xBA7C
 
 
@@ -23,8 +23,8 @@ class Batches:
     Each epoch is a permutation of the split. The epochs follow one another as one stream, which is cut into batches of
     exactly `batch_size`. A batch may straddle epochs, and `batch_size` may exceed the split.
 
-    flips: mirror each image left to right with probability 1/2, drawn anew in every epoch. The order of the images does
-    not depend on it. mirrored: the mirrored images, if mirroring is more than reversing the last dimension. share: the
+    flips: mirror each image left to right with probability 1/2, drawn anew per epoch. Flips do not change the order
+    of images. mirrored: the mirrored images, if mirroring is more than reversing the last dimension. share: the
     rows [first, last) of every batch that this process takes. workers: number of processes that decode streamed images.
     Raises UserError for an empty split or images that do not fit on a GPU.
     """

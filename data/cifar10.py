@@ -1,4 +1,4 @@
-"""CIFAR-10 in its official Python layout: the folder cifar-10-batches-py, or its tar, which is read in place.
+"""CIFAR-10 in its official Python layout: the folder cifar-10-batches-py, or its tar archive, read without unpacking.
 
 The batches are pickles. `readers/inert_pickle.py` reads them without running code.
 """
@@ -15,7 +15,7 @@ from data.readers.downloads import fetch_missing
 from data.readers.inert_pickle import read_batch
 from models.errors import UserError
 
-# The address of torchvision.datasets.CIFAR10, and its MD5 of the files in the archive.
+# URL and MD5 of each file in the archive, both from torchvision.datasets.CIFAR10.
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
 URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",)
@@ -34,7 +34,7 @@ CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 class CIFAR10(DataSet):
     """Photographs of ten kinds of things, 3×32×32: 50,000 to train, 10,000 to test (Krizhevsky 2009).
 
-    Flipped: a mirrored photograph is as likely as the photograph.
+    Training flips the images, because mirrored photographs are equally likely.
     """
 
     def load(self, root: Path) -> ImageData:

@@ -1,4 +1,4 @@
-"""The 8×8 handwritten digits that scikit-learn ships: real data without a download.
+"""The 8×8 handwritten digits that scikit-learn includes: real data without a download.
 
 The file is read without importing scikit-learn, which would take seconds.
 """
@@ -18,7 +18,7 @@ _SPLIT_SEED = 0
 class Digits(DataSet):
     """Handwritten digits, 1×8×8: 1,797 images of 43 writers (Alpaydin and Kaynak 1998, the test half of UCI's set).
 
-    The values 0..16 become 0..255, rounded half to even. A fixed fifth of each class is for testing. Never flipped.
+    The values 0..16 become 0..255, rounded half to even. A fixed fifth of each class is the test split. Never flipped.
     """
 
     def load(self, root: Path) -> ImageData:

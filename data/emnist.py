@@ -1,6 +1,6 @@
 """EMNIST in its six splits, read from torchvision's layout or downloaded.
 
-The files lie in EMNIST/raw, raw or gzipped, loose or in the published gzip.zip, which is read in place.
+The files lie in EMNIST/raw, raw or gzipped, loose or in the published gzip.zip, which is read without unpacking.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class EMNIST(DataSet):
     own checksum, their headers and the range of their labels.
 
     Args:
-        split: byclass has 62 classes and 814,255 images, very uneven. bymerge merges 15 pairs of cases into 47
+        split: byclass has 814,255 images, 62 classes of unequal size. bymerge merges 15 pairs of cases into 47
             classes. balanced has 131,600 images, 47 classes of equal size. letters has 26 classes, both cases in one.
             digits and mnist have 10 classes, 280,000 and 70,000 images.
     """

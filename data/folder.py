@@ -18,18 +18,18 @@ class Folder(DataSet):
     """Images of a folder or zip: `<class>/<image>` or images alone, optionally below `train/` and `test/`.
 
     Without `test/` (or `val/`) a share of the images is held out by a hash of their names, so an image stays in its
-    split when others come or go. A single folder around all images is ignored, so data of one class alone are
-    unlabelled. Hidden files and files that are not images are ignored.
+    split when other images are added or removed. A single folder around all images is ignored, so data with only one
+    class folder are unlabelled. Hidden files and files that are not images are ignored.
 
     Args:
         path: Folder or zip of images, relative to the current folder or to the data root.
         test_path: Folder or zip of the test images, if they are elsewhere.
         size: Height and width of every image, or one number for both. Default: the images' own size, which must be
             the same for all.
-        crop: Cut the largest centred box of that shape before scaling. Otherwise the image is stretched.
+        crop: Crop to the largest centred box with the aspect ratio of size, then scale. Otherwise, stretch the image.
         channels: 3 for colour, 1 for grayscale.
         test_share: Share of the images held out for testing if there are no test images.
-        flips: Mirror images at random in training. Only if a mirrored image is as likely as the image.
+        flips: Mirror images at random in training. Use it only if mirrored images are equally likely.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Folder(DataSet):
 
 
 class _Classes:
-    """The class folders of images of a tree. `names` holds them in alphabetical order, empty if there are none."""
+    """Class folders of a tree. names: the folders in alphabetical order, empty if there are none."""
 
     def __init__(self, tree: Tree, images: list[str]) -> None:
         self._around = common_folder(images)

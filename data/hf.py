@@ -33,13 +33,13 @@ class Hf(DataSet):
         train_split: Split to train on.
         test_split: Split to test on. Default: test, validation or val, if there is one.
         image_column: Column of the images. Default: the first column of type Image.
-        label_column: Column of the classes, numbers or words. Default: the first column of type ClassLabel, if any.
+        label_column: Column of the classes, integers or strings. Default: the first column of type ClassLabel, if any.
         size: Height and width of every image, or one number for both. Default: the images' own size, which must be
             the same for all.
-        crop: Cut the largest centred box of that shape before scaling. Otherwise the image is stretched.
+        crop: Crop to the largest centred box with the aspect ratio of size, then scale. Otherwise, stretch the image.
         channels: 3 for colour, 1 for grayscale.
         test_share: Share of the images held out for testing if there are no test images.
-        flips: Mirror images at random in training. Only if a mirrored image is as likely as the image.
+        flips: Mirror images at random in training. Use it only if mirrored images are equally likely.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Hf(DataSet):
         return chosen
 
     def _choose_column(self, option: str, features: Mapping[str, Any], kind: str, dtypes: tuple[str, ...]) -> str:
-        """Return the column that an option names, else the first of type `kind`, else nothing."""
+        """Return the column that an option names, else the first column of type `kind`, else an empty string."""
         of_kind = [name for name, feature in features.items() if type(feature).__name__ == kind]
         column = getattr(self, option) or next(iter(of_kind), "")
         choice = f"choose from {', '.join(features)}"

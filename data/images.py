@@ -1,6 +1,6 @@
-"""Train and test splits of uint8 images with labels: the form that every data set takes.
+"""Train and test splits of uint8 images with labels: the common form of all data sets.
 
-Readers of published files pass numpy arrays to `make_split`, which checks them and makes tensors. Data sets of image
+Readers of published files pass numpy arrays to `make_split`, which checks them and returns tensors. Data sets of image
 files come from `readers/streamed.py`. Batches are cut in `batches.py`. A space in `models` scales images to floats.
 """
 
@@ -63,7 +63,7 @@ class Split:
 class ImageData:
     """Data set. class_names: the name of each label, empty for unlabelled data.
 
-    flips: whether a mirrored image is as likely as the image, so that training may flip. broken: record of the images
+    flips: whether mirrored images are equally likely, so that training may flip. broken: record of the images
     that cannot be decoded, None for images in memory.
     """
 
@@ -123,7 +123,7 @@ def _gibibytes(images: Streamed) -> float:
 def make_split(images: np.ndarray, labels: np.ndarray, classes: int, source: str) -> Split:
     """Return a split of images uint8 (N, H, W) or (N, C, H, W) and integer labels (N,) in [0, classes).
 
-    source: the name of the files in messages. Raises UserError for other shapes, counts or labels, and for no image.
+    source: name of the files in messages. Raises UserError for other shapes, counts or labels, and for an empty set.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The library. For notebooks: `from models import load, sample`, both imported when first used."""
+"""Library of denoising models. Notebooks use `from models import load, sample`; each is imported at its first use."""
 
 from typing import Any
 

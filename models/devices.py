@@ -1,4 +1,4 @@
-"""Devices and precisions, and the preparation of a process to compute on them."""
+"""Choice of device and precision, and the setup of a process that computes on them."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ from models.processes import cpu_name
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is CUDA if available, else MPS, else the CPU. Each rank has its own GPU.
 
-    Raises UserError if the device is not available, or if "auto" finds no GPU and the variable GPUS is above 0.
+    Raises UserError if the device is not available, or if GPUS > 0 in the environment and "auto" finds no GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -51,7 +51,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def bf16_ratio(network: nn.Module, shape: tuple[int, int, int], images: int = 16) -> float:
-    """Return the duration of a forward and backward pass on this CPU in bf16 autocast, divided by that in float32."""
+    """Return the time of a forward and backward pass on this CPU in bf16 autocast, divided by its time in float32."""
     noisy, t = torch.zeros(images, *shape), torch.full((images,), 0.5)
 
     def seconds(bf16: bool) -> float:
@@ -84,9 +84,9 @@ def prepare_device(device: torch.device, precision: str = "float32") -> None:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Let glibc keep freed memory, for training on a CPU: page faults of new blocks take a tenth of a step.
+    """Make glibc keep freed memory, for training on a CPU. Page faults of new blocks would take a tenth of a step.
 
-    Work with changing sizes should not use this: an evaluation would need three times the memory.
+    Do not use it where tensor sizes vary: an evaluation would need three times the memory.
     """
     if device.type != "cpu":
         return
@@ -98,7 +98,7 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: of the GPU, or of the process on other devices."""
+    """Return the peak memory in bytes: of the GPU on CUDA, of the process on other devices."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,8 +1,8 @@
 """Communication between the ranks of one task: the only module that imports torch.distributed.
 
-In a task of one process every function returns at once. Tensors on GPUs are reduced with NCCL, all else with gloo.
+With one process, every function returns at once. NCCL reduces tensors on GPUs; gloo does everything else.
 
-As a program this module is torchrun with the exit codes of this repository. `launch.sh` and `slurm.sh` call it:
+Run as a program, this module is torchrun with the exit codes of this repository. `launch.sh` and `slurm.sh` call it:
 
     python -m models.distributed [TORCHRUN OPTIONS] -m scripts.TASK [FLAGS]
 """
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# The other ranks wait this long while rank 0 evaluates and draws.
+# Longest time that the other ranks wait while rank 0 evaluates and draws.
 TIMEOUT = timedelta(hours=2)
 
-# torchrun kills a rank that has not saved its last checkpoint this long after a signal.
+# Time that a rank has after a signal to save its last checkpoint. Then torchrun kills it.
 SHUTDOWN_SECONDS = "120"
 
 _cpu_group: dist.ProcessGroup | None = None
@@ -86,7 +86,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def run_on_rank_zero(work: Callable[[], Result]) -> Result:
-    """Call `work` on rank 0 and broadcast its result to all ranks. Its UserError is raised on all ranks."""
+    """Call `work` on rank 0 and broadcast its result to all ranks. A UserError from `work` is raised on all ranks."""
     if world_size() == 1:
         return work()
     result_and_error: list[Any] = [None, None]
@@ -144,7 +144,7 @@ def without_sync(network: nn.Module) -> AbstractContextManager[None]:
 
 
 def launch(argv: Sequence[str]) -> int:
-    """Run torchrun in this process, without its own error report. argv: `OPTIONS -m MODULE ARGUMENTS`.
+    """Run torchrun in this process, without torchrun's error report. argv: `OPTIONS -m MODULE ARGUMENTS`.
 
     Returns the exit code of the rank that failed first, 128 + n if signal n ended this process, or 0.
     """
@@ -156,13 +156,13 @@ def launch(argv: Sequence[str]) -> int:
 
     script_start = argv.index("-m") + 2
     parsed = run.parse_args(argv[:script_start])
-    # torchrun's parser would take some flags of the script for its own.
+    # torchrun's parser would read some flags of the script as torchrun's flags.
     parsed.training_script_args = list(argv[script_start:])
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     local_world_size = run.determine_local_world_size(parsed.nproc_per_node)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(local_world_size)))
     for name in ("torch.distributed", *logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed"):  # some of these loggers have a level of their own
+        if name.startswith("torch.distributed"):  # some of these loggers set their own level
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         run.run(parsed)
@@ -177,8 +177,8 @@ def launch(argv: Sequence[str]) -> int:
 def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
     """Return the failure that caused the others.
 
-    Timestamps are whole seconds, so failures within a second count as simultaneous. Among these a killed rank comes
-    first, and SIGTERM last, since torchrun sends it to the other ranks.
+    Timestamps are whole seconds, so failures within a second count as simultaneous. Of these, a rank killed by a
+    signal comes first and one ended by SIGTERM last, since torchrun sends SIGTERM to the other ranks.
     """
     first = min(failure.timestamp for failure in failures)
     simultaneous = (failure for failure in failures if failure.timestamp <= first + 1)

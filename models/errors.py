@@ -1,4 +1,4 @@
-"""The exception for mistakes of the user, in the library and in the data sets."""
+"""Exception for mistakes of the user, in the library and in the data sets."""
 
 import re
 from collections.abc import Callable
@@ -7,11 +7,11 @@ _OPTION = re.compile(r"`([a-z_.]+)")
 
 
 class UserError(Exception):
-    """A mistake that the user can mend, described in one line: what is wrong with the value, then the ways out.
+    """Mistake that the user can correct, described in one line: what is wrong with the value, then the ways out.
 
-    message, ways_out: options are in backticks, as in "`steps` 0: must be at least 1" and "use `prediction v`". They
-    have the names of the library's arguments. `scripts` spells them as flags, and drops a way out whose option the task
-    does not have.
+    message, ways_out: options are in backticks, as in "`steps` 0: must be at least 1" and "use `prediction v`". An
+    option has the name of the library's argument. `scripts` replaces it by its flag, and drops a way out if the task
+    does not have the flag.
     """
 
     def __init__(self, message: str, *ways_out: str) -> None:
@@ -25,7 +25,7 @@ class UserError(Exception):
         return match[1] if match else None
 
     def text(self, spell: Callable[[str], str | None] = lambda option: option) -> str:
-        """Return the one line. spell: returns the spelling of an option, None if the task does not have it."""
+        """Return message and ways out as one line. spell: returns the flag of an option, None if there is none."""
         possible = [way for way in self.ways_out if all(spell(option) for option in _OPTION.findall(way))]
         line = f"{self.message}; {' or '.join(possible)}" if possible else self.message
         return _OPTION.sub(lambda match: spell(match[1]) or match[1], line).replace("`", "")

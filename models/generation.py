@@ -22,7 +22,7 @@ from models.model import Model
 from models.randomness import Draw, image_draw
 from models.ranges import Share, check_ranges
 
-FRAMED = 100  # Largest number of images of which frames are kept.
+FRAMED = 100  # Largest number of images whose frames are kept.
 
 
 def default_steps(sampler: str, timesteps: int) -> int:
@@ -32,7 +32,7 @@ def default_steps(sampler: str, timesteps: int) -> int:
 
 
 def labels_in_turn(count: int, classes: int) -> list[int] | None:
-    """Return the labels 0, 1, 2, ... in turn; None for a model without classes."""
+    """Return `count` labels that cycle through the classes 0, 1, 2, ...; None for a model without classes."""
     return [index % classes for index in range(count)] if classes else None
 
 
@@ -54,7 +54,7 @@ class Sampling:
     weak: Model | None = None
 
     def check(self, model: Model) -> None:
-        """Raise UserError for a value that the model cannot be sampled with. Nothing is computed."""
+        """Raise UserError if the model cannot be sampled with these settings. The network is not run."""
         sampler, options = find_sampler(self.sampler), self.options
         for name in options:
             if name not in sampler.options:
@@ -90,7 +90,7 @@ class Sampling:
                 raise UserError(f"`autoguidance` {self.weak.name}: trained with other {words} than {model.name}")
 
     def levels(self, model: Model) -> Grid:
-        """Return the sampler's grid."""
+        """Return the grid of noise levels that the sampler walks."""
         return build_grid(self.grid, model.noise_schedule, self.steps)
 
     def walk(self, denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[Step]:
@@ -98,7 +98,7 @@ class Sampling:
         return find_sampler(self.sampler).walk(denoiser, noisy, grid, draw, **self.options)
 
     def describe(self) -> str:
-        """Return one phrase for the titles of pictures."""
+        """Return the settings as one phrase, for the titles of pictures."""
         phrases = [self.sampler, *(f"{name} {value}" for name, value in self.options.items()), f"{self.steps} steps"]
         if self.grid != "uniform":
             phrases.append(f"{self.grid} grid")
@@ -114,7 +114,7 @@ class Sampling:
 
 
 def check_guidance(model: Model, scale: float) -> None:
-    """Raise UserError if the scale is not 1 and the model has no unconditional half."""
+    """Raise UserError if the scale is not 1 and the model was trained without labels or with label_drop 0."""
     if scale == 1:
         return
     if model.spec.classes == 0:
@@ -128,8 +128,8 @@ def check_guidance(model: Model, scale: float) -> None:
 class Generated(NamedTuple):
     """Batch of images, uint8 (N, C, H, W). nfe: network evaluations per image.
 
-    frame_times, frames, estimates: t, noisy images and clean estimates of the steps that were kept, both uint8. The
-    start, which comes first, has no estimate.
+    frame_times, frames: t and noisy images of the start and of each kept step. estimates: clean estimates of the kept
+    steps. Frames and estimates are uint8.
     """
 
     images: Tensor
@@ -141,7 +141,7 @@ class Generated(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Start of a batch: noisy images, t of their level, their labels, and the sampler's steps from there."""
+    """Start of a batch: noisy images, their t and labels, and the iterator of the sampler's steps from them."""
 
     noisy: Tensor
     t: float
@@ -171,7 +171,7 @@ def sampled_denoiser(model: Model, sampling: Sampling) -> tuple[Denoiser, list[C
 
 
 def frame_steps(steps: int, count: int) -> set[int]:
-    """Return up to `count` indices of steps, evenly spaced up to the last step."""
+    """Return at most `count` evenly spaced step indices, which include the last step."""
     count = min(count, steps)
     return {round((index + 1) * steps / count) - 1 for index in range(count)} if count > 0 else set()
 
@@ -188,10 +188,10 @@ def generate_from(
     framed: int | None = None,
     over_ranks: bool = False,
 ) -> Iterator[Generated]:
-    """Yield `count` images in batches, each from the start that `begin(denoiser, indices)` returns.
+    """Yield `count` images in batches, each batch from the start that `begin(denoiser, indices)` returns.
 
-    steps: number of steps of each start. frames: number of frames to keep, in batches that begin below the index
-    `framed`. over_ranks: divide the batches among the ranks; all ranks make this call and receive all batches.
+    steps: number of steps of each start. frames: number of frames to keep per batch. framed: only batches that begin
+    below this index keep frames. over_ranks: divide the batches among the ranks; every rank calls this and gets all.
     """
 
     def batch_from(first: int) -> Generated:
@@ -214,9 +214,9 @@ def generate(
     frames: int = 0,
     over_ranks: bool = False,
 ) -> Iterator[Generated]:
-    """Yield `count` images in batches, from the noise of the seed. Raises UserError for a sampling that does not fit.
+    """Yield `count` images in batches, from the noise of the seed. Raises UserError if `sampling` does not fit.
 
-    labels: one per image, None for no class. frames: number of frames to keep, in the batches of the first FRAMED
+    labels: one per image, None for no class. frames: number of frames to keep per batch, for the first FRAMED
     images. over_ranks: as in `generate_from`.
     """
     sampling.check(model)
@@ -243,8 +243,8 @@ def sample(
 ) -> Tensor:
     """Return `count` images, uint8 (count, C, H, W) on the CPU. Raises UserError.
 
-    labels: classes in turn, None for all. steps: None for the sampler's default. sampling: other fields of `Sampling`,
-    such as guidance_scale, or options of the sampler.
+    labels: classes that the images cycle through, None for all. steps: None for the sampler's default. sampling: other
+    fields of `Sampling`, such as guidance_scale, or options of the sampler.
     """
     values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
     steps = default_steps(sampler, model.spec.timesteps) if steps is None else steps
@@ -254,7 +254,7 @@ def sample(
 
 
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
-    """Return one label per image, the given ones or all classes in turn; None without classes. Raises UserError."""
+    """Return `count` labels that cycle through `labels` or all classes; None without classes. Raises UserError."""
     classes = model.spec.classes
     if classes == 0:
         if labels is not None:
@@ -268,7 +268,7 @@ def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> lis
 
 
 def join(batches: Sequence[Generated]) -> Generated:
-    """Join batches. The frames are those of the batches that kept some."""
+    """Join batches into one. Frames come from the batches that kept frames."""
     framed = [batch for batch in batches if batch.frames]
     count = sum(len(batch.images) for batch in batches)
     return Generated(
@@ -282,7 +282,7 @@ def join(batches: Sequence[Generated]) -> Generated:
 
 
 def _collect(start: Start, model: Model, counters: Sequence[Counter], framed: set[int]) -> Generated:
-    """Take all steps. Keep the frames after the steps in `framed`, and the start if there are any."""
+    """Take all steps. If `framed` is not empty, keep the start and a frame after each step in `framed`."""
     space = model.space
     times, frames, estimates = ([start.t], [space.decode(start.noisy).cpu()], []) if framed else ([], [], [])
     step = None

@@ -1,7 +1,7 @@
 """Settings of the optimizer, and the learning rate over a run as a function of progress in [0, 1].
 
 Progress is the share of the training budget that is spent, so a schedule spans the run whether its length is given in
-epochs, steps or minutes. This module imports no torch: the command line reads its flags from OptimizerSettings.
+epochs, steps or minutes. This module does not import torch: the command line reads its flags from OptimizerSettings.
 """
 
 import math
@@ -31,7 +31,7 @@ class OptimizerSettings:
     lr_milestones: tuple[Share, ...] = (0.5, 0.75)
     """Shares of the run after which multistep multiplies the learning rate by lr_gamma."""
     lr_gamma: Positive = 0.2
-    """Factor of multistep."""
+    """Factor by which multistep multiplies the learning rate."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay of matrices and filters."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.99)
@@ -42,7 +42,7 @@ class OptimizerSettings:
     """Half-life of the moving average of the weights, as a share of the run; 0 for no average."""
 
     def learning_rate(self, step: int, progress: float) -> float:
-        """Return the learning rate of a step. step: counted from 0; progress: spent before the step."""
+        """Return the learning rate of a step. step: counted from 0. progress: at the start of the step."""
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return self.lr * warmup * LR_SCHEDULES[self.lr_schedule](min(progress, 1.0), self)
 
@@ -52,7 +52,7 @@ def _multistep(progress: float, settings: OptimizerSettings) -> float:
 
 
 def _one_cycle(progress: float) -> float:
-    """Rise from 1/25 over the first 30 %, then fall to nearly 0, both by a cosine (Smith & Topin 2018)."""
+    """Rise from 1/25 to 1 over the first 30 %, then fall to 0, both as a cosine (Smith & Topin 2018)."""
     if progress < 0.3:
         return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))

@@ -1,4 +1,4 @@
-"""A denoising model: its specification, and how it is loaded from a checkpoint alone."""
+"""Denoising model: its specification, and loading from a checkpoint alone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ WEIGHTS = ("ema", "raw")
 
 @dataclass(frozen=True)
 class DenoiserSpec:
-    """All of a denoiser but its weights, stored in every checkpoint. classes: 0 for unlabelled data.
+    """Everything that defines a denoiser except its weights, as stored in checkpoints. classes: 0 for unlabelled data.
 
-    network: a variant of `models.networks`, with its constructor's options. timesteps: length of the chain, 0 for a
-    continuous schedule. label_drop: share of labels dropped in training; with 0 there is no unconditional half to guide
-    by.
+    network: a variant of `models.networks`. network_options: options of its constructor. timesteps: length of the
+    chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
+    guidance.
     """
 
     network: str
@@ -64,7 +64,7 @@ class DenoiserSpec:
         return Model(NetworkDenoiser(network, prediction, autocast), schedule, self, device)
 
     def facts(self) -> dict[str, Any]:
-        """Return the specification as plain lists, numbers and words, for YAML."""
+        """Return the specification as plain lists, numbers and strings, for YAML."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return plain({**values, "space": spaces.to_facts(self.space)})
 
@@ -88,7 +88,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Denoiser with its noise schedule and specification, on a device. origin: None while it is being trained."""
+    """Denoiser with its noise schedule and specification, on a device. origin: None during training."""
 
     denoiser: NetworkDenoiser
     noise_schedule: NoiseSchedule
@@ -111,15 +111,15 @@ def load_model(
 ) -> Model:
     """Load the denoising model of a checkpoint file, in eval mode on the device. Raises UserError.
 
-    weights: "ema" or "raw". autoencoder: the checkpoint file to decode latents with; None finds it by its hash.
+    weights: "ema" or "raw". autoencoder: file of the autoencoder that decodes latents; None searches by hash.
     """
     tensors, facts = checkpoints.load_checkpoint(path)
     if "denoiser" not in facts:
-        ways_out = ("use make reconstruct, since it is an autoencoder's",) if "autoencoder" in facts else ()
+        ways_out = ("use make reconstruct for this autoencoder checkpoint",) if "autoencoder" in facts else ()
         raise UserError(f"{path} is no denoiser's checkpoint", *ways_out)
     spec = DenoiserSpec.from_facts(facts["denoiser"], lambda sha256: locate_autoencoder(sha256, path, autoencoder))
     if autoencoder is not None and not spec.space.needs:
-        raise UserError(f"`autoencoder` {autoencoder}: {path} was trained on pixels, which need none")
+        raise UserError(f"`autoencoder` {autoencoder}: {path} was trained on pixels, which need no autoencoder")
     network = spec.build_network()
     checkpoints.fill_network(network, checkpoints.under("ema" if weights == "ema" else "network", tensors), path)
     network.to(device).eval().requires_grad_(False)
@@ -139,14 +139,14 @@ def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "em
 
 
 def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Path:
-    """Return the checkpoint of the autoencoder that the checkpoint `path` was trained on. sha256: its hash.
+    """Return the file of the autoencoder that the checkpoint `path` was trained on. sha256: hash of this autoencoder.
 
-    given: its file. None: search the run's folder NEEDED, then the runs beside it. Raises UserError if none matches.
+    given: a file with that hash. None: search NEEDED in the run's folder, then the runs beside it. Raises UserError.
     """
     if given is not None:
         given_sha256 = checkpoints.load_checkpoint(given)[1]["sha256"]
         if given_sha256 != sha256:
-            hashes = f"its hash is {given_sha256[:12]}, and {path} was trained on another, {sha256[:12]}"
+            hashes = f"its hash is {given_sha256[:12]}, but {path} was trained on {sha256[:12]}"
             raise UserError(f"`autoencoder` {given}: {hashes}")
         return given
     run = path.parent.parent
@@ -159,11 +159,11 @@ def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Pa
 
 
 def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """Copy the tensors whose name and shape agree, and return a report. Raises UserError if there are none."""
+    """Copy the tensors whose name and shape match, and return a report. Raises UserError if no tensor matches."""
     state = network.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in state and state[key].shape == value.shape}
     if not fitting:
-        raise UserError("`init_from`: no tensor of that run has the name and shape of one of this network")
+        raise UserError("`init_from`: no tensor of that run matches this network in name and shape")
     network.load_state_dict(fitting, strict=False)
     fresh = sorted(state.keys() - fitting.keys())
     report = f"initial weights: {len(fitting)} of {len(state)} tensors matched"

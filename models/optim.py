@@ -31,7 +31,7 @@ class Muon(AdamW):
     rate and weight decay. A filter is a matrix (out, in * height * width). found_inf and grad_scale act as in AdamW.
     """
 
-    # torch.optim.Muon takes no filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
+    # torch.optim.Muon rejects filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
     # all matrices of one shape are updated in one batch, and a gradient that is not finite leaves them unchanged.
 
     momentum = 0.95
@@ -74,7 +74,7 @@ class Muon(AdamW):
         if self.grad_scale is not None:
             torch._foreach_div_(gradients, self.grad_scale)
         for p in parameters:
-            if not self.state[p]:  # "step" only because AdamW.load_state_dict expects it in every state
+            if not self.state[p]:  # AdamW.load_state_dict expects "step" in every state
                 self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
         momenta = [self.state[p]["momentum"] for p in parameters]
         if found_inf is not None:
@@ -108,7 +108,7 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
 def _without_tf32() -> Iterator[None]:
     """Compute matrix products on GPUs in full float32.
 
-    With TF32's ten bits, small eigenvalues of a Gram matrix may become negative, which Newton-Schulz steps enlarge.
+    With TF32's ten bits, small Gram eigenvalues may become negative. Newton-Schulz steps then amplify them.
     """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False

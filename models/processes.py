@@ -1,4 +1,4 @@
-"""The rank of this process in a distributed task, and the CPU cores it may use. Imports no torch."""
+"""Rank of this process in a distributed task, and the CPU cores that it may use. Does not import torch."""
 
 import os
 import platform
@@ -39,7 +39,7 @@ def is_rank_zero() -> bool:
 
 
 def delay_failure_report() -> None:
-    """Sleep on ranks other than 0. They mostly fail because another rank failed, and torchrun then ends them here."""
+    """Sleep on ranks other than 0. Most fail because another rank failed; torchrun ends them during the sleep."""
     if not is_rank_zero():
         time.sleep(REPORT_DELAY_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: a bar if it is a terminal, nothing otherwise."""
+"""Progress bar for long work on standard error. If that is not a terminal, nothing is shown."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ Unit = Literal["items", "bytes", "percent"]
 def progress(title: str, total: float | None, unit: Unit = "items") -> Iterator[Callable[..., None]]:
     """Show a bar on rank 0 while the block runs, below the lines that the block prints.
 
-    total: None if unknown. Yields `advance(amount, title=None)`, which adds to the amount and may change the title.
+    total: None if unknown. Yields `advance(amount, title=None)`, which adds to the progress and may change the title.
     """
     if not (sys.stderr.isatty() and is_rank_zero()):
         yield lambda amount, title=None: None

@@ -1,6 +1,6 @@
 """Random numbers as functions of (seed, step) in training and of (seed, image index) in sampling.
 
-Every rank draws the numbers of the global batch and takes its slice, so a run does not depend on the world size.
+Every rank draws the random numbers of the global batch and takes its slice, so a run does not depend on the world size.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ Draw = Callable[[Sequence[int]], Tensor]
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Hash numbers and words to a 63-bit seed."""
+    """Hash integers and strings to a 63-bit seed."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True)
 class StepRandomness:
-    """Random numbers of one training step, for the rows start:stop of the global batch. Streams are independent."""
+    """Random numbers of one training step, for the rows start:stop of the global batch. Its streams are independent."""
 
     seed: int
     step: int
@@ -39,7 +39,7 @@ class StepRandomness:
         return torch.rand(self.batch_size, dtype=torch.float64, generator=self._generator(stream, "cpu"))
 
     def part(self, values: Tensor) -> Tensor:
-        """Return the rows start:stop of values of the global batch."""
+        """Return the rows start:stop of `values`, which has one row per image of the global batch."""
         return values[self.start : self.stop]
 
     def noise(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
@@ -64,7 +64,7 @@ def image_draw(seed: int, indices: Sequence[int], device: torch.device) -> Draw:
 
     Draw k of an image depends on (seed, index, k) alone, not on the device, the batch size or the other images.
     """
-    # torch's CPU generator uses 32 bits of a seed: among 100,000 images two would probably get the same noise.
+    # torch's CPU generator uses only 32 bits of a seed: among 100,000 images two would probably get the same noise.
     generators = [np.random.default_rng(derive_seed(seed, "image", index)) for index in indices]
 
     def draw(shape: Sequence[int]) -> Tensor:

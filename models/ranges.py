@@ -15,7 +15,7 @@ from models.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`. open_low and open_high exclude the end itself."""
+    """Interval of numbers from `low` to `high`. open_low and open_high exclude that end."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -43,7 +43,7 @@ ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 
 @dataclass(frozen=True)
 class Resumable:
-    """Mark of an option that may change when a run is resumed. unless: an option that forbids it if it is not 0."""
+    """Mark of an option that may change when a run is resumed. unless: an option that forbids the change if nonzero."""
 
     unless: str | None = None
 
@@ -54,7 +54,7 @@ RESUMABLE = Resumable()
 def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
     """Raise UserError for the first value outside the range or the Literal of its type. None is always valid.
 
-    hints: annotations by name, from `get_type_hints(..., include_extras=True)`. prefix: of the option in messages.
+    hints: annotations by name, from `get_type_hints(..., include_extras=True)`. prefix: of the names in messages.
     """
     for name, value in values.items():
         if name in hints:
@@ -77,7 +77,7 @@ def _check(option: str, value: Any, hint: Any, whole: Any) -> None:
 
 
 def _ranges(hint: Any) -> list[Range]:
-    """Return the ranges of a type or of the members of a union, without those of a tuple's elements."""
+    """Return the ranges of a type or of the members of a union. Ranges of tuple elements are not returned."""
     if get_origin(hint) is tuple:
         return []
     ranges = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)]
@@ -86,7 +86,7 @@ def _ranges(hint: Any) -> list[Range]:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """Return the types of a tuple's elements, or of those of the first tuple in a union."""
+    """Return the element types of a tuple type, or of the first tuple type in a union."""
     for candidate in (hint, *get_args(hint)):
         if get_origin(candidate) is tuple:
             return get_args(candidate)

@@ -1,7 +1,7 @@
 """Large variants, found by name: networks, conditionings, spaces, autoencoders and data sets.
 
-In a room of variants, a module that defines a class of its own name with the room's base class is a variant (unet.py:
-`class UNet(Network)`). Every other module there is a helper. Names are read from the source without importing.
+A room is a package of variants. A module in it is a variant if it defines a subclass of the room's base class under
+the module's name (unet.py: `class UNet(Network)`), else a helper. Names are read from the source without importing.
 """
 
 import ast
@@ -21,8 +21,8 @@ from models.ranges import check_ranges
 class Room:
     """A package whose modules may be variants. word: noun for a variant in messages.
 
-    base: name of their base class. option: option that chooses a variant, and prefix of its options, as
-    "network.width".
+    base: name of the variants' base class. option: option that chooses a variant. It is also the prefix of the
+    variant's options, as in "network.width".
     """
 
     package: str
@@ -67,7 +67,7 @@ class Room:
         return [str(Path(folder, *below)) for folder in importlib.import_module(top).__path__]
 
     def _class_in(self, path: Path) -> str | None:
-        """Return the name of the variant's class that a file defines, None for a helper."""
+        """Return the name of the variant's class in a file; None if the file is a helper."""
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if not isinstance(node, ast.ClassDef) or node.name.lower() != path.stem.replace("_", ""):
                 continue

@@ -1,6 +1,6 @@
-"""Measure a trained run. A table at the end of the file lists the evaluations with their flags.
+"""Measure a trained run. EVALUATIONS, at the end of this file, lists the evaluations with their flags.
 
-The work of an evaluation is in scripts/tasks/evaluate_<name>.py, which is imported after its flags have been read.
+Each evaluation is implemented in scripts/tasks/evaluate_<name>.py, which is imported after its flags have been parsed.
 """
 
 import difflib
@@ -27,25 +27,25 @@ class SamplesFlags:
     variants: ClassVar = CodingFlags.variants
 
     task: str = "samples"
-    """This task. Others: bayes, accuracy of the model as a classifier; loss, error of the estimated noise by t;
-    likelihood, bits per dimension of test images. --task NAME --help lists their flags. --compare A B compares two
-    evaluations of samples; --every_checkpoint measures all checkpoints of a run."""
+    """This task. Other tasks: bayes, the model's accuracy as a classifier; loss, the error of the estimated noise by t;
+    likelihood, the bits per dimension of test images. --task NAME --help lists their flags. --compare A B compares two
+    evaluations of samples. --every_checkpoint measures all checkpoints of a run."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     samples: str | None = None
-    """Images to measure instead of generating some: a samples.npz, or a folder or zip of pictures."""
+    """Existing images to measure, so that none are generated: a samples.npz, or a folder or zip of pictures."""
     dataset: Annotated[str | None, one_of(DATA_SETS.names())] = None
-    """Data set to compare --samples with. Default: the data of the run that generated them, if it is found."""
+    """Data set to compare --samples with. Default: the data of the run that generated them, if that run exists."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: NonNegativeInt | None = None
-    """Number of images. Default, and for 0: as many as the data set has test images, or all of --samples."""
+    """Number of images. Default (and 0): the number of test images, or all images of --samples."""
     labels: tuple[int, ...] | None = None
-    """Classes to generate, in turn. Default: the class shares of the training images, with which the generated images
-    are compared."""
+    """Classes to generate, repeated in this order. Default: all classes, with their shares in the training images: the
+    generated images are compared with these."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] | None = None
-    """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
-    .safetensors file of train_classifier. Default: convnet, or none if the data set has no classes."""
+    """Feature networks for the comparison: convnet, resnet (both trained on the data set), inception, or a .safetensors
+    file of train_classifier. Default: convnet, or none if the data set has no classes."""
     inception_weights: str | None = None
     """File of torch-fidelity's weights for inception. Default: they are downloaded."""
     k: PositiveInt = 5
@@ -53,30 +53,30 @@ class SamplesFlags:
     draws: Annotated[int, Range(10)] = 100
     """Bootstrap resamples for the intervals."""
     extrapolate: bool = False
-    """Also extrapolate the Frechet distance to infinitely many images, by a line in 1 / n."""
+    """Also extrapolate the Frechet distance to infinitely many images, by a linear fit in 1 / n."""
     classification_accuracy: bool = False
-    """Also measure the classification accuracy score: a classifier trained on the samples and one trained on as many
-    real images are tested on real images. It takes a minute or more."""
+    """Also measure the classification accuracy score. Two classifiers are tested on real images: one trained on the
+    samples, one on the same number of real images. It takes a minute or more."""
     seed: int = 0
-    """Each image depends on the seed and its index alone. Two models with the same seed are compared image by image."""
+    """Seed. An image depends only on seed and index. --compare pairs images of two models with the same seed."""
     batch_size: PositiveInt = 256
-    """Images generated at a time. It changes no result."""
+    """Images per batch. It does not change the result."""
     out: str | None = None
-    """Folder to write, new or empty. Default: a new one in the run's evaluation/, or beside --samples."""
+    """Folder to write, new or empty. Default: a new one in evaluation/ in the run, or beside --samples."""
 
 
 @dataclass(frozen=True)
 class _ReportFlags:
-    """Flags of the evaluations that write one report on images of the run's data set."""
+    """Common flags of the evaluations that write one report about images of the run's data set."""
 
     task: str = ""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: NonNegativeInt | None = None
     seed: int = 0
-    """Seed. The random numbers of an image depend on it and on the image's index alone, whatever the batch size."""
+    """Seed. Random numbers of an image depend only on the seed and the image's index, not on the batch size."""
     batch_size: PositiveInt = 256
-    """Images per network call."""
+    """Images per batch."""
     out: str | None = None
     """Folder for the report. Default: evaluation/ in the run."""
 
@@ -86,16 +86,16 @@ class DenoisingErrorFlags:
     """Options of --method denoising."""
 
     draws: PositiveInt = 50
-    """Maximum of network evaluations per class and image. All classes see the same noise."""
+    """Maximum number of network evaluations per class and image. All classes use the same noise."""
     weighting: Annotated[str, one_of(names_in("models.evaluation.bayes", "WEIGHTINGS"))] = "sigmoid"
-    """Weight of the error by time. variational: the bound's weight, with scores in nats. sigmoid: the bound with less
-    weight on fine detail. flow, noise, clean: the plain squared error of that estimate."""
+    """Weight of the error as a function of time. variational: as in the variational bound; scores are in nats. sigmoid:
+    less weight on fine detail. flow, noise, clean: the unweighted squared error of that estimate."""
     time_range: tuple[float, float] = (0.3, 0.9)
     """Range of the flow times sigma / (alpha + sigma) at which the error is measured."""
     first_round: Annotated[int, Range(2)] = 8
-    """Draws before the first classes are dropped. Later rounds double the number."""
+    """Draws per class before the first classes are dropped. Each later round doubles their total number."""
     patience: NonNegative = 2.5
-    """A class is dropped once it is this many standard errors worse than the best; 0 drops none."""
+    """Standard errors by which a class must be worse than the best one to be dropped; 0 drops none."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,14 @@ class BayesFlags(_ReportFlags):
     first_image: NonNegativeInt = 0
     """Index of the first image in the split."""
     method: Literal["auto", "denoising", "likelihood", "gaussians"] = "auto"
-    """denoising (fast): the class whose label gives the least denoising error. likelihood (slow): the density along the
-    probability-flow ODE. gaussians: one Gaussian per class in the latents of an autoencoder. auto: gaussians for the
-    run of an autoencoder, denoising for others."""
+    """denoising (fast): the class whose label gives the least denoising error. likelihood (slow): the density by the
+    probability-flow ODE. gaussians: one Gaussian per class, in the latents of an autoencoder. auto: gaussians for an
+    autoencoder run, denoising for others."""
     errors: tyro.conf.OmitArgPrefixes[DenoisingErrorFlags] = field(default_factory=DenoisingErrorFlags)
     ode: tyro.conf.OmitArgPrefixes[BayesOdeFlags] = field(default_factory=BayesOdeFlags)
     gaussians: tyro.conf.OmitArgPrefixes[GaussiansFlags] = field(default_factory=GaussiansFlags)
     prior: Literal["uniform", "train"] = "uniform"
-    """p(y): uniform, or the class shares of the training split."""
+    """Class prior p(y): uniform, or the class shares of the training split."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ class VlbFlags:
     """Options of --method vlb."""
 
     vlb_steps: NonNegativeInt = 100
-    """Steps of the chain to evaluate for each image, drawn so that the expectation is that of the whole chain; 0 for
-    all steps."""
+    """Steps of the chain to evaluate per image, drawn at random as an unbiased estimate of the whole chain; 0 for all
+    steps."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,12 @@ class DensityFlags:
     """Options of --method ode."""
 
     ode_steps: PositiveInt = 50
-    """Steps of the probability-flow ODE, with two network evaluations each."""
+    """Steps of the probability-flow ODE. Each step takes two network evaluations."""
     first_time: float = 0.0023
-    """Flow time at which the ODE ends, on the side of the image. The default is the noise of a uniform spread over one
-    grey level."""
+    """Flow time of the ODE's clean end. By default, its noise has the standard deviation of a uniform distribution over
+    one grey level."""
     probes: NonNegativeInt = 1
-    """Random probes of the divergence, fixed along a solve; 0 for the exact trace, for small images."""
+    """Random probe vectors for the divergence, the same at every step; 0 computes the exact trace, for small images."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,8 @@ class LikelihoodFlags(_ReportFlags):
     split: Literal["test", "train"] = "test"
     """Split of the data set."""
     method: Literal["auto", "vlb", "ode"] = "auto"
-    """vlb: the variational bound of a chain. ode: the density along the probability-flow ODE, of images spread over
-    their grey levels. auto: vlb for a chain, ode for a continuous schedule. Both are upper bounds."""
+    """vlb: the variational bound of a chain. ode: the density by the probability-flow ODE, of dequantised images. Both
+    are upper bounds. auto: vlb for a chain, ode for a continuous schedule."""
     vlb: tyro.conf.OmitArgPrefixes[VlbFlags] = field(default_factory=VlbFlags)
     ode: tyro.conf.OmitArgPrefixes[DensityFlags] = field(default_factory=DensityFlags)
 
@@ -189,8 +189,8 @@ class NoiseLossFlags(_ReportFlags):
     task: str = "loss"
     """This task."""
     num_images: NonNegativeInt | None = None
-    """Number of test images, evenly spaced over the split, and of training images; 0 for the whole test split. Default:
-    1000, or all if there are fewer."""
+    """Number of test images, evenly spaced over the split; 0 for all. The same number of training images is used.
+    Default: 1000, or all if there are fewer."""
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,11 @@ class CompareFlags:
     """Settings of `evaluate --compare`."""
 
     compare: tuple[str, str] = ("", "")
-    """Two evaluations: folders with a report.json, or runs, whose latest evaluation is taken."""
+    """Two evaluations: folders with a report.json, or runs. For a run, its latest evaluation is taken."""
     experiments_dir: str = field(default_factory=experiments_dir)
     """Folder in which runs are found by name. The variable EXPERIMENTS_DIR sets its default."""
     out: str | None = None
-    """File to write, .json; a .txt is written beside it. Default: a new one in comparisons/ among the runs."""
+    """File to write, .json. A .txt is written beside it. Default: a new file in comparisons/ in --experiments_dir."""
 
 
 @dataclass(frozen=True)
@@ -214,20 +214,20 @@ class CheckpointsFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: Annotated[int, Range(2)] | None = None
-    """Number of images that each checkpoint generates, and of the test images for the loss and the floor. Default:
-    1000, or as many as there are test images."""
+    """Number of images that each checkpoint generates, and of test images for the loss and the floor. Default: 1000, or
+    the number of test images if that is smaller."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] = ("convnet",)
-    """Networks in whose features images are compared: convnet, resnet (of the data set), inception, or the
-    .safetensors file of train_classifier."""
+    """Feature networks for the comparison: convnet, resnet (both trained on the data set), inception, or a .safetensors
+    file of train_classifier."""
     inception_weights: str | None = None
     """File of torch-fidelity's weights for inception. Default: they are downloaded."""
     draws: Annotated[int, Range(10)] = 100
     """Bootstrap resamples for the intervals."""
     seed: int = 0
-    """Seed of the images, and of the times and noise of the loss. It is the same for every checkpoint."""
+    """Seed of the images, and of the times and noise of the loss. All checkpoints use the same seed."""
     batch_size: PositiveInt = 256
-    """Images at a time. It changes no result."""
+    """Images per batch. It does not change the result."""
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in the run's evaluation/."""
 
@@ -241,7 +241,7 @@ EVALUATIONS: dict[str, tuple[type[Any], str]] = {
     "compare": (CompareFlags, "Compare two evaluations of samples. Prints the file of the comparison."),
     "checkpoints": (CheckpointsFlags, "Measure every checkpoint of a run, raw and EMA weights. Prints the folder."),
 }
-# Evaluations that a flag of their own chooses. --task chooses the others.
+# Evaluations that have a separate flag, with that flag. --task chooses the other evaluations.
 MODES = {"__compare": "compare", "__every_checkpoint": "checkpoints"}
 
 

@@ -1,4 +1,4 @@
-"""Generate images from a trained run: samples.npz, a sheet, a strip, and on request PNG files and animations."""
+"""Generate images with a trained run: samples.npz, a sheet and a strip, and optionally PNG files and animations."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,7 +11,7 @@ from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags
 
-DESCRIPTION = "Generate images from a run. Prints the output folder."
+DESCRIPTION = "Generate images with a trained run. Prints the output folder."
 
 
 @dataclass(frozen=True)
@@ -20,26 +20,26 @@ class GenerateFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     every_checkpoint: bool = False
-    """Draw a sheet for each checkpoint of the run, and a strip of the first images over training."""
+    """Draw one sheet per checkpoint of the run, and a strip of how the first images change during training."""
     num_samples: PositiveInt = 64
     """Number of images."""
     labels: tuple[int, ...] | None = None
     """Classes to generate, repeated in this order, e.g. 3 1 4. Default: all classes."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     seed: int = 0
-    """Seed of the noise. Each image depends on the seed and its index alone, not on the batch size."""
+    """Seed of the noise. An image depends only on seed and index, not on the batch size."""
     batch_size: PositiveInt = 256
     """Images per batch."""
     save_images: bool = False
     """Also write each image as a PNG file."""
     animate: bool = False
-    """Also write an animation of the sheet: its reverse process, or its change over training (--every_checkpoint)."""
+    """Also animate the sheet: the reverse process, or with --every_checkpoint the change during training."""
     format: Literal["webp", "gif"] = "webp"
     """Format of the animation."""
     out: str | None = None
-    """Folder to write, new or empty. Default: a new one under the run's samples/."""
+    """Folder to write, new or empty. Default: a new one in samples/ in the run."""
     export: str | None = None
-    """Pack the run with one checkpoint into this folder, a run on any machine, instead of generating images."""
+    """Export the run with one checkpoint to this folder, for use on any machine. No images are generated."""
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Fill in a hidden part of test images by a trained model. The other pixels stay exactly as they are."""
+"""Fill in a hidden part of test images with a trained model. The other pixels do not change."""
 
 from dataclasses import dataclass, field
 
@@ -22,15 +22,15 @@ class InpaintFlags:
     rows: PositiveInt = 8
     """Number of test images."""
     samples: PositiveInt = 5
-    """Samples of each image."""
+    """Samples per test image."""
     images: tuple[int, ...] | None = None
-    """Numbers of test images. Default: drawn by the seed, the classes in turn."""
+    """Indices of test images. Default: drawn with the seed, the classes in turn."""
     labels: tuple[int, ...] | None = None
-    """Classes to fill in, in turn. Default: each image's own."""
+    """Classes to sample with, repeated in this order. Default: each image's true class."""
     resample: PositiveInt = 5
     """Walks of each stretch of steps, with fresh noise in between (RePaint). 1 is quick; more fits the parts better."""
     jump: PositiveInt = 5
-    """Steps in a stretch."""
+    """Steps in a group that is repeated (see --resample)."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
 

@@ -1,4 +1,4 @@
-"""List all recipes, the named settings of scripts/cli/recipes.py."""
+"""List all recipes: the named settings in scripts/cli/recipes.py."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from scripts.cli.recipes import RECIPES
 
 
 def recipes_table() -> str:
-    """Return two lines for every recipe: its name, task and description, then the command."""
+    """Return two lines per recipe: name, task and description in the first, the command in the second."""
     cells = [(name, recipe.task, recipe.about, recipe.command(name)) for name, recipe in RECIPES.items()]
     return "\n".join(f"{name:<22}{task:<14}{about}\n{'':<22}{command}" for name, task, about, command in cells)
 

@@ -24,7 +24,7 @@ class ReconstructFlags(CodingFlags):
     image: tuple[str, ...] = ()
     """Image files to reconstruct instead of the test split. They must have the autoencoder's image size."""
     out: str | None = None
-    """Folder to write, new or empty. Default: a new one under the run's reconstructions/."""
+    """Folder to write, new or empty. Default: a new one in reconstructions/ in the run."""
 
 
 def main(argv: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""Print a table of all runs: state, step, share done, loss, and the age of the last heartbeat.
+"""Print a table of all runs: state, step, progress, loss, and the age of the last heartbeat.
 
-Only the status.json of every run folder is read and no torch is imported, so that the table appears at once.
+The task reads only the status.json of each run and imports no torch, so that the table appears at once.
 """
 
 import argparse
@@ -24,14 +24,14 @@ DEAD = "the process ended without writing its state; resume with --resume {}"
 
 @dataclass(frozen=True)
 class Row:
-    """Row of one run: the cells of HEADER as text, and the reason of its state, often empty."""
+    """Table row of one run: the cells of HEADER as text, and the reason for the state, which may be empty."""
 
     cells: tuple[str, ...]
     reason: str
 
 
 def age(heartbeat: Any, now: datetime) -> str:
-    """Return the age of an ISO 8601 time in one unit; "-" if it is no time."""
+    """Return the age of an ISO 8601 time as text with one unit, e.g. 5m; "-" if it is not a time."""
     try:
         seconds = max(0.0, (now - datetime.fromisoformat(str(heartbeat))).total_seconds())
     except (ValueError, TypeError):
@@ -41,12 +41,12 @@ def age(heartbeat: Any, now: datetime) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """Return a number as text; "-" if the value is no number."""
+    """Return a number as text; "-" if the value is not a number."""
     return format(value, form) if isinstance(value, int | float) and not isinstance(value, bool) else "-"
 
 
 def describe_run(folder: Path, now: datetime) -> Row:
-    """Return the row of one run. A folder whose status cannot be read has a row too."""
+    """Return the row of one run. If its status cannot be read, the row says so."""
     try:
         status = read_status(folder)
     except UserError as error:
@@ -61,7 +61,7 @@ def describe_run(folder: Path, now: datetime) -> Row:
 
 
 def plain_table(rows: Sequence[Row]) -> str:
-    """Return aligned columns for pipes and files, one line per run. Nothing is cut. The reason is the last column."""
+    """Return aligned columns for pipes and files, one line per run. No text is cut. The reason is the last column."""
     table = [HEADER, *(row.cells for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
     reasons = ["", *(row.reason for row in rows)]
@@ -120,5 +120,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has closed the pipe, and Python must not report that at exit.
+    except BrokenPipeError:  # The reader, e.g. `head`, has closed the pipe. Python must not report it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Train a classifier of a data set, in whose features `evaluate` compares images, or measure a classifier again."""
+"""Train a classifier, whose features `evaluate` uses to compare images, or verify the accuracy of an existing one."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -12,7 +12,7 @@ from scripts.cli.command import run_command
 from scripts.cli.flags import VARIANTS, DatasetName, SourceFlags, experiments_dir
 from scripts.cli.signatures import names_in
 
-DESCRIPTION = "Train a feature network for evaluate, or measure one again. Prints its file."
+DESCRIPTION = "Train a feature network for evaluate, or verify one. Prints its file."
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,19 @@ class ClassifierFlags:
     variants: ClassVar = {"dataset": VARIANTS["dataset"]}
 
     dataset: DatasetName = "digits"
-    """A data set with classes. digits needs no download; folder reads your own images."""
+    """Data set with classes. digits: built in. folder: your own images."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     settings: tyro.conf.OmitArgPrefixes[ClassifierSettings] = field(default_factory=ClassifierSettings)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     experiments_dir: str = field(default_factory=experiments_dir)
-    """Folder of runs, with the cache of classifiers. Its default is the variable EXPERIMENTS_DIR, else experiments."""
+    """Folder with the cached classifiers. The variable EXPERIMENTS_DIR sets its default."""
     out: str | None = None
-    """File to write. Default: the file in the cache in which evaluate looks for a classifier with these settings."""
+    """File to write. Default: the cache file in which evaluate looks for a classifier with these settings."""
     verify_only: bool = False
-    """Do not train. Measure the accuracy of the network in models/pretrained, or of --file, on the test images, and
-    fail if it is lower than the file states."""
+    """Do not train. Measure the test accuracy of the network in models/pretrained, or of --file. Fail if it is lower
+    than the accuracy in the file."""
     file: str | None = None
     """File of the network to verify."""
 

@@ -1,4 +1,4 @@
-"""Train a diffusion model. The default is a DDPM: eps-prediction on a cosine chain of 1,000 steps."""
+"""Train a diffusion model. The default is a DDPM with eps-prediction and a cosine schedule of 1,000 steps."""
 
 from scripts.cli.command import run_command
 from scripts.cli.flags import TrainFlags

@@ -4,7 +4,7 @@ from scripts.cli.command import run_command
 from scripts.cli.flags import FLOW
 from scripts.cli.settings import read_training
 
-DESCRIPTION = "Train a flow model on straight lines to noise. Prints the run folder."
+DESCRIPTION = "Train a flow-matching model. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:

@@ -4,7 +4,7 @@ from scripts.cli.command import run_command
 from scripts.cli.flags import AutoencoderFlags
 from scripts.cli.settings import read_training
 
-DESCRIPTION = "Train an autoencoder, for latent diffusion or by itself. Prints the run folder."
+DESCRIPTION = "Train an autoencoder, for latent diffusion or other uses. Prints the run folder."
 
 
 def main(argv: list[str]) -> None:

@@ -19,7 +19,7 @@ from data.readers.streamed import Streamed
 from models.errors import UserError
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
-_Decoded = tuple[Tensor, dict[str, str]]  # images, and the reasons of the broken ones by name
+_Decoded = tuple[Tensor, dict[str, str]]  # images, and the reason for each broken image, by name
 
 
 class ReadAhead:
@@ -36,9 +36,9 @@ class ReadAhead:
         self._next = 0
 
     def at(self, step: int) -> Tensor:
-        """Return the images of a step, uint8 (N, C, H, W) on the CPU. Reading restarts if steps do not follow on.
+        """Return the images of a step, uint8 (N, C, H, W) on the CPU. If `step` is not the next step, reading restarts.
 
-        Raises UserError for too many broken images, RuntimeError if a worker died.
+        Raises UserError for too many broken images, RuntimeError if a worker has crashed.
         """
         if self._batches is None or step != self._next:
             self._batches = None  # ends the workers
@@ -76,12 +76,12 @@ class _Decoder(Dataset):
         try:
             broken = self._images.decode(rows, pixels)
         except UserError as error:
-            return error  # Raised here, it would reach the user with two tracebacks around it.
+            return error  # If raised here, the user would see two more tracebacks.
         return torch.from_numpy(pixels), broken
 
 
 def _start_worker(parent: int, worker: int) -> None:
-    """Ignore signals from a terminal or a scheduler: the parent ends its workers. Exit if the parent dies."""
+    """Ignore signals from a terminal or a scheduler: the parent ends its workers. Exit when the parent exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.platform == "linux":

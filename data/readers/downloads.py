@@ -1,4 +1,4 @@
-"""Downloads of published files that are missing. A file gets its name only after it was checked.
+"""Downloads of published files that are missing. A file is checked before it gets its final name.
 
 Without a network, a download fails within seconds.
 """
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from models.errors import UserError
 from models.progress import progress
 
-# Limits on the time from the name lookup to the head of the answer, and on each silence of the server after that.
+# Time limits: from the name lookup to the response headers, and for each pause of the server after that.
 ANSWER_SECONDS = 6.0
 SILENCE_SECONDS = 30.0
 _CHUNK = 1 << 18
@@ -27,7 +27,7 @@ _CHUNK = 1 << 18
 def fetch_missing(
     name: str, folder: Path, urls: Mapping[str, Sequence[str]], check: Callable[[Path, str], object]
 ) -> None:
-    """Download the files that are the keys of `urls` into `folder`. Raises UserError naming those still missing.
+    """Download the files that are the keys of `urls` into `folder`. Raises UserError that lists the missing files.
 
     name: the data set. check(path, file): raises UserError unless the file at `path` is the published `file`.
     """
@@ -45,7 +45,7 @@ def fetch_missing(
 
 
 def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], object]) -> str | None:
-    """Download a file. Return None on success, else the reason of the failure."""
+    """Download a file. Return None on success, else the reason for the failure."""
     reasons = []
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     for url in addresses:
@@ -88,7 +88,7 @@ def _save(response: Any, file: BinaryIO, url: str) -> None:
 
 
 def _open(url: str) -> Any:
-    # The timeout of urllib covers neither the name lookup nor a host with many addresses. A thread and a clock do.
+    # The timeout of urllib covers neither the name lookup nor a host with many addresses. The wait below covers both.
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def request_file() -> None:

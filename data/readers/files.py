@@ -18,7 +18,7 @@ def locate_file(folder: Path, name: str) -> Path | None:
 
 
 def read_file(path: Path, md5: str | None = None) -> bytes:
-    """Return the contents of a raw or gzipped file. Raises UserError, also if their MD5 is not the given one."""
+    """Return the contents of a raw or gzipped file. Raises UserError if it cannot be read or its MD5 differs."""
     try:
         stored = path.read_bytes()
     except OSError as error:
@@ -27,7 +27,7 @@ def read_file(path: Path, md5: str | None = None) -> bytes:
 
 
 def unpack(stored: bytes, source: str, md5: str | None = None) -> bytes:
-    """Return the contents of the bytes of a raw or gzipped file, checked like `read_file`. source: their name."""
+    """Return the contents of the bytes of a raw or gzipped file, checked like `read_file`. source: file name."""
     contents = _gunzip(stored, source) if stored[:2] == b"\x1f\x8b" else stored
     if md5 is not None and (actual := hashlib.md5(contents, usedforsecurity=False).hexdigest()) != md5:
         raise UserError(

@@ -36,7 +36,7 @@ def load_idx_set(
 ) -> tuple[Split, Split]:
     """Return the train and test split of MNIST's four files in `folder`. Missing files are downloaded first.
 
-    md5: of the contents of each file, by its name without .gz. Raises UserError for missing files and for altered ones.
+    md5: MD5 of each file's contents, by file name without .gz. Raises UserError for missing or altered files.
     """
     if missing := [file for file in md5 if files.locate_file(folder, file) is None]:
         urls = {f"{file}.gz": [f"{mirror}{file}.gz" for mirror in mirrors] for file in missing}

@@ -32,7 +32,7 @@ class _DType:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        pass  # byte order and the like, which mean nothing for single bytes
+        pass  # byte order and alignment, which do not matter for single bytes
 
 
 class _Array:
@@ -52,9 +52,9 @@ class _Array:
         return np.frombuffer(stored, np.uint8).reshape(shape)
 
 
-# Kept instead of torchvision.datasets.CIFAR10, whose pickle.load runs any code that a file asks for. Here the three
-# names that numpy's arrays need become the stand-ins above, and every other name is refused. Neither foreign code nor
-# numpy's own state setters see the stream.
+# Used instead of torchvision.datasets.CIFAR10, whose pickle.load runs any code that a file asks for. Here the three
+# names that numpy's arrays need become the stand-ins above, and every other name is refused. Neither other code nor
+# numpy's own state setters process the stream.
 class _InertUnpickler(pickle.Unpickler):
     _stand_ins: ClassVar = {
         ("numpy", "dtype"): _DType,

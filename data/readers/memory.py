@@ -1,4 +1,4 @@
-"""Memory that a process may still take: free memory of the machine, within the limits of its container or job."""
+"""Memory that a process can still allocate: free memory of the machine, within the limits of its container or job."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ MOUNT, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def free_memory() -> int:
-    """Return the memory that this process may still take, in bytes."""
+    """Return the memory that this process can still allocate, in bytes."""
     import psutil
 
     return min((psutil.virtual_memory().available, *_left_in_groups(MOUNT, MEMBERSHIP)))
@@ -20,7 +20,7 @@ def _left_in_groups(mount: Path, membership: Path) -> Iterator[int]:
             try:
                 allowed, taken = (int((folder / name).read_text()) for name in (limit, usage))
                 counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                # The kernel gives inactive file pages up when memory is short.
+                # The kernel frees inactive file pages when memory is short.
                 yield max(0, allowed - taken + int(counts.get(inactive, 0)))
             except (OSError, ValueError):
                 continue  # No such file, or "max": this group has no limit.

@@ -1,6 +1,6 @@
 """Decoding of image files into uint8 arrays: orientation, colour, cropping, scaling.
 
-Threads decode into one array, since Pillow releases the interpreter lock. `streamed.py` leaves images in their files.
+Threads decode into one array, because Pillow releases the GIL. `streamed.py` leaves images in their files.
 """
 
 import io
@@ -23,7 +23,7 @@ from models.progress import progress
 
 # About 8000×8000, below the size at which Pillow itself begins to warn of decompression bombs.
 MAX_PIXELS = 64 << 20
-# Listed, because Pillow passes other formats to programs of the system (EPS to Ghostscript).
+# Only these formats, because Pillow runs system programs for some other formats (Ghostscript for EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow is known to raise these for damaged files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, AttributeError)
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Target:
-    """Form of the decoded images: `size` (H, W), None for their own; `channels` 1 or 3; `crop`, otherwise stretch."""
+    """Form of decoded images. size: (H, W), None to keep theirs. channels: 1 or 3. crop: crop instead of stretching."""
 
     size: tuple[int, int] | None
     channels: int
@@ -58,7 +58,7 @@ class Target:
 def decode(stored: bytes, target: Target) -> np.ndarray:
     """Return an image file as uint8 (C, H, W), cropped and scaled by a Lanczos filter. Raises one of `BROKEN`.
 
-    The EXIF tag turns it upright, transparent parts become white, and an animation gives its first frame.
+    The image is rotated by its EXIF tag. Transparent parts become white. Only the first frame of an animation is used.
     """
     try:
         opened = Image.open(io.BytesIO(stored), formats=_FORMATS)
@@ -68,8 +68,8 @@ def decode(stored: bytes, target: Target) -> np.ndarray:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} is more than {MAX_PIXELS >> 20} million pixels")
         if target.size is not None and image.format == "JPEG":
-            # The decoder halves the size for free. Twice the size is left for the filter, as a square because EXIF may
-            # turn the image.
+            # The JPEG decoder can halve the size at no cost. At least twice the target size remains for the filter, in
+            # a square because EXIF may rotate the image.
             side = 2 * max(target.size)
             image.draft(None, (side, side))
         upright = ImageOps.exif_transpose(image)
@@ -106,7 +106,7 @@ def decode_as(tree: Tree, name: str, target: Target, shape: Sequence[int]) -> np
 def decode_all(tree: Tree, names: Sequence[str], target: Target) -> np.ndarray:
     """Return the images `names` of the tree as one uint8 array (N, C, H, W).
 
-    Raises UserError for images that cannot be decoded or have another shape, and if the memory does not suffice.
+    Raises UserError for images that cannot be decoded or have another shape, and if memory is too small.
     """
     shape = find_shape(tree, names, target)
     images = empty_images(len(names), shape)

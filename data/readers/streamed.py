@@ -15,14 +15,14 @@ from data.readers.pictures import BROKEN, Target, decode_all, decode_as, empty_i
 from data.readers.trees import Tree
 from models.errors import UserError
 
-# A run stops if more images than both of these are broken: it would learn other data than it was given.
+# A run stops if the number of broken images exceeds both limits, because replacements would change the data.
 MOST_BROKEN, BROKEN_SHARE = 20, 0.01
 
 
 class Broken:
     """Record of the images of a streamed data set that cannot be decoded. Each is reported once; too many end the run.
 
-    named: reasons by name. seen, elsewhere: number of images that this process, and all others, have read.
+    named: reasons by image name. seen: images read by this process. elsewhere: images read by all other processes.
     """
 
     def __init__(self, source: str, total: int, target: Target) -> None:
@@ -32,7 +32,7 @@ class Broken:
         self._tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
 
     def tell_to(self, tell: Callable[[str], None]) -> None:
-        """Report all broken images to `tell` instead of standard error, those already reported too."""
+        """Report all broken images, including earlier ones, to `tell` instead of standard error."""
         self._tell = tell
         for number, name in enumerate(self.named, start=1):
             self._report(number, name)
@@ -43,7 +43,7 @@ class Broken:
         self._record(broken)
 
     def merge(self, processes: Sequence[tuple[int, Mapping[str, str]]]) -> None:
-        """Take over `seen` and `named` of every process, this one included, in the same order in all processes.
+        """Merge `seen` and `named` of all processes, this one included. `processes` must be the same in all processes.
 
         Raises UserError if too many images are broken.
         """
@@ -71,7 +71,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Part:
-    """A split of which nothing is decoded yet: the images `names` of a tree, each with its label."""
+    """Split before decoding: the images `names` of a tree, each with its label."""
 
     tree: Tree
     names: Sequence[str]
@@ -92,7 +92,7 @@ class Part:
 class Streamed:
     """Images of a split, decoded when rows are read. Otherwise like a uint8 tensor (N, C, H, W).
 
-    A broken image is replaced by the next one of its class that can be decoded, the same in every process.
+    A broken image is replaced by the next decodable image of its class, which is the same in every process.
     """
 
     dtype = torch.uint8
@@ -149,7 +149,7 @@ class Streamed:
 
 def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor]:
     """Return all images of two splits in memory. Raises UserError naming broken images, or if they do not fit."""
-    if test.tree is train.tree:  # in one pass, so that the broken images of both are named
+    if test.tree is train.tree:  # one pass, so that the message names broken images of both splits
         images = torch.from_numpy(decode_all(train.tree, [*train.names, *test.names], train.target))
         return images[: len(train)], images[len(train) :]
     first, second = (torch.from_numpy(decode_all(part.tree, part.names, part.target)) for part in (train, test))

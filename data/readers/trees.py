@@ -1,6 +1,6 @@
 """A folder or a zip of image files as a tree: sorted relative names, and the bytes of each file.
 
-Nothing is unpacked to disk. The name of a zip member is only a key, so it cannot lead outside.
+Nothing is unpacked to disk. The name of a zip member is only a key, so it cannot cause access to other files.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class FolderTree(Tree):
 
 
 class ZipTree(Tree):
-    """A zip archive, read in place. Raises UserError if it is no zip, or if a name points outside it."""
+    """A zip archive, read in place. Raises UserError if it is no zip archive or a name points outside it."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -58,7 +58,7 @@ class ZipTree(Tree):
         self._members = {member.filename: member for member in self._zip.infolist() if _is_image(member.filename)}
         for name in self._members:
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
-                raise UserError(f"{path}: the member {name!r} points outside the archive", "pack it anew")
+                raise UserError(f"{path}: the member {name!r} points outside the archive", "create the archive again")
         self._process = os.getpid()
         super().__init__(path, list(self._members))
 
@@ -68,12 +68,12 @@ class ZipTree(Tree):
 
     def read(self, name: str) -> bytes:
         if self._process != os.getpid():
-            # A forked process shares the file position with its parent, so it opens its own file. The directory stays.
+            # A forked process shares the file position with its parent, so it opens the file again and keeps the index.
             self._zip.fp, self._process = self.path.open("rb"), os.getpid()
         member = self._members[name]
         _check_size(member.file_size)
         try:
-            # Given the size, zipfile unpacks no more than that: the size in the directory may be false.
+            # The size limits what zipfile unpacks, because the size in the directory may be false.
             with self._zip.open(member) as file:
                 return file.read(member.file_size)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
@@ -126,7 +126,7 @@ def common_folder(names: list[str]) -> str:
 
 
 def hold_out(tree: Tree, share: float) -> tuple[list[str], list[str]]:
-    """Return the names of training and test images, chosen by a hash of each name. Raises UserError for one image."""
+    """Return the names of training and test images, split by a hash of each name. Raises UserError for one image."""
     if len(tree.names) < 2:
         raise UserError(f"{tree.path} holds one image: at least two are needed, one to train and one to test")
     around = common_folder(tree.names)

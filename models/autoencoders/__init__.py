@@ -1,17 +1,17 @@
 """Autoencoders: networks, found by name, specification, and loss.
 
-A module here with a subclass of AutoencoderNetwork is a network (conv.py -> Conv).
+A module with a subclass of AutoencoderNetwork is a network (conv.py -> Conv).
 """
 
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-SMALLEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -30.0, 20.0  # bounds of a posterior, whose variance float32 can hold
+SMALLEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -30.0, 20.0  # bounds within which float32 can hold the variance
 
 
 class Coded(NamedTuple):
-    """Decoder's output (N, C, H, W) and posterior, each (N, c, h, w); no log_variance for a plain autoencoder."""
+    """Decoder's output (N, C, H, W) and posterior, each (N, c, h, w). log_variance: None for a plain autoencoder."""
 
     output: Tensor
     mean: Tensor

@@ -42,7 +42,7 @@ LIKELIHOODS = {
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """All of an autoencoder but its weights. shape: (C, H, W) of the images. likelihood: a row of LIKELIHOODS.
+    """Specification of an autoencoder. shape: (C, H, W) of the images. likelihood: a row of LIKELIHOODS.
 
     kind: one of KINDS. network: a name of AUTOENCODERS, with the options of its constructor.
     """
@@ -94,7 +94,7 @@ class Autoencoder:
         return self.network.latent_shape
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance like the network; the log-variance of a plain autoencoder is -30."""
+        """Return the posterior's mean and log-variance (N, c, h, w). A plain autoencoder has the log-variance -30."""
         mean, log_variance = self.network.encode(images)
         return mean, torch.full_like(mean, SMALLEST_LOG_VARIANCE) if log_variance is None else log_variance
 
@@ -104,7 +104,7 @@ class Autoencoder:
 
 
 def load_autoencoder(path: Path, weights: str = "ema") -> Autoencoder:
-    """Load an autoencoder, in eval mode on the CPU. weights: "ema" or "raw". Raises UserError for other checkpoints."""
+    """Load an autoencoder, in eval mode on the CPU. weights: "ema" or "raw". Raises UserError."""
     tensors, facts = checkpoints.load_checkpoint(path)
     if "autoencoder" not in facts:
         raise UserError(f"{path} is not an autoencoder checkpoint", "train an autoencoder with train_vae")

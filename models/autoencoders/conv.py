@@ -13,7 +13,7 @@ from models.ranges import PositiveInt, ShareBelowOne
 
 
 class ConvBlock(nn.Module):
-    """Two 3×3 convolutions with a residual connection. The second begins at zero."""
+    """Two 3×3 convolutions with a residual connection. The second starts with zero weights."""
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ class AutoencoderLoss:
         check_ranges(asdict(self), get_type_hints(type(self), include_extras=True))
 
     def __call__(self, coded: Coded, images: Tensor, step: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (N,) each: loss and reconstruction in nats per pixel, KL in nats per image (0 without posterior).
+        """Return (N,) tensors: loss and reconstruction in nats per pixel, KL in nats per image (0 without posterior).
 
         images: (N, C, H, W) in [-1, 1]. step: the training step, for the warm-up; None for the full weight.
         """

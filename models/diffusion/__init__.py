@@ -1,1 +1,1 @@
-"""The mathematics of diffusion and flows. Imports torch and the ground only."""
+"""Mathematics of diffusion and flows. Imports only torch and the base modules errors, randomness and ranges."""

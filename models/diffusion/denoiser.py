@@ -1,7 +1,7 @@
-"""Denoisers: functions (noisy, level, label) -> estimate that losses, samplers and guidance call alike.
+"""Denoisers: functions (noisy, level, label) -> estimate, the same for losses, samplers and guidance.
 
-`NetworkDenoiser` reads a network through its prediction. Clipping, fixed labels and counting are functions from a
-denoiser to a denoiser, as is guidance in `guidance.py`.
+`NetworkDenoiser` converts a network's output to an estimate by its prediction. Clipping, fixed labels and counting
+are functions from a denoiser to a denoiser, as is guidance in `guidance.py`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from models.diffusion.predictions import Prediction
 
 
 class Estimate(NamedTuple):
-    """Both parts of `noisy = alpha * clean + sigma * noise`, each (N, C, H, W) in the dtype of the noisy images."""
+    """Estimate of both parts of `noisy = alpha * clean + sigma * noise`, (N, C, H, W) in the dtype of `noisy`."""
 
     clean: Tensor
     noise: Tensor
@@ -37,19 +37,19 @@ def add_noise(clean: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
 
 
 def estimate_from_clean(noisy: Tensor, level: NoiseLevel, clean: Tensor) -> Estimate:
-    """Return the estimate whose clean part is given; t > 0."""
+    """Return the estimate that has this clean part, with the noise that follows from it. Requires t > 0."""
     alpha, sigma = level.coefficients(noisy)
     return Estimate(clean, (noisy - alpha * clean) / sigma)
 
 
 def in_autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """Return the context in which networks compute in `dtype` where that pays; None leaves them as they are."""
+    """Return torch's autocast context for `dtype`; None disables autocast."""
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """Network read through its prediction. Only the network computes in `autocast`, if that is set."""
+    """Denoiser made of a network and its prediction. autocast: dtype of autocast, for the network only."""
 
     network: nn.Module
     prediction: Prediction
@@ -69,7 +69,7 @@ class NetworkDenoiser:
 
 
 def clipped(denoiser: Denoiser, low: float, high: float) -> Denoiser:
-    """Clip the clean estimate to [low, high] and derive the noise again from the clipped one; t > 0."""
+    """Clip the clean estimate to [low, high] and compute the noise from the clipped estimate. Requires t > 0."""
 
     def clip(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
         return estimate_from_clean(noisy, level, denoiser(noisy, level, label).clean.clamp(low, high))
@@ -78,7 +78,7 @@ def clipped(denoiser: Denoiser, low: float, high: float) -> Denoiser:
 
 
 def with_labels(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
-    """Fix the labels (N,) of a batch, as samplers need it."""
+    """Fix the labels (N,) of a batch, since samplers call a denoiser without labels."""
 
     def labelled(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
         return denoiser(noisy, level, labels)
@@ -87,13 +87,13 @@ def with_labels(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
 
 
 class Counter:
-    """Number of images that a denoiser's network has seen."""
+    """Counter of the images that were passed to a denoiser."""
 
     images = 0
 
 
 def counted(denoiser: Denoiser) -> tuple[Denoiser, Counter]:
-    """Return the denoiser and the counter of the images that it sees."""
+    """Return the denoiser and a counter of the images that are passed to it."""
     counter = Counter()
 
     def count(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:

@@ -17,7 +17,7 @@ from models.randomness import Draw
 def with_known(denoiser: Denoiser, clean: Tensor, known: Tensor) -> Denoiser:
     """Replace the clean estimate by `clean` (N, C, H, W) where `known` (bool, broadcast to it) is True; t > 0.
 
-    Every sampler then carries the known part exactly from noise to the image.
+    With this denoiser, every sampler reproduces the known part exactly.
     """
 
     def fill(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
@@ -27,16 +27,16 @@ def with_known(denoiser: Denoiser, clean: Tensor, known: Tensor) -> Denoiser:
 
 
 def known_in_space(known: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Turn a bool mask (H, W) of an image into one (1, h, w) of its encoded form.
+    """Convert a bool mask (H, W) of known pixels to a mask (1, h, w) of the encoded image.
 
-    A place of the encoded form is known if all the pixels behind it are.
+    An element of the encoded image is known if all pixels of its region are known.
     """
     hidden = F.adaptive_max_pool2d((~known)[None].float(), shape[1:])
     return hidden == 0
 
 
 def add_noise_from(noisy: Tensor, here: NoiseLevel, there: NoiseLevel, draw: Draw) -> Tensor:
-    """Draw the images at the noisier level `there`, given those at `here`: q(x_there | x_here), alpha(here) > 0."""
+    """Draw images at the noisier level `there`, given images at `here`: q(x_there | x_here), alpha(here) > 0."""
     share = (there.alpha / here.alpha).item()
     fresh = math.sqrt(max(there.sigma.item() ** 2 - (share * here.sigma.item()) ** 2, 0.0))
     return share * noisy + fresh * draw(noisy.shape)
@@ -50,11 +50,11 @@ def inpaint(
     resample: int = 1,
     jump: int = 10,
 ) -> Iterator[Step]:
-    """RePaint (Lugmayr et al. 2022, algorithm 1 and section 4.2): `jump` steps down, back up, down again.
+    """Inpaint with RePaint (Lugmayr et al. 2022, algorithm 1 and section 4.2): denoise, add noise again, repeat.
 
-    walk(noisy, grid): a sampler of a denoiser `with_known`. Every stretch of `jump` steps is walked `resample` times,
-    and its noise is added again before each repetition, which brings known and unknown parts into harmony.
-    resample = 1 walks straight down. Yields S * resample steps.
+    walk(noisy, grid): a sampler with a denoiser from `with_known`. Each stretch of `jump` steps is walked `resample`
+    times. Before each repetition, the noise of the stretch is added again, which makes the known and unknown parts
+    consistent. resample = 1 walks each stretch once. Yields S * resample steps.
     """
     for first in range(0, len(grid) - 1, jump):
         stretch = grid[first : first + jump + 1]
@@ -70,9 +70,9 @@ def invert(denoiser: Denoiser, clean: Tensor, grid: Grid, refinements: int = 4) 
     """Run `ddim` with eta = 0 (Song et al. 2021 eq. 12) backwards, from grid[-1] to the noise at grid[0].
 
     clean: (N, C, H, W) at grid[-1]. Yields S steps. A backward step needs the estimate at its noisier end, which is
-    found by fixed-point iteration. The first guess keeps the flow coordinates (see `samplers.py`). Each iteration
-    takes the step of `ddim` from the guess and adds its error, in flow coordinates, to the guess. One iteration is
-    the usual first-order inversion; `refinements` is the number of further ones, of one evaluation each.
+    found by fixed-point iteration. The first guess has the same flow coordinates (see `samplers.py`). Each
+    iteration takes the step of `ddim` from the guess and corrects the guess by the step's error in flow coordinates.
+    One iteration is the usual first-order inversion. The `refinements` further ones cost one evaluation each.
     The denoiser is never called at grid[-1], where the noise of some predictions is undefined.
     """
     noisy = clean

@@ -1,4 +1,4 @@
-"""Guidance: a denoiser in, a guided denoiser out.
+"""Guidance: functions that turn a denoiser into a guided denoiser.
 
 The scale convention is u + s * (c - u): s = 0 unconditional, s = 1 plain conditional, s > 1 guided. Other papers
 and repositories write s = 1 + w, or w * c + (1 - w) * u with s = w.
@@ -19,14 +19,14 @@ def guided(
     rescale: float = 0.0,
     weak: Denoiser | None = None,
 ) -> Denoiser:
-    """Classifier-free guidance (Ho & Salimans 2022), or autoguidance (Karras et al. 2024) if `weak` is given.
+    """Add classifier-free guidance (Ho & Salimans 2022), or autoguidance (Karras et al. 2024) if `weak` is given.
 
-    denoiser: gives the conditional estimate c, and u with the null label. weak: another denoiser that gives u with
-    the same labels instead. null_label: the number of classes. interval: flow times between which images are guided,
-    both included (Kynkaanniemi et al. 2024). rescale: share in [0, 1] by which the clean estimate is brought back to
-    the deviation of the conditional one (Lin et al. 2024, eq. 15-16). The levels must have shape ().
+    denoiser: returns the conditional estimate c, and u with the null label. weak: a denoiser that returns u with the
+    same labels instead. null_label: the number of classes. interval: flow times between which images are guided, both
+    included (Kynkaanniemi et al. 2024). rescale: share in [0, 1] by which the guided clean estimate is rescaled to the
+    standard deviation of that of c (Lin et al. 2024, eq. 15-16). The levels must have shape ().
 
-    Scale 1 costs one evaluation. Scale 0 costs one too, unless rescale needs the conditional estimate.
+    Scale 1 costs one evaluation, as does scale 0 without rescale. Other settings cost two within the interval.
     """
 
     def guide(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
@@ -63,7 +63,7 @@ def guided(
 
 
 def between_labels(denoiser: Denoiser, first: Tensor, second: Tensor, weight: Tensor) -> Denoiser:
-    """Mix the estimates under two labels: (1 - weight) of the one under `first`, weight of that under `second`.
+    """Mix the estimates for two labels: (1 - weight) * estimate(first) + weight * estimate(second).
 
     first, second: (N,); weight: (N,) in [0, 1]. Costs one forward pass of 2 N images.
     """

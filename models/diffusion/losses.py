@@ -1,8 +1,8 @@
-"""Denoising losses: one number per image. The loop reduces and bins them.
+"""Denoising losses, one per image. The training loop averages and bins them.
 
-A weighting of time is written for the error of the clean or of the noise estimate, as its paper writes it. One factor
-of the prediction carries it over to the error of the network's output, so the same estimate gives the same loss with
-every prediction.
+A weighting applies to the error of the clean or of the noise estimate, as in its paper. A factor of the prediction
+converts the error of the network's output to that error, so the same estimate gives the same loss with every
+prediction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.randomness import StepRandomness
 class Distance(NamedTuple):
     """Distance between output and target, element by element.
 
-    degree: the power with which it grows, distance(k * x) = k ** degree * distance(x); None if there is none.
+    degree: its degree of homogeneity, distance(k * x) = k ** degree * distance(x); None if it is not homogeneous.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
@@ -51,7 +51,7 @@ DISTANCES: dict[str, Distance] = {"l2": Distance(_l2, 2), "l1": Distance(_l1, 1)
 
 
 class _Arguments(NamedTuple):
-    """What a weighting depends on, in float64: the levels, their schedule and the prediction."""
+    """Arguments of a weighting: the levels in float64, their schedule and the prediction."""
 
     level: NoiseLevel
     schedule: NoiseSchedule
@@ -70,12 +70,12 @@ class _Arguments(NamedTuple):
         return self.prediction.noise_error(self.level.alpha, self.level.sigma)
 
 
-# Weight of the distance that a weighting is written for, and the size of that error for a unit error of the output.
+# Weight of the clean or noise error, and the size of that error for a unit error of the network's output.
 Weighted = tuple[Tensor, Tensor]
 
 
 def _uniform(at: _Arguments, limit: float) -> Weighted:
-    """The network's own target, unweighted (L_simple for eps)."""
+    """Weight 1 for the error of the network's output (L_simple for eps)."""
     ones = torch.ones_like(at.level.t)
     return ones, ones
 
@@ -85,7 +85,7 @@ def _variational(at: _Arguments, limit: float) -> Weighted:
 
     One term of the bound is 1/2 (SNR(s) / SNR(t) - 1) |noise error|^2 with s = t - 1/T (Kingma et al. 2021 eq. 14;
     for s > 0 it is beta^2 / (2 beta-tilde alpha (1 - alpha-bar)), Ho et al. 2020 eq. 12 with the posterior
-    variance). It is infinite at the first step, hence the clip. A continuous schedule takes T = 1000.
+    variance). It is infinite at the first step, hence the clip. A continuous schedule uses T = 1000.
     """
     before = (at.level.t - 1 / (at.schedule.steps or 1000)).clamp(min=0)
     ratio = (at.schedule.log_snr(before) - at.schedule.log_snr(at.level.t)).exp()
@@ -93,7 +93,7 @@ def _variational(at: _Arguments, limit: float) -> Weighted:
 
 
 def _min_snr(at: _Arguments, limit: float) -> Weighted:
-    """min(SNR, gamma) on the clean error (Hang et al. 2023): for eps min/SNR, for v min/(SNR + 1)."""
+    """min(SNR, gamma) on the clean error (Hang et al. 2023). On the output: min/SNR for eps, min/(SNR + 1) for v."""
     return at.snr.clamp(max=limit), at.clean_error
 
 
@@ -156,8 +156,8 @@ class DenoisingLoss:
     def weights(self, level: NoiseLevel, schedule: NoiseSchedule, prediction: Prediction) -> LossWeights:
         """Return the weights of levels (N,).
 
-        The distance of an error k times as large is k ** degree times as large, so that power of the factor joins the
-        weight. Huber's distance has no degree: there, output and target are scaled to the error that is weighted.
+        A factor k on the error multiplies the distance by k ** degree, which becomes part of the weight. Huber's
+        distance has no degree. There, output and target are multiplied by the factor instead.
         """
         weigh, default = WEIGHTINGS[self.weighting]
         weight, factor = weigh(_Arguments(level, schedule, prediction), default if self.limit is None else self.limit)
@@ -199,7 +199,7 @@ class DenoisingLoss:
         label: Tensor | None,
         randomness: StepRandomness,
     ) -> tuple[Tensor, Tensor]:
-        """Return (N,) losses and the (N,) times that they were taken at."""
+        """Return the (N,) losses and their (N,) times."""
         level = schedule.level(randomness.part(self.density.draw(randomness.uniform("times"), schedule)))
         weights = self.weights(level, schedule, denoiser.prediction)
         noise = COUPLINGS[self.coupling](clean, self.noise(randomness, clean.shape[1:]), label)

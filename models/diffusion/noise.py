@@ -1,6 +1,6 @@
 """Noise at t = 1: Gaussian, or another distribution of mean 0 and variance 1 from which a flow may start.
 
-Each is a function of Gaussian numbers, so one random stream serves all. Samplers that add noise rely on the Gaussian's
+Each is a function of Gaussian noise, so all use one random stream. Samplers that add noise rely on the Gaussian's
 score; the other distributions need deterministic samplers.
 """
 
@@ -18,7 +18,7 @@ def _gaussian(noise: Tensor) -> Tensor:
 
 
 def _uniform(noise: Tensor) -> Tensor:
-    """Uniform on [-sqrt(3), sqrt(3)], by the normal distribution function."""
+    """Uniform on [-sqrt(3), sqrt(3)], through the normal distribution function."""
     return math.sqrt(3) * torch.special.erf(noise / math.sqrt(2))
 
 
@@ -35,7 +35,7 @@ INITIAL_NOISES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def shape_noise(name: str, gaussian: Tensor) -> Tensor:
-    """Turn Gaussian numbers into those of a row of INITIAL_NOISES, by a rising function. Raises UserError."""
+    """Map Gaussian noise to a distribution of INITIAL_NOISES, by a non-decreasing function. Raises UserError."""
     if name not in INITIAL_NOISES:
         raise UserError(f"`initial_noise` {name!r}: choose from {', '.join(INITIAL_NOISES)}")
     return INITIAL_NOISES[name](gaussian)
@@ -46,9 +46,9 @@ def _independent(clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
 
 
 def _optimal(clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
-    """Permute the noise within each class to the least total squared distance (Pooladian et al. 2023).
+    """Permute the noise in each class to minimise its total squared distance to the images (Pooladian et al. 2023).
 
-    A permutation across classes would train each label with other noise than it is sampled from.
+    A permutation across classes would give a label another distribution of noise in training than in sampling.
     """
     from scipy.optimize import linear_sum_assignment  # slow to import, and rarely needed
 

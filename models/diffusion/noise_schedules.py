@@ -1,8 +1,8 @@
 """Noise schedules: alpha(t) and sigma(t) of `noisy = alpha * clean + sigma * noise`, t = 0 clean, t = 1 noise.
 
 A chain of T steps (DDPM) is a table on the grid k/T, linear in alpha between its entries. The continuous forms and the
-straight flow are closed formulas. `NoiseLevel` is what a schedule says of given times: it is made once per batch or
-once per grid, and denoisers, losses and samplers receive it instead of the schedule.
+straight flow are closed formulas. `NoiseLevel` holds a schedule's values at given times. It is made once per batch
+or grid. Denoisers, losses and samplers receive it instead of the schedule.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BETA_FIRST, BETA_LAST = 1e-4, 0.02
 class NoiseLevel:
     """Times with their alpha and sigma, all of one shape: () for a point of a grid, (N,) for a batch.
 
-    A schedule makes them in float64 on the CPU. Indexing takes the same rows of all three.
+    A schedule returns them in float64. Indexing takes the same rows of all three.
     """
 
     t: Tensor
@@ -66,14 +66,14 @@ class NoiseLevel:
 
     @property
     def unit_deviation(self) -> Tensor:
-        """Deviation of noisy images of unit Gaussian data: 1 if the schedule preserves variance."""
+        """Standard deviation of noisy images if the data are unit Gaussian: 1 if the schedule preserves variance."""
         return torch.hypot(self.alpha, self.sigma)
 
 
 class NoiseSchedule:
     """Base class: alpha(t), sigma(t) and the log signal-to-noise ratio, for t in [0, 1] of any shape.
 
-    All are computed and returned in float64: cast last. `steps` is the length T of a chain, None for a continuous
+    All are computed and returned in float64; callers cast. `steps` is the length T of a chain, None for a continuous
     schedule. At t = 0, alpha = 1 and sigma = 0.
     """
 
@@ -103,7 +103,7 @@ class NoiseSchedule:
         return self.level(self.t_from_log_snr(-2 * torch.logit(flow_time.double())))
 
     def last_flow_time(self) -> float:
-        """Return the flow time at t = 1: 1 for pure noise, a little less if a trace of signal is left."""
+        """Return the flow time at t = 1: 1 for pure noise, slightly less if some signal is left."""
         return self.level(torch.ones(())).flow_time.item()
 
 
@@ -163,7 +163,7 @@ class Chain(VariancePreserving):
 
 @dataclass(frozen=True)
 class Curve:
-    """Closed formula log alpha(t) for t in [0, 1], and its inverse, None if there is no closed one."""
+    """Closed form of log alpha(t) for t in [0, 1], and its inverse, None if the inverse has no closed form."""
 
     log_alpha: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor] | None
@@ -182,7 +182,7 @@ class Continuous(VariancePreserving):
         self.scale = 1 / (1 - self.shift)
 
     def alpha(self, t: Tensor) -> Tensor:
-        # Devices round differently: without the clamp, the ends could lie a rounding error outside [0, 1].
+        # Devices round differently. Without the clamp, alpha could be outside [0, 1] by a rounding error.
         return ((self.curve.log_alpha(t.double()).exp() - self.shift) * self.scale).clamp(0, 1)
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -219,16 +219,16 @@ def _linear_betas(position: Tensor) -> Tensor:
 
 
 def _quadratic_betas(position: Tensor) -> Tensor:
-    """Square of a straight line between the square roots of the same ends."""
+    """Square of a straight line from sqrt(1e-4) to sqrt(0.02)."""
     return (BETA_FIRST**0.5 + position * (BETA_LAST**0.5 - BETA_FIRST**0.5)) ** 2
 
 
 def _sigmoid_betas(position: Tensor) -> Tensor:
-    """Logistic curve over [-6, 6] between the same ends."""
+    """Logistic function of [-6, 6], scaled to values between 1e-4 and 0.02."""
     return BETA_FIRST + torch.sigmoid(12 * position - 6) * (BETA_LAST - BETA_FIRST)
 
 
-# log alpha(t) = -1/2 * integral of beta; each integral of a beta above is closed, in units of 1000 steps.
+# log alpha(t) = -1/2 * 1000 * integral of beta from 0 to t, in closed form for each of the betas above.
 def _linear_log_alpha(t: Tensor) -> Tensor:
     """Song et al. 2021 eq. 29 with beta from 0.1 to 20."""
     return -0.5 * REFERENCE_STEPS * (BETA_FIRST * t + (BETA_LAST - BETA_FIRST) * t**2 / 2)
@@ -261,9 +261,9 @@ BETAS = {"linear": _linear_betas, "quadratic": _quadratic_betas, "sigmoid": _sig
 def _chain_table(name: str, curve: Curve, steps: int) -> Tensor:
     """Return alpha at k = 1..T before any rescaling.
 
-    The chains given by betas are defined at T = 1000, as published. Any other T walks the same curve in steps of
-    1/T, so that every length ends at the same noise and lengths can be compared; the cosine defines every T itself.
-    If one step would need a beta above MAX_BETA (all chains of one step, a few of two), alpha ends at up to 0.03.
+    Chains given by betas are defined at T = 1000, as published. Any other T samples the same curve in steps of 1/T,
+    so that all lengths end at the same noise and can be compared. The cosine schedule is defined for every T.
+    A beta above MAX_BETA is clipped (all chains of one step, a few of two). Then alpha ends at up to 0.03.
     """
     grid = torch.arange(steps + 1, dtype=torch.float64) / steps
     if name in BETAS:
@@ -279,7 +279,7 @@ def _chain_table(name: str, curve: Curve, steps: int) -> Tensor:
 
 
 def _zero_last(table: Tensor) -> Tensor:
-    """Shift and scale alpha so that the last is 0 and the first unchanged (Lin et al. 2024, algorithm 1)."""
+    """Shift and scale alpha so that the last value is 0 and the first is unchanged (Lin et al. 2024, algorithm 1)."""
     if len(table) == 1:
         return torch.zeros_like(table)
     return (table - table[-1]) * table[0] / (table[0] - table[-1])
@@ -288,7 +288,7 @@ def _zero_last(table: Tensor) -> Tensor:
 def build_noise_schedule(name: str, steps: int | None = None, zero_terminal_snr: bool = False) -> NoiseSchedule:
     """Return the schedule of that name: a chain of `steps` >= 1, or the continuous form if steps is None.
 
-    Raises UserError for an unknown name, steps < 1, or a chain of the flow, which has no betas.
+    Raises UserError for an unknown name, steps < 1, or a chain of the flow schedule, which is continuous.
     """
     if name not in NOISE_SCHEDULES:
         raise UserError(f"`noise_schedule` {name!r}: choose from {', '.join(NOISE_SCHEDULES)}")
@@ -309,7 +309,7 @@ def build_noise_schedule(name: str, steps: int | None = None, zero_terminal_snr:
     return Chain(_zero_last(table) if zero_terminal_snr else table)
 
 
-# The variance-preserving schedules by their curves; the flow is a class of its own.
+# Curves of the variance-preserving schedules. None stands for the class `Flow`.
 NOISE_SCHEDULES: dict[str, Curve | None] = {
     "flow": None,
     "cosine": Curve(_cosine_log_alpha, _cosine_inverse),

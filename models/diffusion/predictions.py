@@ -50,7 +50,7 @@ def _v(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Row of PREDICTIONS, for data of a measured deviation. alpha and sigma broadcast against the images."""
+    """Row of PREDICTIONS. deviation: standard deviation of the data. alpha and sigma broadcast against the images."""
 
     name: str
     deviation: float = 1.0
@@ -59,15 +59,15 @@ class Prediction:
         return PREDICTIONS[self.name](alpha, sigma, self.deviation)
 
     def target(self, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return what the network should answer."""
+        """Return the target of the network's output."""
         a, b = self.coefficients(alpha, sigma)
         return a * clean + b * noise
 
     def solve(self, output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (clean, noise) that agree with both the output and the noisy image.
 
-        The system is singular for x0 at sigma = 0, where the noisy image holds no noise: the solution there is
-        (noisy / alpha, 0). It is also singular for eps at alpha = 0, which `check` refuses.
+        The system is singular for x0 at sigma = 0, where the noisy image has no noise. The solution there is
+        (noisy / alpha, 0). It is also singular for eps at alpha = 0, which `check` rejects.
         """
         a, b = self.coefficients(alpha, sigma)
         determinant = alpha * b - sigma * a
@@ -97,13 +97,13 @@ class Prediction:
         return (alpha / (alpha * b - sigma * a)).abs()
 
     def check(self, last_alpha: float) -> None:
-        """Raise UserError for eps if the schedule ends without any signal: such a pair cannot be sampled."""
+        """Raise UserError for eps if alpha is 0 at t = 1, since it cannot be sampled. last_alpha: alpha at t = 1."""
         if self.name == "eps" and last_alpha < 1e-8:
             raise UserError(
-                "`prediction eps`: the schedule ends in pure noise (alpha = 0 at t = 1), where the output says nothing "
-                "about the image",
+                "`prediction eps`: the schedule ends in pure noise (alpha = 0 at t = 1), where the output has no "
+                "information about the image",
                 "use `prediction v`",
-                "use a schedule that keeps a trace of signal",
+                "use a schedule with alpha > 0 at t = 1",
             )
 
 
@@ -111,7 +111,7 @@ PREDICTIONS: dict[str, Coefficients] = {"eps": _eps, "x0": _x0, "v": _v, "flow":
 
 
 def build_prediction(name: str, deviation: float) -> Prediction:
-    """Return the prediction of that name. deviation: of the clean training data, used by edm. Raises UserError."""
+    """Return the prediction of that name. deviation: standard deviation of the data, for edm. Raises UserError."""
     if name not in PREDICTIONS:
         raise UserError(f"`prediction` {name!r}: choose from {', '.join(PREDICTIONS)}")
     if name == "edm" and not deviation > 0:

@@ -1,11 +1,11 @@
-"""Samplers: each one function from noise to images, a generator of steps that neither prints, saves nor clips.
+"""Samplers: functions from noise to images, each a generator of steps. They do not print, save or clip.
 
 Every update has the form alpha * clean + sigma * noise, which holds for every schedule at both ends of time. The
 samplers differ in which clean estimate they use and in how much of the noise they keep. The ODE and SDE solvers
-walk in flow coordinates: noisy / (alpha + sigma) moves on a straight line between clean and noise whatever the
+walk in flow coordinates: noisy / (alpha + sigma) moves on a straight line between clean and noise on every
 schedule, with the flow time sigma / (alpha + sigma) as its time.
 
-A sampler's keyword-only arguments are its options: their types carry the ranges, `Args:` the help.
+A sampler's keyword-only arguments are its options. Their types state the ranges; `Args:` holds the help texts.
 """
 
 import inspect
@@ -26,7 +26,7 @@ from models.ranges import NonNegative, Range, Share, check_ranges
 
 
 class Step(NamedTuple):
-    """Images after an update, the estimate that led there, and the level reached."""
+    """Images after an update, the estimate that the update used, and the level reached."""
 
     noisy: Tensor
     estimate: Estimate
@@ -34,14 +34,14 @@ class Step(NamedTuple):
 
 
 def _kept_noise(here: NoiseLevel, there: NoiseLevel) -> float:
-    """Return sigma' of the full posterior: the part of the present noise that a step of Ho et al. 2020 eq. 7 keeps."""
+    """Return the factor of the noise estimate in a step of the full posterior (Ho et al. 2020, eq. 7)."""
     if there.sigma == 0 or there.alpha == 0:
         return 0.0
     return float(there.sigma**2 * here.alpha / (here.sigma * there.alpha))
 
 
 def _split_noise(here: NoiseLevel, there: NoiseLevel, eta: float) -> tuple[float, float]:
-    """Return (kept, fresh) with kept^2 + fresh^2 = sigma'^2: eta = 0 keeps all, eta = 1 the posterior (DDIM eq. 16)."""
+    """Return (kept, fresh), kept^2 + fresh^2 = there.sigma^2. fresh: eta times the posterior's sigma (DDIM eq. 16)."""
     variance = float(there.sigma**2)
     fresh = eta * math.sqrt(max(variance - _kept_noise(here, there) ** 2, 0.0))
     return math.sqrt(max(variance - fresh**2, 0.0)), fresh
@@ -71,7 +71,7 @@ def ddpm(
     noisy: (N, C, H, W) at grid[0]. Yields S steps, one evaluation each. The last step adds no noise.
 
     Args:
-        variance: posterior (beta-tilde, exact for data that is one point) or beta (exact for unit Gaussian data; it
+        variance: posterior (beta-tilde, exact if the data are one point) or beta (exact for unit Gaussian data; it
             is Ho's beta if the schedule preserves variance).
     """
     for here, there in pairwise(grid):
@@ -85,7 +85,7 @@ def ddpm(
 
 
 def ddim(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw, *, eta: Share = 0.0) -> Iterator[Step]:
-    """Deterministic to ancestral sampling, Song et al. 2021 eq. 12 and 16. Arguments and steps as `ddpm`.
+    """Deterministic to ancestral sampling, Song et al. 2021 eq. 12 and 16. Arguments and steps as in `ddpm`.
 
     Args:
         eta: 0 is deterministic, 1 is ancestral.
@@ -97,7 +97,7 @@ def ddim(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw, *, eta: Shar
 
 
 def euler(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[Step]:
-    """First order in flow coordinates; the same update as DDIM with eta = 0. Arguments and steps as `ddpm`."""
+    """First-order solver in flow coordinates; the update of DDIM with eta = 0. Arguments and steps as in `ddpm`."""
     for here, there in pairwise(grid):
         estimate, slope = _velocity(denoiser, noisy, here)
         moved = noisy / here.flow_scale + (there.flow_time - here.flow_time) * slope
@@ -106,7 +106,7 @@ def euler(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator
 
 
 def midpoint(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[Step]:
-    """Second order with two evaluations a step: the slope is taken halfway. Arguments as `ddpm`."""
+    """Second-order solver with two evaluations a step: the slope is evaluated halfway. Arguments as in `ddpm`."""
     for index, (here, there) in enumerate(pairwise(grid)):
         middle, start = grid.halfway[index], noisy / here.flow_scale
         _, slope = _velocity(denoiser, noisy, here)
@@ -117,9 +117,9 @@ def midpoint(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Itera
 
 
 def heun(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[Step]:
-    """Second order: the mean of the slopes at both ends, Karras et al. 2022 algorithm 1 in flow coordinates.
+    """Second-order solver with the mean slope of both ends, Karras et al. 2022 algorithm 1 in flow coordinates.
 
-    Two evaluations a step, one for a step that ends at t = 0. Arguments as `ddpm`.
+    A step costs two evaluations, or one if it ends at t = 0. Arguments as in `ddpm`.
     """
     for here, there in pairwise(grid):
         start, span = noisy / here.flow_scale, there.flow_time - here.flow_time
@@ -134,9 +134,9 @@ def heun(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[
 def sde(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw, *, diffusion: NonNegative = 0.5) -> Iterator[Step]:
     """Euler-Maruyama with diffusion coefficient `diffusion * flow time`, which vanishes at the clean end.
 
-    The drift carries -1/2 g^2 score, so every g keeps the marginals of the ODE (Song et al. 2021 eq. 6, 13);
+    The drift contains -1/2 g^2 score, so every g has the marginals of the ODE (Song et al. 2021 eq. 6, 13);
     the score of the flow's marginal is -noise / flow time. diffusion = 0 is `euler`. The last step adds no noise.
-    Arguments and steps as `ddpm`.
+    Arguments and steps as in `ddpm`.
 
     Args:
         diffusion: d of the diffusion coefficient d * flow time; 0 is the ODE. If time runs from noise to data, the
@@ -157,7 +157,7 @@ def dpmpp_2m(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw, *, eta: 
     """DPM-Solver++(2M), Lu et al. 2022 algorithm 2: DDIM with the clean estimate extrapolated from two steps.
 
     eta = 1 is its SDE form (their section 5, second order). A step that begins or ends at an infinite log-SNR has
-    first order. Arguments and steps as `ddpm`.
+    first order. Arguments and steps as in `ddpm`.
 
     Args:
         eta: 0 is deterministic, 1 is ancestral.
@@ -184,8 +184,8 @@ def dpmpp_2m_sde(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> I
 def _unipc_weights(ratios: list[float], step: float) -> list[float]:
     """Return the coefficients of UniPC's B2 form for data prediction, B(h) = e^-h - 1 (Zhao et al. 2023, eq. 5).
 
-    ratios: positions of the earlier points in units of the step, relative to the present, and 1 for the new point in
-    the corrector. Solves the small Vandermonde system in float64.
+    ratios: positions of the earlier points in units of the step, relative to the current point. The corrector adds 1
+    for the new point. Solves the small Vandermonde system in float64.
     """
     h = -step
     factor, phi = 1.0, math.expm1(h) / h - 1
@@ -206,9 +206,9 @@ def _unipc_clean(
     order: int,
     corrected: Tensor | None = None,
 ) -> Tensor:
-    """Return the effective clean estimate of a UniPC step from `here`, whose own estimate ends the history.
+    """Return the effective clean estimate of a UniPC step from `here`. The history ends with the estimate at `here`.
 
-    corrected: the estimate at `there`, which makes this the corrector.
+    corrected: the clean estimate at `there` for the corrector, None for the predictor.
     """
     clean = history[-1][1]
     start = float(here.half_log_snr)
@@ -221,7 +221,7 @@ def _unipc_clean(
         ratios, slopes = [*ratios, 1.0], [*slopes, corrected - clean]
     if not slopes:
         return clean
-    # A line through two points has weight 1/2 in the paper's own solver, whatever the step.
+    # With a single slope, the paper's own solver uses the weight 1/2 for every step size.
     weights = [0.5] if len(slopes) == 1 else _unipc_weights(ratios, step)
     return clean + sum(weight * slope for weight, slope in zip(weights, slopes, strict=True))
 
@@ -229,10 +229,10 @@ def _unipc_clean(
 def unipc(
     denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw, *, order: Annotated[int, Range(1, 3)] = 2
 ) -> Iterator[Step]:
-    """UniPC, predictor and corrector (Zhao et al. 2023), on the data prediction. Arguments and steps as `ddpm`.
+    """UniPC, predictor and corrector (Zhao et al. 2023), on the data prediction. Arguments and steps as in `ddpm`.
 
-    Each evaluation corrects the step that led to it before the next begins, so a step costs one evaluation. The order
-    falls at the start, where there is no history, and at the end, to 1 in the last step.
+    Each evaluation first corrects the previous step, so a step costs one evaluation. The order is lower at the start,
+    where there is no history, and at the end. It is 1 in the last step.
 
     Args:
         order: order of the solver.
@@ -267,8 +267,8 @@ def _never(options: Mapping[str, Any]) -> bool:
 class Sampler(NamedTuple):
     """Row of SAMPLERS.
 
-    walk: the sampler. nfe: evaluations of the denoiser per image for S steps. adds_noise: whether it adds fresh
-    Gaussian noise with these options.
+    walk: the sampler. nfe: evaluations of the denoiser per image for S steps. adds_noise: whether the sampler
+    adds fresh Gaussian noise with these options.
     """
 
     walk: Callable[..., Iterator[Step]]
@@ -282,7 +282,7 @@ class Sampler(NamedTuple):
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise UserError for an option out of its range. The names must be those of this sampler."""
+        """Raise UserError for an option out of its range. The names must be options of this sampler."""
         hints = get_type_hints(self.walk, include_extras=True)
         for name, value in options.items():
             choices = getattr(hints[name], "__args__", ()) if isinstance(value, str) else ()

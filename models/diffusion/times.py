@@ -1,6 +1,6 @@
-"""Times: how training times are drawn, and the grids that samplers walk.
+"""Times: densities of training times, and the time grids of samplers.
 
-A density is a quantile function: it turns uniform numbers in [0, 1) into times in (0, 1], so stratified and plain
+A density is a quantile function: it maps uniform numbers in [0, 1) to times in (0, 1], so stratified and independent
 draws share one formula. A grid is S + 1 decreasing times from 1 (a chain's last step) to 0, with their levels.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from models.diffusion.noise_schedules import NoiseLevel, NoiseSchedule
 from models.errors import UserError
 
-# Noise deviations over which EDM samples (Karras et al. 2022, table 1): many schedules go on, some to infinity.
+# Range of sigma/alpha in EDM's sampling (Karras et al. 2022, table 1). Many schedules exceed it, some without bound.
 SMALLEST_NOISE, LARGEST_NOISE = 0.002, 80.0
 SMALLEST_TIME = 1e-5
 BINS = 10
@@ -45,12 +45,12 @@ def _uniform(u: Tensor, schedule: NoiseSchedule, mean: float, deviation: float) 
 
 
 def _logit_normal(u: Tensor, schedule: NoiseSchedule, mean: float, deviation: float) -> Tensor:
-    """Sigmoid of a normal (Esser et al. 2024, eq. 19); mean > 0 favours noise."""
+    """Sigmoid of a normal variable (Esser et al. 2024, eq. 19); mean > 0 favours noise."""
     return torch.sigmoid(_normal_quantile(u, mean, deviation))
 
 
 def _log_normal(u: Tensor, schedule: NoiseSchedule, mean: float, deviation: float) -> Tensor:
-    """ln(sigma/alpha) normal (Karras et al. 2022, table 1: mean -1.2, deviation 1.2)."""
+    """Times with a normal ln(sigma/alpha) (Karras et al. 2022, table 1: mean -1.2, deviation 1.2)."""
     return schedule.t_from_log_snr(-2 * _normal_quantile(u, mean, deviation))
 
 
@@ -66,7 +66,7 @@ DENSITIES: dict[str, tuple[Quantile, float, float]] = {
 
 @dataclass(frozen=True)
 class TimeDensity:
-    """Density of training times: a row of DENSITIES with its mean and deviation, None for the paper's.
+    """Density of training times: a row of DENSITIES with its mean and deviation, None for the row's defaults.
 
     stratified: the times of a batch are spread evenly over the density instead of drawn independently.
     """
@@ -83,16 +83,16 @@ class TimeDensity:
             raise UserError(f"`time_deviation` {self.deviation}: must be more than 0")
 
     def quantile(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:
-        """Turn uniform numbers in [0, 1) into float64 times in [1e-5, 1]."""
+        """Map uniform numbers in [0, 1) to float64 times in [1e-5, 1]."""
         quantile, mean, deviation = DENSITIES[self.name]
         mean = mean if self.mean is None else self.mean
         deviation = deviation if self.deviation is None else self.deviation
         return quantile(u.double(), schedule, mean, deviation).clamp(SMALLEST_TIME, 1.0)
 
     def draw(self, uniforms: Tensor, schedule: NoiseSchedule) -> Tensor:
-        """Turn (N,) independent uniforms in [0, 1) into (N,) float64 times in [1e-5, 1].
+        """Map (N,) independent uniforms in [0, 1) to (N,) float64 times in [1e-5, 1].
 
-        Stratified: the i-th number falls in the i-th of N equal slices, so that a batch covers all times.
+        If stratified, the i-th uniform is moved to the i-th of N equal slices, so that a batch covers all times.
         """
         u = uniforms.double()
         if self.stratified:
@@ -102,13 +102,13 @@ class TimeDensity:
 
 @dataclass(frozen=True)
 class TimeBins:
-    """Times of a density, bin by bin of t: how much of the density each bin holds, and times inside a bin."""
+    """Bins of t under a density: the mass of each bin, and times inside a bin."""
 
     density: TimeDensity
     schedule: NoiseSchedule
 
     def _rising(self, u: Tensor) -> Tensor:
-        """Return the quantile as a rising function of u: 1 - u turns a falling one round."""
+        """Return the quantiles at u, increasing in u. A decreasing quantile function is evaluated at 1 - u."""
         ends = self.density.quantile(torch.tensor([0.25, 0.75], dtype=torch.float64), self.schedule)
         return self.density.quantile(u if ends[0] <= ends[1] else 1 - u, self.schedule)
 
@@ -117,7 +117,7 @@ class TimeBins:
         bins = torch.arange(BINS - 1)
         low, high = torch.zeros(2, BINS - 1, dtype=torch.float64)
         high += 1
-        for _ in range(60):  # bisection, which also holds for the steps of a chain
+        for _ in range(60):  # bisection, which also works for the discrete times of a chain
             middle = (low + high) / 2
             below = bin_of(self._rising(middle)) <= bins
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
@@ -125,11 +125,11 @@ class TimeBins:
         return torch.cat([ends[:1], high, ends[1:]])
 
     def frozen_times(self, uniforms: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N,) times with the same number in each bin, to within one, and (N,) weights that sum to 1.
+        """Return (N,) times, equally many in each bin to within one, and (N,) weights that sum to 1.
 
         The weighted mean of a loss is its mean under the density: each bin counts by its mass, and inside a bin the
-        times follow the density. Bins of no mass get no time; with fewer times than bins, only some bins do.
-        uniforms: (N,) in [0, 1). order: (N,) permutation that says which image gets which time.
+        times follow the density. Bins without mass get no time. If N is below the number of bins, some bins
+        get none. uniforms: (N,) in [0, 1). order: (N,) permutation that assigns the times to the images.
         """
         edges, count = self.edges(), len(uniforms)
         masses = edges.diff()
@@ -149,7 +149,7 @@ class TimeBins:
 class Grid:
     """S + 1 levels with t decreasing, which a sampler walks.
 
-    halfway: the S levels between two neighbours, in the middle of their flow times. A slice of a grid is a grid.
+    halfway: the S levels between two neighbours, at the mean of their flow times. A slice of a grid is a grid.
     """
 
     levels: NoiseLevel
@@ -180,10 +180,10 @@ class Grid:
 
 
 def _uniform_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """Equal steps in t; on a chain each time is one of the chain's own, respaced to any S in 1..T.
+    """Equal steps in t. On a chain of T steps, times are rounded to multiples of 1/T.
 
-    On variance-preserving schedules every solver ends at first order on this grid, since sigma grows like sqrt(t)
-    near t = 0. On the flow, and on grids in log-SNR, each has its own order.
+    On variance-preserving schedules every solver has only first order on this grid, since sigma grows like sqrt(t)
+    near t = 0. On the flow schedule and on log-SNR grids, each solver has its nominal order.
     """
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     if schedule.steps is None:
@@ -192,13 +192,13 @@ def _uniform_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
 
 
 def _flow_time_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """Equal steps in flow time, sigma / (alpha + sigma): on the flow the uniform grid."""
+    """Equal steps in flow time, sigma / (alpha + sigma). On the flow schedule, this is the uniform grid."""
     flow_time = torch.linspace(schedule.last_flow_time(), 0, steps + 1, dtype=torch.float64)
     return torch.cat([torch.ones(1, dtype=torch.float64), schedule.level_at(flow_time[1:-1]).t, flow_time[-1:]])
 
 
 def _noise_range(schedule: NoiseSchedule) -> tuple[float, float]:
-    """Return the largest and smallest sigma/alpha of a grid: the schedule's own if within EDM's, else EDM's."""
+    """Return the largest and smallest sigma/alpha of a grid: the schedule's range, limited to EDM's range."""
     first = torch.tensor(1 / (schedule.steps or 1e9), dtype=torch.float64)
     last = torch.ones((), dtype=torch.float64)
     smallest, largest = ((-schedule.log_snr(t) / 2).exp().item() for t in (first, last))
@@ -206,7 +206,7 @@ def _noise_range(schedule: NoiseSchedule) -> tuple[float, float]:
 
 
 def _from_noise(schedule: NoiseSchedule, ratios: Tensor) -> Tensor:
-    """Return the times of the given sigma/alpha, with the first moved to the schedule's very end and 0 appended."""
+    """Return the times of the given sigma/alpha ratios. The first time is replaced by 1, and 0 is appended."""
     times = schedule.t_from_log_snr(-2 * ratios.log())
     times[0] = 1.0
     return torch.cat([times, torch.zeros(1, dtype=torch.float64)])
@@ -236,7 +236,7 @@ GRIDS: dict[str, Callable[[NoiseSchedule, int], Tensor]] = {
 
 
 def build_grid(name: str, schedule: NoiseSchedule, steps: int) -> Grid:
-    """Return the grid of S steps from t = 1 to 0. Raises UserError: unknown grid, S < 1, S > T on a chain."""
+    """Return the grid of S steps from t = 1 to 0. Raises UserError for an unknown grid, S < 1, or S > T on a chain."""
     if name not in GRIDS:
         raise UserError(f"`grid` {name!r}: choose from {', '.join(GRIDS)}")
     if steps < 1:

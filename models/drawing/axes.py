@@ -1,4 +1,4 @@
-"""Helpers for the axes of curves: columns of numbers, markers, scales, step axes and legends."""
+"""Helpers for the axes of curves: table columns, markers, scales, step axes and legends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def marker(points: np.ndarray) -> str | None:
 
 
 def scale_axis(axes: Axes, values: np.ndarray) -> None:
-    """Make the y axis logarithmic, with plain numbers, if the values are positive and span a wide range."""
+    """Make the y axis logarithmic, with decimal labels, if the values are positive and span a wide range."""
     low, high = np.nanmin(values), np.nanmax(values)
     if 0 < low < high / WIDE:
         axes.set_yscale("log")

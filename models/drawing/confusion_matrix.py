@@ -9,7 +9,7 @@ from models.drawing.figure_files import figure_file
 
 
 def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path | str, title: str) -> None:
-    """Draw how often each class (row) was recognised as each class (column), in percent of the row.
+    """Draw how often images of each class (row) were recognised as each class (column), in percent of the row.
 
     counts: integers (classes, classes). Raises UserError if the suffix is not .png, .pdf or .svg.
     """

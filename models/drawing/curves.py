@@ -1,6 +1,6 @@
 """Curves of measurements: checkpoints over training, guidance scales, noise schedules.
 
-Each function writes .png, .pdf or .svg, whole or not at all, and raises UserError for another suffix.
+Each function writes a .png, .pdf or .svg file atomically. It raises UserError for another suffix.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from models.drawing.figure_files import COLOURS, STYLES, figure_file, outline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Weights in the rows, label, colour and line style of each curve of checkpoints.
+# Value of the column `weights`, label, colour and line style of each checkpoint curve.
 WEIGHTS = (("raw", "raw weights", COLOURS[0], "-"), ("ema", "EMA weights", COLOURS[1], "-."))
-LOG_SNR_SHOWN = 20.0  # In float32, a larger log-SNR leaves nothing of the noise, a smaller one nothing of the image.
+LOG_SNR_SHOWN = 20.0  # Above 20, the noise vanishes in float32; below -20, the image vanishes.
 
 
 class Panel(NamedTuple):
@@ -36,7 +36,7 @@ def draw_checkpoint_curves(
 ) -> None:
     """Draw each measure over the steps, with its interval, for raw and for EMA weights.
 
-    rows: one for each checkpoint and weights, with step, epoch, weights, and column, column_low, column_high of panels.
+    rows: one per checkpoint and weights. Keys: step, epoch, weights; column, column_low, column_high of each panel.
     """
     with figure_file((1 + 3.6 * len(panels), 3.9), path, title) as figure:
         subplots = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -76,7 +76,7 @@ def draw_guidance_curves(
 ) -> None:
     """Draw accuracy, with its interval, and diversity against the guidance scale.
 
-    rows: one for each scale, with scale, accuracy, accuracy_low, accuracy_high, and diversity relative to real images.
+    rows: one per scale. Keys: scale, accuracy, accuracy_low, accuracy_high, diversity (relative to real images).
     """
     rows = sorted(rows, key=lambda row: row["scale"])
     names = ("scale", "accuracy", "accuracy_low", "accuracy_high", "diversity")

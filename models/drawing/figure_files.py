@@ -1,6 +1,6 @@
-"""Figure files: the look of matplotlib's figures, and how they are written as PNG, PDF or SVG.
+"""Figure files: the style of matplotlib figures, and writing them as PNG, PDF or SVG.
 
-Matplotlib takes long to import, so functions import it. pyplot is not used: it keeps figures and may open windows.
+Matplotlib takes long to import, so functions import it. pyplot is not used, because it keeps figures in memory.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ LOOK: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "0.9",
     "legend.frameon": False,
-    "svg.hashsalt": "",  # By default, names inside the file are random.
+    "svg.hashsalt": "",  # By default, ids inside the file are random.
 }
 
 
 @contextmanager
 def figure_file(inches: tuple[float, float], path: Path | str, title: str) -> Iterator[Figure]:
-    """Yield a figure with a title, and write it to `path`, whole or not at all, if the block succeeds.
+    """Yield a figure with a title, and write it to `path` atomically if the block succeeds.
 
     Raises UserError if the suffix is not .png, .pdf or .svg.
     """
@@ -50,7 +50,7 @@ def figure_file(inches: tuple[float, float], path: Path | str, title: str) -> It
 
 @contextmanager
 def new_figure(inches: tuple[float, float], title: str) -> Iterator[Figure]:
-    """Yield a figure with a title. Everything drawn in the block has the common look."""
+    """Yield a figure with a title. LOOK applies to everything drawn in the block."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -91,7 +91,7 @@ def save_raster(pixels: np.ndarray, path: Path | str) -> None:
 
 
 def _save_figure(figure: Figure, path: Path | str) -> None:
-    """Write a figure, whole or not at all. The same figure always gives the same bytes: no date is stored."""
+    """Write a figure atomically. No date is stored, so the same figure always gives the same bytes."""
     file_format = format_of(path, FIGURE_FORMATS)
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(file_format)
     with replacing(path) as temporary:

@@ -24,7 +24,7 @@ LONGEST_SIDE = 16383  # Pixels. The WebP container holds no larger frames.
 
 
 def save_image(image: Image.Image, path: Path | str) -> None:
-    """Write an image file, whole or not at all, in the format of its suffix. WebP is lossless.
+    """Write an image file atomically, in the format of its suffix. WebP is lossless.
 
     The folder must exist. Raises UserError for an unknown suffix.
     """
@@ -54,7 +54,7 @@ def save_each(images: Tensor, folder: Path | str, labels: Sequence[int] | Tensor
 def animate(frames: Sequence[Image.Image], path: Path | str, fps: float = 12.0, hold_last: float = 1.5) -> None:
     """Write an endless animation in the format of the file's suffix, lossless WebP or GIF.
 
-    frames: smaller ones are padded above and on the right. fps: frames per second; durations are multiples of 10 ms and
+    frames: smaller frames are padded above and right. fps: frames per second; durations are multiples of 10 ms and
     at least 20 ms. hold_last: seconds for which the last frame is shown. Raises UserError for another suffix, for fps
     <= 0 and for frames too large for the format, ValueError if there are no frames.
     """

@@ -32,7 +32,7 @@ class Text:
         return max((math.ceil(self.font.getlength(line)) for line in self.lines), default=0)
 
     def draw(self, picture: Image.Image, x: int, y: int, width: int = 0, align: float = 0.0) -> None:
-        """Write from (x, y) down. align: position within `width` pixels, 0 left, 0.5 centred, 1 right."""
+        """Draw the lines downwards from (x, y). align: position within `width` pixels, 0 left, 0.5 centred, 1 right."""
         pen = ImageDraw.Draw(picture)
         for k, line in enumerate(self.lines):
             shift = round(align * (width - self.font.getlength(line)))
@@ -43,7 +43,7 @@ class Text:
 @lru_cache(maxsize=64)
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans, which matplotlib includes. Pillow's default font lacks accents, Greek and Cyrillic."""
-    spec = importlib.util.find_spec("matplotlib")  # Importing matplotlib only to find its fonts is slow.
+    spec = importlib.util.find_spec("matplotlib")  # Importing matplotlib to find its fonts would be slow.
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():
         path = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
@@ -99,5 +99,5 @@ def _wrap(line: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """Return the words of a text. The separating dot of a title belongs to the word before it."""
+    """Return the words of a text. The separator " · " of titles stays with the word before it."""
     return text.replace(" · ", "\N{NO-BREAK SPACE}· ").split(" ")

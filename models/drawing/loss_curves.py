@@ -1,6 +1,6 @@
 """Loss curves of a training run, over the steps and over t.
 
-Each function writes .png, .pdf or .svg, whole or not at all, and raises UserError for another suffix.
+Each function writes a .png, .pdf or .svg file atomically. It raises UserError for another suffix.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SAMPLES = {
     "sample_recognised": "recognised samples, %, EMA weights",
 }
 PARTS = {"reconstruction": "reconstruction, per pixel", "kl": "KL, nats per image"}
-MANY = 200  # A curve of at least this many points is faint, with its running mean on top.
+MANY = 200  # With at least this many points, a curve is drawn faint, below its running mean.
 
 
 def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
     """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
 
-    Measures of samples, or an autoencoder's parts, get a panel each. rows: of metrics.csv; any cell may be missing.
+    Each measure of samples, or part of an autoencoder's loss, has a panel. rows: of metrics.csv; cells may be missing.
     """
     if any("test_loss_reconstruction" in row for row in rows):
         _draw_autoencoder_curves(rows, path, title)

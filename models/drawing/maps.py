@@ -23,7 +23,7 @@ FRAME_DPI = 90
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points (N, 2) of one source, and their labels (N,), -1 for no label."""
+    """Points (N, 2) of one source, and their labels (N,). -1 means no label."""
 
     points: np.ndarray
     labels: np.ndarray

@@ -1,7 +1,7 @@
 """Sheets of images: grids, strips over time, pairs, and the sample sheet of a model.
 
 Images are uint8 (N, C, H, W) with one or three channels. A sheet is a PIL image: grey images give a grey sheet.
-Its cells are larger than the images only if a title needs the room.
+Its cells are larger than the images only if a title needs more space.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TILE = 60  # Pixels. The longer side of an enlarged image is close to this length.
 LONGEST_SHEET = 8000  # Pixels. Images are enlarged less if the sheet would be longer.
 TITLED_WIDTH = 400  # Pixels. A narrow sheet grows to this width before its title wraps.
-TITLE_WIDTH = 160  # Pixels. Row titles and the columns of column titles are at most this wide.
+TITLE_WIDTH = 160  # Pixels. Maximum width of row titles, and of columns that titles widen.
 GAP = 6  # Pixels around text.
 SMALLEST, NORMAL = 10, 12  # Font sizes of row and column titles.
 MOST_COLUMNS = 16  # A sample sheet has a column for each class up to this number of classes.
@@ -99,7 +99,7 @@ def strip(
 
 
 def pairs(images: Tensor, partners: Tensor, columns: int, title: str = "") -> Image.Image:
-    """Return a sheet of images, each with its partner on its right. Both: uint8 (N, C, H, W). columns: of pairs."""
+    """Return a sheet of images, each with its partner on its right; both uint8 (N, C, H, W). columns: pairs per row."""
     import torch
 
     images = images.cpu()
@@ -130,7 +130,7 @@ def tiled(images: Tensor, columns: int, padding: int = 1) -> Tensor:
 
 
 def _columns(count: int) -> int:
-    """Return the columns of a square sheet, or of one up to twice as wide if its last row is then full."""
+    """Return the number of columns: the root of `count` rounded up, or up to twice that if it fills the last row."""
     root = math.isqrt(count - 1) + 1  # The square root, rounded up.
     return next((columns for columns in range(root, 2 * root + 1) if count % columns == 0), root)
 

@@ -50,7 +50,7 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Denoising:
-    """Classification by the denoising error, in rounds of increasing length. Each round ends by dropping poor classes.
+    """Classification by the denoising error, in rounds of increasing length. Unlikely classes are dropped in between.
 
     draws: (time, noise) pairs for each image, the same for all classes. Every second draw repeats the previous time
     with the opposite noise, which reduces the variance. weighting: a key of WEIGHTINGS. low, high: range of the flow
@@ -91,7 +91,7 @@ class Denoising:
     def classify(
         self, denoiser: Denoiser, schedule: NoiseSchedule, images: Images, log_prior: Tensor, batch_size: int
     ) -> Posterior:
-        """Classify images. log_prior: (K,) log-probabilities. batch_size: images per network call. Raises UserError."""
+        """Classify images. log_prior: (K,). batch_size: images per call. Raises UserError for non-finite scores."""
         prior = log_prior.double().cpu()
         flow_times = self.flow_times(images)
         errors = torch.full((self.draws, len(images), len(prior)), math.nan, dtype=torch.float64)
@@ -131,7 +131,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class Likelihood(Ode):
-    """Classification by the log-density, along the probability-flow ODE, of the slightly noisy image."""
+    """Classification by the log-density of a slightly noisy image (probability-flow ODE). Classes share the noise."""
 
     steps: int = 12
     first: float = 0.2

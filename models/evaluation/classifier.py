@@ -38,7 +38,7 @@ BATCH = 250  # Images per forward pass.
 class Classifier:
     """A trained network and the facts in its checkpoint.
 
-    The network is float64, so features change by at most 1e-12 with the batch size. In float32 the sixth digit changes.
+    The network is float64, so features change by at most 1e-12 with the batch size. In float32, they change by 1e-6.
     """
 
     network: nn.Module

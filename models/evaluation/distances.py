@@ -21,7 +21,7 @@ class Gaussian(NamedTuple):
 
 
 def gaussian(features: Tensor, counts: Tensor | None = None) -> Gaussian:
-    """Return the moments of the features (N, D) of N >= 2 images. counts: (N,) how often each occurs, default once."""
+    """Return the moments of the features (N, D) of N >= 2 images. counts: (N,), how often each occurs; default 1."""
     features = features.double()
     counts = torch.ones(len(features), dtype=torch.float64) if counts is None else counts
     total = counts.sum()
@@ -42,7 +42,7 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
 
 
 def frechet_resampled(features: Tensor, reference: Gaussian, counts: Tensor) -> Tensor:
-    """Return the distance of each resample, (draws,). counts: (draws, N), how often each image is in each resample."""
+    """Return the distance of each resample, (draws,). counts: (draws, N), how often each image occurs in it."""
     distances = [frechet_distance(gaussian(features, row), reference) for row in counts]
     return torch.tensor(distances, dtype=torch.float64)
 

@@ -23,8 +23,8 @@ EXPECTED_NEAR_COPIES, MANY_NEAR_COPIES = 0.01, 0.05
 class Evaluation:
     """Measurements of one set of samples. measurements, floors: by name of the measure.
 
-    without_ratio: distances that must not be divided by their floor, because the covariance is singular or the floor
-    has fewer images. confusion: (classes, classes) counts of the first classifier. pixels: memorisation in pixels.
+    without_ratio: distances that must not be divided by their floor: the covariance is singular, or the floor has too
+    few images. confusion: (classes, classes) counts of the first classifier. pixels: memorisation in pixels.
     remoteness: (N,) distances to the k-th nearest training image, in the features of the first network.
     """
 
@@ -59,7 +59,7 @@ class Evaluation:
         count, tests = len(self.samples.images), len(real.test)
         if count > tests:
             self.warnings.append(
-                f"{count} images, but a floor of {tests}, which is all test images: distances decrease with the number "
+                f"{count} images, but the floor has only {tests}, all test images: distances decrease with the number "
                 f"of images, so measure {tests} images to compare them with the floor"
             )
         missing = 0 if labels is None else len(real.class_names) - len(labels.unique())
@@ -147,7 +147,7 @@ class Evaluation:
         return comparison
 
     def _measure_classification_accuracy(self) -> None:
-        """Measure the classification accuracy score (Ravuri & Vinyals 2019), and that of as many training images."""
+        """Measure the classification accuracy score (Ravuri & Vinyals 2019). Its floor uses training images."""
         real, samples, seed, device = self.protocol.real, self.samples, self.protocol.settings.seed, torch.device("cpu")
         if samples.labels is None:
             self.warnings.append("no classification accuracy score was measured: the images have no labels")

@@ -43,7 +43,7 @@ def ssim(images: Tensor, others: Tensor) -> Tensor:
 
     The Gaussian window has a standard deviation of 1.5 and 11x11 pixels, fewer if the image is smaller. No padding.
     """
-    # torchmetrics pads images by mirroring, which is not the paper's definition, and refuses images of 5x5 and less.
+    # torchmetrics pads images by mirroring, which is not the paper's definition, and rejects images of 5x5 or smaller.
     size = min(WINDOW, *(side - 1 + side % 2 for side in images.shape[2:]))
     offsets = torch.arange(size, dtype=images.dtype, device=images.device) - size // 2
     weights = (-0.5 * (offsets / WINDOW_DEVIATION) ** 2).exp()

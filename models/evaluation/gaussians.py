@@ -14,7 +14,7 @@ from models.ranges import Share, check_ranges
 
 @dataclass(frozen=True)
 class ClassGaussians:
-    """K Gaussians in D dimensions, float64 on the CPU: mean (K, D), covariance factor @ factor.T, (K, D, D)."""
+    """K Gaussians in D dimensions, float64 on the CPU: mean (K, D), factor (K, D, D), covariance F F.T."""
 
     mean: Tensor
     factor: Tensor

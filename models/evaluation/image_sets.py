@@ -1,4 +1,4 @@
-"""Sets of images that are measured: the real images of a data set, and samples."""
+"""Sets of images to measure: the real images of a data set, and samples."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class RealImages:
-    """The two splits of a data set. class_names: empty without classes. flips: mirrored images are as likely."""
+    """Two splits of a data set. class_names: empty if unlabelled. flips: whether mirrored images are equally likely."""
 
     name: str
     class_names: tuple[str, ...]

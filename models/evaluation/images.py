@@ -15,7 +15,7 @@ from models.randomness import derive_seed, image_draw
 
 @dataclass(frozen=True)
 class Images:
-    """Clean images (N, C, H, W). numbers: in the data set. initial_noise: kind of noise in the model's training."""
+    """Clean images (N, C, H, W). numbers: data set indices. initial_noise: kind of noise in the model's training."""
 
     clean: Tensor
     numbers: Sequence[int]

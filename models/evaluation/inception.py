@@ -1,4 +1,4 @@
-"""The Inception network of the published FID, KID and IS, from torch-fidelity. Its weights are a download of 91 MB.
+"""The Inception network of the published FID, KID and IS, from torch-fidelity. The weights are a 91 MB download.
 
 Loading the file of weights cannot run code: its hash is checked, and only tensors are read from it.
 """
@@ -16,7 +16,7 @@ from models.errors import UserError
 from models.evaluation.features import FeaturesAndLogits
 from models.spaces import ImageRows
 
-SHA256 = "6726825d"  # First digits of the hash, which are part of the published file name.
+SHA256 = "6726825d"  # First digits of the hash. The published file name contains them.
 BATCH = 64  # Images per forward pass.
 
 
@@ -29,7 +29,7 @@ class Inception:
     name = f"inception_{SHA256}"
 
     def __init__(self, weights: Path | None, device: torch.device):
-        """Load the network. weights: a file with torch-fidelity's weights, None to download it. Raises UserError."""
+        """Load the network. weights: file of torch-fidelity's weights, None to download them. Raises UserError."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         tensors = _read_weights(weights or _download())
@@ -82,5 +82,5 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error message, because some of torch's are pages long."""
+    """Return the first line of an error message, because some messages of torch are pages long."""
     return (str(error).splitlines() or [type(error).__name__])[0]

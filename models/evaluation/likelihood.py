@@ -75,7 +75,7 @@ def log_density(denoiser: Denoiser, noisy: Tensor, label: Tensor | None, grid: G
 class Ode:
     """Settings of a density. steps: steps of the ODE, two network evaluations each.
 
-    first: flow time of the density, 0 for the clean image. probes: of the divergence, 0 for the exact trace.
+    first: flow time of the density, 0 for the clean image. probes: number of probes, 0 for the exact trace.
     """
 
     steps: int

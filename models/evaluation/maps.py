@@ -21,7 +21,7 @@ class Map:
 
 
 def fit_map(method: str, features: np.ndarray, seed: int, neighbours: int) -> Map:
-    """Fit a map to features (N, D), N > 2, D > 1. neighbours: of UMAP. Raises UserError for an unknown method."""
+    """Fit a map to features (N, D), N > 2, D > 1. neighbours: for UMAP. Raises UserError for an unknown method."""
     if method not in METHODS:
         raise UserError(f"`method` {method}: choose {' or '.join(METHODS)}")
     features = features.astype(np.float32)
@@ -31,7 +31,7 @@ def fit_map(method: str, features: np.ndarray, seed: int, neighbours: int) -> Ma
 def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the two directions of largest variance of features (N, D), and the share of variance along each, (2,).
 
-    The directions are float64 (2, D); the largest entry of each is positive. There is only one if N or D is 1.
+    The directions are float64 (2, D); the largest entry of each is positive. If N or D is 1, only one is returned.
     """
     from sklearn.decomposition import PCA
 

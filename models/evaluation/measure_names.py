@@ -6,17 +6,17 @@ from models.evaluation.statistics import Measurement
 
 # A measure's name is one of these words, or begins with one and ends with the feature network or "pixels".
 MEANINGS = {
-    "noise_loss": "mean squared error of the estimated noise on real test images, ten times each",
-    "recognised": "images that the classifier recognises as the class asked for",
+    "noise_loss": "mean squared error of the estimated noise on real test images, at ten values of t per image",
+    "recognised": "images that the classifier recognises as the requested class",
     "cas": "real test images recognised by a classifier trained on these images (classification accuracy score)",
     "class_shares": "total variation distance between the recognised classes and the training labels",
-    "fd_shares": "fd of training images whose class shares are those asked for",
+    "fd_shares": "fd of training images, reweighted to the requested class shares",
     "fd": "squared Frechet distance to the features of all training images; decreases with n",
     "fd_limit": "fd extrapolated to infinitely many images, by a line in 1 / n",
     "kd": "unbiased squared kernel distance (cubic kernel); about 0 for real images",
     "is": "exp of the information that an image's class carries (formula of the Inception Score)",
-    "precision": "images in a ball around a training image: fidelity",
-    "recall": "training images in a ball around one of the images: diversity",
+    "precision": "images inside the ball of a training image: fidelity",
+    "recall": "training images inside the ball of an image: diversity",
     "density": "balls around training images that contain an image, over k; about 1 for real images",
     "coverage": "training images whose ball contains one of the images",
     "one_nn": "accuracy of 1-nearest-neighbour, images against training images; 50 % for real images",

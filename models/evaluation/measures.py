@@ -56,7 +56,7 @@ class Reference:
 
     @classmethod
     def of(cls, train: Tensor, count: int, seed: int) -> Reference:
-        """Build the reference from features (N, D) of the training split. count: number of images for pairs."""
+        """Build the reference from features (N, D) of the training split. count: images to compare in pairs."""
         rows = random_rows(len(train), min(count, MAX_PAIRED), seed, "reference")
         return cls(gaussian(train), train[rows].double())
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.evaluation.neighbours import nearest
 
-NEAR = 0.01  # Share of the test images that are nearer to a training image than the limit for a near copy.
+NEAR = 0.01  # Share of test images below the near-copy limit on the distance to training images.
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Memorisation:
     """Nearest real images of N samples, compared with those of M test images.
 
     distances: (N,) to the nearest training image, root mean square over dimensions. test_distances: (M,) the same for
-    test images. nearest: (N,) index of the nearest training image. near_copy: (N,) whether it is nearer than for 99 %
-    of the test images. nearer_to_train: (N,) whether the nearest real image is a training image. expected: the share of
-    nearer_to_train if nothing is copied.
+    test images. nearest: (N,) index of the nearest training image. near_copy: (N,) whether that image is nearer than
+    for 99 % of the test images. nearer_to_train: (N,) whether the nearest real image is a training image. expected: the
+    share of nearer_to_train if nothing is copied.
     """
 
     distances: Tensor

@@ -46,7 +46,7 @@ def mixing(one: Tensor, other: Tensor, k: int) -> Tensor:
 
 
 def expected_mixing(one: int, other: int) -> float:
-    """Return the mean of `mixing` for two sets of these sizes from one distribution; n / (2n - 1) if both are n."""
+    """Return the mean of `mixing` for two sets of these sizes from one distribution; n / (2n - 1) for sizes n, n."""
     both = one + other
     return 2 * one * other / (both * (both - 1))
 

@@ -34,7 +34,7 @@ class Protocol:
         return cached_features(extractor, split.images, split.sha256, self.cache)
 
     def floor_rows(self, count: int) -> Tensor:
-        """Return the rows of the test images that are the floor of `count` images: random, `count` or all of them."""
+        """Return the rows of `count` random test images, which are the floor; of all test images if there are fewer."""
         return random_rows(len(self.real.test), count, self.settings.seed, "floor")
 
     def card(self, count: int) -> dict[str, Any]:

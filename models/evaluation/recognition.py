@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Return the share of predictions (N,) that equal the labels (N,)."""
-    # torchmetrics computes it in float32, which is too coarse to verify a stored accuracy.
+    # torchmetrics computes the accuracy in float32, which is too coarse to verify a stored value.
     return (predictions == labels).double().mean().item()
 
 
@@ -38,7 +38,7 @@ def diversity(features: Tensor, labels: Tensor) -> float:
 def inception_score(logits: Tensor, counts: Tensor) -> Tensor:
     """Return the Inception Score in each resample, (draws,), between 1 and K (Salimans et al. 2016, section 4).
 
-    logits: (N, K). counts: (draws, N), as from `resampled_counts`. Published code averages over ten parts.
+    logits: (N, K). counts: (draws, N), as from `resampled_counts`. Unlike published code, it does not use ten parts.
     """
     log_shares = logits.double().log_softmax(1)
     weights = counts / counts.sum(1, keepdim=True)

@@ -19,7 +19,7 @@ def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), righ
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=bool(headings))
     for index, heading in enumerate(headings or [""] * len(rows[0])):
         justify = "right" if index in right else "left"
-        table.add_column(Text(heading), justify=justify, no_wrap=index == 0)  # Text, because str would be markup.
+        table.add_column(Text(heading), justify=justify, no_wrap=index == 0)  # rich reads str as markup.
     for row in rows:
         table.add_row(*map(Text, row))
     buffer = io.StringIO()

@@ -1,6 +1,6 @@
-"""Denoising networks, found by name: a module here with a subclass of Network is one (unet.py -> UNet).
+"""Denoising networks, found by name. A module with a subclass of Network is a network (unet.py -> UNet).
 
-A network maps noisy images, times and labels to an output of the images' shape, whose meaning the prediction decides.
+A network maps noisy images, times and labels to an output of the images' shape. The prediction defines its meaning.
 """
 
 from torch import nn

@@ -1,4 +1,4 @@
-"""Building blocks of the networks: residual blocks, attention of pixels, patches folded into channels.
+"""Building blocks of the networks: residual blocks, attention over pixels, and patches folded into channels.
 
 Norms and softmax are computed in float32 under autocast too, by autocast's rules or inside their kernels.
 """
@@ -83,7 +83,7 @@ class PixelSelfAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, hidden: Tensor, _tokens: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W). The second argument is that of cross-attention and is ignored."""
+        """(N, C, H, W) -> (N, C, H, W). The second argument is for cross-attention and is ignored."""
         qkv = _as_tokens(self.qkv(self.norm(hidden)))  # (N, H·W, 3·C)
         queries, keys, values = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=self.heads)
         return hidden + self.out(_attend(queries, keys, values, hidden.shape[2]))
@@ -115,4 +115,4 @@ def _as_tokens(hidden: Tensor) -> Tensor:
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, height: int) -> Tensor:
     """Softmax attention. queries: (N, heads, H·W, d); keys, values: (N, heads, L, d). Returns (N, heads·d, H, W)."""
     mixed = rearrange(F.scaled_dot_product_attention(queries, keys, values), "b h l d -> b l (h d)")
-    return rearrange(mixed, "b (y x) c -> b c y x", y=height)  # a view in channels_last; one step would copy
+    return rearrange(mixed, "b (y x) c -> b c y x", y=height)  # a view in channels_last; a single rearrange would copy

@@ -82,7 +82,7 @@ class ConvNeXt(Network):
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, norm with time and label, and an MLP at every pixel, with a residual connection.
 
-    The last convolution begins at zero. It replaces the paper's small scale on each channel.
+    The last convolution starts with zero weights. This replaces the paper's small learned scale per channel.
     """
 
     def __init__(self, channels: int, condition_width: int, kernel_size: int, expansion: int, dropout: float) -> None:

@@ -1,7 +1,7 @@
 """DiT: a transformer over patches as tokens, with time and label in every block through adaLN-zero.
 
-Positions enter by rotation of queries and keys (2-D axial RoPE) or by a learned table. The cost of attention is the
-square of the number of tokens, which `patch_size` determines.
+Positions enter by rotation of queries and keys (2-D axial RoPE) or by a learned table. The cost of attention grows with
+the square of the number of tokens, which `patch_size` determines.
 """
 
 from typing import Literal
@@ -96,7 +96,7 @@ class DiT(Network):
 
 
 class DiTBlock(nn.Module):
-    """Attention and a two-layer MLP, each with shift, scale and gate from the condition. It begins as the identity."""
+    """Attention and a two-layer MLP, each with shift, scale and gate from the condition. It starts as the identity."""
 
     def __init__(
         self, width: int, heads: int, mlp_ratio: int, dropout: float, qk_norm: bool, reads_tokens: bool = False
@@ -140,7 +140,7 @@ class TokenSelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(N, L, width) -> (N, L, width). Norms and rotations have the precision of the tokens."""
+        """(N, L, width) -> (N, L, width). Norms and rotations are computed in the dtype of the tokens."""
         qkv = self.qkv(tokens)  # (N, L, 3·width)
         queries, keys, values = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=self.heads)
         queries, keys = self.query_norm(queries.to(tokens.dtype)), self.key_norm(keys.to(tokens.dtype))

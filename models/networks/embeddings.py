@@ -22,7 +22,7 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 class Condition(nn.Module):
-    """Embedding of time and label as one vector (N, width) for every block, beside the label's other signals.
+    """Embedding of time and label as one vector (N, width) for every block, and the label's other signals.
 
     conditioning: a name of `models.networks.conditioning`. shape: (C, H, W) of one encoded example.
     """
@@ -57,7 +57,7 @@ def axial_angles(rows: int, columns: int, head_width: int) -> Tensor:
 def rotate(vectors: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotate each pair (i, i + d/2) of the components of vectors (..., L, d); cosines and sines are (L, d/2).
 
-    The dot product of two rotated vectors depends on their positions through the difference alone.
+    The dot product of two rotated vectors depends only on the difference of their positions.
     """
     first, second = vectors.chunk(2, dim=-1)
     return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)

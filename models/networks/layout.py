@@ -13,7 +13,7 @@ from torch.nn import functional as F
 class Levels(nn.Module):
     """Blocks on the way down, two in the middle, and as many on the way up as down. A 1×1 convolution joins each skip.
 
-    Attention follows the last block of each level and direction. The lowest level has it in the middle, once.
+    Attention follows the last block of each level and direction. The lowest level has attention once, in the middle.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Levels(nn.Module):
             self.up.append(Up(entry, widths[level], level_blocks(level), level_attention(level)))
 
     def forward(self, hidden: Tensor, condition: Tensor, tokens: Tensor | None) -> Tensor:
-        """hidden: (N, C, H, W), like the result; condition: (N, width); tokens: (N, L, width) or None."""
+        """hidden and result: (N, C, H, W); condition: (N, width); tokens: (N, L, width) or None."""
         skips: list[list[Tensor]] = []
         for level in self.down:
             skips.append(level(hidden, condition, tokens))  # (N, channels, H/2^level, W/2^level) each, rounded up

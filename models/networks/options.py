@@ -6,7 +6,7 @@ from models.errors import UserError
 
 
 def heads_divide(heads: int, channels: int, owner: str) -> None:
-    """Raise UserError if the heads do not divide the channels. owner: what has the channels, for the message."""
+    """Raise UserError if the heads do not divide the channels. owner: name of the layer, for the message."""
     if channels % heads:
         divisors = ", ".join(str(number) for number in range(1, min(channels, 64) + 1) if channels % number == 0)
         raise UserError(
@@ -18,7 +18,7 @@ def heads_divide(heads: int, channels: int, owner: str) -> None:
 def levels_fit(shape: tuple[int, int, int], patch_size: int, levels: int) -> None:
     """Raise UserError if there is no level, or if a level is less than 2 pixels high or wide.
 
-    shape: (C, H, W) of one example. patch_size divides the first level, and each further level is halved, rounded up.
+    shape: (C, H, W) of one example. Level 0 is the image over patch_size. Each further level is halved, rounded up.
     """
     if levels == 0:
         raise UserError("`network.multipliers`: must have at least one number")
@@ -43,7 +43,7 @@ def levels_exist(chosen: Sequence[int], levels: int) -> None:
 
 
 def no_tokens(conditioning: str, tokens: int, network: str, *ways_out: str) -> None:
-    """Raise UserError if the conditioning has tokens, for a network without attention. network: its name."""
+    """Raise UserError if the conditioning has tokens, for a network without attention. network: name in the message."""
     if tokens:
         message = f"passes the label as {tokens} tokens, and {network} has no attention to read them"
         way_out = "use `network.conditioning embedding`"

@@ -1,7 +1,7 @@
 """Checkpoints: tensors in a safetensors file, everything else in a YAML file beside it. Loading executes no code.
 
-The YAML file is written last and holds the hash of the tensors' file, so a pair that agrees is complete. `last` and
-`best` are text files that hold the name of a checkpoint.
+The YAML file is written last and holds the hash of the tensors' file, so a pair with equal hashes is complete. The
+text files `last` and `best` hold the name of a checkpoint.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ FILE_NAME = re.compile(r"step_\d+\.safetensors")
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write a checkpoint, let `last` name it, and delete older checkpoints except the newest `keep` and the best.
+    """Write a checkpoint and its name in `last`, and delete older checkpoints except the newest `keep` and the best.
 
-    keep: 0 keeps all. Raises OSError from the file system; existing checkpoints are then unchanged.
+    keep: 0 keeps all. Raises OSError if writing fails; existing checkpoints are then unchanged.
     """
     folder.mkdir(exist_ok=True)
     for temporary in folder.glob(".*.tmp"):  # left by a process that was killed; a folder has one writer at a time
@@ -53,12 +53,12 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
 
 
 def mark_best(folder: Path, path: Path) -> None:
-    """Let `best` name this checkpoint."""
+    """Write the name of this checkpoint in `best`."""
     write_text(folder / BEST, path.name + "\n")
 
 
 def _prune(folder: Path, keep: int, newest: Path) -> None:
-    """Delete surplus older checkpoints, and those after `newest`, which a resumed run computes again."""
+    """Delete surplus older checkpoints, and all checkpoints after `newest`: a resumed run computes them again."""
     paths = list_checkpoints(folder)
     older = [path for path in paths if path.name < newest.name]
     later = [path for path in paths if path.name > newest.name]
@@ -112,7 +112,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load the newest checkpoint of a run that is not damaged. Raises UserError if there is none."""
+    """Load the newest undamaged checkpoint of a run. Raises UserError if there is none."""
     paths = list_checkpoints(run / "checkpoints")
     if not paths:
         raise UserError(f"{run} has no checkpoint yet", "start the run again instead of resuming it")
@@ -123,7 +123,7 @@ def load_newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def copy_checkpoint(path: Path, folder: Path) -> None:
-    """Copy both files of a checkpoint into a folder, which is made if it does not exist."""
+    """Copy both files of a checkpoint into a folder. A missing folder is created."""
     folder.mkdir(exist_ok=True)
     for suffix in (".safetensors", ".yaml"):
         shutil.copyfile(path.with_suffix(suffix), folder / path.with_suffix(suffix).name)

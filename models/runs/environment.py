@@ -35,7 +35,7 @@ def environment() -> str:
 def git_commit(repository: Path = REPOSITORY) -> str:
     """Return the first 12 digits of the commit, or "unknown", with "-dirty" if files are changed or untracked.
 
-    experiments/records.md does not count, since every record changes it.
+    Changes in experiments/records.md are ignored, because every record changes that file.
     """
 
     def git(*arguments: str) -> str:

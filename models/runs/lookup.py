@@ -8,11 +8,11 @@ from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 
 CONFIG = "config.txt"
-NEEDED = "autoencoder"  # Folder of a run with a copy of the checkpoint that its space needs.
+NEEDED = "autoencoder"  # Subfolder of a run, with a copy of the autoencoder checkpoint that the run uses.
 
 
 def find_runs(experiments_dir: Path) -> list[Path]:
-    """Return the run folders in experiments_dir, newest first. Their names begin with the time."""
+    """Return the run folders in experiments_dir, newest first. Folder names begin with the time."""
     return sorted((path.parent for path in experiments_dir.glob(f"*/{STATUS}")), reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""The table of losses over a run, metrics.csv."""
+"""Table of a run's losses and other measurements, metrics.csv."""
 
 import csv
 import io

@@ -1,6 +1,6 @@
-"""The run folder that a training writes: its name, status with heartbeat, log and settings. Imports no torch.
+"""The folder that a training run writes: name, status with heartbeat, log and settings. Imports no torch.
 
-A run that is killed leaves a valid folder: files are replaced atomically, and its heartbeat stops.
+A killed run leaves a valid folder, because files are replaced atomically. Its heartbeat stops.
 """
 
 import json
@@ -33,7 +33,7 @@ def _print(line: str) -> None:
 
 
 class Run:
-    """Run folder of this process. On ranks other than 0 it is `silent`: only the reason of a failure is written."""
+    """Run folder of this process. On ranks other than 0 it is `silent`: only a failure is written."""
 
     def __init__(self, folder: Path, status: dict[str, Any], silent: bool = False):
         self.folder = folder
@@ -65,7 +65,7 @@ class Run:
 
     @classmethod
     def attach(cls, folder: Path) -> Self:
-        """Return the silent run for a rank other than 0."""
+        """Return a silent Run for a rank other than 0."""
         return cls(folder, {}, silent=True)
 
     @classmethod
@@ -119,13 +119,13 @@ class Run:
             self._status.update(fields)
 
     def update(self, **fields: Any) -> None:
-        """Write fields to status.json, with a new heartbeat. The state that another rank has set to failed is kept."""
+        """Write fields to status.json, with a new heartbeat. If another rank has set the state to failed, keep it."""
         if self.silent:
             return
         with self._lock:
             # JSON has no infinity and no NaN.
             fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-            if fields.get("state") != "running":  # a run that starts again replaces its failure
+            if fields.get("state") != "running":  # a resumed run overwrites its failure
                 fields |= self._failure() or {}
             self._status.update(fields, heartbeat=utc_now())
             write_text(self.folder / STATUS, json.dumps(self._status, indent=2) + "\n")

@@ -31,9 +31,9 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def liveness(status: Mapping[str, Any]) -> str:
-    """Return the state of a run, or "dead" if it says running but its process or its heartbeat has stopped.
+    """Return the state of a run, or "dead" if the state is running but the process or the heartbeat has stopped.
 
-    The process is looked up on its own host only. A heartbeat has stopped when it is older than STALE_SECONDS.
+    The process is checked on its own host only. A heartbeat has stopped if it is older than STALE_SECONDS.
     """
     state = str(status.get("state", "unknown"))
     if state != "running":

@@ -21,7 +21,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Convert tuples to lists at any depth, as a value looks after it was written to YAML and read back."""
+    """Convert tuples to lists at any depth, as writing to YAML and reading back does."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -1,7 +1,7 @@
-"""Spaces in which denoisers work, found by name: a module here with a subclass of Space is one (pixels.py -> Pixels).
+"""Spaces in which denoisers work, found by name. A module with a subclass of Space is a space (pixels.py -> Pixels).
 
 A space converts uint8 images to the network's input and back. It is fitted once to the training split. Its `facts` are
-stored in every checkpoint of a denoiser and are enough to rebuild it.
+stored in every checkpoint of a denoiser and are enough to rebuild the space.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Locate = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Data set, folder of the runs and device for which a space is fitted.
+    """Context of a fit: data set, folder of the runs, and device.
 
-    measured: rows of the images on which the deviation is measured, None for all.
+    measured: indices of the images whose standard deviation is measured, None for all images.
     """
 
     dataset: str = ""
@@ -46,9 +46,9 @@ class ImageRows(Protocol):
 
 
 class Fitted(NamedTuple):
-    """Fitted space and training split from which batches are cut, (N, ...). report: lines for the log.
+    """Fitted space. prepared: training split (N, ...) from which batches are cut. report: lines for the log.
 
-    mirrored: the same for the mirrored images, if `prepared` cannot be mirrored itself. options: their resolved values.
+    mirrored: the mirrored split, if `prepared` itself cannot be mirrored. options: the resolved options of `fit`.
     """
 
     space: Space
@@ -62,8 +62,8 @@ class Space:
     """Base class of the spaces. The keyword-only arguments of `fit` are the options of a space.
 
     shape: (C, H, W) of a clean image, the network's input. image_shape: (C, H, W) of the uint8 image. deviation:
-    standard deviation of the numbers of the encoded training split, EDM's sigma_data. bounds: range of clean images,
-    None if unknown. grey_levels: values of the grey levels 0 and 255 in clean images, None if these are no pixels.
+    standard deviation over all elements of the encoded training split, EDM's sigma_data. bounds: range of clean images,
+    None if unknown. grey_levels: values of the grey levels 0 and 255 in clean images, None if these are not pixels.
     needs: checkpoint files that the space was built from.
     """
 
@@ -76,7 +76,7 @@ class Space:
 
     @classmethod
     def fit(cls, images: ImageRows, flips: bool, around: Surroundings) -> Fitted:
-        """Fit the space to a training split, uint8 (N, C, H, W). Raises UserError for options that do not fit."""
+        """Fit the space to a training split, uint8 (N, C, H, W). Raises UserError for wrong options."""
         raise NotImplementedError
 
     @classmethod
@@ -85,7 +85,7 @@ class Space:
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """Return all that defines the space, as plain numbers and words."""
+        """Return everything that defines the space, as plain lists, numbers and strings."""
         raise NotImplementedError
 
     def to(self, device: torch.device) -> Self:
@@ -93,15 +93,15 @@ class Space:
         return self
 
     def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
-        """Return the clean images of a training batch, cut from what `fit` prepared."""
+        """Return the clean images (N, *shape) of a training batch. prepared: the batch's rows of `Fitted.prepared`."""
         raise NotImplementedError
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return clean images, float32 (N, *shape), of uint8 images (N, C, H, W)."""
+        """Convert uint8 images (N, C, H, W) to clean images, float32 (N, *shape)."""
         raise NotImplementedError
 
     def decode(self, clean: Tensor) -> Tensor:
-        """Return uint8 images (N, C, H, W) of clean images (N, *shape), rounded half to even and clipped."""
+        """Convert clean images (N, *shape) to uint8 images (N, C, H, W), rounded half to even and clipped."""
         raise NotImplementedError
 
 
@@ -111,9 +111,9 @@ def to_facts(space: Space) -> dict[str, Any]:
 
 
 def from_facts(facts: Mapping[str, Any], locate: Locate) -> Space:
-    """Rebuild a space. Raises UserError for facts of no space."""
+    """Rebuild a space from `to_facts`. Raises UserError if the facts do not describe a space."""
     rest = dict(facts)
     try:
         return SPACES.find(str(rest.pop("name", "pixels"))).from_facts(rest, locate)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the checkpoint describes no space ({error})") from None
+        raise UserError(f"the checkpoint does not describe a space ({error})") from None

@@ -1,6 +1,6 @@
 """Encoded data sets: the posterior of every image under one autoencoder, computed once and stored as safetensors.
 
-The file holds the hashes of the images and of the autoencoder, so that stale latents are recognised.
+The file holds the hashes of the images and of the autoencoder, so that outdated latents are detected.
 """
 
 from dataclasses import dataclass, field
@@ -26,8 +26,8 @@ FOLDER = "encoded"
 class Encoded:
     """Posteriors of a split. words: further entries of the file's metadata.
 
-    posterior: (N, 2c, h, w) float32, mean and log-variance. mirrored: the same for the mirrored images, if training
-    mirrors. data_sha256, autoencoder_sha256: hashes of the images and of the autoencoder's checkpoint.
+    posterior: (N, 2c, h, w) float32, mean and log-variance. mirrored: the same for the mirrored images, None
+    without flips. data_sha256, autoencoder_sha256: hashes of the images and of the autoencoder's checkpoint.
     """
 
     posterior: Tensor
@@ -50,7 +50,7 @@ class Encoded:
         return centre, variance.sqrt().clamp(min=1e-6)
 
     def reach(self, centre: Tensor, scale: Tensor) -> float:
-        """Return the largest absolute latent, plus three deviations of its posterior, standardised by `statistics`."""
+        """Return the largest |mean| + 3 deviations of any posterior, standardised. centre, scale: from `statistics`."""
         mean, log_variance = self._halves()
         centre, scale = (values.float().view(-1, 1, 1) for values in (centre, scale))
         return (((mean - centre).abs() + 3 * (log_variance / 2).exp()) / scale).max().item()
@@ -68,7 +68,7 @@ class Encoded:
 def encode_images(
     model: Autoencoder, images: ImageRows, flips: bool, device: torch.device, batch_size: int = BATCH
 ) -> Encoded:
-    """Encode images uint8 (N, C, H, W). The posteriors are on the CPU."""
+    """Encode images uint8 (N, C, H, W); with flips, also the mirrored images. The posteriors are on the CPU."""
 
     def encode(part: Tensor) -> Tensor:
         return torch.cat(model.encode(Pixels.scale(part.to(device))), dim=1).cpu()
@@ -79,7 +79,7 @@ def encode_images(
 
 
 def write_encoded(path: Path, codes: Encoded, labels: Tensor) -> None:
-    """Write the file whole or not at all. labels: (N,). Raises OSError."""
+    """Write the file atomically. labels: (N,). Raises OSError."""
     tensors = {"labels": labels, **_named("", codes.posterior)}
     if codes.mirrored is not None:
         tensors |= _named("mirrored_", codes.mirrored)
@@ -94,7 +94,7 @@ def _named(prefix: str, posterior: Tensor) -> dict[str, Tensor]:
 
 
 def read_encoded(path: Path) -> Encoded:
-    """Read the file of an encoded data set. Raises UserError if it is damaged or holds something else."""
+    """Read the file of an encoded data set. Raises UserError if the file is damaged or is not an encoded data set."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             words = dict(file.metadata() or {})

@@ -1,8 +1,8 @@
 """Latents as a space: the codes of a trained autoencoder, each channel standardised.
 
 Its facts are the hash of the autoencoder's checkpoint, mean and standard deviation of every channel over the training
-split, and the largest standardised latent. No mean of latents lies beyond that, so clean estimates may be clipped to
-it. At the noisy end of a chain, this keeps small errors from growing.
+split, and the largest standardised latent. A clean estimate is a mean of latents and should not exceed that value, so
+it may be clipped to it. At the noisy end of a chain, clipping keeps small errors from growing.
 """
 
 from collections.abc import Mapping
@@ -68,11 +68,11 @@ class Latents(Space):
     ) -> Fitted:
         """Encode every image once, or read the latents that `encode_dataset` has written.
 
-        Raises UserError if there is no such autoencoder, or if it or the encoded set is for other images.
+        Raises UserError if the autoencoder is not found, or if the autoencoder or the encoded set is for other images.
 
         Args:
-            autoencoder: Run of train_vae: its folder, its name, or latest for the newest run on this data set. Or one
-                of its checkpoint files.
+            autoencoder: Run of train_vae (folder, name, or latest for the newest run on this data set), or one of its
+                checkpoint files.
             encoded: File of encode_dataset; auto takes a matching file from the autoencoder's run, none encodes anew.
         """
         path = find_autoencoder(autoencoder, around.experiments_dir, around.dataset or None)
@@ -89,7 +89,7 @@ class Latents(Space):
         report = [
             f"latents {'x'.join(map(str, space.shape))} of {path}, {source}; deviation of each channel "
             + ", ".join(f"{value:.3g}" for value in space.scale)
-            + f"; standardised they reach {reach:.3g}"
+            + f"; largest standardised latent {reach:.3g}"
         ]
         options = {"autoencoder": str(path), "encoded": encoded}
         return Fitted(space, codes.posterior, codes.mirrored, options, report)
@@ -135,14 +135,14 @@ class Latents(Space):
 
 @lru_cache(maxsize=16)
 def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return (c, 1, 1). Cached, so that a training step does not wait for a copy to the device."""
+    """Return the values as (c, 1, 1). The cache saves each training step the wait for a copy to the device."""
     return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def find_autoencoder(name: str, experiments_dir: Path, dataset: str | None = None) -> Path:
     """Return the checkpoint file of an autoencoder. Raises UserError if there is none.
 
-    name: a checkpoint file, or a run, whose last checkpoint is taken; "latest" is the newest run on the data set.
+    name: a checkpoint file, or a run, whose last checkpoint is used. "latest" is the newest run on the data set.
     """
     if name.endswith(".safetensors"):
         if not Path(name).is_file():

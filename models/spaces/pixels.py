@@ -28,7 +28,7 @@ class Pixels(Space):
 
     @classmethod
     def fit(cls, images: ImageRows, flips: bool, around: Surroundings) -> Fitted:
-        """Measure the space. Batches are cut from the uint8 images themselves, and mirrored there."""
+        """Measure the standard deviation. Batches are cut from the uint8 images, which can be mirrored directly."""
         rows = slice(None) if around.measured is None else around.measured
         return Fitted(cls.measure(images[rows]), images, None, {}, [])
 

@@ -27,7 +27,7 @@ COLLAPSE_SHARE = 0.5
 
 @dataclass
 class AutoencoderObjective:
-    """Objective of the autoencoder of `spec`. Images are uint8 on the device. umap: also draw the UMAP of the latents.
+    """Objective of the autoencoder of `spec`. Images are uint8 on the device. umap: also draw a UMAP of latents.
 
     latent_shape: (c, h, w) of the network.
     """

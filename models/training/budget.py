@@ -24,7 +24,7 @@ class Budget:
     """Stop early after this many evaluations without improvement of best_by; 0 for never."""
 
     def steps(self, images: int, batch_size: int) -> int | None:
-        """Return the step at which the epochs or steps end, at least 1; None if only minutes limit the run."""
+        """Return the number of steps that epochs and max_steps allow, at least 1; None if both are None."""
         limits = [] if self.epochs is None else [-int(-self.epochs * images // batch_size)]
         limits += [] if self.max_steps is None else [self.max_steps]
         return max(1, min(limits)) if limits else None

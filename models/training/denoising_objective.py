@@ -53,7 +53,7 @@ class DenoisingObjective:
         """Return a log line for each change in the definition of the losses since `version`."""
         if version >= self.version:
             return []
-        lines = ["the test loss is now taken on another frozen grid: the best one so far is forgotten"]
+        lines = ["the test loss now uses another frozen grid: the best test loss so far is discarded"]
         if self.loss.weighting != "uniform" and self.loss.distance != "l2":
             lines.append(
                 f"weighting {self.loss.weighting} with loss {self.loss.distance} has changed: the same estimate now "

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class EMA:
     """Average whose half-life is a share of the run, so that it has the same effect in short and long runs.
 
-    The decay is 0.5 ** (elapsed / half_life), with the share of the run since the last update. At update n it is at
-    most (1 + n) / (10 + n), so that initial weights are soon forgotten.
+    The decay is 0.5 ** (elapsed / half_life). elapsed: share of the run since the last update. At update n, the decay
+    is at most (1 + n) / (10 + n), so the initial weights soon lose their influence.
     """
 
     def __init__(self, network: nn.Module, half_life: float):

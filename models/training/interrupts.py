@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """Exception that a signal has stopped the task. A task that writes checkpoints has saved one."""
+    """Exception raised when a signal stops the task. A task that writes checkpoints has saved one."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -25,7 +25,7 @@ class Interrupts:
     """
 
     def __init__(self, at_once: bool = False) -> None:
-        """Create it. at_once: raise Interrupted in the signal handler, for work that has nothing to save."""
+        """Create the manager. at_once: raise Interrupted in the signal handler, for work that has nothing to save."""
         self.signal: int | None = None
         self.at_once = at_once
         self.ignore_second = processes.world_size() > 1

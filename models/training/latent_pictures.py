@@ -18,9 +18,9 @@ from models.randomness import derive_seed
 from models.spaces.pixels import Pixels
 
 BATCH = 256
-FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # With fewer images, a map shows nothing.
+FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # With fewer images, no map is drawn.
 NEIGHBOURS = 15
-SLICE, SLICE_WIDTH = 13, 3.0  # Images along each side of the slice; half its width in standard deviations.
+SLICE, SLICE_WIDTH = 13, 3.0  # Images per side of the slice; half of its width in standard deviations.
 ROWS, STEPS = 8, 11  # Rows and decoded steps of the interpolations.
 DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Sheet of each kind of samples.
 
@@ -52,7 +52,7 @@ class Codec:
 
 @dataclass(frozen=True)
 class _Latents:
-    """Means and variances (N, c, h, w) of the posteriors of test images. title: beginning of every title."""
+    """Means and variances (N, c, h, w) of the posteriors of test images. folder, title: for the pictures."""
 
     codec: Codec
     means: Tensor
@@ -98,7 +98,7 @@ def _draw_maps(latents: _Latents, labels: Tensor, seed: int, umap: bool) -> None
 
 
 def _draw_slice(latents: _Latents) -> None:
-    """Draw decoded points of a plane: of the two principal components, or of all latents of one or two numbers."""
+    """Draw decoded points on the plane of two principal components, or on the whole space of one or two dimensions."""
     flat = latents.means.flatten(1)
     centre, units = flat.mean(0), flat.shape[1]
     if units > 2:

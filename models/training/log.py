@@ -117,7 +117,7 @@ class TrainingLog:
         write_text(self.run.folder / "performance_metrics.txt", text)
 
     def state(self) -> dict[str, Any]:
-        """Return the facts that a checkpoint stores beside the loss sums."""
+        """Return the values that a checkpoint stores beside the loss sums."""
         return {"row_seconds": self.row_seconds, "row_step": self.row_step}
 
     def restore(self, loss_sums: Tensor, state: Mapping[str, Any], step: int) -> None:

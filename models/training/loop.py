@@ -1,8 +1,8 @@
 """The training loop, for every objective.
 
 Random numbers are functions of (seed, step), so a resumed run gives the same result as an uninterrupted run. Steps do
-not wait for the device: losses are read every few steps. After a non-finite gradient, weights stay unchanged until the
-host reads the flag and stops the run. All ranks share each batch and decide alike. Only rank 0 writes files.
+not wait for the device: losses are read every few steps. After a non-finite gradient, weights stay frozen until the
+host reads it. All ranks share each batch and take the same decisions. Rank 0 writes the files.
 """
 
 import time
@@ -69,8 +69,8 @@ class Trainer:
         device: torch.device,
         synchronize: Callable[[], None] = distributed.barrier,
     ):
-        """batch_at(step): this rank's share of a batch, images and labels on the device. facts: stored in every
-        checkpoint. synchronize: a barrier, called by all ranks at the same steps."""
+        """Build the state. batch_at(step): this rank's images and labels of a batch, on the device. facts: stored in
+        every checkpoint. synchronize: a barrier, called by all ranks at the same steps."""
         self.objective, self.settings, self.run, self.facts, self.device = objective, settings, run, facts, device
         self.batch_at, self.dataset_size, self.synchronize = batch_at, dataset_size, synchronize
         self.network = network.to(device).train()
@@ -249,7 +249,7 @@ class Trainer:
         return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
 
     def save(self) -> Path | None:
-        """Write a checkpoint, unless this step is saved. Returns its path on rank 0, None on the other ranks."""
+        """Write a checkpoint, unless this step is already saved. Returns its path on rank 0, None on other ranks."""
         self.check()
         if self.saved is not None and self.saved[0] == self.step:
             return self.saved[1]

@@ -13,7 +13,7 @@ class ReportSettings:
     eval_every: Annotated[NonNegative, RESUMABLE] = 1.0
     """Epochs between rows of losses; 0 for one row at the end."""
     eval_images: PositiveInt = 512
-    """Test images on which the test loss is measured at fixed times and noise, and as many training images."""
+    """Number of test images, and of training images, for the losses at fixed times and noise."""
     sample_every: Annotated[NonNegative, RESUMABLE] = 5.0
     """Epochs between sample sheets; 0 for one sheet at the end."""
     checkpoint_every: Annotated[NonNegative, RESUMABLE] = 1.0

@@ -1,7 +1,7 @@
-"""Turn a command line into flags, and flags into a config and back.
+"""Convert a command line to flags, flags to a config, and a config to flags.
 
 A config is a flat mapping from flag to plain value. Settings of a recipe, a --config file or a resumed run become the
-defaults over which tyro reads the command line.
+defaults; then tyro parses the command line.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ READ_AHEAD = (
     *("run", "checkpoint", "experiments_dir", "resume", "config", "recipe"),
     *("network", "space", "dataset", "task"),
 )
-_spellings: dict[str, str] = {}  # Flag of each option of this task, by name. parse_flags fills it.
+_spellings: dict[str, str] = {}  # Option name -> flag, for the options of this task. Filled by parse_flags.
 
 
 def parse_flags(
     argv: Sequence[str], default: Flags, prog: str, description: str, settings: Mapping[str, Any] | None = None
 ) -> Flags:
-    """Return the flags of a command line. Prints help and exits with 0 on -h.
+    """Parse a command line and return the flags. With -h, prints the help and exits with 0.
 
     settings: a config that replaces defaults. If the command line chooses another network, space or data set, the
-    config's options of the former are left out. Raises UserError for unknown flags and for values out of their range.
+    config's options of the original one are dropped. Raises UserError for unknown flags and values out of range.
     """
     argv = spell_out(argv)
     settings, _ = merge(default, ("", settings or {}), ("", chosen_variants(default, argv)))
@@ -65,9 +65,9 @@ def parse_flags(
 
 
 def spell(option: str) -> str | None:
-    """Return how an option is typed in this task, as in --steps; None if the task has no such flag.
+    """Return the flag of an option in this task, e.g. --steps; None if the task has no such flag.
 
-    The option may lack the prefix of its network, space or data set. Before flags are parsed, every option is a flag.
+    The prefix of network, space or data set may be missing. Before flags are parsed, `--option` is returned.
     """
     if not _spellings or option in _spellings:
         return _spellings.get(option, f"--{option}")
@@ -76,12 +76,12 @@ def spell(option: str) -> str | None:
 
 
 def forget_flags() -> None:
-    """Forget the flags of the tasks that this process ran before."""
+    """Clear the flags that `spell` knows from tasks which this process has run before."""
     _spellings.clear()
 
 
 def spell_out(argv: Sequence[str]) -> list[str]:
-    """Replace `--dataset hf:NAME` by what it abbreviates: --dataset hf --dataset.path NAME."""
+    """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME."""
     words: list[str] = []
     for word in argv:
         if words[-1:] == ["--dataset"] and word.startswith("hf:"):
@@ -94,7 +94,7 @@ def spell_out(argv: Sequence[str]) -> list[str]:
 
 
 def read_ahead(argv: Sequence[str]) -> dict[str, str]:
-    """Return the values of the flags of READ_AHEAD, as tyro reads them: the last of a flag wins."""
+    """Return the values of the READ_AHEAD flags. As in tyro, the last occurrence of a flag wins."""
     values = {}
     for word, following in zip_longest(argv, argv[1:]):
         name, equals, value = word.partition("=")
@@ -105,12 +105,12 @@ def read_ahead(argv: Sequence[str]) -> dict[str, str]:
 
 
 def chosen_variants(default: object, argv: Sequence[str]) -> dict[str, str]:
-    """Return the network, space and data set that the command line chooses, of those that the flags have."""
+    """Return the network, space and data set that the command line chooses, if the flags have such a choice."""
     return {word: name for word, name in read_ahead(argv).items() if word in getattr(default, "variants", ())}
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the arguments before -- and those after it, which are for another task."""
+    """Split arguments at --. The arguments after it are for another task."""
     at = list(argv).index("--") if "--" in argv else len(argv)
     return list(argv[:at]), list(argv[at + 1 :])
 
@@ -119,7 +119,7 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def merge(default: object, *layers: tuple[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings of all layers, of which later ones win, and the names of those left out.
+    """Merge layers of settings, and return the settings and the names of settings left out. Later layers win.
 
     default: flags with the default network, space and data set. layers: names and settings; the name is "" for defaults
     and the command line. Options of a network, space or data set are left out if a later layer chooses another one.
@@ -142,9 +142,9 @@ def merge(default: object, *layers: tuple[str, Mapping[str, Any]]) -> tuple[dict
 
 
 def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, list[str]]:
-    """Return flags with these settings as values, and the settings that are no flags of the task.
+    """Return flags with the values of `settings`, and the names of the settings that are no flags of the task.
 
-    The flags have the options of the networks, spaces and data sets that the settings name, with their types.
+    The flags include typed options of the network, space and data set that the settings name.
     """
     plain = _replaced(default, settings)
     values = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, l
 
 
 def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:
-    """Return the flags, including nested ones, with those settings that are flags."""
+    """Return the flags, including nested ones, with the values of `settings`. Unknown settings are ignored."""
     hints, values = _types(type(flags)), {}
     for member in dataclasses.fields(flags):  # type: ignore[arg-type]
         value = getattr(flags, member.name)
@@ -175,8 +175,8 @@ def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:
 def _options_class(word: str, options: Sequence[Option], settings: Mapping[str, Any], taken: Any) -> type:
     """Return a dataclass of a variant's options.
 
-    Help lists the names of an option of type Annotated[str, names], where names() returns them. A space's options may
-    lack their prefix, as in --autoencoder, unless another flag has that name.
+    If an option has type Annotated[str, names], the help lists names(). Options of a space can be typed without their
+    prefix, e.g. --autoencoder, unless another flag has that name.
     """
     fields = []
     for option in options:
@@ -191,7 +191,7 @@ def _options_class(word: str, options: Sequence[Option], settings: Mapping[str, 
 
 
 def fitted(name: str, value: Any, kind: Any) -> Any:
-    """Convert a plain value of a config to the flag's type. Raises UserError if that is impossible."""
+    """Convert a plain value from a config to the type of the flag `name`. Raises UserError if that is impossible."""
     try:
         return _converted(value, kind)
     except (TypeError, ValueError):
@@ -215,7 +215,7 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def leaves(flags: object) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the name, value and type of every flag, in the order of help; options are called network.width."""
+    """Yield name, value and type of every flag, in the order of the help. Options have names such as network.width."""
     hints = _types(type(flags))
     for member in dataclasses.fields(flags):  # type: ignore[arg-type]
         value = getattr(flags, member.name)
@@ -235,7 +235,7 @@ def _types(cls: type) -> dict[str, Any]:
 
 
 def to_config(flags: object) -> dict[str, Any]:
-    """Return flags as a flat mapping to plain values, without the flags that only say where settings came from."""
+    """Return flags as a config, a flat mapping from names to plain values. The flags NOT_STORED are left out."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value, _ in leaves(flags)
@@ -244,7 +244,7 @@ def to_config(flags: object) -> dict[str, Any]:
 
 
 def to_arguments(config: Mapping[str, Any]) -> list[str]:
-    """Return the arguments that give these settings, for a person to type."""
+    """Return the command-line arguments that give the settings of a config."""
     arguments: list[str] = []
     for key, value in config.items():
         if isinstance(value, bool):
@@ -262,9 +262,9 @@ def to_arguments(config: Mapping[str, Any]) -> list[str]:
 
 
 def _one_line(box: str, prog: str) -> str:
-    """Return tyro's box of an error as one line: the mistake, and the flag that was probably meant.
+    """Convert tyro's boxed error message to one line: the error, and the flag that was probably meant.
 
-    The box has a title, a message and hints, separated by rules. It may be coloured, and drawn in ASCII.
+    The box has a title, a message and hints, separated by horizontal lines. It may have colours or be drawn in ASCII.
     """
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     rows = [line.strip(" │╭╮╰╯") for line in plain.splitlines()]

@@ -1,6 +1,6 @@
-"""Start and end of every task: exit codes, errors of one line, and the state in which a run folder is left.
+"""Run a task from the command line: exit codes, one-line error messages, and the final state of the run folder.
 
-This module imports no torch, so that a typo is reported at once.
+This module imports no torch, so that a mistyped flag is reported at once.
 """
 
 import os
@@ -21,10 +21,10 @@ from scripts.cli.terminal import outlast_terminal
 
 
 def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> NoReturn:
-    """Run a task on the command line's arguments and exit.
+    """Run a task with the arguments of the command line, and exit.
 
-    parallel: several processes can share the task. Exit codes: 0; 2 for a mistake of the user, with one line; 1 for a
-    fault of the code; 128 + n after signal n.
+    parallel: whether the task can run in several processes. Exit codes: 0 for success; 2 for a user error, with a
+    one-line message; 1 for an error in the code; 128 + n after signal n.
     """
     if signal.getsignal(signal.SIGINT) is leave_early:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,7 +32,7 @@ def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> No
     forget_flags()
     code = _run(task, parallel)
     if code != 0 and processes.world_size() > 1:
-        # Other processes may have ended, and a regular exit would wait for them for ever.
+        # A regular exit would wait for ever for processes that have already ended.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -71,7 +71,7 @@ def _run(task: Callable[[list[str]], None], parallel: bool) -> int:
 
 @contextmanager
 def ending(run: Run) -> Iterator[None]:
-    """Mark the run by the way the block ends: finished, interrupted, or failed with a traceback in the log."""
+    """Record how the block ends as the run's state: finished, interrupted, or failed with a traceback in the log."""
     try:
         yield
     except Interrupted as error:
@@ -80,7 +80,7 @@ def ending(run: Run) -> Iterator[None]:
         if processes.world_size() > 1:
             from models import distributed
 
-            distributed.barrier()  # Slurm ends all processes when one exits, so all wait until this is written.
+            distributed.barrier()  # Slurm ends all processes when one exits, so all wait until the state is written.
         raise
     except KeyboardInterrupt:
         run.end("interrupted", "stopped at once: training after the last checkpoint is lost")

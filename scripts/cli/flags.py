@@ -1,8 +1,8 @@
 """The flags of the tasks, as dataclasses that tyro turns into a command line.
 
-A default, its range and its help stand once: in the constructor of a variant, in settings of the library
-(OptimizerSettings, Budget, ReportSettings), else here. Networks, spaces and data sets are chosen by name; their options
-become `--network.*` and the like. This module imports no torch, so that help and typos are quick.
+Each default, range and help text is defined once: in the constructor of a variant, in settings of the library
+(OptimizerSettings, Budget, ReportSettings), or here. Networks, spaces and data sets are chosen by name. Their options
+become flags such as `--network.width`. This module imports no torch, so that --help and errors appear at once.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from models.training.reporting import ReportSettings
 from models.variants import AUTOENCODERS, DATA_SETS, NETWORKS, SPACES
 from scripts.cli.signatures import Option, names_in, options_of, options_of_function
 
-# How the options of each kind of large variant are read.
+# Functions that return the options of a large variant by its name.
 VARIANTS: Mapping[str, Callable[[str], Sequence[Option]]] = {
     "dataset": partial(options_of, DATA_SETS),
     "network": partial(options_of, NETWORKS),
@@ -32,12 +32,12 @@ AUTOENCODER_VARIANTS = {"dataset": VARIANTS["dataset"], "network": partial(optio
 
 
 def braced(names: Iterable[str]) -> str:
-    """Return names as help shows them, {one,other}."""
+    """Return names in the form of the help texts: {one,other}."""
     return f"{{{','.join(names)}}}"
 
 
 def one_of(names: Iterable[str]) -> Any:
-    """Return the annotation of a flag that names a row of a table or a variant: help lists the names."""
+    """Return the annotation of a flag whose value is one of `names`. The help lists them."""
     return tyro.conf.arg(metavar=braced(names))
 
 
@@ -63,12 +63,12 @@ UNLESS_MEASURED = Resumable(unless="eval_samples")
 
 
 def experiments_dir() -> str:
-    """Return the default folder of the run folders. The launcher reads the same variable."""
+    """Return the default parent folder of all runs. The launcher reads the same environment variable."""
     return os.environ.get("EXPERIMENTS_DIR") or "experiments"
 
 
 def usual_workers() -> int:
-    """Return the default number of decoding workers, 1 to 4: this process's share of the cores, less one to train."""
+    """Return the default number of decoding workers, 1 to 4: this process's share of the cores, minus one."""
     return max(1, min(4, cores() // local_world_size() - 1))
 
 
@@ -77,49 +77,49 @@ class SourceFlags:
     """Location of the data sets, and how they are read."""
 
     data_root: Annotated[str | None, RESUMABLE] = None
-    """Folder of the data sets in torchvision's layout. Default: the run's, the variable DATA_ROOT, or data/store."""
+    """Folder of the data sets, in torchvision's layout. Default: the run's folder, else DATA_ROOT, else data/store."""
     memory_limit: Annotated[NonNegative | None, RESUMABLE] = None
-    """GiB of image files (folder, hf) to hold in memory. Larger sets are streamed; 0 streams all. Default: MEMORY_LIMIT
-    of the environment, else half of the free memory, shared among the processes of a machine."""
+    """Largest set of image files (folder, hf) to hold in memory, in GiB. Larger sets are streamed; 0 streams all.
+    Default: the variable MEMORY_LIMIT, else half of the free memory, divided among the processes of a machine."""
 
 
 @dataclass(frozen=True)
 class DataFlags(SourceFlags):
     conditional: bool = True
-    """Train with the labels, if the data set has any."""
+    """Train with labels if the data set has them."""
 
 
 @dataclass(frozen=True)
 class ProcessFlags:
     noise_schedule: ScheduleName = "cosine"
-    """How signal turns into noise; visualize_schedules draws the schedules."""
+    """Noise schedule. visualize_schedules draws all of them."""
     timesteps: NonNegativeInt = 1000
-    """Length T of the chain; 0 for continuous time. A chain of any length ends in noise."""
+    """Length T of the chain; 0 for continuous time. The last step is noise for every T."""
     zero_terminal_snr: bool = False
-    """Rescale the schedule so that the last step is pure noise (not with prediction eps)."""
+    """Rescale the schedule so that the last step is pure noise. Not possible with prediction eps."""
     prediction: PredictionName = "eps"
     """Quantity that the network predicts."""
     times: DensityName = "discrete"
-    """Density of the training times: discrete is k/T, log_normal is EDM's."""
+    """Distribution of the training times. discrete: k/T. log_normal: as in EDM."""
     time_mean: float | None = None
-    """Mean of logit_normal (default 0; higher is noisier) or log_normal (default -1.2)."""
+    """Mean of logit_normal (default 0) or log_normal (default -1.2). Higher means more noise."""
     time_deviation: float | None = None
     """Standard deviation of logit_normal (default 1) or log_normal (default 1.2)."""
     stratified: bool = True
-    """Spread the times of a batch evenly over the density, instead of drawing them independently."""
+    """Draw the times of a batch by stratified sampling, instead of independently."""
     loss: DistanceName = "l2"
     """Distance between the network's output and its target."""
     weighting: WeightingName = "uniform"
-    """Weight of the loss by time; variational is the bound's weight, clipped."""
+    """Weight of the loss as a function of time. variational: the weight in the variational bound, clipped."""
     weight_limit: float | None = None
-    """Clip of variational (default 1), or gamma of min_snr (default 5) and soft_min_snr (default 4)."""
+    """Upper limit of variational (default 1), or gamma of min_snr (default 5) and soft_min_snr (default 4)."""
     label_drop: Share = 0.1
-    """Share of labels replaced by the null label, image by image. Guidance needs it."""
+    """Probability that an image's label is replaced by the null label. Guidance needs it above 0."""
     initial_noise: InitialNoiseName = "gaussian"
-    """Distribution of the noise at t = 1, of mean 0 and variance 1. All but gaussian need a deterministic sampler."""
+    """Distribution of the noise at t = 1, with mean 0, variance 1. All but gaussian need a deterministic sampler."""
     coupling: CouplingName = "independent"
-    """How noise is paired with the images of a batch; optimal is the permutation within each class of least squared
-    distance (minibatch optimal transport)."""
+    """Pairing of noise and images in a batch. optimal: minibatch optimal transport, the permutation within each class
+    with the least squared distance."""
 
 
 @dataclass(frozen=True)
@@ -127,26 +127,26 @@ class RunFlags:
     experiments_dir: Annotated[str, RESUMABLE] = field(default_factory=experiments_dir)
     """Folder in which the run folder is made. The variable EXPERIMENTS_DIR sets its default."""
     name: Annotated[str | None, RESUMABLE] = None
-    """Last word of the run folder's name."""
+    """Suffix of the run folder's name."""
     seed: NonNegativeInt = 0
-    """Seed of every random number. Runs with the same seed are equal, unless minutes limit them."""
+    """Seed of all random numbers. Runs with the same seed are equal, unless --max_minutes ends them."""
     device: Annotated[str, RESUMABLE] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "float32", "bf16", "float64"] = "auto"
     """float32 (TF32 on GPUs), bf16 (autocast), or float64 to compare two runs. auto is bf16 on GPUs that have it and
     float32 elsewhere."""
     workers: Annotated[NonNegativeInt, RESUMABLE] = field(default_factory=usual_workers)
-    """Processes that decode streamed images (--memory_limit); with 0 the training process decodes them."""
+    """Processes that decode streamed images (see --memory_limit). With 0, the training process decodes them."""
     compile: bool = False
-    """Compile the network with torch.compile. It takes a minute or two and pays on GPUs and long runs."""
+    """Compile the network with torch.compile. It takes a minute or two, and is worth it on GPUs and in long runs."""
     init_from: Annotated[str | None, RESUMABLE] = None
-    """Begin with the EMA weights of another run, where names and shapes match."""
+    """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
-    """Resume a run: its folder, its name, or latest. Only budgets, reports, folders and the device may change."""
+    """Run to resume: its folder, its name, or latest. Only budgets, reports, folders and the device may change."""
     config: str | None = None
-    """Take settings from a config.txt. Flags on the command line win."""
+    """File config.txt to take settings from. Flags on the command line override it."""
     recipe: str | None = None
-    """Take settings from a named recipe of this task (make recipes lists them). --config and flags win."""
+    """Recipe of this task to take settings from (see make recipes). --config and flags override it."""
 
 
 @dataclass(frozen=True)
@@ -158,30 +158,30 @@ class SheetFlags:
     steps: Annotated[PositiveInt | None, UNLESS_MEASURED] = None
     """Sampling steps of the sample sheets. Default: as for generate."""
     guidance_scale: Annotated[float, UNLESS_MEASURED] = 1.0
-    """Guidance scale of the sample sheets; 1 is plain conditional."""
+    """Guidance scale of the sample sheets; 1 is conditional without guidance."""
 
 
 @dataclass(frozen=True)
 class SampleTestFlags:
     eval_samples: NonNegativeInt = 0
-    """Samples whose Frechet distance from the training images and share recognised are measured at every --eval_every,
-    2 or more; 0 for none. They have the EMA weights, the sampler of the sheets, and the same noise each time."""
+    """Samples to generate and measure at every --eval_every, 2 or more; 0 for none. Measures: Frechet distance from the
+    training images, share recognised. Samples use the EMA weights, the sheets' sampler and the same noise each time."""
     best_by: Literal["loss", "distance"] = "loss"
-    """Figure that decides on the best checkpoint and --patience: the test loss, or the distance of --eval_samples."""
+    """Measure for the best checkpoint and --patience: the test loss, or the Frechet distance of --eval_samples."""
 
 
 @dataclass(frozen=True)
 class ModelFlags:
-    """The trained model, and the device and precision it runs with."""
+    """The trained model, its device and its precision."""
 
     run: str = "latest"
-    """The run: its folder, its name, or latest."""
+    """Run: its folder, its name, or latest."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     weights: str = "ema"
     """ema or raw."""
     autoencoder: str | None = None
-    """Run or checkpoint file of the autoencoder of a latent run. Default: the run with the same hash."""
+    """Run or checkpoint file of a latent run's autoencoder. Default: the file with the hash that the run recorded."""
     experiments_dir: str = field(default_factory=experiments_dir)
     """Folder in which runs are found by name. The variable EXPERIMENTS_DIR sets its default."""
     device: str = "auto"
@@ -191,7 +191,7 @@ class ModelFlags:
 
 
 def _sampler_options() -> type[Any]:
-    """Return a dataclass of the options of all samplers. Every default is None, for the sampler's own default."""
+    """Return a dataclass with the options of all samplers. Every default is None, which means the sampler's default."""
     owners: dict[Option, list[str]] = {}
     for sampler in names_in(SAMPLERS_MODULE, "SAMPLERS"):
         for option in options_of_function(SAMPLERS_MODULE, sampler):
@@ -208,37 +208,37 @@ SamplerOptions = _sampler_options()
 
 @dataclass(frozen=True)
 class SamplerFlags:
-    """How a trained model is sampled."""
+    """Settings for sampling a trained model."""
 
     sampler: SamplerName = "ddim"
     """Sampler; each works with every model."""
     steps: PositiveInt | None = None
-    """Sampling steps, 1..T on a chain. Default: 50, or 12 for heun and midpoint, which call the network twice a step;
-    at most T."""
+    """Number of sampling steps, at most T on a chain. Default: 50, or 12 for heun and midpoint, which call the network
+    twice per step; T if that is less."""
     grid: GridName = "uniform"
     """Spacing of the steps over time."""
     options: tyro.conf.OmitArgPrefixes[SamplerOptions] = field(default_factory=SamplerOptions)  # pyright: ignore
-    """Options of certain samplers. Each help text begins with their names."""
+    """Options of single samplers. Each help text begins with the names of its samplers."""
     clip: bool = True
     """Clip the clean estimate to the range of images or latents at every step."""
     guidance_scale: float = 1.0
-    """s of u + s * (c - u): 0 is unconditional, 1 conditional, more is guided. Ho & Salimans write s = 1 + w."""
+    """Scale s in u + s * (c - u): 0 is unconditional, 1 conditional, above 1 guided. Ho & Salimans write s = 1 + w."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Guide only between these two flow times, sigma / (alpha + sigma): 0 is clean, 1 noise."""
+    """Two flow times, sigma / (alpha + sigma), between which guidance is applied: 0 is clean, 1 is noise."""
     guidance_rescale: Share = 0.0
-    """How far the contrast of guided estimates is reduced to that of unguided ones, 0..1."""
+    """Rescaling of guided estimates to the contrast of unguided ones: 0 is none, 1 is full."""
     autoguidance: str | None = None
-    """Guide away from this run or checkpoint file (a weaker model), instead of from the null label."""
+    """Run or checkpoint file of a weaker model, whose estimate replaces the unconditional one in guidance."""
 
 
 @dataclass(frozen=True)
 class ShowFlags:
-    """Pictures of a trained model."""
+    """Settings of the pictures of a trained model."""
 
     seed: int = 0
     """Seed of the noise and of the choice of test images."""
     batch_size: PositiveInt = 256
-    """Images per batch. It does not change the images."""
+    """Images per batch. It does not change the result."""
     animate: bool = False
     """Also write an animation."""
     format: Literal["png", "pdf", "svg"] = "png"
@@ -257,13 +257,13 @@ class TrainFlags:
     variants: ClassVar = VARIANTS
 
     dataset: DatasetName = "digits"
-    """Data set; digits is built in, folder is your own images, hf:NAME is a set of the Hugging Face hub."""
+    """Data set. digits: built in. folder: your own images. hf:NAME: a data set of the Hugging Face hub."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     network: NetworkName = "unet"
-    """Network. Its options are below; --network NAME --help shows those of another."""
+    """Network. Its options are below. --network NAME --help shows the options of another network."""
     network_options: Annotated[Any, tyro.conf.arg(name="network")] = None
     space: SpaceName = "pixels"
-    """What the network sees: pixels, or the latents of an autoencoder."""
+    """Space in which the network works: pixels, or the latents of an autoencoder."""
     space_options: Annotated[Any, tyro.conf.arg(name="space")] = None
     data: tyro.conf.OmitArgPrefixes[DataFlags] = field(default_factory=DataFlags)
     process: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
@@ -280,21 +280,21 @@ FLOW = TrainFlags(
     sheets=SheetFlags(sampler="heun"),
 )
 LATENT = dataclasses.replace(FLOW, space="latents")
-# Latents are small: their pixels are not folded into channels, and the network can be wider.
+# Latents are small, so patches are not folded into channels (patch_size 1), and the network can be wider.
 LATENT_OPTIONS = {"network.patch_size": 1, "network.width": 64}
 
 
 @dataclass(frozen=True)
 class AutoencoderLossFlags:
     reconstruction: LikelihoodName = "l2"
-    """Likelihood of the images given the reconstruction; bernoulli reads pixels as probabilities."""
+    """Likelihood of the images given the reconstruction. bernoulli treats pixels as probabilities."""
     kl_weight: NonNegative = 1e-6
-    """Weight of a vae's KL to the unit Gaussian, in nats per pixel like the reconstruction: about 1e-6 for latent
-    diffusion, 1 for the bound on the likelihood, more for a beta-VAE."""
+    """Weight of the KL of a vae to the unit Gaussian. Both loss terms are in nats per pixel. About 1e-6 for latent
+    diffusion, 1 for the likelihood bound, above 1 for a beta-VAE."""
     kl_warmup_steps: NonNegativeInt = 0
-    """Steps over which that weight rises from 0."""
+    """Steps over which the KL weight rises from 0."""
     free_bits: NonNegative = 0.0
-    """Nats of each latent unit's KL that are not penalised."""
+    """KL of each latent unit, in nats, that is not penalised."""
 
 
 @dataclass(frozen=True)
@@ -304,9 +304,9 @@ class AutoencoderFlags:
     variants: ClassVar = AUTOENCODER_VARIANTS
 
     kind: KindName = "vae"
-    """vae has a Gaussian posterior, autoencoder has none."""
+    """vae: Gaussian posterior. autoencoder: no posterior."""
     dataset: DatasetName = "digits"
-    """Data set; digits is built in, folder is your own images, hf:NAME is a set of the Hugging Face hub."""
+    """Data set. digits: built in. folder: your own images. hf:NAME: a data set of the Hugging Face hub."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     network: AutoencoderName = "conv"
     """Network of encoder and decoder. Its options are below."""
@@ -318,23 +318,23 @@ class AutoencoderFlags:
     run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
     report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=lambda: ReportSettings(eval_images=2048))
     umap: Annotated[bool, RESUMABLE] = True
-    """Map the latents by UMAP too at the end of the run. It takes ten seconds or more."""
+    """Also map the latents with UMAP at the end of the run. It takes ten seconds or more."""
 
 
 @dataclass(frozen=True)
 class CodingFlags:
-    """A trained autoencoder, and the images it sees."""
+    """A trained autoencoder, and the images to encode."""
 
     variants: ClassVar = {"dataset": lambda name: VARIANTS["dataset"](name) if name else ()}
 
     run: str = "latest"
-    """The run of train_vae: its folder, its name, or latest."""
+    """Run of train_vae: its folder, its name, or latest."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     experiments_dir: str = field(default_factory=experiments_dir)
     """Folder in which runs are found by name. The variable EXPERIMENTS_DIR sets its default."""
     dataset: Annotated[str | None, one_of(DATA_SETS.names())] = None
-    """Data set with images of the same shape. Default: the run's own."""
+    """Data set, with images of the shape that the autoencoder takes. Default: the run's data set."""
     dataset_options: Annotated[Any, tyro.conf.arg(name="dataset")] = None
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     device: str = "auto"

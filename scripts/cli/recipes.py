@@ -1,7 +1,7 @@
-"""Recipes: named settings of a task, as plain data by flag. `make train_mnist` and its like use them.
+"""Recipes: named settings of a task, as a dict from flag to value. `make train_mnist` and similar targets use them.
 
-Flags on the command line win over a recipe. `make recipes` lists all recipes. A comment records the result of a recipe
-with machine and date; a recipe without a comment has not been measured.
+Flags on the command line override a recipe. `make recipes` lists all recipes. A comment gives the result of a recipe,
+with machine and date. A recipe without a comment has not been measured.
 """
 
 import difflib
@@ -13,9 +13,9 @@ from models.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings that replace defaults of one task.
+    """Settings that replace the defaults of a task.
 
-    about: description for the list of recipes. target: the Makefile's target that uses the recipe, if any.
+    about: description for the list of recipes. target: the make target that runs the recipe, if there is one.
     """
 
     task: str
@@ -24,7 +24,7 @@ class Recipe:
     target: str | None = None
 
     def command(self, name: str) -> str:
-        """Return the command that a person types."""
+        """Return the make command that runs the recipe."""
         return f"make {self.target}" if self.target else f'make {self.task} ARGS="--recipe {name}"'
 
 
@@ -41,7 +41,7 @@ SMALL_IMAGES: dict[str, Any] = {
 # Measured on MNIST and Fashion-MNIST; the table is in experiments/README.md.
 MUON: dict[str, Any] = {"optimizer": "muon", "lr": 5e-3}
 COLOUR = {"network.width": 64}
-# The autoencoder has folded the pixels already, hence patch_size 1.
+# The autoencoder has already reduced the resolution, so patch_size is 1.
 LATENTS: dict[str, Any] = {**SMALL_IMAGES, "network.width": 64, "network.blocks": 1, "network.patch_size": 1}
 DDPM: dict[str, Any] = {"noise_schedule": "cosine", "timesteps": 1000, "prediction": "eps", "times": "discrete"}
 
@@ -68,7 +68,7 @@ RECIPES = {
         },
         target="demo",
     ),
-    # experiments/records.md has the results of mnist and fashion_mnist after ten minutes.
+    # Results of mnist and fashion_mnist after ten minutes: experiments/records.md.
     "mnist": Recipe(
         "train_flow",
         "handwritten digits, ten minutes",
@@ -140,7 +140,7 @@ RECIPES = {
 
 
 def settings_of(name: str, task: str) -> dict[str, Any]:
-    """Return the settings of a recipe. Raises UserError if there is none of that name, or another task has it."""
+    """Return the settings of a recipe. Raises UserError if there is no such recipe, or if it is for another task."""
     if name in RECIPES and RECIPES[name].task == task:
         return RECIPES[name].settings
     names = [other for other, recipe in RECIPES.items() if recipe.task == task]

@@ -1,7 +1,7 @@
 """Gather the settings of a task from all its sources before torch is imported.
 
-Sources of a training task, of which later ones win: the task's defaults, a recipe, a --config file, the settings of a
-resumed run, the command line. A task that takes an autoencoder begins with the data set of the autoencoder's run.
+Sources of a training task: its defaults, a recipe, a --config file, the settings of a resumed run, the command line.
+Later sources override earlier ones. Tasks on a trained autoencoder take the data set of the autoencoder's run.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)
 
 @dataclass(frozen=True)
 class Request(Generic[AnyFlags]):
-    """A training that was asked for.
+    """A requested training run.
 
-    folder: the run to resume, None for a new run. notes: lines for the log on settings that were left out.
+    folder: the run to resume; None for a new run. notes: log lines about settings that were left out.
     """
 
     task: str
@@ -49,9 +49,9 @@ class Request(Generic[AnyFlags]):
 def read_training(
     argv: Sequence[str], task: str, default: AnyFlags, description: str, options: Mapping[str, Any] | None = None
 ) -> Request[AnyFlags]:
-    """Return the flags of a training task from all sources. Raises UserError, and imports no torch.
+    """Return the flags of a training task from all sources. Imports no torch. Raises UserError.
 
-    options: the task's defaults for options of its default network, as {"network.width": 64}.
+    options: defaults of the task for options of its default network, e.g. {"network.width": 64}.
     """
     argv, ahead = spell_out(argv), read_ahead(argv)
     given = [("", options or {})]
@@ -71,9 +71,9 @@ def read_training(
 
 
 def read_coding(argv: Sequence[str], default: AnyCoding, task: str, description: str) -> AnyCoding:
-    """Return the flags of a task that takes an autoencoder, over the data set of the autoencoder's run.
+    """Return the flags of a task on a trained autoencoder. The default data set is that of the autoencoder's run.
 
-    Help needs no run. Raises UserError, and imports no torch.
+    --help works without a run. Imports no torch. Raises UserError.
     """
     settings: dict[str, Any] = {}
     if {"-h", "--help"}.isdisjoint(argv):
@@ -85,7 +85,7 @@ def read_coding(argv: Sequence[str], default: AnyCoding, task: str, description:
 
 
 def _config_of(ahead: Mapping[str, str]) -> dict[str, Any]:
-    """Return the config of the run that --run or a file of --checkpoint names; {} if the file has none beside it."""
+    """Return the config of the run --run or the file --checkpoint; {} if the file has no .yaml beside it."""
     if ahead.get("checkpoint", "last") in ("last", "best"):
         folder = Path(ahead.get("experiments_dir") or experiments_dir())
         return read_config(find_run(ahead.get("run") or "latest", folder, task="train_vae"))
@@ -94,7 +94,7 @@ def _config_of(ahead: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> Path:
-    """Return the run that --resume names; latest is the newest run of this task, and of the data set if given."""
+    """Return the run that --resume names. latest is the newest run of this task (on `dataset`, if given)."""
     folder = find_run(ahead["resume"], Path(ahead.get("experiments_dir") or experiments_dir()), task, dataset)
     other = read_status(folder).get("task")
     if other != task:
@@ -105,12 +105,12 @@ def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> 
 def _resumed(
     folder: Path, argv: Sequence[str], task: str, default: AnyFlags, description: str, requested: Mapping[str, Any]
 ) -> Request[AnyFlags]:
-    """Return the settings of a run with the changes of the command line. Raises UserError unless all are resumable."""
+    """Return a run's settings, changed by the command line. Raises UserError if a changed flag is not resumable."""
     stored = _with_own_copies(read_config(folder), folder)
     for word in default.variants:
         if requested.get(word) not in (None, stored.get(word)):
             raise UserError(f"{folder.name} cannot be resumed with --{word} {requested[word]} (was {stored.get(word)})")
-    before, unknown = with_settings(default, stored)  # settings younger than the run have their defaults
+    before, unknown = with_settings(default, stored)  # settings added since the run have their defaults
     stored = {key: value for key, value in stored.items() if key not in unknown}
     flags = parse_flags(argv, default, task, description, stored)
     original, fixed = to_config(before), [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
@@ -126,13 +126,13 @@ def _resumed(
 
 
 def _resumable(kind: Any, stored: Mapping[str, Any]) -> bool:
-    """Return whether a flag of this type may change when a run of these settings is resumed."""
+    """Return whether a flag with type `kind` may change when a run with the settings `stored` is resumed."""
     marks = (mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, Resumable))
     return any(mark.unless is None or not stored.get(mark.unless) for mark in marks)
 
 
 def _with_own_copies(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the settings of a run, with its own copies in the place of checkpoints that are no longer there."""
+    """Return the settings of a run. Paths of missing checkpoints are replaced by the copies in the run folder."""
     copies = {path.name: str(path) for path in (folder / NEEDED).glob("*.safetensors")}
     replaced = {
         key: copies[Path(value).name]

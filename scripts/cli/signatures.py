@@ -124,7 +124,7 @@ class _Scope(dict[str, Any]):
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
 
     def value(self, node: ast.expr) -> Any:
-        """Return the value of an expression. A dict literal has only its keys: the values are functions."""
+        """Return the value of an expression. A dict literal gives the list of its keys: its values are functions."""
         if isinstance(node, ast.Dict):
             return [ast.literal_eval(key) for key in node.keys if key is not None]
         return eval(compile(ast.Expression(node), "<annotation>", "eval"), {"__builtins__": {}}, self)

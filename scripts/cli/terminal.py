@@ -25,7 +25,7 @@ class _Terminal(io.FileIO):
 
 
 def outlast(stream: TextIO) -> TextIO:
-    """Return the stream such that it survives the end of its terminal. Files and pipes are returned unchanged."""
+    """Wrap a terminal stream so that writing still works once the terminal has closed. Return other streams as is."""
     if not stream.isatty():
         return stream
     raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))

@@ -43,8 +43,8 @@ from scripts.tasks.training import (
     train_settings,
 )
 
-MOST_MEASURED = 10_000  # Images in files from which the deviation of pixels is measured.
-BEST_BY = {"loss": "test_loss", "distance": DISTANCE}  # The column of metrics.csv that --best_by names.
+MOST_MEASURED = 10_000  # Largest number of images, if read from files, for measuring the pixels' deviation.
+BEST_BY = {"loss": "test_loss", "distance": DISTANCE}  # Column of metrics.csv for each value of --best_by.
 
 
 def train_denoiser(request: Request[TrainFlags]) -> None:

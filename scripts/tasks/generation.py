@@ -1,4 +1,4 @@
-"""The work of `generate`: samples.npz, a sheet, a strip, and on request single PNG files and animations."""
+"""The work of `generate`: write samples.npz, a sheet and a strip, and optionally PNG files and animations."""
 
 from __future__ import annotations
 

@@ -36,4 +36,4 @@ class Conditioning(nn.Module):
         raise NotImplementedError
 
 
-ConditioningName = Annotated[str, CONDITIONINGS.names]  # Type of an option that names one; help lists the names.
+ConditioningName = Annotated[str, CONDITIONINGS.names]  # Type of a conditioning option. Its help lists the names.

@@ -9,7 +9,7 @@ from models.networks.conditioning import Conditioning, Signals
 class CrossAttention(Conditioning):
     """Four learned tokens for each class and the null label.
 
-    One token would not do: softmax over one key is 1, and queries and keys would get no gradient.
+    One token is not enough: softmax over one key is 1, so queries and keys would get no gradient.
     """
 
     tokens = 4
