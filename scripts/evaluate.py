@@ -40,8 +40,7 @@ class SamplesFlags:
     num_images: NonNegativeInt | None = None
     """Number of images. Default (and 0): the number of test images, or all images of --samples."""
     labels: tuple[int, ...] | None = None
-    """Classes to generate, repeated in this order. Default: all classes, with their shares in the training images: the
-    generated images are compared with these."""
+    """Classes to generate, repeated in this order. Default: all classes, with their shares in the training images."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] | None = None
     """Feature networks for the comparison: convnet, resnet (both trained on the data set), inception, or a .safetensors
@@ -55,8 +54,7 @@ class SamplesFlags:
     extrapolate: bool = False
     """Also extrapolate the Frechet distance to infinitely many images, by a linear fit in 1 / n."""
     classification_accuracy: bool = False
-    """Also measure the classification accuracy score. Two classifiers are tested on real images: one trained on the
-    samples, one on the same number of real images. It takes a minute or more."""
+    """Also measure the classification accuracy score of a classifier trained on the samples. Takes a minute or more."""
     seed: int = 0
     """Seed. An image depends only on seed and index. --compare pairs images of two models with the same seed."""
     batch_size: PositiveInt = 256
@@ -103,11 +101,11 @@ class BayesOdeFlags:
     """Options of --method likelihood."""
 
     ode_steps: PositiveInt = 12
-    """Steps of the probability-flow ODE, with two network evaluations each."""
+    """Steps of the probability-flow ODE. Each step takes two network evaluations."""
     first_time: float = 0.2
-    """Flow time of the noise on the image whose density is computed; 0 for the image itself."""
+    """Flow time of the noise that is added to the image before its density is computed; 0 adds none."""
     probes: NonNegativeInt = 4
-    """Random probes of the divergence, fixed along a solve; 0 for the exact trace, for small latents."""
+    """Random probe vectors for the divergence, the same at every step; 0 takes the exact trace, for small latents."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,7 @@ class VlbFlags:
     """Options of --method vlb."""
 
     vlb_steps: NonNegativeInt = 100
-    """Steps of the chain to evaluate per image, drawn at random as an unbiased estimate of the whole chain; 0 for all
-    steps."""
+    """Steps of the chain to evaluate per image, drawn at random as an unbiased estimate of all; 0 for all steps."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +156,9 @@ class DensityFlags:
     ode_steps: PositiveInt = 50
     """Steps of the probability-flow ODE. Each step takes two network evaluations."""
     first_time: float = 0.0023
-    """Flow time of the ODE's clean end. By default, its noise has the standard deviation of a uniform distribution over
-    one grey level."""
+    """Flow time of the ODE's clean end. Default: the standard deviation of uniform dequantisation noise."""
     probes: NonNegativeInt = 1
-    """Random probe vectors for the divergence, the same at every step; 0 computes the exact trace, for small images."""
+    """Random probe vectors for the divergence, the same at every step; 0 takes the exact trace, for small images."""
 
 
 @dataclass(frozen=True)
@@ -214,12 +210,10 @@ class CheckpointsFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: Annotated[int, Range(2)] | None = None
-    """Number of images that each checkpoint generates, and of test images for the loss and the floor. Default: 1000, or
-    the number of test images if that is smaller."""
+    """Images per checkpoint, and test images for the loss and the floor. Default: 1000, or all if there are fewer."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] = ("convnet",)
-    """Feature networks for the comparison: convnet, resnet (both trained on the data set), inception, or a .safetensors
-    file of train_classifier."""
+    """Feature networks: convnet, resnet (both trained on the data set), inception, or a file of train_classifier."""
     inception_weights: str | None = None
     """File of torch-fidelity's weights for inception. Default: they are downloaded."""
     draws: Annotated[int, Range(10)] = 100

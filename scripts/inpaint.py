@@ -18,7 +18,7 @@ class InpaintFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     mask: str = "right"
-    """Hidden part: left, right, top, bottom, center, random (half of the pixels), or the white of an image file."""
+    """Hidden part: left, right, top, bottom, center, random (half of the pixels), or an image file, white if hidden."""
     rows: PositiveInt = 8
     """Number of test images."""
     samples: PositiveInt = 5
@@ -28,7 +28,7 @@ class InpaintFlags:
     labels: tuple[int, ...] | None = None
     """Classes to sample with, repeated in this order. Default: each image's true class."""
     resample: PositiveInt = 5
-    """Walks of each stretch of steps, with fresh noise in between (RePaint). 1 is quick; more fits the parts better."""
+    """Times that each group of steps is sampled, with noise added in between (RePaint). More fit better, but slower."""
     jump: PositiveInt = 5
     """Steps in a group that is repeated (see --resample)."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)

@@ -118,8 +118,7 @@ class ProcessFlags:
     initial_noise: InitialNoiseName = "gaussian"
     """Distribution of the noise at t = 1, with mean 0, variance 1. All but gaussian need a deterministic sampler."""
     coupling: CouplingName = "independent"
-    """Pairing of noise and images in a batch. optimal: minibatch optimal transport, the permutation within each class
-    with the least squared distance."""
+    """Pairing of noise and images in a batch. optimal: minibatch optimal transport within each class."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,7 @@ class RunFlags:
     device: Annotated[str, RESUMABLE] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "float32", "bf16", "float64"] = "auto"
-    """float32 (TF32 on GPUs), bf16 (autocast), or float64 to compare two runs. auto is bf16 on GPUs that have it and
-    float32 elsewhere."""
+    """float32 (TF32 on GPUs), bf16 (autocast) or float64. auto: bf16 on GPUs that support it, else float32."""
     workers: Annotated[NonNegativeInt, RESUMABLE] = field(default_factory=usual_workers)
     """Processes that decode streamed images (see --memory_limit). With 0, the training process decodes them."""
     compile: bool = False
@@ -187,7 +185,7 @@ class ModelFlags:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
-    """auto, float32 (TF32 on GPUs) or bf16 (autocast). auto is bf16 on GPUs that have it and float32 elsewhere."""
+    """float32 (TF32 on GPUs) or bf16 (autocast). auto: bf16 on GPUs that support it, else float32."""
 
 
 def _sampler_options() -> type[Any]:
@@ -213,8 +211,7 @@ class SamplerFlags:
     sampler: SamplerName = "ddim"
     """Sampler; each works with every model."""
     steps: PositiveInt | None = None
-    """Number of sampling steps, at most T on a chain. Default: 50, or 12 for heun and midpoint, which call the network
-    twice per step; T if that is less."""
+    """Sampling steps, at most T on a chain. Default: 50 (12 for heun and midpoint), or T if that is less."""
     grid: GridName = "uniform"
     """Spacing of the steps over time."""
     options: tyro.conf.OmitArgPrefixes[SamplerOptions] = field(default_factory=SamplerOptions)  # pyright: ignore

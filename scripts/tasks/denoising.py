@@ -56,7 +56,7 @@ def settings_to_measure(words: Sequence[str]) -> TrainFlags:
     """Return the complete flags of a new `train_flow` run with these arguments. Raises UserError as the run would."""
     settings = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "").flags
     if settings is None or settings.run.init_from:
-        raise UserError("--resume and --init_from use weights from before, which are not measured; leave them out")
+        raise UserError("--resume and --init_from continue an earlier run, which cannot be measured; leave them out")
     settings = complete(resolve_flags(settings))
     check_batch(settings)
     return settings
@@ -169,7 +169,7 @@ def build_objective(
     scale = sheets.guidance_scale if spec.classes else 1.0
     if scale != 1 and spec.label_drop == 0:
         raise UserError(
-            f"`guidance_scale` {scale:g} of the sample sheets needs an unconditional half",
+            f"`guidance_scale` {scale:g} of the sample sheets needs an unconditional estimate",
             "set `label_drop` above 0",
             "set `guidance_scale` 1",
         )

@@ -94,7 +94,7 @@ def _measure_mixing(features: _Features, k: int) -> dict[str, Any]:
 
 
 def _notes(figures: dict[str, Any]) -> str:
-    """Return the text beside the map."""
+    """Return the text beside the map: each measure with its floor, expected value and meaning."""
     lines = [f"{figures['images']} images each,", f"{figures['neighbours']} nearest neighbours", ""]
     for name, meaning in (
         ("mixing", "neighbours from the\nother source"),

@@ -60,7 +60,7 @@ def main(flags: CompareFlags) -> None:
 
 
 def _find(name: str, experiments: Path) -> Path:
-    """Return the folder of an evaluation. name: the folder, its report.json, or a run, whose latest one is taken."""
+    """Return the folder of an evaluation. name: the folder, its report.json, or a run (its latest one)."""
     folder = Path(name)
     if folder.name == REPORT:
         folder = folder.parent

@@ -38,7 +38,7 @@ def main(flags: LikelihoodFlags) -> None:
     path = find_checkpoint(flags.model)
     model = open_model(path, flags.model)
     if model.space.grey_levels is None:
-        message = f"{path} is a model of latents, whose density gives no bits per dimension of images"
+        message = f"{path} is a model of latents: its density does not give the bits per dimension of images"
         raise UserError(message, "use a `run` trained on pixels")
     levels = GreyLevels(*model.space.grey_levels)
     if flags.method == "auto":

@@ -75,5 +75,5 @@ def _load_for(dataset: ImageData, path: Path, device: torch.device) -> Classifie
     classifier = load_classifier(path, device)
     if classifier.facts["data_sha256"] != fingerprint(dataset):
         trained_on = classifier.facts.get("dataset")
-        raise UserError(f"`extractors` {path}: trained on {trained_on}, which is other data than this {dataset.name}")
+        raise UserError(f"`extractors` {path}: trained on {trained_on}, whose images differ from this {dataset.name}")
     return classifier

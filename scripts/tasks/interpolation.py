@@ -137,7 +137,7 @@ def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
         pair = shown.labels(labels[0::2].tolist()), shown.labels(labels[1::2].tolist())
         names = name_images(dataset, rows, "")
         titles = [f"{a} to\n{b}" for a, b in zip(names[0::2], names[1::2], strict=True)]
-        content = "test images to noise and back, spherical interpolation between"
+        content = "spherical interpolation between the noises of two test images"
         ends, originals = _Ends((noises[0::2], noises[1::2]), pair), (images[0::2], images[1::2])
         made = _draw(shown, flags, ends, titles, content, folder, originals)
         reconstructed = made.images.unflatten(0, (flags.rows, -1))[:, [0, -1]].flatten(0, 1)

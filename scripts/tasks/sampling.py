@@ -171,4 +171,4 @@ def _rename(partial: Path, final: Path, numbered: bool) -> Path:
         except OSError:
             if not numbered:
                 raise
-    raise UserError(f"{final.parent} holds a thousand folders of this second")
+    raise UserError(f"{final.parent} has no free name: {final.name}-2 to {final.name}-999 exist")

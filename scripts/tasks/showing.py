@@ -77,7 +77,7 @@ class Shown:
         """Raise UserError if the initial noise is not Gaussian: mixtures of other noise have another distribution."""
         noise = self.model.spec.initial_noise
         if noise != "gaussian":
-            raise UserError(f"{task} mixes noises and needs Gaussian ones: {self.path} starts from {noise} noise")
+            raise UserError(f"{task} needs Gaussian initial noise: {self.path} starts from {noise} noise")
 
     def data(self) -> ImageData:
         return load_data_of_run(self.path, self.show.data)

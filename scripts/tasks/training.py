@@ -128,13 +128,13 @@ def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) 
     """Raise UserError if data or space differ from those that the run was trained with."""
     if stored.get("data") != facts["data"]:
         raise UserError(
-            f"the data set is not the one that {folder.name} was trained on", "pass the original `data_root`"
+            f"the data set differs from the one that {folder.name} was trained on", "pass the original `data_root`"
         )
     now, before = (yaml_files.plain(described.get("denoiser") or {}).get("space") for described in (facts, stored))
     if not _nearly_equal(now, before):
         raise UserError(
-            f"the space is not the one that {folder.name} was trained in",
-            "pass another `autoencoder`, the original one",
+            f"the space differs from the one that {folder.name} was trained in",
+            "pass the original `autoencoder`",
         )
 
 
@@ -210,7 +210,7 @@ def train_settings(flags: TrainFlags | AutoencoderFlags, best_by: str = "test_lo
 
 
 def describe_run_line(dataset: ImageData, word: str, network: nn.Module, run: RunFlags) -> str:
-    """Return the first line of the log. word: what is trained."""
+    """Return the first line of the log: data, model and device. word: name of the trained model."""
     shape = "x".join(str(side) for side in dataset.train.images.shape[1:])
     parameters = sum(p.numel() for p in network.parameters())
     return (
