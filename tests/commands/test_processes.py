@@ -174,8 +174,8 @@ def test_an_error_is_printed_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "flags", "words"),
     [
-        ("train_flow", ("--batch_size", "2", "--accumulate", "2"), "2 processes"),
-        ("train_flow", ("--coupling", "optimal"), "take one process"),
+        ("train_flow", ("--batch_size", "2", "--accumulate", "2"), "one image for each process"),
+        ("train_flow", ("--coupling", "optimal"), "use one process"),
         ("reconstruct", (), "GPUS and PROCS"),
         ("evaluate", ("--compare", "a", "b"), "GPUS and PROCS"),
     ],
@@ -205,7 +205,7 @@ def test_stop_saves_a_checkpoint(tmp_path: Path) -> None:
     stepped = eventually(lambda: "step" in (folder / "status.json").read_text(), TIMEOUT)
     stopped = subprocess.run([*make, "stop", "ARGS=--all"], env=environment, capture_output=True, text=True)
     assert stepped
-    assert "has ended, with exit code 130" in stopped.stderr, stopped.stderr
+    assert "has ended with exit code 130" in stopped.stderr, stopped.stderr
     assert status_of(folder)["state"] == "interrupted"
     assert checkpoints.load_newest(folder)[1]["step"] == status_of(folder)["step"] > 0
 

@@ -118,11 +118,11 @@ def test_a_latent_run_goes_on_where_its_autoencoder_moved_to(copy: Path, vae: Pa
     shutil.rmtree(copy)
     assert train("train_latent", "--resume", folder, "--max_steps", "4").folder == folder  # the run has a copy of it
     shutil.rmtree(folder / NEEDED)
-    check_refusal(train("train_latent", "--resume", folder), "no checkpoint", "--autoencoder")
+    check_refusal(train("train_latent", "--resume", folder), "no such checkpoint", "--autoencoder")
     words = ("--resume", folder, "--max_steps", "8")
     assert train("train_latent", *words, "--autoencoder", vae).folder == folder
     other = train("train_vae", "--max_steps", "1").folder
-    check_refusal(train("train_latent", "--resume", folder, "--autoencoder", other), "another --autoencoder")
+    check_refusal(train("train_latent", "--resume", folder, "--autoencoder", other), "pass the original --autoencoder")
 
 
 def test_an_encoded_set_is_used_where_it_fits(copy: Path, train, capsys) -> None:
@@ -158,8 +158,8 @@ def test_an_encoded_set_of_other_images_is_refused(copy: Path, train, capsys) ->
 @pytest.mark.parametrize(
     ("task", "flags", "words"),
     [
-        ("train_vae", ("--network.latent_shape", "4", "3", "3"), ("latent_shape", "3x3", "4 4, 2 2, 1 1")),
-        ("train_vae", ("--network.latent_shape", "0", "2", "2"), ("latent_shape", "0 channels")),
+        ("train_vae", ("--network.latent_shape", "4", "3", "3"), ("latent_shape", "4 3 3", "4 4, 2 2, 1 1")),
+        ("train_vae", ("--network.latent_shape", "0", "2", "2"), ("latent_shape", "latent_shape 0 2 2: must be at least 1")),
         ("train_vae", ("--kind", "gan"), ("gan", "vae, autoencoder")),
         ("train_vae", ("--reconstruction", "l3"), ("l3", "bernoulli")),
         ("train_vae", ("--kl_weight", "-1"), ("--kl_weight -1",)),
