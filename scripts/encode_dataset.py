@@ -7,7 +7,7 @@ from scripts.cli.flags import CodingFlags
 from scripts.cli.settings import read_coding
 from scripts.cli.terminal import tell
 
-DESCRIPTION = "Encode a data set with an autoencoder for train_latent. Prints the output folder."
+DESCRIPTION = "Encode a data set with an autoencoder. Prints the output folder."
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def run_here(task: str, *arguments: object, capsys: pytest.CaptureFixture[str]) 
 
 
 def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """The task as a process of its own, in one thread; HUP ends it even where the tests themselves run under nohup."""
+    """The task as a process of its own, in one thread. HUP and INT end it."""
     return start_module(f"scripts.{task}", *arguments, **options)
 
 
@@ -76,7 +76,8 @@ def start_module(module: str, *arguments: object, **options: Any) -> subprocess.
     prepare, env = options.pop("preexec_fn", None), options.pop("env", os.environ)
 
     def as_from_a_terminal() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in (signal.SIGHUP, signal.SIGINT):  # `nohup make test &` ignores both
+            signal.signal(number, signal.SIG_DFL)
         if prepare is not None:
             prepare()
 
