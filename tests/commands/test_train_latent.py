@@ -159,7 +159,7 @@ def test_an_encoded_set_of_other_images_is_refused(copy: Path, train, capsys) ->
     ("task", "flags", "words"),
     [
         ("train_vae", ("--network.latent_shape", "4", "3", "3"), ("latent_shape", "4 3 3", "4 4, 2 2, 1 1")),
-        ("train_vae", ("--network.latent_shape", "0", "2", "2"), ("latent_shape", "latent_shape 0 2 2: must be at least 1")),
+        ("train_vae", ("--network.latent_shape", "0", "2", "2"), ("latent_shape", "0 2 2: must be at least 1")),
         ("train_vae", ("--kind", "gan"), ("gan", "vae, autoencoder")),
         ("train_vae", ("--reconstruction", "l3"), ("l3", "bernoulli")),
         ("train_vae", ("--kl_weight", "-1"), ("--kl_weight -1",)),
