@@ -101,7 +101,7 @@ def test_training_images_are_detected(protocol: Protocol, real: RealImages) -> N
 
 def test_warnings_name_what_cannot_be_compared(protocol: Protocol, real: RealImages) -> None:
     many = evaluation_of(protocol, real.train.images[torch.arange(400)])
-    assert has_warning(many, "400 images, but a floor of 359")
+    assert has_warning(many, "400 images, but the floor has only 359")
     assert f"recognised_{NAME}" not in many.measurements and many.confusion is None
     few = evaluation_of(protocol, real.test.images[torch.arange(60)])
     assert has_warning(few, "60 images for 128 features")
