@@ -45,7 +45,7 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     root = data.data_root(source.data_root or config["data_root"])
     dataset = data.load(config["dataset"], options, root, source.memory_limit)
     if fingerprint(dataset) != facts["data"]["sha256"]:
-        message = f"the {dataset.name} in {root} differs from the data that {path} was trained on"
+        message = f"the data set {dataset.name} in {root} differs from the data that {path} was trained on"
         raise UserError(message, "name the folder of the original data with `data_root`")
     return dataset
 
