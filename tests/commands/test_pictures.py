@@ -150,7 +150,7 @@ def test_image_to_image(task) -> None:
 
 @pytest.mark.parametrize(("kind", "left"), [("labels", 4), ("chain", 3)])
 def test_a_strength_is_a_flow_time_with_every_schedule(kind: str, left: int, task) -> None:
-    """Of 20 steps, 4 are left at flow time 0.2 of a flow, and 3 of a cosine chain: its t is 0.15 there."""
+    """A strength of 0.2 leaves 4 of 20 steps on a flow, and 3 on a cosine chain, where t is 0.15."""
     folder = task("image_to_image", "--rows", 1, "--strength", 0.2, "--steps", 20, kind=kind).folder
     with (folder / "change.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)

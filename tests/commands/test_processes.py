@@ -156,7 +156,7 @@ def test_the_run_ends_when_a_rank_fails(how: str, tmp_path: Path) -> None:
     ],
 )
 def test_the_first_failure_is_the_cause(ends: list[tuple[int, int]], first: int) -> None:
-    """In the last two cases torchrun itself has signalled the other ranks."""
+    """Torchrun itself signals the other ranks in the last two cases."""
     failures = [ProcessFailure(rank, 0, code, "") for rank, (code, _) in enumerate(ends)]
     for failure, (_, stamp) in zip(failures, ends, strict=True):
         failure.timestamp = stamp

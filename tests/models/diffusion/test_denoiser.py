@@ -148,7 +148,7 @@ def test_levels_take_rows_together() -> None:
 
 
 def test_levels_computed_one_by_one_are_those_of_a_batch() -> None:
-    """In float64 they may differ in the last digit; cast to float32 they are the same."""
+    """The values may differ in the last digit in float64; they are equal in float32."""
     t = torch.linspace(0, 1, 201, dtype=torch.float64)
     for name in ("flow", "cosine", "linear", "quadratic", "sigmoid"):
         schedule = build_noise_schedule(name)

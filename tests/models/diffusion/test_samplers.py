@@ -121,7 +121,7 @@ def test_order_of_convergence(sampler: tuple[str, Options], schedule: str) -> No
 
 
 def test_on_uniform_grids_heun_keeps_its_order_on_the_flow_alone() -> None:
-    """On variance-preserving schedules sigma grows like sqrt(t) near t = 0, and the order falls towards 1."""
+    """The order falls towards 1 on variance-preserving schedules, where sigma grows like sqrt(t) near t = 0."""
 
     def order(name: str, steps: int) -> float:
         schedule = SCHEDULES[name]

@@ -246,7 +246,7 @@ def test_coloured_webp_is_exact(tmp_path: Path) -> None:
 
 
 def test_coloured_gif_keeps_greys_neutral(tmp_path: Path) -> None:
-    """In a sheet of colour noise and a grey ramp, the page is exact and the ramp is grey and close to its levels."""
+    """A sheet of colour noise and a grey ramp has an exact page, and the ramp is grey and close to its levels."""
     ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(-1, 3, -1, -1)
     noise = random_images(3, 3, 16, 16)
     pages = [sheets.grid(torch.cat([ramp, image[None]]), padding=2, scale=4) for image in noise]
