@@ -256,15 +256,12 @@ def sample(
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
     """Return `count` labels that cycle through `labels` or all classes; None without classes. Raises UserError."""
     classes = model.spec.classes
-    if classes == 0:
-        if labels is not None:
-            raise UserError(f"`labels` {' '.join(map(str, labels))}: {model.name} was trained without labels")
-        return None
+    if classes == 0 and labels is not None:
+        raise UserError(f"`labels` {' '.join(map(str, labels))}: {model.name} was trained without labels")
     for label in labels or ():
         if not 0 <= label < classes:
             raise UserError(f"`labels` {label}: the model has the classes 0 to {classes - 1}")
-    chosen = labels or range(classes)
-    return [chosen[index % len(chosen)] for index in range(count)]
+    return [labels[index % len(labels)] for index in range(count)] if labels else labels_in_turn(count, classes)
 
 
 def join(batches: Sequence[Generated]) -> Generated:
