@@ -13,6 +13,7 @@ torch.set_num_threads(1)
 
 for handed_down in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "RAW_ARGS"):  # from `make test ARGS=...` to makes in tests
     os.environ.pop(handed_down, None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode each child spends 3 s on compiling torch
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

@@ -88,6 +88,13 @@ install_packages() {
         die "the packages of requirements-dev.txt could not be installed (see above)"
 }
 
+# Imports the large packages once, so that the next start finds their bytecode. Many containers set
+# PYTHONDONTWRITEBYTECODE: there every start would compile torch again, for about three seconds.
+write_bytecode() {
+    env -u PYTHONDONTWRITEBYTECODE "$python" -c 'import torch, torchvision, torch.utils.tensorboard, matplotlib.pyplot' \
+        >/dev/null 2>&1 || true # an import that fails is reported by the task that needs the package
+}
+
 if ! is_current; then
     # Of two simultaneous calls, the second waits here and then finds .venv up to date.
     exec 9<requirements-dev.txt
@@ -97,6 +104,7 @@ if ! is_current; then
         has_python || make_environment
         rm -f "$stamp"
         install_packages
+        write_bytecode
         expected_stamp >"$stamp.new"
         mv -f "$stamp.new" "$stamp"
         name_missing_tools

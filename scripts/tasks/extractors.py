@@ -74,6 +74,6 @@ def _load_for(dataset: ImageData, path: Path, device: torch.device) -> Classifie
     """Load a classifier from its file. Raises UserError if it was trained on other data."""
     classifier = load_classifier(path, device)
     if classifier.facts["data_sha256"] != fingerprint(dataset):
-        trained_on = classifier.facts.get("dataset")
-        raise UserError(f"`extractors` {path}: trained on {trained_on}, whose images differ from this {dataset.name}")
+        images = f"{classifier.facts.get('dataset')}, whose images differ from those of {dataset.name}"
+        raise UserError(f"`extractors` {path}: trained on {images}")
     return classifier

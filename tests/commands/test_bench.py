@@ -39,7 +39,7 @@ def test_the_tables_are_those_asked_for_of_the_network_asked_for(
         (("--out", "/proc/none/bench.txt"), ("cannot write in /proc/none", "another folder with --out")),
         (("--", "--lr", -1), ("--lr -1",)),
         (("--", "--network.widht", 3), ("--network.widht",)),
-        (("--", "--init_from", "latest"), ("--init_from", "before")),
+        (("--", "--init_from", "latest"), ("--init_from", "earlier run")),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )

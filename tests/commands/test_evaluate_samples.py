@@ -340,7 +340,7 @@ def test_a_network_of_other_data_or_with_damaged_weights(refused, made: Made, tm
     refused(
         words=(
             "trained on letters",
-            "other data than this digits",
+            "whose images differ from those of digits",
         ),
         network=other,
     )

@@ -114,7 +114,7 @@ def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: 
         (("--", "--lr", -1), ("--lr -1",)),
         (("--", "--network.widht", 3), ("--network.widht", "flags of train_flow")),
         (("--", "--recipe", "vae_mnist"), ("vae_mnist", "train_vae")),
-        (("--", "--init_from", "latest"), ("--init_from", "before")),
+        (("--", "--init_from", "latest"), ("--init_from", "earlier run")),
         (("--", "--no-conditional"), ("--no-conditional",)),
         (("--", "--label_drop", 0, "--guidance_scale", 1), ("label_drop 0",)),
     ],

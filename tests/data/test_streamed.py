@@ -320,7 +320,9 @@ def test_a_worker_that_dies_ends_the_run_with_a_traceback(forty: Path) -> None:
     reader.workers[0].kill()
     code, errors = reader.ended()
     assert code == 1 and "Traceback" in errors
-    assert "killed by signal: Killed" in errors or "exited unexpectedly" in errors  # as the loader notices it
+    # The loader meets one of these.
+    signs = "killed by signal: Killed", "exited unexpectedly", "Connection reset by peer"
+    assert any(sign in errors for sign in signs)
 
 
 def test_a_workers_own_mistake_is_shown_with_its_traceback(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
