@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,55 +23,61 @@ TASKS = sorted(
 )
 
 
-# Run each task in a fork of a process that has imported torch alone, and measure what --help takes beyond that.
-HELPS = """
-import json, os, resource, runpy, sys, tempfile
-import torch
+# Run commands in forks of a process that has imported one module, and print exit code, outputs, and processor seconds.
+FORKS = """
+import importlib, json, os, resource, runpy, sys, tempfile
+importlib.import_module(sys.argv[1])
 used = resource.getrusage(resource.RUSAGE_SELF)
-helps = {"torch": [used.ru_utime + used.ru_stime, ""]}
-for task in sys.argv[1:]:
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+print(json.dumps([0, "", "", used.ru_utime + used.ru_stime]))
+for task, *words in json.loads(sys.argv[2]):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         if (child := os.fork()) == 0:
-            sys.argv = [task, "--help"]
-            sys.stdout, sys.stderr, code = said, complained, 1
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv, code = [task, *words], 1
             try:
                 runpy.run_module(f"scripts.{task}", run_name="__main__", alter_sys=True)
             except SystemExit as ended:
-                code = ended.code
+                code = ended.code if isinstance(ended.code, int) else print(ended.code, file=sys.stderr) or 1
             finally:
-                said.flush()
-                complained.flush()
+                sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(code)
         _, status, used = os.wait4(child, 0)
-        said.seek(0)
-        complained.seek(0)
-        assert status == 0 and complained.read() == "", (task, status)
-        helps[task] = [used.ru_utime + used.ru_stime, said.read()]
-print(json.dumps(helps))
+        out.seek(0)
+        err.seek(0)
+        print(json.dumps([os.waitstatus_to_exitcode(status), out.read(), err.read(), used.ru_utime + used.ru_stime]))
 """
 
 
-def all_helps(tasks: Sequence[str]) -> dict[str, tuple[float, str]]:
-    """Return processor seconds and text of each task's help, and the seconds of importing torch."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    words = [sys.executable, "-c", HELPS, *tasks]
+class Forked(NamedTuple):
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def run_forks(imported: str, commands: Sequence[Sequence[str]], **environment: str) -> list[Forked]:
+    """Run each command (task and words) after a module has been imported. The first result is the import itself."""
+    words = [sys.executable, "-c", FORKS, imported, json.dumps(commands)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", **environment}
     done = subprocess.run(words, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
+    return [Forked(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def test_help_is_quick_and_reads_well() -> None:
     """The shortest of several times counts: other work on the machine makes processor time longer."""
     slow: Sequence[str] = TASKS
     for _ in range(4):
-        helps = all_helps(slow)
-        imports, _ = helps.pop("torch")
-        for task, (_, shown) in helps.items():
-            assert shown.startswith(f"usage: {task}") and "\x1b[" not in shown, shown
-            assert max(len(line) for line in shown.splitlines()) <= 80, task
-        slow = [task for task, (spent, _) in helps.items() if spent > 0.3 * imports]
+        imported, *helps = run_forks("torch", [(task, "--help") for task in slow])
+        for task, shown in zip(slow, helps, strict=True):
+            assert (shown.code, shown.err) == (0, ""), shown.err
+            assert shown.out.startswith(f"usage: {task}") and "\x1b[" not in shown.out, shown.out
+            assert max(len(line) for line in shown.out.splitlines()) <= 80, task
+        slow = [task for task, shown in zip(slow, helps, strict=True) if shown.seconds > 0.3 * imported.seconds]
         if not slow:
             return
-    pytest.fail(f"import torch takes {imports:.2f} s, and the help {[(task, helps[task][0]) for task in slow]}")
+    pytest.fail(f"import torch takes {imported.seconds:.2f} s; the help of these takes too long: {slow}")
 
 
 def test_help_and_mistakes_import_no_torch(tmp_path: Path) -> None:
@@ -79,23 +86,25 @@ def test_help_and_mistakes_import_no_torch(tmp_path: Path) -> None:
     (run := tmp_path / "runs" / "20260208_143052-vae-digits").mkdir(parents=True)
     (run / "status.json").write_text('{"task": "train_vae", "dataset": "digits"}', encoding="utf-8")
     (run / "config.txt").write_text("dataset: digits\ndata_root: null\n", encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "EXPERIMENTS_DIR": str(tmp_path / "runs")}
-
-    def say(task: str, *words: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", f"scripts.{task}", *words]
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
-
     training = "train_ddpm", "train_latent", "train_vae", "train_classifier"
     sampling = "generate", "image_to_image", "inpaint", "interpolate", "visualize_guidance", "visualize_distribution"
-    for task in (*training, *sampling, "evaluate", "reconstruct", "encode_dataset"):
-        code, shown = say(task, "--help")
-        assert code == 0 and f"usage: {task}" in shown
-        assert say(task, "--bath_size", "3")[1].startswith("error: Unrecognized options: --bath_size, 3; did you mean")
-    assert say("train_flow", "--batch_size", "0") == (2, "error: --batch_size 0: must be at least 1\n")
-    assert say("visualize_schedules", "--timesteps", "-1") == (2, "error: --timesteps -1: must be at least 0\n")
-    assert say("train_flow", "--network", "dit", "--network.patch_size", "four")[0] == 2
-    assert say("train_flow", "--resume", str(run))[1].startswith(f"error: {run} is a run of train_vae")
+    tasks = (*training, *sampling, "evaluate", "reconstruct", "encode_dataset")
+    mistakes = {
+        ("train_flow", "--batch_size", "0"): "error: --batch_size 0: must be at least 1\n",
+        ("visualize_schedules", "--timesteps", "-1"): "error: --timesteps -1: must be at least 0\n",
+        ("train_flow", "--network", "dit", "--network.patch_size", "four"): "error: ",
+        ("train_flow", "--resume", str(run)): f"error: {run} is a run of train_vae",
+    }
+    mistakes |= {
+        (task, "--bath_size", "3"): "error: Unrecognized options: --bath_size, 3; did you mean" for task in tasks
+    }
+    commands = [*((task, "--help") for task in tasks), *mistakes]
+    places = {"PYTHONPATH": str(tmp_path), "EXPERIMENTS_DIR": str(tmp_path / "runs")}
+    _, *ended = run_forks("scripts.cli.command", commands, **places)
+    for task, shown in zip(tasks, ended, strict=False):
+        assert shown.code == 0 and shown.out.startswith(f"usage: {task}"), shown.err
+    for said, shown in zip(mistakes.values(), ended[len(tasks) :], strict=True):
+        assert (shown.code, shown.out) == (2, "") and shown.err.startswith(said), shown.err
 
 
 @pytest.mark.parametrize("name", NETWORKS.names())
