@@ -5,23 +5,45 @@ subclass of DataSet with the file's name without underscores. Code that several 
 """
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from data.images import ImageData, Split
+from models.errors import UserError
+from models.processes import is_rank_zero
 from models.variants import DATA_SETS
 
 __all__ = ["ImageData", "Split", "data_root", "load"]
 
 
-def load(name: str, options: Mapping[str, Any], root: Path, memory_limit: float | None = None) -> ImageData:
+def warn(note: str) -> None:
+    """Print a note on standard error, in one process."""
+    if is_rank_zero():
+        print(UserError(note), file=sys.stderr, flush=True)
+
+
+def load(
+    name: str,
+    options: Mapping[str, Any],
+    root: Path,
+    memory_limit: float | None = None,
+    tell: Callable[[str], None] = warn,
+    older: bool = False,
+) -> ImageData:
     """Return the data set called `name`, read from the files in `root`.
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
-    more than this many GiB; None for half of the free memory. Raises UserError.
+    more than this many GiB; None for half of the free memory. tell: receives each line of `ImageData.notes`.
+    older: order class names as text and hold images out as earlier versions did. Raises UserError.
     """
-    return DATA_SETS.build(name, **options).load(root).within(memory_limit)
+    data_set = DATA_SETS.build(name, **options)
+    data_set.older = older
+    loaded = data_set.load(root)
+    for note in loaded.notes:
+        tell(note)
+    return loaded.within(memory_limit)
 
 
 def data_root(chosen: str | os.PathLike[str] | None = None) -> Path:

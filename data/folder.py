@@ -1,35 +1,40 @@
 """Your own images: a folder or a zip of image files of any size, with or without class folders.
 
-This file turns the names of the images into classes and splits. `readers` lists and decodes the files.
+`readers/layouts.py` turns the names of the images into classes and splits. Other readers list and decode the files.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from data.images import DataSet, HeldOutShare, ImageData, Sides
-from data.readers.trees import Tree, common_folder, find_tree, hold_out, open_tree
+from data.images import Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides
+from data.readers.layouts import (
+    FileNameClasses,
+    FolderClasses,
+    find_splits,
+    hold_out,
+    names_look_labelled,
+    shorten_names,
+)
+from data.readers.trees import Tree, find_tree, open_tree
 from models.errors import UserError
 from models.ranges import RESUMABLE
 
-_TEST_NAMES = ("test", "val")
-
 
 class Folder(DataSet):
-    """Images of a folder or zip: `<class>/<image>` or images alone, optionally below `train/` and `test/`.
+    """Images of a folder or zip: `<class>/<image>` or images alone, optionally in `train/` and `test/`.
 
-    Without `test/` (or `val/`) a share of the images is held out by a hash of their names, so an image stays in its
-    split when other images are added or removed. A single folder around all images is ignored, so data with only one
-    class folder are unlabelled. Hidden files and files that are not images are ignored.
+    Folders named after splits may be above or below the class folders, in any case: train or training; test or
+    testing, else val, valid, validation or dev. Without them, a share of the images is held out by a hash of their
+    names, so an image stays in its split when other images are added or removed, and each class keeps an image for
+    training. A single folder around all images is ignored, so data with only one class folder are unlabelled. Class
+    names that are all numbers are sorted as numbers. Hidden files, system folders and files that are not images are
+    ignored.
 
     Args:
         path: Folder or zip of images, relative to the current folder or to the data root.
         test_path: Folder or zip of the test images, if they are elsewhere.
-        size: Height and width of every image, or one number for both. Default: the images' own size, which must be
-            the same for all.
-        crop: Crop to the largest centred box with the aspect ratio of size, then scale. Otherwise, stretch the image.
-        channels: 3 for colour, 1 for grayscale.
-        test_share: Share of the images held out for testing if there are no test images.
-        flips: Mirror images at random in training. Use it only if mirrored images are equally likely.
+        labels: folders: class folders. names: the file names without numbers, as in cat_1.png.
     """
 
     def __init__(
@@ -37,22 +42,24 @@ class Folder(DataSet):
         *,
         path: Annotated[str, RESUMABLE] = "",
         test_path: Annotated[str, RESUMABLE] = "",
+        labels: Literal["folders", "names"] = "folders",
         size: Sides = (),
-        crop: bool = True,
-        channels: Literal[1, 3] = 3,
+        crop: Crop = True,
+        channels: Channels = 3,
         test_share: HeldOutShare = 0.1,
-        flips: bool = False,
+        flips: Flips = False,
     ) -> None:
         from data.readers.pictures import Target
 
-        self.path, self.test_path = path, test_path
+        self.path, self.test_path, self.labels = path, test_path, labels
         self.target = Target.from_options(size, channels, crop)
         self.test_share, self.flips = test_share, flips
 
     def load(self, root: Path) -> ImageData:
         """List the images, which stay in their files.
 
-        Raises UserError if there are none, if the splits differ in size, or if the class of an image is unknown.
+        Raises UserError if there are none, if the splits differ in size or are unclear, or if the class of an image is
+        unknown.
         """
         from data.readers.streamed import Part, stream
 
@@ -61,51 +68,42 @@ class Folder(DataSet):
         tree = test_tree = open_tree(find_tree("dataset.path", self.path, root))
         if self.test_path:
             test_tree = open_tree(find_tree("dataset.test_path", self.test_path, root))
-            train, test, classified = tree.names, test_tree.names, tree.names
-        elif official := _official_split(tree):
-            train, test, classified = *official, official[0]
+            _check_alone(tree, "dataset.path")
+            _check_alone(test_tree, "dataset.test_path")
+        splits = find_splits(tree.path, tree.names)
+        inside = splits.inside if splits else str
+        names = splits.train if splits else tree.names
+        shown, by_name = [inside(name) for name in names], self.labels == "names"
+        classes = FileNameClasses(tree.path, shown) if by_name else FolderClasses(tree.path, shown, self.older)
+        labels = {
+            name: label for name, label in zip(names, map(classes.label, shown), strict=True) if label is not None
+        }
+        if splits:
+            train, test = splits.train, splits.test
+        elif self.test_path:
+            train, test = tree.names, test_tree.names
         else:
-            train, test, classified = *hold_out(tree, self.test_share), tree.names
-        classes = _Classes(tree, classified)
-        train_part, test_part = (
-            Part(source, names, [classes.label(source, name) for name in names])
-            for source, names in ((tree, train), (test_tree, test))
-        )
-        return stream("folder", train_part, test_part, self.target, classes.names, self.flips)
+            train, test = hold_out(tree.path, tree.names, self.test_share, None if self.older else labels)
+        for name in test:
+            label = classes.label(inside(name))
+            if label is None:
+                message = f"{test_tree.path}: {name} is in none of the training images' classes"
+                ways_out = "sort the test images by the same classes", "move them away, so that images are held out"
+                raise UserError(f"{message} ({shorten_names(classes.names)})", *ways_out)
+            labels[name] = label
+        train_part = Part(tree, train, [labels[name] for name in train])
+        test_part = Part(test_tree, test, [labels[name] for name in test])
+        notes = [*(splits.notes if splits else ()), *([] if classes.names else _hint(tree.path, train))]
+        return stream("folder", train_part, test_part, self.target, classes.names, self.flips, notes)
 
 
-class _Classes:
-    """Class folders of a tree. names: the folders in alphabetical order, empty if there are none."""
-
-    def __init__(self, tree: Tree, images: list[str]) -> None:
-        self._around = common_folder(images)
-        inside = [name.removeprefix(self._around) for name in images]
-        alone = [name for name in inside if "/" not in name]
-        if alone and len(alone) < len(inside):
-            message = f"{tree.path} has images beside its class folders ({alone[0]})"
-            raise UserError(message, "move them into a class folder or away")
-        self.names = () if alone else tuple(sorted({name.partition("/")[0] for name in inside}))
-        self._labels = {name: label for label, name in enumerate(self.names)}
-
-    def label(self, tree: Tree, name: str) -> int:
-        """Return the index in `names` of the class folder of an image, 0 if there are no classes."""
-        if not self.names:
-            return 0
-        folders = name.removeprefix(self._around).split("/")[:-1]
-        label = next((self._labels[folder] for folder in folders if folder in self._labels), None)
-        if label is None:
-            raise UserError(f"{tree.path}: {name} is in none of the training images' classes ({', '.join(self.names)})")
-        return label
+def _check_alone(tree: Tree, option: str) -> None:
+    if find_splits(tree.path, tree.names):
+        message = f"`{option}` {tree.path}: has folders of both splits, but `dataset.test_path` names the test images"
+        raise UserError(message, "leave out `dataset.test_path`", f"name the folder of one split with `{option}`")
 
 
-def _official_split(tree: Tree) -> tuple[list[str], list[str]] | None:
-    around = common_folder(tree.names)
-    tops: dict[str, list[str]] = {}
-    for name in tree.names:
-        tops.setdefault(name[len(around) :].partition("/")[0], []).append(name)
-    test = next((top for top in _TEST_NAMES if top in tops), None)
-    if "train" not in tops or test is None:
-        return None
-    if others := sorted(tops.keys() - {"train", *_TEST_NAMES}):
-        raise UserError(f"{tree.path} has train/ and {test}/, but also {others[0]}", "move it elsewhere")
-    return tops["train"], tops[test]
+def _hint(path: Path, names: Sequence[str]) -> list[str]:
+    classes = names_look_labelled(names)
+    text = f"{path}: the file names look like labels ({shorten_names(classes)}); `dataset.labels` names takes them"
+    return [text] if classes else []

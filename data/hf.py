@@ -8,14 +8,14 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from data.images import DataSet, HeldOutShare, ImageData, Sides
-from data.readers.trees import Tree, hold_out, look_for, read_limited
+from data.images import Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides
+from data.readers.layouts import class_order, hold_out, shorten_names, split_role
+from data.readers.trees import Tree, look_for, read_limited
 from models.errors import UserError
 from models.ranges import RESUMABLE
 
-_TEST_NAMES = ("test", "validation", "val")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
@@ -30,16 +30,10 @@ class Hf(DataSet):
         path: Name on the hub, such as ylecun/mnist. Or a folder written by save_to_disk, a folder of Parquet files or
             images, or a .parquet or .arrow file, relative to the current folder or to the data root.
         subset: Name of the subset, if the name on the hub has several.
-        train_split: Split to train on.
-        test_split: Split to test on. Default: test, validation or val, if there is one.
+        train_split: Split to train on. Default: train, or the split with a similar name, such as Training.
+        test_split: Split to test on. Default: test, validation, val, dev or similar, if there is one.
         image_column: Column of the images. Default: the first column of type Image.
         label_column: Column of the classes, integers or strings. Default: the first column of type ClassLabel, if any.
-        size: Height and width of every image, or one number for both. Default: the images' own size, which must be
-            the same for all.
-        crop: Crop to the largest centred box with the aspect ratio of size, then scale. Otherwise, stretch the image.
-        channels: 3 for colour, 1 for grayscale.
-        test_share: Share of the images held out for testing if there are no test images.
-        flips: Mirror images at random in training. Use it only if mirrored images are equally likely.
     """
 
     def __init__(
@@ -52,10 +46,10 @@ class Hf(DataSet):
         image_column: str = "",
         label_column: str = "",
         size: Sides = (),
-        crop: bool = True,
-        channels: Literal[1, 3] = 3,
+        crop: Crop = True,
+        channels: Channels = 3,
         test_share: HeldOutShare = 0.1,
-        flips: bool = False,
+        flips: Flips = False,
     ) -> None:
         from data.readers.pictures import Target
 
@@ -70,21 +64,21 @@ class Hf(DataSet):
         from data.readers.streamed import Part, stream
 
         splits = self._open(root)
-        chosen = self._choose_splits(splits)
-        features = splits[self.train_split].features
+        chosen, notes = self._choose_splits(splits)
+        features = splits[chosen[0]].features
         image = self._choose_column("image_column", features, "Image", ("binary", "large_binary"))
         if not image:
             way_out = f"choose `dataset.image_column` from {', '.join(features)}"
             raise UserError(f"{self.path} has no column of type Image", way_out)
         label = self._choose_column("label_column", features, "ClassLabel", ("int", "uint", "bool", "string"))
         tree = _Rows(Path(self.path), {name: splits[name] for name in chosen}, image)
+        class_names, labels = _labels(self.path, tree.splits, label, self.older)
         if len(chosen) == 2:
             train, test = ([name for name in tree.names if name.startswith(f"{split}/")] for split in chosen)
         else:
-            train, test = hold_out(tree, self.test_share)
-        class_names, labels = _labels(self.path, tree.splits, label)
+            train, test = hold_out(tree.path, tree.names, self.test_share, None if self.older else labels)
         train_part, test_part = (Part(tree, names, [labels[name] for name in names]) for names in (train, test))
-        return stream("hf", train_part, test_part, self.target, class_names, self.flips)
+        return stream("hf", train_part, test_part, self.target, class_names, self.flips, notes)
 
     def _open(self, root: Path) -> Mapping[str, Any]:
         if not self.path:
@@ -109,9 +103,15 @@ class Hf(DataSet):
             raise UserError(f"`dataset.path` {self.path}: the package datasets cannot read it: {reason}") from None
         return opened if isinstance(opened, Mapping) else {self.train_split: opened}
 
-    def _choose_splits(self, splits: Mapping[str, Any]) -> list[str]:
-        test = self.test_split or next((name for name in _TEST_NAMES if name in splits), "")
-        chosen = [name for name in (self.train_split, test) if name]
+    def _choose_splits(self, splits: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """Return the training split and the test split, if there is one, and notes on splits that are not used."""
+        roles = {role: [name for name in splits if split_role(name) == role] for role in ("train", "val", "test")}
+        train = self.train_split
+        if train == "train" and train not in splits and len(roles["train"]) == 1:
+            train = roles["train"][0]
+        usual = ("test", "validation", "val", *roles["test"], *roles["val"])
+        test = self.test_split or next((name for name in usual if name in splits), "")
+        chosen = [name for name in (train, test) if name]
         for option, name in zip(("train_split", "test_split"), chosen, strict=False):
             if name not in splits:
                 raise UserError(f"`dataset.{option}` {name}: {self.path} has {', '.join(splits)}")
@@ -119,7 +119,9 @@ class Hf(DataSet):
                 raise UserError(f"`dataset.{option}` {name}: the split is empty")
         if len(set(chosen)) < len(chosen):
             raise UserError(f"`dataset.test_split` {test}: this is also the training split")
-        return chosen
+        unused = [name for role in roles.values() for name in role if name not in chosen]
+        counts = shorten_names(f"{name} ({len(splits[name])} images)" for name in unused)
+        return chosen, [f"{self.path}: not used: {counts}"] if unused else []
 
     def _choose_column(self, option: str, features: Mapping[str, Any], kind: str, dtypes: tuple[str, ...]) -> str:
         """Return the column that an option names, else the first column of type `kind`, else an empty string."""
@@ -172,7 +174,9 @@ def _sizes(column: Any) -> Sequence[str]:
     ]
 
 
-def _labels(path: str, splits: Mapping[str, Any], column: str) -> tuple[tuple[str, ...], Mapping[str, int]]:
+def _labels(
+    path: str, splits: Mapping[str, Any], column: str, older: bool
+) -> tuple[tuple[str, ...], Mapping[str, int]]:
     """Return the names of the classes, and the label of every row, 0 if there are no classes."""
     values = {
         f"{split}/{row:09}": value
@@ -182,7 +186,11 @@ def _labels(path: str, splits: Mapping[str, Any], column: str) -> tuple[tuple[st
     if not column:
         return (), values
     stored = getattr(next(iter(splits.values())).features[column], "names", None)
-    classes = range(len(stored)) if stored else sorted({value for value in values.values() if value is not None})
+    present = {value for value in values.values() if value is not None}
+    if all(isinstance(value, str) for value in present):
+        classes = class_order(present, Path(path), older)
+    else:
+        classes = range(len(stored)) if stored else sorted(present)
     numbers = {value: number for number, value in enumerate(classes)}
     for name, value in values.items():
         if value not in numbers:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from typing_extensions import Doc
 
 from models.errors import UserError
 from models.ranges import Range
@@ -24,9 +25,25 @@ if TYPE_CHECKING:
 
     from data.readers.streamed import Broken, Streamed
 
-# Types of options that the data sets of image files share.
-Sides = tuple[Annotated[int, Range(1, 4096)], ...]
-HeldOutShare = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
+# Options that the data sets of image files share, with their help texts.
+Sides = Annotated[
+    tuple[Annotated[int, Range(1, 4096)], ...],
+    Doc(
+        "Height and width of every image, or one number for both. Default: the images' own size, which must be the "
+        "same for all."
+    ),
+]
+Crop = Annotated[
+    bool,
+    Doc("Crop to the largest centred box with the aspect ratio of size, then scale. Otherwise, stretch the image."),
+]
+Channels = Annotated[Literal[1, 3], Doc("3 for colour, 1 for grayscale.")]
+HeldOutShare = Annotated[
+    float,
+    Range(0, 1, open_low=True, open_high=True),
+    Doc("Share of the images held out for testing if there are no test images."),
+]
+Flips = Annotated[bool, Doc("Mirror images at random in training. Use it only if mirrored images are equally likely.")]
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ class ImageData:
     """Data set. class_names: the name of each label, empty for unlabelled data.
 
     flips: whether mirrored images are equally likely, so that training may flip. broken: record of the images
-    that cannot be decoded, None for images in memory.
+    that cannot be decoded, None for images in memory. notes: lines for the user about the data.
     """
 
     name: str
@@ -73,6 +90,13 @@ class ImageData:
     class_names: tuple[str, ...]
     flips: bool
     broken: Broken | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def untrained(self) -> tuple[int, ...]:
+        """Labels of the classes that have no training image."""
+        counts = self.train.labels.bincount(minlength=len(self.class_names)).tolist()
+        return tuple(label for label in range(len(self.class_names)) if counts[label] == 0)
 
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.
@@ -90,12 +114,17 @@ class ImageData:
         if _gibibytes(train) + _gibibytes(test) > (free_memory() / 2**31 if limit is None else limit):
             return self
         images = zip((self.train, self.test), read_both(train, test), strict=True)
-        splits = (replace(split, images=tensor) for split, tensor in images)
-        return ImageData(self.name, *splits, class_names=self.class_names, flips=self.flips)
+        train_split, test_split = (replace(split, images=tensor) for split, tensor in images)
+        return replace(self, train=train_split, test=test_split, broken=None)
 
 
 class DataSet:
-    """Base class of the data sets. The keyword-only arguments of a constructor are the options of a data set."""
+    """Base class of the data sets. The keyword-only arguments of a constructor are the options of a data set.
+
+    older: whether to order classes and hold out images as earlier versions did, for runs of these versions.
+    """
+
+    older = False
 
     def load(self, root: Path) -> ImageData:
         """Return the data set, read from the files in `root`. Raises UserError."""

@@ -66,8 +66,9 @@ def _check(option: str, value: Any, hint: Any, whole: Any) -> None:
         parts = _parts(hint)
         for index, part in enumerate(value):
             _check(option, part, parts[0] if Ellipsis in parts else parts[index] if index < len(parts) else Any, whole)
-    if get_origin(hint) is Literal and value is not None and value not in get_args(hint):
-        raise UserError(f"`{option}` {value}: must be one of {', '.join(map(str, get_args(hint)))}")
+    choices = next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
+    if choices is not None and value is not None and value not in choices:
+        raise UserError(f"`{option}` {value}: must be one of {', '.join(map(str, choices))}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     for allowed in _ranges(hint) or [Range()]:

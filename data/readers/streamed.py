@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.images import ImageData, Split
+from data.readers.layouts import shorten_names
 from data.readers.pictures import BROKEN, Target, decode_all, decode_as, empty_images, find_shape, in_threads, one_line
 from data.readers.trees import Tree
 from models.errors import UserError
@@ -156,7 +157,15 @@ def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def stream(name: str, train: Part, test: Part, target: Target, class_names: tuple[str, ...], flips: bool) -> ImageData:
+def stream(
+    name: str,
+    train: Part,
+    test: Part,
+    target: Target,
+    class_names: tuple[str, ...],
+    flips: bool,
+    notes: Sequence[str] = (),
+) -> ImageData:
     """Return a data set whose images stay in their files. Raises UserError if the two parts differ in size."""
     if test.tree is train.tree:
         shape = test_shape = find_shape(train.tree, [*train.names, *test.names], target)
@@ -171,4 +180,9 @@ def stream(name: str, train: Part, test: Part, target: Target, class_names: tupl
         Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), partial(part.sha256, target))
         for part in (train, test)
     )
-    return ImageData(name, *splits, class_names=class_names, flips=flips, broken=broken)
+    counts = np.bincount(train.labels, minlength=len(class_names))
+    untrained = [name for name, count in zip(class_names, counts, strict=False) if count == 0]
+    if untrained:
+        kinds = "class without" if len(untrained) == 1 else f"{len(untrained)} classes without"
+        notes = [*notes, f"{train.tree.path}: {kinds} any training image: {shorten_names(untrained)}"]
+    return ImageData(name, *splits, class_names, flips, broken, tuple(notes))

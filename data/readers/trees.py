@@ -3,8 +3,8 @@
 Nothing is unpacked to disk. The name of a zip member is only a key, so it cannot cause access to other files.
 """
 
-import hashlib
 import os
+import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -13,6 +13,17 @@ from pathlib import Path, PurePosixPath
 from models.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+# Folders of Synology, QNAP, NetApp, Windows, macOS, Linux, Android and Python, in lower case.
+_SYSTEM = frozenset(
+    (
+        *("@eadir", "@tmp", "@synoresource", "@recycle", "@recently-snapshot", "@transcode", "@appstore", "@database"),
+        *("#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler", "recycled", "system volume information"),
+        *("msocache", "network trash folder", "temporary items", "thevolumesettingsfolder", "lost+found", "lost.dir"),
+        *("__pycache__",),
+    )
+)
+_CHECKED_DISK = re.compile(r"found\.\d{3}", re.IGNORECASE)
 
 # More than any single image needs. A larger file, or a zip member that unpacks to more, is refused.
 MAX_FILE_BYTES = 256 << 20
@@ -114,51 +125,30 @@ def look_for(path: str, root: Path) -> Path | None:
     return next((candidate for candidate in (relative, root / relative) if candidate.exists()), None)
 
 
-def common_folder(names: list[str]) -> str:
-    """Return the folder that all images are in, with a closing slash. It is empty if there is none."""
-    around = ""
-    while True:
-        tops = {name[len(around) :].partition("/")[:2] for name in names}
-        top, slash = next(iter(tops))
-        if len(tops) > 1 or not slash:
-            return around
-        around += f"{top}/"
-
-
-def hold_out(tree: Tree, share: float) -> tuple[list[str], list[str]]:
-    """Return the names of training and test images, split by a hash of each name. Raises UserError for one image."""
-    if len(tree.names) < 2:
-        raise UserError(f"{tree.path} holds one image: at least two are needed, one to train and one to test")
-    around = common_folder(tree.names)
-    fractions = {name: _fraction(name[len(around) :]) for name in tree.names}
-    by_hash = sorted(tree.names, key=fractions.__getitem__)
-    count = sum(fraction < share for fraction in fractions.values())
-    count = min(max(count, 1), len(by_hash) - 1)
-    return sorted(by_hash[count:]), sorted(by_hash[:count])
-
-
-def _fraction(name: str) -> float:
-    """Return a number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6]) / 2**48
-
-
 def _is_image(name: str) -> bool:
     path = PurePosixPath(name)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts if part != "..")
+    hidden = any(_is_hidden(part) for part in path.parts if part != "..")
     return path.suffix.lower() in SUFFIXES and not hidden and not name.endswith("/")
+
+
+def _is_hidden(part: str) -> bool:
+    """Return whether a file or folder is hidden, or made by an operating system, an archiver or an appliance."""
+    return part.startswith((".", "__MACOSX")) or part.lower() in _SYSTEM or _CHECKED_DISK.fullmatch(part) is not None
 
 
 def _walk(top: Path) -> list[str]:
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read the folder {error.filename}: {error.strerror}")
 
-    names, seen = [], set()
+    names, seen, around = [], set(), os.path.realpath(top)
     for folder, folders, files in os.walk(top, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        if around.startswith(os.path.join(real, "")):
+            raise UserError(f"{folder} is a link to {real}, a folder around {top}", "remove the link")
+        folders[:] = sorted(part for part in folders if not _is_hidden(part))
         names += [(Path(folder) / file).relative_to(top).as_posix() for file in files]
     return [name for name in names if _is_image(name)]

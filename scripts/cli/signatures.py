@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import docstring_parser
+from typing_extensions import Doc
 
 from models.variants import Room
 
 # Modules that import no torch. Names in annotations may come from them.
-PLAIN_MODULES = ("typing", "collections.abc", "pathlib", "models.ranges", "models.variants")
+PLAIN_MODULES = ("typing", "typing_extensions", "collections.abc", "pathlib", "models.ranges", "models.variants")
 NOT_PLAIN = (ValueError, LookupError, TypeError, AttributeError, OSError, StopIteration)
 
 
@@ -85,7 +86,7 @@ def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]
         if argument.annotation is None or default is None:
             raise ValueError(f"{function.name}: {argument.arg} has no type or no default")
         kind = scope.value(argument.annotation)
-        yield Option(argument.arg, kind, ast.literal_eval(default), texts.get(argument.arg, ""))
+        yield Option(argument.arg, kind, ast.literal_eval(default), texts.get(argument.arg) or _text_of(kind))
 
 
 def import_options(variant: type, method: str = "__init__") -> tuple[Option, ...]:
@@ -97,8 +98,8 @@ def _import_keywords(function: Callable[..., Any], texts: Mapping[str, str] | No
     hints = get_type_hints(function, include_extras=True)
     texts = {**(texts or {}), **_texts(inspect.getdoc(function))}
     return tuple(
-        Option(parameter.name, hints[parameter.name], parameter.default, texts.get(parameter.name, ""))
-        for parameter in inspect.signature(function).parameters.values()
+        Option(name, hints[name], parameter.default, texts.get(name) or _text_of(hints[name]))
+        for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     )
 
@@ -107,6 +108,11 @@ def _texts(docstring: str | None) -> dict[str, str]:
     """Return the help text of each argument in the "Args:" section of a docstring."""
     params = docstring_parser.parse(docstring or "").params
     return {param.arg_name: " ".join((param.description or "").split()) for param in params}
+
+
+def _text_of(kind: Any) -> str:
+    """Return the help text in a type, `Annotated[..., Doc(text)]`, else an empty string."""
+    return next((extra.documentation for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Doc)), "")
 
 
 def _source(module: str) -> Path:

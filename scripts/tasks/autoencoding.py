@@ -27,6 +27,7 @@ from scripts.tasks.training import (
     fingerprint,
     initialise,
     load_data,
+    spelled,
     train_settings,
 )
 
@@ -37,7 +38,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     """Load the data and build every object. Raises UserError for settings that do not fit."""
     device = torch.device(flags.run.device)
     flags = replace(flags, data=replace(flags.data, data_root=str(data.data_root(flags.data.data_root))))
-    dataset = load_data(flags)
+    dataset = load_data(flags, tell=lambda note: None)
     _, channels, height, width = dataset.train.images.shape
     _check_likelihood(flags)
     likelihood = flags.likelihood
@@ -54,7 +55,8 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     )
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
     network = spec.build_network().to(device)
-    report = [describe_run_line(dataset, f"{flags.kind} with {dims(network.latent_shape)} latents", network, flags.run)]
+    word = f"{flags.kind} with {dims(network.latent_shape)} latents"
+    report = [describe_run_line(dataset, word, network, flags.run), *spelled(dataset.notes)]
     if flags.run.init_from is not None and not resumed:
         report.append(initialise(network, flags.run, ("train_vae",)))
     train_few, test_few = (few(split, flags.report.eval_images, device) for split in (dataset.train, dataset.test))

@@ -40,6 +40,7 @@ from scripts.tasks.training import (
     resolve_flags,
     run_training,
     spaced_rows,
+    spelled,
     train_settings,
 )
 
@@ -82,7 +83,7 @@ def complete(flags: TrainFlags) -> TrainFlags:
 def prepare_denoiser(flags: TrainFlags, resumed: bool) -> Prepared:
     """Load the data and build every object. Raises UserError for settings that do not fit."""
     flags = complete(flags)
-    return assemble(flags, load_data(flags), resumed)
+    return assemble(flags, load_data(flags, tell=lambda note: None), resumed)
 
 
 def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Prepared:
@@ -94,7 +95,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     spec = build_spec(flags, dataset, fitted.space)
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
     network = spec.build_network().to(device)
-    report = [describe_run_line(dataset, flags.network, network, flags.run), *fitted.report]
+    report = [describe_run_line(dataset, flags.network, network, flags.run), *spelled(dataset.notes), *fitted.report]
     if flags.run.precision == "bf16" and device.type == "cpu":
         ratio = devices.bf16_ratio(network, spec.space.shape)
         report.append(f"warning: on this CPU bf16 takes {ratio:.2f} times as long as float32 for this network")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import data
 from data import ImageData, Split
 from data.batches import Batches
+from data.readers.layouts import shorten_names
 from data.readers.memory import free_memory
 from data.readers.streamed import Broken
 from models import devices, distributed, processes
@@ -31,6 +32,7 @@ from models.runs.status import read_status
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
 from models.training.objectives import Objective
+from scripts.cli.arguments import spell
 from scripts.cli.command import ending
 from scripts.cli.flags import AutoencoderFlags, RunFlags, SourceFlags, TrainFlags
 from scripts.cli.settings import AnyFlags, Request
@@ -183,11 +185,11 @@ def one_loads_first() -> Iterator[None]:
         yield
 
 
-def load_data(flags: Any) -> ImageData:
-    """Load the data set that a task's flags name. Raises UserError."""
+def load_data(flags: Any, tell: Callable[[str], None] = data.warn) -> ImageData:
+    """Load the data set that a task's flags name. tell: receives notes about the data. Raises UserError."""
     source: SourceFlags = flags.data
     root = data.data_root(source.data_root)
-    dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit)
+    dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit, tell)
     if dataset.broken is not None and not processes.is_rank_zero():
         dataset.broken.tell_to(lambda line: None)
     return dataset
@@ -216,9 +218,21 @@ def describe_run_line(dataset: ImageData, word: str, network: nn.Module, run: Ru
     return (
         f"{dataset.name} {shape}: {len(dataset.train)} train, {len(dataset.test)} test images"
         f"{', streamed from their files' if dataset.broken else ''}, "
-        f"{len(dataset.class_names)} classes; {word} of {parameters:,} parameters on {run.device}, {run.precision}"
+        f"{_classes(dataset)}; {word} of {parameters:,} parameters on {run.device}, {run.precision}"
         + (f", {processes.world_size()} processes" if processes.world_size() > 1 else "")
     )
+
+
+def _classes(dataset: ImageData) -> str:
+    """Return the number of classes and their names, e.g. "2 classes (cat, dog)"."""
+    names = dataset.class_names
+    count = f"{len(names)} class{'' if len(names) == 1 else 'es'}"
+    return f"{count} ({shorten_names(names)})" if names else count
+
+
+def spelled(notes: Sequence[str]) -> list[str]:
+    """Return notes about the data with options written as this task's flags."""
+    return [UserError(note).text(spell) for note in notes]
 
 
 def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str:

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.folder import Folder
-from data.readers import trees
-from data.readers.trees import _fraction, hold_out
+from data.readers.layouts import _fraction, hold_out
 from models.errors import UserError
 from tests.data.own_images import load, png, values, zipped
 
@@ -44,7 +43,7 @@ def test_plain_images_are_unlabelled(kind: str, tmp_path: Path) -> None:
     assert not loaded.train.labels.any() and loaded.train.labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize("test_name", ["test", "val"])
+@pytest.mark.parametrize("test_name", ["test", "val", "Validation", "testing"])
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_official_splits_are_used(test_name: str, kind: str, tmp_path: Path) -> None:
     root = tmp_path / "mine"
@@ -80,18 +79,22 @@ def test_a_folder_called_train_may_be_a_class(tmp_path: Path) -> None:
 def test_hidden_and_other_files_are_passed_over(classes: Path) -> None:
     png(classes / ".cache" / "1.png", 1)
     png(classes / "__MACOSX" / "cat" / "1.png", 1)
+    for system in (
+        "@eaDir/cat",
+        "cat/@eaDir/1.png",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+    ):
+        png(classes / system / "SYNOPHOTO_THUMB_M.png", 1)
+    for system in ("FOUND.000", "@Recently-Snapshot", "~snapshot/hourly", "dog/Network Trash Folder", "__pycache__"):
+        png(classes / system / "1.png", 1)
     (classes / "cat" / "._1.png").write_bytes(b"resource fork")
     (classes / "README.txt").write_text("about")
-    assert load(classes).class_names == ("ant", "cat", "dog")
-    assert load(zipped(classes)).class_names == ("ant", "cat", "dog")
-
-
-class Names(trees.Tree):
-    def read(self, name: str) -> bytes:
-        raise NotImplementedError
-
-    def stamp(self, name: str) -> str:
-        raise NotImplementedError
+    for path in (classes, zipped(classes)):
+        loaded = load(path)
+        assert loaded.class_names == ("ant", "cat", "dog") and len(loaded.train) + len(loaded.test) == 30
 
 
 NAMES = st.sets(st.text("abc0123.", min_size=1, max_size=6), min_size=2, max_size=30)
@@ -100,9 +103,9 @@ NAMES = st.sets(st.text("abc0123.", min_size=1, max_size=6), min_size=2, max_siz
 @settings(deadline=None, max_examples=100)
 @given(names=NAMES, others=NAMES, share=st.floats(0.01, 0.99))
 def test_held_out_images_stay_held_out_when_others_come(names: set[str], others: set[str], share: float) -> None:
-    train, test = hold_out(Names(Path("some"), list(names)), share)
+    train, test = hold_out(Path("some"), list(names), share)
     assert train and test and sorted(train + test) == sorted(names)
-    more_train, more_test = hold_out(Names(Path("some"), list(names | others)), share)
+    more_train, more_test = hold_out(Path("some"), list(names | others), share)
     natural = {name for name in names | others if _fraction(name) < share}
     if natural & names and names - natural:  # otherwise one image is moved, so that neither split is empty
         assert set(test) == natural & names and set(more_test) == natural

@@ -90,7 +90,43 @@ def test_layouts_that_mean_nothing(classes: Path, tmp_path: Path) -> None:
     png(tmp_path / "other" / "test" / "cow" / "1.png", 1)
     assert "test/cow/1.png is in none of" in refused(tmp_path / "other")
     png(tmp_path / "other" / "extra" / "1.png", 1)
-    assert "also extra" in refused(tmp_path / "other")
+    assert "extra is not the name of a split" in refused(tmp_path / "other")
+
+
+def test_a_class_name_of_300_characters(tmp_path: Path, classes: Path) -> None:
+    for name in ("x" * 300, "é" * 128, "a\nb", "a\x1b[31m"):
+        path = tmp_path / "long.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for folder in ("cat", name):
+                archive.write(classes / "cat" / "1.png", f"{folder}/1.png")
+        message = refused(path)
+        assert "class name" in message and len(message) < 400 and ("300 characters" in message) == (name == "x" * 300)
+
+
+def test_links_out_of_the_folder(classes: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    png(elsewhere / "1.png", 50)
+    (classes / "cat" / "linked.png").symlink_to(elsewhere / "1.png")
+    (classes / "more").symlink_to(elsewhere)
+    assert load(classes).class_names == ("ant", "cat", "dog", "more")
+    (tmp_path / "secret").write_text("no image")
+    (classes / "cat" / "secret.png").symlink_to(tmp_path / "secret")
+    (classes / "cat" / "gone.png").symlink_to(tmp_path / "gone")
+    message = refused(classes)
+    assert "2 images" in message and "cat/secret.png" in message and "cat/gone.png" in message
+    for target in (tmp_path, Path("/")):
+        (classes / "cat" / "up").unlink(missing_ok=True)
+        (classes / "cat" / "up").symlink_to(target)
+        assert f"cat/up is a link to {target}, a folder around {classes}" in refused(classes)
+
+
+def test_a_link_in_a_zip_is_no_way_out(classes: Path, tmp_path: Path) -> None:
+    path = zipped(classes)
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("cat/link.png")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, str(classes / "cat" / "1.png"))
+    assert "cat/link.png" in refused(path)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import data
 from models.errors import UserError
 from models.variants import DATA_SETS
+from scripts.cli.signatures import import_options, options_of, read_options
 
 REPOSITORY = Path(data.__file__).parent.parent
 
@@ -27,17 +28,17 @@ def test_every_data_set_follows_the_naming_rule_and_documents_its_options(name: 
     assert callable(data_set.load)
     options = inspect.signature(data_set).parameters.values()
     assert all(option.kind == option.KEYWORD_ONLY and option.default is not option.empty for option in options)
-    documented = (inspect.getdoc(data_set) or "").partition("Args:")[2]
-    assert all(f"{option.name}: " in documented for option in options)
+    assert all(option.help for option in options_of(DATA_SETS, name))
 
 
 def test_options_that_data_sets_share_are_the_same() -> None:
-    """Signature and help stand in both files, so that the options of a data set are read from its own file."""
-    folder, hf = (DATA_SETS.find(name) for name in ("folder", "hf"))
-    ours, theirs = (inspect.signature(data_set).parameters for data_set in (folder, hf))
+    ours, theirs = (
+        {option.name: option for option in read_options(DATA_SETS.source(name))} for name in ("folder", "hf")
+    )
     shared = ["size", "crop", "channels", "test_share", "flips"]
-    assert [str(ours[name]) for name in shared] == [str(theirs[name]) for name in shared]
-    assert len({(inspect.getdoc(data_set) or "").partition("    size: ")[2] for data_set in (folder, hf)}) == 1
+    assert [ours[name] for name in shared] == [theirs[name] for name in shared]
+    assert ours["crop"].help.startswith("Crop to the largest centred box")
+    assert list(ours.values()) == list(import_options(DATA_SETS.find("folder")))
 
 
 def test_data_sets_without_image_files_do_not_ask_for_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
