@@ -186,11 +186,10 @@ def _labels(
     if not column:
         return (), values
     stored = getattr(next(iter(splits.values())).features[column], "names", None)
-    present = {value for value in values.values() if value is not None}
-    if all(isinstance(value, str) for value in present):
+    present: set[Any] = {value for value in values.values() if value is not None}
+    classes: Sequence[Any] = range(len(stored)) if stored else sorted(present)
+    if any(isinstance(value, str) for value in present):
         classes = class_order(present, Path(path), older)
-    else:
-        classes = range(len(stored)) if stored else sorted(present)
     numbers = {value: number for number, value in enumerate(classes)}
     for name, value in values.items():
         if value not in numbers:

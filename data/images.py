@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,12 +50,14 @@ Flips = Annotated[bool, Doc("Mirror images at random in training. Use it only if
 class Split:
     """Images uint8 (N, C, H, W), in memory or streamed, and labels int64 (N,), all zero for unlabelled data.
 
-    identify: the function behind `sha256`.
+    identify: the function behind `sha256`. listing: returns name, size with stored checksum, and label of each image
+    file, None for other images.
     """
 
     images: Tensor | Streamed
     labels: Tensor
     identify: Callable[[], str] | None = None
+    listing: Callable[[], Iterable[tuple[str, str, int]]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

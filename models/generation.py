@@ -254,14 +254,22 @@ def sample(
 
 
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
-    """Return `count` labels that cycle through `labels` or all classes; None without classes. Raises UserError."""
-    classes = model.spec.classes
+    """Return `count` labels that cycle through `labels` or the trained classes; None without classes.
+
+    Raises UserError for labels that the model does not have or was not trained on.
+    """
+    classes, names = model.spec.classes, model.spec.class_names
     if classes == 0 and labels is not None:
         raise UserError(f"`labels` {' '.join(map(str, labels))}: {model.name} was trained without labels")
     for label in labels or ():
         if not 0 <= label < classes:
             raise UserError(f"`labels` {label}: the model has the classes 0 to {classes - 1}")
-    return [labels[index % len(labels)] for index in range(count)] if labels else labels_in_turn(count, classes)
+        if label in model.spec.untrained:
+            raise UserError(
+                f"`labels` {label}: the class {names[label]} had no training image", "choose other `labels`"
+            )
+    turns = labels or model.spec.trained
+    return [turns[index % len(turns)] for index in range(count)] if turns else None
 
 
 def join(batches: Sequence[Generated]) -> Generated:

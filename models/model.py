@@ -31,7 +31,7 @@ class DenoiserSpec:
 
     network: a variant of `models.networks`. network_options: options of its constructor. timesteps: length of the
     chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
-    guidance.
+    guidance. untrained: labels of the classes without a training image.
     """
 
     network: str
@@ -45,6 +45,12 @@ class DenoiserSpec:
     prediction: str
     label_drop: float
     initial_noise: str = "gaussian"
+    untrained: tuple[int, ...] = ()
+
+    @property
+    def trained(self) -> list[int]:
+        """The labels of the classes with training images."""
+        return [label for label in range(self.classes) if label not in self.untrained]
 
     def build_network(self) -> nn.Module:
         """Return a new network, with initial weights from torch's generator. Raises UserError for wrong options."""
@@ -73,7 +79,8 @@ class DenoiserSpec:
         """Invert `facts`. Raises UserError if they do not describe a denoiser."""
         try:
             space = spaces.from_facts(facts["space"], locate)
-            return cls(**{**facts, "space": space, "class_names": tuple(facts["class_names"])})
+            names, untrained = tuple(facts["class_names"]), tuple(facts.get("untrained", ()))
+            return cls(**{**facts, "space": space, "class_names": names, "untrained": untrained})
         except (KeyError, TypeError) as error:
             raise UserError(f"the checkpoint does not describe a denoiser ({error})") from None
 

@@ -78,14 +78,18 @@ class Part:
     names: Sequence[str]
     labels: Sequence[int]
 
+    def rows(self) -> Iterator[tuple[str, str, int]]:
+        """Yield name, stamp and label of each image. No image is read."""
+        for name, label in zip(self.names, self.labels, strict=True):
+            try:
+                yield name, self.tree.stamp(name), label
+            except OSError:  # a broken link, which counts as a broken image
+                yield name, "unreadable", label
+
     def sha256(self, target: Target) -> str:
         """Hash names, sizes, stored checksums, labels and the target. No image is read."""
         digest = hashlib.sha256(repr(target).encode())
-        for name, label in zip(self.names, self.labels, strict=True):
-            try:
-                stamp = self.tree.stamp(name)
-            except OSError:  # a broken link, which counts as a broken image
-                stamp = "unreadable"
+        for name, stamp, label in self.rows():
             digest.update(f"\n{name}\0{stamp}\0{label}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
@@ -177,7 +181,7 @@ def stream(
         raise UserError(message, "give all images one size with `dataset.size`")
     broken = Broken(str(train.tree.path), len(train.names) + len(test.names), target)
     splits = (
-        Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), partial(part.sha256, target))
+        Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), partial(part.sha256, target), part.rows)
         for part in (train, test)
     )
     counts = np.bincount(train.labels, minlength=len(class_names))

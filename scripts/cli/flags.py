@@ -141,6 +141,8 @@ class RunFlags:
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
     """Run to resume: its folder, its name, or latest. Only budgets, reports, folders and the device may change."""
+    changed_data: bool = False
+    """With --resume: go on although images were added, removed or replaced. The classes must be the same."""
     config: str | None = None
     """File config.txt to take settings from. Flags on the command line override it."""
     recipe: str | None = None

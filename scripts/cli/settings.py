@@ -66,6 +66,8 @@ def read_training(
         return _resumed(folder, argv, task, default, description, requested)
     settings, left_out = merge(default, *given, chosen)
     flags = parse_flags(argv, default, task, description, settings)
+    if flags.run.changed_data:
+        raise UserError("`changed_data` goes on with a run", "name the run with `resume`")
     belongs = "settings left out, since they belong to another network, space or data set: "
     return Request(task, flags, notes=[belongs + ", ".join(left_out)] if left_out else [])
 

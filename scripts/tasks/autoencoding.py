@@ -1,8 +1,9 @@
 """Code shared by the autoencoder tasks: prepare a training run, open a trained autoencoder, read its images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +21,12 @@ from models.runs.lookup import find_run
 from models.training.autoencoder_objective import AutoencoderObjective
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import AutoencoderFlags, AutoencoderLossFlags, CodingFlags
+from scripts.tasks import run_data
 from scripts.tasks.training import (
     Prepared,
+    data_facts,
     describe_run_line,
     few,
-    fingerprint,
     initialise,
     load_data,
     spelled,
@@ -34,11 +36,11 @@ from scripts.tasks.training import (
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
-    """Load the data and build every object. Raises UserError for settings that do not fit."""
+def prepare_autoencoder(flags: AutoencoderFlags, stored: Mapping[str, Any]) -> Prepared:
+    """Load the data and build every object. stored: as for `run_training`. Raises UserError."""
     device = torch.device(flags.run.device)
     flags = replace(flags, data=replace(flags.data, data_root=str(data.data_root(flags.data.data_root))))
-    dataset = load_data(flags, tell=lambda note: None)
+    dataset = load_data(flags, lambda note: None, stored)
     _, channels, height, width = dataset.train.images.shape
     _check_likelihood(flags)
     likelihood = flags.likelihood
@@ -57,7 +59,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     network = spec.build_network().to(device)
     word = f"{flags.kind} with {dims(network.latent_shape)} latents"
     report = [describe_run_line(dataset, word, network, flags.run), *spelled(dataset.notes)]
-    if flags.run.init_from is not None and not resumed:
+    if flags.run.init_from is not None and not stored:
         report.append(initialise(network, flags.run, ("train_vae",)))
     train_few, test_few = (few(split, flags.report.eval_images, device) for split in (dataset.train, dataset.test))
     objective = AutoencoderObjective(
@@ -79,10 +81,11 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         batches=Batches(dataset.train, size, run.seed, dataset.flips, device, share=share, workers=workers),
         settings=train_settings(flags),
         config=to_config(flags),
-        facts={"autoencoder": spec.facts(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}},
+        facts={"autoencoder": spec.facts(), "data": data_facts(dataset)},
         report=report,
         device=device,
         broken=dataset.broken,
+        files=run_data.rows_of(dataset),
     )
 
 

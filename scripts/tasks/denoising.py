@@ -1,8 +1,9 @@
 """Code shared by `train_ddpm`, `train_flow` and `train_latent`: build a denoising objective from the flags."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 import data
 from data import ImageData
 from data.batches import Batches
-from models import devices, processes
+from models import devices, processes, spaces
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import TimeDensity
 from models.errors import UserError
@@ -27,11 +28,13 @@ from models.variants import SPACES
 from scripts.cli.arguments import read_ahead, to_config
 from scripts.cli.flags import FLOW, TrainFlags
 from scripts.cli.settings import Request, read_training
+from scripts.tasks import run_data
 from scripts.tasks.extractors import FEATURES_CACHE, classifier_of
 from scripts.tasks.sampling import DENOISING
 from scripts.tasks.training import (
     Prepared,
     check_batch,
+    data_facts,
     describe_run_line,
     few,
     fingerprint,
@@ -80,17 +83,19 @@ def complete(flags: TrainFlags) -> TrainFlags:
     return replace(flags, sheets=sheets, data=replace(flags.data, data_root=root))
 
 
-def prepare_denoiser(flags: TrainFlags, resumed: bool) -> Prepared:
-    """Load the data and build every object. Raises UserError for settings that do not fit."""
+def prepare_denoiser(flags: TrainFlags, stored: Mapping[str, Any]) -> Prepared:
+    """Load the data and build every object. stored: as for `run_training`. Raises UserError."""
     flags = complete(flags)
-    return assemble(flags, load_data(flags, tell=lambda note: None), resumed)
+    return assemble(flags, load_data(flags, lambda note: None, stored), stored)
 
 
-def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Prepared:
-    """Build every object from complete flags and data. Raises UserError for settings that do not fit."""
+def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | None = None) -> Prepared:
+    """Build every object from complete flags and data. stored: as for `run_training`. Raises UserError."""
     device = torch.device(flags.run.device)
     data_sha256 = fingerprint(dataset)
     fitted = fit_space(flags, dataset, data_sha256)
+    if stored:
+        fitted = fitted._replace(space=_original_space(stored, fitted.space).to(device))
     flags = replace(flags, space_options=replace(flags.space_options, **fitted.options))
     spec = build_spec(flags, dataset, fitted.space)
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
@@ -99,7 +104,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     if flags.run.precision == "bf16" and device.type == "cpu":
         ratio = devices.bf16_ratio(network, spec.space.shape)
         report.append(f"warning: on this CPU bf16 takes {ratio:.2f} times as long as float32 for this network")
-    if flags.run.init_from is not None and not resumed:
+    if flags.run.init_from is not None and not stored:
         report.append(initialise(network, flags.run, DENOISING))
     objective = build_objective(flags, spec, dataset, device)
     objective.sampling.check(objective.model(network))
@@ -117,12 +122,22 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
         batches=Batches(split, size, flags.run.seed, dataset.flips, device, fitted.mirrored, share, workers),
         settings=train_settings(flags, BEST_BY[flags.sample_test.best_by]),
         config=to_config(flags),
-        facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": data_sha256}},
+        facts={"denoiser": spec.facts(), "data": data_facts(dataset)},
         report=report,
         device=device,
         broken=dataset.broken,
         needs=spec.space.needs,
+        files=run_data.rows_of(dataset),
     )
+
+
+def _original_space(stored: Mapping[str, Any], fitted: Space) -> Space:
+    """Return the space of a run as it was first fitted, since its data may have changed. It has the same autoencoder.
+
+    If the shape differs, `fitted` is returned, which is then refused.
+    """
+    original = spaces.from_facts(stored["denoiser"]["space"], lambda sha256: fitted.needs[0])
+    return original if original.shape == fitted.shape else fitted
 
 
 def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted:
@@ -155,6 +170,7 @@ def build_spec(flags: TrainFlags, dataset: ImageData, space: Space) -> DenoiserS
         prediction=process.prediction,
         label_drop=process.label_drop if labelled else 0.0,
         initial_noise=process.initial_noise,
+        untrained=dataset.untrained if labelled else (),
     )
 
 

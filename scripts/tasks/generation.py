@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from data.readers.layouts import shorten_names
 from models import processes
 from models.drawing import image_files, sheets
 from models.errors import UserError
@@ -24,7 +25,7 @@ from models.model import Model
 from models.progress import duration
 from models.runs.files import write_text
 from scripts.cli.arguments import to_config
-from scripts.cli.terminal import tell_progress
+from scripts.cli.terminal import tell, tell_progress
 from scripts.tasks.exporting import export_run
 from scripts.tasks.protocol import stored_facts
 from scripts.tasks.samples import INTERVAL_UNIT
@@ -59,6 +60,9 @@ def write_samples(flags: GenerateFlags) -> None:
         return
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
+    if flags.labels is None and model.spec.untrained and processes.is_rank_zero():
+        lost = shorten_names(model.spec.class_names[label] for label in model.spec.untrained)
+        tell(f"left out, since the model saw no training image of them: {lost}")
     writer = _Writer(flags, sampling, choose_labels(model, flags.labels, flags.num_samples))
     if not processes.is_rank_zero():
         writer.assist(model, paths)
@@ -184,5 +188,5 @@ class _Writer:
         return f"{describe_model(model)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
     def _sheet(self, images: Tensor, model: Model, title: str) -> Image.Image:
-        names = model.spec.class_names if self.flags.labels is None else ()
+        names = () if self.flags.labels is not None or model.spec.untrained else model.spec.class_names
         return sheets.sample_sheet(images, names, title)

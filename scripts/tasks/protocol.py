@@ -25,8 +25,9 @@ from models.runs.files import write_text
 from models.runs.yaml_files import read_yaml
 from scripts.cli.flags import ModelFlags, SourceFlags
 from scripts.cli.terminal import tell, tell_progress
+from scripts.tasks import run_data
 from scripts.tasks.sampling import name_of
-from scripts.tasks.training import fingerprint, spaced_rows, split_hash
+from scripts.tasks.training import data_facts, load_data_again, same_data, spaced_rows, split_hash
 
 USUAL_COUNT = 1000  # Default number of images to measure, if there are that many.
 Result = TypeVar("Result")
@@ -43,9 +44,11 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     config = facts["config"]
     options = {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.")}
     root = data.data_root(source.data_root or config["data_root"])
-    dataset = data.load(config["dataset"], options, root, source.memory_limit)
-    if fingerprint(dataset) != facts["data"]["sha256"]:
-        message = f"the data set {dataset.name} in {root} differs from the data that {path} was trained on"
+    dataset = load_data_again(config["dataset"], options, root, source, facts, name_of(path))
+    now = data_facts(dataset)
+    if not same_data(facts["data"], now):
+        change = run_data.describe_change(path.parent.parent, facts["data"], now, run_data.rows_of(dataset))
+        message = f"the data set {dataset.name} in {root} differs from the data that {path} was trained on: {change}"
         raise UserError(message, "name the folder of the original data with `data_root`")
     return dataset
 

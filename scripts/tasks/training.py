@@ -36,6 +36,7 @@ from scripts.cli.arguments import spell
 from scripts.cli.command import ending
 from scripts.cli.flags import AutoencoderFlags, RunFlags, SourceFlags, TrainFlags
 from scripts.cli.settings import AnyFlags, Request
+from scripts.tasks import run_data
 
 DEFAULT_EPOCHS = 20.0
 
@@ -46,6 +47,7 @@ class Prepared:
 
     config: every setting, resolved. facts: metadata of the checkpoints. report: lines for the log. broken: counter of
     streamed images that cannot be decoded. needs: checkpoint files that the model needs; they are copied into the run.
+    files: rows of the list of image files, None for other data.
     """
 
     objective: Objective
@@ -58,6 +60,7 @@ class Prepared:
     device: torch.device
     broken: Broken | None = None
     needs: Sequence[Path] = ()
+    files: run_data.Rows | None = None
 
     def trainer(self, run: Run) -> Trainer:
         """Return the trainer that writes into the run."""
@@ -74,21 +77,20 @@ class Prepared:
         )
 
 
-def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool], Prepared]) -> None:
+def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mapping[str, Any]], Prepared]) -> None:
     """Train and print the run folder. Raises UserError before it writes to the run folder.
 
-    prepare(flags, resumed): builds all objects from resolved flags.
+    prepare(flags, stored): builds all objects from resolved flags. stored: facts of the run to resume, else {}.
     """
     folder = request.folder
     flags = resolve_flags(request.flags)
     check_batch(flags)
     devices.prepare_device(torch.device(flags.run.device), flags.run.precision)
     devices.keep_freed_memory(torch.device(flags.run.device))
-    with one_loads_first():
-        prepared = prepare(flags, folder is not None)
     tensors, stored = checkpoints.load_newest(folder) if folder is not None else ({}, {})
-    if folder is not None:
-        _compare(folder, stored, prepared.facts)
+    with one_loads_first():
+        prepared = prepare(flags, stored)
+    changed = folder is not None and _compare(folder, stored, prepared, flags.run.changed_data)
     run = _open_run(folder, request.task, flags, prepared)
     with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
@@ -99,6 +101,8 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool],
             prepared.broken.tell_to(run.log)
         if folder is not None:
             trainer.restore(tensors, stored)
+            if changed:  # Losses on other images do not compare.
+                trainer.best_loss, trainer.worse = math.inf, 0
             run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}")
         trainer.train(interrupts)
 
@@ -116,6 +120,8 @@ def _open_run(folder: Path | None, task: str, flags: TrainFlags | AutoencoderFla
             run = Run.reopen(folder)
         with (run.folder / "environment.txt").open("a", encoding="utf-8") as file:
             file.write(("" if folder is None else "\nresumed\n") + environment())
+        if prepared.files is not None:
+            run_data.write_listing(run.folder, prepared.files)
         opened.append(run)
         return run.folder
 
@@ -126,18 +132,44 @@ def _open_run(folder: Path | None, task: str, flags: TrainFlags | AutoencoderFla
     return opened[0]
 
 
-def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Raise UserError if data or space differ from those that the run was trained with."""
-    if stored.get("data") != facts["data"]:
-        raise UserError(
-            f"the data set differs from the one that {folder.name} was trained on", "pass the original `data_root`"
-        )
+def _compare(folder: Path, stored: Mapping[str, Any], prepared: Prepared, accepted: bool) -> bool:
+    """Return whether the data changed since the run was trained. Raises UserError if that is not `accepted`.
+
+    Also raises UserError for other classes and for another space.
+    """
+    facts, then = prepared.facts, stored.get("data") or {}
+    changed = not same_data(then, facts["data"])
+    if changed:
+        before, classes = ((part.get("denoiser") or {}).get("class_names") for part in (stored, facts))
+        other = yaml_files.plain(classes) != before
+        change = run_data.describe_change(folder, then, facts["data"], prepared.files)
+        if other or not accepted:
+            raise UserError(
+                f"the data differ from those that {folder.name} was trained on: {change}",
+                f"name the original with {'`dataset.path` or ' if prepared.files else ''}`data_root`",
+                f"start a new run from its weights with `init_from` {folder.name}",
+                *(() if other else ("go on with these data: `changed_data`",)),
+            )
+        prepared.report.append(f"the data changed: {change}")
+    elif then.get("test", facts["data"]["test"]) != facts["data"]["test"]:
+        prepared.report.append(f"the test images changed: {facts['data']['test']} now, {then['test']} then")
     now, before = (yaml_files.plain(described.get("denoiser") or {}).get("space") for described in (facts, stored))
     if not _nearly_equal(now, before):
         raise UserError(
             f"the space differs from the one that {folder.name} was trained in",
             "pass the original `autoencoder`",
         )
+    return changed
+
+
+def data_facts(dataset: ImageData) -> dict[str, Any]:
+    """Return the facts about the data of a run, which its checkpoints hold."""
+    return {"name": dataset.name, "sha256": fingerprint(dataset), **run_data.counts_of(dataset)}
+
+
+def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two `data_facts` are of the same images and labels."""
+    return all(then.get(key) == now[key] for key in ("name", "sha256"))
 
 
 def _nearly_equal(one: Any, other: Any) -> bool:
@@ -185,13 +217,46 @@ def one_loads_first() -> Iterator[None]:
         yield
 
 
-def load_data(flags: Any, tell: Callable[[str], None] = data.warn) -> ImageData:
-    """Load the data set that a task's flags name. tell: receives notes about the data. Raises UserError."""
+def load_data(
+    flags: Any, tell: Callable[[str], None] = data.warn, stored: Mapping[str, Any] | None = None
+) -> ImageData:
+    """Load the data set that a task's flags name. Raises UserError.
+
+    tell: receives notes about the data. stored: facts of the run that is resumed.
+    """
     source: SourceFlags = flags.data
-    root = data.data_root(source.data_root)
-    dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit, tell)
+    root, options = data.data_root(source.data_root), vars(flags.dataset_options)
+    if stored:
+        dataset = load_data_again(flags.dataset, options, root, source, stored, "the run", tell)
+    else:
+        dataset = data.load(flags.dataset, options, root, source.memory_limit, tell)
     if dataset.broken is not None and not processes.is_rank_zero():
         dataset.broken.tell_to(lambda line: None)
+    return dataset
+
+
+def load_data_again(
+    name: str,
+    options: Mapping[str, Any],
+    root: Path,
+    source: SourceFlags,
+    stored: Mapping[str, Any],
+    run: str,
+    tell: Callable[[str], None] = data.warn,
+) -> ImageData:
+    """Load the data set of a run, wherever it is below `root`. stored: facts of the run. Raises UserError.
+
+    The data may differ from those of the run.
+    """
+    located = run_data.locate_moved(name, options, root, run)
+
+    def load(older: bool) -> ImageData:
+        return data.load(name, located, root, source.memory_limit, lambda note: None, older)
+
+    names = (stored.get("denoiser") or {}).get("class_names") or ()
+    dataset = run_data.load_of_run(load, lambda dataset: same_data(stored["data"], data_facts(dataset)), names)
+    for note in dataset.notes:
+        tell(note)
     return dataset
 
 

@@ -162,7 +162,7 @@ class Workshop:
         self.folder, self.dataset = folder, few_digits()
         argv = [*TINY_VAE, "--experiments_dir", str(folder)]
         flags = resolve_flags(parse_flags(argv, AutoencoderFlags(), "train_vae", ""))
-        path = self.train(autoencoding.prepare_autoencoder(flags, resumed=False), 3, "train_vae")
+        path = self.train(autoencoding.prepare_autoencoder(flags, stored={}), 3, "train_vae")
         self.space_options = {"latents": {"autoencoder": str(path), "encoded": "none"}}
 
     def prepare(self, chosen: Setting) -> Prepared:

@@ -139,6 +139,31 @@ def test_columns_and_splits_by_name(package: Any, thirty: Any, tmp_path: Path) -
     assert loaded.class_names == () and len(loaded.train) == 30 and values(loaded.test) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("train", "test"), [("Training", "Validation"), ("TRAIN", "dev"), ("train", "Testing")])
+def test_splits_of_other_spelling(
+    train: str, test: str, package: Any, thirty: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {train: thirty.select(range(25)), test: thirty.select(range(25, 30)), "more": thirty}
+    package.DatasetDict(parts).save_to_disk(tmp_path / "x")
+    loaded = load_hf(tmp_path / "x")
+    assert values(loaded.train) == list(range(25)) and values(loaded.test) == list(range(25, 30))
+    assert capsys.readouterr().err == ""
+    package.DatasetDict({**parts, "val": thirty, "test": thirty.select([3])}).save_to_disk(tmp_path / "y")
+    assert values(load_hf(tmp_path / "y").test) == [3]
+    assert "not used: " in (told := capsys.readouterr().err) and "val (30 images)" in told
+
+
+def test_strings_that_are_numbers_are_sorted_as_numbers(package: Any, thirty: Any, tmp_path: Path) -> None:
+    numbered = thirty.map(lambda row: {"word": str(row["number"] % 12)})
+    numbered.save_to_disk(tmp_path / "x")
+    loaded = load_hf(tmp_path / "x", label_column="word")
+    assert loaded.class_names == tuple(map(str, range(12)))
+    assert loaded.train.labels.tolist() == [value % 12 for value in values(loaded.train)]
+    thirty.map(lambda row: {"word": "w" * 300 if row["number"] else "v"}).save_to_disk(tmp_path / "y")
+    with pytest.raises(UserError, match="a class name has 300 characters"):
+        load_hf(tmp_path / "y", label_column="word")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
