@@ -34,7 +34,7 @@ class Folder(DataSet):
     Args:
         path: Folder or zip of images, relative to the current folder or to the data root.
         test_path: Folder or zip of the test images, if they are elsewhere.
-        labels: folders: class folders. names: the file names without numbers, as in cat_1.png.
+        labels: Source of the labels: class folders, or file names without their numbers, such as cat_1.png.
     """
 
     def __init__(

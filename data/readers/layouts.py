@@ -26,9 +26,8 @@ _MORE = {"train": "|imagestr", "val": "", "test": "|imagests"}  # imagesTr, imag
 _EXACT = {role: re.compile(f"{_FILLERS}(?:{words})s?{_FILLERS}{_MORE[role]}") for role, words in _WORDS.items()}
 _LIKELY = {role: re.compile(f"(?:{words})s?") for role, words in _WORDS.items()}
 _LAYOUTS = (
-    "arrange the images as CLASS/IMAGE, as train/CLASS/IMAGE and test/CLASS/IMAGE, as CLASS/train/IMAGE and "
-    "CLASS/test/IMAGE, or so without CLASS (val, valid, validation and dev work like test; training and testing also "
-    "name splits; case does not matter)"
+    "use one of the layouts CLASS/IMAGE, {train,test}/CLASS/IMAGE, CLASS/{train,test}/IMAGE, {train,test}/IMAGE "
+    "(test may be called val, valid, validation or dev)"
 )
 _LONGEST_NAME = 255  # bytes of UTF-8, as on common file systems
 
