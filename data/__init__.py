@@ -5,11 +5,13 @@ subclass of DataSet with the file's name without underscores. Code that several 
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.images import ImageData, Split
+from models.processes import is_rank_zero
 from models.variants import DATA_SETS
 
 __all__ = ["ImageData", "Split", "data_root", "load"]
@@ -19,9 +21,13 @@ def load(name: str, options: Mapping[str, Any], root: Path, memory_limit: float 
     """Return the data set called `name`, read from the files in `root`.
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
-    more than this many GiB; None for half of the free memory. Raises UserError.
+    more than this many GiB; None for half of the free memory. Rank 0 prints the notes. Raises UserError.
     """
-    return DATA_SETS.build(name, **options).load(root).within(memory_limit)
+    dataset = DATA_SETS.build(name, **options).load(root).within(memory_limit)
+    if is_rank_zero():
+        for note in dataset.notes:
+            print(note, file=sys.stderr, flush=True)
+    return dataset
 
 
 def data_root(chosen: str | os.PathLike[str] | None = None) -> Path:

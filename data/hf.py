@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from data.images import DataSet, HeldOutShare, ImageData, Sides
 from data.readers.trees import Tree, hold_out, look_for, read_limited
 from models.errors import UserError
-from models.ranges import RESUMABLE
+from models.ranges import RESUMABLE, NonNegativeInt
 
 _TEST_NAMES = ("test", "validation", "val")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -37,7 +37,10 @@ class Hf(DataSet):
         size: Height and width of every image, or one number for both. Default: the images' own size, which must be
             the same for all.
         crop: Crop to the largest centred box with the aspect ratio of size, then scale. Otherwise, stretch the image.
-        channels: 3 for colour, 1 for grayscale.
+        channels: 3 for colour, 1 for grayscale, 4 for colour with transparency.
+        background: Colour under transparent parts, if channels is not 4.
+        white_level: Value in the files that becomes white, such as 4095 for 12 bits in 16. It is ignored for files
+            whose values cannot be larger. Default: the largest value of the file's type.
         test_share: Share of the images held out for testing if there are no test images.
         flips: Mirror images at random in training. Use it only if mirrored images are equally likely.
     """
@@ -53,7 +56,9 @@ class Hf(DataSet):
         label_column: str = "",
         size: Sides = (),
         crop: bool = True,
-        channels: Literal[1, 3] = 3,
+        channels: Literal[1, 3, 4] = 3,
+        background: Literal["white", "black", "grey"] = "white",
+        white_level: NonNegativeInt = 0,
         test_share: HeldOutShare = 0.1,
         flips: bool = False,
     ) -> None:
@@ -62,7 +67,7 @@ class Hf(DataSet):
         self.path, self.subset = path, subset
         self.train_split, self.test_split = train_split, test_split
         self.image_column, self.label_column = image_column, label_column
-        self.target = Target.from_options(size, channels, crop)
+        self.target = Target.from_options(size, channels, crop, background, white_level)
         self.test_share, self.flips = test_share, flips
 
     def load(self, root: Path) -> ImageData:

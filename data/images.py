@@ -64,7 +64,7 @@ class ImageData:
     """Data set. class_names: the name of each label, empty for unlabelled data.
 
     flips: whether mirrored images are equally likely, so that training may flip. broken: record of the images
-    that cannot be decoded, None for images in memory.
+    that cannot be decoded, None for images in memory. notes: lines for the user about files that are not used.
     """
 
     name: str
@@ -73,6 +73,7 @@ class ImageData:
     class_names: tuple[str, ...]
     flips: bool
     broken: Broken | None = None
+    notes: tuple[str, ...] = ()
 
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.
@@ -83,15 +84,15 @@ class ImageData:
         if self.broken is None:
             return self
         from data.readers.memory import free_memory
-        from data.readers.streamed import Streamed, read_both
+        from data.readers.streamed import Streamed, look_at_some, read_both
 
         train, test = self.train.images, self.test.images
         assert isinstance(train, Streamed) and isinstance(test, Streamed)
         if _gibibytes(train) + _gibibytes(test) > (free_memory() / 2**31 if limit is None else limit):
-            return self
-        images = zip((self.train, self.test), read_both(train, test), strict=True)
-        splits = (replace(split, images=tensor) for split, tensor in images)
-        return ImageData(self.name, *splits, class_names=self.class_names, flips=self.flips)
+            return replace(self, notes=(*self.notes, *look_at_some(train)))
+        first, second, notes = read_both(train, test)
+        splits = replace(self.train, images=first), replace(self.test, images=second)
+        return replace(self, train=splits[0], test=splits[1], broken=None, notes=(*self.notes, *notes))
 
 
 class DataSet:
@@ -100,6 +101,13 @@ class DataSet:
     def load(self, root: Path) -> ImageData:
         """Return the data set, read from the files in `root`. Raises UserError."""
         raise NotImplementedError
+
+
+def sides_of(size: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return the option `dataset.size` as (H, W), None if it is empty. Raises UserError for more than two numbers."""
+    if len(size) > 2:
+        raise UserError(f"`dataset.size` {' '.join(map(str, size))}: takes one or two numbers")
+    return (size[0], size[-1]) if size else None
 
 
 def _memory_limit(option: float | None) -> float | None:
