@@ -6,27 +6,43 @@ subclass of DataSet with the file's name without underscores. Code that several 
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from data.images import ImageData, Split
+from models.errors import UserError
 from models.processes import is_rank_zero
 from models.variants import DATA_SETS
 
 __all__ = ["ImageData", "Split", "data_root", "load"]
 
 
-def load(name: str, options: Mapping[str, Any], root: Path, memory_limit: float | None = None) -> ImageData:
+def warn(note: str) -> None:
+    """Print a note on standard error, in one process."""
+    if is_rank_zero():
+        print(UserError(note), file=sys.stderr, flush=True)
+
+
+def load(
+    name: str,
+    options: Mapping[str, Any],
+    root: Path,
+    memory_limit: float | None = None,
+    tell: Callable[[str], None] = warn,
+) -> ImageData:
     """Return the data set called `name`, read from the files in `root`.
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
-    more than this many GiB; None for half of the free memory. Rank 0 prints the notes. Raises UserError.
+    more than this many GiB; None for half of the free memory. tell: receives each line of `ImageData.notes`. Raises
+    UserError.
     """
-    dataset = DATA_SETS.build(name, **options).load(root).within(memory_limit)
-    if is_rank_zero():
-        for note in dataset.notes:
-            print(note, file=sys.stderr, flush=True)
+    loaded = DATA_SETS.build(name, **options).load(root)
+    for note in loaded.notes:
+        tell(note)
+    dataset = loaded.within(memory_limit)
+    for note in dataset.notes[len(loaded.notes) :]:
+        tell(note)
     return dataset
 
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from data.readers.streamed import Broken, Streamed
 
-# Types of options that the data sets of image files share.
+# Types of options that data sets share.
 Sides = tuple[Annotated[int, Range(1, 4096)], ...]
+Pad = Annotated[int, Range(0, 1024)]
 HeldOutShare = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
 
 
@@ -64,7 +65,7 @@ class ImageData:
     """Data set. class_names: the name of each label, empty for unlabelled data.
 
     flips: whether mirrored images are equally likely, so that training may flip. broken: record of the images
-    that cannot be decoded, None for images in memory. notes: lines for the user about files that are not used.
+    that cannot be decoded, None for images in memory. notes: lines for the user about the data.
     """
 
     name: str
@@ -74,6 +75,24 @@ class ImageData:
     flips: bool
     broken: Broken | None = None
     notes: tuple[str, ...] = ()
+
+    def fitted(self, size: tuple[int, ...], pad: int) -> ImageData:
+        """Return the data set, which is in memory, scaled to the option `size` and with `pad` black pixels around it.
+
+        Raises UserError if the images do not fit in the free memory.
+        """
+        sides = sides_of(size)
+        if sides is None and pad == 0:
+            return self
+        import torch
+
+        from data.readers.pictures import fit_images
+
+        train, test = (
+            replace(split, images=torch.from_numpy(fit_images(split.in_memory().numpy(), sides, pad)))
+            for split in (self.train, self.test)
+        )
+        return replace(self, train=train, test=test)
 
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.

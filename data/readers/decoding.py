@@ -163,7 +163,7 @@ def _without_metadata(stored: bytes) -> bytes:
         return _PNG_MARK + b"".join(_needed_chunks(stored))
     if stored[4:8] == b"ftyp":
         head, mark, pixels = stored.partition(b"mdat")
-        return head.replace(b"Exif\0", b"skip\0") + mark + pixels
+        return head.replace(b"Exif", b"skip") + mark + pixels
     return stored
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 # Formats that Pillow decodes itself, by Pillow's names. Formats that Pillow passes to another program or to a handler
 # are left out (EPS, WMF, BUFR, GRIB, HDF5, MPEG), and so are measurements without a known range (FITS, SPIDER, IPTC).
 FORMATS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
     "GIF": (".gif",),
@@ -19,7 +19,6 @@ FORMATS = {
     "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
     "AVIF": (".avif", ".avifs"),
     "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
-    "MPO": (".mpo",),
     "QOI": (".qoi",),
     "PSD": (".psd",),
     "DIB": (".dib",),
@@ -77,8 +76,9 @@ def choose_images(entries: Iterable[str]) -> tuple[list[str], str]:
 def count_by_suffix(names: Iterable[str]) -> str:
     """Return the number of files of each suffix, the commonest first, such as "12 .heic, 3 .txt"."""
     counts = Counter(PurePosixPath(name).suffix.lower() or "without a suffix" for name in names)
-    common = [f"{count} {suffix}" for suffix, count in counts.most_common(_MOST_NAMED)]
-    rest = counts.total() - sum(count for _, count in counts.most_common(_MOST_NAMED))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ordered[_MOST_NAMED:])
+    common = [f"{count} {suffix}" for suffix, count in ordered[:_MOST_NAMED]]
     return ", ".join([*common, *([f"{rest} others"] if rest else [])])
 
 

@@ -29,7 +29,7 @@ _MOST_NAMED = 5
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Target:
     """Form of decoded images. size: (H, W), None to keep theirs. channels: 1, 3 or 4. crop: crop, do not stretch.
 
@@ -49,13 +49,12 @@ class Target:
         """Return the target that the options of a data set describe. Raises UserError for more than two sizes."""
         return cls(sides_of(size), channels, crop, background, white_level)
 
-    @property
-    def key(self) -> str:
-        """Text that identifies the target. The options of earlier versions are always in it, others if they are set."""
+    def __repr__(self) -> str:
+        """Return the options of earlier versions, and others if set. Hashes of data sets depend on this text."""
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         earlier = ("size", "channels", "crop")
-        chosen = {key: value for key, value in options.items() if key in earlier or value != getattr(Target, key)}
-        return f"Target({', '.join(f'{key}={value!r}' for key, value in chosen.items())})"
+        shown = {key: value for key, value in options.items() if key in earlier or value != getattr(Target, key)}
+        return f"Target({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
 
     @property
     def ways_out(self) -> list[str]:
@@ -147,6 +146,24 @@ def empty_images(count: int, shape: Sequence[int]) -> np.ndarray:
         ways_out = "choose a smaller `dataset.size`", "choose a smaller `memory_limit`"
         raise UserError(f"{count} images of {_size(shape)} {sizes}", *ways_out)
     return np.empty((count, *shape), np.uint8)
+
+
+def fit_images(images: np.ndarray, size: tuple[int, int] | None, pad: int) -> np.ndarray:
+    """Return uint8 images (N, C, H, W) scaled to `size` by a Lanczos filter, then framed by `pad` black pixels.
+
+    Pillow scales with whole numbers, so results are the same on every machine. Raises UserError for too little memory.
+    """
+    height, width = size or images.shape[2:]
+    fitted = empty_images(len(images), (images.shape[1], height + 2 * pad, width + 2 * pad))
+    fitted[:] = 0
+    inside = fitted[:, :, pad : pad + height, pad : pad + width]
+    if (height, width) == images.shape[2:]:
+        inside[:] = images
+        return fitted
+    for planes, targets in zip(images, inside, strict=True):
+        for plane, target in zip(planes, targets, strict=True):
+            target[:] = Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS)
+    return fitted
 
 
 def _flatten(image: Image.Image, target: Target) -> Image.Image:

@@ -83,7 +83,7 @@ class Part:
 
     def sha256(self, target: Target) -> str:
         """Hash names, sizes, stored checksums, labels and the target. No image is read."""
-        digest = hashlib.sha256(target.key.encode())
+        digest = hashlib.sha256(repr(target).encode())
         for name, label in zip(self.names, self.labels, strict=True):
             try:
                 stamp = self.tree.stamp(name)

@@ -34,13 +34,14 @@ class Survey:
         low, high = int(pixels.min()), int(pixels.max())
         if high - low > _FLAT and high > _DARK:
             return
-        file = _extremes(decoded.image)
+        clear, image = decoded.image.has_transparency_data, decoded.image
+        file = _extremes(image.convert("RGBA") if clear and image.mode in ("P", "PA") else image)
         varied = any(high - low >= _VARIED for low, high in file)
-        if varied and decoded.image.has_transparency_data and self.target.channels != 4 and high - low <= _FLAT:
+        if varied and clear and self.target.channels != 4 and high - low <= _FLAT:
             self.blank.append(True)
         elif high <= _DARK and max(high - low for low, high in file) > 0 and not self.target.white_level:
             peak = max(high for _, high in _extremes(flat))
-            deep = decoded.image.mode.startswith(("I", "F"))
+            deep = image.mode.startswith(("I", "F"))
             self.dark.append((decoded.top, file[0][1] if deep else (peak + 1) * (decoded.top + 1) / 256 - 1))
 
     def notes(self, source: str) -> list[str]:
@@ -51,7 +52,7 @@ class Survey:
             other = "black" if under == "white" else "white"
             lines.append(
                 f"{source}: {_of(len(self.blank), len(self.seen))} of one colour: transparency is laid over {under}; "
-                f"--dataset.background {other} or --dataset.channels 4"
+                f"use `dataset.background` {other} or `dataset.channels` 4"
             )
         if self.dark:
             top = max(top for top, _ in self.dark)
@@ -59,7 +60,7 @@ class Survey:
             level = 2 ** max(1, peak.bit_length()) - 1
             lines.append(
                 f"{source}: {_of(len(self.dark), len(self.seen))} nearly black: their values end at {peak} of {top}; "
-                f"--dataset.white_level {level}"
+                f"use `dataset.white_level` {level}"
             )
         return lines
 

@@ -111,12 +111,12 @@ def _fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6]) / 2**48
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+def _is_hidden(part: str) -> bool:
+    return part.startswith((".", "__MACOSX"))
 
 
 def _choose(entries: list[str]) -> tuple[list[str], str]:
-    return choose_images(name for name in entries if not _is_hidden(name))
+    return choose_images(name for name in entries if not any(map(_is_hidden, PurePosixPath(name).parts)))
 
 
 def _walk(top: Path) -> list[str]:
