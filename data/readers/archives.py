@@ -50,6 +50,8 @@ class Archive(Protocol):
 
 def open_archive(path: Path) -> Archive:
     """Return the archive at `path`. Raises UserError if it is damaged or unsafe, or of a format that is not read."""
+    if not path.is_file():  # a pipe, for example, which would wait
+        raise UserError(f"{path} is neither a folder nor a file", "name a folder or an archive of images")
     try:
         with path.open("rb") as file:
             start = file.read(_TAR_MARK + 5)

@@ -110,7 +110,7 @@ def decode_all(tree: Tree, names: Sequence[str], target: Target, survey: Survey 
     Raises UserError for images that cannot be decoded or have another shape, and if memory is too small.
     """
     shape = find_shape(tree, names, target)
-    images = empty_images(len(names), shape)
+    images = empty_images(len(names), shape, "choose a smaller `memory_limit`")
     broken: dict[str, str] = {}
 
     def work(rows: slice) -> int:
@@ -138,13 +138,13 @@ def in_threads(work: Callable[[slice], Result], count: int) -> Iterator[Result]:
         yield from threads.map(work, (slice(first, first + _CHUNK) for first in range(0, count, _CHUNK)))
 
 
-def empty_images(count: int, shape: Sequence[int]) -> np.ndarray:
+def empty_images(count: int, shape: Sequence[int], *more_ways_out: str) -> np.ndarray:
     """Return an uninitialised uint8 array (count, C, H, W). Raises UserError if it does not fit in the free memory."""
     needed, free = count * math.prod(shape), free_memory()
     if needed > free:
         sizes = f"need {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
-        ways_out = "choose a smaller `dataset.size`", "choose a smaller `memory_limit`"
-        raise UserError(f"{count} images of {_size(shape)} {sizes}", *ways_out)
+        message = f"{count} images of {_size(shape)} {sizes}"
+        raise UserError(message, "choose a smaller `dataset.size`", *more_ways_out)
     return np.empty((count, *shape), np.uint8)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 
@@ -54,8 +55,11 @@ class ArchiveTree(Tree):
 
 
 def read_limited(path: Path) -> bytes:
-    """Return the bytes of an image file. Raises OSError, and ValueError for more than MAX_FILE_BYTES."""
-    check_size(path.stat().st_size)
+    """Return the bytes of an image file. Raises OSError, and ValueError for a device or more than MAX_FILE_BYTES."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    check_size(status.st_size)
     return path.read_bytes()
 
 

@@ -188,6 +188,17 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     assert "neither a folder nor a zip or tar archive" in refused(tmp_path / "one.png")
 
 
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    assert "neither a folder nor a file" in refused(tmp_path / "pipe.zip")
+    for name in ("a", "b"):
+        png(tmp_path / "mine" / name / "1.png", 1)
+    (tmp_path / "mine" / "a" / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "mine" / "b" / "pipe.png")
+    message = refused(tmp_path / "mine")
+    assert "a/zero.png (not a regular file)" in message and "b/pipe.png (not a regular file)" in message
+
+
 def test_what_a_compressed_tar_unpacks_to_is_limited(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 1 << 14)
     assert "unpacks to more than" in refused(tarred(classes, "tgz"))
