@@ -79,7 +79,7 @@ class _Zip:
         try:
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"cannot read {path} as a zip archive: {error}") from None
+            raise UserError(f"cannot read {path} as a zip archive: {error}", "copy or create it again") from None
         self.members = _by_name(path, ((member.filename, member) for member in self._zip.infolist()))
         self._path, self._process = path, os.getpid()
 

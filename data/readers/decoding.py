@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data.readers.formats import FORMATS, UNMARKED
 
@@ -129,7 +129,7 @@ def _brightened(image: Image.Image, white: float) -> Image.Image:
     return plain.point(scaled * colours + list(range(256)) * plain.mode.endswith("A"))
 
 
-def _top(image: Image.Image, tags: Any) -> int:
+def _top(image: ImageFile.ImageFile, tags: Any) -> int:
     """Return the largest value that a pixel of the file can have."""
     if tags is not None:
         bits = (tags.get(_BITS) or (8,))[0]

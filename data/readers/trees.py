@@ -116,7 +116,7 @@ def _fraction(name: str) -> float:
 
 
 def _is_hidden(part: str) -> bool:
-    return part.startswith((".", "__MACOSX"))
+    return part.startswith((".", "__MACOSX")) or part.lower() in ("thumbs.db", "desktop.ini")
 
 
 def _choose(entries: list[str]) -> tuple[list[str], str]:

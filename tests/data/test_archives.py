@@ -8,6 +8,7 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ KINDS = {"tar": "", "tar.gz": "gz", "tgz": "gz", "tar.bz2": "bz2", "tar.xz": "xz
 
 def tarred(folder: Path, kind: str = "tar", prefix: str = "./") -> Path:
     path = folder.with_name(f"{folder.name}.{kind}")
-    with tarfile.open(path, f"w:{KINDS[kind]}") as archive:
+    mode: Any = f"w:{KINDS[kind]}"
+    with tarfile.open(path, mode) as archive:
         archive.add(folder, prefix)
     return path
 
@@ -30,7 +32,8 @@ def tarred(folder: Path, kind: str = "tar", prefix: str = "./") -> Path:
 def with_member(folder: Path, kind: str = "tar", **member: object) -> Path:
     """Return a tar of the folder with one more member of these attributes, without its contents."""
     path = folder.with_name(f"more.{kind}")
-    with tarfile.open(path, f"w:{KINDS[kind]}") as archive:
+    mode: Any = f"w:{KINDS[kind]}"
+    with tarfile.open(path, mode) as archive:
         archive.add(folder, "./")
         info = tarfile.TarInfo()
         for name, value in member.items():

@@ -88,7 +88,15 @@ def test_a_damaged_file_is_not_taken_for_a_format_without_a_mark() -> None:
 def test_other_files_are_counted_and_folders_without_images_are_named(
     archive: bool, classes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("owl/1.heic", "owl/2.heic", "cat/notes.TXT", "cat/README", "emu/deep/1.svg", "empty/.hidden"):
+    for name in (
+        "owl/1.heic",
+        "owl/2.heic",
+        "cat/notes.TXT",
+        "cat/README",
+        "emu/deep/1.svg",
+        "empty/.hidden",
+        "Thumbs.db",
+    ):
         (classes / name).parent.mkdir(parents=True, exist_ok=True)
         (classes / name).write_bytes(b"?")
     path = zipped(classes) if archive else classes
