@@ -136,7 +136,8 @@ def _top(image: ImageFile.ImageFile, tags: Any) -> int:
         return 2**bits - 1 if 8 < bits <= 16 else 255
     coding = str(image.tile[:1])
     wide = image.format in ("PNG", "SGI") and ("16B" in coding or "SGI16" in coding)
-    wide = wide or (image.format == "PPM" and image.tile[0].codec_name == "ppm" and image.tile[0].args[-1] > 255)
+    if image.format == "PPM" and image.tile[0].codec_name == "ppm":
+        wide = int(str((image.tile[0].args or "0")[-1])) > 255
     return 65535 if wide or image.mode.startswith("I") else 255
 
 
