@@ -43,7 +43,10 @@ def load(
     loaded = data_set.load(root)
     for note in loaded.notes:
         tell(note)
-    return loaded.within(memory_limit)
+    dataset = loaded.within(memory_limit)
+    for note in dataset.notes[len(loaded.notes) :]:
+        tell(note)
+    return dataset
 
 
 def data_root(chosen: str | os.PathLike[str] | None = None) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import DataSet, ImageData, Split, make_split
+from data.images import DataSet, ImageData, Pad, Sides, Split, make_split
 from data.readers import files
 from data.readers.downloads import fetch_missing
 from data.readers.inert_pickle import read_batch
@@ -35,7 +35,14 @@ class CIFAR10(DataSet):
     """Photographs of ten kinds of things, 3×32×32: 50,000 to train, 10,000 to test (Krizhevsky 2009).
 
     Training flips the images, because mirrored photographs are equally likely.
+
+    Args:
+        size: Height and width after scaling, or one number for both. Default: the published size.
+        pad: Black pixels added on each side after scaling.
     """
+
+    def __init__(self, *, size: Sides = (), pad: Pad = 0) -> None:
+        self.size, self.pad = size, pad
 
     def load(self, root: Path) -> ImageData:
         """Read the folder or the tar in `root`. Raises UserError if it is missing, cut short or altered."""
@@ -48,7 +55,7 @@ class CIFAR10(DataSet):
             source, contents = archive, _read_archive(archive)
         *train, test = (read_batch(contents[name], f"{source} ({name})") for name in MD5)
         splits = (_join(batches, str(source)) for batches in (train, [test]))
-        return ImageData("cifar10", *splits, class_names=CLASS_NAMES, flips=True)
+        return ImageData("cifar10", *splits, class_names=CLASS_NAMES, flips=True).fitted(self.size, self.pad)
 
 
 def _join(batches: list[tuple[np.ndarray, np.ndarray]], source: str) -> Split:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import DataSet, ImageData, make_split
+from data.images import DataSet, ImageData, Pad, Sides, make_split
 
 _FILE = "sklearn/datasets/data/digits.csv.gz"
 _TEST_SHARE = 0.2
@@ -19,7 +19,14 @@ class Digits(DataSet):
     """Handwritten digits, 1×8×8: 1,797 images of 43 writers (Alpaydin and Kaynak 1998, the test half of UCI's set).
 
     The values 0..16 become 0..255, rounded half to even. A fixed fifth of each class is the test split. Never flipped.
+
+    Args:
+        size: Height and width after scaling, or one number for both. Default: the published size.
+        pad: Black pixels added on each side after scaling.
     """
+
+    def __init__(self, *, size: Sides = (), pad: Pad = 0) -> None:
+        self.size, self.pad = size, pad
 
     def load(self, root: Path) -> ImageData:
         """Read the digits. `root` is not used."""
@@ -28,7 +35,7 @@ class Digits(DataSet):
         images = np.rint(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         test = _stratified(labels)
         splits = (make_split(images[rows], labels[rows], 10, "digits") for rows in (~test, test))
-        return ImageData("digits", *splits, class_names=tuple("0123456789"), flips=False)
+        return ImageData("digits", *splits, class_names=tuple("0123456789"), flips=False).fitted(self.size, self.pad)
 
 
 def _stratified(labels: np.ndarray) -> np.ndarray:

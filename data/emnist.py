@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from data.images import DataSet, ImageData, Split, make_split
+from data.images import DataSet, ImageData, Pad, Sides, Split, make_split
 from data.readers import files, idx
 from data.readers.downloads import fetch_missing
 from models.errors import UserError
@@ -45,12 +45,18 @@ class EMNIST(DataSet):
         split: byclass has 814,255 images, 62 classes of unequal size. bymerge merges 15 pairs of cases into 47
             classes. balanced has 131,600 images, 47 classes of equal size. letters has 26 classes, both cases in one.
             digits and mnist have 10 classes, 280,000 and 70,000 images.
+        size: Height and width after scaling, or one number for both. Default: the published size.
+        pad: Black pixels added on each side after scaling.
     """
 
     def __init__(
-        self, *, split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced"
+        self,
+        *,
+        split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced",
+        size: Sides = (),
+        pad: Pad = 0,
     ) -> None:
-        self.split = split
+        self.split, self.size, self.pad = split, size, pad
 
     def load(self, root: Path) -> ImageData:
         """Read the four files of the split. Raises UserError if they are missing, cut short or altered."""
@@ -62,7 +68,8 @@ class EMNIST(DataSet):
         elif not loose:
             _check_archive(folder / ARCHIVE)
         train, test = (self._read_part(folder, part, loose) for part in parts)
-        return ImageData("emnist", train, test, class_names=tuple(CLASS_NAMES[self.split]), flips=False)
+        loaded = ImageData("emnist", train, test, class_names=tuple(CLASS_NAMES[self.split]), flips=False)
+        return loaded.fitted(self.size, self.pad)
 
     def _read_part(self, folder: Path, part: str, loose: bool) -> Split:
         images, labels = (_array(folder, file, loose) for file in _pair(part))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.images import DataSet, ImageData
+from data.images import DataSet, ImageData, Pad, Sides
 from data.readers.idx import load_idx_set
 
 # The mirror of torchvision.datasets.FashionMNIST.
@@ -26,10 +26,17 @@ class FashionMNIST(DataSet):
     """Clothing, 1×28×28: 60,000 to train, 10,000 to test (Xiao et al. 2017).
 
     Never flipped: nearly all shoes point the same way, so mirrored ones would be other data.
+
+    Args:
+        size: Height and width after scaling, or one number for both. Default: the published size.
+        pad: Black pixels added on each side after scaling.
     """
+
+    def __init__(self, *, size: Sides = (), pad: Pad = 0) -> None:
+        self.size, self.pad = size, pad
 
     def load(self, root: Path) -> ImageData:
         """Read the four files in `root`/FashionMNIST/raw. Raises UserError if one is missing, cut short or altered."""
         folder = root / "FashionMNIST" / "raw"
         train, test = load_idx_set("fashion_mnist", folder, MIRRORS, MD5, classes=10)
-        return ImageData("fashion_mnist", train, test, class_names=CLASS_NAMES, flips=False)
+        return ImageData("fashion_mnist", train, test, class_names=CLASS_NAMES, flips=False).fitted(self.size, self.pad)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from data.images import Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides
+from data.images import Background, Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides, WhiteLevel
 from data.readers.layouts import (
     FileNameClasses,
     FolderClasses,
@@ -22,7 +22,7 @@ from models.ranges import RESUMABLE
 
 
 class Folder(DataSet):
-    """Images of a folder or zip: `<class>/<image>` or images alone, optionally in `train/` and `test/`.
+    """Images of a folder, zip or tar: `<class>/<image>` or images alone, optionally in `train/` and `test/`.
 
     Folders named after splits may be above or below the class folders, in any case: train or training; test or
     testing, else val, valid, validation or dev. Without them, a share of the images is held out by a hash of their
@@ -32,8 +32,8 @@ class Folder(DataSet):
     ignored.
 
     Args:
-        path: Folder or zip of images, relative to the current folder or to the data root.
-        test_path: Folder or zip of the test images, if they are elsewhere.
+        path: Folder, zip or tar of images, relative to the current folder or to the data root.
+        test_path: Folder, zip or tar of the test images, if they are elsewhere.
         labels: Source of the labels: class folders, or file names without their numbers, such as cat_1.png.
     """
 
@@ -46,13 +46,15 @@ class Folder(DataSet):
         size: Sides = (),
         crop: Crop = True,
         channels: Channels = 3,
+        background: Background = "white",
+        white_level: WhiteLevel = 0,
         test_share: HeldOutShare = 0.1,
         flips: Flips = False,
     ) -> None:
         from data.readers.pictures import Target
 
         self.path, self.test_path, self.labels = path, test_path, labels
-        self.target = Target.from_options(size, channels, crop)
+        self.target = Target.from_options(size, channels, crop, background, white_level)
         self.test_share, self.flips = test_share, flips
 
     def load(self, root: Path) -> ImageData:

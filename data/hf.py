@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from data.images import Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides
+from data.images import Background, Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides, WhiteLevel
 from data.readers.layouts import class_order, hold_out, shorten_names, split_role
 from data.readers.trees import Tree, look_for, read_limited
 from models.errors import UserError
@@ -48,6 +48,8 @@ class Hf(DataSet):
         size: Sides = (),
         crop: Crop = True,
         channels: Channels = 3,
+        background: Background = "white",
+        white_level: WhiteLevel = 0,
         test_share: HeldOutShare = 0.1,
         flips: Flips = False,
     ) -> None:
@@ -56,7 +58,7 @@ class Hf(DataSet):
         self.path, self.subset = path, subset
         self.train_split, self.test_split = train_split, test_split
         self.image_column, self.label_column = image_column, label_column
-        self.target = Target.from_options(size, channels, crop)
+        self.target = Target.from_options(size, channels, crop, background, white_level)
         self.test_share, self.flips = test_share, flips
 
     def load(self, root: Path) -> ImageData:

@@ -37,7 +37,17 @@ Crop = Annotated[
     bool,
     Doc("Crop to the largest centred box with the aspect ratio of size, then scale. Otherwise, stretch the image."),
 ]
-Channels = Annotated[Literal[1, 3], Doc("3 for colour, 1 for grayscale.")]
+Channels = Annotated[Literal[1, 3, 4], Doc("3 for colour, 1 for grayscale, 4 for colour with transparency.")]
+Background = Annotated[Literal["white", "black", "grey"], Doc("Colour under transparent parts, if channels is not 4.")]
+WhiteLevel = Annotated[
+    int,
+    Range(0),
+    Doc(
+        "Value in the files that becomes white, such as 4095 for 12 bits in 16. It is ignored for files whose values "
+        "cannot be larger. Default: the largest value of the file's type."
+    ),
+]
+Pad = Annotated[int, Range(0, 1024), Doc("Black pixels added on each side after scaling.")]
 HeldOutShare = Annotated[
     float,
     Range(0, 1, open_low=True, open_high=True),
@@ -100,6 +110,24 @@ class ImageData:
         counts = self.train.labels.bincount(minlength=len(self.class_names)).tolist()
         return tuple(label for label in range(len(self.class_names)) if counts[label] == 0)
 
+    def fitted(self, size: tuple[int, ...], pad: int) -> ImageData:
+        """Return the data set, which is in memory, scaled to the option `size` and with `pad` black pixels around it.
+
+        Raises UserError if the images do not fit in the free memory.
+        """
+        sides = sides_of(size)
+        if sides is None and pad == 0:
+            return self
+        import torch
+
+        from data.readers.pictures import fit_images
+
+        train, test = (
+            replace(split, images=torch.from_numpy(fit_images(split.in_memory().numpy(), sides, pad)))
+            for split in (self.train, self.test)
+        )
+        return replace(self, train=train, test=test)
+
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.
 
@@ -109,15 +137,15 @@ class ImageData:
         if self.broken is None:
             return self
         from data.readers.memory import free_memory
-        from data.readers.streamed import Streamed, read_both
+        from data.readers.streamed import Streamed, look_at_some, read_both
 
         train, test = self.train.images, self.test.images
         assert isinstance(train, Streamed) and isinstance(test, Streamed)
         if _gibibytes(train) + _gibibytes(test) > (free_memory() / 2**31 if limit is None else limit):
-            return self
-        images = zip((self.train, self.test), read_both(train, test), strict=True)
-        train_split, test_split = (replace(split, images=tensor) for split, tensor in images)
-        return replace(self, train=train_split, test=test_split, broken=None)
+            return replace(self, notes=(*self.notes, *look_at_some(train)))
+        first, second, notes = read_both(train, test)
+        splits = replace(self.train, images=first), replace(self.test, images=second)
+        return replace(self, train=splits[0], test=splits[1], broken=None, notes=(*self.notes, *notes))
 
 
 class DataSet:
@@ -131,6 +159,13 @@ class DataSet:
     def load(self, root: Path) -> ImageData:
         """Return the data set, read from the files in `root`. Raises UserError."""
         raise NotImplementedError
+
+
+def sides_of(size: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return the option `dataset.size` as (H, W), None if it is empty. Raises UserError for more than two numbers."""
+    if len(size) > 2:
+        raise UserError(f"`dataset.size` {' '.join(map(str, size))}: takes one or two numbers")
+    return (size[0], size[-1]) if size else None
 
 
 def _memory_limit(option: float | None) -> float | None:

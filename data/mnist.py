@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.images import DataSet, ImageData
+from data.images import DataSet, ImageData, Pad, Sides
 from data.readers.idx import load_idx_set
 
 # The mirrors of torchvision.datasets.MNIST.
@@ -18,9 +18,17 @@ MD5 = {
 
 
 class MNIST(DataSet):
-    """Handwritten digits, 1×28×28: 60,000 to train, 10,000 to test (LeCun et al. 1998). Never flipped."""
+    """Handwritten digits, 1×28×28: 60,000 to train, 10,000 to test (LeCun et al. 1998). Never flipped.
+
+    Args:
+        size: Height and width after scaling, or one number for both. Default: the published size.
+        pad: Black pixels added on each side after scaling.
+    """
+
+    def __init__(self, *, size: Sides = (), pad: Pad = 0) -> None:
+        self.size, self.pad = size, pad
 
     def load(self, root: Path) -> ImageData:
         """Read the four files in `root`/MNIST/raw. Raises UserError if one is missing, cut short or altered."""
         train, test = load_idx_set("mnist", root / "MNIST" / "raw", MIRRORS, MD5, classes=10)
-        return ImageData("mnist", train, test, class_names=tuple("0123456789"), flips=False)
+        return ImageData("mnist", train, test, class_names=tuple("0123456789"), flips=False).fitted(self.size, self.pad)

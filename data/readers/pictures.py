@@ -3,51 +3,58 @@
 Threads decode into one array, because Pillow releases the GIL. `streamed.py` leaves images in their files.
 """
 
-import io
 import math
 import os
-import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from data.images import sides_of
+from data.readers.decoding import BROKEN, eight_bits, open_upright
 from data.readers.memory import free_memory
+from data.readers.survey import Survey
 from data.readers.trees import Tree
 from models.errors import UserError
 from models.progress import progress
 
-# About 8000×8000, below the size at which Pillow itself begins to warn of decompression bombs.
-MAX_PIXELS = 64 << 20
-# Only these formats, because Pillow runs system programs for some other formats (Ghostscript for EPS).
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Pillow is known to raise these for damaged files.
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, AttributeError)
-BROKEN += (OverflowError, MemoryError, struct.error, Image.DecompressionBombError)
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CHUNK = 64
 _MOST_NAMED = 5
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Target:
-    """Form of decoded images. size: (H, W), None to keep theirs. channels: 1 or 3. crop: crop instead of stretching."""
+    """Form of decoded images. size: (H, W), None to keep theirs. channels: 1, 3 or 4. crop: crop, do not stretch.
+
+    background: colour under transparent parts, unless there are four channels. white_level: as for `eight_bits`.
+    """
 
     size: tuple[int, int] | None
     channels: int
     crop: bool
+    background: str = "white"
+    white_level: int = 0
 
     @classmethod
-    def from_options(cls, size: tuple[int, ...], channels: int, crop: bool) -> Self:
+    def from_options(
+        cls, size: tuple[int, ...], channels: int, crop: bool, background: str = "white", white_level: int = 0
+    ) -> Self:
         """Return the target that the options of a data set describe. Raises UserError for more than two sizes."""
-        if len(size) > 2:
-            raise UserError(f"`dataset.size` {' '.join(map(str, size))}: takes one or two numbers")
-        return cls((size[0], size[-1]) if size else None, channels, crop)
+        return cls(sides_of(size), channels, crop, background, white_level)
+
+    def __repr__(self) -> str:
+        """Return the options of earlier versions, and others if set. Hashes of data sets depend on this text."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        earlier = ("size", "channels", "crop")
+        shown = {key: value for key, value in options.items() if key in earlier or value != getattr(Target, key)}
+        return f"Target({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
 
     @property
     def ways_out(self) -> list[str]:
@@ -55,30 +62,24 @@ class Target:
         return ["repair or remove them", *([] if self.size else ["give all images one size with `dataset.size`"])]
 
 
-def decode(stored: bytes, target: Target) -> np.ndarray:
+def decode(stored: bytes, target: Target, name: str = "", survey: Survey | None = None) -> np.ndarray:
     """Return an image file as uint8 (C, H, W), cropped and scaled by a Lanczos filter. Raises one of `BROKEN`.
 
-    The image is rotated by its EXIF tag. Transparent parts become white. Only the first frame of an animation is used.
+    The image is rotated by its EXIF tag. Only the first frame of an animation is used. name: name of the file.
     """
-    try:
-        opened = Image.open(io.BytesIO(stored), formats=_FORMATS)
-    except Image.UnidentifiedImageError:
-        raise ValueError("no image, or of no known format") from None
-    with opened as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} is more than {MAX_PIXELS >> 20} million pixels")
-        if target.size is not None and image.format == "JPEG":
-            # The JPEG decoder can halve the size at no cost. At least twice the target size remains for the filter, in
-            # a square because EXIF may rotate the image.
-            side = 2 * max(target.size)
-            image.draft(None, (side, side))
-        upright = ImageOps.exif_transpose(image)
-    flat = _flatten(upright, "L" if target.channels == 1 else "RGB")
+    # At least twice the target size remains for the filter, in a square because EXIF may rotate the image.
+    decoded = open_upright(stored, name, None if target.size is None else 2 * max(target.size))
+    image = eight_bits(decoded, target.white_level)
+    flat = _flatten(image, target)
     if target.size is not None and flat.size != target.size[::-1]:
         height, width = target.size
         box = _centre(flat.size, width / height) if target.crop else None
-        flat = flat.resize((width, height), Image.Resampling.LANCZOS, box=box)
-    pixels = np.asarray(flat)
+        scaled = flat.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    else:
+        scaled = flat
+    pixels = np.asarray(scaled)
+    if survey is not None:
+        survey.look(pixels, flat, decoded)
     return pixels[None] if target.channels == 1 else pixels.transpose(2, 0, 1)
 
 
@@ -89,33 +90,33 @@ def find_shape(tree: Tree, names: Sequence[str], target: Target) -> tuple[int, .
     for name in names:
         try:
             with _no_warnings():
-                return decode(tree.read(name), target).shape
+                return decode(tree.read(name), target, name).shape
         except BROKEN:
             continue  # It is reported with the other broken images when all are decoded.
     return (target.channels, 1, 1)
 
 
-def decode_as(tree: Tree, name: str, target: Target, shape: Sequence[int]) -> np.ndarray:
+def decode_as(tree: Tree, name: str, target: Target, shape: Sequence[int], survey: Survey | None = None) -> np.ndarray:
     """Return one image of the tree as uint8 (C, H, W). Raises one of `BROKEN`, also for an image of another shape."""
-    image = decode(tree.read(name), target)
+    image = decode(tree.read(name), target, name, survey)
     if image.shape != tuple(shape):
         raise ValueError(f"{_size(image.shape)}, but the first image is {_size(shape)}")
     return image
 
 
-def decode_all(tree: Tree, names: Sequence[str], target: Target) -> np.ndarray:
+def decode_all(tree: Tree, names: Sequence[str], target: Target, survey: Survey | None = None) -> np.ndarray:
     """Return the images `names` of the tree as one uint8 array (N, C, H, W).
 
     Raises UserError for images that cannot be decoded or have another shape, and if memory is too small.
     """
     shape = find_shape(tree, names, target)
-    images = empty_images(len(names), shape)
+    images = empty_images(len(names), shape, "choose a smaller `memory_limit`")
     broken: dict[str, str] = {}
 
     def work(rows: slice) -> int:
         for row, name in enumerate(names[rows], start=rows.start):
             try:
-                images[row] = decode_as(tree, name, target, shape)
+                images[row] = decode_as(tree, name, target, shape, survey)
             except BROKEN as error:
                 broken[name] = one_line(error)
         return len(names[rows])
@@ -137,25 +138,42 @@ def in_threads(work: Callable[[slice], Result], count: int) -> Iterator[Result]:
         yield from threads.map(work, (slice(first, first + _CHUNK) for first in range(0, count, _CHUNK)))
 
 
-def empty_images(count: int, shape: Sequence[int]) -> np.ndarray:
+def empty_images(count: int, shape: Sequence[int], *more_ways_out: str) -> np.ndarray:
     """Return an uninitialised uint8 array (count, C, H, W). Raises UserError if it does not fit in the free memory."""
     needed, free = count * math.prod(shape), free_memory()
     if needed > free:
         sizes = f"need {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
-        ways_out = "choose a smaller `dataset.size`", "choose a smaller `memory_limit`"
-        raise UserError(f"{count} images of {_size(shape)} {sizes}", *ways_out)
+        message = f"{count} images of {_size(shape)} {sizes}"
+        raise UserError(message, "choose a smaller `dataset.size`", *more_ways_out)
     return np.empty((count, *shape), np.uint8)
 
 
-def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert(mode)
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels are 32-bit numbers without a known range")
-    if image.has_transparency_data:
+def fit_images(images: np.ndarray, size: tuple[int, int] | None, pad: int) -> np.ndarray:
+    """Return uint8 images (N, C, H, W) scaled to `size` by a Lanczos filter, then framed by `pad` black pixels.
+
+    Pillow scales with whole numbers, so results are the same on every machine. Raises UserError for too little memory.
+    """
+    height, width = size or images.shape[2:]
+    fitted = empty_images(len(images), (images.shape[1], height + 2 * pad, width + 2 * pad))
+    fitted[:] = 0
+    inside = fitted[:, :, pad : pad + height, pad : pad + width]
+    if (height, width) == images.shape[2:]:
+        inside[:] = images
+        return fitted
+    for planes, targets in zip(images, inside, strict=True):
+        for plane, target in zip(planes, targets, strict=True):
+            target[:] = Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS)
+    return fitted
+
+
+def _flatten(image: Image.Image, target: Target) -> Image.Image:
+    """Return the image in the target's channels, its transparency laid over the background if they have none."""
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    if image.has_transparency_data and target.channels != 4:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, target.background), image)
+    return image.convert(_MODES[target.channels])
 
 
 def _centre(size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor
 
 from data.images import ImageData, Split
+from data.readers.decoding import BROKEN
 from data.readers.layouts import shorten_names
-from data.readers.pictures import BROKEN, Target, decode_all, decode_as, empty_images, find_shape, in_threads, one_line
+from data.readers.pictures import Target, decode_all, decode_as, empty_images, find_shape, in_threads, one_line
+from data.readers.survey import Survey
 from data.readers.trees import Tree
 from models.errors import UserError
 
 # A run stops if the number of broken images exceeds both limits, because replacements would change the data.
 MOST_BROKEN, BROKEN_SHARE = 20, 0.01
+MOST_LOOKED_AT = 64  # Streamed images that are decoded at the start to see whether they look wrong.
 
 
 class Broken:
@@ -152,13 +156,32 @@ class Streamed:
         yield from np.roll(members, -np.searchsorted(members, row))[1:].tolist()
 
 
-def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor]:
-    """Return all images of two splits in memory. Raises UserError naming broken images, or if they do not fit."""
+def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor, list[str]]:
+    """Return all images of two splits in memory, and notes about images that look wrong.
+
+    Raises UserError naming broken images, or if they do not fit.
+    """
+    survey = Survey(train.target)
     if test.tree is train.tree:  # one pass, so that the message names broken images of both splits
-        images = torch.from_numpy(decode_all(train.tree, [*train.names, *test.names], train.target))
-        return images[: len(train)], images[len(train) :]
-    first, second = (torch.from_numpy(decode_all(part.tree, part.names, part.target)) for part in (train, test))
-    return first, second
+        images = torch.from_numpy(decode_all(train.tree, [*train.names, *test.names], train.target, survey))
+        first, second = images[: len(train)], images[len(train) :]
+    else:
+        parts = ((part.tree, part.names, part.target, survey) for part in (train, test))
+        first, second = (torch.from_numpy(decode_all(*part)) for part in parts)
+    return first, second, survey.notes(str(train.tree.path))
+
+
+def look_at_some(images: Streamed) -> list[str]:
+    """Return notes about images that look wrong, among a few evenly spaced ones that are decoded for this."""
+    survey, step = Survey(images.target), -(-len(images) // MOST_LOOKED_AT)
+
+    def look(rows: slice) -> None:
+        for name in images.names[::step][rows]:
+            with suppress(*BROKEN):  # reported when the image is used
+                decode_as(images.tree, name, images.target, images.shape[1:], survey)
+
+    list(in_threads(look, len(images.names[::step])))
+    return survey.notes(str(images.tree.path))
 
 
 def stream(
@@ -184,9 +207,10 @@ def stream(
         Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), partial(part.sha256, target), part.rows)
         for part in (train, test)
     )
+    passed_over = dict.fromkeys(f"{part.tree.path}: {part.tree.note}" for part in (train, test) if part.tree.note)
     counts = np.bincount(train.labels, minlength=len(class_names))
     untrained = [name for name, count in zip(class_names, counts, strict=False) if count == 0]
     if untrained:
         kinds = "class without" if len(untrained) == 1 else f"{len(untrained)} classes without"
         notes = [*notes, f"{train.tree.path}: {kinds} any training image: {shorten_names(untrained)}"]
-    return ImageData(name, *splits, class_names, flips, broken, tuple(notes))
+    return ImageData(name, *splits, class_names, flips, broken, (*passed_over, *notes))

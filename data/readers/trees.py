@@ -1,40 +1,33 @@
-"""A folder or a zip of image files as a tree: sorted relative names, and the bytes of each file.
-
-Nothing is unpacked to disk. The name of a zip member is only a key, so it cannot cause access to other files.
-"""
+"""A folder or an archive of image files as a tree: sorted relative names, and the bytes of each file."""
 
 import os
 import re
-import zipfile
-import zlib
+import stat
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 
+from data.readers.archives import check_size, open_archive
+from data.readers.formats import choose_images
 from models.errors import UserError
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-# Folders of Synology, QNAP, NetApp, Windows, macOS, Linux, Android and Python, in lower case.
+# Folders and files of Synology, QNAP, NetApp, Windows, macOS, Linux, Android and Python, in lower case.
 _SYSTEM = frozenset(
     (
         *("@eadir", "@tmp", "@synoresource", "@recycle", "@recently-snapshot", "@transcode", "@appstore", "@database"),
         *("#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler", "recycled", "system volume information"),
         *("msocache", "network trash folder", "temporary items", "thevolumesettingsfolder", "lost+found", "lost.dir"),
-        *("__pycache__",),
+        *("__pycache__", "thumbs.db", "desktop.ini"),
     )
 )
 _CHECKED_DISK = re.compile(r"found\.\d{3}", re.IGNORECASE)
 
-# More than any single image needs. A larger file, or a zip member that unpacks to more, is refused.
-MAX_FILE_BYTES = 256 << 20
-
 
 class Tree(ABC):
-    """Images of a folder or zip. names: sorted relative POSIX paths."""
+    """Images of a folder or archive. names: sorted relative POSIX paths. note: what else is there."""
 
-    def __init__(self, path: Path, names: list[str]) -> None:
+    def __init__(self, path: Path, names: list[str], note: str = "") -> None:
         self.path = path
-        self.names = sorted(names)
+        self.names, self.note = sorted(names), note
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -49,7 +42,7 @@ class FolderTree(Tree):
     """A folder. Links to folders are followed, each folder once."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _walk(path))
+        super().__init__(path, *_choose(_walk(path)))
 
     def read(self, name: str) -> bytes:
         return read_limited(self.path / name)
@@ -58,64 +51,44 @@ class FolderTree(Tree):
         return str((self.path / name).stat().st_size)
 
 
-class ZipTree(Tree):
-    """A zip archive, read in place. Raises UserError if it is no zip archive or a name points outside it."""
+class ArchiveTree(Tree):
+    """A zip or tar archive, read in place. Raises UserError if it is damaged or unsafe."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"cannot read {path} as a zip archive: {error}") from None
-        self._members = {member.filename: member for member in self._zip.infolist() if _is_image(member.filename)}
-        for name in self._members:
-            if name.startswith("/") or ".." in PurePosixPath(name).parts:
-                raise UserError(f"{path}: the member {name!r} points outside the archive", "create the archive again")
-        self._process = os.getpid()
-        super().__init__(path, list(self._members))
-
-    def stamp(self, name: str) -> str:
-        member = self._members[name]
-        return f"{member.file_size} {member.CRC:08x}"
+        self._archive = open_archive(path)
+        super().__init__(path, *_choose(list(self._archive.members)))
 
     def read(self, name: str) -> bytes:
-        if self._process != os.getpid():
-            # A forked process shares the file position with its parent, so it opens the file again and keeps the index.
-            self._zip.fp, self._process = self.path.open("rb"), os.getpid()
-        member = self._members[name]
-        _check_size(member.file_size)
-        try:
-            # The size limits what zipfile unpacks, because the size in the directory may be false.
-            with self._zip.open(member) as file:
-                return file.read(member.file_size)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-            raise ValueError(str(error)) from None
+        return self._archive.read(name)
+
+    def stamp(self, name: str) -> str:
+        return self._archive.stamp(name)
 
 
 def read_limited(path: Path) -> bytes:
-    """Return the bytes of an image file. Raises OSError, and ValueError for more than MAX_FILE_BYTES."""
-    _check_size(path.stat().st_size)
+    """Return the bytes of an image file. Raises OSError, and ValueError for a device or more than MAX_FILE_BYTES."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    check_size(status.st_size)
     return path.read_bytes()
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-
-
 def open_tree(path: Path) -> Tree:
-    """Return the tree at `path`, a folder or a zip archive. Raises UserError, also if it holds no image."""
-    tree = FolderTree(path) if path.is_dir() else ZipTree(path)
+    """Return the tree at `path`, a folder or an archive. Raises UserError, also if it holds no image."""
+    tree = FolderTree(path) if path.is_dir() else ArchiveTree(path)
     if not tree.names:
-        raise UserError(f"{path} holds no images (looked for {' '.join(SUFFIXES)})")
+        rest = f" ({tree.note})" if tree.note else ""
+        raise UserError(f"{path} holds no images{rest}", "name a folder or archive of images, such as PNG or JPEG")
     return tree
 
 
 def find_tree(option: str, path: str, root: Path) -> Path:
-    """Return the folder or zip at `path`, the value of `option`. Raises UserError if there is none."""
+    """Return the folder or archive at `path`, the value of `option`. Raises UserError if there is none."""
     located = look_for(path, root)
     if located is None:
         where = "does not exist" if Path(path).is_absolute() else f"neither in {Path.cwd()} nor in {root}"
-        raise UserError(f"`{option}` {path}: {where}", "name a folder or a zip of images")
+        raise UserError(f"`{option}` {path}: {where}", "name a folder or an archive (zip, tar) of images")
     return located
 
 
@@ -125,10 +98,8 @@ def look_for(path: str, root: Path) -> Path | None:
     return next((candidate for candidate in (relative, root / relative) if candidate.exists()), None)
 
 
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(_is_hidden(part) for part in path.parts if part != "..")
-    return path.suffix.lower() in SUFFIXES and not hidden and not name.endswith("/")
+def _choose(entries: list[str]) -> tuple[list[str], str]:
+    return choose_images(name for name in entries if not any(map(_is_hidden, PurePosixPath(name).parts)))
 
 
 def _is_hidden(part: str) -> bool:
@@ -150,5 +121,7 @@ def _walk(top: Path) -> list[str]:
         if around.startswith(os.path.join(real, "")):
             raise UserError(f"{folder} is a link to {real}, a folder around {top}", "remove the link")
         folders[:] = sorted(part for part in folders if not _is_hidden(part))
-        names += [(Path(folder) / file).relative_to(top).as_posix() for file in files]
-    return [name for name in names if _is_image(name)]
+        below = Path(folder).relative_to(top)
+        names += [f"{below.as_posix()}/"] if below.parts else []
+        names += [(below / file).as_posix() for file in files]
+    return names

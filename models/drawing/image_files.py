@@ -78,13 +78,21 @@ def animate(frames: Sequence[Image.Image], path: Path | str, fps: float = 12.0, 
 def as_array(images: Tensor) -> np.ndarray:
     """Return a tensor (N, C, H, W) on any device as uint8 (N, H, W, C). Raises ValueError if it holds no images."""
     shape = tuple(images.shape)
-    if str(images.dtype) != "torch.uint8" or len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
-        raise ValueError(f"images must be uint8 (N, 1 or 3, H, W), not {images.dtype} {shape}")
+    if str(images.dtype) != "torch.uint8" or len(shape) != 4 or shape[1] not in (1, 3, 4) or 0 in shape:
+        raise ValueError(f"images must be uint8 (N, 1, 3 or 4, H, W), not {images.dtype} {shape}")
     return images.detach().cpu().permute(0, 2, 3, 1).numpy()
 
 
+def over_page(tiles: np.ndarray) -> np.ndarray:
+    """Return uint8 (N, H, W, 1 or 3): images with four channels are laid over the page, others are unchanged."""
+    if tiles.shape[3] != 4:
+        return tiles
+    alpha = tiles[..., 3:] / 255
+    return np.rint(tiles[..., :3] * alpha + PAGE * (1 - alpha)).astype(np.uint8)
+
+
 def as_picture(array: np.ndarray) -> Image.Image:
-    """Return uint8 (H, W, 1 or 3) as a PIL image of mode L or RGB."""
+    """Return uint8 (H, W, 1, 3 or 4) as a PIL image of mode L, RGB or RGBA."""
     return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
 
 

@@ -1,7 +1,7 @@
 """Sheets of images: grids, strips over time, pairs, and the sample sheet of a model.
 
-Images are uint8 (N, C, H, W) with one or three channels. A sheet is a PIL image: grey images give a grey sheet.
-Its cells are larger than the images only if a title needs more space.
+Images are uint8 (N, C, H, W) with one, three or four channels. A sheet is a PIL image: grey images give a grey sheet,
+and transparent ones are laid over the page. Its cells are larger than the images only if a title needs more space.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from models.drawing.image_files import PAGE, as_array, as_picture
+from models.drawing.image_files import PAGE, as_array, as_picture, over_page
 from models.drawing.lettering import Text, fit_texts, font, longest_word
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ def grid(
 ) -> Image.Image:
     """Return a sheet of images in reading order, a PIL image of mode L (one channel) or RGB.
 
-    images: uint8 (N, C, H, W), N >= 1, C = 1 or 3. columns: by default, the sheet is about square. scale: images are
+    images: uint8 (N, C, H, W), N >= 1, C = 1, 3 or 4. columns: by default, the sheet is about square. scale: images are
     enlarged by this whole number (nearest neighbour); by default, their longer side becomes about 60 pixels. Long
     titles get a smaller font, then wrap. Raises ValueError for other images or another number of titles.
     """
-    tiles = as_array(images)
+    tiles = over_page(as_array(images))
     columns = columns or len(column_titles) or _columns(len(tiles))
     count, height, width, channels = tiles.shape
     rows = math.ceil(count / columns)

@@ -128,12 +128,13 @@ def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
 
 def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
     """Read image files as uint8 (N, *shape). Raises UserError if one cannot be decoded or has another image size."""
-    from data.readers.pictures import BROKEN, Target, decode
+    from data.readers.decoding import BROKEN
+    from data.readers.pictures import Target, decode
 
     images = []
     for file in files:
         try:
-            image = torch.tensor(decode(Path(file).read_bytes(), Target(None, shape[0], crop=False)))
+            image = torch.tensor(decode(Path(file).read_bytes(), Target(None, shape[0], crop=False), file))
         except BROKEN as error:
             raise UserError(f"`image` {file} cannot be read as an image: {' '.join(str(error).split())}") from None
         if image.shape != shape:

@@ -59,6 +59,8 @@ def find_extractors(
             raise UserError(
                 f"`extractors` {name}: choose from {choices}, or name a .safetensors file of train_classifier"
             )
+    if INCEPTION in names and dataset.train.images.shape[1] == 4:
+        raise UserError("`extractors` inception: takes images without transparency", "use `extractors` convnet")
     extractors: dict[str, Extractor] = {}
     for name in sorted(names, key=lambda name: name in NETWORKS):  # Load files first: training may take minutes.
         if name == INCEPTION:

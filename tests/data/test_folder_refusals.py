@@ -16,7 +16,7 @@ from PIL import Image
 
 import data
 from data.folder import Folder
-from data.readers import trees
+from data.readers import archives, trees
 from models.errors import UserError
 from tests.data.own_images import load, png, zipped
 
@@ -204,7 +204,7 @@ def test_reading_a_zip_writes_nothing(classes: Path, tmp_path: Path) -> None:
 
 
 def test_zip_bombs_and_false_sizes(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1 << 20)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(classes / "cat" / "1.png", "1.png")
         archive.writestr("2.png", bytes(1 << 24))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,7 @@ print(touched, sorted(heavy))
     answer = subprocess.run(
         [sys.executable, "-c", program],
         cwd=REPOSITORY,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # After a change of the code, bytecode would be written.
         capture_output=True,
         text=True,
         check=True,
