@@ -46,7 +46,6 @@ class EMNIST(DataSet):
             classes. balanced has 131,600 images, 47 classes of equal size. letters has 26 classes, both cases in one.
             digits and mnist have 10 classes, 280,000 and 70,000 images.
         size: Height and width after scaling, or one number for both. Default: the published size.
-        pad: Black pixels added on each side after scaling.
     """
 
     def __init__(

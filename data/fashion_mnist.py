@@ -29,7 +29,6 @@ class FashionMNIST(DataSet):
 
     Args:
         size: Height and width after scaling, or one number for both. Default: the published size.
-        pad: Black pixels added on each side after scaling.
     """
 
     def __init__(self, *, size: Sides = (), pad: Pad = 0) -> None:
