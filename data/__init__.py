@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.images import ImageData, Split
+from models.places import expanded
 from models.variants import DATA_SETS
 
 __all__ = ["ImageData", "Split", "data_root", "load"]
@@ -27,4 +28,4 @@ def load(name: str, options: Mapping[str, Any], root: Path, memory_limit: float 
 def data_root(chosen: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of the data files: `chosen`, else the variable DATA_ROOT, else data/store in the repository."""
     folder = chosen or os.environ.get("DATA_ROOT")
-    return Path(folder).expanduser().absolute() if folder else Path(__file__).resolve().parent / "store"
+    return Path(expanded(str(folder))).absolute() if folder else Path(__file__).resolve().parent / "store"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
+from models.places import expanded
 from models.runs.lookup import find_runs
 from models.runs.status import liveness, read_status
 
@@ -101,8 +102,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--experiments_dir",
         "--experiments-dir",
-        type=Path,
-        default=Path(os.environ.get("EXPERIMENTS_DIR") or "experiments"),
+        type=lambda place: Path(expanded(place)),
+        default=os.environ.get("EXPERIMENTS_DIR") or "experiments",
         help="folder of the run folders (default: %(default)s)",
     )
     folder: Path = parser.parse_args(arguments).experiments_dir

@@ -33,6 +33,7 @@ LAYERS = (
     "variants",
     "learning_rate",
     "ranges",
+    "places",
     "errors",
 )
 GROUND = {
@@ -40,6 +41,7 @@ GROUND = {
     "processes",
     "variants",
     "ranges",
+    "places",
     "errors",
 }  # what `data` and `models.runs` may import of the library
 SOURCES = sorted(path for folder in ("models", "data", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 
 from models.errors import UserError
+from models.places import expanded
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -110,7 +111,7 @@ def find_tree(option: str, path: str, root: Path) -> Path:
 
 def look_for(path: str, root: Path) -> Path | None:
     """Return the path if it exists in the current folder or else in the data root, None if it exists in neither."""
-    relative = Path(path).expanduser()
+    relative = Path(expanded(path))
     return next((candidate for candidate in (relative, root / relative) if candidate.exists()), None)
 
 

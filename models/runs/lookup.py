@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
+from models.places import expanded
 from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 
@@ -29,7 +30,7 @@ def find_run(name: str, experiments_dir: Path, task: str | tuple[str, ...] = (),
                 return folder
         kind = "".join(f"of {word} " for word in (" or ".join(tasks), dataset) if word)
         raise UserError(f"no run {kind}in {experiments_dir}", "train one", "give another `experiments_dir`")
-    for folder in (Path(name), experiments_dir / name):
+    for folder in (Path(expanded(name)), experiments_dir / name):
         if (folder / STATUS).is_file():
             return folder
     raise UserError(f"no run {name!r}: neither a run folder nor one in {experiments_dir}", "list runs with make status")

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import tyro
 
 from models.errors import UserError
+from models.places import expanded
 from models.ranges import check_ranges
 from scripts.cli.flags import braced
 from scripts.cli.signatures import Option
@@ -54,7 +55,8 @@ def parse_flags(
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            flags = tyro.cli(type(flags), args=argv, default=flags, prog=prog, description=description)
+            config = (tyro.conf.HelptextFromCommentsOff,)
+            flags = tyro.cli(type(flags), args=argv, default=flags, prog=prog, description=description, config=config)
     except SystemExit as error:
         if not error.code:
             raise
@@ -81,21 +83,22 @@ def forget_flags() -> None:
 
 
 def spell_out(argv: Sequence[str]) -> list[str]:
-    """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME."""
+    """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME, and ~ at the start of a value."""
     words: list[str] = []
     for word in argv:
-        if words[-1:] == ["--dataset"] and word.startswith("hf:"):
-            words += ["hf", "--dataset.path", word.removeprefix("hf:")]
-        elif word.startswith("--dataset=hf:"):
-            words += ["--dataset", "hf", "--dataset.path", word.removeprefix("--dataset=hf:")]
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        before = flag or (words[-1] if words else "")
+        if before == "--dataset" and value.startswith("hf:"):
+            head = ["--dataset", "hf"] if flag else ["hf"]
+            words += [*head, "--dataset.path", expanded(value.removeprefix("hf:"))]
         else:
-            words.append(word)
+            words.append(flag + equals + expanded(value))
     return words
 
 
 def read_ahead(argv: Sequence[str]) -> dict[str, str]:
     """Return the values of the READ_AHEAD flags. As in tyro, the last occurrence of a flag wins."""
-    values = {}
+    values, argv = {}, spell_out(argv)
     for word, following in zip_longest(argv, argv[1:]):
         name, equals, value = word.partition("=")
         flag = name.removeprefix("--").replace("-", "_")
@@ -211,7 +214,9 @@ def _converted(value: Any, kind: Any) -> Any:
     valid = value in arguments if get_origin(kind) is Literal else isinstance(value, bool) or kind is not bool
     if not valid or value is None or isinstance(value, (list, dict)):
         raise ValueError
-    return kind(str(value)) if kind in (int, float, str) else value
+    if kind is str:
+        return expanded(str(value))
+    return kind(str(value)) if kind in (int, float) else value
 
 
 def leaves(flags: object) -> Iterator[tuple[str, Any, Any]]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from models.learning_rate import OptimizerSettings
+from models.places import expanded
 from models.processes import cores, local_world_size
 from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt, Resumable, Share
 from models.training.budget import Budget
@@ -64,7 +65,7 @@ UNLESS_MEASURED = Resumable(unless="eval_samples")
 
 def experiments_dir() -> str:
     """Return the default parent folder of all runs. The launcher reads the same environment variable."""
-    return os.environ.get("EXPERIMENTS_DIR") or "experiments"
+    return expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments")
 
 
 def usual_workers() -> int:

@@ -10,14 +10,14 @@ import ast
 import builtins
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import docstring_parser
 
-from models.variants import Room
+from models.variants import Room, package_folders, syntax_tree
 
 # Modules that import no torch. Names in annotations may come from them.
 PLAIN_MODULES = ("typing", "collections.abc", "pathlib", "models.ranges", "models.variants")
@@ -111,8 +111,7 @@ def _texts(docstring: str | None) -> dict[str, str]:
 
 def _source(module: str) -> Path:
     package, *below = module.split(".")
-    folders: Iterable[str] = importlib.import_module(package).__path__
-    stems = [Path(folder, *below) for folder in folders]
+    stems = [Path(folder, *below) for folder in package_folders(package)]
     candidates = [path for stem in stems for path in (stem.with_suffix(".py"), stem / "__init__.py")]
     return next(path for path in candidates if path.is_file())
 
@@ -121,7 +120,7 @@ class _Scope(dict[str, Any]):
     """Values of a file's top-level names. A value is evaluated when an expression uses its name."""
 
     def __init__(self, path: Path) -> None:
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.tree = syntax_tree(path)
 
     def value(self, node: ast.expr) -> Any:
         """Return the value of an expression. A dict literal gives the list of its keys: its values are functions."""
