@@ -327,7 +327,9 @@ def test_the_launchers_log_and_session_are_recorded(
     log.write_text("first line\n")
     monkeypatch.setenv("LAUNCH_LOG", str(log))
     monkeypatch.setenv("LAUNCH_SESSION", "ddpm-mnist-1")
+    monkeypatch.setenv("LAUNCH_RECORD", str(tmp_path))
     run = Run.create(folder, "train_ddpm", "mnist", None)
+    assert (tmp_path / "folder").read_text() == f"{run.folder}\n"
     with log.open("a") as file:
         file.write("second line\n")
     assert (run.folder / "console.log").read_text() == "first line\nsecond line\n"
