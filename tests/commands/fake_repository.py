@@ -35,9 +35,9 @@ FOREIGN = (
     "LAUNCH_WAIT",
 )
 
-# Writes its arguments to FAKE_OUT after FAKE_DELAY seconds. Then it does what FAKE says: exit ("dump"), fail with a code
-# ("die 7"), or behave like a run ("serve"), which waits for a signal, takes a moment to end, and records all signals that
-# it has received. With "mistake", it only refuses its flags.
+# Writes its arguments to FAKE_OUT after FAKE_DELAY seconds. Then it does what FAKE says: exit ("dump"), fail with a
+# code ("die 7"), or behave like a run ("serve"), which waits for a signal, takes a moment to end, and records all
+# signals that it has received. With "mistake", it only refuses its flags.
 TASK = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -98,10 +98,11 @@ class FakeRepository:
         for task in ("fake", "train_ddpm", "train_flow", "generate", "record"):
             (self.root / "scripts" / f"{task}.py").write_text(TASK)
         for name in ("requirements.txt", "requirements-dev.txt"):
-            (self.root / name).write_text("")
+            (self.root / name).touch()
         (self.root / ".venv" / "bin").mkdir(parents=True)
         (self.root / ".venv" / "bin" / "python").symlink_to(sys.executable)
-        stamp = f"Python {platform.python_version()} {hashlib.sha256(b'').hexdigest()}\n"
+        empty = hashlib.sha256(b"").hexdigest()
+        stamp = f"Python {platform.python_version()}\nrequirements.txt {empty}\nrequirements-dev.txt {empty}\n"
         (self.root / ".venv" / "installed").write_text(stamp)
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
