@@ -5,6 +5,9 @@ against images in memory; seconds per image of every sampler. The images are ran
 decoding time.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import copy
 import io
 import math

@@ -4,6 +4,9 @@ Each contender trains in its own process. The contenders take turns of a few sec
 slows all of them equally. Samples are measured between the turns. Only training time counts.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import importlib.util
 import math
 import multiprocessing

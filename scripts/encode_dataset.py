@@ -1,5 +1,8 @@
 """Encode both splits of a data set with an autoencoder. `train_latent` then reads the latents instead of encoding."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, replace
 
 from scripts.cli.command import run_command

@@ -3,6 +3,9 @@
 Each evaluation is implemented in scripts/tasks/evaluate_<name>.py, which is imported after its flags have been parsed.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import difflib
 import importlib
 from dataclasses import dataclass, field

@@ -1,5 +1,8 @@
 """Generate images with a trained run: samples.npz, a sheet and a strip, and optionally PNG files and animations."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 from typing import Literal
 

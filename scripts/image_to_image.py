@@ -1,5 +1,8 @@
 """Add noise to test images up to a flow time and sample from there, to see which features the model keeps."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 from typing import Annotated
 

@@ -1,5 +1,8 @@
 """Fill in a hidden part of test images with a trained model. The other pixels do not change."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 
 import tyro

@@ -1,5 +1,8 @@
 """Interpolate between two noises, two test images (by their noises), or two classes."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 

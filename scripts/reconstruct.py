@@ -1,5 +1,8 @@
 """Reconstruct images with an autoencoder: originals and reconstructions, errors, and statistics of the latents."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass
 from typing import Literal
 

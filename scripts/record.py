@@ -4,6 +4,9 @@ For each seed, `train_flow` trains and `evaluate` measures, each in its own proc
 rules for a row, and how results of other programs can be added.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import fcntl
 import json
 import math

@@ -3,6 +3,9 @@
 The task reads only the status.json of each run and imports no torch, so that the table appears at once.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import argparse
 import os
 import sys

@@ -1,5 +1,8 @@
 """Compare guidance scales: a picture of classes by scales, and a plot of accuracy and diversity by scale."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 
 import tyro

@@ -1,5 +1,8 @@
 """Draw alpha(t), sigma(t) and log-SNR(t) of noise schedules in one picture."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass
 from pathlib import Path
 

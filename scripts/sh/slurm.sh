@@ -73,6 +73,8 @@ run() { # TASK FLAGS...
         export CUDA_VISIBLE_DEVICES=
         processes=${PROCS:-1}
     fi
+    TASK_COMMAND="NODES=$nodes GPUS=$GPUS ${PROCS:+PROCS=$PROCS }scripts/sh/slurm.sh$(printf ' %q' "$task" "$@")"
+    export TASK_COMMAND # for environment.txt
     folder=$(earlier_run)
     [[ $task != train_* || -z $folder ]] || set -- "$@" --resume "$folder"
     shape=(--nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from models.errors import UserError
 from models.runs import run as run_module
-from models.runs.environment import environment
+from models.runs.environment import VARIABLES, command, environment
 from models.runs.lookup import find_run, find_runs, read_config
 from models.runs.metrics import Metrics
 from models.runs.run import HEARTBEAT_SECONDS, Run
@@ -350,6 +351,18 @@ def test_the_environment_names_versions_machine_and_command(monkeypatch: pytest.
     text = environment()
     for key in ("started", "command", "commit", "host", "python", "torch", "cpu"):
         assert f"\n{key}: " in f"\n{text}"
+    for name in (*VARIABLES, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    typed = [".venv/bin/python", "-m", "scripts.train_flow", "--name", "my run"]
+    monkeypatch.setattr(sys, "orig_argv", typed)
+    assert shlex.split(command()) == typed
+    monkeypatch.setenv("DATA_ROOT", "my data")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert shlex.split(command()) == ["CUDA_VISIBLE_DEVICES=", "DATA_ROOT=my data", *typed]
+    monkeypatch.setenv("TASK_COMMAND", "NODES=2 scripts/sh/slurm.sh train_flow")
+    assert shlex.split(command())[2:] == typed
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")  # this process is one of several
+    assert command().endswith(" NODES=2 scripts/sh/slurm.sh train_flow")
     monkeypatch.setenv("PATH", "/nonexistent")
     assert "commit: unknown" in environment()
 
