@@ -113,7 +113,7 @@ await_task() {
             told=$waited
         elif ((waited >= told + 10 && told > 0)); then
             last=$(tail -n 1 "$log" | tr '\r' '\n' | tail -n 1)
-            say "  ${waited} s${last:+: $last}"
+            say "  still waiting after ${waited} s${last:+: $last}"
             told=$waited
         fi
     done

@@ -134,8 +134,9 @@ case ${1:-} in
         ;;
     forget) forget ;;
     -h | --help) usage ;;
-    *)
+    '')
         usage
         exit 2
         ;;
+    *) die 2 "no action is called '$1': choose from list, attach, monitor, stop, forget" ;;
 esac

@@ -135,7 +135,7 @@ write_bytecode() {
 
 if [[ $python != .venv/bin/python ]]; then
     check_environment
-    $quiet || say "ready: $python, $("$python" --version)"
+    $quiet || say "ready: $python, $("$python" --version)${TORCH_BACKEND:+. It stays as it is, whatever TORCH_BACKEND}"
     exit
 fi
 if ! is_current; then
