@@ -9,7 +9,7 @@ from models.errors import UserError
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags
 
 DESCRIPTION = "Generate images with a trained run. Prints the output folder."
 
@@ -23,8 +23,8 @@ class GenerateFlags:
     """Draw one sheet per checkpoint of the run, and a strip of how the first images change during training."""
     num_samples: PositiveInt = 64
     """Number of images."""
-    labels: tuple[int, ...] | None = None
-    """Classes to generate, repeated in this order, e.g. 3 1 4. Default: all classes."""
+    labels: Labels = None
+    """Classes to generate, repeated in this order: names, numbers or ranges, e.g. Bag 3 0-4. Default: all classes."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     seed: int = 0
     """Seed of the noise. An image depends only on seed and index, not on the batch size."""

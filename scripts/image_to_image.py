@@ -9,7 +9,7 @@ from models.errors import UserError
 from models.ranges import PositiveInt, Range
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, ShowFlags
 
 DESCRIPTION = "Add noise to test images and sample from there. Prints the output folder."
 
@@ -25,8 +25,8 @@ class ImageToImageFlags:
     """Number of test images."""
     images: tuple[int, ...] | None = None
     """Indices of test images. Default: drawn with the seed, the classes in turn."""
-    labels: tuple[int, ...] | None = None
-    """Target classes, repeated in this order. Default: each image's true class."""
+    labels: Labels = None
+    """Target classes, repeated in this order: names, numbers or ranges. Default: each image's true class."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
 

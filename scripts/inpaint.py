@@ -7,7 +7,7 @@ import tyro
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, ShowFlags
 
 DESCRIPTION = "Fill in the hidden part of test images. Prints the output folder."
 
@@ -25,8 +25,8 @@ class InpaintFlags:
     """Samples per test image."""
     images: tuple[int, ...] | None = None
     """Indices of test images. Default: drawn with the seed, the classes in turn."""
-    labels: tuple[int, ...] | None = None
-    """Classes to sample with, repeated in this order. Default: each image's true class."""
+    labels: Labels = None
+    """Classes to sample with, repeated in this order: names, numbers or ranges. Default: each image's true class."""
     resample: PositiveInt = 5
     """Times that each group of steps is sampled, with noise added in between (RePaint). More fit better, but slower."""
     jump: PositiveInt = 5

@@ -9,7 +9,7 @@ from models.errors import UserError
 from models.ranges import NonNegativeInt, PositiveInt, Range
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, ShowFlags
 
 DESCRIPTION = "Draw interpolations between images. Prints the output folder."
 
@@ -25,8 +25,9 @@ class InterpolateFlags:
     """Number of rows, one pair of ends each."""
     columns: Annotated[int, Range(2)] = 9
     """Images from one end to the other, both ends included."""
-    labels: tuple[int, ...] | None = None
-    """Classes: of the rows, in turn (noises), or ends, each row from one to the next (classes). Default: all."""
+    labels: Labels = None
+    """Classes of the rows in turn (noises), or ends, each row from one to the next (classes): names, numbers or ranges.
+    Default: all."""
     images: tuple[int, ...] | None = None
     """Indices of test images, two per row. Default: drawn with the seed."""
     refinements: NonNegativeInt = 4

@@ -33,6 +33,7 @@ LAYERS = (
     "variants",
     "learning_rate",
     "ranges",
+    "class_names",
     "errors",
 )
 GROUND = {

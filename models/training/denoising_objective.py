@@ -123,7 +123,8 @@ class DenoisingObjective:
             (folder / name).mkdir(exist_ok=True)
         sheet = sheets.sample_sheet(images, self.spec.class_names, title)
         image_files.save_image(sheet, folder / "final_samples" / "grid.png")
-        image_files.save_each(images, folder / "final_samples", labels_in_turn(len(images), self.spec.classes))
+        labels, names = labels_in_turn(len(images), self.spec.classes), self.spec.class_names
+        image_files.save_each(images, folder / "final_samples", labels, class_names=names)
         noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
         for name, words, frames in (noisy, estimates):
             captions = [f"t = {t:.2f}" for t in first.frame_times[-len(frames) :]]

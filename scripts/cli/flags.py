@@ -53,6 +53,8 @@ InitialNoiseName = Annotated[str, one_of(names_in("models.diffusion.noise", "INI
 CouplingName = Annotated[str, one_of(names_in("models.diffusion.noise", "COUPLINGS"))]
 LikelihoodName = Annotated[str, one_of(names_in("models.autoencoders.autoencoder", "LIKELIHOODS"))]
 KindName = Annotated[str, one_of(names_in("models.autoencoders.autoencoder", "KINDS"))]
+# Classes by name, number or range; see models/class_names.py.
+Labels = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[CLASS ...]")]
 DatasetName = Annotated[str, one_of(DATA_SETS.names())]
 NetworkName = Annotated[str, one_of(NETWORKS.names())]
 SpaceName = Annotated[str, one_of(SPACES.names())]

@@ -37,6 +37,7 @@ from scripts.tasks.sampling import (
     new_folder,
     open_model,
     open_sampling,
+    read_labels,
     resolve_model,
 )
 
@@ -59,11 +60,13 @@ def write_samples(flags: GenerateFlags) -> None:
         return
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
-    writer = _Writer(flags, sampling, choose_labels(model, flags.labels, flags.num_samples))
+    chosen = read_labels(flags.labels, model)
+    writer = _Writer(flags, sampling, choose_labels(model, chosen.labels, flags.num_samples))
     if not processes.is_rank_zero():
         writer.assist(model, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
+        chosen.tell()
         facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
         if flags.every_checkpoint:
             writer.draw_training(paths, folder)
@@ -73,7 +76,7 @@ def write_samples(flags: GenerateFlags) -> None:
             facts["nfe"] = writer.write(model, folder)
         if sampling.weak is not None:
             facts["autoguidance_checkpoint"] = sampling.weak.name
-        facts[INTERVAL_UNIT] = "flow time"
+        facts |= {INTERVAL_UNIT: "flow time", "labels": chosen.labels}
         write_text(folder / "config.txt", yaml.safe_dump({**to_config(flags), **facts}, sort_keys=False))
 
 
@@ -120,7 +123,8 @@ class _Writer:
                 for batch in self.batches(model):
                     file.write(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
                     if flags.save_images:
-                        image_files.save_each(batch.images, folder / "images", batch.labels, first=done)
+                        names = model.spec.class_names
+                        image_files.save_each(batch.images, folder / "images", batch.labels, done, names)
                     if done < FRAMED:
                         shown.append(batch)
                     done += len(batch.images)

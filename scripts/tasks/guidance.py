@@ -30,10 +30,12 @@ SIDE = 45  # Pixels. Small images are enlarged by an integer factor, so that the
 
 def compare_scales(flags: GuidanceFlags) -> None:
     """Write the pictures and the table into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
     for scale in flags.scales:
         check_guidance(shown.model, scale)
-    classes = tuple(flags.labels or range(shown.model.spec.classes))
+    classes = tuple(shown.chosen.labels or range(shown.model.spec.classes))
+    if len(set(classes)) < len(classes):
+        raise UserError("`labels`: a class is named twice; name each once")
     labels = choose_labels(shown.model, classes, len(classes) * flags.samples_per_class)
     if labels is None:
         raise UserError(f"{shown.path} is a model without labels, which cannot be guided")

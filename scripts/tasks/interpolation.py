@@ -35,7 +35,7 @@ class _Ends(NamedTuple):
 
 def draw_interpolation(flags: InterpolateFlags) -> None:
     """Write the picture into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
     if flags.between != "classes":
         shown.need_gaussian_noise(f"--between {flags.between}")
     elif shown.model.spec.classes < 2:
@@ -44,7 +44,7 @@ def draw_interpolation(flags: InterpolateFlags) -> None:
         # A clipped estimate cannot be inverted.
         _between_images(replace(shown, sampling=replace(shown.sampling, clip=False)), flags)
         return
-    labels = choose_labels(shown.model, flags.labels, flags.rows + 1) or []
+    labels = choose_labels(shown.model, shown.chosen.labels, flags.rows + 1) or []
     names = [shown.model.spec.class_names[label] for label in labels]
     first, second = shown.labels(labels[:-1]), shown.labels(labels[1:])
     shape = (flags.rows, *shown.model.space.shape)

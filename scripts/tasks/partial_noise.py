@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def sample_from_images(flags: ImageToImageFlags) -> None:
     """Write the picture and the table of changes into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show)
-    images, labels, names = shown.test_images(flags.rows, flags.images, flags.labels)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
+    images, labels, names = shown.test_images(flags.rows, flags.images)
     with shown.folder("image_to_image", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
         grids = [grid_from(shown.grid, strength) for strength in flags.strength]
         columns = [_sample(shown, images, labels, grid) for grid in grids]

@@ -31,31 +31,42 @@ from scripts.tasks.extractors import classifier_of
 from scripts.tasks.protocol import load_data_of_run
 from scripts.tasks.samples import INTERVAL_UNIT
 from scripts.tasks.sampling import (
+    ALL_CLASSES,
     FILM_FRAMES,
+    Chosen,
     describe_model,
     find_checkpoint,
     new_folder,
     open_model,
     open_sampling,
+    read_labels,
     resolve_model,
 )
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A model with its sampling settings and the settings of its pictures."""
+    """A model with its sampling settings and the settings of its pictures. chosen: the classes of --labels."""
 
     flags: ModelFlags
     show: ShowFlags
     model: Model
     sampling: Sampling
+    chosen: Chosen = ALL_CLASSES
 
     @classmethod
-    def open(cls, flags: ModelFlags, sampler: SamplerFlags, show: ShowFlags) -> Shown:
-        """Load the model. Raises UserError if the flags do not fit the model."""
+    def open(
+        cls, flags: ModelFlags, sampler: SamplerFlags, show: ShowFlags, labels: Sequence[str] | None = None
+    ) -> Shown:
+        """Load the model. labels: words of --labels. Raises UserError if the flags do not fit the model."""
         flags = resolve_model(flags)
         model = open_model(find_checkpoint(flags), flags)
-        return cls(flags, show, model, open_sampling(sampler, flags, model))
+        return cls(flags, show, model, open_sampling(sampler, flags, model), read_labels(labels, model))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each of the model's classes."""
+        return self.model.spec.class_names
 
     @property
     def path(self) -> Path:
@@ -82,17 +93,15 @@ class Shown:
     def data(self) -> ImageData:
         return load_data_of_run(self.path, self.show.data)
 
-    def test_images(
-        self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None
-    ) -> tuple[Tensor, list[int], list[str]]:
+    def test_images(self, count: int, numbers: Sequence[int] | None) -> tuple[Tensor, list[int], list[str]]:
         """Return test images, uint8 (N, C, H, W), the labels to sample with, and names for the picture.
 
-        numbers: rows of the test split; None draws `count` rows with the seed. labels: repeated in this order; None
-        takes each image's true label. Raises UserError.
+        numbers: rows of the test split; None draws `count` rows with the seed. Without --labels, each image has its
+        true label. Raises UserError.
         """
         dataset = self.data()
         rows = pick_images(dataset.test, count, self.show.seed, numbers)
-        chosen = choose_labels(self.model, labels, len(rows)) if labels is not None else None
+        chosen = choose_labels(self.model, self.chosen.labels, len(rows)) if self.chosen.labels else None
         shown_labels = dataset.test.labels[rows].tolist() if chosen is None else chosen
         return dataset.test.images[rows], shown_labels, name_images(dataset, rows)
 
@@ -128,9 +137,11 @@ class Shown:
     def folder(self, kind: str, words: str, flags: Any) -> Iterator[Path]:
         """Yield the folder to write. At the end of the block, write config.txt with all settings."""
         with new_folder(self.show.out, self.path, kind, words) as folder:
+            self.chosen.tell()
             yield folder
             settings = {**to_config(flags), **to_config(self.flags), "steps": self.sampling.steps}
             settings |= {"checkpoint": str(self.path), INTERVAL_UNIT: "flow time"}
+            settings |= {} if self.chosen.labels is None else {"labels": self.chosen.labels}
             write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
     def save(self, picture: Image.Image, folder: Path, name: str) -> None:

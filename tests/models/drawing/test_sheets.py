@@ -185,9 +185,9 @@ def test_saved_images_are_exact_and_grey_stays_grey(tmp_path: Path, suffix: str,
 def test_each_image_has_its_own_file(tmp_path: Path) -> None:
     images = random_images(3, 1, 8, 8)
     save_each(images[:2], tmp_path / "new" / "folder", labels=torch.tensor([3, 10]))
-    save_each(images[2:], tmp_path / "new" / "folder", labels=[0], first=2)
+    save_each(images[2:], tmp_path / "new" / "folder", labels=[0], first=2, class_names=["T-shirt/top"])
     folder = tmp_path / "new" / "folder"
-    names = ["00000_label3.png", "00001_label10.png", "00002_label0.png"]
+    names = ["00000_label3.png", "00001_label10.png", "00002_label0_T-shirt-top.png"]
     assert sorted(file.name for file in folder.iterdir()) == names
     for name, image in zip(names, images, strict=True):
         with Image.open(folder / name) as saved:
