@@ -21,7 +21,7 @@ class GenerateFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     every_checkpoint: bool = False
     """Draw one sheet per checkpoint of the run, and a strip of how the first images change during training."""
-    num_samples: PositiveInt = 64
+    num_samples: PositiveInt = 80
     """Number of images."""
     labels: Labels = None
     """Classes to generate, repeated in this order: names, numbers or ranges, e.g. Bag 3 0-4. Default: all classes."""
@@ -32,6 +32,10 @@ class GenerateFlags:
     """Images per batch."""
     save_images: bool = False
     """Also write each image as a PNG file."""
+    columns: PositiveInt | None = None
+    """Images in a row of the sheet. Default: some columns for each class."""
+    scale: PositiveInt | None = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
     animate: bool = False
     """Also animate the sheet: the reverse process, or with --every_checkpoint the change during training."""
     format: Literal["webp", "gif"] = "webp"

@@ -7,7 +7,7 @@ import tyro
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
 
 DESCRIPTION = "Fill in the hidden part of test images. Prints the output folder."
 
@@ -19,8 +19,8 @@ class InpaintFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     mask: str = "right"
     """Hidden part: left, right, top, bottom, center, random (half of the pixels), or an image file, white if hidden."""
-    rows: PositiveInt = 8
-    """Number of test images."""
+    rows: PositiveInt | None = None
+    """Number of test images. Default: 10, or all if there are fewer."""
     samples: PositiveInt = 5
     """Samples per test image."""
     images: tuple[int, ...] | None = None
@@ -32,7 +32,7 @@ class InpaintFlags:
     jump: PositiveInt = 5
     """Steps in a group that is repeated (see --resample)."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
-    show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
+    show: tyro.conf.OmitArgPrefixes[StripFlags] = field(default_factory=StripFlags)
 
 
 def main(argv: list[str]) -> None:

@@ -8,7 +8,7 @@ from models.errors import UserError
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
 
 DESCRIPTION = "Draw guidance scales side by side. Prints the output folder."
 
@@ -27,7 +27,7 @@ class GuidanceFlags:
     samples_per_class: PositiveInt = 25
     """Images per class and scale for the measurement of accuracy and diversity."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
-    show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
+    show: tyro.conf.OmitArgPrefixes[StripFlags] = field(default_factory=StripFlags)
 
 
 def main(argv: list[str]) -> None:

@@ -153,6 +153,10 @@ class RunFlags:
 class SheetFlags:
     num_samples: Annotated[PositiveInt, RESUMABLE] = 80
     """Images on a sample sheet."""
+    columns: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Images in a row of a sample sheet. Default: some columns for each class."""
+    scale: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
     sampler: Annotated[SamplerName, UNLESS_MEASURED] = "ddim"
     """Sampler of the sample sheets."""
     steps: Annotated[PositiveInt | None, UNLESS_MEASURED] = None
@@ -247,6 +251,14 @@ class ShowFlags:
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in the run's folder."""
+
+
+@dataclass(frozen=True)
+class StripFlags(ShowFlags):
+    """Settings of pictures that are sheets of images."""
+
+    scale: PositiveInt | None = None
+    """Whole number by which the images are enlarged. Default: to about 60 pixels."""
 
 
 @dataclass(frozen=True)

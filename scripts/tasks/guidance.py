@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.class_names import title_of
 from models.drawing import curves, sheets
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
@@ -39,6 +40,8 @@ def compare_scales(flags: GuidanceFlags) -> None:
     labels = choose_labels(shown.model, classes, len(classes) * flags.samples_per_class)
     if labels is None:
         raise UserError(f"{shown.path} is a model without labels, which cannot be guided")
+    across = math.ceil(math.sqrt(flags.shown))
+    shown.check_scale(flags.show.scale, across * len(flags.scales), math.ceil(flags.shown / across) * len(classes))
     dataset = shown.data()
     with shown.folder("guidance", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
         classifier = shown.classifier(dataset)
@@ -85,10 +88,10 @@ def _measure(classifier: Classifier, scale: float, column: Generated, real: floa
 
 
 def _draw(shown: Shown, flags: GuidanceFlags, classes: tuple[int, ...], columns: list[Generated], folder: Path) -> None:
-    names = [shown.model.spec.class_names[label] for label in classes]
+    names = [title_of(shown.class_names, label) for label in classes]
     headings = [f"scale {scale:g}" for scale in flags.scales]
     across = math.ceil(math.sqrt(flags.shown))
-    enlarged = max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
+    enlarged = flags.show.scale or max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
 
     def sheet(images: list[Tensor], caption: str) -> Image.Image:
         """Draw one sheet. images: one tensor per scale; image k has class k modulo the number of classes."""
