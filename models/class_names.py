@@ -38,6 +38,12 @@ def title_of(names: Sequence[str], label: int) -> str:
     return name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"
 
 
+def change_title(*names: str) -> str:
+    """Return a title for a class, or for a change of class: "Bag to Coat", "class 3 to 5"."""
+    text = " to ".join(title_of(names, index) for index in range(len(names)))
+    return f"class {text}" if text[:1].isdigit() else text
+
+
 def numbered(names: Sequence[str], label: int) -> str:
     """Return number and name of a class, or the number alone if it is the name, e.g. "8 Bag" or "8"."""
     return str(label) if names[label] == str(label) else f"{label} {title_of(names, label)}"

@@ -135,7 +135,8 @@ def strip(
         rows = slice(first, first + each)
         tiles = torch.stack([frame[rows].cpu() for frame in frames], dim=1).flatten(0, 1)  # (rows * T, C, H, W)
         heading = title if blocks == 1 else ""
-        pictures.append(grid(tiles, len(frames), 2, scale, heading, captions, row_titles[rows]))
+        titles = {"title": heading, "column_titles": captions, "row_titles": row_titles[rows]}
+        pictures.append(grid(tiles, len(frames), scale=scale, **titles))
     return pictures[0] if blocks == 1 else _side_by_side(pictures, title)
 
 
@@ -164,7 +165,7 @@ def sample_sheet(
     import torch
 
     names = [title_of(names, turn) for turn in range(len(names))]
-    columns, each = sample_columns(len(images), len(names), tuple(images.shape[2:]), columns)
+    columns, each = sample_columns(len(images), len(names), (images.shape[2], images.shape[3]), columns)
     if not each:
         captions = [names[index % len(names)] for index in range(len(images))] if names else ()
         return grid(images, columns, scale=scale, title=title, captions=captions)
@@ -194,7 +195,7 @@ def sample_columns(count: int, classes: int, size: tuple[int, int], columns: int
         columns = min(columns, count)
         return columns, columns // turns if 0 < turns <= MOST_CLASSES and columns % turns == 0 else 0
     if turns == 1:
-        return (_columns(count),) * 2
+        return _columns(count), _columns(count)
     if not 0 < turns <= MOST_CLASSES:
         return _columns(count), 0
     best = []

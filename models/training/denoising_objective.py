@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from models.class_names import title_of
 from models.diffusion.denoiser import add_noise
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import BINS, TimeBins, bin_of
@@ -20,7 +19,7 @@ from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
 
 FRAMES = 10
-STRIP_IMAGES = 10
+STRIP_IMAGES = 8
 FORWARD_TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -42,10 +41,10 @@ class DenoisingObjective:
     test_labels: Tensor
     sampling: Sampling
     num_samples: int
-    columns: int | None
-    scale: int | None
     seed: int
     sample_test: SampleTest | None = None
+    columns: int | None = None
+    scale: int | None = None
 
     parts = tuple(f"t{index}" for index in range(BINS))
     version = 2
@@ -128,13 +127,11 @@ class DenoisingObjective:
         image_files.save_image(self._sheet(images, title), folder / "final_samples" / "grid.png")
         labels, names = labels_in_turn(len(images), self.spec.classes), self.spec.class_names
         image_files.save_each(images, folder / "final_samples", labels, class_names=names)
-        turns = labels_in_turn(min(len(images), STRIP_IMAGES), self.spec.classes) or ()
-        rows = [title_of(names, label) for label in turns]
         noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
         for name, words, frames in (noisy, estimates):
             captions = [f"t = {t:.2f}" for t in first.frame_times[-len(frames) :]]
             shown = [frame[:STRIP_IMAGES] for frame in frames]
-            strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", rows, self.scale)
+            strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", scale=self.scale)
             image_files.save_image(strip, folder / "denoising_steps" / f"{name}.png")
         self.draw_forward(folder / "forward_noising.png")
 

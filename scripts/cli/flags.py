@@ -330,6 +330,8 @@ class AutoencoderFlags:
     report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=lambda: ReportSettings(eval_images=2048))
     umap: Annotated[bool, RESUMABLE] = True
     """Also map the latents with UMAP at the end of the run. It takes ten seconds or more."""
+    scale: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
 
 
 @dataclass(frozen=True)

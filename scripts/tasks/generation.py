@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from models import processes
-from models.class_names import title_of
 from models.drawing import image_files, sheets
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
@@ -45,7 +44,7 @@ from scripts.tasks.sampling import (
 if TYPE_CHECKING:
     from scripts.generate import GenerateFlags
 
-STRIP_ROWS, STRIP_FRAMES = 10, 10
+STRIP_ROWS, STRIP_FRAMES = 8, 10
 
 
 def write_samples(flags: GenerateFlags) -> None:
@@ -108,12 +107,6 @@ class _Writer:
         sheets.check_sample_sheet(count, len(self.turns), size, self.flags.columns, scale)
         sheets.check_scale(scale, size, STRIP_FRAMES + 1, STRIP_ROWS)
 
-    @property
-    def row_titles(self) -> list[str]:
-        """The classes of the first images, for the rows of a strip."""
-        rows = range(min(self.flags.num_samples, STRIP_ROWS))
-        return [title_of(self.turns, row % len(self.turns)) for row in rows] if self.turns else []
-
     def batches(self, model: Model) -> Iterator[Generated]:
         flags = self.flags
         frames = 0 if flags.every_checkpoint else FILM_FRAMES if flags.animate else STRIP_FRAMES
@@ -175,9 +168,8 @@ class _Writer:
             assert model.origin is not None
             captions.append(f"step {model.origin.step}")
         title = f"{name_of(paths[0])}, {self.flags.model.weights} weights, {self.sampling.describe()}"
-        image_files.save_image(
-            sheets.strip(frames, captions, title, self.row_titles, self.flags.scale), folder / "training_strip.png"
-        )
+        strip = sheets.strip(frames, captions, title, scale=self.flags.scale)
+        image_files.save_image(strip, folder / "training_strip.png")
         if self.flags.animate:
             image_files.animate(film, folder / f"animation.{self.flags.format}", fps=2)
 
@@ -194,9 +186,8 @@ class _Writer:
         strip = sheets.strip(
             [noisy[index][:STRIP_ROWS] for index in indices],
             [f"t = {times[index]:.2f}" for index in indices],
-            f"{title}: x_t along the reverse process",
-            self.row_titles,
-            self.flags.scale,
+            title=f"{title}: x_t along the reverse process",
+            scale=self.flags.scale,
         )
         image_files.save_image(strip, folder / "denoising_strip.png")
         if self.flags.animate:

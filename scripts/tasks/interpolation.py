@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from models.class_names import change_title
 from models.diffusion.denoiser import Denoiser, with_labels
 from models.diffusion.editing import invert
 from models.diffusion.guidance import between_labels
 from models.drawing import sheets
 from models.errors import UserError
 from models.generation import Generated, Start, choose_labels, sampled_denoiser
-from scripts.tasks.showing import ROWS, Shown, name_classes, name_images, pick_images, rmse, write_numbers
+from scripts.tasks.showing import ROWS, Shown, name_images, pick_images, rmse, write_numbers
 
 if TYPE_CHECKING:
     from scripts.interpolate import InterpolateFlags
@@ -53,11 +54,11 @@ def draw_interpolation(flags: InterpolateFlags) -> None:
     noise, other_noise = (shown.draw([2 * row + end for row in range(rows)])(shape) for end in (0, 1))
     if flags.between == "noises":
         ends = _Ends((noise, other_noise), (first, first))
-        row_titles = [name_classes(name) for name in names[:-1]]
+        row_titles = [change_title(name) for name in names[:-1]]
         content = "spherical interpolation between two noises, one class each row"
     else:
         ends = _Ends((noise, noise), (first, second))
-        row_titles = [name_classes(*pair) for pair in pairwise(names)]
+        row_titles = [change_title(*pair) for pair in pairwise(names)]
         content = "from class to class, one noise each row"
     with shown.folder("interpolations", flags.between, flags) as folder:
         _draw(shown, flags, ends, row_titles, content, folder)
@@ -144,7 +145,7 @@ def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
         titles = [f"test images {a}, {b}" for a, b in rows.unflatten(0, (-1, 2)).tolist()]
         if dataset.class_names:
             of_rows = [dataset.class_names[label] for label in labels.tolist()]
-            changes = [name_classes(*pair) for pair in zip(of_rows[0::2], of_rows[1::2], strict=True)]
+            changes = [change_title(*pair) for pair in zip(of_rows[0::2], of_rows[1::2], strict=True)]
             titles = [f"{change}\n{title}" for change, title in zip(changes, titles, strict=True)]
         content = "spherical interpolation between the noises of two test images"
         ends, originals = _Ends((noises[0::2], noises[1::2]), pair), (images[0::2], images[1::2])

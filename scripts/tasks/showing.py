@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from data import ImageData, Split
-from models.class_names import title_of
+from models.class_names import change_title
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.noise import shape_noise
 from models.diffusion.times import Grid
@@ -193,14 +193,8 @@ def name_images(dataset: ImageData, rows: Tensor, targets: Sequence[str] = ()) -
     if not dataset.class_names:
         return numbers
     names = [dataset.class_names[label] for label in dataset.test.labels[rows].tolist()]
-    changes = [name_classes(*pair) for pair in zip(names, *([targets] if targets else ()), strict=True)]
+    changes = [change_title(*pair) for pair in zip(names, *([targets] if targets else ()), strict=True)]
     return [f"{change}\n{number}" for change, number in zip(changes, numbers, strict=True)]
-
-
-def name_classes(*names: str) -> str:
-    """Return a caption for a class, or for a change of class: "Bag to Coat", "class 3 to 5"."""
-    text = " to ".join(title_of(names, index) for index in range(len(names)))
-    return f"class {text}" if text[:1].isdigit() else text
 
 
 def write_numbers(folder: Path, name: str, numbers: Mapping[str, Any]) -> None:

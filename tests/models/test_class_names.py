@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from models.class_names import LONGEST_IN_FILE, LONGEST_TITLE, ending_of, find_labels, numbered, title_of
+from models.class_names import LONGEST_IN_FILE, LONGEST_TITLE, change_title, ending_of, find_labels, numbered, title_of
 from models.errors import UserError
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -100,6 +100,14 @@ def test_long_names_are_cut_between_letters(letter: str) -> None:
 def test_names_that_become_equal_keep_their_numbers() -> None:
     names = ("a/b", "a b", "a-b")
     assert [ending_of(names, label) for label in range(3)] == ["_label0_a-b", "_label1_a-b", "_label2_a-b"]
+
+
+def test_titles_of_changes() -> None:
+    assert [change_title("Bag", "Coat"), change_title("3", "5"), change_title("3")] == [
+        "Bag to Coat",
+        "class 3 to 5",
+        "class 3",
+    ]
 
 
 def test_number_and_name() -> None:

@@ -178,7 +178,7 @@ def test_a_class_has_several_columns_if_there_are_few(count: int, classes: int, 
     left = 2
     for turn in range(classes):
         own = images[turn::classes]
-        expected = in_columns([own[column::each] for column in range(each)])
+        expected = in_columns([list(own[column::each]) for column in range(each)])
         height, width = expected.shape[:2]
         found = shown[:, left : left + width]
         rows = -(-len(images[::classes]) // each)
