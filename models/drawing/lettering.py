@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from models.class_names import title_of
+
 INK = 32  # Grey level.
 
 
@@ -52,6 +54,18 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     default = ImageFont.load_default(size)
     assert isinstance(default, ImageFont.FreeTypeFont)
     return default
+
+
+def class_titles(names: Sequence[str], labels: Sequence[int] | None = None) -> list[str]:
+    """Return the titles of classes, of all by default. A name with a letter that the font lacks becomes "class 3"."""
+    face = font(12)
+    absent = bytes(face.getmask("\U0010ffff"))
+    titles = []
+    for label in range(len(names)) if labels is None else labels:
+        title = title_of(names, label)
+        legible = title and all(bytes(face.getmask(letter)) != absent for letter in title if letter != " ")
+        titles.append(title if legible else f"class {label}")
+    return titles
 
 
 def fit_texts(texts: Sequence[str], width: int, largest: int, smallest: int) -> list[Text]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from models.class_names import title_of
 from models.drawing.image_files import PAGE, as_array, as_picture
 from models.drawing.lettering import Text, fit_texts, font, longest_word
 from models.errors import UserError
@@ -159,12 +158,11 @@ def sample_sheet(
 ) -> Image.Image:
     """Return a sheet of samples of the classes in turn. Each class has a heading above its columns.
 
-    names: names of the classes, in the order in which the images take turns; empty for images without a class. Where
+    names: titles of the classes, in the order in which the images take turns; empty for images without a class. Where
     columns for each class would leave holes, or `columns` is no multiple of the classes, each image has a caption.
     """
     import torch
 
-    names = [title_of(names, turn) for turn in range(len(names))]
     columns, each = sample_columns(len(images), len(names), (images.shape[2], images.shape[3]), columns)
     if not each:
         captions = [names[index % len(names)] for index in range(len(images))] if names else ()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.drawing import image_files, sheets
 from models.drawing.confusion_matrix import draw_confusion_matrix
+from models.drawing.lettering import class_titles
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.image_sets import sha256_of
 from models.evaluation.measure_names import MEANINGS, for_json, format_measurement, kind_of
@@ -90,7 +91,7 @@ def _draw_samples(evaluation: Evaluation, path: Path) -> None:
     labels = [] if samples.labels is None else samples.labels[rows].tolist()
     present = sorted(set(labels))
     in_turn = labels == [present[index % len(present)] for index in range(len(labels))]
-    turns = [names[label] for label in (present if in_turn else labels)]
+    turns = class_titles(names, present if in_turn else labels)
     title = f"{samples.title} ({len(rows)} of {len(samples.images)})"
     image_files.save_image(sheets.sample_sheet(samples.images[rows], turns, title), path)
 

@@ -12,6 +12,7 @@ from models.diffusion.denoiser import add_noise
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import BINS, TimeBins, bin_of
 from models.drawing import image_files, sheets
+from models.drawing.lettering import class_titles
 from models.evaluation.sample_test import SampleTest
 from models.generation import Generated, Sampling, generate, labels_in_turn
 from models.model import DenoiserSpec, Model
@@ -136,7 +137,7 @@ class DenoisingObjective:
         self.draw_forward(folder / "forward_noising.png")
 
     def _sheet(self, images: Tensor, title: str) -> Image.Image:
-        return sheets.sample_sheet(images, self.spec.class_names, title, self.columns, self.scale)
+        return sheets.sample_sheet(images, class_titles(self.spec.class_names), title, self.columns, self.scale)
 
     def draw_forward(self, path: Path) -> None:
         """Draw test images with increasing noise."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models import processes
 from models.drawing import image_files, sheets
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
 from models.model import Model
@@ -61,7 +62,7 @@ def write_samples(flags: GenerateFlags) -> None:
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
     chosen, names = read_labels(flags.labels, model), model.spec.class_names
-    turns = names if chosen.labels is None else tuple(names[label] for label in chosen.labels)
+    turns = class_titles(names, chosen.labels)
     writer = _Writer(flags, sampling, choose_labels(model, chosen.labels, flags.num_samples), turns)
     writer.check(model.space.image_shape)
     if not processes.is_rank_zero():
@@ -99,7 +100,7 @@ class _Writer:
     flags: GenerateFlags
     sampling: Sampling
     labels: list[int] | None
-    turns: tuple[str, ...]
+    turns: list[str]
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise UserError if --scale makes a sheet or a strip too large."""

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.class_names import title_of
 from models.drawing import curves, sheets
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.evaluation.recognition import diversity
@@ -88,7 +88,7 @@ def _measure(classifier: Classifier, scale: float, column: Generated, real: floa
 
 
 def _draw(shown: Shown, flags: GuidanceFlags, classes: tuple[int, ...], columns: list[Generated], folder: Path) -> None:
-    names = [title_of(shown.class_names, label) for label in classes]
+    names = class_titles(shown.class_names, classes)
     headings = [f"scale {scale:g}" for scale in flags.scales]
     across = math.ceil(math.sqrt(flags.shown))
     enlarged = flags.show.scale or max(1, round(SIDE / max(shown.model.space.image_shape[1:])))

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from models.drawing import sheets
 from models.drawing.image_files import PAGE, animate, save_each, save_image
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 
 LONG_TITLE = "20260208_143052-ddpm-mnist · step 12,000 · DDIM, 50 NFE · guidance 1.5 · EMA weights"
@@ -234,8 +235,15 @@ def test_images_have_captions_where_columns_have_no_class() -> None:
 
 
 def test_long_names_do_not_stretch_a_sheet() -> None:
-    sheet = sheets.sample_sheet(random_images(6, 1, 28, 28), ["n" * 300, "many words " * 30, "c"], "")
+    names = class_titles(["n" * 300, "many words " * 30, "c"])
+    sheet = sheets.sample_sheet(random_images(6, 1, 28, 28), names, "")
     assert sheet.width < 700 and sheet.height < 300
+
+
+def test_classes_whose_names_cannot_be_drawn_have_their_number() -> None:
+    names = ("größe", "猫", "ключ", "", "a\nb", "x猫")
+    assert class_titles(names) == ["größe", "class 1", "ключ", "class 3", "a b", "class 5"]
+    assert class_titles(names, (2, 1)) == ["ключ", "class 1"]
 
 
 def test_a_scale_that_makes_a_huge_sheet_is_refused() -> None:
