@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -58,12 +59,10 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 def class_titles(names: Sequence[str], labels: Sequence[int] | None = None) -> list[str]:
     """Return the titles of classes, of all by default. A name with a letter that the font lacks becomes "class 3"."""
-    face = font(12)
-    absent = bytes(face.getmask("\U0010ffff"))
-    titles = []
+    absent, titles = _pixels("\U0010ffff"), []
     for label in range(len(names)) if labels is None else labels:
         title = title_of(names, label)
-        legible = title and all(bytes(face.getmask(letter)) != absent for letter in title if letter != " ")
+        legible = title and all(_pixels(letter) != absent for letter in title if letter != " ")
         titles.append(title if legible else f"class {label}")
     return titles
 
@@ -78,6 +77,11 @@ def fit_texts(texts: Sequence[str], width: int, largest: int, smallest: int) -> 
     return [
         Text(tuple(part for line in text.splitlines() for part in _balanced(line, width, face)), face) for text in texts
     ]
+
+
+def _pixels(letter: str) -> bytes:
+    mask: Any = font(12).getmask(letter)
+    return bytes(mask)
 
 
 def longest_word(text: str, face: ImageFont.FreeTypeFont) -> int:
