@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models import distributed
+from models.class_names import find_labels
 from models.diffusion.denoiser import Counter, Denoiser, clipped, counted, with_labels
 from models.diffusion.guidance import guided
 from models.diffusion.noise import shape_noise
@@ -234,7 +235,7 @@ def generate(
 def sample(
     model: Model,
     count: int = 16,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int | str] | None = None,
     seed: int = 0,
     batch_size: int = 256,
     sampler: str = "heun",
@@ -243,25 +244,29 @@ def sample(
 ) -> Tensor:
     """Return `count` images, uint8 (count, C, H, W) on the CPU. Raises UserError.
 
-    labels: classes that the images cycle through, None for all. steps: None for the sampler's default. sampling: other
-    fields of `Sampling`, such as guidance_scale, or options of the sampler.
+    labels: classes that the images cycle through, by number or name, None for all. steps: None for the sampler's
+    default. sampling: other fields of `Sampling`, such as guidance_scale, or options of the sampler.
     """
     values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
     steps = default_steps(sampler, model.spec.timesteps) if steps is None else steps
     settings = Sampling(sampler, steps, options=sampling, **values)
-    chosen = choose_labels(model, labels, count)
-    return torch.cat([batch.images for batch in generate(model, settings, count, chosen, seed, batch_size)])
+    named = None if labels is None else named_labels(model, labels)[0]
+    in_turn = choose_labels(model, named, count)
+    return torch.cat([batch.images for batch in generate(model, settings, count, in_turn, seed, batch_size)])
+
+
+def named_labels(model: Model, words: Sequence[int | str]) -> tuple[list[int], list[str]]:
+    """Return the model's labels for numbers, names and ranges, and the notes of `find_labels`. Raises UserError."""
+    if model.spec.classes == 0:
+        raise UserError(f"`labels` {' '.join(map(str, words))}: {model.name} was trained without labels")
+    if not words:
+        raise UserError("`labels`: name one or more classes")
+    return find_labels(words, model.spec.class_names)
 
 
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
-    """Return `count` labels that cycle through `labels` or all classes; None without classes. Raises UserError."""
-    classes = model.spec.classes
-    if classes == 0 and labels is not None:
-        raise UserError(f"`labels` {' '.join(map(str, labels))}: {model.name} was trained without labels")
-    for label in labels or ():
-        if not 0 <= label < classes:
-            raise UserError(f"`labels` {label}: the model has the classes 0 to {classes - 1}")
-    return [labels[index % len(labels)] for index in range(count)] if labels else labels_in_turn(count, classes)
+    """Return `count` labels that cycle through `labels` or all classes; None for a model without classes."""
+    return [labels[k % len(labels)] for k in range(count)] if labels else labels_in_turn(count, model.spec.classes)
 
 
 def join(batches: Sequence[Generated]) -> Generated:

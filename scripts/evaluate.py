@@ -19,7 +19,7 @@ from models.ranges import NonNegative, NonNegativeInt, PositiveInt, Range, Share
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags, read_ahead
 from scripts.cli.command import run_command
-from scripts.cli.flags import CodingFlags, ModelFlags, SamplerFlags, SourceFlags, experiments_dir, one_of
+from scripts.cli.flags import CodingFlags, Labels, ModelFlags, SamplerFlags, SourceFlags, experiments_dir, one_of
 from scripts.cli.signatures import names_in
 
 
@@ -42,8 +42,9 @@ class SamplesFlags:
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: NonNegativeInt | None = None
     """Number of images. Default (and 0): the number of test images, or all images of --samples."""
-    labels: tuple[int, ...] | None = None
-    """Classes to generate, repeated in this order. Default: all classes, with their shares in the training images."""
+    labels: Labels = None
+    """Classes to generate, repeated in this order: names, numbers or ranges. Default: all, with their shares in the
+    training images."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] | None = None
     """Feature networks for the comparison: convnet, resnet (both trained on the data set), inception, or a .safetensors

@@ -12,7 +12,7 @@ from models.errors import UserError
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags
 
 DESCRIPTION = "Generate images with a trained run. Prints the output folder."
 
@@ -24,10 +24,10 @@ class GenerateFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     every_checkpoint: bool = False
     """Draw one sheet per checkpoint of the run, and a strip of how the first images change during training."""
-    num_samples: PositiveInt = 64
+    num_samples: PositiveInt = 80
     """Number of images."""
-    labels: tuple[int, ...] | None = None
-    """Classes to generate, repeated in this order, e.g. 3 1 4. Default: all classes."""
+    labels: Labels = None
+    """Classes to generate, repeated in this order: names, numbers or ranges, e.g. Bag 3 0-4. Default: all classes."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     seed: int = 0
     """Seed of the noise. An image depends only on seed and index, not on the batch size."""
@@ -35,6 +35,10 @@ class GenerateFlags:
     """Images per batch."""
     save_images: bool = False
     """Also write each image as a PNG file."""
+    columns: PositiveInt | None = None
+    """Images in a row of the sheet. Default: some columns for each class."""
+    scale: PositiveInt | None = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
     animate: bool = False
     """Also animate the sheet: the reverse process, or with --every_checkpoint the change during training."""
     format: Literal["webp", "gif"] = "webp"

@@ -24,6 +24,8 @@ class ReconstructFlags(CodingFlags):
     """Rows of the picture."""
     width: PositiveInt = 8
     """Images in a row of the picture, each beside its reconstruction."""
+    scale: PositiveInt | None = None
+    """Whole number by which the images are enlarged. Default: to about 60 pixels."""
     image: tuple[str, ...] = ()
     """Image files to reconstruct instead of the test split. They must have the autoencoder's image size."""
     out: str | None = None

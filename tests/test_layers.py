@@ -34,6 +34,7 @@ LAYERS = (
     "learning_rate",
     "ranges",
     "places",
+    "class_names",
     "errors",
 )
 GROUND = {

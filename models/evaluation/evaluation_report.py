@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.drawing import image_files, sheets
 from models.drawing.confusion_matrix import draw_confusion_matrix
+from models.drawing.lettering import class_titles
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.image_sets import sha256_of
 from models.evaluation.measure_names import MEANINGS, for_json, format_measurement, kind_of
@@ -83,13 +84,16 @@ def _ratio(evaluation: Evaluation, name: str) -> str:
 
 
 def _draw_samples(evaluation: Evaluation, path: Path) -> None:
-    """Draw samples of all classes in turn. Class names label the columns if no class is missing."""
+    """Draw samples of their classes in turn, with the names of the classes."""
     samples, names = evaluation.samples, evaluation.protocol.real.class_names
     numbers = torch.arange(len(samples.images))
     rows = _classes_in_turn(samples.labels, numbers, numbers if samples.labels is None else samples.labels)[:SHOWN]
-    columns = names if samples.labels is not None and _is_in_turn(samples.labels[rows], len(names)) else ()
+    labels = [] if samples.labels is None else samples.labels[rows].tolist()
+    present = sorted(set(labels))
+    in_turn = labels == [present[index % len(present)] for index in range(len(labels))]
+    turns = class_titles(names, present if in_turn else labels)
     title = f"{samples.title} ({len(rows)} of {len(samples.images)})"
-    image_files.save_image(sheets.sample_sheet(samples.images[rows], columns, title), path)
+    image_files.save_image(sheets.sample_sheet(samples.images[rows], turns, title), path)
 
 
 def _draw_extremes(evaluation: Evaluation, folder: Path) -> None:
@@ -125,7 +129,3 @@ def _classes_in_turn(labels: Tensor | None, values: Tensor, order_in_turn: Tenso
         turns[rows[values[rows].argsort(stable=True)]] = torch.arange(len(rows))
     order = order_in_turn.argsort(stable=True)
     return order[turns[order].argsort(stable=True)]
-
-
-def _is_in_turn(labels: Tensor, classes: int) -> bool:
-    return bool((labels == torch.arange(len(labels)) % classes).all())

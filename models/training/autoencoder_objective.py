@@ -29,7 +29,7 @@ COLLAPSE_SHARE = 0.5
 class AutoencoderObjective:
     """Objective of the autoencoder of `spec`. Images are uint8 on the device. umap: also draw a UMAP of latents.
 
-    latent_shape: (c, h, w) of the network.
+    latent_shape: (c, h, w) of the network. scale: enlargement of the images of sheets.
     """
 
     spec: AutoencoderSpec
@@ -41,6 +41,7 @@ class AutoencoderObjective:
     test_labels: Tensor
     seed: int
     umap: bool = False
+    scale: int | None = None
 
     figures = ()
     version = 1
@@ -104,14 +105,14 @@ class AutoencoderObjective:
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images = self.test_images[:SHOWN]
         caption = f"{title}: test images, each with its reconstruction on the right"
-        image_files.save_image(sheets.pairs(images, self.reconstruct(network, images), 8, caption), path)
+        image_files.save_image(sheets.pairs(images, self.reconstruct(network, images), 8, caption, self.scale), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         subfolder = folder / "latent_space"
         subfolder.mkdir(exist_ok=True)
         self.draw_progress(network, subfolder / "reconstructions.png", title)
         codec = Codec(cast(AutoencoderNetwork, network), self.spec)
-        draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, self.seed, self.umap)
+        draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, self.seed, self.umap, self.scale)
 
     @torch.no_grad()
     def reconstruct(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from models.diffusion.denoiser import add_noise
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import BINS, TimeBins, bin_of
 from models.drawing import image_files, sheets
+from models.drawing.lettering import class_titles
 from models.evaluation.sample_test import SampleTest
 from models.generation import Generated, Sampling, generate, labels_in_turn
 from models.model import DenoiserSpec, Model
@@ -27,7 +29,8 @@ class DenoisingObjective:
     """Objective of the denoiser of `spec`.
 
     train_images, test_images: a few hundred images, uint8 on the device, with labels, for evaluation and pictures only.
-    num_samples: images on a sample sheet. sample_test: test of samples at every evaluation; None to skip it.
+    num_samples, columns, scale: images on a sample sheet, in a row of it, and their enlargement. sample_test: test of
+    samples at every evaluation; None to skip it.
     """
 
     spec: DenoiserSpec
@@ -41,6 +44,8 @@ class DenoisingObjective:
     num_samples: int
     seed: int
     sample_test: SampleTest | None = None
+    columns: int | None = None
+    scale: int | None = None
 
     parts = tuple(f"t{index}" for index in range(BINS))
     version = 2
@@ -113,24 +118,26 @@ class DenoisingObjective:
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images, _ = self._sample(network, frames=0)
-        sheet = sheets.sample_sheet(images, self.spec.class_names, f"{title}, {self.sampling.describe()}")
-        image_files.save_image(sheet, path)
+        image_files.save_image(self._sheet(images, f"{title}, {self.sampling.describe()}"), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         images, first = self._sample(network, frames=FRAMES)
         title = f"{title}, {self.sampling.describe()}"
         for name in ("final_samples", "denoising_steps"):
             (folder / name).mkdir(exist_ok=True)
-        sheet = sheets.sample_sheet(images, self.spec.class_names, title)
-        image_files.save_image(sheet, folder / "final_samples" / "grid.png")
-        image_files.save_each(images, folder / "final_samples", labels_in_turn(len(images), self.spec.classes))
+        image_files.save_image(self._sheet(images, title), folder / "final_samples" / "grid.png")
+        labels, names = labels_in_turn(len(images), self.spec.classes), self.spec.class_names
+        image_files.save_each(images, folder / "final_samples", labels, class_names=names)
         noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
         for name, words, frames in (noisy, estimates):
             captions = [f"t = {t:.2f}" for t in first.frame_times[-len(frames) :]]
             shown = [frame[:STRIP_IMAGES] for frame in frames]
-            strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process")
+            strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", scale=self.scale)
             image_files.save_image(strip, folder / "denoising_steps" / f"{name}.png")
         self.draw_forward(folder / "forward_noising.png")
+
+    def _sheet(self, images: Tensor, title: str) -> Image.Image:
+        return sheets.sample_sheet(images, class_titles(self.spec.class_names), title, self.columns, self.scale)
 
     def draw_forward(self, path: Path) -> None:
         """Draw test images with increasing noise."""
@@ -142,7 +149,7 @@ class DenoisingObjective:
         frames = [space.decode(add_noise(clean, noise, levels[index])).cpu() for index in range(len(levels))]
         captions = [f"t = {t:.1f}" for t in FORWARD_TIMES]
         title = f"forward process, {self.spec.noise_schedule} schedule"
-        image_files.save_image(sheets.strip(frames, captions, title), path)
+        image_files.save_image(sheets.strip(frames, captions, title, scale=self.scale), path)
 
     def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
         """Return the images of a sheet, and its first batch, which has the frames."""

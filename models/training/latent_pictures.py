@@ -10,6 +10,7 @@ from torch import Tensor
 from models.autoencoders import AutoencoderNetwork
 from models.autoencoders.autoencoder import AutoencoderSpec
 from models.autoencoders.loss import unit_kl
+from models.class_names import change_title
 from models.drawing import sheets
 from models.drawing.image_files import save_image
 from models.drawing.maps import Cloud, draw_class_map
@@ -21,7 +22,7 @@ BATCH = 256
 FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # With fewer images, no map is drawn.
 NEIGHBOURS = 15
 SLICE, SLICE_WIDTH = 13, 3.0  # Images per side of the slice; half of its width in standard deviations.
-ROWS, STEPS = 8, 11  # Rows and decoded steps of the interpolations.
+ROWS, STEPS = 10, 11  # Rows and decoded steps of the interpolations.
 DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Sheet of each kind of samples.
 
 
@@ -52,24 +53,33 @@ class Codec:
 
 @dataclass(frozen=True)
 class _Latents:
-    """Means and variances (N, c, h, w) of the posteriors of test images. folder, title: for the pictures."""
+    """Means and variances (N, c, h, w) of the posteriors of test images. folder, title, scale: for the pictures."""
 
     codec: Codec
     means: Tensor
     variances: Tensor
     folder: Path
     title: str
+    scale: int | None
 
 
 @torch.no_grad()
 def draw_latent_space(
-    codec: Codec, images: Tensor, labels: Tensor, folder: Path, title: str, seed: int, umap: bool
+    codec: Codec,
+    images: Tensor,
+    labels: Tensor,
+    folder: Path,
+    title: str,
+    seed: int,
+    umap: bool,
+    scale: int | None = None,
 ) -> None:
     """Draw all pictures of the latent space of test images, uint8 (N, C, H, W), into an existing folder.
 
-    title: the beginning of every title. umap: draw a UMAP beside the PCA, which takes about ten seconds.
+    title: the beginning of every title. umap: draw a UMAP beside the PCA, which takes about ten seconds. scale: as in
+    `grid`.
     """
-    latents = _Latents(codec, *codec.encode(images), folder, title)
+    latents = _Latents(codec, *codec.encode(images), folder, title, scale)
     images, labels = images.cpu(), labels.cpu()
     _draw_maps(latents, labels, derive_seed(seed, "map"), umap)
     _draw_slice(latents)
@@ -116,20 +126,27 @@ def _draw_slice(latents: _Latents) -> None:
     column_titles, row_titles = ([f"{x:+.1f}" if x else "0" for x in values.tolist()] for values in (columns, rows))
     title = f"{latents.title}: decoded latents on the {where}, in standard deviations from the mean"
     row_titles = row_titles if len(rows) > 1 else ()
-    sheet = sheets.grid(decoded, title=title, column_titles=column_titles, row_titles=row_titles)
+    sheet = sheets.grid(decoded, scale=latents.scale, title=title, column_titles=column_titles, row_titles=row_titles)
     save_image(sheet, latents.folder / "decoded_slice.png")
 
 
 def _draw_interpolations(latents: _Latents, images: Tensor, labels: Tensor) -> None:
     """Draw decoded points on straight lines between latents of two test images, of different classes if possible."""
-    starts = torch.linspace(0, len(images) - 1, min(ROWS, len(images))).long()
+    of_class = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    turns = [rows[turn] for turn in range(ROWS) for rows in of_class if turn < len(rows)]
+    starts = torch.stack(turns[:ROWS])
     ends = torch.tensor([_partner(labels, start) for start in starts.tolist()])
     shares, means = torch.linspace(0, 1, STEPS).tolist(), latents.means
     decoded = [latents.codec.decode(torch.lerp(means[starts], means[ends], share)) for share in shares]
     frames = [images[starts], *decoded, images[ends]]
     captions = ["image", *(f"{share:.1f}" for share in shares), "image"]
     title = f"{latents.title}: decoded points on straight lines between the latents of two test images"
-    save_image(sheets.strip(frames, captions, title=title), latents.folder / "interpolations.png")
+    names = latents.codec.spec.class_names
+    rows = [
+        change_title(*(names[k] for k in pair)) for pair in labels[torch.stack([starts, ends], 1)].tolist() if names
+    ]
+    sheet = sheets.strip(frames, captions, title=title, row_titles=rows, scale=latents.scale)
+    save_image(sheet, latents.folder / "interpolations.png")
 
 
 def _partner(labels: Tensor, start: int) -> int:
@@ -154,6 +171,7 @@ def _draw_samples(latents: _Latents, seed: int) -> None:
     sheet = sheets.grid(
         latents.codec.decode(torch.cat(list(kinds.values()))),
         columns=DRAWN_COLUMNS,
+        scale=latents.scale,
         title=f"{latents.title}: decoded samples of {sources}",
         row_titles=[name if row == 0 else "" for name in kinds for row in range(DRAWN_ROWS)] if len(kinds) > 1 else (),
     )

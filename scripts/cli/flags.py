@@ -54,6 +54,8 @@ InitialNoiseName = Annotated[str, one_of(names_in("models.diffusion.noise", "INI
 CouplingName = Annotated[str, one_of(names_in("models.diffusion.noise", "COUPLINGS"))]
 LikelihoodName = Annotated[str, one_of(names_in("models.autoencoders.autoencoder", "LIKELIHOODS"))]
 KindName = Annotated[str, one_of(names_in("models.autoencoders.autoencoder", "KINDS"))]
+# Classes by name, number or range; see models/class_names.py.
+Labels = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[CLASS ...]")]
 DatasetName = Annotated[str, one_of(DATA_SETS.names())]
 NetworkName = Annotated[str, one_of(NETWORKS.names())]
 SpaceName = Annotated[str, one_of(SPACES.names())]
@@ -152,6 +154,10 @@ class RunFlags:
 class SheetFlags:
     num_samples: Annotated[PositiveInt, RESUMABLE] = 80
     """Images on a sample sheet."""
+    columns: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Images in a row of a sample sheet. Default: some columns for each class."""
+    scale: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
     sampler: Annotated[SamplerName, UNLESS_MEASURED] = "ddim"
     """Sampler of the sample sheets."""
     steps: Annotated[PositiveInt | None, UNLESS_MEASURED] = None
@@ -249,6 +255,14 @@ class ShowFlags:
 
 
 @dataclass(frozen=True)
+class StripFlags(ShowFlags):
+    """Settings of pictures that are sheets of images."""
+
+    scale: PositiveInt | None = None
+    """Whole number by which the images are enlarged. Default: to about 60 pixels."""
+
+
+@dataclass(frozen=True)
 class TrainFlags:
     """Settings of `train_ddpm`, `train_flow` and `train_latent`."""
 
@@ -317,6 +331,8 @@ class AutoencoderFlags:
     report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=lambda: ReportSettings(eval_images=2048))
     umap: Annotated[bool, RESUMABLE] = True
     """Also map the latents with UMAP at the end of the run. It takes ten seconds or more."""
+    scale: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
 
 
 @dataclass(frozen=True)

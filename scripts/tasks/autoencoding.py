@@ -13,11 +13,13 @@ from data.batches import Batches
 from models import devices, processes
 from models.autoencoders.autoencoder import Autoencoder, AutoencoderSpec, load_autoencoder
 from models.autoencoders.loss import AutoencoderLoss
+from models.drawing.sheets import check_scale
 from models.errors import UserError
 from models.randomness import derive_seed
 from models.runs import checkpoints
 from models.runs.lookup import find_run
 from models.training.autoencoder_objective import AutoencoderObjective
+from models.training.latent_pictures import SLICE
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import AutoencoderFlags, AutoencoderLossFlags, CodingFlags
 from scripts.tasks.training import (
@@ -40,6 +42,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
     dataset = load_data(flags)
     _, channels, height, width = dataset.train.images.shape
     _check_likelihood(flags)
+    check_scale(flags.scale, (height, 2 * width), SLICE, SLICE)
     likelihood = flags.likelihood
     spec = AutoencoderSpec(
         kind=flags.kind,
@@ -68,6 +71,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         test_labels=test_few.labels,
         seed=flags.run.seed,
         umap=flags.umap,
+        scale=flags.scale,
     )
     size, run = flags.optimizer.batch_size, flags.run
     share, workers = processes.rank_share(size), run.workers

@@ -13,6 +13,7 @@ from data.batches import Batches
 from models import devices, processes
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import TimeDensity
+from models.drawing.sheets import check_sample_sheet
 from models.errors import UserError
 from models.evaluation.distances import gaussian
 from models.evaluation.features import cached_features
@@ -162,6 +163,8 @@ def build_objective(
 ) -> DenoisingObjective:
     """Build the loss, the test grid and the sample sheets. Raises UserError for settings that do not fit together."""
     process, sheets = flags.process, flags.sheets
+    _, height, width = spec.space.image_shape
+    check_sample_sheet(sheets.num_samples, spec.classes, (height, width), sheets.columns, sheets.scale)
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # Draw one time here: this raises UserError if the schedule does not allow the density.
     density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)
@@ -193,6 +196,8 @@ def build_objective(
         test_labels=test.labels,
         sampling=Sampling(sheets.sampler, sheets.steps, guidance_scale=scale),
         num_samples=sheets.num_samples,
+        columns=sheets.columns,
+        scale=sheets.scale,
         seed=flags.run.seed,
     )
 

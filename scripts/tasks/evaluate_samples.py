@@ -31,7 +31,7 @@ from scripts.cli.terminal import tell
 from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
 from scripts.tasks.protocol import load_data_of_run, model_card
 from scripts.tasks.samples import INTERVAL_UNIT, draw_samples, labels_as_real, read_samples, settings_beside
-from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open_sampling, resolve_model
+from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open_sampling, read_labels, resolve_model
 from scripts.tasks.training import load_data, one_loads_first
 
 if TYPE_CHECKING:
@@ -78,25 +78,28 @@ def _measure_run(flags: SamplesFlags) -> None:
     path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
     model = open_model(path, flags.model)
     sampling = open_sampling(flags.sampling, flags.model, model)
+    chosen = read_labels(flags.labels, model)
     with one_loads_first():
         dataset = load_data_of_run(path, flags.data)
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
-    if flags.labels is None:
+    if chosen.labels is None:
         labels = labels_as_real(model, dataset, count)
     else:
-        labels = choose_labels(model, flags.labels, count)
+        labels = choose_labels(model, chosen.labels, count)
     draw = partial(draw_samples, model, sampling, count, labels, flags.seed, flags.batch_size)
     if not processes.is_rank_zero():
         draw()
         return
     with new_folder(flags.out, path, "evaluation", "samples") as folder:
+        chosen.tell()
         extractors = _extractors(flags, dataset, device)
         samples = draw()
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors)
         _save_npz(samples, folder)
         settings = {**to_config(flags), "steps": sampling.steps, "checkpoint": str(path), INTERVAL_UNIT: "flow time"}
+        settings["labels"] = chosen.labels
         write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models import processes
 from models.drawing import image_files, sheets
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
 from models.model import Model
@@ -37,6 +38,7 @@ from scripts.tasks.sampling import (
     new_folder,
     open_model,
     open_sampling,
+    read_labels,
     resolve_model,
 )
 
@@ -59,11 +61,15 @@ def write_samples(flags: GenerateFlags) -> None:
         return
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
-    writer = _Writer(flags, sampling, choose_labels(model, flags.labels, flags.num_samples))
+    chosen, names = read_labels(flags.labels, model), model.spec.class_names
+    turns = class_titles(names, chosen.labels)
+    writer = _Writer(flags, sampling, choose_labels(model, chosen.labels, flags.num_samples), turns)
+    writer.check(model.space.image_shape)
     if not processes.is_rank_zero():
         writer.assist(model, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
+        chosen.tell()
         facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
         if flags.every_checkpoint:
             writer.draw_training(paths, folder)
@@ -73,7 +79,7 @@ def write_samples(flags: GenerateFlags) -> None:
             facts["nfe"] = writer.write(model, folder)
         if sampling.weak is not None:
             facts["autoguidance_checkpoint"] = sampling.weak.name
-        facts[INTERVAL_UNIT] = "flow time"
+        facts |= {INTERVAL_UNIT: "flow time", "labels": chosen.labels}
         write_text(folder / "config.txt", yaml.safe_dump({**to_config(flags), **facts}, sort_keys=False))
 
 
@@ -89,11 +95,18 @@ def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype
 
 @dataclass(frozen=True)
 class _Writer:
-    """Generates images as the flags say and writes the files. labels: one per image."""
+    """Generates images as the flags say and writes the files. labels: one per image. turns: classes that take turns."""
 
     flags: GenerateFlags
     sampling: Sampling
     labels: list[int] | None
+    turns: list[str]
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise UserError if --scale makes a sheet or a strip too large."""
+        count, size, scale = min(self.flags.num_samples, FRAMED), (shape[1], shape[2]), self.flags.scale
+        sheets.check_sample_sheet(count, len(self.turns), size, self.flags.columns, scale)
+        sheets.check_scale(scale, size, STRIP_FRAMES + 1, STRIP_ROWS)
 
     def batches(self, model: Model) -> Iterator[Generated]:
         flags = self.flags
@@ -120,7 +133,8 @@ class _Writer:
                 for batch in self.batches(model):
                     file.write(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
                     if flags.save_images:
-                        image_files.save_each(batch.images, folder / "images", batch.labels, first=done)
+                        names = model.spec.class_names
+                        image_files.save_each(batch.images, folder / "images", batch.labels, done, names)
                     if done < FRAMED:
                         shown.append(batch)
                     done += len(batch.images)
@@ -149,13 +163,14 @@ class _Writer:
             model = open_model(path, self.flags.model)
             batches = list(self.batches(model))
             images = torch.cat([batch.images for batch in batches])
-            film.append(self._sheet(images, model, self._title(model, batches[0].nfe)))
+            film.append(self._sheet(images, self._title(model, batches[0].nfe)))
             image_files.save_image(film[-1], folder / f"{path.stem}.png")
             frames.append(images[:STRIP_ROWS])
             assert model.origin is not None
             captions.append(f"step {model.origin.step}")
         title = f"{name_of(paths[0])}, {self.flags.model.weights} weights, {self.sampling.describe()}"
-        image_files.save_image(sheets.strip(frames, captions, title=title), folder / "training_strip.png")
+        strip = sheets.strip(frames, captions, title, scale=self.flags.scale)
+        image_files.save_image(strip, folder / "training_strip.png")
         if self.flags.animate:
             image_files.animate(film, folder / f"animation.{self.flags.format}", fps=2)
 
@@ -164,7 +179,7 @@ class _Writer:
         title = self._title(model, nfe)
         if self.flags.num_samples > len(images):
             title += f" (first {len(images)} of {self.flags.num_samples})"
-        image_files.save_image(self._sheet(images, model, title), folder / "grid.png")
+        image_files.save_image(self._sheet(images, title), folder / "grid.png")
         times = shown[0].frame_times
         noisy = [torch.cat(frames)[:FRAMED] for frames in zip(*(batch.frames for batch in shown), strict=True)]
         stride = max(1, (len(times) - 1) // STRIP_FRAMES)
@@ -173,16 +188,16 @@ class _Writer:
             [noisy[index][:STRIP_ROWS] for index in indices],
             [f"t = {times[index]:.2f}" for index in indices],
             title=f"{title}: x_t along the reverse process",
+            scale=self.flags.scale,
         )
         image_files.save_image(strip, folder / "denoising_strip.png")
         if self.flags.animate:
-            film = [self._sheet(frame, model, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)]
+            film = [self._sheet(frame, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)]
             image_files.animate(film, folder / f"animation.{self.flags.format}")
 
     def _title(self, model: Model, nfe: float) -> str:
         weak = f" away from {self.flags.sampling.autoguidance}" if self.sampling.weak is not None else ""
         return f"{describe_model(model)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
-    def _sheet(self, images: Tensor, model: Model, title: str) -> Image.Image:
-        names = model.spec.class_names if self.flags.labels is None else ()
-        return sheets.sample_sheet(images, names, title)
+    def _sheet(self, images: Tensor, title: str) -> Image.Image:
+        return sheets.sample_sheet(images, self.turns, title, self.flags.columns, self.flags.scale)

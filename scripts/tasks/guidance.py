@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.drawing import curves, sheets
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.evaluation.recognition import diversity
@@ -30,13 +31,17 @@ SIDE = 45  # Pixels. Small images are enlarged by an integer factor, so that the
 
 def compare_scales(flags: GuidanceFlags) -> None:
     """Write the pictures and the table into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
     for scale in flags.scales:
         check_guidance(shown.model, scale)
-    classes = tuple(flags.labels or range(shown.model.spec.classes))
+    classes = tuple(shown.chosen.labels or range(shown.model.spec.classes))
+    if len(set(classes)) < len(classes):
+        raise UserError("`labels`: a class is named twice; name each once")
     labels = choose_labels(shown.model, classes, len(classes) * flags.samples_per_class)
     if labels is None:
         raise UserError(f"{shown.path} is a model without labels, which cannot be guided")
+    across = math.ceil(math.sqrt(flags.shown))
+    shown.check_scale(flags.show.scale, across * len(flags.scales), math.ceil(flags.shown / across) * len(classes))
     dataset = shown.data()
     with shown.folder("guidance", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
         classifier = shown.classifier(dataset)
@@ -83,10 +88,10 @@ def _measure(classifier: Classifier, scale: float, column: Generated, real: floa
 
 
 def _draw(shown: Shown, flags: GuidanceFlags, classes: tuple[int, ...], columns: list[Generated], folder: Path) -> None:
-    names = [shown.model.spec.class_names[label] for label in classes]
+    names = class_titles(shown.class_names, classes)
     headings = [f"scale {scale:g}" for scale in flags.scales]
     across = math.ceil(math.sqrt(flags.shown))
-    enlarged = max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
+    enlarged = flags.show.scale or max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
 
     def sheet(images: list[Tensor], caption: str) -> Image.Image:
         """Draw one sheet. images: one tensor per scale; image k has class k modulo the number of classes."""

@@ -35,7 +35,8 @@ CARD_SETTINGS = (
     *("step", "checkpoint_sha256", "nfe"),
 )
 INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt. If missing, the interval is in the schedule's own t.
-_LABELLED = re.compile(r"_label(\d{1,9})\.[^.]+$")
+# Names of pictures with a label: 00000_label3.png, and 00000_label0_T-shirt-top.png as `generate` writes them.
+_LABELLED = re.compile(r"_label(\d{1,9})\.[^./]+$|(?:^|/)\d+_label(\d{1,9})_[^./]+\.[^./]+$", re.ASCII)
 # Errors that numpy raises for files that are not an archive of arrays, or are damaged.
 _ARCHIVE_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -154,9 +155,9 @@ def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | Non
     tree = open_tree(path)
     names = sorted(tree.names)
     images = torch.from_numpy(decode_all(tree, names, Target(None, dataset.train.images.shape[1], False)))
-    numbered = [_LABELLED.search(name) for name in names]  # as in 00000_label3.png
+    numbered = [_LABELLED.search(name) for name in names]
     if all(numbered):
-        return images, torch.tensor([int(match[1]) for match in numbered if match])
+        return images, torch.tensor([int(match[1] or match[2]) for match in numbered if match])
     class_names = list(dataset.class_names)
     folders = [next((part for part in name.split("/")[:-1] if part in class_names), None) for name in names]
     if class_names and all(folders):

@@ -12,6 +12,7 @@ from PIL import Image
 from models.diffusion.samplers import SAMPLERS
 from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
+from tests.commands.test_bad_input import check_refusal
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,23 @@ def test_guidance_costs_one_pass_of_twice_the_images(generate) -> None:
     assert yaml.safe_load(timing.read_text())["network_evaluations_per_image"] == 8
     timing = generate("flow", "--guidance_scale", "2", "--guidance_interval", "0.4", "0.8").folder / "timing.txt"
     assert yaml.safe_load(timing.read_text())["network_evaluations_per_image"] == 6
+
+
+def test_columns_and_scale_arrange_the_sheet(generate) -> None:
+    sizes = []
+    for flags in ((), ("--columns", 8), ("--columns", 8, "--scale", 3), ("--labels", 3, 1)):
+        folder = generate("flow", "--num_samples", 24, *flags).folder
+        with Image.open(folder / "grid.png") as sheet, Image.open(folder / "denoising_strip.png") as strip:
+            sizes.append((*sheet.size, *strip.size))
+    plain, columns, small, chosen = sizes
+    assert columns[1] > small[1] and columns[2:] > small[2:]
+    assert len({plain[:2], columns[:2], small[:2], chosen[:2]}) == 4
+
+
+def test_a_scale_that_is_too_large_is_refused_at_once(generate, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("scripts.tasks.generation.generate", None)
+    check_refusal(generate("flow", "--scale", 2000), "--scale 2000", "use a smaller --scale")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_checkpoint(generate, runs: Path) -> None:

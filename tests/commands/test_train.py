@@ -145,7 +145,9 @@ def plain_hash(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(
-    "flags", [("--eval_every", "0.02"), ("--sample_every", "0.02"), ("--num_samples", "3")], ids=" ".join
+    "flags",
+    [("--eval_every", "0.02"), ("--sample_every", "0.02"), ("--num_samples", "3"), ("--columns", "4", "--scale", "2")],
+    ids=" ".join,
 )
 def test_watching_changes_nothing(flags: tuple[str, ...], train, plain_hash: str) -> None:
     assert weights_hash(train("train_flow", "--max_steps", "3", *flags).folder) == plain_hash

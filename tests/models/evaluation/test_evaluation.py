@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from models.evaluation import evaluation_report
 from models.evaluation.classifier import Classifier, ClassifierSettings, fit_classifier, for_inference
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.evaluation_report import evaluation_table
@@ -162,3 +165,24 @@ def test_classification_accuracy_score_depends_on_the_labels(protocol: Protocol,
     unlabelled = Evaluation(protocol, Samples(examples.images[:], None, "images", {}))
     unlabelled.measure(classification_accuracy=True)
     assert "cas" not in unlabelled.measurements and has_warning(unlabelled, "no labels")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0, 1, 2, 0, 1, 2], ["ant", "bee", "cow"]),
+        ([2, 0, 2, 0], ["ant", "cow"]),  # Only two classes were asked for.
+        ([1, 1, 1], ["bee"]),
+        ([0, 0, 0, 2], ["ant", "cow", "ant", "ant"]),
+        (None, []),
+    ],
+)
+def test_the_sheet_of_samples_names_their_classes(labels, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(evaluation_report.sheets, "sample_sheet", lambda images, names, title: drawn.append(names))
+    monkeypatch.setattr(evaluation_report.image_files, "save_image", lambda sheet, path: None)
+    count = 4 if labels is None else len(labels)
+    samples = Samples(torch.zeros(count, 1, 8, 8), None if labels is None else torch.tensor(labels), "images", {})
+    protocol = SimpleNamespace(real=SimpleNamespace(class_names=("ant", "bee", "cow")))
+    evaluation_report._draw_samples(cast(Any, SimpleNamespace(samples=samples, protocol=protocol)), Path("samples.png"))
+    assert drawn == [expected]
