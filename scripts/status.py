@@ -104,12 +104,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--experiments_dir",
-        "--experiments-dir",
-        type=lambda place: Path(expanded(place)),
-        default=os.environ.get("EXPERIMENTS_DIR") or "experiments",
+        type=Path,
+        default=Path(os.environ.get("EXPERIMENTS_DIR") or "experiments"),
         help="folder of the run folders (default: %(default)s)",
     )
-    folder: Path = parser.parse_args(arguments).experiments_dir
+    words = [word.replace("experiments-dir", "experiments_dir") for word in arguments]
+    folder: Path = parser.parse_args(words).experiments_dir
     now = datetime.now(UTC)
     rows = [describe_run(run, now) for run in find_runs(folder)]
     if not rows:

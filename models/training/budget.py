@@ -8,7 +8,7 @@ from models.ranges import RESUMABLE, NonNegativeInt, Positive, PositiveInt
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits on the length of a run. None: no such limit."""
+    """Limits on the length of a run. A limit that is not given does not hold."""
 
     epochs: Annotated[Positive | None, RESUMABLE] = None
     """Length of the run in passes over the data. Default: 20 if no other budget is given."""

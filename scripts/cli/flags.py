@@ -21,6 +21,7 @@ from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt, R
 from models.training.budget import Budget
 from models.training.reporting import ReportSettings
 from models.variants import AUTOENCODERS, DATA_SETS, NETWORKS, SPACES
+from scripts.cli.help import braced
 from scripts.cli.signatures import Option, names_in, options_of, options_of_function
 
 # Functions that return the options of a large variant by its name.
@@ -30,11 +31,6 @@ VARIANTS: Mapping[str, Callable[[str], Sequence[Option]]] = {
     "space": partial(options_of, SPACES, method="fit"),
 }
 AUTOENCODER_VARIANTS = {"dataset": VARIANTS["dataset"], "network": partial(options_of, AUTOENCODERS)}
-
-
-def braced(names: Iterable[str]) -> str:
-    """Return names in the form of the help texts: {one,other}."""
-    return f"{{{','.join(names)}}}"
 
 
 def one_of(names: Iterable[str]) -> Any:

@@ -65,7 +65,8 @@ def read_training(
         folder = _run_to_resume(ahead, task, requested.get("dataset"))
         return _resumed(folder, argv, task, default, description, requested)
     settings, left_out = merge(default, *given, chosen)
-    flags = parse_flags(argv, default, task, description, settings)
+    sources = " and of ".join(name for name, _ in given if name)
+    flags = parse_flags(argv, default, task, _with_source(description, sources), settings)
     belongs = "settings left out, since they belong to another network, space or data set: "
     return Request(task, flags, notes=[belongs + ", ".join(left_out)] if left_out else [])
 
@@ -93,6 +94,11 @@ def _config_of(ahead: Mapping[str, str]) -> dict[str, Any]:
     return read_yaml(facts).get("config", {}) if facts.is_file() else {}
 
 
+def _with_source(description: str, source: str) -> str:
+    """Return the description of a task, and whose settings the defaults are."""
+    return f"{description} The defaults are the settings of {source}." if source else description
+
+
 def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> Path:
     """Return the run that --resume names. latest is the newest run of this task (on `dataset`, if given)."""
     folder = find_run(ahead["resume"], Path(ahead.get("experiments_dir") or experiments_dir()), task, dataset)
@@ -112,7 +118,7 @@ def _resumed(
             raise UserError(f"{folder.name} cannot be resumed with --{word} {requested[word]} (was {stored.get(word)})")
     before, unknown = with_settings(default, stored)  # settings added since the run have their defaults
     stored = {key: value for key, value in stored.items() if key not in unknown}
-    flags = parse_flags(argv, default, task, description, stored)
+    flags = parse_flags(argv, default, task, _with_source(description, folder.name), stored)
     original, fixed = to_config(before), [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
     config = to_config(flags)
     changed = [name for name in fixed if name not in NOT_STORED and config[name] not in (original.get(name), "auto")]

@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 import docstring_parser
 
 from models.variants import Room, package_folders, syntax_tree
+from scripts.cli.help import texts_of
 
 # Modules that import no torch. Names in annotations may come from them.
 PLAIN_MODULES = ("typing", "collections.abc", "pathlib", "models.ranges", "models.variants")
@@ -105,8 +106,7 @@ def _import_keywords(function: Callable[..., Any], texts: Mapping[str, str] | No
 
 def _texts(docstring: str | None) -> dict[str, str]:
     """Return the help text of each argument in the "Args:" section of a docstring."""
-    params = docstring_parser.parse(docstring or "").params
-    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
+    return texts_of(docstring_parser.parse(docstring or ""))
 
 
 def _source(module: str) -> Path:
