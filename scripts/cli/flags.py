@@ -137,7 +137,7 @@ class RunFlags:
     init_from: Annotated[str | None, RESUMABLE] = None
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
-    """Run to resume: its folder, its name, or latest. Only budgets, reports, folders and the device may change."""
+    """Run to resume, named as for generate --run. Only budgets, reports, folders and the device may change."""
     config: str | None = None
     """File config.txt to take settings from. Flags on the command line override it."""
     recipe: str | None = None
@@ -170,7 +170,7 @@ class ModelFlags:
     """The trained model, its device and its precision."""
 
     run: str = "latest"
-    """Run: its folder, its name, or latest."""
+    """Run: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     weights: str = "ema"
@@ -322,7 +322,7 @@ class CodingFlags:
     variants: ClassVar = {"dataset": lambda name: VARIANTS["dataset"](name) if name else ()}
 
     run: str = "latest"
-    """Run of train_vae: its folder, its name, or latest."""
+    """Run of train_vae: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     experiments_dir: str = field(default_factory=experiments_dir)
