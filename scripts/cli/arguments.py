@@ -19,7 +19,7 @@ import tyro
 from models.errors import UserError
 from models.places import expanded
 from models.ranges import check_ranges
-from scripts.cli.help import REGISTRY, field_types, one_line
+from scripts.cli.help import REGISTRY, field_types, one_line, wrapped
 from scripts.cli.signatures import Option
 
 Flags = TypeVar("Flags")
@@ -58,7 +58,7 @@ def parse_flags(
                 args=argv,
                 default=flags,
                 prog=prog,
-                description=description,
+                description=wrapped(description),
                 use_underscores=True,
                 registry=REGISTRY,
             )

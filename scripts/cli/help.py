@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -78,7 +79,12 @@ def value_names(kind: Any) -> str | None:
 
 def _default_hint(default: str) -> str:
     """Return the end of a help text. None needs no mention: the text says what happens without the flag."""
-    return "" if default == "None" else f"(default: {default})"
+    return "" if default in ("None", "") else f"(default: {default})"
+
+
+def wrapped(description: str) -> str:
+    """Wrap the description of a task. tyro would join lines that begin with a letter, and does not wrap."""
+    return textwrap.fill(description, 80, subsequent_indent="  ")
 
 
 def one_line(box: str, prog: str, kinds: Mapping[str, Any]) -> str:

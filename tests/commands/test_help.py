@@ -96,6 +96,7 @@ def check_text(shown: str, task: str) -> None:
 def test_help_shows_the_defaults_of_the_recipe(words, shown, capsys: pytest.CaptureFixture[str]) -> None:
     ended = run_here(*words, "--help", capsys=capsys)
     assert ended.code == 0
+    check_text(ended.out, words[0])
     for text in shown:
         assert text in " ".join(ended.out.split()), text
 
