@@ -29,6 +29,16 @@ class Budget:
         limits += [] if self.max_steps is None else [self.max_steps]
         return max(1, min(limits)) if limits else None
 
+    def used_up(self, images: int, batch_size: int, step: int, seconds: float) -> dict[str, float]:
+        """Return the limits, by name, that are reached after `step` steps and `seconds` seconds."""
+        alone = [Budget(epochs=self.epochs), Budget(max_steps=self.max_steps), Budget(max_minutes=self.max_minutes)]
+        return {
+            name: limit
+            for budget in alone
+            for name, limit in vars(budget).items()
+            if limit and budget.spent(budget.steps(images, batch_size), step, seconds) == 1
+        }
+
     def spent(self, steps: int | None, step: int, seconds: float) -> float:
         """Return the spent share of the budget, in [0, 1], after `step` of `steps` steps and `seconds` seconds."""
         shares = [0.0] if steps is None else [step / steps]

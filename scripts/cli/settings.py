@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from models.errors import UserError
 from models.ranges import Resumable
 from models.runs.lookup import NEEDED, find_run, read_config
-from models.runs.status import read_status
+from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 from scripts.cli.arguments import (
     NOT_STORED,
@@ -58,7 +58,7 @@ def read_training(
     if "recipe" in ahead:
         given.append((f"recipe {ahead['recipe']}", settings_of(ahead["recipe"], task)))
     if "config" in ahead:
-        given.append((ahead["config"], read_yaml(Path(ahead["config"]))))
+        given.append((ahead["config"], _config_for(Path(ahead["config"]), task)))
     chosen = ("", chosen_variants(default, argv))
     if "resume" in ahead:
         requested = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
@@ -92,6 +92,15 @@ def _config_of(ahead: Mapping[str, str]) -> dict[str, Any]:
         return read_config(find_run(ahead.get("run") or "latest", folder, task="train_vae"))
     facts = Path(ahead["checkpoint"]).with_suffix(".yaml")
     return read_yaml(facts).get("config", {}) if facts.is_file() else {}
+
+
+def _config_for(path: Path, task: str) -> dict[str, Any]:
+    """Read a --config file. Raises UserError if it lies in the folder of another task's run."""
+    config = read_yaml(path)
+    other = read_status(path.parent).get("task") if (path.parent / STATUS).is_file() else None
+    if other not in (None, task):
+        raise UserError(f"`config` {path}: is of a run of {other}, not of {task}", f"use it with {other}")
+    return config
 
 
 def _with_source(description: str, source: str) -> str:

@@ -88,13 +88,6 @@ def test_resume_is_the_same_command_and_refuses_another(train) -> None:
     assert other.code == 2 and "train_flow" in other.err
 
 
-def test_a_finished_run_resumed_with_the_same_budget_stays_as_it_is(train) -> None:
-    folder = train("train_flow").folder
-    before = weights_hash(folder)
-    assert train("train_flow", "--resume", folder).folder == folder
-    assert weights_hash(folder) == before and status_of(folder)["state"] == "finished"
-
-
 def test_config_file_gives_the_same_run(train) -> None:
     first = train("train_flow", "--seed", "5", "--prediction", "v", "--network.heads", "1").folder
     second = train("train_flow", "--config", first / "config.txt").folder
