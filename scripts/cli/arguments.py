@@ -166,7 +166,8 @@ def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, l
         values[f"{word}_options"] = kind()
     cls = dataclasses.make_dataclass(type(default).__name__, fields, bases=(type(default),), frozen=True)
     flags: Flags = cls(**values)  # type: ignore[assignment]
-    return flags, [key for key in settings if key not in to_config(flags)]
+    known = to_config(flags)
+    return flags, [key for key in settings if key not in known]
 
 
 def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:

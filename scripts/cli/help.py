@@ -21,10 +21,10 @@ def describe_flags(info: StructTypeInfo) -> StructConstructorSpec | None:
     if not dataclasses.is_dataclass(info.type):
         return None
     fields = []
-    for name, kind in field_types(info.type).items():
+    for name, declared in field_types(info.type).items():
+        kind: Any = declared
         if not dataclasses.is_dataclass(getattr(info.default, name)):
-            shown = tyro.conf.arg(metavar=value_names(kind), help_behavior_hint=_default_hint)
-            kind = Annotated[kind, shown]
+            kind = Annotated[kind, tyro.conf.arg(metavar=value_names(kind), help_behavior_hint=_default_hint)]
         text = functools.partial(_text, info.type, name)
         fields.append(StructFieldSpec(name, kind, getattr(info.default, name), text))
     return StructConstructorSpec(info.type, tuple(fields))
@@ -39,17 +39,17 @@ def field_types(cls: type) -> dict[str, Any]:
 
 def _text(cls: type, name: str) -> str | None:
     """Return the help text of a field: its docstring in the class or in the nearest parent that has one."""
-    return next((texts[name] for texts in map(_texts, cls.__mro__) if name in texts), None)
+    parents = filter(dataclasses.is_dataclass, cls.__mro__)
+    return next((texts[name] for texts in map(help_texts, parents) if name in texts), None)
 
 
 @functools.cache
-def _texts(cls: type) -> dict[str, str]:
-    return texts_of(docstring_parser.parse_from_object(cls)) if dataclasses.is_dataclass(cls) else {}
-
-
-def texts_of(docstring: docstring_parser.Docstring) -> dict[str, str]:
-    """Return the descriptions of the arguments or fields in a docstring, each as one paragraph."""
-    return {param.arg_name: " ".join((param.description or "").split()) for param in docstring.params}
+def help_texts(source: str | type | None) -> dict[str, str]:
+    """Return the help texts, each one paragraph, of the arguments in a docstring, or of the fields of a class."""
+    parsed = (
+        docstring_parser.parse_from_object(source) if isinstance(source, type) else docstring_parser.parse(source or "")
+    )
+    return {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
 
 
 def braced(names: Iterable[str]) -> str:
@@ -62,9 +62,11 @@ def value_names(kind: Any) -> str | None:
 
     The metadata of `kind` may have the names, or a function that returns them.
     """
-    for extra in getattr(kind, "__metadata__", ()):
-        if callable(extra):
-            return braced(extra())
+    metadata = getattr(kind, "__metadata__", ())
+    functions: list[Any] = [extra for extra in metadata if callable(extra)]
+    if functions:
+        return braced(functions[0]())
+    for extra in metadata:
         if getattr(extra, "metavar", None):
             return extra.metavar
     if kind is bool:
