@@ -32,7 +32,7 @@ def find_run(name: str, experiments_dir: Path, task: str | tuple[str, ...] = (),
         for folder in find_runs(experiments_dir):
             if _fits(folder, tasks, dataset):
                 return folder
-        kind = "".join(f"of {word} " for word in (" or ".join(tasks), dataset) if word)
+        kind = f"of {' or '.join(tasks)} " * bool(tasks) + f"on {dataset} " * bool(dataset)
         raise UserError(f"no run {kind}in {experiments_dir}", "train one", "give another `experiments_dir`")
     for folder in (Path(expanded(name)), experiments_dir / name):
         if (folder / STATUS).is_file():

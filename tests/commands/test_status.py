@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import socket
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from scripts import status
+from scripts.cli.next_steps import next_command
 from tests.commands.fake_repository import ROOT
 from tests.commands.tasks import run_here
 
@@ -61,6 +63,35 @@ def experiments(tmp_path: Path) -> Path:
     (folder / ".launch" / "fake").mkdir(parents=True)
     (folder / "README.md").write_text("no run")
     return folder
+
+
+@pytest.mark.parametrize("name", ["run", "two words", "größer & besser", "it's mine", 'a "b" $HOME `c` !d', "x;y"])
+def test_the_next_command_is_whole(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+
+    def words(task: str, state: str) -> list[str]:
+        typed = shlex.split(next_command(folder, task, state))
+        if typed[0] != "make":
+            return typed
+        assert len(typed) == 3 and typed[2].startswith("ARGS=")
+        return [*typed[:2], *shlex.split(typed[2].removeprefix("ARGS="))]
+
+    assert (
+        words("train_flow", "finished")
+        == words("train_latent", "finished")
+        == ["make", "generate", "--run", str(folder)]
+    )
+    assert words("train_vae", "finished") == ["make", "encode_dataset", "--run", str(folder)]
+    assert words("train_vae", "dead") == ["make", "train_vae", "--config", f"{folder}/config.txt"]
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last").touch()
+    assert (
+        words("train_ddpm", "dead")
+        == words("train_ddpm", "interrupted")
+        == ["make", "train_ddpm", "--resume", str(folder)]
+    )
+    assert words("train_flow", "running") == ["tail", "-f", f"{folder}/training_log.txt"]
+    assert words("train_flow", "failed") == ["tail", "-n", "30", f"{folder}/training_log.txt"]
 
 
 def test_rows_are_chosen_and_sorted(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:

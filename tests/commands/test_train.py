@@ -211,7 +211,7 @@ def test_without_an_average_the_ema_weights_are_the_raw_ones(train) -> None:
 def test_latest_is_the_latest_of_the_data_set_asked_for(train, tmp_path: Path) -> None:
     folder = train("train_flow", "--name", "first").folder
     refused = train("train_flow", "--dataset", "mnist", "--resume", "latest")
-    assert refused.code == 2 and "no run of train_flow of mnist" in refused.err
+    assert refused.code == 2 and "no run of train_flow on mnist" in refused.err
     refused = train("train_flow", "--dataset", "mnist", "--resume", folder)
     assert refused.code == 2 and "--dataset mnist (was digits)" in refused.err
     refused = train("train_flow", "--network", "dit", "--resume", folder)

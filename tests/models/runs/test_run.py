@@ -306,10 +306,10 @@ def test_the_latest_run_on_a_data_set(folder: Path) -> None:
     assert find_run("latest:emnist", folder) == letters
     assert find_run("latest:mnist", folder, "train_vae") == older
     assert find_run("latest:mnist", folder) == find_run("latest:mnist", folder, dataset="emnist") == newer
-    for name, said in {"latest:cifar10": "no run of cifar10", "latest:emnis": "no run of emnis"}.items():
+    for name, said in {"latest:cifar10": "no run on cifar10", "latest:emnis": "no run on emnis"}.items():
         with pytest.raises(UserError, match=said):
             find_run(name, folder)
-    with pytest.raises(UserError, match="no run of train_vae of emnist"):
+    with pytest.raises(UserError, match="no run of train_vae on emnist"):
         find_run("latest:emnist", folder, "train_vae")
 
 
