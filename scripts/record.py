@@ -216,7 +216,7 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
     """Return the number of sampling steps. Raises UserError if the model does not allow the sampler or a scale."""
     spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
     if spec.classes == 0:
-        raise UserError("a record needs a model with labels; leave out --no-conditional")
+        raise UserError("a record needs a model with labels; leave out --no_conditional")
     model = spec.model(nn.Identity(), torch.device(settings.run.device))
     for scale in flags.scales:
         sampler = SamplerFlags(flags.sampler, flags.steps, guidance_scale=scale)

@@ -82,6 +82,10 @@ class Run:
             raise UserError(f"cannot write in {folder}: {error.strerror}") from None
         return run
 
+    @property
+    def task(self) -> str:
+        return str(self._status.get("task"))
+
     def _begin(self) -> None:
         session = os.environ.get("LAUNCH_SESSION")
         self.update(state="running", reason="", pid=os.getpid(), host=socket.gethostname(), session=session)

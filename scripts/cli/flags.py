@@ -21,6 +21,7 @@ from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt, R
 from models.training.budget import Budget
 from models.training.reporting import ReportSettings
 from models.variants import AUTOENCODERS, DATA_SETS, NETWORKS, SPACES
+from scripts.cli.help import braced
 from scripts.cli.signatures import Option, names_in, options_of, options_of_function
 
 # Functions that return the options of a large variant by its name.
@@ -30,11 +31,6 @@ VARIANTS: Mapping[str, Callable[[str], Sequence[Option]]] = {
     "space": partial(options_of, SPACES, method="fit"),
 }
 AUTOENCODER_VARIANTS = {"dataset": VARIANTS["dataset"], "network": partial(options_of, AUTOENCODERS)}
-
-
-def braced(names: Iterable[str]) -> str:
-    """Return names in the form of the help texts: {one,other}."""
-    return f"{{{','.join(names)}}}"
 
 
 def one_of(names: Iterable[str]) -> Any:
@@ -143,7 +139,7 @@ class RunFlags:
     init_from: Annotated[str | None, RESUMABLE] = None
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
-    """Run to resume: its folder, its name, or latest. Only budgets, reports, folders and the device may change."""
+    """Run to resume, named as for generate --run. Only budgets, reports, folders and the device may change."""
     config: str | None = None
     """File config.txt to take settings from. Flags on the command line override it."""
     recipe: str | None = None
@@ -180,7 +176,7 @@ class ModelFlags:
     """The trained model, its device and its precision."""
 
     run: str = "latest"
-    """Run: its folder, its name, or latest."""
+    """Run: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     weights: str = "ema"
@@ -342,7 +338,7 @@ class CodingFlags:
     variants: ClassVar = {"dataset": lambda name: VARIANTS["dataset"](name) if name else ()}
 
     run: str = "latest"
-    """Run of train_vae: its folder, its name, or latest."""
+    """Run of train_vae: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     experiments_dir: str = field(default_factory=experiments_dir)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import docstring_parser
-
 from models.variants import Room, package_folders, syntax_tree
+from scripts.cli.help import help_texts
 
 # Modules that import no torch. Names in annotations may come from them.
 PLAIN_MODULES = ("typing", "collections.abc", "pathlib", "models.ranges", "models.variants")
@@ -62,7 +61,7 @@ def read_options(path: Path, method: str = "__init__") -> tuple[Option, ...]:
     functions = [node for node in variant.body if isinstance(node, ast.FunctionDef) and node.name == method]
     if not functions and (len(variant.bases) > 1 or (variant.decorator_list and method == "__init__")):
         raise ValueError(f"{path}: the source of {method} is elsewhere")
-    texts = _texts(ast.get_docstring(variant))
+    texts = help_texts(ast.get_docstring(variant))
     return tuple(option for function in functions for option in _keywords(scope, function, texts))
 
 
@@ -78,7 +77,7 @@ def options_of_function(module: str, name: str) -> tuple[Option, ...]:
 
 def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]) -> Iterator[Option]:
     """Yield the keyword-only arguments of a function in a file. texts: help texts from other docstrings."""
-    arguments, texts = function.args, {**texts, **_texts(ast.get_docstring(function))}
+    arguments, texts = function.args, {**texts, **help_texts(ast.get_docstring(function))}
     if arguments.kwarg is not None:
         raise ValueError(f"{function.name} takes any keyword")
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
@@ -90,23 +89,17 @@ def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]
 
 def import_options(variant: type, method: str = "__init__") -> tuple[Option, ...]:
     """Return the options of an imported variant."""
-    return _import_keywords(getattr(variant, method), _texts(inspect.getdoc(variant)))
+    return _import_keywords(getattr(variant, method), help_texts(inspect.getdoc(variant)))
 
 
 def _import_keywords(function: Callable[..., Any], texts: Mapping[str, str] | None = None) -> tuple[Option, ...]:
     hints = get_type_hints(function, include_extras=True)
-    texts = {**(texts or {}), **_texts(inspect.getdoc(function))}
+    texts = {**(texts or {}), **help_texts(inspect.getdoc(function))}
     return tuple(
         Option(parameter.name, hints[parameter.name], parameter.default, texts.get(parameter.name, ""))
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     )
-
-
-def _texts(docstring: str | None) -> dict[str, str]:
-    """Return the help text of each argument in the "Args:" section of a docstring."""
-    params = docstring_parser.parse(docstring or "").params
-    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
 
 def _source(module: str) -> Path:

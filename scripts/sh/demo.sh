@@ -10,7 +10,7 @@ source scripts/sh/session_records.sh
 for word in "$@"; do
     if [[ $word == --help || $word == -h ]]; then
         scripts/sh/setup.sh --quiet
-        exec "$python" -m scripts.train_flow --help
+        exec "$python" -m scripts.train_flow --recipe demo_digits --help
     fi
 done
 

@@ -17,11 +17,11 @@ from models.drawing.sheets import check_scale
 from models.errors import UserError
 from models.randomness import derive_seed
 from models.runs import checkpoints
-from models.runs.lookup import find_run
 from models.training.autoencoder_objective import AutoencoderObjective
 from models.training.latent_pictures import SLICE
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import AutoencoderFlags, AutoencoderLossFlags, CodingFlags
+from scripts.tasks.sampling import find_trained
 from scripts.tasks.training import (
     Prepared,
     describe_run_line,
@@ -105,7 +105,7 @@ def open_autoencoder(flags: CodingFlags, weights: str = "ema") -> tuple[Autoenco
     device = devices.pick_device(flags.device)
     devices.prepare_device(device)
     if flags.checkpoint in (checkpoints.LAST, checkpoints.BEST):
-        run = find_run(flags.run, Path(flags.experiments_dir), task="train_vae")
+        run = find_trained(flags.run, flags.experiments_dir, "train_vae")
         path = checkpoints.resolve_checkpoint(run, flags.checkpoint)
     else:
         path = Path(flags.checkpoint)

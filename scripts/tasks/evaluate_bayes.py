@@ -42,6 +42,8 @@ def main(flags: BayesFlags) -> None:
     if is_autoencoder != (flags.method == "gaussians"):
         kind = "an autoencoder" if is_autoencoder else "a denoiser"
         raise UserError(f"`method` {flags.method}: {path} is {kind}", "leave out `method`", "use another `run`")
+    options = {"denoising": flags.errors, "likelihood": flags.ode, "gaussians": flags.gaussians}
+    protocol.refuse_unused(flags.method, options)
     classifier = _latent_classifier(flags, path) if is_autoencoder else _denoiser_classifier(flags, path)
     dataset = protocol.load_data_of_run(path, flags.data)
     part = protocol.part_of(dataset, flags.split, flags.first_image, flags.num_images)

@@ -43,6 +43,7 @@ def main(flags: LikelihoodFlags) -> None:
     levels = GreyLevels(*model.space.grey_levels)
     if flags.method == "auto":
         flags = replace(flags, method="ode" if model.spec.timesteps == 0 else "vlb")
+    protocol.refuse_unused(flags.method, {"vlb": flags.vlb, "ode": flags.ode})
     method, denoiser = _method(flags, model)
     dataset = protocol.load_data_of_run(path, flags.data)
     part, indices = protocol.spread_over(dataset, flags.split, flags.num_images, FEWER)

@@ -79,6 +79,16 @@ def _count(description: str, available: int, count: int | None, usual: int, fewe
     return number
 
 
+def refuse_unused(method: str, options: Mapping[str, object]) -> None:
+    """Raise UserError if an option of another method than the chosen one is set. options: a dataclass for each."""
+    for other, flags in options.items():
+        for name, value in vars(flags).items():
+            if other != method and value != getattr(type(flags)(), name):
+                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                message = f"`{name}` {shown}: the method is {method} here, and only {other} uses this option"
+                raise UserError(message, "leave it out")
+
+
 def model_card(path: Path, flags: ModelFlags) -> dict[str, Any]:
     """Return the part of a card that names the weights, and the device and precision of the computation."""
     facts = stored_facts(path)

@@ -22,6 +22,7 @@ from models.generation import Sampling, default_steps, named_labels
 from models.model import WEIGHTS, Model, load_model
 from models.runs import checkpoints
 from models.runs.lookup import find_run
+from models.runs.status import liveness, read_status
 from models.spaces.latents import find_autoencoder
 from models.training.interrupts import Interrupts
 from scripts.cli.flags import ModelFlags, SamplerFlags
@@ -59,7 +60,17 @@ def find_every_checkpoint(flags: ModelFlags) -> list[Path]:
 
 
 def _find_run(name: str, flags: ModelFlags) -> Path:
-    return find_run(name, Path(flags.experiments_dir), DENOISING)
+    return find_trained(name, flags.experiments_dir, DENOISING)
+
+
+def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
+    """Return a run folder, as `find_run` does, and say so if the run is still training. Raises UserError."""
+    run = find_run(name, Path(experiments_dir), tasks)
+    status = read_status(run)
+    if liveness(status) == "running":
+        done = f"step {status.get('step')}, {status.get('progress') or 0:.0%} done"
+        tell(f"{run.name} is still training ({done}): its checkpoint of this moment is used")
+    return run
 
 
 def run_of(path: Path) -> Path | None:

@@ -23,11 +23,13 @@ from models import devices, distributed, processes
 from models.errors import UserError
 from models.evaluation.image_sets import sha256_of
 from models.model import match_weights
+from models.progress import duration
 from models.runs import checkpoints, yaml_files
 from models.runs.environment import environment
 from models.runs.lookup import NEEDED, find_run
 from models.runs.run import Run
 from models.runs.status import read_status
+from models.training.budget import Budget
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
 from models.training.objectives import Objective
@@ -87,6 +89,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool],
     tensors, stored = checkpoints.load_newest(folder) if folder is not None else ({}, {})
     if folder is not None:
         _compare(folder, stored, prepared.facts)
+        _refuse_finished(folder, stored, prepared)
     run = _open_run(folder, request.task, flags, prepared)
     with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
@@ -97,7 +100,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool],
             prepared.broken.tell_to(run.log)
         if folder is not None:
             trainer.restore(tensors, stored)
-            run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}")
+            run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}{_rise_of_rate(trainer, stored)}")
         trainer.train(interrupts)
 
 
@@ -136,6 +139,32 @@ def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) 
             f"the space differs from the one that {folder.name} was trained in",
             "pass the original `autoencoder`",
         )
+
+
+def _refuse_finished(folder: Path, stored: Mapping[str, Any], prepared: Prepared) -> None:
+    """Raise UserError if a run has finished and its budget leaves nothing to train. The way out is a longer budget."""
+    if read_status(folder).get("state") != "finished":
+        return
+    settings, state = prepared.settings, stored["training"]
+    size, budget = len(prepared.batches), settings.budget
+    used = budget.used_up(size, settings.optimizer.batch_size, stored["step"], state["seconds"])
+    if 0 < budget.patience <= state["worse"]:
+        used["patience"] = budget.patience
+    if used:
+        longer = " and ".join(f"`{name}` above {limit:g}" for name, limit in used.items())
+        done = f"{stored['step']} steps in {duration(state['seconds'])}"
+        raise UserError(f"{folder.name} has finished, after {done}", f"to train it further, add {longer}")
+
+
+def _rise_of_rate(trainer: Trainer, stored: Mapping[str, Any]) -> str:
+    """Return a note for the log if a longer budget raises the learning rate of the next step; else an empty string."""
+    config, settings = stored.get("config", {}), trainer.settings.optimizer
+    limits = {name: config.get(name) for name in ("epochs", "max_steps", "max_minutes")}
+    budget = Budget(**limits)
+    earlier = budget.spent(budget.steps(trainer.dataset_size, settings.batch_size), trainer.step, trainer.seconds)
+    before, now = (settings.learning_rate(trainer.step, progress) for progress in (earlier, trainer.progress))
+    rises = any(limits.values()) and now > 1.001 * before
+    return f"; the budget is longer, so the learning rate goes back up from {before:.3g} to {now:.3g}" if rises else ""
 
 
 def _nearly_equal(one: Any, other: Any) -> bool:

@@ -245,7 +245,8 @@ def bits_of(report: dict[str, Any]) -> float:
     [("ddpm", (), "vlb"), ("ddpm", ("--method", "ode"), "ode"), ("labels", (), "ode"), ("plain", (), "ode")],
 )
 def test_bits_per_dimension(evaluate, kind: str, words: tuple[str, ...], method: str) -> None:
-    ended = evaluate("likelihood", kind, "--num_images", "20", "--ode_steps", "3", *words)
+    few = ("--ode_steps", "3") if method == "ode" else ()
+    ended = evaluate("likelihood", kind, "--num_images", "20", *few, *words)
     report = report_of(ended)
     card, results = report["protocol"], report["results"]
     assert ended.folder.name.endswith("-likelihood.json") and card["method"] == method
@@ -270,7 +271,7 @@ def test_bits_per_dimension(evaluate, kind: str, words: tuple[str, ...], method:
 
 @pytest.mark.parametrize("kind", ["ddpm", "labels"])
 def test_bits_do_not_depend_on_the_batch_size_and_every_flag_acts(evaluate, kind: str) -> None:
-    few = ("--num_images", "12", "--ode_steps", "3", "--vlb_steps", "5")
+    few = ("--num_images", "12", *{"ddpm": ("--vlb_steps", "5"), "labels": ("--ode_steps", "3")}[kind])
     usual = report_of(evaluate("likelihood", kind, *few))
     assert usual["results"]["evaluations_per_image"] == {"ddpm": 5, "labels": 6}[kind]
     parts = report_of(evaluate("likelihood", kind, *few, "--batch_size", "5"))
@@ -295,6 +296,13 @@ def test_bits_do_not_depend_on_the_batch_size_and_every_flag_acts(evaluate, kind
         ("likelihood", "-vae-", (), ("no denoiser's checkpoint",)),
         ("likelihood", "labels", ("--method", "vlb"), ("--method vlb", "continuous", "--method ode")),
         ("likelihood", "labels", ("--method", "elbo"), ("--method elbo", "auto, vlb, ode")),
+        ("likelihood", "labels", ("--vlb_steps", "9"), ("--vlb_steps 9", "ode", "vlb")),
+        ("likelihood", "plain", ("--vlb_steps", "0"), ("--vlb_steps 0", "ode", "vlb")),
+        ("likelihood", "ddpm", ("--ode_steps", "9"), ("--ode_steps 9", "vlb", "ode")),
+        ("likelihood", "ddpm", ("--method", "ode", "--vlb_steps", "9"), ("--vlb_steps 9", "leave it out")),
+        ("bayes", "labels", ("--ode_steps", "9"), ("--ode_steps 9", "denoising", "likelihood")),
+        ("bayes", "labels", ("--diagonal",), ("--diagonal", "gaussians")),
+        ("bayes", "-vae-", ("--time_range", "0.1", "0.2"), ("--time_range 0.1 0.2", "denoising")),
         ("likelihood", "labels", ("--ode_steps", "0"), ("--ode_steps 0",)),
         ("likelihood", "labels", ("--first_time", "1"), ("--first_time 1",)),
         ("likelihood", "labels", ("--probes", "-1"), ("--probes -1",)),
