@@ -90,6 +90,9 @@ visualize_guidance: environment ## compare guidance scales: images, accuracy, di
 visualize_distribution: environment ## plot real and generated images on one map
 	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh visualize_distribution "$${args[@]}"
 
+visualize_schedules: environment ## plot noise schedules: alpha, sigma and log-SNR
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh visualize_schedules "$${args[@]}"
+
 interpolate: environment ## interpolate between noises, test images or classes
 	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh interpolate "$${args[@]}"
 
@@ -107,6 +110,12 @@ sessions: ## list the running sessions
 
 attach: ## attach to a running session: ARGS=NAME if several
 	@$(WITH_ARGS) scripts/sh/sessions.sh attach "$${args[@]}"
+
+monitor: ## attach to a session's monitor of CPU, memory and GPUs
+	@$(WITH_ARGS) scripts/sh/sessions.sh monitor "$${args[@]}"
+
+tensorboard: environment ## show the runs in TensorBoard: ARGS="--port 6007"
+	@$(WITH_ARGS) scripts/sh/tensorboard.sh "$${args[@]}"
 
 stop: ## save a checkpoint and stop: ARGS=NAME or ARGS=--all
 	@$(WITH_ARGS) scripts/sh/sessions.sh stop "$${args[@]}"

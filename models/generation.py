@@ -37,6 +37,16 @@ def labels_in_turn(count: int, classes: int) -> list[int] | None:
     return [index % classes for index in range(count)] if classes else None
 
 
+def rows_in_turn(labels: Tensor, count: int) -> Tensor:
+    """Return up to `count` rows of labels (N,), the classes in turn: the first row of each, the second of each, ..."""
+    seen: dict[int, int] = {}
+    turns = []
+    for label in labels.tolist():
+        turns.append((seen.get(label, 0), label))
+        seen[label] = seen.get(label, 0) + 1
+    return torch.tensor(sorted(range(len(turns)), key=turns.__getitem__)[:count], dtype=torch.long)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Settings of sampling. options: options of the sampler, e.g. {"eta": 0.5}. guidance_interval: in flow time.
@@ -177,6 +187,16 @@ def frame_steps(steps: int, count: int) -> set[int]:
     return {round((index + 1) * steps / count) - 1 for index in range(count)} if count > 0 else set()
 
 
+def spaced_steps(grid: Grid, count: int) -> set[int]:
+    """Return at most `count` step indices that include the last step, about equally spaced in flow time.
+
+    Equal steps in flow time change an image about equally. Some grids have many steps that change nothing visible.
+    """
+    ends = grid.levels.flow_time[1:]  # (S,), of each step
+    spaced = torch.linspace(grid.levels.flow_time[0].item(), 0, count + 1, dtype=torch.float64)[1:]
+    return {int((ends - flow_time).abs().argmin()) for flow_time in spaced}
+
+
 @torch.no_grad()
 def generate_from(
     begin: Callable[[Denoiser, range], Start],
@@ -185,21 +205,21 @@ def generate_from(
     count: int,
     steps: int,
     batch_size: int,
-    frames: int = 0,
+    kept: set[int],
     framed: int | None = None,
     over_ranks: bool = False,
 ) -> Iterator[Generated]:
     """Yield `count` images in batches, each batch from the start that `begin(denoiser, indices)` returns.
 
-    steps: number of steps of each start. frames: number of frames to keep per batch. framed: only batches that begin
-    below this index keep frames. over_ranks: divide the batches among the ranks; every rank calls this and gets all.
+    steps: number of steps of each start. kept: indices of the steps after which a frame is kept. framed: only batches
+    that begin below this index keep frames. over_ranks: divide the batches among the ranks; every rank calls this and
+    gets all.
     """
 
     def batch_from(first: int) -> Generated:
         indices = range(first, min(first + batch_size, count))
         denoiser, counters = sampled_denoiser(model, sampling)
-        framed_steps = frame_steps(steps, frames if framed is None or first < framed else 0)
-        return _collect(begin(denoiser, indices), model, counters, framed_steps)
+        return _collect(begin(denoiser, indices), model, counters, kept if framed is None or first < framed else set())
 
     firsts = range(0, count, batch_size)
     yield from distributed.map_over_ranks(batch_from, firsts) if over_ranks else map(batch_from, firsts)
@@ -217,7 +237,7 @@ def generate(
 ) -> Iterator[Generated]:
     """Yield `count` images in batches, from the noise of the seed. Raises UserError if `sampling` does not fit.
 
-    labels: one per image, None for no class. frames: number of frames to keep per batch, for the first FRAMED
+    labels: one per image, None for no class. frames: largest number of frames to keep per batch, for the first FRAMED
     images. over_ranks: as in `generate_from`.
     """
     sampling.check(model)
@@ -229,7 +249,8 @@ def generate(
         noise = shape_noise(model.spec.initial_noise, draw((len(indices), *model.space.shape)))
         return Start(noise, 1.0, label, sampling.walk(with_labels(denoiser, label), noise, grid, draw))
 
-    return generate_from(begin, model, sampling, count, sampling.steps, batch_size, frames, FRAMED, over_ranks)
+    kept = spaced_steps(grid, frames)
+    return generate_from(begin, model, sampling, count, sampling.steps, batch_size, kept, FRAMED, over_ranks)
 
 
 def sample(

@@ -19,7 +19,16 @@ from models.ranges import NonNegative, NonNegativeInt, PositiveInt, Range, Share
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags, read_ahead
 from scripts.cli.command import run_command
-from scripts.cli.flags import CodingFlags, Labels, ModelFlags, SamplerFlags, SourceFlags, experiments_dir, one_of
+from scripts.cli.flags import (
+    CodingFlags,
+    Labels,
+    ModelFlags,
+    PictureFormat,
+    SamplerFlags,
+    SourceFlags,
+    experiments_dir,
+    one_of,
+)
 from scripts.cli.signatures import names_in
 
 
@@ -63,6 +72,8 @@ class SamplesFlags:
     """Seed. An image depends only on seed and index. --compare pairs images of two models with the same seed."""
     batch_size: PositiveInt = 256
     """Images per batch. It does not change the result."""
+    format: PictureFormat = "png"
+    """Format of the pictures."""
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in evaluation/ in the run, or beside --samples."""
 
@@ -191,6 +202,8 @@ class NoiseLossFlags(_ReportFlags):
     num_images: NonNegativeInt | None = None
     """Number of test images, evenly spaced over the split; 0 for all. The same number of training images is used.
     Default: 1000, or all if there are fewer."""
+    format: PictureFormat = "png"
+    """Format of the picture."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +239,8 @@ class CheckpointsFlags:
     """Seed of the images, and of the times and noise of the loss. All checkpoints use the same seed."""
     batch_size: PositiveInt = 256
     """Images per batch. It does not change the result."""
+    format: PictureFormat = "png"
+    """Format of the picture."""
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in the run's evaluation/."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from models.ranges import PositiveInt
 from scripts.cli.command import run_command
-from scripts.cli.flags import CodingFlags
+from scripts.cli.flags import CodingFlags, PictureFormat
 from scripts.cli.settings import read_coding
 
 DESCRIPTION = "Reconstruct test images with an autoencoder. Prints the output folder."
@@ -28,6 +28,8 @@ class ReconstructFlags(CodingFlags):
     """Whole number by which the images are enlarged. Default: to about 60 pixels."""
     image: tuple[str, ...] = ()
     """Image files to reconstruct instead of the test split. They must have the autoencoder's image size."""
+    format: PictureFormat = "png"
+    """Format of the picture."""
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in reconstructions/ in the run."""
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from models.class_names import title_of
 
 INK = 32  # Grey level.
+# Spaces at which no line breaks: around an equals sign, between a number and the word before or after it, before a "·".
+BOUND = r" (?=[=·])|(?<==) |(?<=[^\W\d]) (?=\d[\d.,]*(?!\w))|(?<=\d) (?=[^\W\d])"
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,10 @@ def _wrap(line: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
     return [part for part in parts if part]
 
 
+def keep_together(text: str) -> str:
+    """Return a text that breaks neither beside the number of "step 294", "8 steps" or "t = 0.5", nor before a "·"."""
+    return re.sub(BOUND, "\N{NO-BREAK SPACE}", text)
+
+
 def _words(text: str) -> list[str]:
-    """Return the words of a text. The separator " · " of titles stays with the word before it."""
-    return text.replace(" · ", "\N{NO-BREAK SPACE}· ").split(" ")
+    return keep_together(text).split(" ")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE = 60  # Pixels. The longer side of an enlarged image is close to this length.
+LARGE = 256  # Pixels. Largest longer side of an image that is enlarged to be looked at alone.
 LONGEST_SHEET = 8000  # Pixels. Images are enlarged less if the sheet would be longer.
 LARGEST_SHEET = 16000  # Pixels. Longest side that a given scale may lead to; animations hold little more.
 SMALL = 16  # Pixels. Images up to this side are enlarged smoothly, because their squares would hide what they show.
@@ -139,15 +140,17 @@ def strip(
     return pictures[0] if blocks == 1 else _side_by_side(pictures, title)
 
 
+def large(image: Tensor, title: str = "") -> Image.Image:
+    """Return one image, uint8 (C, H, W), enlarged by a whole number to look at it alone."""
+    return grid(image[None], padding=0, scale=max(1, LARGE // max(image.shape[1:])), title=title)
+
+
 def pairs(images: Tensor, partners: Tensor, columns: int, title: str = "", scale: int | None = None) -> Image.Image:
     """Return a sheet of images, each with its partner on its right; both uint8 (N, C, H, W). columns: pairs per row."""
     import torch
 
     scale = scale or max(1, round(TILE / max(images.shape[2:])))
-    large, large_partners = (
-        torch.from_numpy(np.stack([_enlarged(tile, scale) for tile in as_array(each)])).permute(0, 3, 1, 2)
-        for each in (images, partners)
-    )
+    large, large_partners = enlarged(images, scale), enlarged(partners, scale)
     edge = torch.full_like(large[:, :, :, :scale], PAGE)
     tiles = torch.cat([large, edge, large_partners], dim=3)
     return grid(tiles, min(columns, len(tiles)), max(8, 2 * scale), 1, title)
@@ -224,6 +227,13 @@ def _columns(count: int) -> int:
     """Return the number of columns, from the root of `count` to twice that, with the fewest holes in the last row."""
     root = math.isqrt(count - 1) + 1  # The square root, rounded up.
     return min(range(root, 2 * root + 1), key=lambda columns: (-count % columns, columns))
+
+
+def enlarged(images: Tensor, scale: int) -> Tensor:
+    """Return images (N, C, H, W) enlarged by a whole number as `grid` enlarges them, on the CPU."""
+    import torch
+
+    return torch.from_numpy(np.stack([_enlarged(tile, scale) for tile in as_array(images)])).permute(0, 3, 1, 2)
 
 
 def _enlarged(tile: np.ndarray, scale: int) -> np.ndarray:

@@ -23,7 +23,7 @@ RESAMPLED = "resampled.safetensors"  # The value of every measure in each resamp
 SHOWN, EXTREMES, PAIRS = 100, 30, 24
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+def write_evaluation(evaluation: Evaluation, folder: Path, picture_format: str = "png") -> None:
     """Write report.json, report.txt, the resampled values and the pictures into a folder."""
     samples, measurements = evaluation.samples, evaluation.measurements
     labels = samples.labels
@@ -50,12 +50,13 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     (folder / RESAMPLED).write_bytes(safetensors.torch.save(resampled))
     cards = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
     write_text(folder / "report.txt", f"{evaluation_table(evaluation)}\n\n{cards}")
-    _draw_samples(evaluation, folder / "samples.png")
-    _draw_extremes(evaluation, folder)
-    _draw_pairs(evaluation, folder / "closest_pairs.png")
+    _draw_samples(evaluation, folder / f"samples.{picture_format}")
+    _draw_extremes(evaluation, folder, picture_format)
+    _draw_pairs(evaluation, folder / f"closest_pairs.{picture_format}")
     if evaluation.confusion is not None:
         names = evaluation.protocol.real.class_names
-        draw_confusion_matrix(evaluation.confusion.numpy(), names, folder / "confusion.png", samples.title)
+        path = folder / f"confusion.{picture_format}"
+        draw_confusion_matrix(evaluation.confusion.numpy(), names, path, samples.title)
 
 
 def evaluation_table(evaluation: Evaluation) -> str:
@@ -96,13 +97,14 @@ def _draw_samples(evaluation: Evaluation, path: Path) -> None:
     image_files.save_image(sheets.sample_sheet(samples.images[rows], turns, title), path)
 
 
-def _draw_extremes(evaluation: Evaluation, folder: Path) -> None:
+def _draw_extremes(evaluation: Evaluation, folder: Path, picture_format: str) -> None:
     if evaluation.remoteness is None:
         return
     samples, order = evaluation.samples, evaluation.remoteness.argsort()
     for word, rows in (("nearest to", order[:EXTREMES]), ("farthest from", order.flip(0)[:EXTREMES])):
         title = f"{samples.title}: the {len(rows)} {word} training images in features"
-        image_files.save_image(sheets.grid(samples.images[rows], 10, title=title), folder / f"{word.split()[0]}.png")
+        path = folder / f"{word.split()[0]}.{picture_format}"
+        image_files.save_image(sheets.grid(samples.images[rows], 10, title=title), path)
 
 
 def _draw_pairs(evaluation: Evaluation, path: Path) -> None:

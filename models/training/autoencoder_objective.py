@@ -16,7 +16,7 @@ from models.drawing import image_files, sheets
 from models.randomness import StepRandomness, derive_seed
 from models.spaces.pixels import Pixels
 from models.training.latent_pictures import Codec, draw_latent_space
-from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
+from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss, rows_to_show
 
 SHOWN = 32
 # A latent unit is active if its variance over images exceeds this (Burda et al. 2016, section 5.2).
@@ -103,7 +103,7 @@ class AutoencoderObjective:
         return losses, figures.T, means
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
-        images = self.test_images[:SHOWN]
+        images = self.test_images[rows_to_show(self.test_labels, SHOWN)]
         caption = f"{title}: test images, each with its reconstruction on the right"
         image_files.save_image(sheets.pairs(images, self.reconstruct(network, images), 8, caption, self.scale), path)
 

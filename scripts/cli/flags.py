@@ -57,6 +57,9 @@ NetworkName = Annotated[str, one_of(NETWORKS.names())]
 SpaceName = Annotated[str, one_of(SPACES.names())]
 AutoencoderName = Annotated[str, one_of(AUTOENCODERS.names())]
 
+PictureFormat = Literal["png", "pdf", "svg"]
+AnimationFormat = Literal["webp", "gif"]
+
 # Options that may change when a run is resumed, unless samples are measured during the run.
 UNLESS_MEASURED = Resumable(unless="eval_samples")
 
@@ -241,9 +244,9 @@ class ShowFlags:
     """Images per batch. It does not change the result."""
     animate: bool = False
     """Also write an animation."""
-    format: Literal["png", "pdf", "svg"] = "png"
+    format: PictureFormat = "png"
     """Format of the pictures."""
-    animation_format: Literal["webp", "gif"] = "webp"
+    animation_format: AnimationFormat = "webp"
     """Format of the animation."""
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     out: str | None = None

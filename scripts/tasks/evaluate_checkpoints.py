@@ -217,7 +217,9 @@ class _Report:
             heading = HEADINGS[kind] + name.removeprefix(kind).replace("_", ", ", 1)
             floor = self.floors[name].value if name in self.floors else None
             panels.append(curves.Panel(name, heading, floor, percent=is_share(name)))
-        curves.draw_checkpoint_curves(columns, panels, folder / "checkpoints.png", self.title)
+        curves.draw_checkpoint_curves(
+            columns, panels, folder / f"checkpoints.{self.evaluation.flags.format}", self.title
+        )
 
     def _card(self) -> dict[str, Any]:
         """Return the protocol and how the images were generated. Only reports with equal protocols can be compared."""

@@ -145,7 +145,7 @@ def _write(
     with Interrupts(at_once=True):
         evaluation = Evaluation(protocol, samples)
         evaluation.measure(flags.classification_accuracy)
-        write_evaluation(evaluation, folder)
+        write_evaluation(evaluation, folder, flags.format)
     tell(evaluation_table(evaluation))
 
 

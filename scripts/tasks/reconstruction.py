@@ -46,7 +46,7 @@ def reconstruct(flags: ReconstructFlags) -> None:
         )
         rows = torch.linspace(0, len(split) - 1, min(flags.height * flags.width, len(split))).long()
         sheet = sheets.pairs(split.images[rows], reconstructed.images[rows], flags.width, title, flags.scale)
-        image_files.save_image(sheet, folder / "reconstructions.png")
+        image_files.save_image(sheet, folder / f"reconstructions.{flags.format}")
         report = _report(model, flags, source, split, result, reconstructed)
         write_text(folder / "metrics.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "metrics.txt", _table(report))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,17 @@ from models.diffusion.times import Grid
 from models.drawing import image_files, sheets
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
-from models.generation import Generated, Sampling, Start, choose_labels, generate, generate_from, join
+from models.generation import (
+    Generated,
+    Sampling,
+    Start,
+    choose_labels,
+    frame_steps,
+    generate,
+    generate_from,
+    join,
+    rows_in_turn,
+)
 from models.model import Model
 from models.randomness import Draw, derive_seed, image_draw
 from models.runs.files import write_text
@@ -116,11 +125,15 @@ class Shown:
         return dataset.test.images[rows], shown_labels, name_images(dataset, rows, targets)
 
     def title(self, content: str, *nfe: float) -> str:
-        """Return a title: run, step, weights, sampler, guidance, range of the NFE, and `content`."""
+        """Return a title: the origin of the images, and `content`."""
+        return f"{self.origin(*nfe)}: {content}"
+
+    def origin(self, *nfe: float) -> str:
+        """Return the origin of generated images: run, step, weights, sampler, guidance and range of the NFE."""
         weak = f" away from {describe_model(self.sampling.weak)}" if self.sampling.weak is not None else ""
         ends = sorted({min(nfe), max(nfe)}) if nfe else []
         cost = f", NFE {' to '.join(f'{end:g}' for end in ends)}" if ends else ""
-        return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}: {content}"
+        return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}"
 
     def generate(self, labels: Sequence[int] | None, count: int, frames: int = 0) -> Generated:
         """Return `count` images. Their noise is drawn with the seed."""
@@ -131,8 +144,8 @@ class Shown:
         self, begin: Callable[[Denoiser, range], Start], count: int, steps: int, frames: int = 0
     ) -> Generated:
         """Return `count` images. `begin` returns the `Start` of each batch. steps: number of steps of each walk."""
-        size = self.show.batch_size
-        return join(list(generate_from(begin, self.model, self.sampling, count, steps, size, frames)))
+        size, kept = self.show.batch_size, frame_steps(steps, frames)
+        return join(list(generate_from(begin, self.model, self.sampling, count, steps, size, kept)))
 
     def draw(self, indices: Sequence[int]) -> Draw:
         """Return a function that draws the noise of the images `indices` from the model's distribution, by the seed."""
@@ -178,13 +191,7 @@ def pick_images(split: Split, count: int, seed: int, numbers: Sequence[int] | No
     if count > len(split):
         raise UserError(f"--rows: {count} test images are needed, and the split has {len(split)}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(derive_seed(seed, "test images")))
-    seen: Counter[int] = Counter()
-    turns = []
-    for label in split.labels[order].tolist():
-        turns.append((seen[label], label))
-        seen[label] += 1
-    in_turn = sorted(range(len(order)), key=turns.__getitem__)
-    return order[in_turn[:count]]
+    return order[rows_in_turn(split.labels[order], count)]
 
 
 def name_images(dataset: ImageData, rows: Tensor, targets: Sequence[str] = ()) -> list[str]:

@@ -95,7 +95,7 @@ class FakeRepository:
         for script in (ROOT / "scripts" / "sh").glob("*.sh"):
             shutil.copy(script, self.root / "scripts" / "sh")
         shutil.copy(ROOT / "Makefile", self.root)
-        for task in ("fake", "train_ddpm", "train_flow", "generate", "record"):
+        for task in ("fake", "train_ddpm", "train_flow", "generate", "record", "visualize_schedules"):
             (self.root / "scripts" / f"{task}.py").write_text(TASK)
         for name in ("requirements.txt", "requirements-dev.txt"):
             (self.root / name).touch()

@@ -250,3 +250,15 @@ def test_other_data_is_refused(task, runs: Path, tmp_path: Path, capsys) -> None
         facts["data"]["sha256"] = "0" * 64
         path.write_text(yaml.safe_dump(facts))
     check_refusal(run_here("inpaint", "--run", copy, *FEW, capsys=capsys), "digits", "trained on")
+
+
+@pytest.mark.parametrize(
+    ("shown", "scales", "classes", "columns"),
+    [(4, 6, 10, 4), (4, 6, 2, 2), (9, 2, 10, 9), (1, 6, 10, 1), (6, 6, 10, 3), (7, 6, 10, 4), (5, 1, 1, 3)],
+)
+def test_a_guidance_picture_has_about_the_shape_of_a_screen(
+    shown: int, scales: int, classes: int, columns: int
+) -> None:
+    from scripts.tasks.guidance import columns_of_a_cell
+
+    assert columns_of_a_cell(shown, scales / classes) == columns
