@@ -72,6 +72,11 @@ def outline() -> Any:
     return withStroke(linewidth=2.5, foreground="white")
 
 
+def in_formats(path: Path, picture_format: str) -> list[Path]:
+    """Return `path`, and the file beside it in `picture_format` if that is another format."""
+    return list(dict.fromkeys([path, path.with_suffix(f".{picture_format}")]))
+
+
 def format_of(path: Path | str, formats: Mapping[str, str]) -> str:
     """Return the format of a file's suffix. Raises UserError for an unknown suffix."""
     try:

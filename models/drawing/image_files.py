@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from models.class_names import ending_of
-from models.drawing.figure_files import format_of, save_raster
+from models.drawing.figure_files import format_of, in_formats, save_raster
 from models.errors import UserError
 from models.runs.files import replacing
 
@@ -37,6 +37,12 @@ def save_image(image: Image.Image, path: Path | str) -> None:
     options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
     with replacing(path) as temporary:
         image.save(temporary, format=file_format, **options)
+
+
+def save_with(image: Image.Image, path: Path, picture_format: str) -> None:
+    """Write an image to `path`, and beside it in another format of pictures."""
+    for file in in_formats(path, picture_format):
+        save_image(image, file)
 
 
 def save_each(

@@ -28,6 +28,7 @@ COLLAPSE_SHARE = 0.5
 @dataclass
 class AutoencoderObjective:
     """Objective of the autoencoder of `spec`. Images are uint8 on the device. umap: also draw a UMAP of latents.
+    picture_format: pictures are written in it, beside PNG.
 
     latent_shape: (c, h, w) of the network. scale: enlargement of the images of sheets.
     """
@@ -42,6 +43,7 @@ class AutoencoderObjective:
     seed: int
     umap: bool = False
     scale: int | None = None
+    picture_format: str = "png"
 
     figures = ()
     version = 1
@@ -105,14 +107,16 @@ class AutoencoderObjective:
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images = self.test_images[rows_to_show(self.test_labels, SHOWN)]
         caption = f"{title}: test images, each with its reconstruction on the right"
-        image_files.save_image(sheets.pairs(images, self.reconstruct(network, images), 8, caption, self.scale), path)
+        sheet = sheets.pairs(images, self.reconstruct(network, images), 8, caption, self.scale)
+        image_files.save_with(sheet, path, self.picture_format)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         subfolder = folder / "latent_space"
         subfolder.mkdir(exist_ok=True)
         self.draw_progress(network, subfolder / "reconstructions.png", title)
         codec = Codec(cast(AutoencoderNetwork, network), self.spec)
-        draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, self.seed, self.umap, self.scale)
+        looks = self.seed, self.umap, self.scale, self.picture_format
+        draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, *looks)
 
     @torch.no_grad()
     def reconstruct(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class DenoisingObjective:
 
     train_images, test_images: a few hundred images, uint8 on the device, with labels, for evaluation and pictures only.
     num_samples, columns, scale: images on a sample sheet, in a row of it, and their enlargement. sample_test: test of
-    samples at every evaluation; None to skip it.
+    samples at every evaluation; None to skip it. picture_format: pictures are written in it, beside PNG.
     """
 
     spec: DenoiserSpec
@@ -46,6 +46,7 @@ class DenoisingObjective:
     sample_test: SampleTest | None = None
     columns: int | None = None
     scale: int | None = None
+    picture_format: str = "png"
 
     parts = tuple(f"t{index}" for index in range(BINS))
     version = 2
@@ -118,14 +119,14 @@ class DenoisingObjective:
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images, _ = self._sample(network, frames=0)
-        image_files.save_image(self._sheet(images, f"{title}, {self.sampling.describe()}"), path)
+        self._save(self._sheet(images, f"{title}, {self.sampling.describe()}"), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         images, first = self._sample(network, frames=FRAMES)
         title = f"{title}, {self.sampling.describe()}"
         for name in ("final_samples", "denoising_steps"):
             (folder / name).mkdir(exist_ok=True)
-        image_files.save_image(self._sheet(images, title), folder / "final_samples" / "grid.png")
+        self._save(self._sheet(images, title), folder / "final_samples" / "grid.png")
         labels, names = labels_in_turn(len(images), self.spec.classes), self.spec.class_names
         image_files.save_each(images, folder / "final_samples", labels, class_names=names)
         noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
@@ -134,8 +135,11 @@ class DenoisingObjective:
             shown = [frame[:STRIP_IMAGES] for frame in frames]
             turns = self._row_titles(labels[: len(shown[0])] if labels else ())
             strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", turns, self.scale)
-            image_files.save_image(strip, folder / "denoising_steps" / f"{name}.png")
+            self._save(strip, folder / "denoising_steps" / f"{name}.png")
         self.draw_forward(folder / "forward_noising.png")
+
+    def _save(self, picture: Image.Image, path: Path) -> None:
+        image_files.save_with(picture, path, self.picture_format)
 
     def _sheet(self, images: Tensor, title: str) -> Image.Image:
         return sheets.sample_sheet(images, class_titles(self.spec.class_names), title, self.columns, self.scale)
@@ -158,7 +162,7 @@ class DenoisingObjective:
         if classes > len(rows):
             title += f": {len(rows)} of {classes} classes"
         row_titles = self._row_titles(self.test_labels[rows].tolist())
-        image_files.save_image(sheets.strip(frames, captions, title, row_titles, self.scale), path)
+        self._save(sheets.strip(frames, captions, title, row_titles, self.scale), path)
 
     def _row_titles(self, labels: Sequence[int]) -> list[str]:
         return class_titles(self.spec.class_names, labels) if self.spec.class_names else []

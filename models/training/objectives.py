@@ -45,6 +45,11 @@ class Objective(Protocol):
     @property
     def figures(self) -> Sequence[str]: ...
 
+    @property
+    def picture_format(self) -> str:
+        """Format in which pictures are written, beside PNG."""
+        ...
+
     def loss_of(self, network: nn.Module) -> LossOf:
         """Return the loss of a network as a function (batch of prepared images, labels, randomness) -> Losses."""
         ...

@@ -19,7 +19,7 @@ from models.places import expanded
 from models.processes import cores, local_world_size
 from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt, Resumable, Share
 from models.training.budget import Budget
-from models.training.reporting import ReportSettings
+from models.training.reporting import PictureFormat, ReportSettings
 from models.variants import AUTOENCODERS, DATA_SETS, NETWORKS, SPACES
 from scripts.cli.help import braced
 from scripts.cli.signatures import Option, names_in, options_of, options_of_function
@@ -57,7 +57,6 @@ NetworkName = Annotated[str, one_of(NETWORKS.names())]
 SpaceName = Annotated[str, one_of(SPACES.names())]
 AutoencoderName = Annotated[str, one_of(AUTOENCODERS.names())]
 
-PictureFormat = Literal["png", "pdf", "svg"]
 AnimationFormat = Literal["webp", "gif"]
 
 # Options that may change when a run is resumed, unless samples are measured during the run.

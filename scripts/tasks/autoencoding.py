@@ -72,6 +72,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         seed=flags.run.seed,
         umap=flags.umap,
         scale=flags.scale,
+        picture_format=flags.report.format,
     )
     size, run = flags.optimizer.batch_size, flags.run
     share, workers = processes.rank_share(size), run.workers

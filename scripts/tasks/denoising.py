@@ -196,6 +196,7 @@ def build_objective(
         test_labels=test.labels,
         sampling=Sampling(sheets.sampler, sheets.steps, guidance_scale=scale),
         num_samples=sheets.num_samples,
+        picture_format=flags.report.format,
         columns=sheets.columns,
         scale=sheets.scale,
         seed=flags.run.seed,

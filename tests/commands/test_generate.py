@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from models.diffusion.samplers import SAMPLERS
+from models.drawing import sheets
 from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
@@ -108,7 +110,7 @@ def test_each_sample_has_a_folder(flags: tuple[str, ...], generate) -> None:
     if suffix == "png":
         shown = np.asarray(Image.open(folders[1] / "image.png"))
         assert shown.shape == (256, 256)
-        assert abs(shown.reshape(8, 32, 8, 32).mean((1, 3)) - image).mean() < 20  # enlarged smoothly
+        np.testing.assert_array_equal(shown, np.asarray(sheets.large(torch.from_numpy(image)[None])))
 
 
 def test_one_image_is_drawn_and_animated_large(generate) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from models.drawing import sheets
 from models.drawing.image_files import PAGE, animate, save_each, save_image
-from models.drawing.lettering import class_titles, fit_texts, keep_together
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 
 LONG_TITLE = "20260208_143052-ddpm-mnist · step 12,000 · DDIM, 50 NFE · guidance 1.5 · EMA weights"
@@ -118,27 +117,6 @@ def test_wrapped_titles_are_balanced() -> None:
     lines = sheets._heading(LONG_TITLE, 400).lines
     assert len(lines) == 2 and len(lines[1]) > 30
     assert not lines[1].startswith("·")
-
-
-@pytest.mark.parametrize(
-    ("title", "whole"),
-    [
-        (
-            "20261128_000708-flow-digits-flow, step 294, ema weights, ddim, 8 steps, NFE 8",
-            ("step 294", "8 steps", "NFE 8"),
-        ),
-        ("a run, t = 0.92: 1,438 images of 10 classes, epoch 1.5", ("t = 0.92", "1,438 images", "epoch 1.5")),
-        (LONG_TITLE, ("step 12,000", "50 NFE", "guidance 1.5")),
-    ],
-)
-def test_no_title_breaks_beside_a_number(title: str, whole: tuple[str, ...]) -> None:
-    for width in range(150, 600, 7):
-        (text,) = fit_texts([title], width, 14, 12)
-        lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in text.lines]
-        assert all(any(part in line for line in lines) for part in whole), (width, lines)
-    for width in range(20, 100):
-        lines = textwrap.wrap(keep_together(title), width)
-        assert all(any(part in line.replace("\N{NO-BREAK SPACE}", " ") for line in lines) for part in whole)
 
 
 def test_long_column_and_row_titles_are_whole() -> None:

@@ -33,7 +33,7 @@ def objective() -> DenoisingObjective:
     images = torch.arange(200).view(200, 1, 1, 1).expand(200, 1, 8, 8).to(torch.uint8)  # sorted by brightness
     labels = torch.zeros(200, dtype=torch.int64)
     loss = DenoisingLoss("l2", "uniform", None, TimeDensity("uniform"), 0.0, 0)
-    return DenoisingObjective(spec, loss, None, images, labels, images, labels, Sampling(), 4, None, None, 0)
+    return DenoisingObjective(spec, loss, None, images, labels, images, labels, Sampling(), 4, 0)
 
 
 def test_times_do_not_follow_the_order_of_the_images(objective: DenoisingObjective) -> None:
@@ -77,7 +77,7 @@ def test_the_forward_process_shows_every_class_of_a_sorted_split(
 ) -> None:
     strips = []
     monkeypatch.setattr(denoising_objective.sheets, "strip", lambda *parts: strips.append(parts[:4]))
-    monkeypatch.setattr(denoising_objective.image_files, "save_image", lambda *parts: None)
+    monkeypatch.setattr(denoising_objective.image_files, "save_with", lambda *parts: None)
     labels = torch.arange(200) * classes // 200
     names = tuple(f"class {k}" for k in range(classes)) if conditional else ()
     spec = replace(objective.spec, class_names=names, classes=len(names))
@@ -93,7 +93,7 @@ def test_columns_of_the_forward_process_differ_on_every_schedule(objective: Deno
     """On a cosine or linear chain, equal steps of t would end in several columns of pure noise."""
     strips = []
     monkeypatch.setattr(denoising_objective.sheets, "strip", lambda *parts: strips.append(parts[:4]))
-    monkeypatch.setattr(denoising_objective.image_files, "save_image", lambda *parts: None)
+    monkeypatch.setattr(denoising_objective.image_files, "save_with", lambda *parts: None)
     for schedule, steps in (("cosine", 1000), ("linear", 200), ("linear", 4), ("flow", 0)):
         spec = replace(objective.spec, noise_schedule=schedule, timesteps=steps, prediction="v")
         replace(objective, spec=spec).draw_forward(Path("forward.png"))
