@@ -6,11 +6,13 @@ This file finds the data set and its columns. Images are decoded, held out and s
 import importlib
 import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from data.images import DataSet, HeldOutShare, ImageData, Sides
+from data.readers.digests import State
 from data.readers.trees import Tree, hold_out, look_for, read_limited
 from models.errors import UserError
 from models.ranges import RESUMABLE
@@ -139,18 +141,31 @@ class _Rows(Tree):
     def __init__(self, path: Path, splits: Mapping[str, Any], column: str) -> None:
         super().__init__(path, [f"{split}/{row:09}" for split, rows in splits.items() for row in range(len(rows))])
         self.splits = splits
+        self.key += f" {column} {[rows._fingerprint for rows in splits.values()]}"
         self._rows = {name: rows.select_columns([column]).with_format("arrow") for name, rows in splits.items()}
         self._stamps: dict[str, list[str]] = {}
 
     def read(self, name: str) -> bytes:
-        split, _, row = name.partition("/")
-        value = self._rows[split][int(row)].column(0)[0].as_py()
-        stored, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        stored, path = self._bytes_and_path(name)
         if stored is not None:
             return stored
         if path is None:
             raise ValueError("there is no image in this row")
         return read_limited(Path(path))
+
+    def state(self, name: str) -> State:
+        stored, path = self._bytes_and_path(name)
+        tables = [file["filename"] for file in self.splits[name.partition("/")[0]].cache_files]
+        files = [path] if stored is None and path is not None else tables
+        if not files:  # a table in memory, whose changes cannot be noticed
+            return State(0, 0, time.time_ns())
+        sizes, modified, changed = zip(*map(State.of, files), strict=True)
+        return State(sum(sizes), max(modified), max(changed))
+
+    def _bytes_and_path(self, name: str) -> tuple[bytes | None, str | None]:
+        split, _, row = name.partition("/")
+        value = self._rows[split][int(row)].column(0)[0].as_py()
+        return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
 
     def stamp(self, name: str) -> str:
         split, _, row = name.partition("/")

@@ -145,11 +145,11 @@ def pretrained_path(network: str, data_sha256: str) -> Path | None:
     return None
 
 
-def cached_path(cache: Path, settings: ClassifierSettings, data_sha256: str) -> Path:
+def cached_path(cache: Path, settings: ClassifierSettings, data_key: str) -> Path:
     """Return the file in the folder `cache` for a classifier with these settings and this training split."""
     values = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
     # The hashed text must keep the word `Schooling`, or existing cache files would no longer be found.
-    key = hashlib.sha256(f"{VERSION} Schooling({values}) {data_sha256}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{VERSION} Schooling({values}) {data_key}".encode()).hexdigest()[:16]
     return cache / f"{key}.safetensors"
 
 
@@ -164,7 +164,7 @@ def train_and_save(settings: ClassifierSettings, real: RealImages, device: torch
         "width": settings.width,
         "shape": list(real.train.images.shape[1:]),
         "classes": classes,
-        "data_sha256": real.train.sha256,
+        **real.train.identity.facts("data_"),
         "accuracy": Classifier(network, {}).accuracy_on(real.test),
         "test_images": len(real.test),
         "settings": {**asdict(settings), "epochs": settings.epochs_for(len(real.train))},
@@ -183,10 +183,10 @@ def find_or_train(
 
     tell: receives one line when training begins. Raises UserError if a file in models/pretrained is damaged.
     """
-    path = pretrained_path(settings.network, real.train.sha256)
+    path = pretrained_path(settings.network, real.train.identity.sha256)
     if path is not None:
         return load_classifier(path, device)
-    path = cached_path(cache, settings, real.train.sha256)
+    path = cached_path(cache, settings, real.train.identity.key)
     try:
         return load_classifier(path, device)
     except UserError:

@@ -35,9 +35,12 @@ class Extractor(Protocol):
     def extract(self, images: ImageRows) -> FeaturesAndLogits: ...
 
 
-def cached_features(extractor: Extractor, images: ImageRows, images_sha256: str, cache: Path) -> FeaturesAndLogits:
-    """Return `extractor.extract(images)`, read from the folder `cache` if it is stored there."""
-    key = hashlib.sha256(f"{VERSION} {extractor.name} {images_sha256}".encode()).hexdigest()[:16]
+def cached_features(extractor: Extractor, images: ImageRows, images_key: str, cache: Path) -> FeaturesAndLogits:
+    """Return `extractor.extract(images)`, read from the folder `cache` if it is stored there.
+
+    images_key: hash of the contents of the images.
+    """
+    key = hashlib.sha256(f"{VERSION} {extractor.name} {images_key}".encode()).hexdigest()[:16]
     path = cache / f"{extractor.name}-{key}.safetensors"
     try:
         tensors = safetensors.torch.load_file(path)

@@ -32,8 +32,11 @@ SHARES |= {"near_copies", "nearer_to_train"}
 
 
 def kind_of(name: str) -> str:
-    """Return the longest word of MEANINGS that a measure's name begins with."""
-    return max((kind for kind in MEANINGS if name == kind or name.startswith(f"{kind}_")), key=len)
+    """Return the longest word of MEANINGS that a measure's name begins with. Raises ValueError if there is none."""
+    kinds = [kind for kind in MEANINGS if name == kind or name.startswith(f"{kind}_")]
+    if not kinds:
+        raise ValueError(f"{name} is no measure")
+    return max(kinds, key=len)
 
 
 def is_share(name: str) -> bool:
@@ -48,8 +51,10 @@ def for_json(measurement: Measurement | None) -> dict[str, float | None] | None:
     return {key: number if math.isfinite(number) else None for key, number in numbers.items()}
 
 
-def format_value(name: str, value: float) -> str:
-    """Return a value as text, in percent if the measure is a share."""
+def format_value(name: str, value: float | None) -> str:
+    """Return a value as text, in percent if the measure is a share; "-" for None."""
+    if value is None:
+        return "-"
     return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
 
 

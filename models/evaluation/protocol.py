@@ -31,7 +31,7 @@ class Protocol:
         return self._features(extractor, self.real.test)
 
     def _features(self, extractor: Extractor, split: LabelledImages) -> FeaturesAndLogits:
-        return cached_features(extractor, split.images, split.sha256, self.cache)
+        return cached_features(extractor, split.images, split.identity.key, self.cache)
 
     def floor_rows(self, count: int) -> Tensor:
         """Return the rows of `count` random test images, which are the floor; of all test images if there are fewer."""
@@ -46,9 +46,9 @@ class Protocol:
             "images": count,
             "dataset": self.real.name,
             "reference": f"train split, {len(train)} images; pairs with {min(count, MAX_PAIRED, len(train))} of them",
-            "reference_sha256": train.sha256,
+            **train.identity.facts("reference_"),
             "floor": f"test split, {min(count, len(test))} images",
-            "floor_sha256": test.sha256,
+            **test.identity.facts("floor_"),
             "extractors": [network.name for network in self.extractors],
             "accuracy_of_extractors": accuracies,
             **asdict(self.settings),

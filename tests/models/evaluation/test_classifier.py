@@ -23,6 +23,7 @@ from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.recognition import accuracy, confusion_counts, diversity
 from models.runs import checkpoints
+from models.spaces import Identity
 
 CPU = torch.device("cpu")
 
@@ -43,7 +44,7 @@ def make(
 ) -> tuple[Classifier, list[str]]:
     """A classifier with the cache `folder`, and the lines that were logged."""
     lines: list[str] = []
-    train = replace(halves(256, shape, 0), sha256=sha256)
+    train = replace(halves(256, shape, 0), identity=Identity(sha256))
     real = RealImages("halves", ("upper", "lower"), False, train, halves(100, shape, 1))
     return find_or_train(folder, settings or ClassifierSettings(epochs=1), real, CPU, lines.append), lines
 
