@@ -7,18 +7,22 @@ import importlib
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from data.images import DataSet, HeldOutShare, ImageData, Sides
 from data.readers.digests import State
+from data.readers.downloads import ANSWER_SECONDS, answer_of
 from data.readers.trees import Tree, hold_out, look_for, read_limited
 from models.errors import UserError
 from models.ranges import RESUMABLE
 
 _TEST_NAMES = ("test", "validation", "val")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Ways to data sets of the hub without a network.
+_OFFLINE = ("download its Parquet files elsewhere and name their folder with `dataset.path`",)
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -99,7 +103,7 @@ class Hf(DataSet):
         local = None if path is None else path.absolute()
         try:
             if local is None:
-                opened = package.load_dataset(self.path, self.subset or None)
+                opened = _from_hub(package, self.path, self.subset or None)
             elif local.is_file():
                 opened = package.load_dataset(_FILES.get(local.suffix, "parquet"), data_files=str(local))
             elif (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
@@ -204,6 +208,39 @@ def _labels(path: str, splits: Mapping[str, Any], column: str) -> tuple[tuple[st
             ways_out = "choose other splits", "choose another `dataset.label_column`"
             raise UserError(f"{path}: {name} has no class ({column} is {value})", *ways_out)
     return tuple(map(str, stored or classes)), {name: numbers[value] for name, value in values.items()}
+
+
+def _from_hub(package: Any, name: str, subset: str | None) -> Any:
+    """Return a data set of the hub, or of the package's cache if the hub does not answer. Raises UserError."""
+    hub = importlib.import_module("huggingface_hub")
+    if hub.constants.HF_HUB_OFFLINE:
+        return package.load_dataset(name, subset)
+    try:  # Without this question, the package would try for minutes.
+        answer_of(lambda: hub.HfApi().dataset_info(name, timeout=ANSWER_SECONDS))
+    except hub.errors.RepositoryNotFoundError:
+        message = f"`dataset.path` {name}: the hub has no data set of this name that you may read"
+        raise UserError(message, *_OFFLINE, "log in with .venv/bin/hf auth login if it is private") from None
+    except Exception as error:  # Its class depends on the version of the hub's client.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        try:
+            with _offline(package, hub):
+                return package.load_dataset(name, subset)
+        except (OSError, ValueError, RuntimeError, package.exceptions.DatasetsError):
+            place = package.config.HF_DATASETS_CACHE
+            message = f"`dataset.path` {name}: the hub does not answer ({reason}), and {place} has no copy"
+            raise UserError(message, *_OFFLINE, "set HF_HOME to a folder that has a copy") from None
+    return package.load_dataset(name, subset)
+
+
+@contextmanager
+def _offline(package: Any, hub: Any) -> Iterator[None]:
+    """Let both packages read their caches alone while the block runs."""
+    before = hub.constants.HF_HUB_OFFLINE, package.config.HF_HUB_OFFLINE
+    hub.constants.HF_HUB_OFFLINE = package.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.constants.HF_HUB_OFFLINE, package.config.HF_HUB_OFFLINE = before
 
 
 def _package() -> Any:
