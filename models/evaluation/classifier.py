@@ -22,6 +22,7 @@ from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.recognition import accuracy
 from models.optim import AdamW
+from models.progress import progress
 from models.randomness import derive_seed
 from models.runs import checkpoints
 from models.runs.yaml_files import read_yaml
@@ -38,7 +39,7 @@ BATCH = 250  # Images per forward pass.
 class Classifier:
     """A trained network and the facts in its checkpoint.
 
-    The network is float64, so features change by at most 1e-12 with the batch size. In float32, they change by 1e-6.
+    Features change by about 1e-6 with the batch size on a CPU, and by at most 1e-12 on a GPU: see `for_inference`.
     """
 
     network: nn.Module
@@ -58,8 +59,11 @@ class Classifier:
     def extract(self, images: ImageRows) -> FeaturesAndLogits:
         """Return the features and logits of uint8 images (N, C, H, W) on any device."""
         weight = next(self.network.parameters())
-        batches = (Pixels.scale(batch.to(weight.device)).to(weight.dtype) for batch in images.split(BATCH))
-        outputs = [self.network(batch) for batch in batches]
+        outputs = []
+        with progress(f"features of {len(images):,} images", len(images)) as advance:
+            for batch in images.split(BATCH):
+                outputs.append(self.network(Pixels.scale(batch.to(weight.device)).to(weight.dtype)))
+                advance(len(batch))
         return FeaturesAndLogits(*(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))
 
     def accuracy_on(self, examples: LabelledImages) -> float:
@@ -80,17 +84,19 @@ def fit_classifier(
     lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "classifier", "batches"))
     order = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
-        if len(order) < size:
-            order = torch.randperm(count, generator=generator)
-        rows, order = order[:size], order[size:]
-        batch = _augment(examples.images[rows], settings.flips, generator).to(device)
-        _, logits = network(Pixels.scale(batch))
-        loss = F.cross_entropy(logits, examples.labels[rows].to(device), label_smoothing=0.1)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        lr_schedule.step()
+    with progress(f"training a {settings.network}", steps) as advance:
+        for _ in range(steps):
+            if len(order) < size:
+                order = torch.randperm(count, generator=generator)
+            rows, order = order[:size], order[size:]
+            batch = _augment(examples.images[rows], settings.flips, generator).to(device)
+            _, logits = network(Pixels.scale(batch))
+            loss = F.cross_entropy(logits, examples.labels[rows].to(device), label_smoothing=0.1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            lr_schedule.step()
+            advance(1)
     return network
 
 
@@ -111,9 +117,13 @@ def _augment(images: Tensor, flips: bool, generator: torch.Generator) -> Tensor:
 
 
 def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network in eval mode and float64 on the device. The CPU replaces MPS, which has no float64."""
-    device = torch.device("cpu") if device.type == "mps" else device
-    return network.to(device, torch.float64).eval().requires_grad_(False)
+    """Return the network in eval mode: float64 on a GPU, which would round float32 to TF32, and float32 on a CPU.
+
+    On a CPU, float64 takes six times as long. The CPU replaces MPS, which has no float64.
+    """
+    if device.type == "cuda":
+        return network.to(device, torch.float64).eval().requires_grad_(False)
+    return network.to("cpu", torch.float32).eval().requires_grad_(False)
 
 
 def write_classifier(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:

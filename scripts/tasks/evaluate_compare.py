@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.evaluation.evaluation_report import RESAMPLED
-from models.evaluation.measure_names import format_value, is_share, kind_of
+from models.evaluation.measure_names import BETTER, format_value, is_share, kind_of, short_names
 from models.evaluation.statistics import Measurement, Z, difference_of_shares
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
@@ -176,14 +176,14 @@ def _table(one: _Report, other: _Report, differences: dict[str, dict[str, Any]],
     for key in sorted({*one.samples, *other.samples} - {"images_sha256", "labels_sha256", "samples"}):
         if one.samples.get(key) != other.samples.get(key):
             lines.append(f"   {key}: {one.samples.get(key)} and {other.samples.get(key)}")
-    rows = []
+    rows, short = [], short_names(differences)
     for name, row in differences.items():
         value, low, high = (row[key] for key in NUMBERS)
         interval = "" if low is None else f" [{format_value(name, low)}, {format_value(name, high)}]"
         mark = " *" if low is not None and (low > 0 or high < 0) else ""
         cells = (format_value(name, row["one"]), format_value(name, row["other"]))
-        rows.append((name, *cells, f"{format_value(name, value)}{interval}{mark}"))
-    lines += ["", text_table(rows, ("", "A", "B", "B - A [95 %]"), right=(1, 2))] if rows else []
+        rows.append((short[name], *cells, BETTER[kind_of(name)], f"{format_value(name, value)}{interval}{mark}"))
+    lines += ["", text_table(rows, ("", "A", "B", "better", "B - A [95 %]"), right=(1, 2))] if rows else []
     lines += ["", "*: the interval does not contain 0"]
     for letter, report in (("A", one), ("B", other)):
         lines += [f"warning: of {letter}: {warning}" for warning in report.warnings]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from models.evaluation import inception
 from models.evaluation.classifier import Classifier
+from models.evaluation.measure_names import kind_of
 from models.runs import checkpoints
 from models.variants import DATA_SETS
 from tests.commands.tasks import TINY, Ended, run_here, tiny_classifier
@@ -113,7 +114,7 @@ def test_what_is_written(evaluate, made: Made) -> None:
     report, text = report_of(ended), (ended.folder / "report.txt").read_text()
     cards = yaml.safe_load(text[text.index("\nprotocol:") :])
     assert {key: report[key] for key in cards} == cards
-    assert all(f"\n{name} " in text for name in report["results"])
+    assert all(f" {kind_of(name)} " in text.replace("\n", " ") for name in report["results"])
     assert [word for word in report["warnings"] if f"{COUNT} images for 128 features" in word]
     for rows in report["results"].values():
         assert rows["found"]["low"] is None or rows["found"]["low"] <= rows["found"]["value"] <= rows["found"]["high"]
