@@ -21,13 +21,13 @@ def load(
     """Return the data set called `name`, read from the files in `root`.
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
-    more than this many GiB; None for half of the free memory. digests: folder that keeps the hashes of image files, so
-    that unchanged files need not be read to identify them. Raises UserError.
+    more than this many GiB; None for half of the free memory. digests: folder that keeps the hashes of streamed files,
+    so that unchanged files need not be read to identify them. Raises UserError.
     """
-    dataset = DATA_SETS.build(name, **options).load(root)
+    dataset = DATA_SETS.build(name, **options).load(root).within(memory_limit)
     if digests is not None:
         dataset.keep_digests(digests)
-    return dataset.within(memory_limit)
+    return dataset
 
 
 def data_root(chosen: str | os.PathLike[str] | None = None) -> Path:

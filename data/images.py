@@ -88,7 +88,7 @@ class ImageData:
     broken: Broken | None = None
 
     def keep_digests(self, folder: Path) -> None:
-        """Keep the hashes of image files in a file of this folder."""
+        """Keep the hashes of streamed image files in a file of this folder. Images in memory are read anyway."""
         if self.broken is not None:
             for split in (self.train, self.test):
                 split.images.tree.digests.keep_in(folder)

@@ -43,7 +43,8 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     config = facts["config"]
     options = {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.")}
     root = data.data_root(source.data_root or config["data_root"])
-    kept = path.parents[2] / CONTENTS_CACHE  # above <run>/checkpoints/
+    in_run = path.parent.name == "checkpoints"
+    kept = path.absolute().parents[2] / CONTENTS_CACHE if in_run else None
     dataset = data.load(config["dataset"], options, root, source.memory_limit, kept)
     if not same_data(facts["data"], data_facts(dataset), tell):
         message = f"the data set {dataset.name} in {root} differs from the data that {path} was trained on"

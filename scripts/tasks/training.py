@@ -190,16 +190,13 @@ def load_data(flags: Any) -> ImageData:
     source: SourceFlags = flags.data
     root = data.data_root(source.data_root)
     # Flags of trainings, of evaluations and of other tasks have `experiments_dir` in `run`, in `model` or alone.
-    holder = next(part for part in (vars(flags).get("run"), vars(flags).get("model"), flags) if _has_folder(part))
-    kept = Path(holder.experiments_dir) / CONTENTS_CACHE
+    groups = (getattr(flags, "run", None), getattr(flags, "model", None), flags)
+    folder = next(group.experiments_dir for group in groups if hasattr(group, "experiments_dir"))
+    kept = Path(folder) / CONTENTS_CACHE
     dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit, kept)
     if dataset.broken is not None and not processes.is_rank_zero():
         dataset.broken.tell_to(lambda line: None)
     return dataset
-
-
-def _has_folder(flags: Any) -> bool:
-    return hasattr(flags, "experiments_dir")
 
 
 def few(split: Split, count: int, device: torch.device) -> Split:
