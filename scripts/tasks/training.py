@@ -88,7 +88,8 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool],
         prepared = prepare(flags, folder is not None)
     tensors, stored = checkpoints.load_newest(folder) if folder is not None else ({}, {})
     if folder is not None:
-        _compare(folder, stored, prepared.facts, prepared.report.append)
+        _compare(folder, stored, prepared.facts)
+        prepared.report.extend(notes_on_data(stored["data"], prepared.facts["data"]))
     run = _open_run(folder, request.task, flags, prepared)
     with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
@@ -126,9 +127,9 @@ def _open_run(folder: Path | None, task: str, flags: TrainFlags | AutoencoderFla
     return opened[0]
 
 
-def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any], report: Callable[[str], None]) -> None:
+def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Raise UserError if data or space differ from those that the run was trained with."""
-    if not same_data(stored.get("data") or {}, facts["data"], report):
+    if not same_data(stored.get("data") or {}, facts["data"]):
         raise UserError(
             f"the data set differs from the one that {folder.name} was trained on", "pass the original `data_root`"
         )
@@ -255,9 +256,13 @@ def data_facts(dataset: ImageData) -> dict[str, str]:
     return {"name": dataset.name, **identity_of(dataset.train, read=False).facts()}
 
 
-def same_data(stored: Mapping[str, Any], now: Mapping[str, Any], tell: Callable[[str], None]) -> bool:
-    """Return whether two `data_facts` are of the same images. tell: receives a line if only `now` knows contents."""
-    then, images = Identity.from_facts(stored), Identity.from_facts(now)
-    if images.contents and not then.contents:
-        tell("this run knows the names and sizes of its images, not their contents: only these were compared")
-    return stored.get("name") == now["name"] and images.matches(then)
+def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two `data_facts` are of the same images and labels."""
+    return then.get("name") == now["name"] and Identity.from_facts(then).matches(Identity.from_facts(now))
+
+
+def notes_on_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for the log if the data of an older run can be compared by names and sizes alone."""
+    if now.get("contents") and not then.get("contents"):
+        return ["this run knows the names and sizes of its images, not their contents: only these were compared"]
+    return []

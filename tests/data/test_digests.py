@@ -16,7 +16,7 @@ from PIL import Image
 import data
 from data.images import ImageData
 from data.readers import digests
-from data.readers.trees import FolderTree, ZipTree
+from data.readers.trees import Tree
 from tests.data.own_images import zipped
 
 
@@ -40,7 +40,7 @@ def pictures(tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read."""
     names: list[str] = []
-    for tree in (FolderTree, ZipTree):
+    for tree in Tree.__subclasses__():
         monkeypatch.setattr(
             tree, "read", lambda self, name, read=tree.read: names.append(name) or read(self, name), raising=True
         )
