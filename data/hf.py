@@ -6,6 +6,7 @@ This file finds the data set and its columns. Images are decoded, held out and s
 import importlib
 import logging
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from data.readers.digests import State
 from data.readers.downloads import ANSWER_SECONDS, answer_of
 from data.readers.trees import Tree, hold_out, look_for, read_limited
 from models.errors import UserError
+from models.processes import is_rank_zero
 from models.ranges import RESUMABLE
 
 _TEST_NAMES = ("test", "validation", "val")
@@ -222,11 +224,14 @@ def _from_hub(package: Any, name: str, subset: str | None) -> Any:
         raise UserError(message, *_OFFLINE, "log in with .venv/bin/hf auth login if it is private") from None
     except Exception as error:  # Its class depends on the version of the hub's client.
         reason = " ".join(str(error).split()) or type(error).__name__
+        place = package.config.HF_DATASETS_CACHE
         try:
             with _offline(package, hub):
-                return package.load_dataset(name, subset)
+                found = package.load_dataset(name, subset)
+            if is_rank_zero():
+                print(f"the hub does not answer ({reason}): the copy in {place} is read", file=sys.stderr, flush=True)
+            return found
         except (OSError, ValueError, RuntimeError, package.exceptions.DatasetsError):
-            place = package.config.HF_DATASETS_CACHE
             message = f"`dataset.path` {name}: the hub does not answer ({reason}), and {place} has no copy"
             raise UserError(message, *_OFFLINE, "set HF_HOME to a folder that has a copy") from None
     return package.load_dataset(name, subset)

@@ -89,9 +89,13 @@ class ImageData:
 
     def keep_digests(self, folder: Path) -> None:
         """Keep the hashes of streamed image files in a file of this folder. Images in memory are read anyway."""
-        if self.broken is not None:
-            for split in (self.train, self.test):
-                split.images.tree.digests.keep_in(folder)
+        if self.broken is None:
+            return
+        from data.readers.streamed import Streamed
+
+        for split in (self.train, self.test):
+            assert isinstance(split.images, Streamed)
+            split.images.tree.digests.keep_in(folder)
 
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.

@@ -232,7 +232,7 @@ def test_a_hub_that_does_not_serve_is_reported_at_once_with_a_way_without_it(
 
 
 def test_without_a_network_the_copy_in_the_cache_is_taken(
-    package: Any, thirty: Any, monkeypatch: pytest.MonkeyPatch
+    package: Any, thirty: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub = sys.modules["huggingface_hub"]
     asked: list[bool] = []
@@ -247,6 +247,7 @@ def test_without_a_network_the_copy_in_the_cache_is_taken(
     monkeypatch.setattr(hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr(package, "load_dataset", load_dataset)
     assert len(load_hf(Path("nobody/thirty")).train) > 20 and asked == [True]
+    assert capsys.readouterr().err.startswith("the hub does not answer (no route to host): the copy in ")
 
 
 def test_contents_of_rows_identify_them(package: Any, thirty: Any, tmp_path: Path) -> None:
