@@ -44,13 +44,16 @@ def cached_features(extractor: Extractor, images: ImageRows, images_key: str, ca
 
     images_key: hash of the contents of the images.
     """
-    tensors = _cached(
-        f"{extractor.name}-{_key(extractor.name, images_key)}",
-        (cache,),
-        lambda: extractor.extract(images)._asdict(),
-        lambda tensors: len(tensors["features"]) == len(tensors["logits"]) == len(images),
-    )
-    return FeaturesAndLogits(tensors["features"], tensors["logits"])
+
+    def compute() -> dict[str, Tensor]:
+        with progress(f"real images in {extractor.name}, once, kept for the next time", None):
+            return extractor.extract(images)._asdict()
+
+    def fits(tensors: dict[str, Tensor]) -> bool:
+        return len(tensors["features"]) == len(tensors["logits"]) == len(images)
+
+    name = f"{extractor.name}-{_key(extractor.name, images_key)}"
+    return FeaturesAndLogits(**_cached(name, (cache,), compute, fits))
 
 
 def cached_squares(space: str, test: Tensor, train: Tensor, keys: Sequence[str], cache: Path) -> Tensor:
@@ -61,8 +64,7 @@ def cached_squares(space: str, test: Tensor, train: Tensor, keys: Sequence[str],
     """
 
     def compute() -> dict[str, Tensor]:
-        title = f"nearest of {len(train):,} training images for {len(test):,} test images, kept for the next time"
-        with progress(title, None):
+        with progress(f"distances of real images in {space}, once, kept for the next time", None):
             return {"squares": nearest(test, train).squares}
 
     name = f"neighbours-{space}-{_key(space, *keys)}"
