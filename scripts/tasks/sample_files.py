@@ -19,7 +19,7 @@ from models.errors import UserError
 from scripts.cli.terminal import tell
 
 IMAGES, LABELS = "arr_0", "arr_1"  # Members of an archive as `generate` writes it.
-SHEET = "grid.png"  # Sheet of all images, written beside them.
+SHEET = "grid"  # Name of the sheet of all images, which is written beside them in any format.
 # Names of pictures with a label: 00000_label3.png, and 00000_label0_T-shirt-top.png as `generate` writes them.
 _LABELLED = re.compile(r"_label(\d{1,9})\.[^./]+$|(?:^|/)\d+_label(\d{1,9})_[^./]+\.[^./]+$", re.ASCII)
 _NUMBERED = re.compile(r"\d{5,}(_label\d[^/]*)?\.[^./]+")
@@ -144,12 +144,13 @@ def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | Non
 
 def _without_sheet(path: Path, names: list[str]) -> list[str]:
     """Return the names without the sheet that a run writes beside its numbered images."""
-    images = [name for name in names if PurePosixPath(name).name != SHEET]
+    images = [name for name in names if PurePosixPath(name).stem != SHEET]
     if len(images) == len(names) or not images:
         return names
     if not all(_NUMBERED.fullmatch(PurePosixPath(name).name) for name in images):
         return names
-    tell(f"{path}: {SHEET} is a sheet of the other images and is left out")
+    sheet = next(name for name in names if PurePosixPath(name).stem == SHEET)
+    tell(f"{path}: {sheet} is a sheet of the other images and is left out")
     return images
 
 

@@ -115,11 +115,12 @@ def pictures(folder: Path, names: list[str], size: int = 8) -> Path:
 @pytest.mark.parametrize(
     "pattern", ["{:05d}_label{}.png", "{:05d}_label{}_a-name.png", "{:05d}.png"], ids=["labels", "names", "alone"]
 )
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_sheet_beside_numbered_images_is_left_out(
-    pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    suffix: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = pictures(tmp_path / "final_samples", [pattern.format(k, k % 10) for k in range(COUNT)])
-    Image.new("RGB", (300, 200)).save(folder / "grid.png")
+    Image.new("RGB", (300, 200)).save(folder / f"grid{suffix}")
     archive = tmp_path / "made.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in folder.iterdir():
@@ -127,7 +128,7 @@ def test_a_sheet_beside_numbered_images_is_left_out(
     for place in (folder, archive):
         images, labels = read_file(place, GREY)
         assert images.equal(IMAGES) and (labels is None) == (pattern == "{:05d}.png")
-        assert "grid.png is a sheet of the other images and is left out" in capsys.readouterr().err
+        assert f"grid{suffix} is a sheet of the other images and is left out" in capsys.readouterr().err
 
 
 def test_a_picture_called_grid_among_named_pictures_is_an_image(tmp_path: Path) -> None:
