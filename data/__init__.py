@@ -16,13 +16,19 @@ from models.variants import DATA_SETS
 __all__ = ["ImageData", "Split", "data_root", "load"]
 
 
-def load(name: str, options: Mapping[str, Any], root: Path, memory_limit: float | None = None) -> ImageData:
+def load(
+    name: str, options: Mapping[str, Any], root: Path, memory_limit: float | None = None, digests: Path | None = None
+) -> ImageData:
     """Return the data set called `name`, read from the files in `root`.
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
-    more than this many GiB; None for half of the free memory. Raises UserError.
+    more than this many GiB; None for half of the free memory. digests: folder that keeps the hashes of streamed files,
+    so that unchanged files need not be read to identify them. Raises UserError.
     """
-    return DATA_SETS.build(name, **options).load(root).within(memory_limit)
+    dataset = DATA_SETS.build(name, **options).load(root).within(memory_limit)
+    if digests is not None:
+        dataset.keep_digests(digests)
+    return dataset
 
 
 def data_root(chosen: str | os.PathLike[str] | None = None) -> Path:

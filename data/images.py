@@ -33,20 +33,33 @@ HeldOutShare = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
 class Split:
     """Images uint8 (N, C, H, W), in memory or streamed, and labels int64 (N,), all zero for unlabelled data.
 
-    identify: the function behind `sha256`.
+    identify, hash_contents: the functions behind `sha256` and `contents`.
     """
 
     images: Tensor | Streamed
     labels: Tensor
     identify: Callable[[], str] | None = None
+    hash_contents: Callable[[bool], str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash that identifies images read from image files, the same in memory and streamed. None for other images."""
+        """Hash of names, sizes and labels of image files, the same in memory and streamed. None for other images."""
         return None if self.identify is None else self.identify()
+
+    def contents(self, read: bool = True) -> str | None:
+        """Return the hash of contents and labels of image files. None for other images.
+
+        Files that changed since they were last read are read again. Without `read`, None is returned instead.
+        """
+        return None if self.hash_contents is None else self.hash_contents(read)
+
+    def with_images(self, images: Tensor) -> Split:
+        """Return the split with its images in memory, just read from their files, and the hash of what was read."""
+        contents = self.contents()
+        return replace(self, images=images, hash_contents=lambda read: contents)
 
     def in_memory(self) -> Tensor:
         """Return all images as a tensor. Raises UserError if they are streamed."""
@@ -74,6 +87,16 @@ class ImageData:
     flips: bool
     broken: Broken | None = None
 
+    def keep_digests(self, folder: Path) -> None:
+        """Keep the hashes of streamed image files in a file of this folder. Images in memory are read anyway."""
+        if self.broken is None:
+            return
+        from data.readers.streamed import Streamed
+
+        for split in (self.train, self.test):
+            assert isinstance(split.images, Streamed)
+            split.images.tree.digests.keep_in(folder)
+
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.
 
@@ -90,7 +113,7 @@ class ImageData:
         if _gibibytes(train) + _gibibytes(test) > (free_memory() / 2**31 if limit is None else limit):
             return self
         images = zip((self.train, self.test), read_both(train, test), strict=True)
-        splits = (replace(split, images=tensor) for split, tensor in images)
+        splits = (split.with_images(tensor) for split, tensor in images)
         return ImageData(self.name, *splits, class_names=self.class_names, flips=self.flips)
 
 

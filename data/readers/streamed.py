@@ -17,6 +17,7 @@ from models.errors import UserError
 
 # A run stops if the number of broken images exceeds both limits, because replacements would change the data.
 MOST_BROKEN, BROKEN_SHARE = 20, 0.01
+_DECODING = 1  # Version of the decoding. Raise it if a file gives other pixels than before, so that caches are renewed.
 
 
 class Broken:
@@ -87,6 +88,14 @@ class Part:
                 stamp = "unreadable"
             digest.update(f"\n{name}\0{stamp}\0{label}".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def contents(self, target: Target, read: bool) -> str | None:
+        """Hash the contents of the files, labels and the target. None if files must be read for it, and not `read`."""
+        digests = self.tree.digests.of(self.names, read)
+        if digests is None:
+            return None
+        rows = "".join(f"\n{digest} {label}" for digest, label in zip(digests, self.labels, strict=True))
+        return hashlib.sha256(f"{_DECODING} {target!r}{rows}".encode()).hexdigest()
 
 
 class Streamed:
@@ -168,7 +177,12 @@ def stream(name: str, train: Part, test: Part, target: Target, class_names: tupl
         raise UserError(message, "give all images one size with `dataset.size`")
     broken = Broken(str(train.tree.path), len(train.names) + len(test.names), target)
     splits = (
-        Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), partial(part.sha256, target))
+        Split(
+            Streamed(part, target, shape, broken),
+            torch.tensor(part.labels),
+            partial(part.sha256, target),
+            partial(part.contents, target),
+        )
         for part in (train, test)
     )
     return ImageData(name, *splits, class_names=class_names, flips=flips, broken=broken)

@@ -10,6 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 
+from data.readers.digests import Digests, State
 from models.errors import UserError
 from models.places import expanded
 
@@ -20,11 +21,13 @@ MAX_FILE_BYTES = 256 << 20
 
 
 class Tree(ABC):
-    """Images of a folder or zip. names: sorted relative POSIX paths."""
+    """Images of a folder or zip. names: sorted relative POSIX paths. key: identifies the tree on this machine."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self.path = path
         self.names = sorted(names)
+        self.key = str(path.absolute())
+        self.digests = Digests(self)
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -33,6 +36,10 @@ class Tree(ABC):
     @abstractmethod
     def stamp(self, name: str) -> str:
         """Return the size of a file, and its checksum if one is stored, without reading the file. Raises OSError."""
+
+    def state(self, name: str) -> State:
+        """Return the state of the file that holds an image, here of the archive. Raises OSError."""
+        return State.of(self.path)
 
 
 class FolderTree(Tree):
@@ -46,6 +53,9 @@ class FolderTree(Tree):
 
     def stamp(self, name: str) -> str:
         return str((self.path / name).stat().st_size)
+
+    def state(self, name: str) -> State:
+        return State.of(self.path / name)
 
 
 class ZipTree(Tree):

@@ -15,7 +15,16 @@ from models.drawing.confusion_matrix import draw_confusion_matrix
 from models.drawing.lettering import class_titles
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.image_sets import sha256_of
-from models.evaluation.measure_names import MEANINGS, for_json, format_measurement, kind_of
+from models.evaluation.measure_names import (
+    AS_FLOOR,
+    BETTER,
+    MEANINGS,
+    for_json,
+    format_measurement,
+    kind_of,
+    short_names,
+    space_of,
+)
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
 
@@ -60,19 +69,32 @@ def write_evaluation(evaluation: Evaluation, folder: Path, picture_format: str =
 
 
 def evaluation_table(evaluation: Evaluation) -> str:
-    """Return the measures with their floors, the warnings, and the meanings of the measures."""
+    """Return the measures with their floors and what is better, the warnings, and the meanings of the measures.
+
+    Feature networks are named without their hashes, which the protocol has.
+    """
     count = len(evaluation.samples.images)
     floor_count = min(count, len(evaluation.protocol.real.test))
-    rows = []
+    spaces = short_names(map(space_of, evaluation.measurements))
+    rows, space = [], ""
     for name, measurement in evaluation.measurements.items():
+        if (within := spaces[space_of(name)]) != space:
+            rows.append((f"in {within}" if within else "", "", "", ""))
+        space, kind, indent = within, kind_of(name), "  " if within else ""
         values = (format_measurement(name, number) for number in (measurement, evaluation.floors.get(name)))
-        rows.append((name, *values, _ratio(evaluation, name)))
-    headings = ("", f"{count} images", f"floor: {floor_count} test images", "ratio")
+        rows.append((f"{indent}{kind}", *values, BETTER[kind]))
+        if ratio := _ratio(evaluation, name):
+            rows.append((f"{indent}{kind} / floor", ratio, "", BETTER[kind]))
+    headings = ("", f"{count} images", f"floor: {floor_count} test images", "better")
     parts = [evaluation.samples.title, text_table(rows, headings)]
     if evaluation.warnings:
         parts.append("\n".join(f"warning: {warning}" for warning in evaluation.warnings))
     kinds = dict.fromkeys(map(kind_of, evaluation.measurements))
-    parts.append(text_table((kind, MEANINGS[kind]) for kind in kinds))
+    meanings = {
+        **{kind: MEANINGS[kind] for kind in kinds},
+        AS_FLOOR: "the nearer to the value of real images, the better",
+    }
+    parts.append(text_table(meanings.items()))
     return "\n\n".join(parts)
 
 

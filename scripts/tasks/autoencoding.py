@@ -24,9 +24,9 @@ from scripts.cli.flags import AutoencoderFlags, AutoencoderLossFlags, CodingFlag
 from scripts.tasks.sampling import find_trained
 from scripts.tasks.training import (
     Prepared,
+    data_facts,
     describe_run_line,
     few,
-    fingerprint,
     initialise,
     load_data,
     train_settings,
@@ -82,7 +82,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, resumed: bool) -> Prepared:
         batches=Batches(dataset.train, size, run.seed, dataset.flips, device, share=share, workers=workers),
         settings=train_settings(flags),
         config=to_config(flags),
-        facts={"autoencoder": spec.facts(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}},
+        facts={"autoencoder": spec.facts(), "data": data_facts(dataset)},
         report=report,
         device=device,
         broken=dataset.broken,

@@ -33,9 +33,10 @@ from scripts.tasks.sampling import DENOISING
 from scripts.tasks.training import (
     Prepared,
     check_batch,
+    data_facts,
     describe_run_line,
     few,
-    fingerprint,
+    identity_of,
     initialise,
     load_data,
     resolve_flags,
@@ -89,8 +90,7 @@ def prepare_denoiser(flags: TrainFlags, resumed: bool) -> Prepared:
 def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Prepared:
     """Build every object from complete flags and data. Raises UserError for settings that do not fit."""
     device = torch.device(flags.run.device)
-    data_sha256 = fingerprint(dataset)
-    fitted = fit_space(flags, dataset, data_sha256)
+    fitted = fit_space(flags, dataset)
     flags = replace(flags, space_options=replace(flags.space_options, **fitted.options))
     spec = build_spec(flags, dataset, fitted.space)
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
@@ -104,7 +104,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     objective = build_objective(flags, spec, dataset, device)
     objective.sampling.check(objective.model(network))
     if flags.sample_test.eval_samples > 0:
-        test = build_sample_test(flags, dataset, data_sha256)
+        test = build_sample_test(flags, dataset)
         objective = replace(objective, sample_test=test)
         warnings = covariance_warnings(test.count, len(test.train.mean), test.extractor.name)
         report.append(f"{test.count} samples are measured in {test.extractor.name}")
@@ -117,7 +117,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
         batches=Batches(split, size, flags.run.seed, dataset.flips, device, fitted.mirrored, share, workers),
         settings=train_settings(flags, BEST_BY[flags.sample_test.best_by]),
         config=to_config(flags),
-        facts={"denoiser": spec.facts(), "data": {"name": dataset.name, "sha256": data_sha256}},
+        facts={"denoiser": spec.facts(), "data": data_facts(dataset)},
         report=report,
         device=device,
         broken=dataset.broken,
@@ -125,11 +125,11 @@ def assemble(flags: TrainFlags, dataset: ImageData, resumed: bool = False) -> Pr
     )
 
 
-def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted:
+def fit_space(flags: TrainFlags, dataset: ImageData) -> Fitted:
     """Fit the space to the training split. Raises UserError."""
     around = Surroundings(
         dataset=dataset.name,
-        data_sha256=data_sha256,
+        identify=lambda: identity_of(dataset.train),
         experiments_dir=Path(flags.run.experiments_dir),
         device=torch.device(flags.run.device),
         # The same images are measured in memory and when streamed, so that a run can be resumed either way.
@@ -203,7 +203,7 @@ def build_objective(
     )
 
 
-def build_sample_test(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> SampleTest:
+def build_sample_test(flags: TrainFlags, dataset: ImageData) -> SampleTest:
     """Build the sample test. It uses the data set's classifier, which is trained if missing. Raises UserError."""
     if not dataset.class_names:
         raise UserError(
@@ -211,5 +211,6 @@ def build_sample_test(flags: TrainFlags, dataset: ImageData, data_sha256: str) -
         )
     experiments = Path(flags.run.experiments_dir)
     extractor = classifier_of(dataset, experiments, torch.device(flags.run.device))
-    train = cached_features(extractor, dataset.train.images, data_sha256, experiments / FEATURES_CACHE)
+    key = identity_of(dataset.train).key
+    train = cached_features(extractor, dataset.train.images, key, experiments / FEATURES_CACHE)
     return SampleTest(extractor, gaussian(train.features), flags.sample_test.eval_samples)

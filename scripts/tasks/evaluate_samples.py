@@ -23,7 +23,9 @@ from models.evaluation.image_sets import Samples
 from models.evaluation.measures import MeasureSettings
 from models.evaluation.protocol import Protocol
 from models.generation import choose_labels
+from models.runs import checkpoints
 from models.runs.files import write_text
+from models.runs.status import STATUS
 from models.training.interrupts import Interrupts
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import ModelFlags, SamplerFlags
@@ -127,6 +129,9 @@ def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
     for checkpoint in (settings.get("checkpoint"), *(several if isinstance(several, list) else ())):
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():
             return load_data_of_run(Path(checkpoint), flags.data)
+    around = path.absolute().parent
+    if (around / STATUS).is_file():  # samples that a run drew when it ended
+        return load_data_of_run(checkpoints.resolve_checkpoint(around), flags.data)
     raise UserError(f"`samples` {path}: the run that generated them is not found", "name their data with `dataset`")
 
 

@@ -26,7 +26,7 @@ from models.runs.yaml_files import read_yaml
 from scripts.cli.flags import ModelFlags, SourceFlags
 from scripts.cli.terminal import tell, tell_progress
 from scripts.tasks.sampling import name_of
-from scripts.tasks.training import fingerprint, spaced_rows, split_hash
+from scripts.tasks.training import CONTENTS_CACHE, data_facts, notes_on_data, same_data, spaced_rows, split_hash
 
 USUAL_COUNT = 1000  # Default number of images to measure, if there are that many.
 Result = TypeVar("Result")
@@ -43,8 +43,13 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     config = facts["config"]
     options = {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.")}
     root = data.data_root(source.data_root or config["data_root"])
-    dataset = data.load(config["dataset"], options, root, source.memory_limit)
-    if fingerprint(dataset) != facts["data"]["sha256"]:
+    in_run = path.parent.name == "checkpoints"
+    kept = path.absolute().parents[2] / CONTENTS_CACHE if in_run else None
+    dataset = data.load(config["dataset"], options, root, source.memory_limit, kept)
+    now = data_facts(dataset)
+    for note in notes_on_data(facts["data"], now):
+        tell(note)
+    if not same_data(facts["data"], now):
         message = f"the data set {dataset.name} in {root} differs from the data that {path} was trained on"
         raise UserError(message, "name the folder of the original data with `data_root`")
     return dataset

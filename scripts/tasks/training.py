@@ -29,6 +29,7 @@ from models.runs.environment import environment
 from models.runs.lookup import NEEDED, find_run
 from models.runs.run import Run
 from models.runs.status import read_status
+from models.spaces import Identity
 from models.training.budget import Budget
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
@@ -38,6 +39,7 @@ from scripts.cli.flags import AutoencoderFlags, RunFlags, SourceFlags, TrainFlag
 from scripts.cli.settings import AnyFlags, Request
 
 DEFAULT_EPOCHS = 20.0
+CONTENTS_CACHE = ".contents"  # Folder in experiments_dir with the hashes of image files.
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool],
     if folder is not None:
         _compare(folder, stored, prepared.facts)
         _refuse_finished(folder, stored, prepared)
+        prepared.report.extend(notes_on_data(stored["data"], prepared.facts["data"]))
     run = _open_run(folder, request.task, flags, prepared)
     with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
@@ -129,7 +132,7 @@ def _open_run(folder: Path | None, task: str, flags: TrainFlags | AutoencoderFla
 
 def _compare(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Raise UserError if data or space differ from those that the run was trained with."""
-    if stored.get("data") != facts["data"]:
+    if not same_data(stored.get("data") or {}, facts["data"]):
         raise UserError(
             f"the data set differs from the one that {folder.name} was trained on", "pass the original `data_root`"
         )
@@ -216,7 +219,11 @@ def load_data(flags: Any) -> ImageData:
     """Load the data set that a task's flags name. Raises UserError."""
     source: SourceFlags = flags.data
     root = data.data_root(source.data_root)
-    dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit)
+    # Flags of trainings, of evaluations and of other tasks have `experiments_dir` in `run`, in `model` or alone.
+    groups = (getattr(flags, "run", None), getattr(flags, "model", None), flags)
+    folder = next(group.experiments_dir for group in groups if hasattr(group, "experiments_dir"))
+    kept = Path(folder) / CONTENTS_CACHE
+    dataset = data.load(flags.dataset, vars(flags.dataset_options), root, source.memory_limit, kept)
     if dataset.broken is not None and not processes.is_rank_zero():
         dataset.broken.tell_to(lambda line: None)
     return dataset
@@ -260,11 +267,31 @@ def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str
     return f"{match_weights(network, checkpoints.under('ema', tensors))} (from {source})"
 
 
-def fingerprint(dataset: ImageData) -> str:
-    """Return the SHA-256 of the training split, which identifies the data set."""
-    return split_hash(dataset.train)
+def identity_of(split: Split, read: bool = True) -> Identity:
+    """Return the hashes of a split's images and labels. read: whether image files are read if their contents need it.
+
+    Without `read`, contents are known if the images are in memory, or if the files are as they were when last read.
+    """
+    return Identity(split_hash(split), split.contents(read) or "")
 
 
 def split_hash(split: Split) -> str:
-    """Return the SHA-256 of a split's images and labels. Streamed images are hashed without decoding them."""
+    """Return the SHA-256 of a split's images and labels. For image files, it is of names and sizes."""
     return split.sha256 or sha256_of(split.in_memory(), split.labels)
+
+
+def data_facts(dataset: ImageData) -> dict[str, str]:
+    """Return the facts that identify the data of a run. They are stored in its checkpoints."""
+    return {"name": dataset.name, **identity_of(dataset.train, read=False).facts()}
+
+
+def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two `data_facts` are of the same images and labels."""
+    return then.get("name") == now["name"] and Identity.from_facts(then).matches(Identity.from_facts(now))
+
+
+def notes_on_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for the log if the data of an older run can be compared by names and sizes alone."""
+    if now.get("contents") and not then.get("contents"):
+        return ["this run knows the names and sizes of its images, not their contents: only these were compared"]
+    return []

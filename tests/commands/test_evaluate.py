@@ -65,7 +65,7 @@ def test_the_report_goes_into_the_run_and_carries_its_protocol(runs: Path, capsy
     assert card["run"] == run.name and card["step"] == 120 and card["weights"] == "ema"
     assert card["checkpoint_sha256"] == facts["sha256"] and len(card["images_sha256"]) == 64
     assert (card["dataset"], card["split"], card["num_images"]) == ("digits", "test", 40)
-    assert (card["method"], card["draws"], card["low"], card["high"]) == ("denoising", 8, 0.3, 0.9)
+    assert (card["method"], card["draws"], card["time_range"]) == ("denoising", 8, [0.3, 0.9])
     assert results["accuracy"] == results["right"] / 40 > 0.3
     assert results["interval_95"] == pytest.approx(wilson_interval(results["right"], 40))
     assert results["evaluations_per_class_and_image"] <= results["most_evaluations_per_class_and_image"] <= 8
@@ -95,7 +95,7 @@ def test_every_flag_acts(bayes) -> None:
         (("--weights", "raw"), "weights"),
         (("--split", "train"), "images_sha256"),
         (("--weighting", "flow"), "weighting"),
-        (("--time_range", "0.8", "0.99"), "low"),
+        (("--time_range", "0.8", "0.99"), "time_range"),
         (("--prior", "train"), "prior"),
         (("--patience", "0"), "patience"),
     ):
@@ -113,7 +113,7 @@ def test_every_flag_acts(bayes) -> None:
 def test_by_the_likelihood(bayes, kind: str) -> None:
     words = ("--method", "likelihood", "--num_images", "12", "--ode_steps", "3", "--batch_size", "64")
     report = report_of(bayes(kind, *words))
-    assert report["protocol"]["method"] == "likelihood" and report["protocol"]["steps"] == 3
+    assert report["protocol"]["method"] == "likelihood" and report["protocol"]["ode_steps"] == 3
     assert report["results"]["evaluations_per_class_and_image"] == 6
     if kind == "labels":
         assert report["results"]["right"] > 3
@@ -262,7 +262,7 @@ def test_bits_per_dimension(evaluate, kind: str, words: tuple[str, ...], method:
         assert set(results["parts"]) == {"prior", "steps", "decoder"}
         assert sum(each["mean"] for each in results["parts"].values()) == pytest.approx(bits_of(report))
     else:
-        assert card["steps"] == 3 and results["evaluations_per_image"] == 6 and results["parts"] == {}
+        assert card["ode_steps"] == 3 and results["evaluations_per_image"] == 6 and results["parts"] == {}
     text = ended.folder.with_suffix(".txt").read_text()
     assert text.startswith(f"{bits_of(report):.4f} [{low:.4f}, {high:.4f}] bits per dimension of 8-bit grey levels")
     assert yaml.safe_load(text.split("\nprotocol\n")[1]) == card
