@@ -7,22 +7,34 @@ SHELL := bash
 unexport ARGS
 export RAW_ARGS := $(value ARGS)
 WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
-PYTHON := .venv/bin/python
+PYTHON ?= .venv/bin/python
+python = "$(PYTHON:~/%=$(HOME)/%)"
 
-.PHONY: help environment setup demo test lint bench bench_peers record train_ddpm train_flow train_vae train_latent \
-	train_mnist train_fashion_mnist train_emnist train_cifar10 recipes generate evaluate train_classifier reconstruct \
-	encode_dataset visualize_guidance visualize_distribution interpolate inpaint image_to_image sessions status attach \
-	stop clean
+TARGETS := $(shell sed -n 's/^\([a-z_0-9]*\):.*/\1/p' $(MAKEFILE_LIST))
+.PHONY: $(TARGETS)
+
+# Make itself ignores a mistyped variable, and runs the targets before a mistyped one.
+VARIABLES := ARGS FOREGROUND GPUS PROCS PYTHON TORCH_BACKEND DATA_ROOT EXPERIMENTS_DIR MEMORY_LIMIT \
+	LAUNCH_WITH LAUNCH_WAIT STOP_WAIT MONITOR_INTERVAL DATASET MINUTES SEEDS
+typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(foreach name,$(filter-out $(VARIABLES),$(typed)),$(error $(name)= is unknown here. Flags: ARGS="--flag value". \
+	Variables of other programs: $(name)=value make TARGET))
+$(foreach name,$(filter-out $(TARGETS),$(MAKECMDGOALS)),$(error no target is called '$(name)': make lists them. \
+	Flags: ARGS="--flag value"))
 
 help: ## show this list
 	@echo 'make TARGET ARGS="--flag value"    pass flags to the task, quoted as in a shell'
 	@echo 'make TARGET ARGS=--help            list all flags of the task'
 	@echo 'make TARGET FOREGROUND=1           run in this terminal, without a session'
+	@echo 'make TARGET PYTHON=COMMAND         use an existing environment, not .venv'
 	@echo
 	@sed -n 's/^\([a-z_0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-22s  %s\n", $$1, $$2 }'
 
 environment:
 	@scripts/sh/setup.sh --quiet
+
+test_environment:
+	@scripts/sh/setup.sh --quiet --dev
 
 setup: ## create .venv and name missing system packages
 	@scripts/sh/setup.sh
@@ -55,7 +67,7 @@ train_cifar10: environment ## train a flow with the recipe cifar10: photographs
 	@$(WITH_ARGS) scripts/sh/launch.sh train_flow --recipe cifar10 "$${args[@]}"
 
 recipes: environment ## list the recipes: named settings of the tasks
-	@$(WITH_ARGS) $(PYTHON) -m scripts.recipes "$${args[@]}"
+	@$(WITH_ARGS) $(python) -m scripts.recipes "$${args[@]}"
 
 generate: environment ## generate images: ARGS="--run latest --num_samples 64"
 	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh generate "$${args[@]}"
@@ -78,6 +90,9 @@ visualize_guidance: environment ## compare guidance scales: images, accuracy, di
 visualize_distribution: environment ## plot real and generated images on one map
 	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh visualize_distribution "$${args[@]}"
 
+visualize_schedules: environment ## plot noise schedules: alpha, sigma and log-SNR
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh visualize_schedules "$${args[@]}"
+
 interpolate: environment ## interpolate between noises, test images or classes
 	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh interpolate "$${args[@]}"
 
@@ -88,7 +103,7 @@ image_to_image: environment ## add noise to test images and denoise them again
 	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh image_to_image "$${args[@]}"
 
 status: environment ## list all runs: state, step, loss, age, folder
-	@$(WITH_ARGS) $(PYTHON) -m scripts.status "$${args[@]}"
+	@$(WITH_ARGS) $(python) -m scripts.status "$${args[@]}"
 
 sessions: ## list the running sessions
 	@scripts/sh/sessions.sh list
@@ -96,16 +111,22 @@ sessions: ## list the running sessions
 attach: ## attach to a running session: ARGS=NAME if several
 	@$(WITH_ARGS) scripts/sh/sessions.sh attach "$${args[@]}"
 
+monitor: ## attach to a session's monitor of CPU, memory and GPUs
+	@$(WITH_ARGS) scripts/sh/sessions.sh monitor "$${args[@]}"
+
+tensorboard: environment ## show the runs in TensorBoard: ARGS="--port 6007"
+	@$(WITH_ARGS) scripts/sh/tensorboard.sh "$${args[@]}"
+
 stop: ## save a checkpoint and stop: ARGS=NAME or ARGS=--all
 	@$(WITH_ARGS) scripts/sh/sessions.sh stop "$${args[@]}"
 
-test: environment ## run the tests
-	@$(WITH_ARGS) $(PYTHON) -m pytest "$${args[@]}"
+test: test_environment ## run the tests
+	@$(WITH_ARGS) $(python) -m pytest "$${args[@]}"
 
-lint: environment ## run ruff, pyright and shellcheck
-	$(PYTHON) -m ruff check
-	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m pyright
+lint: test_environment ## run ruff, pyright and shellcheck
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	$(python) -m pyright
 	shellcheck --external-sources scripts/sh/*.sh .ci/run
 
 record: environment ## add a row to the records: DATASET=mnist MINUTES=10
@@ -113,10 +134,10 @@ record: environment ## add a row to the records: DATASET=mnist MINUTES=10
 		$(if $(SEEDS),--seeds $(SEEDS)) "$${args[@]}"
 
 bench: environment ## measure the speed of the loop and the samplers
-	@$(WITH_ARGS) $(PYTHON) -m scripts.bench "$${args[@]}"
+	@$(WITH_ARGS) $(python) -m scripts.bench "$${args[@]}"
 
 bench_peers: environment ## compare the loop with two other libraries
-	@$(WITH_ARGS) $(PYTHON) -m scripts.bench_peers "$${args[@]}"
+	@$(WITH_ARGS) $(python) -m scripts.bench_peers "$${args[@]}"
 
 clean: ## delete caches and logs of ended sessions, not runs
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ from typing import Any
 
 from data.images import ImageData, Split
 from models.errors import UserError
+from models.places import expanded
 from models.processes import is_rank_zero
 from models.variants import DATA_SETS
 
@@ -29,14 +30,16 @@ def load(
     options: Mapping[str, Any],
     root: Path,
     memory_limit: float | None = None,
+    digests: Path | None = None,
     tell: Callable[[str], None] = warn,
     older: bool = False,
 ) -> ImageData:
     """Return the data set called `name`, read from the files in `root`.
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
-    more than this many GiB; None for half of the free memory. tell: receives each line of `ImageData.notes`.
-    older: order class names as text and hold images out as earlier versions did. Raises UserError.
+    more than this many GiB; None for half of the free memory. digests: folder that keeps the hashes of streamed files,
+    so that unchanged files need not be read to identify them. tell: receives each line of `ImageData.notes`. older:
+    order class names as text and hold images out as earlier versions did. Raises UserError.
     """
     data_set = DATA_SETS.build(name, **options)
     data_set.older = older
@@ -46,10 +49,12 @@ def load(
     dataset = loaded.within(memory_limit)
     for note in dataset.notes[len(loaded.notes) :]:
         tell(note)
+    if digests is not None:
+        dataset.keep_digests(digests)
     return dataset
 
 
 def data_root(chosen: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of the data files: `chosen`, else the variable DATA_ROOT, else data/store in the repository."""
     folder = chosen or os.environ.get("DATA_ROOT")
-    return Path(folder).expanduser().absolute() if folder else Path(__file__).resolve().parent / "store"
+    return Path(expanded(str(folder))).absolute() if folder else Path(__file__).resolve().parent / "store"

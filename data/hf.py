@@ -6,17 +6,25 @@ This file finds the data set and its columns. Images are decoded, held out and s
 import importlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from data.images import Background, Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides, WhiteLevel
+from data.readers.digests import State
+from data.readers.downloads import ANSWER_SECONDS, answer_of
 from data.readers.layouts import class_order, hold_out, shorten_names, split_role
 from data.readers.trees import Tree, look_for, read_limited
 from models.errors import UserError
+from models.processes import is_rank_zero
 from models.ranges import RESUMABLE
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Ways to data sets of the hub without a network.
+_OFFLINE = ("download its Parquet files elsewhere and name their folder with `dataset.path`",)
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -93,7 +101,7 @@ class Hf(DataSet):
         local = None if path is None else path.absolute()
         try:
             if local is None:
-                opened = package.load_dataset(self.path, self.subset or None)
+                opened = _from_hub(package, self.path, self.subset or None)
             elif local.is_file():
                 opened = package.load_dataset(_FILES.get(local.suffix, "parquet"), data_files=str(local))
             elif (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
@@ -143,18 +151,31 @@ class _Rows(Tree):
     def __init__(self, path: Path, splits: Mapping[str, Any], column: str) -> None:
         super().__init__(path, [f"{split}/{row:09}" for split, rows in splits.items() for row in range(len(rows))])
         self.splits = splits
+        self.key += f" {column} {[rows._fingerprint for rows in splits.values()]}"
         self._rows = {name: rows.select_columns([column]).with_format("arrow") for name, rows in splits.items()}
         self._stamps: dict[str, list[str]] = {}
 
     def read(self, name: str) -> bytes:
-        split, _, row = name.partition("/")
-        value = self._rows[split][int(row)].column(0)[0].as_py()
-        stored, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        stored, path = self._bytes_and_path(name)
         if stored is not None:
             return stored
         if path is None:
             raise ValueError("there is no image in this row")
         return read_limited(Path(path))
+
+    def state(self, name: str) -> State:
+        stored, path = self._bytes_and_path(name)
+        tables = [file["filename"] for file in self.splits[name.partition("/")[0]].cache_files]
+        files = [path] if stored is None and path is not None else tables
+        if not files:  # a table in memory, whose changes cannot be noticed
+            return State(0, 0, time.time_ns())
+        sizes, modified, changed = zip(*map(State.of, files), strict=True)
+        return State(sum(sizes), max(modified), max(changed))
+
+    def _bytes_and_path(self, name: str) -> tuple[bytes | None, str | None]:
+        split, _, row = name.partition("/")
+        value = self._rows[split][int(row)].column(0)[0].as_py()
+        return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
 
     def stamp(self, name: str) -> str:
         split, _, row = name.partition("/")
@@ -198,6 +219,42 @@ def _labels(
             ways_out = "choose other splits", "choose another `dataset.label_column`"
             raise UserError(f"{path}: {name} has no class ({column} is {value})", *ways_out)
     return tuple(map(str, stored or classes)), {name: numbers[value] for name, value in values.items()}
+
+
+def _from_hub(package: Any, name: str, subset: str | None) -> Any:
+    """Return a data set of the hub, or of the package's cache if the hub does not answer. Raises UserError."""
+    hub = importlib.import_module("huggingface_hub")
+    if hub.constants.HF_HUB_OFFLINE:
+        return package.load_dataset(name, subset)
+    try:  # Without this question, the package would try for minutes.
+        answer_of(lambda: hub.HfApi().dataset_info(name, timeout=ANSWER_SECONDS))
+    except hub.errors.RepositoryNotFoundError:
+        message = f"`dataset.path` {name}: the hub has no data set of this name that you may read"
+        raise UserError(message, *_OFFLINE, "log in with .venv/bin/hf auth login if it is private") from None
+    except Exception as error:  # Its class depends on the version of the hub's client.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        place = package.config.HF_DATASETS_CACHE
+        try:
+            with _offline(package, hub):
+                found = package.load_dataset(name, subset)
+            if is_rank_zero():
+                print(f"the hub does not answer ({reason}): the copy in {place} is read", file=sys.stderr, flush=True)
+            return found
+        except (OSError, ValueError, RuntimeError, package.exceptions.DatasetsError):
+            message = f"`dataset.path` {name}: the hub does not answer ({reason}), and {place} has no copy"
+            raise UserError(message, *_OFFLINE, "set HF_HOME to a folder that has a copy") from None
+    return package.load_dataset(name, subset)
+
+
+@contextmanager
+def _offline(package: Any, hub: Any) -> Iterator[None]:
+    """Let both packages read their caches alone while the block runs."""
+    before = hub.constants.HF_HUB_OFFLINE, package.config.HF_HUB_OFFLINE
+    hub.constants.HF_HUB_OFFLINE = package.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.constants.HF_HUB_OFFLINE, package.config.HF_HUB_OFFLINE = before
 
 
 def _package() -> Any:

@@ -60,22 +60,35 @@ Flips = Annotated[bool, Doc("Mirror images at random in training. Use it only if
 class Split:
     """Images uint8 (N, C, H, W), in memory or streamed, and labels int64 (N,), all zero for unlabelled data.
 
-    identify: the function behind `sha256`. listing: returns name, size with stored checksum, and label of each image
-    file, None for other images.
+    identify, hash_contents: the functions behind `sha256` and `contents`. listing: returns name, size with stored
+    checksum, and label of each image file, None for other images.
     """
 
     images: Tensor | Streamed
     labels: Tensor
     identify: Callable[[], str] | None = None
     listing: Callable[[], Iterable[tuple[str, str, int]]] | None = None
+    hash_contents: Callable[[bool], str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash that identifies images read from image files, the same in memory and streamed. None for other images."""
+        """Hash of names, sizes and labels of image files, the same in memory and streamed. None for other images."""
         return None if self.identify is None else self.identify()
+
+    def contents(self, read: bool = True) -> str | None:
+        """Return the hash of contents and labels of image files. None for other images.
+
+        Files that changed since they were last read are read again. Without `read`, None is returned instead.
+        """
+        return None if self.hash_contents is None else self.hash_contents(read)
+
+    def with_images(self, images: Tensor) -> Split:
+        """Return the split with its images in memory, just read from their files, and the hash of what was read."""
+        contents = self.contents()
+        return replace(self, images=images, hash_contents=lambda read: contents)
 
     def in_memory(self) -> Tensor:
         """Return all images as a tensor. Raises UserError if they are streamed."""
@@ -128,6 +141,16 @@ class ImageData:
         )
         return replace(self, train=train, test=test)
 
+    def keep_digests(self, folder: Path) -> None:
+        """Keep the hashes of streamed image files in a file of this folder. Images in memory are read anyway."""
+        if self.broken is None:
+            return
+        from data.readers.streamed import Streamed
+
+        for split in (self.train, self.test):
+            assert isinstance(split.images, Streamed)
+            split.images.tree.digests.keep_in(folder)
+
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.
 
@@ -144,7 +167,7 @@ class ImageData:
         if _gibibytes(train) + _gibibytes(test) > (free_memory() / 2**31 if limit is None else limit):
             return replace(self, notes=(*self.notes, *look_at_some(train)))
         first, second, notes = read_both(train, test)
-        splits = replace(self.train, images=first), replace(self.test, images=second)
+        splits = self.train.with_images(first), self.test.with_images(second)
         return replace(self, train=splits[0], test=splits[1], broken=None, notes=(*self.notes, *notes))
 
 

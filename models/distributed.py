@@ -10,6 +10,7 @@ Run as a program, this module is torchrun with the exit codes of this repository
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -154,6 +155,7 @@ def launch(argv: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    os.environ.setdefault("TASK_COMMAND", shlex.join(sys.orig_argv))  # for environment.txt
     script_start = argv.index("-m") + 2
     parsed = run.parse_args(argv[:script_start])
     # torchrun's parser would read some flags of the script as torchrun's flags.

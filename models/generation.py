@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models import distributed
+from models.class_names import find_labels
 from models.diffusion.denoiser import Counter, Denoiser, clipped, counted, with_labels
 from models.diffusion.guidance import guided
 from models.diffusion.noise import shape_noise
@@ -34,6 +35,16 @@ def default_steps(sampler: str, timesteps: int) -> int:
 def labels_in_turn(count: int, classes: int) -> list[int] | None:
     """Return `count` labels that cycle through the classes 0, 1, 2, ...; None for a model without classes."""
     return [index % classes for index in range(count)] if classes else None
+
+
+def rows_in_turn(labels: Tensor, count: int) -> Tensor:
+    """Return up to `count` rows of labels (N,), the classes in turn: the first row of each, the second of each, ..."""
+    seen: dict[int, int] = {}
+    turns = []
+    for label in labels.tolist():
+        turns.append((seen.get(label, 0), label))
+        seen[label] = seen.get(label, 0) + 1
+    return torch.tensor(sorted(range(len(turns)), key=turns.__getitem__)[:count], dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -176,6 +187,16 @@ def frame_steps(steps: int, count: int) -> set[int]:
     return {round((index + 1) * steps / count) - 1 for index in range(count)} if count > 0 else set()
 
 
+def spaced_steps(grid: Grid, count: int) -> set[int]:
+    """Return at most `count` step indices that include the last step, about equally spaced in flow time.
+
+    Equal steps in flow time change an image about equally. Some grids have many steps that change nothing visible.
+    """
+    ends = grid.levels.flow_time[1:]  # (S,), of each step
+    spaced = torch.linspace(grid.levels.flow_time[0].item(), 0, count + 1, dtype=torch.float64)[1:]
+    return {int((ends - flow_time).abs().argmin()) for flow_time in spaced}
+
+
 @torch.no_grad()
 def generate_from(
     begin: Callable[[Denoiser, range], Start],
@@ -184,21 +205,21 @@ def generate_from(
     count: int,
     steps: int,
     batch_size: int,
-    frames: int = 0,
+    kept: set[int],
     framed: int | None = None,
     over_ranks: bool = False,
 ) -> Iterator[Generated]:
     """Yield `count` images in batches, each batch from the start that `begin(denoiser, indices)` returns.
 
-    steps: number of steps of each start. frames: number of frames to keep per batch. framed: only batches that begin
-    below this index keep frames. over_ranks: divide the batches among the ranks; every rank calls this and gets all.
+    steps: number of steps of each start. kept: indices of the steps after which a frame is kept. framed: only batches
+    that begin below this index keep frames. over_ranks: divide the batches among the ranks; every rank calls this and
+    gets all.
     """
 
     def batch_from(first: int) -> Generated:
         indices = range(first, min(first + batch_size, count))
         denoiser, counters = sampled_denoiser(model, sampling)
-        framed_steps = frame_steps(steps, frames if framed is None or first < framed else 0)
-        return _collect(begin(denoiser, indices), model, counters, framed_steps)
+        return _collect(begin(denoiser, indices), model, counters, kept if framed is None or first < framed else set())
 
     firsts = range(0, count, batch_size)
     yield from distributed.map_over_ranks(batch_from, firsts) if over_ranks else map(batch_from, firsts)
@@ -216,7 +237,7 @@ def generate(
 ) -> Iterator[Generated]:
     """Yield `count` images in batches, from the noise of the seed. Raises UserError if `sampling` does not fit.
 
-    labels: one per image, None for no class. frames: number of frames to keep per batch, for the first FRAMED
+    labels: one per image, None for no class. frames: largest number of frames to keep per batch, for the first FRAMED
     images. over_ranks: as in `generate_from`.
     """
     sampling.check(model)
@@ -228,13 +249,14 @@ def generate(
         noise = shape_noise(model.spec.initial_noise, draw((len(indices), *model.space.shape)))
         return Start(noise, 1.0, label, sampling.walk(with_labels(denoiser, label), noise, grid, draw))
 
-    return generate_from(begin, model, sampling, count, sampling.steps, batch_size, frames, FRAMED, over_ranks)
+    kept = spaced_steps(grid, frames)
+    return generate_from(begin, model, sampling, count, sampling.steps, batch_size, kept, FRAMED, over_ranks)
 
 
 def sample(
     model: Model,
     count: int = 16,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int | str] | None = None,
     seed: int = 0,
     batch_size: int = 256,
     sampler: str = "heun",
@@ -243,31 +265,35 @@ def sample(
 ) -> Tensor:
     """Return `count` images, uint8 (count, C, H, W) on the CPU. Raises UserError.
 
-    labels: classes that the images cycle through, None for all. steps: None for the sampler's default. sampling: other
-    fields of `Sampling`, such as guidance_scale, or options of the sampler.
+    labels: classes that the images cycle through, by number or name, None for all. steps: None for the sampler's
+    default. sampling: other fields of `Sampling`, such as guidance_scale, or options of the sampler.
     """
     values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
     steps = default_steps(sampler, model.spec.timesteps) if steps is None else steps
     settings = Sampling(sampler, steps, options=sampling, **values)
-    chosen = choose_labels(model, labels, count)
-    return torch.cat([batch.images for batch in generate(model, settings, count, chosen, seed, batch_size)])
+    named = None if labels is None else named_labels(model, labels)[0]
+    in_turn = choose_labels(model, named, count)
+    return torch.cat([batch.images for batch in generate(model, settings, count, in_turn, seed, batch_size)])
+
+
+def named_labels(model: Model, words: Sequence[int | str]) -> tuple[list[int], list[str]]:
+    """Return the model's labels for numbers, names and ranges, and the notes of `find_labels`. Raises UserError."""
+    if model.spec.classes == 0:
+        raise UserError(f"`labels` {' '.join(map(str, words))}: {model.name} was trained without labels")
+    if not words:
+        raise UserError("`labels`: name one or more classes")
+    return find_labels(words, model.spec.class_names)
 
 
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
-    """Return `count` labels that cycle through `labels` or the trained classes; None without classes.
+    """Return `count` labels that cycle through `labels` or the trained classes; None for a model without classes.
 
-    Raises UserError for labels that the model does not have or was not trained on.
+    Raises UserError for classes that had no training image.
     """
-    classes, names = model.spec.classes, model.spec.class_names
-    if classes == 0 and labels is not None:
-        raise UserError(f"`labels` {' '.join(map(str, labels))}: {model.name} was trained without labels")
     for label in labels or ():
-        if not 0 <= label < classes:
-            raise UserError(f"`labels` {label}: the model has the classes 0 to {classes - 1}")
         if label in model.spec.untrained:
-            raise UserError(
-                f"`labels` {label}: the class {names[label]} had no training image", "choose other `labels`"
-            )
+            name = model.spec.class_names[label]
+            raise UserError(f"`labels` {label}: the class {name} had no training image", "choose other `labels`")
     turns = labels or model.spec.trained
     return [turns[index % len(turns)] for index in range(count)] if turns else None
 

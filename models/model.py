@@ -165,12 +165,19 @@ def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Pa
     return located
 
 
+LEAST_SHARE = 0.1  # Smallest share of a network's weights that `match_weights` may copy from another run.
+
+
 def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """Copy the tensors whose name and shape match, and return a report. Raises UserError if no tensor matches."""
+    """Copy the tensors whose name and shape match, and return a report. Raises UserError if too few match."""
     state = network.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in state and state[key].shape == value.shape}
-    if not fitting:
-        raise UserError("`init_from`: no tensor of that run matches this network in name and shape")
+    share = sum(map(Tensor.numel, fitting.values())) / sum(map(Tensor.numel, state.values()))
+    if share < LEAST_SHARE:
+        matched = f"{len(fitting)} of {len(state)} tensors, with {share:.1%} of the weights, match those of that run"
+        raise UserError(
+            f"`init_from`: only {matched} in name and shape", "choose the `network` and options of that run"
+        )
     network.load_state_dict(fitting, strict=False)
     fresh = sorted(state.keys() - fitting.keys())
     report = f"initial weights: {len(fitting)} of {len(state)} tensors matched"

@@ -6,9 +6,10 @@ the module's name (unet.py: `class UNet(Network)`), else a helper. Names are rea
 
 import ast
 import difflib
-import importlib
+import functools
+import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -64,16 +65,34 @@ class Room:
         if self.package in sys.modules:
             return list(sys.modules[self.package].__path__)
         top, *below = self.package.split(".")
-        return [str(Path(folder, *below)) for folder in importlib.import_module(top).__path__]
+        return [str(Path(folder, *below)) for folder in package_folders(top)]
 
     def _class_in(self, path: Path) -> str | None:
         """Return the name of the variant's class in a file; None if the file is a helper."""
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in syntax_tree(path).body:
             if not isinstance(node, ast.ClassDef) or node.name.lower() != path.stem.replace("_", ""):
                 continue
             if any(isinstance(base, ast.Name) and base.id == self.base for base in node.bases):
                 return node.name
         return None
+
+
+def package_folders(name: str) -> Iterable[str]:
+    """Return the folders of a package, without importing it: `data` imports numpy, which takes time."""
+    if name in sys.modules:
+        return sys.modules[name].__path__
+    spec = importlib.util.find_spec(name)
+    return spec.submodule_search_locations or () if spec is not None else ()
+
+
+def syntax_tree(path: Path) -> ast.Module:
+    """Return the syntax tree of a source file. A file that has not changed is parsed once."""
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _parsed(path: Path, changed: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 NETWORKS = Room("models.networks", "Network", "network", "network")

@@ -5,6 +5,9 @@ against images in memory; seconds per image of every sampler. The images are ran
 decoding time.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import copy
 import io
 import math
@@ -42,7 +45,6 @@ from scripts.cli.flags import TrainFlags, usual_workers
 from scripts.tasks.denoising import assemble, build_spec, fit_space, settings_to_measure
 from scripts.tasks.peers import PILDataset
 from scripts.tasks.sampling import make_folder
-from scripts.tasks.training import fingerprint
 
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
@@ -238,7 +240,7 @@ def _random_jpegs(folder: Path) -> Path:
 
 def _sampler_table(settings: TrainFlags, device: torch.device) -> list[str]:
     images = _random_images()
-    spec = build_spec(settings, images, fit_space(settings, images, fingerprint(images)).space)
+    spec = build_spec(settings, images, fit_space(settings, images).space)
     network, precision = spec.build_network().to(device).eval().requires_grad_(False), settings.run.precision
     model = spec.model(network, device, devices.autocast_dtype(precision))
     labels = [index % spec.classes for index in range(SAMPLED)]

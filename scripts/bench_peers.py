@@ -4,6 +4,9 @@ Each contender trains in its own process. The contenders take turns of a few sec
 slows all of them equally. Samples are measured between the turns. Only training time counts.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import importlib.util
 import math
 import multiprocessing
@@ -36,7 +39,7 @@ from scripts.cli.flags import SampleTestFlags, experiments_dir
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_sample_test, build_spec, fit_space, settings_to_measure
 from scripts.tasks.peers import EXAMPLE_LR, PEERS, Match, Ours
-from scripts.tasks.training import fingerprint, load_data
+from scripts.tasks.training import load_data
 
 DESCRIPTION = """Compare our training loop with those of two libraries. Prints a table.
 
@@ -139,7 +142,7 @@ def main(argv: list[str]) -> None:
             for name in PEERS:
                 contenders.append(Contender(name, argv, folder))
             measured = replace(match.settings, sample_test=SampleTestFlags(eval_samples=flags.num_images))
-            test = build_sample_test(measured, match.dataset, fingerprint(match.dataset))
+            test = build_sample_test(measured, match.dataset)
             compete(flags, match, contenders, test)
             for contender in contenders:
                 try_samplers(flags, match, contender, test)
@@ -170,7 +173,7 @@ def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
     forced += [] if flags.data_root is None else ["--data_root", flags.data_root]
     settings = settings_to_measure(["--recipe", flags.recipe, *further, *forced])
     dataset = load_data(settings)
-    spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
+    spec = build_spec(settings, dataset, fit_space(settings, dataset).space)
     if settings.space != "pixels" or spec.classes == 0 or spec.label_drop == 0:
         raise UserError("the contenders are compared in pixels, with labels and with `label_drop` above 0")
     settings = replace(settings, sample_test=SampleTestFlags())  # This task measures samples, not the training loop.

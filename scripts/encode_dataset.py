@@ -1,5 +1,8 @@
 """Encode both splits of a data set with an autoencoder. `train_latent` then reads the latents instead of encoding."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, replace
 
 from scripts.cli.command import run_command
@@ -24,7 +27,7 @@ def main(argv: list[str]) -> None:
     from models.training.interrupts import Interrupts
     from scripts.tasks.autoencoding import dims, load_images, open_autoencoder
     from scripts.tasks.sampling import folder_in_run
-    from scripts.tasks.training import split_hash
+    from scripts.tasks.training import identity_of
 
     model, device = open_autoencoder(flags)
     dataset = load_images(flags, model)
@@ -33,7 +36,7 @@ def main(argv: list[str]) -> None:
         for name, split, flips in (("train", dataset.train, dataset.flips), ("test", dataset.test, False)):
             codes = replace(
                 encode_images(model, split.images, flips, device, flags.batch_size),
-                data_sha256=split_hash(split),
+                data=identity_of(split),
                 autoencoder_sha256=model.sha256,
                 words={"dataset": dataset.name, "split": name, "autoencoder": str(model.path)},
             )

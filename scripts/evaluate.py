@@ -3,6 +3,9 @@
 Each evaluation is implemented in scripts/tasks/evaluate_<name>.py, which is imported after its flags have been parsed.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import difflib
 import importlib
 from dataclasses import dataclass, field
@@ -12,12 +15,27 @@ import tyro
 
 from models import processes
 from models.errors import UserError
-from models.ranges import NonNegative, NonNegativeInt, PositiveInt, Range, Share
+from models.evaluation.method_settings import (
+    BayesOdeSettings,
+    DenoisingSettings,
+    DensitySettings,
+    GaussiansSettings,
+    VlbSettings,
+)
+from models.ranges import NonNegativeInt, PositiveInt, Range
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags, read_ahead
 from scripts.cli.command import run_command
-from scripts.cli.flags import CodingFlags, ModelFlags, SamplerFlags, SourceFlags, experiments_dir, one_of
-from scripts.cli.signatures import names_in
+from scripts.cli.flags import (
+    CodingFlags,
+    Labels,
+    ModelFlags,
+    PictureFormat,
+    SamplerFlags,
+    SourceFlags,
+    experiments_dir,
+    one_of,
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +57,9 @@ class SamplesFlags:
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: NonNegativeInt | None = None
     """Number of images. Default (and 0): the number of test images, or all images of --samples."""
-    labels: tuple[int, ...] | None = None
-    """Classes to generate, repeated in this order. Default: all classes, with their shares in the training images."""
+    labels: Labels = None
+    """Classes to generate, repeated in this order: names, numbers or ranges. Default: all, with their shares in the
+    training images."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] | None = None
     """Feature networks for the comparison: convnet, resnet (both trained on the data set), inception, or a .safetensors
@@ -59,6 +78,8 @@ class SamplesFlags:
     """Seed. An image depends only on seed and index. --compare pairs images of two models with the same seed."""
     batch_size: PositiveInt = 256
     """Images per batch. It does not change the result."""
+    format: PictureFormat = "png"
+    """Format of the pictures."""
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in evaluation/ in the run, or beside --samples."""
 
@@ -80,45 +101,6 @@ class _ReportFlags:
 
 
 @dataclass(frozen=True)
-class DenoisingErrorFlags:
-    """Options of --method denoising."""
-
-    draws: PositiveInt = 50
-    """Maximum number of network evaluations per class and image. All classes use the same noise."""
-    weighting: Annotated[str, one_of(names_in("models.evaluation.bayes", "WEIGHTINGS"))] = "sigmoid"
-    """Weight of the error as a function of time. variational: as in the variational bound; scores are in nats. sigmoid:
-    less weight on fine detail. flow, noise, clean: the unweighted squared error of that estimate."""
-    time_range: tuple[float, float] = (0.3, 0.9)
-    """Range of the flow times sigma / (alpha + sigma) at which the error is measured."""
-    first_round: Annotated[int, Range(2)] = 8
-    """Draws per class before the first classes are dropped. Each later round doubles their total number."""
-    patience: NonNegative = 2.5
-    """Standard errors by which a class must be worse than the best one to be dropped; 0 drops none."""
-
-
-@dataclass(frozen=True)
-class BayesOdeFlags:
-    """Options of --method likelihood."""
-
-    ode_steps: PositiveInt = 12
-    """Steps of the probability-flow ODE. Each step takes two network evaluations."""
-    first_time: float = 0.2
-    """Flow time of the noise that is added to the image before its density is computed; 0 adds none."""
-    probes: NonNegativeInt = 4
-    """Random probe vectors for the divergence, the same at every step; 0 takes the exact trace, for small latents."""
-
-
-@dataclass(frozen=True)
-class GaussiansFlags:
-    """Options of --method gaussians."""
-
-    shrinkage: Share = 0.1
-    """Weight of the pooled covariance in the covariance of each class."""
-    diagonal: bool = False
-    """Set covariances between latent dimensions to 0."""
-
-
-@dataclass(frozen=True)
 class BayesFlags(_ReportFlags):
     """Settings of `evaluate --task bayes`."""
 
@@ -134,31 +116,11 @@ class BayesFlags(_ReportFlags):
     """denoising (fast): the class whose label gives the least denoising error. likelihood (slow): the density by the
     probability-flow ODE. gaussians: one Gaussian per class, in the latents of an autoencoder. auto: gaussians for an
     autoencoder run, denoising for others."""
-    errors: tyro.conf.OmitArgPrefixes[DenoisingErrorFlags] = field(default_factory=DenoisingErrorFlags)
-    ode: tyro.conf.OmitArgPrefixes[BayesOdeFlags] = field(default_factory=BayesOdeFlags)
-    gaussians: tyro.conf.OmitArgPrefixes[GaussiansFlags] = field(default_factory=GaussiansFlags)
+    errors: tyro.conf.OmitArgPrefixes[DenoisingSettings] = field(default_factory=DenoisingSettings)
+    ode: tyro.conf.OmitArgPrefixes[BayesOdeSettings] = field(default_factory=BayesOdeSettings)
+    gaussians: tyro.conf.OmitArgPrefixes[GaussiansSettings] = field(default_factory=GaussiansSettings)
     prior: Literal["uniform", "train"] = "uniform"
     """Class prior p(y): uniform, or the class shares of the training split."""
-
-
-@dataclass(frozen=True)
-class VlbFlags:
-    """Options of --method vlb."""
-
-    vlb_steps: NonNegativeInt = 100
-    """Steps of the chain to evaluate per image, drawn at random as an unbiased estimate of all; 0 for all steps."""
-
-
-@dataclass(frozen=True)
-class DensityFlags:
-    """Options of --method ode."""
-
-    ode_steps: PositiveInt = 50
-    """Steps of the probability-flow ODE. Each step takes two network evaluations."""
-    first_time: float = 0.0023
-    """Flow time of the ODE's clean end. Default: the standard deviation of uniform dequantisation noise."""
-    probes: NonNegativeInt = 1
-    """Random probe vectors for the divergence, the same at every step; 0 takes the exact trace, for small images."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +136,8 @@ class LikelihoodFlags(_ReportFlags):
     method: Literal["auto", "vlb", "ode"] = "auto"
     """vlb: the variational bound of a chain. ode: the density by the probability-flow ODE, of dequantised images. Both
     are upper bounds. auto: vlb for a chain, ode for a continuous schedule."""
-    vlb: tyro.conf.OmitArgPrefixes[VlbFlags] = field(default_factory=VlbFlags)
-    ode: tyro.conf.OmitArgPrefixes[DensityFlags] = field(default_factory=DensityFlags)
+    vlb: tyro.conf.OmitArgPrefixes[VlbSettings] = field(default_factory=VlbSettings)
+    ode: tyro.conf.OmitArgPrefixes[DensitySettings] = field(default_factory=DensitySettings)
 
 
 @dataclass(frozen=True)
@@ -187,6 +149,8 @@ class NoiseLossFlags(_ReportFlags):
     num_images: NonNegativeInt | None = None
     """Number of test images, evenly spaced over the split; 0 for all. The same number of training images is used.
     Default: 1000, or all if there are fewer."""
+    format: PictureFormat = "png"
+    """Format of the picture."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +186,8 @@ class CheckpointsFlags:
     """Seed of the images, and of the times and noise of the loss. All checkpoints use the same seed."""
     batch_size: PositiveInt = 256
     """Images per batch. It does not change the result."""
+    format: PictureFormat = "png"
+    """Format of the picture."""
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in the run's evaluation/."""
 

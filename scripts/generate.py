@@ -1,7 +1,10 @@
 """Generate images with a trained run: samples.npz, a sheet and a strip, and optionally PNG files and animations."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import get_args
 
 import tyro
 
@@ -9,7 +12,7 @@ from models.errors import UserError
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags
+from scripts.cli.flags import AnimationFormat, Labels, ModelFlags, PictureFormat, SamplerFlags
 
 DESCRIPTION = "Generate images with a trained run. Prints the output folder."
 
@@ -21,20 +24,29 @@ class GenerateFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     every_checkpoint: bool = False
     """Draw one sheet per checkpoint of the run, and a strip of how the first images change during training."""
-    num_samples: PositiveInt = 64
+    num_samples: PositiveInt = 80
     """Number of images."""
-    labels: tuple[int, ...] | None = None
-    """Classes to generate, repeated in this order, e.g. 3 1 4. Default: all classes."""
+    labels: Labels = None
+    """Classes to generate, repeated in this order: names, numbers or ranges, e.g. Bag 3 0-4. Default: all classes."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     seed: int = 0
     """Seed of the noise. An image depends only on seed and index, not on the batch size."""
     batch_size: PositiveInt = 256
     """Images per batch."""
     save_images: bool = False
-    """Also write each image as a PNG file."""
+    """Also write each image as a PNG file of its own size."""
+    sample_folders: bool = False
+    """Also write a folder for each image, enlarged: the image, a strip and single steps of the reverse process, and
+    with --animate its animation."""
+    columns: PositiveInt | None = None
+    """Images in a row of the sheet. Default: some columns for each class."""
+    scale: PositiveInt | None = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
     animate: bool = False
     """Also animate the sheet: the reverse process, or with --every_checkpoint the change during training."""
-    format: Literal["webp", "gif"] = "webp"
+    format: PictureFormat = "png"
+    """Format of the pictures."""
+    animation_format: AnimationFormat = "webp"
     """Format of the animation."""
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in samples/ in the run."""
@@ -43,14 +55,26 @@ class GenerateFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, GenerateFlags(), "generate", DESCRIPTION)
+    flags = parse_flags(_respelled(argv), GenerateFlags(), "generate", DESCRIPTION)
     if flags.export is not None and (flags.every_checkpoint or flags.out is not None):
         raise UserError("--export packs one checkpoint and generates nothing: leave out --every_checkpoint and --out")
-    if flags.every_checkpoint and flags.save_images:
-        raise UserError("--save_images: --every_checkpoint writes no single images; leave one of the two out")
+    for flag in ("save_images", "sample_folders"):
+        if flags.every_checkpoint and getattr(flags, flag):
+            raise UserError(f"--{flag}: --every_checkpoint writes no single images; leave one of the two out")
     from scripts.tasks.generation import write_samples
 
     write_samples(flags)
+
+
+def _respelled(argv: list[str]) -> list[str]:
+    """Return the arguments with `--animation_format gif` for `--format gif`, its spelling before pictures had one."""
+    words = list(argv)
+    for index, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        value = value if equals else next(iter(argv[index + 1 :]), "")
+        if flag == "--format" and value in get_args(AnimationFormat):
+            words[index] = f"--animation_format{equals}{value if equals else ''}"
+    return words
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Add noise to test images up to a flow time and sample from there, to see which features the model keeps."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -9,7 +12,7 @@ from models.errors import UserError
 from models.ranges import PositiveInt, Range
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
 
 DESCRIPTION = "Add noise to test images and sample from there. Prints the output folder."
 
@@ -21,14 +24,14 @@ class ImageToImageFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     strength: tuple[Annotated[float, Range(0, 1, open_low=True)], ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Flow times up to which noise is added, one column each. Near 0 keeps the image; 1 replaces it."""
-    rows: PositiveInt = 8
-    """Number of test images."""
+    rows: PositiveInt | None = None
+    """Number of test images. Default: 10, or all if there are fewer."""
     images: tuple[int, ...] | None = None
     """Indices of test images. Default: drawn with the seed, the classes in turn."""
-    labels: tuple[int, ...] | None = None
-    """Target classes, repeated in this order. Default: each image's true class."""
+    labels: Labels = None
+    """Target classes, repeated in this order: names, numbers or ranges. Default: each image's true class."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
-    show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
+    show: tyro.conf.OmitArgPrefixes[StripFlags] = field(default_factory=StripFlags)
 
 
 def main(argv: list[str]) -> None:

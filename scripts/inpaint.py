@@ -1,5 +1,8 @@
 """Fill in a hidden part of test images with a trained model. The other pixels do not change."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 
 import tyro
@@ -7,7 +10,7 @@ import tyro
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
 
 DESCRIPTION = "Fill in the hidden part of test images. Prints the output folder."
 
@@ -19,20 +22,20 @@ class InpaintFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     mask: str = "right"
     """Hidden part: left, right, top, bottom, center, random (half of the pixels), or an image file, white if hidden."""
-    rows: PositiveInt = 8
-    """Number of test images."""
+    rows: PositiveInt | None = None
+    """Number of test images. Default: 10, or all if there are fewer."""
     samples: PositiveInt = 5
     """Samples per test image."""
     images: tuple[int, ...] | None = None
     """Indices of test images. Default: drawn with the seed, the classes in turn."""
-    labels: tuple[int, ...] | None = None
-    """Classes to sample with, repeated in this order. Default: each image's true class."""
+    labels: Labels = None
+    """Classes to sample with, repeated in this order: names, numbers or ranges. Default: each image's true class."""
     resample: PositiveInt = 5
     """Times that each group of steps is sampled, with noise added in between (RePaint). More fit better, but slower."""
     jump: PositiveInt = 5
     """Steps in a group that is repeated (see --resample)."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
-    show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
+    show: tyro.conf.OmitArgPrefixes[StripFlags] = field(default_factory=StripFlags)
 
 
 def main(argv: list[str]) -> None:

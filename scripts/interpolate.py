@@ -1,5 +1,8 @@
 """Interpolate between two noises, two test images (by their noises), or two classes."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -9,7 +12,7 @@ from models.errors import UserError
 from models.ranges import NonNegativeInt, PositiveInt, Range
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
 
 DESCRIPTION = "Draw interpolations between images. Prints the output folder."
 
@@ -21,18 +24,19 @@ class InterpolateFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     between: Literal["noises", "images", "classes"] = "noises"
     """Ends of a row: two noises of one class, the noises found for two test images (no clipping), or two classes."""
-    rows: PositiveInt = 8
-    """Number of rows, one pair of ends each."""
+    rows: PositiveInt | None = None
+    """Number of rows, one pair of ends each. Default: 10, or fewer if there are too few test images."""
     columns: Annotated[int, Range(2)] = 9
     """Images from one end to the other, both ends included."""
-    labels: tuple[int, ...] | None = None
-    """Classes: of the rows, in turn (noises), or ends, each row from one to the next (classes). Default: all."""
+    labels: Labels = None
+    """Classes of the rows in turn (noises), or ends, each row from one to the next (classes): names, numbers or ranges.
+    Default: all."""
     images: tuple[int, ...] | None = None
     """Indices of test images, two per row. Default: drawn with the seed."""
     refinements: NonNegativeInt = 4
     """Additional network evaluations per step from image to noise. More give a more accurate noise."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
-    show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
+    show: tyro.conf.OmitArgPrefixes[StripFlags] = field(default_factory=StripFlags)
 
 
 def main(argv: list[str]) -> None:

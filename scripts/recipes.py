@@ -1,5 +1,8 @@
 """List all recipes: the named settings in scripts/cli/recipes.py."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import argparse
 from collections.abc import Sequence
 

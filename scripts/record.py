@@ -4,6 +4,9 @@ For each seed, `train_flow` trains and `evaluate` measures, each in its own proc
 rules for a row, and how results of other programs can be added.
 """
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 import fcntl
 import json
 import math
@@ -44,7 +47,7 @@ from scripts.tasks.denoising import build_spec, fit_space, settings_to_measure
 from scripts.tasks.evaluate_compare import REPORT
 from scripts.tasks.extractors import CLASSIFIERS_CACHE
 from scripts.tasks.sampling import make_folder, open_sampling
-from scripts.tasks.training import fingerprint, load_data
+from scripts.tasks.training import identity_of, load_data
 
 DESCRIPTION = """Train a recipe and add its results to the records. Prints the file.
 
@@ -201,19 +204,19 @@ def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
     """Raise UserError if a feature network is missing. Comparable records need the same feature networks."""
     if not dataset.class_names:
         raise UserError(f"`dataset` {dataset.name}: it has no classes, and a record measures recognition")
-    cache, sha256 = Path(flags.experiments_dir) / CLASSIFIERS_CACHE, fingerprint(dataset)
+    cache, data = Path(flags.experiments_dir) / CLASSIFIERS_CACHE, identity_of(dataset.train)
     for name in NETWORKS:
-        cached = cached_path(cache, ClassifierSettings(name, flips=dataset.flips), sha256)
-        if pretrained_path(name, sha256) is None and not cached.is_file():
+        cached = cached_path(cache, ClassifierSettings(name, flips=dataset.flips), data.key)
+        if pretrained_path(name, data.sha256) is None and not cached.is_file():
             words = f"--dataset {dataset.name} --network {name}"
             raise UserError(f"there is no {name} of {dataset.name}: make train_classifier ARGS='{words}' trains one")
 
 
 def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData) -> int:
     """Return the number of sampling steps. Raises UserError if the model does not allow the sampler or a scale."""
-    spec = build_spec(settings, dataset, fit_space(settings, dataset, fingerprint(dataset)).space)
+    spec = build_spec(settings, dataset, fit_space(settings, dataset).space)
     if spec.classes == 0:
-        raise UserError("a record needs a model with labels; leave out --no-conditional")
+        raise UserError("a record needs a model with labels; leave out --no_conditional")
     model = spec.model(nn.Identity(), torch.device(settings.run.device))
     for scale in flags.scales:
         sampler = SamplerFlags(flags.sampler, flags.steps, guidance_scale=scale)

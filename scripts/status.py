@@ -1,43 +1,101 @@
-"""Print a table of all runs: state, step, progress, loss, and the age of the last heartbeat.
+"""Print a table of all runs: state, step, progress, loss, age of the last heartbeat, and what to type next.
 
-The task reads only the status.json of each run and imports no torch, so that the table appears at once.
+The task reads only the status.json and config.txt of each run and imports no torch, so the table appears at once.
 """
 
-import argparse
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
+import math
 import os
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.errors import UserError
-from models.runs.lookup import find_runs
+from models.places import expanded
+from models.runs.lookup import CONFIG, find_runs
 from models.runs.status import liveness, read_status
+from scripts.cli.arguments import parse_flags
+from scripts.cli.command import run_command
+from scripts.cli.next_steps import next_command
 
-HEADER = ("state", "step", "done", "loss", "age", "folder")
+HEADER = ("state", "step", "done", "loss", "value", "age", "folder")
+TEXTS = ("state", "loss", "folder")  # Columns of text. The others have figures.
 COLOURS = {"running": "green", "finished": "blue", "interrupted": "yellow", "failed": "red", "dead": "red"}
 AGES = ((120, 1, "s"), (7200, 60, "m"), (172_800, 3600, "h"), (float("inf"), 86_400, "d"))
-DEAD = "the process ended without writing its state; resume with --resume {}"
+# Settings that decide what a loss measures. Values in PLAIN are not mentioned.
+LOSS_SETTINGS = ("space", "kind", "prediction", "reconstruction", "loss", "weighting")
+PLAIN = ("pixels", "uniform", "null")
+DESCRIPTION = (
+    "Show all runs, and what to type next. loss: what the run minimises. value: its mean in the last row of the log; "
+    "compare it among runs with the same loss and data set only. age: time since the last heartbeat. dead: the state "
+    "is running, but the process has ended or has been silent for two minutes."
+)
+
+
+@dataclass(frozen=True)
+class StatusFlags:
+    experiments_dir: str = field(default_factory=lambda: expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments"))
+    """Folder of the run folders. The variable EXPERIMENTS_DIR sets its default."""
+    dataset: tuple[str, ...] = ()
+    """Show only runs on these data sets."""
+    task: tuple[Literal["train_ddpm", "train_flow", "train_latent", "train_vae"], ...] = ()
+    """Show only runs of these tasks."""
+    state: tuple[Literal["running", "finished", "interrupted", "failed", "dead", "unreadable"], ...] = ()
+    """Show only runs in these states."""
+    sort: Literal["newest", "state", "step", "loss", "age"] = "newest"
+    """Order of the rows. step: most steps first. loss: by loss, then by value. age: last heartbeat first."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Table row of one run: the cells of HEADER as text, and the reason for the state, which may be empty."""
+    """Table row of one run. cells: text of the columns HEADER. reason: of the state; may be empty."""
 
     cells: tuple[str, ...]
     reason: str
+    status: Mapping[str, Any]
+    next: str = ""
+
+    @property
+    def advice(self) -> str:
+        """The next command if the run has ended early, else an empty string."""
+        return f"next: {self.next}" if self.cells[0] in ("interrupted", "failed", "dead") else ""
+
+
+SORTS: dict[str, Callable[[Row], Any]] = {
+    "newest": lambda row: 0,  # The rows are in this order.
+    "state": lambda row: row.cells[0],
+    "step": lambda row: -_figure(row.status.get("step"), -1),
+    "loss": lambda row: (row.cells[3] == "-", row.cells[3], _figure(row.status.get("loss"), math.inf)),
+    "age": lambda row: _seconds(row.status.get("heartbeat"), datetime.now(UTC)),
+}
+
+
+def _seconds(heartbeat: Any, now: datetime) -> float:
+    """Return the age of an ISO 8601 time, at least 0; infinity if it is not a time."""
+    try:
+        return max(0.0, (now - datetime.fromisoformat(str(heartbeat))).total_seconds())
+    except (ValueError, TypeError):
+        return math.inf
 
 
 def age(heartbeat: Any, now: datetime) -> str:
     """Return the age of an ISO 8601 time as text with one unit, e.g. 5m; "-" if it is not a time."""
-    try:
-        seconds = max(0.0, (now - datetime.fromisoformat(str(heartbeat))).total_seconds())
-    except (ValueError, TypeError):
+    seconds = _seconds(heartbeat, now)
+    if seconds == math.inf:
         return "-"
     unit, letter = next((unit, letter) for limit, unit, letter in AGES if seconds < limit)
     return f"{int(seconds // unit)}{letter}"
+
+
+def _figure(value: Any, otherwise: float) -> float:
+    """Return a finite number, or another one in its place."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else otherwise
 
 
 def number(value: Any, form: str) -> str:
@@ -45,80 +103,95 @@ def number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) and not isinstance(value, bool) else "-"
 
 
+def name_loss(folder: Path) -> str:
+    """Return the settings that decide what the loss of a run measures, e.g. "eps l2"; "-" if they are unknown."""
+    try:
+        text = (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "-"
+    settings = dict(re.findall(r"^(\w+): (\S+)$", text, re.MULTILINE))  # YAML takes ten times as long.
+    return " ".join(settings[key] for key in LOSS_SETTINGS if settings.get(key, "null") not in PLAIN) or "-"
+
+
 def describe_run(folder: Path, now: datetime) -> Row:
     """Return the row of one run. If its status cannot be read, the row says so."""
     try:
         status = read_status(folder)
     except UserError as error:
-        return Row(("unreadable", "-", "-", "-", "-", folder.name), str(error))
+        return Row(("unreadable", *"-" * 5, folder.name), str(error), {})
     state = liveness(status)
-    reason = DEAD.format(folder) if state == "dead" else status.get("reason") or ""
-    step = number(status.get("step"), ".0f")
-    done = number(status.get("progress"), ".0%")
-    loss = number(status.get("loss"), ".4g")
-    cells = (state, step, done, loss, age(status.get("heartbeat"), now), folder.name)
-    return Row(cells, " ".join(str(reason).split()))
+    reason = "the process ended without writing its state" if state == "dead" else status.get("reason") or ""
+    figures = number(status.get("step"), ".0f"), number(status.get("progress"), ".0%")
+    value = number(status.get("loss"), ".4g")
+    cells = (state, *figures, name_loss(folder), value, age(status.get("heartbeat"), now), folder.name)
+    return Row(cells, " ".join(str(reason).split()), status, next_command(folder, str(status.get("task")), state))
+
+
+def select(rows: Sequence[Row], flags: StatusFlags) -> list[Row]:
+    """Return the rows that the flags ask for, in their order."""
+    kept = [
+        row
+        for row in rows
+        if (not flags.state or row.cells[0] in flags.state)
+        and (not flags.task or row.status.get("task") in flags.task)
+        and (not flags.dataset or row.status.get("dataset") in flags.dataset)
+    ]
+    return sorted(kept, key=SORTS[flags.sort])
 
 
 def plain_table(rows: Sequence[Row]) -> str:
     """Return aligned columns for pipes and files, one line per run. No text is cut. The reason is the last column."""
     table = [HEADER, *(row.cells for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
-    reasons = ["", *(row.reason for row in rows)]
+    reasons = ["", *("; ".join(filter(None, (row.reason, row.advice))) for row in rows)]
     lines = []
     for cells, reason in zip(table, reasons, strict=True):
-        columns = enumerate(zip(cells, widths, strict=True))
-        padded = [cell.rjust(width) if 0 < column < 5 else cell.ljust(width) for column, (cell, width) in columns]
+        columns = zip(HEADER, cells, widths, strict=True)
+        padded = [cell.ljust(width) if head in TEXTS else cell.rjust(width) for head, cell, width in columns]
         lines.append("  ".join((*padded, reason)).rstrip())
     return "\n".join(lines)
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print a coloured table that fits the terminal. Long folder names are folded, not cut."""
+    """Print a coloured table that fits the terminal. Long names are folded, not cut. Commands stand below, unbroken."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in HEADER:
-        justify = "left" if name in ("state", "folder") else "right"
-        table.add_column(name, justify=justify, no_wrap=name != "folder", overflow="fold")
+    for head in HEADER:
+        folds = head in ("loss", "folder")
+        table.add_column(head, justify="left" if head in TEXTS else "right", no_wrap=not folds, overflow="fold")
     for row in rows:
-        state, *figures, name = row.cells
+        state, *cells, name = row.cells
         folder = Text(name)
         if row.reason:
             folder.append(f"\n{row.reason}", style="dim")
-        table.add_row(Text(state, style=COLOURS.get(state, "")), *figures, folder)
-    Console().print(table)
+        table.add_row(Text(state, style=COLOURS.get(state, "")), *cells, folder)
+    console = Console()
+    console.print(table)
+    for row in rows:
+        if row.advice:
+            console.print(Text(f"{row.cells[0]} {row.advice}"), soft_wrap=True)
 
 
-def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="status",
-        description="Show all runs, newest first. age: time since the last heartbeat. dead: the state is "
-        "running, but the process has ended or has been silent for two minutes.",
-    )
-    parser.add_argument(
-        "--experiments_dir",
-        "--experiments-dir",
-        type=Path,
-        default=Path(os.environ.get("EXPERIMENTS_DIR") or "experiments"),
-        help="folder of the run folders (default: %(default)s)",
-    )
-    folder: Path = parser.parse_args(arguments).experiments_dir
-    now = datetime.now(UTC)
-    rows = [describe_run(run, now) for run in find_runs(folder)]
-    if not rows:
+def main(argv: list[str]) -> None:
+    flags = parse_flags(argv, StatusFlags(), "status", DESCRIPTION)
+    now, folder = datetime.now(UTC), Path(flags.experiments_dir)
+    every = [describe_run(run, now) for run in find_runs(folder)]
+    rows = select(every, flags)
+    if not every:
         print(f"no runs in {folder}: 'make demo' trains one in three minutes", file=sys.stderr)
-    elif sys.stdout.isatty():
-        print_table(rows)
+    elif not rows:
+        names = ", ".join(sorted({str(row.status.get("dataset")) for row in every if row.status}))
+        print(f"none of {len(every)} runs in {folder} is asked for; their data sets: {names}", file=sys.stderr)
     else:
-        print(plain_table(rows))
+        print_table(rows) if sys.stdout.isatty() else print(plain_table(rows))
+        sys.stdout.flush()
+        newest = max(rows, key=lambda row: row.cells[-1])
+        if newest.next and not newest.advice:
+            print(f"newest: {newest.cells[-1]} ({newest.cells[0]}); next: {newest.next}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # The reader, e.g. `head`, has closed the pipe. Python must not report it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    run_command(main)

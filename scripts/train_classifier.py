@@ -1,5 +1,8 @@
 """Train a classifier, whose features `evaluate` uses to compare images, or verify the accuracy of an existing one."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 

@@ -1,5 +1,8 @@
 """Train a diffusion model. The default is a DDPM with eps-prediction and a cosine schedule of 1,000 steps."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from scripts.cli.command import run_command
 from scripts.cli.flags import TrainFlags
 from scripts.cli.settings import read_training

@@ -1,5 +1,8 @@
 """Train a flow-matching model. The default is the straight flow with logit-normal times."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from scripts.cli.command import run_command
 from scripts.cli.flags import FLOW
 from scripts.cli.settings import read_training

@@ -1,5 +1,8 @@
 """Train a flow or diffusion model in the latents of an autoencoder. The default is the straight flow."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from scripts.cli.command import run_command
 from scripts.cli.flags import LATENT, LATENT_OPTIONS
 from scripts.cli.settings import read_training

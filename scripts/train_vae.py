@@ -1,5 +1,8 @@
 """Train an autoencoder: a VAE with a Gaussian posterior, or a plain autoencoder."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from scripts.cli.command import run_command
 from scripts.cli.flags import AutoencoderFlags
 from scripts.cli.settings import read_training

@@ -1,5 +1,8 @@
 """Draw real and generated images on one map, coloured by class and by source. Measure how well they mix."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 

@@ -1,5 +1,8 @@
 """Compare guidance scales: a picture of classes by scales, and a plot of accuracy and diversity by scale."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass, field
 
 import tyro
@@ -8,7 +11,7 @@ from models.errors import UserError
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
+from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
 
 DESCRIPTION = "Draw guidance scales side by side. Prints the output folder."
 
@@ -20,22 +23,20 @@ class GuidanceFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     scales: tuple[float, ...] = (0.0, 1.0, 1.5, 2.0, 4.0, 8.0)
     """Guidance scales, one column each: 0 is unconditional, 1 conditional, more is guided."""
-    labels: tuple[int, ...] | None = None
-    """Classes, one row each. Default: all."""
+    labels: Labels = None
+    """Classes, one row each: names, numbers or ranges. Default: all."""
     shown: PositiveInt = 4
     """Images in a cell of the picture. Images in the same row start from the same noise."""
     samples_per_class: PositiveInt = 25
     """Images per class and scale for the measurement of accuracy and diversity."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
-    show: tyro.conf.OmitArgPrefixes[ShowFlags] = field(default_factory=ShowFlags)
+    show: tyro.conf.OmitArgPrefixes[StripFlags] = field(default_factory=StripFlags)
 
 
 def main(argv: list[str]) -> None:
     flags = parse_flags(argv, GuidanceFlags(), "visualize_guidance", DESCRIPTION)
     if not flags.scales:
         raise UserError("`scales`: name one or more")
-    if flags.labels is not None and len(set(flags.labels)) < max(1, len(flags.labels)):
-        raise UserError("`labels`: name one or more classes, each once")
     if flags.sampling.guidance_scale != 1:
         raise UserError(f"`guidance_scale` {flags.sampling.guidance_scale:g}: leave it out", "set `scales`")
     if flags.shown > flags.samples_per_class:

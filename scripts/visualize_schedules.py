@@ -1,5 +1,8 @@
 """Draw alpha(t), sigma(t) and log-SNR(t) of noise schedules in one picture."""
 
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +10,7 @@ from models.errors import UserError
 from models.ranges import NonNegativeInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import ScheduleName
+from scripts.cli.flags import PictureFormat, ScheduleName, experiments_dir
 from scripts.cli.signatures import names_in
 
 POINTS = 1001
@@ -24,16 +27,17 @@ class ScheduleFlags:
     """Length T of the chains; 0 draws the continuous schedules."""
     zero_terminal_snr: bool = False
     """Rescale the schedules so that the last step is pure noise."""
-    out: str = "experiments/noise_schedules.png"
-    """File to write: png, pdf or svg. Its folder must exist."""
+    format: PictureFormat | None = None
+    """Format of the picture. Default: the suffix of --out, or png."""
+    out: str | None = None
+    """File to write. Its folder must exist. Default: noise_schedules.png (or --format) in EXPERIMENTS_DIR."""
 
 
 def main(argv: list[str]) -> None:
     flags = parse_flags(argv, ScheduleFlags(), "visualize_schedules", DESCRIPTION)
     if not flags.schedules:
         raise UserError("`schedules`: name one or more")
-    if not Path(flags.out).absolute().parent.is_dir():
-        raise UserError(f"`out` {flags.out}: its folder does not exist")
+    path = _path(flags)
     import torch
 
     from models.diffusion.noise_schedules import build_noise_schedule
@@ -48,8 +52,24 @@ def main(argv: list[str]) -> None:
         curves[name] = tuple(value.numpy() for value in values)
     kind = f"chains of {flags.timesteps} steps" if flags.timesteps else "continuous forms"
     ending = ", zero terminal SNR" if flags.zero_terminal_snr else ""
-    draw_schedule_curves(curves, Path(flags.out), f"noise schedules, {kind}{ending}")
-    print(flags.out)
+    draw_schedule_curves(curves, path, f"noise schedules, {kind}{ending}")
+    print(path)
+
+
+def _path(flags: ScheduleFlags) -> Path:
+    """Return the file to write. Raises UserError if its suffix is not --format, or its folder does not exist."""
+    if flags.out is None:
+        from scripts.tasks.sampling import make_folder
+
+        folder = Path(experiments_dir())
+        make_folder(folder)
+        return folder / f"noise_schedules.{flags.format or 'png'}"
+    path = Path(flags.out)
+    if flags.format is not None and path.suffix != f".{flags.format}":
+        raise UserError(f"--out {path}: does not end in .{flags.format}, the --format; leave one of the two out")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--out {path}: its folder does not exist")
+    return path
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ LAYERS = (
     "variants",
     "learning_rate",
     "ranges",
+    "places",
+    "class_names",
     "errors",
 )
 GROUND = {
@@ -40,6 +42,7 @@ GROUND = {
     "processes",
     "variants",
     "ranges",
+    "places",
     "errors",
 }  # what `data` and `models.runs` may import of the library
 SOURCES = sorted(path for folder in ("models", "data", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))

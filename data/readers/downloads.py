@@ -88,17 +88,22 @@ def _save(response: Any, file: BinaryIO, url: str) -> None:
 
 
 def _open(url: str) -> Any:
-    # The timeout of urllib covers neither the name lookup nor a host with many addresses. The wait below covers both.
+    request = urllib.request.Request(url, headers={"User-Agent": "python-urllib"})
+    return answer_of(lambda: urllib.request.urlopen(request, timeout=SILENCE_SECONDS))
+
+
+def answer_of(ask: Callable[[], Any]) -> Any:
+    """Return what `ask` returns, or raise what it raises. Raises TimeoutError after ANSWER_SECONDS."""
+    # Timeouts of libraries cover neither the name lookup nor a host with many addresses. The wait below covers both.
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def request_file() -> None:
-        request = urllib.request.Request(url, headers={"User-Agent": "python-urllib"})
+    def put_answer() -> None:
         try:
-            answers.put(urllib.request.urlopen(request, timeout=SILENCE_SECONDS))
+            answers.put(ask())
         except Exception as error:
             answers.put(error)
 
-    threading.Thread(target=request_file, daemon=True).start()
+    threading.Thread(target=put_answer, daemon=True).start()
     try:
         answer = answers.get(timeout=ANSWER_SECONDS)
     except queue.Empty:

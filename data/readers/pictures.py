@@ -98,7 +98,7 @@ def find_shape(tree: Tree, names: Sequence[str], target: Target) -> tuple[int, .
 
 def decode_as(tree: Tree, name: str, target: Target, shape: Sequence[int], survey: Survey | None = None) -> np.ndarray:
     """Return one image of the tree as uint8 (C, H, W). Raises one of `BROKEN`, also for an image of another shape."""
-    image = decode(tree.read(name), target, name, survey)
+    image = decode(tree.digests.read(name), target, name, survey)
     if image.shape != tuple(shape):
         raise ValueError(f"{_size(image.shape)}, but the first image is {_size(shape)}")
     return image

@@ -22,6 +22,7 @@ from models.errors import UserError
 # A run stops if the number of broken images exceeds both limits, because replacements would change the data.
 MOST_BROKEN, BROKEN_SHARE = 20, 0.01
 MOST_LOOKED_AT = 64  # Streamed images that are decoded at the start to see whether they look wrong.
+_DECODING = 1  # Version of the decoding. Raise it if a file gives other pixels than before, so that caches are renewed.
 
 
 class Broken:
@@ -96,6 +97,14 @@ class Part:
         for name, stamp, label in self.rows():
             digest.update(f"\n{name}\0{stamp}\0{label}".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def contents(self, target: Target, read: bool) -> str | None:
+        """Hash the contents of the files, labels and the target. None if files must be read for it, and not `read`."""
+        digests = self.tree.digests.of(self.names, read)
+        if digests is None:
+            return None
+        rows = "".join(f"\n{digest} {label}" for digest, label in zip(digests, self.labels, strict=True))
+        return hashlib.sha256(f"{_DECODING} {target!r}{rows}".encode()).hexdigest()
 
 
 class Streamed:
@@ -173,14 +182,14 @@ def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor, list[str
 
 def look_at_some(images: Streamed) -> list[str]:
     """Return notes about images that look wrong, among a few evenly spaced ones that are decoded for this."""
-    survey, step = Survey(images.target), -(-len(images) // MOST_LOOKED_AT)
+    survey, names = Survey(images.target), images.names[:: -(-len(images) // MOST_LOOKED_AT)]
 
     def look(rows: slice) -> None:
-        for name in images.names[::step][rows]:
+        for name in names[rows]:
             with suppress(*BROKEN):  # reported when the image is used
                 decode_as(images.tree, name, images.target, images.shape[1:], survey)
 
-    list(in_threads(look, len(images.names[::step])))
+    list(in_threads(look, len(names)))
     return survey.notes(str(images.tree.path))
 
 
@@ -203,8 +212,14 @@ def stream(
         message = f"images of {train.tree.path} are {size}, of {test.tree.path} {test_size}"
         raise UserError(message, "give all images one size with `dataset.size`")
     broken = Broken(str(train.tree.path), len(train.names) + len(test.names), target)
-    splits = (
-        Split(Streamed(part, target, shape, broken), torch.tensor(part.labels), partial(part.sha256, target), part.rows)
+    first, second = (
+        Split(
+            Streamed(part, target, shape, broken),
+            torch.tensor(part.labels),
+            identify=partial(part.sha256, target),
+            listing=part.rows,
+            hash_contents=partial(part.contents, target),
+        )
         for part in (train, test)
     )
     passed_over = dict.fromkeys(f"{part.tree.path}: {part.tree.note}" for part in (train, test) if part.tree.note)
@@ -213,4 +228,4 @@ def stream(
     if untrained:
         kinds = "class without" if len(untrained) == 1 else f"{len(untrained)} classes without"
         notes = [*notes, f"{train.tree.path}: {kinds} any training image: {shorten_names(untrained)}"]
-    return ImageData(name, *splits, class_names, flips, broken, (*passed_over, *notes))
+    return ImageData(name, first, second, class_names, flips, broken, (*passed_over, *notes))

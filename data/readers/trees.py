@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 
 from data.readers.archives import check_size, open_archive
+from data.readers.digests import Digests, State
 from data.readers.formats import choose_images
 from models.errors import UserError
+from models.places import expanded
 
 # Folders and files of Synology, QNAP, NetApp, Windows, macOS, Linux, Android and Python, in lower case.
 _SYSTEM = frozenset(
@@ -23,11 +25,16 @@ _CHECKED_DISK = re.compile(r"found\.\d{3}", re.IGNORECASE)
 
 
 class Tree(ABC):
-    """Images of a folder or archive. names: sorted relative POSIX paths. note: what else is there."""
+    """Images of a folder or archive. names: sorted relative POSIX paths. note: what else is there.
+
+    key: identifies the tree on this machine.
+    """
 
     def __init__(self, path: Path, names: list[str], note: str = "") -> None:
         self.path = path
         self.names, self.note = sorted(names), note
+        self.key = str(path.absolute())
+        self.digests = Digests(self)
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -36,6 +43,10 @@ class Tree(ABC):
     @abstractmethod
     def stamp(self, name: str) -> str:
         """Return the size of a file, and its checksum if one is stored, without reading the file. Raises OSError."""
+
+    def state(self, name: str) -> State:
+        """Return the state of the file that holds an image, here of the archive. Raises OSError."""
+        return State.of(self.path)
 
 
 class FolderTree(Tree):
@@ -49,6 +60,9 @@ class FolderTree(Tree):
 
     def stamp(self, name: str) -> str:
         return str((self.path / name).stat().st_size)
+
+    def state(self, name: str) -> State:
+        return State.of(self.path / name)
 
 
 class ArchiveTree(Tree):
@@ -94,7 +108,7 @@ def find_tree(option: str, path: str, root: Path) -> Path:
 
 def look_for(path: str, root: Path) -> Path | None:
     """Return the path if it exists in the current folder or else in the data root, None if it exists in neither."""
-    relative = Path(path).expanduser()
+    relative = Path(expanded(path))
     return next((candidate for candidate in (relative, root / relative) if candidate.exists()), None)
 
 

@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from models.drawing.figure_files import figure_file
+from models.drawing.lettering import class_titles
+
+# Inches: a cell of a large matrix, the side of a small matrix, a letter of a class name, the narrowest figure.
+CELL, SMALLEST, LETTER, NARROWEST = 0.45, 2.4, 0.075, 4.0
 
 
 def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path | str, title: str) -> None:
@@ -14,13 +18,18 @@ def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: 
     counts: integers (classes, classes). Raises UserError if the suffix is not .png, .pdf or .svg.
     """
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 1.8 + 0.45 * len(counts)
-    with figure_file((side + 1.2, side), path, title) as figure:
+    cell, class_names = max(CELL, SMALLEST / len(counts)), class_titles(class_names)
+    longest = max(map(len, class_names))
+    names = LETTER * longest  # Inches that the names take beside the matrix, and half of them below it if turned.
+    below = 0.7 * names if longest > 2 else 0.0
+    size = (max(NARROWEST, cell * len(counts) + names + 0.6), cell * len(counts) + below + 0.9)
+    with figure_file(size, path, title) as figure:
+        figure.set_layout_engine("compressed")  # The matrix is square, and centred with its labels.
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         axes.grid(False)
         positions = np.arange(len(counts))
-        turned = {"rotation": 45, "ha": "right"} if max(map(len, class_names)) > 2 else {}
+        turned = {"rotation": 45, "ha": "right"} if longest > 2 else {}
         axes.set_xticks(positions, class_names, fontsize=8, **turned)
         axes.set_yticks(positions, class_names, fontsize=8)
         axes.set(xlabel="recognised class, % of the row", ylabel="requested class")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Value of the column `weights`, label, colour and line style of each checkpoint curve.
 WEIGHTS = (("raw", "raw weights", COLOURS[0], "-"), ("ema", "EMA weights", COLOURS[1], "-."))
+CLOSEST = 0.06  # Guidance scales closer than this share of the axis are not both labelled.
 LOG_SNR_SHOWN = 20.0  # Above 20, the noise vanishes in float32; below -20, the image vanishes.
 
 
@@ -83,22 +84,33 @@ def draw_guidance_curves(
     scale, accuracy, low, high, diversity = (np.array([row[name] for row in rows]) for name in names)
     with figure_file((9.0, 3.9), path, title) as figure:
         left, right = figure.subplots(1, 2)
-        positions = np.arange(len(scale))  # Scales are evenly spaced on the axis, because many are close to 1.
-        left.fill_between(positions, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
-        left.plot(positions, 100 * accuracy, "o-", color=COLOURS[0], markersize=4, label="generated, 95 % interval")
+        left.fill_between(scale, 100 * low, 100 * high, color=COLOURS[0], alpha=0.15, linewidth=0)
+        left.plot(scale, 100 * accuracy, "o-", color=COLOURS[0], markersize=4, label="generated, 95 % interval")
         left.axhline(100 * classifier_accuracy, color="0.35", linestyle="--", linewidth=1, label="real test images")
         left.set(title="recognised as the requested class", ylabel="% of images")
-        right.plot(positions, diversity, "s-", color=COLOURS[1], markersize=4, label="generated")
+        right.plot(scale, diversity, "s-", color=COLOURS[1], markersize=4, label="generated")
         right.axhline(1, color="0.35", linestyle="--", linewidth=1, label="real test images")
         right.set(title="diversity: mean pairwise distance within a class", ylabel="ratio to real images")
         right.set_ylim(0, max(1.1, 1.08 * diversity.max()))
-        below: dict[str, Any] = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
         for axes, values, form in ((left, 100 * accuracy, "{:.1f}"), (right, diversity, "{:.2f}")):
-            for x, y in enumerate(values.tolist()):
-                axes.annotate(form.format(y), (x, y), **below, path_effects=[outline()])
-            axes.set(xlabel="guidance scale  (0 = unconditional, 1 = conditional)", xlim=(-0.4, len(positions) - 0.6))
-            axes.set_xticks(positions, [f"{value:g}" for value in scale])
+            axes.set(xlabel="guidance scale  (0 = unconditional, 1 = conditional)")
+            _mark_scales(axes, scale, [form.format(value) for value in values], values)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8)
+
+
+def _mark_scales(axes: Axes, scale: np.ndarray, texts: Sequence[str], values: np.ndarray) -> None:
+    """Write the values below their points where they do not overlap. Number the axis by the scales if all fit."""
+    below: dict[str, Any] = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
+    apart = CLOSEST * float(np.ptp(scale) or 1)
+    last = -np.inf
+    labelled = []
+    for x, y, text in zip(scale.tolist(), values.tolist(), texts, strict=True):
+        if x - last >= apart:
+            axes.annotate(text, (x, y), **below, path_effects=[outline()])
+            labelled.append(x)
+            last = x
+    if len(labelled) == len(scale):
+        axes.set_xticks(labelled, [f"{value:g}" for value in labelled])
 
 
 def draw_schedule_curves(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.drawing.lettering import keep_together
 from models.errors import UserError
 from models.runs.files import replacing
 
@@ -57,7 +58,8 @@ def new_figure(inches: tuple[float, float], title: str) -> Iterator[Figure]:
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=inches, dpi=150, layout="constrained")
         if title:
-            wrapped = "\n".join(textwrap.fill(line, round(13 * inches[0])) for line in title.splitlines())
+            lines = keep_together(title).splitlines()  # textwrap breaks no line at a no-break space.
+            wrapped = "\n".join(textwrap.fill(line, round(13 * inches[0])) for line in lines).replace("\xa0", " ")
             # The name of a run may contain two dollar signs, which would begin a formula.
             figure.suptitle(wrapped, x=0.01, ha="left", fontsize=10, parse_math=False)
         yield figure
@@ -68,6 +70,11 @@ def outline() -> Any:
     from matplotlib.patheffects import withStroke
 
     return withStroke(linewidth=2.5, foreground="white")
+
+
+def in_formats(path: Path, picture_format: str) -> list[Path]:
+    """Return `path`, and the file beside it in `picture_format` if that is another format."""
+    return list(dict.fromkeys([path, path.with_suffix(f".{picture_format}")]))
 
 
 def format_of(path: Path | str, formats: Mapping[str, str]) -> str:

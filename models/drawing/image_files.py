@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from models.drawing.figure_files import format_of, save_raster
+from models.class_names import ending_of
+from models.drawing.figure_files import format_of, in_formats, save_raster
 from models.errors import UserError
 from models.runs.files import replacing
 
@@ -38,15 +39,27 @@ def save_image(image: Image.Image, path: Path | str) -> None:
         image.save(temporary, format=file_format, **options)
 
 
-def save_each(images: Tensor, folder: Path | str, labels: Sequence[int] | Tensor | None = None, first: int = 0) -> None:
-    """Write each image as its own PNG, unchanged: `00000_label3.png`, or `00000.png` without labels.
+def save_with(image: Image.Image, path: Path, picture_format: str) -> None:
+    """Write an image to `path`, and beside it in another format of pictures."""
+    for file in in_formats(path, picture_format):
+        save_image(image, file)
+
+
+def save_each(
+    images: Tensor,
+    folder: Path | str,
+    labels: Sequence[int] | Tensor | None = None,
+    first: int = 0,
+    class_names: Sequence[str] = (),
+) -> None:
+    """Write each image as its own PNG, unchanged: `00000_label8_Bag.png`, or `00000.png` without labels.
 
     images: uint8 (N, C, H, W); labels: N integers. first: number of the first image. The folder is created if missing.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tiles = as_array(images)
-    endings = [""] * len(tiles) if labels is None else [f"_label{int(label)}" for label in labels]
+    endings = [""] * len(tiles) if labels is None else [ending_of(class_names, int(label)) for label in labels]
     for k, (tile, ending) in enumerate(zip(tiles, endings, strict=True), start=first):
         save_image(as_picture(tile), folder / f"{k:05d}{ending}.png")
 

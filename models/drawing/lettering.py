@@ -2,14 +2,20 @@
 
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from models.class_names import title_of
+
 INK = 32  # Grey level.
+# Spaces at which no line breaks: around an equals sign, between a number and the word before or after it, before a "·".
+BOUND = r" (?=[=·])|(?<==) |(?<=[^\W\d]) (?=\d[\d.,]*(?!\w))|(?<=\d) (?=[^\W\d])"
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,16 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return default
 
 
+def class_titles(names: Sequence[str], labels: Sequence[int] | None = None) -> list[str]:
+    """Return the titles of classes, of all by default. A name with a letter that the font lacks becomes "class 3"."""
+    absent, titles = _pixels("\U0010ffff"), []
+    for label in range(len(names)) if labels is None else labels:
+        title = title_of(names, label)
+        legible = title and all(_pixels(letter) != absent for letter in title if letter != " ")
+        titles.append(title if legible else f"class {label}")
+    return titles
+
+
 def fit_texts(texts: Sequence[str], width: int, largest: int, smallest: int) -> list[Text]:
     """Return texts in the largest font size in which every line fits into `width`, or wrapped in the smallest."""
     for size in range(largest, smallest - 1, -1):
@@ -64,6 +80,11 @@ def fit_texts(texts: Sequence[str], width: int, largest: int, smallest: int) -> 
     return [
         Text(tuple(part for line in text.splitlines() for part in _balanced(line, width, face)), face) for text in texts
     ]
+
+
+def _pixels(letter: str) -> bytes:
+    mask: Any = font(12).getmask(letter)
+    return bytes(mask)
 
 
 def longest_word(text: str, face: ImageFont.FreeTypeFont) -> int:
@@ -98,6 +119,10 @@ def _wrap(line: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
     return [part for part in parts if part]
 
 
+def keep_together(text: str) -> str:
+    """Return a text that breaks neither beside the number of "step 294", "8 steps" or "t = 0.5", nor before a "·"."""
+    return re.sub(BOUND, "\N{NO-BREAK SPACE}", text)
+
+
 def _words(text: str) -> list[str]:
-    """Return the words of a text. The separator " · " of titles stays with the word before it."""
-    return text.replace(" · ", "\N{NO-BREAK SPACE}· ").split(" ")
+    return keep_together(text).split(" ")

@@ -128,18 +128,18 @@ def _draw_over_steps(
 
 
 def _add_epoch_axis(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
-    """Add a second x axis at the top, which marks the first step of some epochs."""
+    """Add a second x axis at the top, which marks epochs. Between rows, and from step 0 on, they are interpolated."""
     from matplotlib.ticker import MaxNLocator
 
     finite = np.isfinite(steps) & np.isfinite(epochs)
-    steps, epochs = steps[finite], epochs[finite]
-    if not len(steps) or epochs.max() - epochs.min() < 2:
+    steps, epochs = np.append(0, steps[finite]), np.append(0, epochs[finite])
+    low, high = np.interp(axes.get_xlim(), steps, epochs)
+    if high - low < 2:
         return
-    locator = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])
-    ticks = locator.tick_values(epochs.min(), epochs.max())
-    ticks = ticks[(epochs.min() < ticks) & (ticks <= epochs.max())]
+    ticks = np.asarray(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]).tick_values(low, high))
+    ticks = ticks[(low <= ticks) & (ticks <= high) & (ticks > 0)]
     top = axes.secondary_xaxis("top")
-    top.set_xticks([steps[np.argmax(epochs >= tick)] for tick in ticks], [f"{tick:,.0f}" for tick in ticks])
+    top.set_xticks(np.interp(ticks, epochs, steps), [f"{tick:,.0f}" for tick in ticks])
     fade(top)
     axes.set_title(axes.get_title().replace("by step", "by step (below) and epoch (above)"))
 

@@ -1,4 +1,4 @@
-"""Maps: images as points in two dimensions, coloured by class and by source."""
+"""Maps: images as points in two dimensions, coloured by class, real and generated ones side by side."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from models.drawing.figure_files import COLOURS, figure_file, new_figure, outline
+from models.drawing.figure_files import COLOURS, figure_file, new_figure
+from models.drawing.lettering import class_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NO_CLASS = "0.6"  # Colour of points without a label.
-MAP_INCHES = (11.0, 4.9)
+BEHIND = "0.76"  # Colour of the real images behind the generated ones.
+# The colours of matplotlib's tab10, with black for grey.
+CLASS_COLOURS = tuple(f"tab:{name}" for name in "blue orange green red purple brown pink".split())
+CLASS_COLOURS += ("black", "tab:olive", "tab:cyan")
+MARKERS = "o^sDvP*<Xp"
+LONGEST_LEGEND = 60  # Classes.
+LEGEND_LETTERS = 11.0  # Letters per inch of a legend, roughly.
+MAP_INCHES = (11.0, 5.2)
 FRAME_DPI = 90
 
 
@@ -32,11 +39,11 @@ class Cloud:
 def draw_class_map(
     cloud: Cloud, class_names: Sequence[str], axes_names: Sequence[str], path: Path, title: str, ticks: bool = True
 ) -> None:
-    """Draw points in the colours of their classes, with each class name at their median. ticks: number the axes."""
-    with figure_file((7.0, 6.2), path, title) as figure:
+    """Draw points in the colours and markers of their classes, with a legend below. ticks: number the axes."""
+    with figure_file((7.0, 6.8), path, title) as figure:
         axes = figure.subplots()
-        _scatter_classes(axes, cloud, len(class_names), float(np.clip(8000 / len(cloud.points), 4, 20)), "o")
-        _name_classes(axes, cloud, class_names)
+        _scatter_classes(axes, cloud, float(np.clip(8000 / len(cloud.points), 4, 20)))
+        _add_legend(figure, cloud.labels, class_names)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
         if not ticks:
             axes.set(xticks=[], yticks=[])
@@ -52,7 +59,7 @@ class SourceMap:
     notes: str
 
     def draw(self, generated: Cloud, path: Path, title: str) -> None:
-        """Draw the map twice, by class and by source. Raises UserError if the suffix is not .png, .pdf or .svg."""
+        """Draw the real images, and beside them the generated ones. Raises UserError as `figure_file` does."""
         with figure_file(MAP_INCHES, path, title) as figure:
             self._draw(figure, generated)
 
@@ -68,48 +75,58 @@ class SourceMap:
             return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
 
     def _draw(self, figure: Figure, generated: Cloud) -> None:
-        by_class, by_source, margin = figure.subplots(1, 3, width_ratios=(4, 4, 1.7))
-        points = np.concatenate([self.real.points, generated.points])
-        size = float(np.clip(4000 / len(points), 3, 14))
-        for cloud, marker in ((self.real, "o"), (generated, "^")):
-            _scatter_classes(by_class, cloud, len(self.class_names), size, marker)
-        _name_classes(by_class, self.real, self.class_names)
-        by_class.set_title("by class  (● real, ▲ generated)")
-        order = np.random.default_rng(0).permutation(len(points))  # In random order, neither source hides the other.
-        colours = np.array([COLOURS[0]] * len(self.real.points) + [COLOURS[1]] * len(generated.points))
-        by_source.scatter(*points[order].T, s=size, c=colours[order].tolist(), linewidths=0, alpha=0.6)
-        by_source.set_title("by source")
-        for colour, source in zip(COLOURS, ("real", "generated"), strict=False):
-            by_source.scatter([], [], s=20, c=colour, label=source)
-        by_source.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+        left, right, margin = figure.subplots(1, 3, width_ratios=(4, 4, 1.7))
+        size = float(np.clip(4000 / (len(self.real.points) + len(generated.points)), 4, 14))
+        left.set_title("real images, by class" if self.class_names else "real images")
+        _scatter_classes(left, self.real, size)
+        right.set_title("generated images, real ones in grey")
+        right.scatter(*self.real.points.T, s=size, c=BEHIND, linewidths=0)
+        _scatter_classes(right, generated, size, COLOURS[1])
+        _add_legend(figure, np.concatenate([self.real.labels, generated.labels]), self.class_names)
         # The limits depend on the real images alone, so that they are the same in every frame.
         low, high = self.real.points.min(0), self.real.points.max(0)
         limits = np.stack([low - 0.08 * (high - low), high + 0.08 * (high - low)], axis=1)
-        for axes in (by_class, by_source):
+        for axes in (left, right):
             axes.set(xlabel=self.axes_names[0], ylabel=self.axes_names[1], xticks=[], yticks=[])
             axes.set(xlim=limits[0], ylim=limits[1])
         margin.axis("off")
         margin.text(0, 1, self.notes, va="top", fontsize=8.5, linespacing=1.5, transform=margin.transAxes)
 
 
-def _scatter_classes(axes: Axes, cloud: Cloud, classes: int, size: float, marker: str) -> None:
-    palette = _class_colours(classes)
-    colours = [palette[label] if label >= 0 else NO_CLASS for label in cloud.labels]
-    axes.scatter(*cloud.points.T, s=size, c=colours, marker=marker, linewidths=0, alpha=0.75)
+def _scatter_classes(axes: Axes, cloud: Cloud, size: float, without: str = COLOURS[0]) -> None:
+    """Draw points in random order, so that no class hides the others. without: colour of points without a label."""
+    order = np.random.default_rng(0).permutation(len(cloud.points))
+    looks = np.array([_look(label)[1] if label >= 0 else "o" for label in cloud.labels])
+    for marker in sorted(set(looks)):  # A scatter plot has one marker.
+        rows = order[looks[order] == marker]
+        colours = [_look(label)[0] if label >= 0 else without for label in cloud.labels[rows]]
+        axes.scatter(*cloud.points[rows].T, s=size, c=colours, marker=marker, linewidths=0, alpha=0.75)
 
 
-def _class_colours(count: int) -> list[tuple[float, float, float, float]]:
-    from matplotlib import colormaps
-
-    if count <= 10:
-        return [colormaps["tab10"](index) for index in range(10)]
-    return [colormaps["nipy_spectral"](0.05 + 0.9 * index / (count - 1)) for index in range(count)]
+def _look(label: int) -> tuple[str, str]:
+    """Return the colour and the marker of a class. Ten classes share a marker."""
+    return CLASS_COLOURS[label % 10], MARKERS[label // 10 % len(MARKERS)]
 
 
-def _name_classes(axes: Axes, cloud: Cloud, class_names: Sequence[str]) -> None:
-    """Write each class name at the median of its points."""
-    for label, name in enumerate(class_names):
-        members = cloud.points[cloud.labels == label]
-        if len(members):
-            x, y = np.median(members, axis=0)
-            axes.text(x, y, name, ha="center", va="center", weight="bold", path_effects=[outline()])
+def _add_legend(figure: Figure, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Add a legend of the classes that occur, below the axes, where it covers no point."""
+    from matplotlib.lines import Line2D
+
+    present = sorted({int(label) for label in labels if label >= 0})
+    names = class_titles(class_names, present)
+    if not names:
+        return
+    handles = []
+    for colour, marker in map(_look, present[:LONGEST_LEGEND]):
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, markeredgewidth=0))
+    if len(names) > LONGEST_LEGEND:
+        handles.append(Line2D([], [], linestyle=""))
+        names[LONGEST_LEGEND:] = [f"and {len(names) - LONGEST_LEGEND} more"]
+    columns = int(LEGEND_LETTERS * figure.get_figwidth() / (max(map(len, names)) + 4))
+    columns = min(len(names), max(1, columns))
+    columns = -(-len(names) // -(-len(names) // columns))  # as few as the same number of rows needs
+    legend = figure.legend(
+        handles, names, loc="outside lower center", ncols=columns, fontsize=8, handletextpad=0.1, columnspacing=1.0
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # A class name may contain two dollar signs.

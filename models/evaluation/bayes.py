@@ -7,7 +7,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, NamedTuple, get_type_hints
+from typing import NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from models.diffusion.noise_schedules import NoiseLevel, NoiseSchedule
 from models.errors import UserError
 from models.evaluation.images import Images
 from models.evaluation.likelihood import Ode, density_grid, log_density
+from models.evaluation.method_settings import BayesOdeSettings, DenoisingSettings
 from models.evaluation.statistics import refuse_infinite
-from models.ranges import NonNegative, PositiveInt, Range, check_ranges
+from models.ranges import check_ranges
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -49,31 +50,21 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Denoising:
+class Denoising(DenoisingSettings):
     """Classification by the denoising error, in rounds of increasing length. Unlikely classes are dropped in between.
 
     draws: (time, noise) pairs for each image, the same for all classes. Every second draw repeats the previous time
-    with the opposite noise, which reduces the variance. weighting: a key of WEIGHTINGS. low, high: range of the flow
-    times. first_round: draws before the first class is dropped. patience: a class is dropped if it is worse than the
-    best class by more than this many standard errors of their paired difference; 0 drops none.
+    with the opposite noise, which reduces the variance. patience: standard errors of the paired difference.
     """
-
-    draws: PositiveInt = 50
-    weighting: str = "sigmoid"
-    low: float = 0.3
-    high: float = 0.9
-    first_round: Annotated[int, Range(2)] = 8
-    patience: NonNegative = 2.5
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
         """Raise UserError for values out of range."""
-        check_ranges(asdict(self), get_type_hints(Denoising, include_extras=True))
-        if self.weighting not in WEIGHTINGS:
-            raise UserError(f"`weighting` {self.weighting!r}: choose from {', '.join(WEIGHTINGS)}")
+        check_ranges(asdict(self), get_type_hints(DenoisingSettings, include_extras=True))
+        low, high = self.time_range
         last = schedule.last_flow_time()
-        if not 0 < self.low < self.high <= last:
+        if not 0 < low < high <= last:
             allowed = f"must be two rising flow times above 0 and up to {last:.4g}"
-            raise UserError(f"`time_range` {self.low:g} {self.high:g}: {allowed}")
+            raise UserError(f"`time_range` {low:g} {high:g}: {allowed}")
 
     def rounds(self) -> Iterator[range]:
         """Yield the draw numbers of each round. Each further round doubles the total number of draws."""
@@ -85,7 +76,8 @@ class Denoising:
     def flow_times(self, images: Images) -> Tensor:
         """Return (draws, N): golden-ratio steps from a random start per image, so that every round covers the range."""
         steps = GOLDEN * (torch.arange(self.draws) // 2).double()[:, None]
-        return self.low + (self.high - self.low) * ((images.uniforms("times") + steps) % 1)
+        low, high = self.time_range
+        return low + (high - low) * ((images.uniforms("times") + steps) % 1)
 
     @torch.no_grad()
     def classify(
@@ -116,7 +108,8 @@ class Denoising:
     ) -> Tensor:
         """Return (R, N, K) weighted errors, NaN if not needed. levels: (R, N). needed: (R, N, K) bool."""
         device = images.clean.device
-        weights = (self.high - self.low) * WEIGHTINGS[self.weighting](levels.flow_time)
+        low, high = self.time_range
+        weights = (high - low) * WEIGHTINGS[self.weighting](levels.flow_time)
         noise = torch.stack([images.noise(draw // 2) * (-1) ** draw for draw in draws])  # (R, N, C, H, W)
         errors = torch.full(needed.shape, math.nan, dtype=torch.float64)
         for batch in needed.nonzero().split(batch_size):
@@ -130,19 +123,15 @@ class Denoising:
 
 
 @dataclass(frozen=True)
-class Likelihood(Ode):
+class Likelihood(BayesOdeSettings, Ode):
     """Classification by the log-density of a slightly noisy image (probability-flow ODE). Classes share the noise."""
-
-    steps: int = 12
-    first: float = 0.2
-    probes: int = 4
 
     def classify(
         self, denoiser: Denoiser, schedule: NoiseSchedule, images: Images, log_prior: Tensor, batch_size: int
     ) -> Posterior:
         """Classify images as `Denoising.classify` does; no class is dropped."""
         prior, device = log_prior.double().cpu(), images.clean.device
-        grid = density_grid(schedule, self.steps, self.first)
+        grid = density_grid(schedule, self.ode_steps, self.first_time)
         noisy = add_noise(images.clean, images.noise(0), grid[-1])
         probes = self.probes_of(images)
         scores = torch.empty(len(images), len(prior), dtype=torch.float64)
@@ -153,7 +142,7 @@ class Likelihood(Ode):
             scores[batch[:, 0], batch[:, 1]] = density.cpu()
         refuse_infinite(scores)
         posterior = (scores + prior).log_softmax(1)
-        return Posterior(posterior, posterior.argmax(1), torch.full(scores.shape, 2 * self.steps))
+        return Posterior(posterior, posterior.argmax(1), torch.full(scores.shape, 2 * self.ode_steps))
 
 
 def _best(errors: Tensor, alive: Tensor, prior: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.recognition import accuracy
 from models.optim import AdamW
+from models.progress import progress
 from models.randomness import derive_seed
 from models.runs import checkpoints
 from models.runs.yaml_files import read_yaml
@@ -38,7 +39,7 @@ BATCH = 250  # Images per forward pass.
 class Classifier:
     """A trained network and the facts in its checkpoint.
 
-    The network is float64, so features change by at most 1e-12 with the batch size. In float32, they change by 1e-6.
+    Features change by about 1e-6 with the batch size on a CPU, and by at most 1e-12 on a GPU: see `for_inference`.
     """
 
     network: nn.Module
@@ -58,8 +59,14 @@ class Classifier:
     def extract(self, images: ImageRows) -> FeaturesAndLogits:
         """Return the features and logits of uint8 images (N, C, H, W) on any device."""
         weight = next(self.network.parameters())
-        batches = (Pixels.scale(batch.to(weight.device)).to(weight.dtype) for batch in images.split(BATCH))
-        outputs = [self.network(batch) for batch in batches]
+        outputs = []
+        with progress("features", len(images)) as advance:
+            for batch in images.split(BATCH):
+                batch = batch.to(weight.device).clone(
+                    memory_format=torch.contiguous_format
+                )  # rounds alike in any layout
+                outputs.append(self.network(Pixels.scale(batch).to(weight.dtype)))
+                advance(len(batch))
         return FeaturesAndLogits(*(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))
 
     def accuracy_on(self, examples: LabelledImages) -> float:
@@ -80,17 +87,19 @@ def fit_classifier(
     lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "classifier", "batches"))
     order = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
-        if len(order) < size:
-            order = torch.randperm(count, generator=generator)
-        rows, order = order[:size], order[size:]
-        batch = _augment(examples.images[rows], settings.flips, generator).to(device)
-        _, logits = network(Pixels.scale(batch))
-        loss = F.cross_entropy(logits, examples.labels[rows].to(device), label_smoothing=0.1)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        lr_schedule.step()
+    with progress(f"training a {settings.network}", steps) as advance:
+        for _ in range(steps):
+            if len(order) < size:
+                order = torch.randperm(count, generator=generator)
+            rows, order = order[:size], order[size:]
+            batch = _augment(examples.images[rows], settings.flips, generator).to(device)
+            _, logits = network(Pixels.scale(batch))
+            loss = F.cross_entropy(logits, examples.labels[rows].to(device), label_smoothing=0.1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            lr_schedule.step()
+            advance(1)
     return network
 
 
@@ -111,9 +120,13 @@ def _augment(images: Tensor, flips: bool, generator: torch.Generator) -> Tensor:
 
 
 def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network in eval mode and float64 on the device. The CPU replaces MPS, which has no float64."""
-    device = torch.device("cpu") if device.type == "mps" else device
-    return network.to(device, torch.float64).eval().requires_grad_(False)
+    """Return the network in eval mode: float64 on a GPU, which would round float32 to TF32, and float32 on a CPU.
+
+    On a CPU, float64 takes six times as long. The CPU replaces MPS, which has no float64.
+    """
+    if device.type == "cuda":
+        return network.to(device, torch.float64).eval().requires_grad_(False)
+    return network.to("cpu", torch.float32).eval().requires_grad_(False)
 
 
 def write_classifier(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
@@ -145,11 +158,11 @@ def pretrained_path(network: str, data_sha256: str) -> Path | None:
     return None
 
 
-def cached_path(cache: Path, settings: ClassifierSettings, data_sha256: str) -> Path:
+def cached_path(cache: Path, settings: ClassifierSettings, data_key: str) -> Path:
     """Return the file in the folder `cache` for a classifier with these settings and this training split."""
     values = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
     # The hashed text must keep the word `Schooling`, or existing cache files would no longer be found.
-    key = hashlib.sha256(f"{VERSION} Schooling({values}) {data_sha256}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{VERSION} Schooling({values}) {data_key}".encode()).hexdigest()[:16]
     return cache / f"{key}.safetensors"
 
 
@@ -164,7 +177,7 @@ def train_and_save(settings: ClassifierSettings, real: RealImages, device: torch
         "width": settings.width,
         "shape": list(real.train.images.shape[1:]),
         "classes": classes,
-        "data_sha256": real.train.sha256,
+        **real.train.identity.facts("data_"),
         "accuracy": Classifier(network, {}).accuracy_on(real.test),
         "test_images": len(real.test),
         "settings": {**asdict(settings), "epochs": settings.epochs_for(len(real.train))},
@@ -183,10 +196,10 @@ def find_or_train(
 
     tell: receives one line when training begins. Raises UserError if a file in models/pretrained is damaged.
     """
-    path = pretrained_path(settings.network, real.train.sha256)
+    path = pretrained_path(settings.network, real.train.identity.sha256)
     if path is not None:
         return load_classifier(path, device)
-    path = cached_path(cache, settings, real.train.sha256)
+    path = cached_path(cache, settings, real.train.identity.key)
     try:
         return load_classifier(path, device)
     except UserError:

@@ -20,6 +20,7 @@ from models.diffusion.noise_schedules import NoiseSchedule
 from models.errors import UserError
 from models.evaluation.images import Images
 from models.evaluation.likelihood import Ode, density_grid, log_density
+from models.evaluation.method_settings import DensitySettings, VlbSettings
 
 Parts = dict[str, Tensor]  # Nats of each image, (N,) float64, by part of the bound; their sum is the bound.
 
@@ -37,14 +38,12 @@ class GreyLevels(NamedTuple):
 
 
 @dataclass(frozen=True)
-class VariationalBound:
-    """Variational bound of a chain. steps: network evaluations per image; 0 for every step of the chain.
+class VariationalBound(VlbSettings):
+    """Variational bound of a chain. vlb_steps: network evaluations per image; 0 for every step of the chain.
 
     The first step is always evaluated. The other steps form groups of neighbours. One random step of each group is
     weighted by the group's size, so the estimate is unbiased. Groups are small near the image, where terms are large.
     """
-
-    steps: int = 100
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
         """Raise UserError for values out of range, or for a model without such a bound."""
@@ -55,12 +54,12 @@ class VariationalBound:
             raise UserError("`method vlb`: it needs a chain of at least 2 steps")
         if initial_noise != "gaussian":
             raise UserError(f"`method vlb`: it needs Gaussian noise at t = 1, and the run has {initial_noise} noise")
-        if self.steps < 0 or self.steps == 1:
-            raise UserError(f"`vlb_steps` {self.steps}: must be at least 2, or 0 for every step of the chain")
+        if self.vlb_steps < 0 or self.vlb_steps == 1:
+            raise UserError(f"`vlb_steps` {self.vlb_steps}: must be at least 2, or 0 for every step of the chain")
 
     def evaluations(self, schedule: NoiseSchedule) -> int:
         assert schedule.steps is not None
-        return min(self.steps or schedule.steps, schedule.steps)
+        return min(self.vlb_steps or schedule.steps, schedule.steps)
 
     @torch.no_grad()
     def nats(
@@ -130,25 +129,21 @@ def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: 
 
 
 @dataclass(frozen=True)
-class SpreadDensity(Ode):
+class SpreadDensity(DensitySettings, Ode):
     """Density of the image after uniform dequantisation.
 
-    first: flow time at which the ODE ends. The image there, divided by alpha, counts as the clean image. A large
-    `first` ignores fine detail. 0.0023 is the standard deviation of the dequantisation, 2/255 / sqrt(12).
+    The image at `first_time`, divided by alpha, counts as the clean image. A large `first_time` ignores fine detail.
+    0.0023 is the standard deviation of the dequantisation, 2/255 / sqrt(12).
     """
 
-    steps: int = 50
-    first: float = 0.0023
-    probes: int = 1
-
     def evaluations(self, schedule: NoiseSchedule) -> int:
-        return 2 * self.steps
+        return 2 * self.ode_steps
 
     def nats(
         self, denoiser: Denoiser, schedule: NoiseSchedule, images: Images, label: Tensor | None, levels: GreyLevels
     ) -> Parts:
         """Return the nats of each image as one part, density."""
-        clean, grid = images.clean, density_grid(schedule, self.steps, self.first)
+        clean, grid = images.clean, density_grid(schedule, self.ode_steps, self.first_time)
         alpha = grid[-1].alpha.item()
         spread = clean + levels.width * (images.uniforms("levels", *clean.shape[1:]) - 0.5).to(clean)
         density = log_density(denoiser, alpha * spread, label, grid, self.probes_of(images))

@@ -15,6 +15,7 @@ from models.evaluation.neighbours import distance_to
 from models.evaluation.protocol import Protocol
 from models.evaluation.recognition import confusion_counts, histogram_distance
 from models.evaluation.statistics import Measurement, mean_interval, resampled_counts, share_measurement
+from models.progress import progress
 
 EXPECTED_NEAR_COPIES, MANY_NEAR_COPIES = 0.01, 0.05
 
@@ -85,13 +86,14 @@ class Evaluation:
             self.warnings.append(f"the limit of the distance was not measured: it needs more than {least} images")
         if isinstance(extractor, Classifier):
             self._recognise(name, output.predictions, floor.predictions, rows)
-        reference = measures.Reference.of(train.features, count, settings.seed)
-        self.floors.update(measures.measure_features(floor, reference.with_pairs(len(rows)), name, settings))
-        distance = measures.frechet_floor(test.features, reference.moments, len(rows), settings.seed)
-        if distance is not None:
-            self.floors[f"fd_{name}"] = distance
-        self._measure_shares(name, train.features, reference.moments, rows)
-        self.measurements.update(measures.measure_features(output, reference, name, settings))
+        with progress(f"measures of {count:,} images", None):
+            reference = measures.Reference.of(train.features, count, settings.seed)
+            self.floors.update(measures.measure_features(floor, reference.with_pairs(len(rows)), name, settings))
+            distance = measures.frechet_floor(test.features, reference.moments, len(rows), settings.seed)
+            if distance is not None:
+                self.floors[f"fd_{name}"] = distance
+            self._measure_shares(name, train.features, reference.moments, rows)
+            self.measurements.update(measures.measure_features(output, reference, name, settings))
         self._measure_memory(name, output.features, train.features, test.features)
         if self.remoteness is None:
             self.remoteness = distance_to(output.features, reference.paired, settings.k)
@@ -132,7 +134,9 @@ class Evaluation:
 
     def _measure_memory(self, name: str, samples: Tensor, train: Tensor, test: Tensor) -> Memorisation:
         """Measure memorisation in the space `name`, from points (N, D)."""
-        comparison = memorisation(samples, train, test)
+        squares = self.protocol.test_squares(name, test, train)
+        with progress(f"nearest real images of {len(samples):,} images", None):
+            comparison = memorisation(samples, train, test, squares)
         self.measurements.update(measures.memory_measures(comparison, name, self.protocol.settings))
         copies = self.measurements[f"near_copies_{name}"].value
         if copies > MANY_NEAR_COPIES:

@@ -12,9 +12,19 @@ from torch import Tensor
 
 from models.drawing import image_files, sheets
 from models.drawing.confusion_matrix import draw_confusion_matrix
+from models.drawing.lettering import class_titles
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.image_sets import sha256_of
-from models.evaluation.measure_names import MEANINGS, for_json, format_measurement, kind_of
+from models.evaluation.measure_names import (
+    AS_FLOOR,
+    BETTER,
+    MEANINGS,
+    for_json,
+    format_measurement,
+    kind_of,
+    short_names,
+    space_of,
+)
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
 
@@ -22,7 +32,7 @@ RESAMPLED = "resampled.safetensors"  # The value of every measure in each resamp
 SHOWN, EXTREMES, PAIRS = 100, 30, 24
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+def write_evaluation(evaluation: Evaluation, folder: Path, picture_format: str = "png") -> None:
     """Write report.json, report.txt, the resampled values and the pictures into a folder."""
     samples, measurements = evaluation.samples, evaluation.measurements
     labels = samples.labels
@@ -49,28 +59,42 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     (folder / RESAMPLED).write_bytes(safetensors.torch.save(resampled))
     cards = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
     write_text(folder / "report.txt", f"{evaluation_table(evaluation)}\n\n{cards}")
-    _draw_samples(evaluation, folder / "samples.png")
-    _draw_extremes(evaluation, folder)
-    _draw_pairs(evaluation, folder / "closest_pairs.png")
+    _draw_samples(evaluation, folder / f"samples.{picture_format}")
+    _draw_extremes(evaluation, folder, picture_format)
+    _draw_pairs(evaluation, folder / f"closest_pairs.{picture_format}")
     if evaluation.confusion is not None:
         names = evaluation.protocol.real.class_names
-        draw_confusion_matrix(evaluation.confusion.numpy(), names, folder / "confusion.png", samples.title)
+        path = folder / f"confusion.{picture_format}"
+        draw_confusion_matrix(evaluation.confusion.numpy(), names, path, samples.title)
 
 
 def evaluation_table(evaluation: Evaluation) -> str:
-    """Return the measures with their floors, the warnings, and the meanings of the measures."""
+    """Return the measures with their floors and what is better, the warnings, and the meanings of the measures.
+
+    Feature networks are named without their hashes, which the protocol has.
+    """
     count = len(evaluation.samples.images)
     floor_count = min(count, len(evaluation.protocol.real.test))
-    rows = []
+    spaces = short_names(map(space_of, evaluation.measurements))
+    rows, space = [], ""
     for name, measurement in evaluation.measurements.items():
+        if (within := spaces[space_of(name)]) != space:
+            rows.append((f"in {within}" if within else "", "", "", ""))
+        space, kind, indent = within, kind_of(name), "  " if within else ""
         values = (format_measurement(name, number) for number in (measurement, evaluation.floors.get(name)))
-        rows.append((name, *values, _ratio(evaluation, name)))
-    headings = ("", f"{count} images", f"floor: {floor_count} test images", "ratio")
+        rows.append((f"{indent}{kind}", *values, BETTER[kind]))
+        if ratio := _ratio(evaluation, name):
+            rows.append((f"{indent}{kind} / floor", ratio, "", BETTER[kind]))
+    headings = ("", f"{count} images", f"floor: {floor_count} test images", "better")
     parts = [evaluation.samples.title, text_table(rows, headings)]
     if evaluation.warnings:
         parts.append("\n".join(f"warning: {warning}" for warning in evaluation.warnings))
     kinds = dict.fromkeys(map(kind_of, evaluation.measurements))
-    parts.append(text_table((kind, MEANINGS[kind]) for kind in kinds))
+    meanings = {
+        **{kind: MEANINGS[kind] for kind in kinds},
+        AS_FLOOR: "the nearer to the value of real images, the better",
+    }
+    parts.append(text_table(meanings.items()))
     return "\n\n".join(parts)
 
 
@@ -83,22 +107,26 @@ def _ratio(evaluation: Evaluation, name: str) -> str:
 
 
 def _draw_samples(evaluation: Evaluation, path: Path) -> None:
-    """Draw samples of all classes in turn. Class names label the columns if no class is missing."""
+    """Draw samples of their classes in turn, with the names of the classes."""
     samples, names = evaluation.samples, evaluation.protocol.real.class_names
     numbers = torch.arange(len(samples.images))
     rows = _classes_in_turn(samples.labels, numbers, numbers if samples.labels is None else samples.labels)[:SHOWN]
-    columns = names if samples.labels is not None and _is_in_turn(samples.labels[rows], len(names)) else ()
+    labels = [] if samples.labels is None else samples.labels[rows].tolist()
+    present = sorted(set(labels))
+    in_turn = labels == [present[index % len(present)] for index in range(len(labels))]
+    turns = class_titles(names, present if in_turn else labels)
     title = f"{samples.title} ({len(rows)} of {len(samples.images)})"
-    image_files.save_image(sheets.sample_sheet(samples.images[rows], columns, title), path)
+    image_files.save_image(sheets.sample_sheet(samples.images[rows], turns, title), path)
 
 
-def _draw_extremes(evaluation: Evaluation, folder: Path) -> None:
+def _draw_extremes(evaluation: Evaluation, folder: Path, picture_format: str) -> None:
     if evaluation.remoteness is None:
         return
     samples, order = evaluation.samples, evaluation.remoteness.argsort()
     for word, rows in (("nearest to", order[:EXTREMES]), ("farthest from", order.flip(0)[:EXTREMES])):
         title = f"{samples.title}: the {len(rows)} {word} training images in features"
-        image_files.save_image(sheets.grid(samples.images[rows], 10, title=title), folder / f"{word.split()[0]}.png")
+        path = folder / f"{word.split()[0]}.{picture_format}"
+        image_files.save_image(sheets.grid(samples.images[rows], 10, title=title), path)
 
 
 def _draw_pairs(evaluation: Evaluation, path: Path) -> None:
@@ -125,7 +153,3 @@ def _classes_in_turn(labels: Tensor | None, values: Tensor, order_in_turn: Tenso
         turns[rows[values[rows].argsort(stable=True)]] = torch.arange(len(rows))
     order = order_in_turn.argsort(stable=True)
     return order[turns[order].argsort(stable=True)]
-
-
-def _is_in_turn(labels: Tensor, classes: int) -> bool:
-    return bool((labels == torch.arange(len(labels)) % classes).all())

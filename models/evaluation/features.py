@@ -1,6 +1,7 @@
-"""Features of images from a feature network. Features of real images are cached by network and image hash."""
+"""Features of images from a feature network. Features of real images, and distances between them, are cached."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -8,14 +9,17 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from models.evaluation.neighbours import nearest
+from models.progress import progress
 from models.runs.files import replacing
 from models.spaces import ImageRows
 
-VERSION = 1  # Version of the feature computation. Cached features of other versions are ignored.
+VERSION = 2  # Version of the feature computation. Cached features of other versions are ignored.
+SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "neighbours"  # Cached distances of published data sets.
 
 
 class FeaturesAndLogits(NamedTuple):
-    """Output of a feature network: features (N, D) and logits (N, classes), float64 on the CPU."""
+    """Output of a feature network: features (N, D) and logits (N, classes), float32 or float64 on the CPU."""
 
     features: Tensor
     logits: Tensor
@@ -35,20 +39,58 @@ class Extractor(Protocol):
     def extract(self, images: ImageRows) -> FeaturesAndLogits: ...
 
 
-def cached_features(extractor: Extractor, images: ImageRows, images_sha256: str, cache: Path) -> FeaturesAndLogits:
-    """Return `extractor.extract(images)`, read from the folder `cache` if it is stored there."""
-    key = hashlib.sha256(f"{VERSION} {extractor.name} {images_sha256}".encode()).hexdigest()[:16]
-    path = cache / f"{extractor.name}-{key}.safetensors"
-    try:
-        tensors = safetensors.torch.load_file(path)
-        output = FeaturesAndLogits(tensors["features"], tensors["logits"])
-        if len(output.features) == len(images):
-            return output
-    except (OSError, SafetensorError, KeyError):
-        pass  # A missing or truncated file is written anew.
-    output = extractor.extract(images)
-    cache.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        tensors = {name: tensor.contiguous() for name, tensor in output._asdict().items()}
+def cached_features(extractor: Extractor, images: ImageRows, images_key: str, cache: Path) -> FeaturesAndLogits:
+    """Return `extractor.extract(images)`, read from the folder `cache` if it is stored there.
+
+    images_key: hash of the contents of the images.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        with progress(f"real images in {extractor.name}, once, kept for the next time", None):
+            return extractor.extract(images)._asdict()
+
+    def fits(tensors: dict[str, Tensor]) -> bool:
+        return len(tensors["features"]) == len(tensors["logits"]) == len(images)
+
+    name = f"{extractor.name}-{_key(extractor.name, images_key)}"
+    return FeaturesAndLogits(**_cached(name, (cache,), compute, fits))
+
+
+def cached_squares(space: str, test: Tensor, train: Tensor, keys: Sequence[str], cache: Path) -> Tensor:
+    """Return the squared distance of each test point (M, D) to its nearest training point (N, D), (M,).
+
+    It is read from the folder `cache` or from SHIPPED if it is stored there. keys: hashes of the images behind the
+    points. space: name of the space of the points.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        with progress(f"distances of real images in {space}, once, kept for the next time", None):
+            return {"squares": nearest(test, train).squares}
+
+    name = f"neighbours-{space}-{_key(space, *keys)}"
+    return _cached(name, (SHIPPED, cache), compute, lambda tensors: len(tensors["squares"]) == len(test))["squares"]
+
+
+def _key(*words: str) -> str:
+    return hashlib.sha256(f"{VERSION} {' '.join(words)}".encode()).hexdigest()[:16]
+
+
+def _cached(
+    name: str,
+    folders: Sequence[Path],
+    compute: Callable[[], dict[str, Tensor]],
+    fits: Callable[[dict[str, Tensor]], bool],
+) -> dict[str, Tensor]:
+    """Return the tensors of a file in one of the folders if they fit. Otherwise compute and write them, in the last."""
+    for folder in folders:
+        try:
+            tensors = safetensors.torch.load_file(folder / f"{name}.safetensors")
+            if fits(tensors):
+                return tensors
+        except (OSError, SafetensorError, KeyError):
+            pass  # A missing or truncated file is written anew.
+    tensors = {key: tensor.contiguous() for key, tensor in compute().items()}
+    folders[-1].mkdir(parents=True, exist_ok=True)
+    with replacing(folders[-1] / f"{name}.safetensors") as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors))
-    return output
+    return tensors

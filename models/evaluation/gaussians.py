@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.errors import UserError
+from models.evaluation.method_settings import GaussiansSettings
 from models.ranges import Share, check_ranges
 
 
@@ -21,7 +22,12 @@ class ClassGaussians:
 
     @classmethod
     def fit(
-        cls, latents: Tensor, labels: Tensor, classes: int, shrinkage: float = 0.1, diagonal: bool = False
+        cls,
+        latents: Tensor,
+        labels: Tensor,
+        classes: int,
+        shrinkage: float = GaussiansSettings.shrinkage,
+        diagonal: bool = GaussiansSettings.diagonal,
     ) -> ClassGaussians:
         """Fit the Gaussians to latents (N, ...) and labels (N,). Raises UserError for a class with one latent or none.
 

@@ -1,27 +1,27 @@
 """Sets of images to measure: the real images of a data set, and samples."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from torch import Tensor
 
-from models.spaces import ImageRows
+from models.spaces import Identity, ImageRows
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images uint8 (N, C, H, W) with labels int64 (N,). sha256: hash of both, if known."""
+    """Images uint8 (N, C, H, W) with labels int64 (N,). identity: hashes of both, if known."""
 
     images: ImageRows
     labels: Tensor
-    sha256: str = ""
+    identity: Identity = field(default_factory=Identity)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor) -> Self:
-        return replace(self, images=self.images[rows], labels=self.labels[rows], sha256="")
+        return replace(self, images=self.images[rows], labels=self.labels[rows], identity=Identity())
 
 
 @dataclass(frozen=True)

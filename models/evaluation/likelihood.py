@@ -73,23 +73,20 @@ def log_density(denoiser: Denoiser, noisy: Tensor, label: Tensor | None, grid: G
 
 @dataclass(frozen=True)
 class Ode:
-    """Settings of a density. steps: steps of the ODE, two network evaluations each.
+    """Density along the ODE. A subclass inherits its settings from `method_settings.py`."""
 
-    first: flow time of the density, 0 for the clean image. probes: number of probes, 0 for the exact trace.
-    """
-
-    steps: int
-    first: float
+    ode_steps: int
+    first_time: float
     probes: int
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
         """Raise UserError for values out of range, or for a model with other than Gaussian noise."""
         if initial_noise != "gaussian":
             raise UserError(f"a likelihood needs Gaussian noise at t = 1, and the run has {initial_noise} noise")
-        check_ranges({"ode_steps": self.steps}, {"ode_steps": PositiveInt})
+        check_ranges({"ode_steps": self.ode_steps}, {"ode_steps": PositiveInt})
         check_ranges({"probes": self.probes}, {"probes": NonNegativeInt})
-        if not 0 <= self.first < schedule.last_flow_time():
-            raise UserError(f"`first_time` {self.first:g}: must be a flow time of at least 0 and less than 1")
+        if not 0 <= self.first_time < schedule.last_flow_time():
+            raise UserError(f"`first_time` {self.first_time:g}: must be a flow time of at least 0 and less than 1")
         if self.probes == 0 and math.prod(shape) > MOST_EXACT:
             cost = f"the exact trace of {math.prod(shape)} dimensions costs as many backward passes per step"
             raise UserError(f"`probes` 0: {cost}, and at most {MOST_EXACT} are allowed", "use 1 or more `probes`")

@@ -1,9 +1,13 @@
 """Names and meanings of the measures, and the format of their values in text and JSON."""
 
 import math
+import re
+from collections import Counter
+from collections.abc import Iterable
 
 from models.evaluation.statistics import Measurement
 
+_HASH = re.compile(r"_[0-9a-f]{8}$")  # The last part of a feature network's name.
 # A measure's name is one of these words, or begins with one and ends with the feature network or "pixels".
 MEANINGS = {
     "noise_loss": "mean squared error of the estimated noise on real test images, at ten values of t per image",
@@ -26,14 +30,37 @@ MEANINGS = {
     "grey_mean": "mean grey level, 0..255",
     "grey_deviation": "standard deviation of the grey levels",
 }
+AS_FLOOR = "as floor"  # Better values are nearer to those of real images.
+# Values of a measure that are better: lower ones, higher ones, or those near the floor.
+BETTER = {
+    **dict.fromkeys(("noise_loss", "class_shares", "fd", "fd_limit", "kd", "near_copies"), "lower"),
+    **dict.fromkeys(("recognised", "cas", "is", "precision", "recall", "coverage"), "higher"),
+    **dict.fromkeys(("density", "one_nn", "nearest_train", "nearer_to_train", "grey_mean", "grey_deviation"), AS_FLOOR),
+    "fd_shares": "lower",
+}
 # Measures whose values are shares, written in percent.
 SHARES = {"recognised", "cas", "class_shares", "precision", "recall", "coverage", "one_nn"}
 SHARES |= {"near_copies", "nearer_to_train"}
 
 
 def kind_of(name: str) -> str:
-    """Return the longest word of MEANINGS that a measure's name begins with."""
-    return max((kind for kind in MEANINGS if name == kind or name.startswith(f"{kind}_")), key=len)
+    """Return the longest word of MEANINGS that a measure's name begins with. Raises ValueError if there is none."""
+    kinds = [kind for kind in MEANINGS if name == kind or name.startswith(f"{kind}_")]
+    if not kinds:
+        raise ValueError(f"{name} is no measure")
+    return max(kinds, key=len)
+
+
+def space_of(name: str) -> str:
+    """Return what follows the kind in a measure's name: a feature network, "pixels", or nothing."""
+    return name.removeprefix(kind_of(name)).removeprefix("_")
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each name without the hash of its network's weights, which is kept where names would become equal."""
+    names = list(dict.fromkeys(names))
+    counts = Counter(_HASH.sub("", name) for name in names)
+    return {name: short if counts[short := _HASH.sub("", name)] == 1 else name for name in names}
 
 
 def is_share(name: str) -> bool:
@@ -48,8 +75,10 @@ def for_json(measurement: Measurement | None) -> dict[str, float | None] | None:
     return {key: number if math.isfinite(number) else None for key, number in numbers.items()}
 
 
-def format_value(name: str, value: float) -> str:
-    """Return a value as text, in percent if the measure is a share."""
+def format_value(name: str, value: float | None) -> str:
+    """Return a value as text, in percent if the measure is a share; "-" for None."""
+    if value is None:
+        return "-"
     return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
 
 

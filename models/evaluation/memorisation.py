@@ -28,14 +28,19 @@ class Memorisation:
     expected: float
 
 
-def memorisation(samples: Tensor, train: Tensor, test: Tensor) -> Memorisation:
-    """Compare samples (N, D) with the training points and the test points."""
+def memorisation(samples: Tensor, train: Tensor, test: Tensor, test_squares: Tensor | None = None) -> Memorisation:
+    """Compare samples (N, D) with the training points and the test points (M, D).
+
+    test_squares: (M,), the squared distance of each test point to its nearest training point, if it is known.
+    """
+    if test_squares is None:
+        test_squares = nearest(test, train).squares
     size = samples.shape[1]
-    to_train, to_test, test_to_train = nearest(samples, train), nearest(samples, test), nearest(test, train)
-    limit = torch.quantile(test_to_train.squares, NEAR)
+    to_train, to_test = nearest(samples, train), nearest(samples, test)
+    limit = torch.quantile(test_squares, NEAR)
     return Memorisation(
         distances=(to_train.squares / size).sqrt(),
-        test_distances=(test_to_train.squares / size).sqrt(),
+        test_distances=(test_squares / size).sqrt(),
         nearest=to_train.columns,
         near_copy=to_train.squares < limit,
         nearer_to_train=to_train.squares < to_test.squares,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from models.evaluation.classifier import Classifier
-from models.evaluation.features import Extractor, FeaturesAndLogits, cached_features
+from models.evaluation.features import Extractor, FeaturesAndLogits, cached_features, cached_squares
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.measures import MAX_PAIRED, MeasureSettings, random_rows
 
@@ -31,7 +31,13 @@ class Protocol:
         return self._features(extractor, self.real.test)
 
     def _features(self, extractor: Extractor, split: LabelledImages) -> FeaturesAndLogits:
-        return cached_features(extractor, split.images, split.sha256, self.cache)
+        return cached_features(extractor, split.images, split.identity.key, self.cache)
+
+    def test_squares(self, space: str, test: Tensor, train: Tensor) -> Tensor:
+        """Return the squared distances of the test points (M, D) to their nearest training point (N, D), (M,)."""
+        return cached_squares(
+            space, test, train, (self.real.train.identity.key, self.real.test.identity.key), self.cache
+        )
 
     def floor_rows(self, count: int) -> Tensor:
         """Return the rows of `count` random test images, which are the floor; of all test images if there are fewer."""
@@ -46,9 +52,9 @@ class Protocol:
             "images": count,
             "dataset": self.real.name,
             "reference": f"train split, {len(train)} images; pairs with {min(count, MAX_PAIRED, len(train))} of them",
-            "reference_sha256": train.sha256,
+            **train.identity.facts("reference_"),
             "floor": f"test split, {min(count, len(test))} images",
-            "floor_sha256": test.sha256,
+            **test.identity.facts("floor_"),
             "extractors": [network.name for network in self.extractors],
             "accuracy_of_extractors": accuracies,
             **asdict(self.settings),

@@ -3,11 +3,11 @@
 import io
 from collections.abc import Iterable, Sequence
 
-WIDTH = 100
+WIDTH = 80
 
 
 def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = ()) -> str:
-    """Return rows of cells as a table at most 100 characters wide. Long cells are wrapped, except in the first column.
+    """Return rows of cells as a table at most 80 characters wide. Long cells are wrapped, except in the first column.
 
     right: indices of the columns that are aligned to the right.
     """

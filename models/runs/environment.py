@@ -13,6 +13,7 @@ from models.processes import cpu_name
 from models.runs.status import utc_now
 
 REPOSITORY = Path(__file__).parents[2]
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "DATA_ROOT", "EXPERIMENTS_DIR")  # that change what a command does
 
 
 def environment() -> str:
@@ -20,7 +21,7 @@ def environment() -> str:
     packages = ("torch", "torchvision", "numpy", "safetensors", "tyro")
     lines = [
         f"started: {utc_now()}",
-        f"command: {shlex.join([sys.executable, *sys.argv])}",
+        f"command: {command()}",
         f"folder: {os.getcwd()}",
         f"commit: {git_commit()}",
         f"host: {socket.gethostname()}",
@@ -30,6 +31,19 @@ def environment() -> str:
         f"cpu: {cpu_name()} ({os.cpu_count()} cores)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def command() -> str:
+    """Return the command that started this task, as it was typed, after the variables that the task reads.
+
+    It runs in the folder of `environment`. torchrun or Slurm has started the processes of a parallel task, and hands
+    its own command down.
+    """
+    started = os.environ.get("TASK_COMMAND") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    return " ".join(
+        [*(f"{name}={shlex.quote(value)}" for name, value in variables.items()), started or shlex.join(sys.orig_argv)]
+    )
 
 
 def git_commit(repository: Path = REPOSITORY) -> str:

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
+from models.places import expanded
 from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 
 CONFIG = "config.txt"
+MATCHES_SHOWN = 5  # Number of names in the error message if a part of a name is in several.
 NEEDED = "autoencoder"  # Subfolder of a run, with a copy of the autoencoder checkpoint that the run uses.
 
 
@@ -17,22 +19,40 @@ def find_runs(experiments_dir: Path) -> list[Path]:
 
 
 def find_run(name: str, experiments_dir: Path, task: str | tuple[str, ...] = (), dataset: str | None = None) -> Path:
-    """Return the run folder that `name` refers to. Raises UserError if there is none.
+    """Return the run folder that `name` refers to. Raises UserError if there is none, or more than one.
 
-    name: a folder, its name in experiments_dir, or "latest" for the newest run of the task or tasks and the data set.
+    name: a folder, its name in experiments_dir or a part of that name, "latest" for the newest run of the task or
+    tasks and the data set, or "latest:mnist" for the newest on MNIST. If a part is in several names, runs of the task
+    and the data set are preferred.
     """
     tasks = (task,) if isinstance(task, str) else task
-    if name == "latest":
+    word, _, named = name.partition(":")
+    if word == "latest":
+        dataset = named or dataset
         for folder in find_runs(experiments_dir):
-            status = read_status(folder)
-            if (not tasks or status.get("task") in tasks) and dataset in (None, status.get("dataset")):
+            if _fits(folder, tasks, dataset):
                 return folder
-        kind = "".join(f"of {word} " for word in (" or ".join(tasks), dataset) if word)
+        kind = f"of {' or '.join(tasks)} " * bool(tasks) + f"on {dataset} " * bool(dataset)
         raise UserError(f"no run {kind}in {experiments_dir}", "train one", "give another `experiments_dir`")
-    for folder in (Path(name), experiments_dir / name):
+    for folder in (Path(expanded(name)), experiments_dir / name):
         if (folder / STATUS).is_file():
             return folder
-    raise UserError(f"no run {name!r}: neither a run folder nor one in {experiments_dir}", "list runs with make status")
+    matches = [folder for folder in find_runs(experiments_dir) if name and name in folder.name]
+    if len(matches) > 1:
+        matches = [folder for folder in matches if _fits(folder, tasks, dataset)] or matches
+    if len(matches) > 1:
+        shown = [folder.name for folder in matches[:MATCHES_SHOWN]] + ["..."] * (len(matches) > MATCHES_SHOWN)
+        raise UserError(f"{len(matches)} runs match {name!r}: {', '.join(shown)}", "give more of the name")
+    if matches:
+        return matches[0]
+    raise UserError(
+        f"no run {name!r}: neither a run folder nor part of a name in {experiments_dir}", "list runs with make status"
+    )
+
+
+def _fits(folder: Path, tasks: tuple[str, ...], dataset: str | None) -> bool:
+    status = read_status(folder)
+    return (not tasks or status.get("task") in tasks) and dataset in (None, status.get("dataset"))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -82,6 +82,10 @@ class Run:
             raise UserError(f"cannot write in {folder}: {error.strerror}") from None
         return run
 
+    @property
+    def task(self) -> str:
+        return str(self._status.get("task"))
+
     def _begin(self) -> None:
         session = os.environ.get("LAUNCH_SESSION")
         self.update(state="running", reason="", pid=os.getpid(), host=socket.gethostname(), session=session)
@@ -89,6 +93,10 @@ class Run:
         self._heartbeat.start()
 
     def _link_launch_logs(self) -> None:
+        """Link the logs of the session in the run folder, and tell the launcher where that is."""
+        record = os.environ.get("LAUNCH_RECORD")
+        if record and os.path.isdir(record):
+            write_text(Path(record, "folder"), f"{self.folder}\n")
         for variable, name in (("LAUNCH_LOG", "console.log"), ("LAUNCH_MONITOR", "monitor.csv")):
             source = os.environ.get(variable)
             if not source or not os.path.isfile(source):

@@ -22,14 +22,47 @@ Locate = Callable[[str], Path]
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Hashes of a split. sha256: of its pixels and labels, or of names, sizes and labels of image files.
+
+    contents: of contents and labels of image files, "" if they are not known.
+    """
+
+    sha256: str = ""
+    contents: str = ""
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], prefix: str = "") -> Self:
+        return cls(str(facts.get(f"{prefix}sha256", "")), str(facts.get(f"{prefix}contents", "")))
+
+    def facts(self, prefix: str = "") -> dict[str, str]:
+        """Return the hashes under the keys that `from_facts` reads."""
+        return {f"{prefix}sha256": self.sha256} | ({f"{prefix}contents": self.contents} if self.contents else {})
+
+    @property
+    def key(self) -> str:
+        """The hash that what is made from the images is stored under."""
+        return self.contents or self.sha256
+
+    def matches(self, other: Identity) -> bool:
+        """Return whether both splits hold the same images: by their contents where both are known."""
+        return self.contents == other.contents if self.by_contents(other) else self.sha256 == other.sha256
+
+    def by_contents(self, other: Identity) -> bool:
+        """Return whether `matches` compares contents."""
+        return bool(self.contents and other.contents)
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """Context of a fit: data set, folder of the runs, and device.
 
-    measured: indices of the images whose standard deviation is measured, None for all images.
+    identify: returns the identity of the training split. measured: indices of the images whose standard deviation is
+    measured, None for all images.
     """
 
     dataset: str = ""
-    data_sha256: str = ""
+    identify: Callable[[], Identity] = Identity
     experiments_dir: Path = Path("experiments")
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     measured: Tensor | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.autoencoders.autoencoder import Autoencoder
 from models.errors import UserError
 from models.runs.files import replacing
-from models.spaces import ImageRows
+from models.spaces import Identity, ImageRows
 from models.spaces.pixels import Pixels
 
 BATCH = 500
@@ -27,12 +27,12 @@ class Encoded:
     """Posteriors of a split. words: further entries of the file's metadata.
 
     posterior: (N, 2c, h, w) float32, mean and log-variance. mirrored: the same for the mirrored images, None
-    without flips. data_sha256, autoencoder_sha256: hashes of the images and of the autoencoder's checkpoint.
+    without flips. data: hashes of the images. autoencoder_sha256: hash of the autoencoder's checkpoint.
     """
 
     posterior: Tensor
     mirrored: Tensor | None
-    data_sha256: str = ""
+    data: Identity = field(default_factory=Identity)
     autoencoder_sha256: str = ""
     words: dict[str, str] = field(default_factory=dict)
 
@@ -55,11 +55,11 @@ class Encoded:
         centre, scale = (values.float().view(-1, 1, 1) for values in (centre, scale))
         return (((mean - centre).abs() + 3 * (log_variance / 2).exp()) / scale).max().item()
 
-    def mismatch(self, model: Autoencoder, data_sha256: str, flips: bool) -> str | None:
+    def mismatch(self, model: Autoencoder, data: Identity, flips: bool) -> str | None:
         """Return why these latents do not fit the autoencoder, the data or the flips; None if they fit."""
         if self.autoencoder_sha256 != model.sha256:
             return f"of another autoencoder ({self.autoencoder_sha256[:12]}, not {model.sha256[:12]})"
-        if self.data_sha256 != data_sha256:
+        if not self.data.matches(data):
             return "of other images"
         return "without the mirrored images" if flips and self.mirrored is None else None
 
@@ -83,7 +83,7 @@ def write_encoded(path: Path, codes: Encoded, labels: Tensor) -> None:
     tensors = {"labels": labels, **_named("", codes.posterior)}
     if codes.mirrored is not None:
         tensors |= _named("mirrored_", codes.mirrored)
-    words = {**codes.words, "data_sha256": codes.data_sha256, "autoencoder_sha256": codes.autoencoder_sha256}
+    words = {**codes.words, **codes.data.facts("data_"), "autoencoder_sha256": codes.autoencoder_sha256}
     with replacing(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors, words))
 
@@ -103,7 +103,8 @@ def read_encoded(path: Path) -> Encoded:
         mirrored = None
         if "mirrored_mean" in tensors:
             mirrored = torch.cat([tensors["mirrored_mean"], tensors["mirrored_log_variance"]], dim=1)
-        return Encoded(posterior, mirrored, words.pop("data_sha256"), words.pop("autoencoder_sha256"), words)
+        data = Identity(words.pop("data_sha256"), words.pop("data_contents", ""))
+        return Encoded(posterior, mirrored, data, words.pop("autoencoder_sha256"), words)
     except KeyError:
         raise UserError(f"{path} is no encoded data set", "make one with encode_dataset") from None
     except (OSError, SafetensorError) as error:

@@ -161,7 +161,12 @@ def _codes(
         return encode_images(model, images, flips, around.device), "encoded now"
     try:
         codes = read_encoded(file)
-        mismatch = codes.mismatch(model, around.data_sha256, flips)
+        data = around.identify()
+        mismatch = codes.mismatch(model, data, flips)
+        if mismatch is None and data.contents and not codes.data.contents:
+            if not auto:
+                return codes, f"read from {file}, which knows names and sizes of its images, not their contents"
+            mismatch = "without a hash of the contents of its images"
         if mismatch is None:
             return codes, f"read from {file}"
     except UserError:

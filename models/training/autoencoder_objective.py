@@ -16,7 +16,7 @@ from models.drawing import image_files, sheets
 from models.randomness import StepRandomness, derive_seed
 from models.spaces.pixels import Pixels
 from models.training.latent_pictures import Codec, draw_latent_space
-from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
+from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss, rows_to_show
 
 SHOWN = 32
 # A latent unit is active if its variance over images exceeds this (Burda et al. 2016, section 5.2).
@@ -28,8 +28,9 @@ COLLAPSE_SHARE = 0.5
 @dataclass
 class AutoencoderObjective:
     """Objective of the autoencoder of `spec`. Images are uint8 on the device. umap: also draw a UMAP of latents.
+    picture_format: pictures are written in it, beside PNG.
 
-    latent_shape: (c, h, w) of the network.
+    latent_shape: (c, h, w) of the network. scale: enlargement of the images of sheets.
     """
 
     spec: AutoencoderSpec
@@ -41,6 +42,8 @@ class AutoencoderObjective:
     test_labels: Tensor
     seed: int
     umap: bool = False
+    scale: int | None = None
+    picture_format: str = "png"
 
     figures = ()
     version = 1
@@ -102,16 +105,18 @@ class AutoencoderObjective:
         return losses, figures.T, means
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
-        images = self.test_images[:SHOWN]
+        images = self.test_images[rows_to_show(self.test_labels, SHOWN)]
         caption = f"{title}: test images, each with its reconstruction on the right"
-        image_files.save_image(sheets.pairs(images, self.reconstruct(network, images), 8, caption), path)
+        sheet = sheets.pairs(images, self.reconstruct(network, images), 8, caption, self.scale)
+        image_files.save_with(sheet, path, self.picture_format)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         subfolder = folder / "latent_space"
         subfolder.mkdir(exist_ok=True)
         self.draw_progress(network, subfolder / "reconstructions.png", title)
         codec = Codec(cast(AutoencoderNetwork, network), self.spec)
-        draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, self.seed, self.umap)
+        looks = self.seed, self.umap, self.scale, self.picture_format
+        draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, *looks)
 
     @torch.no_grad()
     def reconstruct(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from models.ranges import RESUMABLE, NonNegativeInt, Positive, PositiveInt
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits on the length of a run. None: no such limit."""
+    """Limits on the length of a run. A limit that is not given does not hold."""
 
     epochs: Annotated[Positive | None, RESUMABLE] = None
     """Length of the run in passes over the data. Default: 20 if no other budget is given."""
@@ -28,6 +28,16 @@ class Budget:
         limits = [] if self.epochs is None else [-int(-self.epochs * images // batch_size)]
         limits += [] if self.max_steps is None else [self.max_steps]
         return max(1, min(limits)) if limits else None
+
+    def used_up(self, images: int, batch_size: int, step: int, seconds: float) -> dict[str, float]:
+        """Return the limits, by name, that are reached after `step` steps and `seconds` seconds."""
+        alone = [Budget(epochs=self.epochs), Budget(max_steps=self.max_steps), Budget(max_minutes=self.max_minutes)]
+        return {
+            name: limit
+            for budget in alone
+            for name, limit in vars(budget).items()
+            if limit and budget.spent(budget.steps(images, batch_size), step, seconds) == 1
+        }
 
     def spent(self, steps: int | None, step: int, seconds: float) -> float:
         """Return the spent share of the budget, in [0, 1], after `step` of `steps` steps and `seconds` seconds."""

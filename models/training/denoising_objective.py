@@ -1,25 +1,27 @@
 """Objective of a denoiser, for every network, schedule, prediction and space: loss, test loss and pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from models.diffusion.denoiser import add_noise
 from models.diffusion.losses import DenoisingLoss
-from models.diffusion.times import BINS, TimeBins, bin_of
+from models.diffusion.times import BINS, TimeBins, bin_of, build_grid
 from models.drawing import image_files, sheets
+from models.drawing.lettering import class_titles
 from models.evaluation.sample_test import SampleTest
 from models.generation import Generated, Sampling, generate, labels_in_turn
 from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
-from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
+from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss, rows_to_show
 
 FRAMES = 10
-STRIP_IMAGES = 8
-FORWARD_TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+STRIP_IMAGES = 10
+FEWEST_ROWS, MOST_ROWS, FORWARD_STEPS = 8, 20, 10  # Of the forward process: one row per class within these limits.
 
 
 @dataclass
@@ -27,7 +29,8 @@ class DenoisingObjective:
     """Objective of the denoiser of `spec`.
 
     train_images, test_images: a few hundred images, uint8 on the device, with labels, for evaluation and pictures only.
-    num_samples: images on a sample sheet. sample_test: test of samples at every evaluation; None to skip it.
+    num_samples, columns, scale: images on a sample sheet, in a row of it, and their enlargement. sample_test: test of
+    samples at every evaluation; None to skip it. picture_format: pictures are written in it, beside PNG.
     """
 
     spec: DenoiserSpec
@@ -41,6 +44,9 @@ class DenoisingObjective:
     num_samples: int
     seed: int
     sample_test: SampleTest | None = None
+    columns: int | None = None
+    scale: int | None = None
+    picture_format: str = "png"
 
     parts = tuple(f"t{index}" for index in range(BINS))
     version = 2
@@ -113,36 +119,53 @@ class DenoisingObjective:
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         images, _ = self._sample(network, frames=0)
-        sheet = sheets.sample_sheet(images, self.spec.class_names, f"{title}, {self.sampling.describe()}")
-        image_files.save_image(sheet, path)
+        self._save(self._sheet(images, f"{title}, {self.sampling.describe()}"), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         images, first = self._sample(network, frames=FRAMES)
         title = f"{title}, {self.sampling.describe()}"
         for name in ("final_samples", "denoising_steps"):
             (folder / name).mkdir(exist_ok=True)
-        sheet = sheets.sample_sheet(images, self.spec.class_names, title)
-        image_files.save_image(sheet, folder / "final_samples" / "grid.png")
-        image_files.save_each(images, folder / "final_samples", labels_in_turn(len(images), self.spec.classes))
+        self._save(self._sheet(images, title), folder / "final_samples" / "grid.png")
+        labels, names = labels_in_turn(len(images), self.spec.classes), self.spec.class_names
+        image_files.save_each(images, folder / "final_samples", labels, class_names=names)
         noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
         for name, words, frames in (noisy, estimates):
             captions = [f"t = {t:.2f}" for t in first.frame_times[-len(frames) :]]
             shown = [frame[:STRIP_IMAGES] for frame in frames]
-            strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process")
-            image_files.save_image(strip, folder / "denoising_steps" / f"{name}.png")
+            turns = self._row_titles(labels[: len(shown[0])] if labels else ())
+            strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", turns, self.scale)
+            self._save(strip, folder / "denoising_steps" / f"{name}.png")
         self.draw_forward(folder / "forward_noising.png")
 
+    def _save(self, picture: Image.Image, path: Path) -> None:
+        image_files.save_with(picture, path, self.picture_format)
+
+    def _sheet(self, images: Tensor, title: str) -> Image.Image:
+        return sheets.sample_sheet(images, class_titles(self.spec.class_names), title, self.columns, self.scale)
+
     def draw_forward(self, path: Path) -> None:
-        """Draw test images with increasing noise."""
+        """Draw test images of every class with increasing noise, in equal steps of flow time."""
         schedule, space = self.model(nn.Identity()).noise_schedule, self.spec.space
-        clean = space.encode(self.test_images[:STRIP_IMAGES])
+        classes = len(self.test_labels.unique())
+        count = max(FEWEST_ROWS, min(classes, MOST_ROWS))
+        rows = rows_to_show(self.test_labels, max(count, classes))
+        rows = rows[torch.linspace(0, len(rows) - 1, min(count, len(rows))).long()]
+        clean = space.encode(self.test_images[rows])
         frozen = StepRandomness(derive_seed(self.seed, "forward"), 0, len(clean), 0, len(clean), clean.device)
         noise = self.loss.noise(frozen, space.shape)
-        levels = schedule.level(torch.tensor(FORWARD_TIMES, dtype=torch.float64))
-        frames = [space.decode(add_noise(clean, noise, levels[index])).cpu() for index in range(len(levels))]
-        captions = [f"t = {t:.1f}" for t in FORWARD_TIMES]
+        grid = build_grid("flow_time", schedule, min(FORWARD_STEPS, schedule.steps or FORWARD_STEPS))
+        levels = list(grid)[::-1]
+        frames = [space.decode(add_noise(clean, noise, level)).cpu() for level in levels]
+        captions = [f"t = {level.t.item():.2f}" for level in levels]
         title = f"forward process, {self.spec.noise_schedule} schedule"
-        image_files.save_image(sheets.strip(frames, captions, title), path)
+        if classes > len(rows):
+            title += f": {len(rows)} of {classes} classes"
+        row_titles = self._row_titles(self.test_labels[rows].tolist())
+        self._save(sheets.strip(frames, captions, title, row_titles, self.scale), path)
+
+    def _row_titles(self, labels: Sequence[int]) -> list[str]:
+        return class_titles(self.spec.class_names, labels) if self.spec.class_names else []
 
     def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
         """Return the images of a sheet, and its first batch, which has the frames."""

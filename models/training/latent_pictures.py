@@ -1,17 +1,21 @@
 """Pictures of an autoencoder's latent space: maps of test images, a slice, interpolations and decoded samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from models.autoencoders import AutoencoderNetwork
 from models.autoencoders.autoencoder import AutoencoderSpec
 from models.autoencoders.loss import unit_kl
+from models.class_names import change_title
 from models.drawing import sheets
-from models.drawing.image_files import save_image
+from models.drawing.figure_files import in_formats
+from models.drawing.image_files import save_with
 from models.drawing.maps import Cloud, draw_class_map
 from models.evaluation.maps import fit_map, principal_axes
 from models.randomness import derive_seed
@@ -21,7 +25,7 @@ BATCH = 256
 FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # With fewer images, no map is drawn.
 NEIGHBOURS = 15
 SLICE, SLICE_WIDTH = 13, 3.0  # Images per side of the slice; half of its width in standard deviations.
-ROWS, STEPS = 8, 11  # Rows and decoded steps of the interpolations.
+ROWS, STEPS = 10, 11  # Rows and decoded steps of the interpolations.
 DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Sheet of each kind of samples.
 
 
@@ -52,24 +56,42 @@ class Codec:
 
 @dataclass(frozen=True)
 class _Latents:
-    """Means and variances (N, c, h, w) of the posteriors of test images. folder, title: for the pictures."""
+    """Means and variances (N, c, h, w) of the posteriors of test images. The rest is for the pictures."""
 
     codec: Codec
     means: Tensor
     variances: Tensor
     folder: Path
     title: str
+    scale: int | None
+    picture_format: str
+
+    def save(self, picture: Image.Image, name: str) -> None:
+        save_with(picture, self.folder / f"{name}.png", self.picture_format)
+
+    def draw_map(self, cloud: Cloud, axes: Sequence[str], name: str, title: str, ticks: bool = True) -> None:
+        for path in in_formats(self.folder / f"{name}.png", self.picture_format):
+            draw_class_map(cloud, self.codec.spec.class_names, axes, path, title, ticks)
 
 
 @torch.no_grad()
 def draw_latent_space(
-    codec: Codec, images: Tensor, labels: Tensor, folder: Path, title: str, seed: int, umap: bool
+    codec: Codec,
+    images: Tensor,
+    labels: Tensor,
+    folder: Path,
+    title: str,
+    seed: int,
+    umap: bool,
+    scale: int | None = None,
+    picture_format: str = "png",
 ) -> None:
     """Draw all pictures of the latent space of test images, uint8 (N, C, H, W), into an existing folder.
 
-    title: the beginning of every title. umap: draw a UMAP beside the PCA, which takes about ten seconds.
+    title: the beginning of every title. umap: draw a UMAP beside the PCA, which takes about ten seconds. scale: as in
+    `grid`. picture_format: the pictures are also written in it, beside PNG.
     """
-    latents = _Latents(codec, *codec.encode(images), folder, title)
+    latents = _Latents(codec, *codec.encode(images), folder, title, scale, picture_format)
     images, labels = images.cpu(), labels.cpu()
     _draw_maps(latents, labels, derive_seed(seed, "map"), umap)
     _draw_slice(latents)
@@ -80,21 +102,21 @@ def draw_latent_space(
 
 def _draw_maps(latents: _Latents, labels: Tensor, seed: int, umap: bool) -> None:
     """Draw latents of one or two dimensions directly, and latents of more dimensions by PCA and UMAP."""
-    flat, class_names = latents.means.flatten(1).numpy(), latents.codec.spec.class_names
+    flat = latents.means.flatten(1).numpy()
     count, units = flat.shape
-    marks = labels.numpy() if class_names else np.full(count, -1)
+    marks = labels.numpy() if latents.codec.spec.class_names else np.full(count, -1)
     shape = "x".join(map(str, latents.means.shape[1:]))
-    title = f"{latents.title}: {shape} latents of {count:,} test images"
+    mapped = f"the {shape} latents of {count:,} test images"
     if units <= 2:
         points = flat if units == 2 else np.concatenate([flat, marks[:, None]], axis=1)
         axes = ("latent 1", "latent 2" if units == 2 else "class")
-        draw_class_map(Cloud(points, marks), class_names, axes, latents.folder / "latents.png", title)
+        latents.draw_map(Cloud(points, marks), axes, "latents", f"{mapped}\n{latents.title}")
         return
     methods = ["pca"] * (count >= FEWEST_MAPPED) + ["umap"] * (umap and count >= FEWEST_UMAP)
     for method in methods:
         chart = fit_map(method, flat, seed % 2**32, NEIGHBOURS)
-        path, cloud = latents.folder / f"latents_{method}.png", Cloud(chart.points, marks)
-        draw_class_map(cloud, class_names, chart.axes, path, f"{title}, by {method.upper()}", ticks=method == "pca")
+        heading = f"{method.upper()} of {mapped}\n{latents.title}"
+        latents.draw_map(Cloud(chart.points, marks), chart.axes, f"latents_{method}", heading, ticks=method == "pca")
 
 
 def _draw_slice(latents: _Latents) -> None:
@@ -116,20 +138,27 @@ def _draw_slice(latents: _Latents) -> None:
     column_titles, row_titles = ([f"{x:+.1f}" if x else "0" for x in values.tolist()] for values in (columns, rows))
     title = f"{latents.title}: decoded latents on the {where}, in standard deviations from the mean"
     row_titles = row_titles if len(rows) > 1 else ()
-    sheet = sheets.grid(decoded, title=title, column_titles=column_titles, row_titles=row_titles)
-    save_image(sheet, latents.folder / "decoded_slice.png")
+    sheet = sheets.grid(decoded, scale=latents.scale, title=title, column_titles=column_titles, row_titles=row_titles)
+    latents.save(sheet, "decoded_slice")
 
 
 def _draw_interpolations(latents: _Latents, images: Tensor, labels: Tensor) -> None:
     """Draw decoded points on straight lines between latents of two test images, of different classes if possible."""
-    starts = torch.linspace(0, len(images) - 1, min(ROWS, len(images))).long()
+    of_class = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    turns = [rows[turn] for turn in range(ROWS) for rows in of_class if turn < len(rows)]
+    starts = torch.stack(turns[:ROWS])
     ends = torch.tensor([_partner(labels, start) for start in starts.tolist()])
     shares, means = torch.linspace(0, 1, STEPS).tolist(), latents.means
     decoded = [latents.codec.decode(torch.lerp(means[starts], means[ends], share)) for share in shares]
     frames = [images[starts], *decoded, images[ends]]
     captions = ["image", *(f"{share:.1f}" for share in shares), "image"]
     title = f"{latents.title}: decoded points on straight lines between the latents of two test images"
-    save_image(sheets.strip(frames, captions, title=title), latents.folder / "interpolations.png")
+    names = latents.codec.spec.class_names
+    rows = [
+        change_title(*(names[k] for k in pair)) for pair in labels[torch.stack([starts, ends], 1)].tolist() if names
+    ]
+    sheet = sheets.strip(frames, captions, title=title, row_titles=rows, scale=latents.scale)
+    latents.save(sheet, "interpolations")
 
 
 def _partner(labels: Tensor, start: int) -> int:
@@ -154,7 +183,8 @@ def _draw_samples(latents: _Latents, seed: int) -> None:
     sheet = sheets.grid(
         latents.codec.decode(torch.cat(list(kinds.values()))),
         columns=DRAWN_COLUMNS,
+        scale=latents.scale,
         title=f"{latents.title}: decoded samples of {sources}",
         row_titles=[name if row == 0 else "" for name in kinds for row in range(DRAWN_ROWS)] if len(kinds) > 1 else (),
     )
-    save_image(sheet, latents.folder / "prior_samples.png")
+    latents.save(sheet, "prior_samples")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models import distributed, processes
+from models.drawing.figure_files import in_formats
 from models.drawing.loss_curves import draw_loss_curves
 from models.progress import duration
 from models.runs.files import write_text
@@ -27,6 +28,7 @@ class TrainingLog:
 
     def __init__(self, run: Run, objective: Objective, batch_size: int, device: torch.device):
         self.run, self.parts, self.batch_size = run, objective.parts, batch_size
+        self.picture_format = objective.picture_format
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
         self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
         self.board: Any = None
@@ -95,7 +97,8 @@ class TrainingLog:
 
     def draw_curves(self) -> None:
         """Draw the losses of all rows."""
-        draw_loss_curves(self.metrics.rows, self.run.folder / "loss_curves.png", self.run.folder.name)
+        for path in in_formats(self.run.folder / "loss_curves.png", self.picture_format):
+            draw_loss_curves(self.metrics.rows, path, self.run.folder.name)
 
     def write_summary(self, step: int, seconds: float, epoch: float, facts: Mapping[str, Any]) -> None:
         """Write performance_metrics.txt and the last log line. facts: further lines of the file."""

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from models.generation import rows_in_turn
 from models.randomness import StepRandomness
 
 EVALUATION_BATCH = 256
@@ -43,6 +45,11 @@ class Objective(Protocol):
     @property
     def figures(self) -> Sequence[str]: ...
 
+    @property
+    def picture_format(self) -> str:
+        """Format in which pictures are written, beside PNG."""
+        ...
+
     def loss_of(self, network: nn.Module) -> LossOf:
         """Return the loss of a network as a function (batch of prepared images, labels, randomness) -> Losses."""
         ...
@@ -65,3 +72,10 @@ class Objective(Protocol):
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         """Write the pictures of a finished run to its folder."""
+
+
+def rows_to_show(labels: Tensor, count: int) -> Tensor:
+    """Return up to `count` rows of labels (N,) for a picture: the classes in turn, evenly spaced rows of one class."""
+    if len(labels.unique()) > 1:
+        return rows_in_turn(labels, count)
+    return torch.linspace(0, len(labels) - 1, min(count, len(labels))).long()

@@ -1,9 +1,11 @@
 """Settings of the rows, pictures and checkpoints that a run writes."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt
+
+PictureFormat = Literal["png", "pdf", "svg"]
 
 
 @dataclass(frozen=True)
@@ -20,5 +22,7 @@ class ReportSettings:
     """Epochs between checkpoints, fractions allowed; 0 for one checkpoint at the end."""
     keep_checkpoints: Annotated[NonNegativeInt, RESUMABLE] = 3
     """Number of latest checkpoints to keep, beside the best one; 0 keeps all."""
+    format: Annotated[PictureFormat, RESUMABLE] = "png"
+    """Format of the pictures. pdf and svg are written beside png."""
     tensorboard: Annotated[bool, RESUMABLE] = True
     """Write the losses for TensorBoard too."""

@@ -6,21 +6,20 @@ defaults; then tyro parses the command line.
 
 import dataclasses
 import difflib
-import functools
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import field
 from itertools import zip_longest
 from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
 from models.errors import UserError
+from models.places import expanded
 from models.ranges import check_ranges
-from scripts.cli.flags import braced
+from scripts.cli.help import REGISTRY, field_types, one_line, wrapped
 from scripts.cli.signatures import Option
 
 Flags = TypeVar("Flags")
@@ -54,11 +53,20 @@ def parse_flags(
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            flags = tyro.cli(type(flags), args=argv, default=flags, prog=prog, description=description)
+            flags = tyro.cli(
+                type(flags),
+                args=argv,
+                default=flags,
+                prog=prog,
+                description=wrapped(description),
+                use_underscores=True,
+                registry=REGISTRY,
+            )
     except SystemExit as error:
         if not error.code:
             raise
-        raise UserError(_one_line(printed.getvalue(), prog)) from None
+        kinds = {name: kind for name, _, kind in leaves(flags)}
+        raise UserError(one_line(printed.getvalue(), prog, kinds)) from None
     for name, value, kind in leaves(flags):
         check_ranges({name: value}, {name: kind})
     return flags
@@ -81,21 +89,22 @@ def forget_flags() -> None:
 
 
 def spell_out(argv: Sequence[str]) -> list[str]:
-    """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME."""
+    """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME, and ~ at the start of a value."""
     words: list[str] = []
     for word in argv:
-        if words[-1:] == ["--dataset"] and word.startswith("hf:"):
-            words += ["hf", "--dataset.path", word.removeprefix("hf:")]
-        elif word.startswith("--dataset=hf:"):
-            words += ["--dataset", "hf", "--dataset.path", word.removeprefix("--dataset=hf:")]
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        before = flag or (words[-1] if words else "")
+        if before == "--dataset" and value.startswith("hf:"):
+            head = ["--dataset", "hf"] if flag else ["hf"]
+            words += [*head, "--dataset.path", expanded(value.removeprefix("hf:"))]
         else:
-            words.append(word)
+            words.append(flag + equals + expanded(value))
     return words
 
 
 def read_ahead(argv: Sequence[str]) -> dict[str, str]:
     """Return the values of the READ_AHEAD flags. As in tyro, the last occurrence of a flag wins."""
-    values = {}
+    values, argv = {}, spell_out(argv)
     for word, following in zip_longest(argv, argv[1:]):
         name, equals, value = word.partition("=")
         flag = name.removeprefix("--").replace("-", "_")
@@ -157,12 +166,13 @@ def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, l
         values[f"{word}_options"] = kind()
     cls = dataclasses.make_dataclass(type(default).__name__, fields, bases=(type(default),), frozen=True)
     flags: Flags = cls(**values)  # type: ignore[assignment]
-    return flags, [key for key in settings if key not in to_config(flags)]
+    known = to_config(flags)
+    return flags, [key for key in settings if key not in known]
 
 
 def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:
     """Return the flags, including nested ones, with the values of `settings`. Unknown settings are ignored."""
-    hints, values = _types(type(flags)), {}
+    hints, values = field_types(type(flags)), {}
     for member in dataclasses.fields(flags):  # type: ignore[arg-type]
         value = getattr(flags, member.name)
         if dataclasses.is_dataclass(value) and not member.name.endswith("_options"):
@@ -175,16 +185,13 @@ def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:
 def _options_class(word: str, options: Sequence[Option], settings: Mapping[str, Any], taken: Any) -> type:
     """Return a dataclass of a variant's options.
 
-    If an option has type Annotated[str, names], the help lists names(). Options of a space can be typed without their
-    prefix, e.g. --autoencoder, unless another flag has that name.
+    Options of a space can be typed without their prefix, e.g. --autoencoder, unless another flag has that name.
     """
     fields = []
     for option in options:
         key = f"{word}.{option.name}"
         short = [f"--{option.name}"] if word == "space" and option.name not in (*taken, *NOT_STORED) else None
-        tables: list[Any] = [extra for extra in getattr(option.kind, "__metadata__", ()) if callable(extra)]
-        shown = braced(tables[0]()) if tables else None
-        kind = Annotated[option.kind, tyro.conf.arg(help=option.help, aliases=short, metavar=shown)]
+        kind = Annotated[option.kind, tyro.conf.arg(help=option.help, aliases=short)]
         default = fitted(key, settings[key], option.kind) if key in settings else option.default
         fields.append((option.name, kind, field(default=default)))
     return dataclasses.make_dataclass(f"{word.capitalize()}Options", fields, frozen=True)
@@ -211,12 +218,14 @@ def _converted(value: Any, kind: Any) -> Any:
     valid = value in arguments if get_origin(kind) is Literal else isinstance(value, bool) or kind is not bool
     if not valid or value is None or isinstance(value, (list, dict)):
         raise ValueError
-    return kind(str(value)) if kind in (int, float, str) else value
+    if kind is str:
+        return expanded(str(value))
+    return kind(str(value)) if kind in (int, float) else value
 
 
 def leaves(flags: object) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, value and type of every flag, in the order of the help. Options have names such as network.width."""
-    hints = _types(type(flags))
+    hints = field_types(type(flags))
     for member in dataclasses.fields(flags):  # type: ignore[arg-type]
         value = getattr(flags, member.name)
         if member.name.endswith("_options"):
@@ -227,11 +236,6 @@ def leaves(flags: object) -> Iterator[tuple[str, Any, Any]]:
             yield from leaves(value)
         else:
             yield member.name, value, hints[member.name]
-
-
-@functools.cache
-def _types(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
 
 
 def to_config(flags: object) -> dict[str, Any]:
@@ -249,36 +253,10 @@ def to_arguments(config: Mapping[str, Any]) -> list[str]:
     for key, value in config.items():
         if isinstance(value, bool):
             prefix, _, last = key.rpartition(".")
-            name = last if value else f"no-{last}"
+            name = last if value else f"no_{last}"
             arguments.append(f"--{prefix}.{name}" if prefix else f"--{name}")
         elif isinstance(value, (list, tuple)):
             arguments += [f"--{key}", *map(str, value)]
         else:
             arguments.append(f"--{key}={value}")
     return arguments
-
-
-# -- messages ---------------------------------------------------------------------------------------------------------
-
-
-def _one_line(box: str, prog: str) -> str:
-    """Convert tyro's boxed error message to one line: the error, and the flag that was probably meant.
-
-    The box has a title, a message and hints, separated by horizontal lines. It may have colours or be drawn in ASCII.
-    """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    rows = [line.strip(" │╭╮╰╯") for line in plain.splitlines()]
-    parts: list[list[str]] = [[]]
-    for row in [row for row in rows if row][1:]:
-        if set(row) <= {"─", "-"}:
-            parts.append([])
-        else:
-            parts[-1].append(row)
-    message, *hints = [part for part in parts if part]
-    text = " ".join(message).split(" Got errors:")[0]
-    if choice := re.fullmatch(r"invalid choice '(.*)' for argument '--(\S*)'. Expected one of \((.*)\)\s*\.", text):
-        return f"`{choice[2].replace('-', '_')}` {choice[1]}: choose from {choice[3].replace(chr(39), '').rstrip(',')}"
-    flag = next((row.split()[0] for hint in hints for row in hint if row.startswith("--")), "").rstrip(",")
-    if not flag or not text.startswith("Unrecognized"):
-        return f"{text} (--help lists the flags of {prog})"
-    return f"{text}; did you mean --{flag[2:].replace('-', '_')}? (--help lists the flags of {prog})"

@@ -17,6 +17,7 @@ from models.runs.run import Run
 from models.training.interrupts import Interrupted
 from scripts import leave_early
 from scripts.cli.arguments import forget_flags, spell
+from scripts.cli.next_steps import next_command
 from scripts.cli.terminal import outlast_terminal
 
 
@@ -75,15 +76,14 @@ def ending(run: Run) -> Iterator[None]:
     try:
         yield
     except Interrupted as error:
-        run.log(f"interrupted by {error}; resume with --resume {run.folder}")
-        run.end("interrupted", str(error))
+        _end(run, "interrupted", str(error))
         if processes.world_size() > 1:
             from models import distributed
 
             distributed.barrier()  # Slurm ends all processes when one exits, so all wait until the state is written.
         raise
     except KeyboardInterrupt:
-        run.end("interrupted", "stopped at once: training after the last checkpoint is lost")
+        _end(run, "interrupted", "stopped at once: training after the last checkpoint is lost")
         raise
     except BaseException as error:
         processes.delay_failure_report()
@@ -93,4 +93,10 @@ def ending(run: Run) -> Iterator[None]:
         run.fail(reason, "".join(traceback.format_exception(error)).rstrip())
         raise
     else:
-        run.end("finished")
+        _end(run, "finished")
+
+
+def _end(run: Run, state: str, reason: str = "") -> None:
+    """End a run. The last line of its log is the command to type next."""
+    run.end(state, reason)
+    run.log(f"{state}{reason and f' ({reason})'}; next: {next_command(run.folder, run.task, state)}")

@@ -15,11 +15,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from models.learning_rate import OptimizerSettings
+from models.places import expanded
 from models.processes import cores, local_world_size
 from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt, Resumable, Share
 from models.training.budget import Budget
-from models.training.reporting import ReportSettings
+from models.training.reporting import PictureFormat, ReportSettings
 from models.variants import AUTOENCODERS, DATA_SETS, NETWORKS, SPACES
+from scripts.cli.help import braced
 from scripts.cli.signatures import Option, names_in, options_of, options_of_function
 
 # Functions that return the options of a large variant by its name.
@@ -29,11 +31,6 @@ VARIANTS: Mapping[str, Callable[[str], Sequence[Option]]] = {
     "space": partial(options_of, SPACES, method="fit"),
 }
 AUTOENCODER_VARIANTS = {"dataset": VARIANTS["dataset"], "network": partial(options_of, AUTOENCODERS)}
-
-
-def braced(names: Iterable[str]) -> str:
-    """Return names in the form of the help texts: {one,other}."""
-    return f"{{{','.join(names)}}}"
 
 
 def one_of(names: Iterable[str]) -> Any:
@@ -53,10 +50,14 @@ InitialNoiseName = Annotated[str, one_of(names_in("models.diffusion.noise", "INI
 CouplingName = Annotated[str, one_of(names_in("models.diffusion.noise", "COUPLINGS"))]
 LikelihoodName = Annotated[str, one_of(names_in("models.autoencoders.autoencoder", "LIKELIHOODS"))]
 KindName = Annotated[str, one_of(names_in("models.autoencoders.autoencoder", "KINDS"))]
+# Classes by name, number or range; see models/class_names.py.
+Labels = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[CLASS ...]")]
 DatasetName = Annotated[str, one_of(DATA_SETS.names())]
 NetworkName = Annotated[str, one_of(NETWORKS.names())]
 SpaceName = Annotated[str, one_of(SPACES.names())]
 AutoencoderName = Annotated[str, one_of(AUTOENCODERS.names())]
+
+AnimationFormat = Literal["webp", "gif"]
 
 # Options that may change when a run is resumed, unless samples are measured during the run.
 UNLESS_MEASURED = Resumable(unless="eval_samples")
@@ -64,7 +65,7 @@ UNLESS_MEASURED = Resumable(unless="eval_samples")
 
 def experiments_dir() -> str:
     """Return the default parent folder of all runs. The launcher reads the same environment variable."""
-    return os.environ.get("EXPERIMENTS_DIR") or "experiments"
+    return expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments")
 
 
 def usual_workers() -> int:
@@ -140,7 +141,7 @@ class RunFlags:
     init_from: Annotated[str | None, RESUMABLE] = None
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
-    """Run to resume: its folder, its name, or latest. Only budgets, reports, folders and the device may change."""
+    """Run to resume, named as for generate --run. Only budgets, reports, folders and the device may change."""
     changed_data: bool = False
     """With --resume: go on although images were added, removed or replaced. The classes must be the same."""
     config: str | None = None
@@ -153,6 +154,10 @@ class RunFlags:
 class SheetFlags:
     num_samples: Annotated[PositiveInt, RESUMABLE] = 80
     """Images on a sample sheet."""
+    columns: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Images in a row of a sample sheet. Default: some columns for each class."""
+    scale: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
     sampler: Annotated[SamplerName, UNLESS_MEASURED] = "ddim"
     """Sampler of the sample sheets."""
     steps: Annotated[PositiveInt | None, UNLESS_MEASURED] = None
@@ -175,7 +180,7 @@ class ModelFlags:
     """The trained model, its device and its precision."""
 
     run: str = "latest"
-    """Run: its folder, its name, or latest."""
+    """Run: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     weights: str = "ema"
@@ -240,13 +245,21 @@ class ShowFlags:
     """Images per batch. It does not change the result."""
     animate: bool = False
     """Also write an animation."""
-    format: Literal["png", "pdf", "svg"] = "png"
+    format: PictureFormat = "png"
     """Format of the pictures."""
-    animation_format: Literal["webp", "gif"] = "webp"
+    animation_format: AnimationFormat = "webp"
     """Format of the animation."""
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     out: str | None = None
     """Folder to write, new or empty. Default: a new one in the run's folder."""
+
+
+@dataclass(frozen=True)
+class StripFlags(ShowFlags):
+    """Settings of pictures that are sheets of images."""
+
+    scale: PositiveInt | None = None
+    """Whole number by which the images are enlarged. Default: to about 60 pixels."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +331,8 @@ class AutoencoderFlags:
     report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=lambda: ReportSettings(eval_images=2048))
     umap: Annotated[bool, RESUMABLE] = True
     """Also map the latents with UMAP at the end of the run. It takes ten seconds or more."""
+    scale: Annotated[PositiveInt | None, RESUMABLE] = None
+    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +342,7 @@ class CodingFlags:
     variants: ClassVar = {"dataset": lambda name: VARIANTS["dataset"](name) if name else ()}
 
     run: str = "latest"
-    """Run of train_vae: its folder, its name, or latest."""
+    """Run of train_vae: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     experiments_dir: str = field(default_factory=experiments_dir)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from models.errors import UserError
 from models.ranges import Resumable
 from models.runs.lookup import NEEDED, find_run, read_config
-from models.runs.status import read_status
+from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 from scripts.cli.arguments import (
     NOT_STORED,
@@ -58,14 +58,15 @@ def read_training(
     if "recipe" in ahead:
         given.append((f"recipe {ahead['recipe']}", settings_of(ahead["recipe"], task)))
     if "config" in ahead:
-        given.append((ahead["config"], read_yaml(Path(ahead["config"]))))
+        given.append((ahead["config"], _config_for(Path(ahead["config"]), task)))
     chosen = ("", chosen_variants(default, argv))
     if "resume" in ahead:
         requested = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
         folder = _run_to_resume(ahead, task, requested.get("dataset"))
         return _resumed(folder, argv, task, default, description, requested)
     settings, left_out = merge(default, *given, chosen)
-    flags = parse_flags(argv, default, task, description, settings)
+    sources = " and of ".join(name for name, _ in given if name)
+    flags = parse_flags(argv, default, task, _with_source(description, sources), settings)
     if flags.run.changed_data:
         raise UserError("`changed_data` goes on with a run", "name the run with `resume`")
     belongs = "settings left out, since they belong to another network, space or data set: "
@@ -95,6 +96,20 @@ def _config_of(ahead: Mapping[str, str]) -> dict[str, Any]:
     return read_yaml(facts).get("config", {}) if facts.is_file() else {}
 
 
+def _config_for(path: Path, task: str) -> dict[str, Any]:
+    """Read a --config file. Raises UserError if it lies in the folder of another task's run."""
+    config = read_yaml(path)
+    other = read_status(path.parent).get("task") if (path.parent / STATUS).is_file() else None
+    if other not in (None, task):
+        raise UserError(f"`config` {path}: is of a run of {other}, not of {task}", f"use it with {other}")
+    return config
+
+
+def _with_source(description: str, source: str) -> str:
+    """Return the description of a task, and whose settings the defaults are."""
+    return f"{description} The defaults are the settings of {source}." if source else description
+
+
 def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> Path:
     """Return the run that --resume names. latest is the newest run of this task (on `dataset`, if given)."""
     folder = find_run(ahead["resume"], Path(ahead.get("experiments_dir") or experiments_dir()), task, dataset)
@@ -114,7 +129,7 @@ def _resumed(
             raise UserError(f"{folder.name} cannot be resumed with --{word} {requested[word]} (was {stored.get(word)})")
     before, unknown = with_settings(default, stored)  # settings added since the run have their defaults
     stored = {key: value for key, value in stored.items() if key not in unknown}
-    flags = parse_flags(argv, default, task, description, stored)
+    flags = parse_flags(argv, default, task, _with_source(description, folder.name), stored)
     original, fixed = to_config(before), [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
     config = to_config(flags)
     changed = [name for name in fixed if name not in NOT_STORED and config[name] not in (original.get(name), "auto")]

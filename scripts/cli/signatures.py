@@ -10,15 +10,15 @@ import ast
 import builtins
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import docstring_parser
 from typing_extensions import Doc
 
-from models.variants import Room
+from models.variants import Room, package_folders, syntax_tree
+from scripts.cli.help import help_texts
 
 # Modules that import no torch. Names in annotations may come from them.
 PLAIN_MODULES = ("typing", "typing_extensions", "collections.abc", "pathlib", "models.ranges", "models.variants")
@@ -63,7 +63,7 @@ def read_options(path: Path, method: str = "__init__") -> tuple[Option, ...]:
     functions = [node for node in variant.body if isinstance(node, ast.FunctionDef) and node.name == method]
     if not functions and (len(variant.bases) > 1 or (variant.decorator_list and method == "__init__")):
         raise ValueError(f"{path}: the source of {method} is elsewhere")
-    texts = _texts(ast.get_docstring(variant))
+    texts = help_texts(ast.get_docstring(variant))
     return tuple(option for function in functions for option in _keywords(scope, function, texts))
 
 
@@ -79,7 +79,7 @@ def options_of_function(module: str, name: str) -> tuple[Option, ...]:
 
 def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]) -> Iterator[Option]:
     """Yield the keyword-only arguments of a function in a file. texts: help texts from other docstrings."""
-    arguments, texts = function.args, {**texts, **_texts(ast.get_docstring(function))}
+    arguments, texts = function.args, {**texts, **help_texts(ast.get_docstring(function))}
     if arguments.kwarg is not None:
         raise ValueError(f"{function.name} takes any keyword")
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
@@ -91,23 +91,17 @@ def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]
 
 def import_options(variant: type, method: str = "__init__") -> tuple[Option, ...]:
     """Return the options of an imported variant."""
-    return _import_keywords(getattr(variant, method), _texts(inspect.getdoc(variant)))
+    return _import_keywords(getattr(variant, method), help_texts(inspect.getdoc(variant)))
 
 
 def _import_keywords(function: Callable[..., Any], texts: Mapping[str, str] | None = None) -> tuple[Option, ...]:
     hints = get_type_hints(function, include_extras=True)
-    texts = {**(texts or {}), **_texts(inspect.getdoc(function))}
+    texts = {**(texts or {}), **help_texts(inspect.getdoc(function))}
     return tuple(
         Option(name, hints[name], parameter.default, texts.get(name) or _text_of(hints[name]))
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     )
-
-
-def _texts(docstring: str | None) -> dict[str, str]:
-    """Return the help text of each argument in the "Args:" section of a docstring."""
-    params = docstring_parser.parse(docstring or "").params
-    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
 
 def _text_of(kind: Any) -> str:
@@ -117,8 +111,7 @@ def _text_of(kind: Any) -> str:
 
 def _source(module: str) -> Path:
     package, *below = module.split(".")
-    folders: Iterable[str] = importlib.import_module(package).__path__
-    stems = [Path(folder, *below) for folder in folders]
+    stems = [Path(folder, *below) for folder in package_folders(package)]
     candidates = [path for stem in stems for path in (stem.with_suffix(".py"), stem / "__init__.py")]
     return next(path for path in candidates if path.is_file())
 
@@ -127,7 +120,7 @@ class _Scope(dict[str, Any]):
     """Values of a file's top-level names. A value is evaluated when an expression uses its name."""
 
     def __init__(self, path: Path) -> None:
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.tree = syntax_tree(path)
 
     def value(self, node: ast.expr) -> Any:
         """Return the value of an expression. A dict literal gives the list of its keys: its values are functions."""

@@ -5,11 +5,12 @@
 #   scripts/sh/demo.sh [FLAGS...]           FLAGS are for train_flow, such as --max_minutes 1
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source scripts/sh/session_records.sh
 
 for word in "$@"; do
     if [[ $word == --help || $word == -h ]]; then
         scripts/sh/setup.sh --quiet
-        exec .venv/bin/python -m scripts.train_flow --help
+        exec "$python" -m scripts.train_flow --recipe demo_digits --help
     fi
 done
 
@@ -17,9 +18,9 @@ say() { printf '%s\n' "$*" >&2; }
 
 scripts/sh/setup.sh --quiet
 say "1/2  training on 1,438 handwritten digits of 8x8 pixels, for a minute and a half"
-run=$(.venv/bin/python -m scripts.train_flow --recipe demo_digits "$@")
+run=$("$python" -m scripts.train_flow --recipe demo_digits "$@")
 say "2/2  generating ten images of each digit"
-samples=$(.venv/bin/python -m scripts.generate --run "$run" --num_samples 100 --animate \
+samples=$("$python" -m scripts.generate --run "$run" --num_samples 100 --animate \
     --guidance_scale 1.5 --sampler heun --steps 12)
 for file in "$samples/grid.png" "$samples/animation.webp"; do
     [[ -s $file ]] || { say "error: $file was not written" && exit 1; }

@@ -4,16 +4,19 @@
 #   scripts/sh/launch.sh TASK [FLAGS...]
 #                       TASK is a file scripts/TASK.py; FLAGS are its flags
 #
-#   FOREGROUND=1        run the task in this terminal; --help does so, too
+#   FOREGROUND=1        run the task in this terminal; so do --help and -h
 #   GPUS                number of GPUs, one process each; 0 for the CPU
 #                       (default: one GPU, or the CPU if there is none)
 #   PROCS               number of processes on the CPU; needs GPUS=0 (default 1)
 #   EXPERIMENTS_DIR     folder of run folders and logs (default: experiments)
 #   LAUNCH_WITH         screen, tmux or nohup (default: the first installed)
-#   LAUNCH_WAIT         seconds to wait for the run folder (default 15)
+#   LAUNCH_WAIT         longest wait in seconds (default 300)
+#   PYTHON              interpreter of an existing environment
+#                       (default: .venv/bin/python)
 #
-# Prints the name of the session. If the task ends during the wait, its exit
-# code is returned.
+# Waits until the task has made its run folder or has ended. Ctrl-C ends the
+# wait, not the task. Prints the name of the session. If the task ends during
+# the wait, its exit code is returned.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
@@ -25,7 +28,7 @@ usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' scripts/sh/launch.sh >&2; }
 
 # Sets `processes`. GPUS=0 hides the GPUs.
 choose_processes() {
-    [[ ${GPUS:-0} =~ ^[0-9]{1,3}$ ]] || die 2 "GPUS=$GPUS: must be a number of GPUs, or 0 for the CPU"
+    check_number GPUS 'GPUs, or 0 for the CPU'
     [[ ${PROCS:-1} =~ ^[1-9][0-9]{0,2}$ ]] || die 2 "PROCS=$PROCS: must be a number of processes, at least 1"
     processes=${PROCS:-1}
     if ((${GPUS:-0} > 0)); then
@@ -94,25 +97,28 @@ start_nohup() { # SESSION COMMAND...
     set +m
 }
 
-# Prints the run folder, which is known as soon as the task has linked its log there.
-run_folder() {
-    find -L "${EXPERIMENTS_DIR:-experiments}" -mindepth 2 -maxdepth 2 -name console.log \
-        -samefile "$launch/$name.log" -print 2>/dev/null | sed 's|/console\.log$||; q'
-}
-
-# Sets `folder`. Waits until the task has ended, or for one second after its run folder exists, or for LAUNCH_WAIT.
+# Sets `waited`. Waits until the task has ended, or for one second after its run folder exists, or for LAUNCH_WAIT, or
+# until Ctrl-C.
 await_task() {
-    local tick left
-    left=$((${LAUNCH_WAIT:-15} * 5))
-    folder=''
-    for ((tick = 1; left > 0; tick++, left--)); do
-        [[ ! -e $record/exit ]] || return 0
-        if [[ -z $folder ]] && ((tick % 3 == 0)); then
-            folder=$(run_folder)
-            [[ -z $folder ]] || left=5
+    local start=$SECONDS told=0 last
+    waited=0 interrupted=false
+    trap 'interrupted=true' INT
+    while ((waited < ${LAUNCH_WAIT:-300})) && ! $interrupted; do
+        if has_ended "$record" || [[ -e $record/folder ]]; then break; fi
+        [[ -e $record/pid ]] || ((waited < 30)) || break # the session has not started
+        sleep 0.2 || true # Ctrl-C ends it, too
+        waited=$((SECONDS - start))
+        if ((waited >= 2 && told == 0)); then
+            say "waiting until $task has made its run folder or ended (Ctrl-C ends the wait, not the task)"
+            told=$waited
+        elif ((waited >= told + 10 && told > 0)); then
+            last=$(tail -n 1 "$log" | tr '\r' '\n' | tail -n 1)
+            say "  still waiting after ${waited} s${last:+: $last}"
+            told=$waited
         fi
-        sleep 0.2
     done
+    [[ ! -e $record/folder ]] || sleep 1 || true # an error in the first second is reported, too
+    trap - INT
 }
 
 no_session() {
@@ -129,6 +135,12 @@ report_end() {
         if [[ -s $log ]] && ! kill -0 "${id%%.*}" 2>/dev/null; then break; fi
         sleep 0.1
     done
+    if ((code == 2)) && [[ ! -e $record/folder ]] && (($(wc -l <"$log") <= 20)); then
+        # A mistake in the command: the task has said what it is, as in a terminal. Nothing else is worth keeping.
+        tr -d '\r' <"$log" >&2
+        forget_session "$record"
+        return 2
+    fi
     if ((code == 0)); then
         say "$task has finished; the last lines of ${log#"$root"/}:"
     else
@@ -142,8 +154,12 @@ report_start() {
     local id monitor_id keys
     id=$(get "$record" id)
     monitor_id=$(get "$record" monitor_id)
-    say "$task runs in a detached session ($with). A monitor runs until the task ends."
-    [[ -z $folder ]] || say "  run      $folder"
+    if [[ -e $record/folder ]]; then
+        say "$task runs in a detached session ($with). A monitor runs until the task ends."
+        say "  run      $(get "$record" folder)"
+    else
+        say "the wait has ended after $waited s: $task has neither ended nor made a run folder, and goes on ($with)"
+    fi
     if [[ $with == screen ]]; then keys='Ctrl-a d'; else keys='Ctrl-b d'; fi
     [[ $with == nohup ]] || say "  attach   $(how_to_attach "$record" "$id")   (leave with $keys)"
     say "  follow   tail -f $(printf %q "${log#"$root"/}")"
@@ -161,15 +177,16 @@ shift
 check_task "$task"
 need_environment
 choose_processes
-command=(.venv/bin/python -m)
+check_number LAUNCH_WAIT seconds
+command=("$python" -m)
 ((processes == 1)) || command+=(models.distributed --nproc-per-node "$processes" -m)
 command+=("scripts.$task" "$@")
 
 for word in "$@"; do
-    if [[ $word == --help ]]; then FOREGROUND=1; fi
+    if [[ $word == --help || $word == -h ]]; then FOREGROUND=1; fi
 done
 if [[ ${FOREGROUND:-0} != 0 ]]; then
-    unset LAUNCH_LOG LAUNCH_SESSION LAUNCH_MONITOR
+    unset LAUNCH_LOG LAUNCH_SESSION LAUNCH_MONITOR LAUNCH_RECORD
     exec "${command[@]}"
 fi
 
@@ -177,7 +194,7 @@ choose_with
 launch=$(launch_folder)
 reserve_name "$task"
 log=$launch/$name.log
-export LAUNCH_LOG=$log LAUNCH_SESSION=$name LAUNCH_MONITOR=$launch/$name.monitor.csv
+export LAUNCH_LOG=$log LAUNCH_SESSION=$name LAUNCH_MONITOR=$launch/$name.monitor.csv LAUNCH_RECORD=$record
 touch "$LAUNCH_LOG" "$LAUNCH_MONITOR" # the task links them, so they must exist before it starts
 put "$record" with "$with"
 put "$record" host "$(uname -n)"
@@ -194,3 +211,4 @@ else
     report_end
 fi
 printf '%s\n' "$name"
+! $interrupted || exit 130

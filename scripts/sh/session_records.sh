@@ -4,7 +4,8 @@
 #   NAME.log          output of the task; the run folder links it as console.log
 #   NAME.monitor.csv  measurements of the monitor
 #   NAME/             record, one file a field: argv (the command, NUL-separated), with (screen, tmux or nohup), host;
-#                     then id and monitor_id (the ids that screen or tmux gave), pid and exit (the exit code)
+#                     then id and monitor_id (the ids that screen or tmux gave), pid, folder (the run folder, once it
+#                     exists) and exit (the exit code)
 
 # The tasks that run on several processes. All other tasks run on one.
 parallel_tasks='evaluate generate train_ddpm train_flow train_latent train_vae'
@@ -12,6 +13,11 @@ parallel_tasks='evaluate generate train_ddpm train_flow train_latent train_vae'
 die() { # CODE MESSAGE
     printf 'error: %s\n' "$2" >&2
     exit "$1"
+}
+
+# Refuses a variable that is set, but is no whole number.
+check_number() { # VARIABLE WHAT
+    [[ ${!1:-0} =~ ^(0|[1-9][0-9]{0,5})$ ]] || die 2 "$1=${!1}: must be a number of $2"
 }
 
 # Every scripts/*.py except __init__.py is a task.
@@ -29,8 +35,21 @@ is_parallel() { # TASK
     [[ " $parallel_tasks " == *" $1 "* ]]
 }
 
+# Expands ~ or ~USER at the start of a variable's value. The calling shell leaves it as it is in quotes, and make too.
+expand_home() { # VARIABLE
+    local home value=${!1:-} pattern='^(~([[:alpha:]_][[:alnum:]._-]*)?)(/.*)?$'
+    [[ $value =~ $pattern ]] || return 0
+    eval "home=${BASH_REMATCH[1]}" # the pattern lets through ~ and the characters of a name only
+    printf -v "$1" '%s%s' "$home" "${BASH_REMATCH[3]-}"
+}
+expand_home EXPERIMENTS_DIR
+expand_home PYTHON
+python=${PYTHON:-.venv/bin/python} # the interpreter of all tasks
+
 need_environment() {
-    [[ -x .venv/bin/python ]] || die 2 "there is no environment in .venv: run 'make setup'"
+    command -v "$python" >/dev/null && return
+    [[ $python == .venv/bin/python ]] || die 2 "PYTHON=$python: there is no such program"
+    die 2 "there is no environment in .venv: run 'make setup'"
 }
 
 launch_folder() {
@@ -78,6 +97,11 @@ await_exit() { # RECORD
         [[ ! -e $1/exit ]] || return 0
         sleep 0.1
     done
+}
+
+# Deletes the record of a session and its logs. A run folder keeps its own link to them.
+forget_session() { # RECORD
+    rm -rf "$1" "$1.log" "$1.monitor.csv"
 }
 
 how_to_attach() { # RECORD ID

@@ -20,6 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
 source scripts/sh/session_records.sh
 launch=$(launch_folder)
+check_number STOP_WAIT seconds
 
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' scripts/sh/sessions.sh >&2; }
 
@@ -113,7 +114,7 @@ forget() {
     local record
     for record in "$launch"/*/; do
         record=${record%/}
-        if has_ended "$record"; then rm -rf "$record" "$record.log" "$record.monitor.csv"; fi
+        if has_ended "$record"; then forget_session "$record"; fi
     done
 }
 
@@ -133,8 +134,9 @@ case ${1:-} in
         ;;
     forget) forget ;;
     -h | --help) usage ;;
-    *)
+    '')
         usage
         exit 2
         ;;
+    *) die 2 "no action is called '$1': choose from list, attach, monitor, stop, forget" ;;
 esac

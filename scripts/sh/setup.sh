@@ -1,33 +1,68 @@
 #!/usr/bin/env bash
-# Creates the virtual environment .venv with the packages of requirements-dev.txt, and names missing system packages.
+# Creates the virtual environment .venv with the packages of requirements.txt, and names missing system packages.
 # The file .venv/installed is written last and records the Python version and the requirements. While it is up to date,
 # nothing is installed.
 #
-#   scripts/sh/setup.sh [--quiet]           --quiet: print nothing if .venv is up to date
+#   scripts/sh/setup.sh [--quiet] [--dev]   --quiet: print nothing if .venv is up to date
+#                                           --dev: also install tests and linters, requirements-dev.txt
+#
+#   TORCH_BACKEND       build of torch that uv installs: cpu, cu128, auto, ... (see uv's --torch-backend)
+#   PYTHON              interpreter of an existing environment. It is checked, and nothing is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-python=.venv/bin/python
+source scripts/sh/session_records.sh
 stamp=.venv/installed
+quiet=false
+files=(requirements.txt)
+for word in "$@"; do
+    case $word in
+        --quiet) quiet=true ;;
+        --dev) files=(requirements.txt requirements-dev.txt) ;;
+        *) die 2 "setup.sh takes --quiet and --dev, not $word" ;;
+    esac
+done
+requirements=${files[${#files[@]} - 1]} # the second file includes the first
 
 say() { printf '%s\n' "$*" >&2; }
-die() {
-    say "error: $1"
-    exit 1
-}
 
-# Succeeds if .venv has Python 3.11 or newer.
+# Succeeds if the interpreter is Python 3.11 or newer.
 has_python() { "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 # Prints the stamp of an up-to-date environment.
 expected_stamp() {
     "$python" -I -c '
 import hashlib, sys
-content = b"".join(open(name, "rb").read() for name in ("requirements.txt", "requirements-dev.txt"))
-print("Python", sys.version.split()[0], hashlib.sha256(content).hexdigest())'
+print("Python", sys.version.split()[0])
+for name in sys.argv[1:]:
+    print(name, hashlib.sha256(open(name, "rb").read()).hexdigest())' "${files[@]}"
 }
 
+# Succeeds if .venv has what is asked for, or more.
 is_current() {
-    [[ -r $stamp ]] && has_python && [[ $(<"$stamp") == "$(expected_stamp)" ]]
+    [[ -r $stamp ]] && has_python && [[ $(<"$stamp") == "$(expected_stamp)"* ]]
+}
+
+# Checks an environment of the user's, which is never changed.
+check_environment() {
+    local missing
+    need_environment
+    has_python || die 2 "PYTHON=$PYTHON: is not Python 3.11 or newer"
+    missing=$("$python" -I -c '
+import re, sys
+from importlib import metadata
+def numbers(version):
+    return [int(part) for part in re.match(r"[\d.]*\d", version)[0].split(".")]
+lines = [line.split("#")[0].strip() for name in sys.argv[1:] for line in open(name)]
+for name, bound in (line.split(">=") for line in lines if ">=" in line):
+    try:
+        installed = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        print(name)
+    else:
+        if numbers(installed) < numbers(bound):
+            print(f"{name}>={bound} (has {installed})")' "${files[@]}")
+    [[ -z $missing ]] || die 2 "PYTHON=$PYTHON lacks ${missing//$'\n'/, }: type \
+$(printf %q "$python") -m pip install -r $requirements, or leave PYTHON out to use .venv"
 }
 
 name_missing_tools() {
@@ -59,33 +94,36 @@ find_python() {
         fi
         bare=$name
     done
-    [[ -z $bare ]] || die "$bare has no modules venv and ensurepip: install them, for example 'apt-get install $bare-venv'"
-    die "no Python >= 3.11 on PATH: install one, for example 'apt-get install python3.11 python3.11-venv'"
+    [[ -z $bare ]] || die 1 "$bare has no modules venv and ensurepip: install them, for example 'apt-get install $bare-venv'"
+    die 1 "no Python >= 3.11 on PATH: install one, for example 'apt-get install python3.11 python3.11-venv'"
 }
 
 make_environment() {
     local base
     base=$(find_python)
     if [[ -d .venv && ! -e .venv/pyvenv.cfg && -n $(ls -A .venv) ]]; then
-        die "$PWD/.venv is not a virtual environment: move it elsewhere"
+        die 1 "$PWD/.venv is not a virtual environment: move it elsewhere"
     fi
     say "creating .venv with $("$base" --version)"
-    "$base" -m venv --clear .venv >&2 || die "$base could not create .venv (see above)"
+    "$base" -m venv --clear .venv >&2 || die 1 "$base could not create .venv (see above)"
 }
 
 install_packages() {
     if ! "$python" -m pip --version >/dev/null 2>&1; then
-        "$python" -m ensurepip >&2 || die ".venv has no pip, and ensurepip failed: delete .venv and try again"
+        "$python" -m ensurepip >&2 || die 1 ".venv has no pip, and ensurepip failed: delete .venv and try again"
     fi
     if ! "$python" -m uv --version >/dev/null 2>&1; then
         "$python" -m pip install --quiet uv >&2 || say "uv could not be installed: using pip, which is slower"
     fi
     if "$python" -m uv --version >/dev/null 2>&1; then
-        if "$python" -m uv pip install --python "$python" -r requirements-dev.txt >&2; then return; fi
-        say "uv failed: using pip"
+        if "$python" -m uv pip install --python "$python" ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
+            -r "$requirements" >&2; then return; fi
+        [[ -n ${TORCH_BACKEND:-} ]] || say "uv failed: using pip"
     fi
-    "$python" -m pip install -r requirements-dev.txt >&2 ||
-        die "the packages of requirements-dev.txt could not be installed (see above)"
+    [[ -z ${TORCH_BACKEND:-} ]] ||
+        die 1 "TORCH_BACKEND=$TORCH_BACKEND: uv could not install $requirements with it (see above), and pip cannot"
+    "$python" -m pip install -r "$requirements" >&2 ||
+        die 1 "the packages of $requirements could not be installed (see above)"
 }
 
 # Imports the large packages once, so that the next start finds their bytecode. Many containers set
@@ -95,12 +133,17 @@ write_bytecode() {
         >/dev/null 2>&1 || true # an import that fails is reported by the task that needs the package
 }
 
+if [[ $python != .venv/bin/python ]]; then
+    check_environment
+    $quiet || say "ready: $python, $("$python" --version)${TORCH_BACKEND:+. It stays as it is, whatever TORCH_BACKEND}"
+    exit
+fi
 if ! is_current; then
     # Of two simultaneous calls, the second waits here and then finds .venv up to date.
-    exec 9<requirements-dev.txt
+    exec 9<requirements.txt
     if command -v flock >/dev/null; then flock 9; fi
     if ! is_current; then
-        say "installing packages into .venv; this takes a few minutes"
+        say "installing the packages of $requirements into .venv; this takes a few minutes"
         has_python || make_environment
         rm -f "$stamp"
         install_packages
@@ -110,7 +153,8 @@ if ! is_current; then
         name_missing_tools
     fi
     exec 9<&-
-elif [[ ${1:-} != --quiet ]]; then
+elif ! $quiet; then
     name_missing_tools
+    [[ -z ${TORCH_BACKEND:-} ]] || say "TORCH_BACKEND changes nothing in a complete .venv: delete .venv to install torch anew"
 fi
-[[ ${1:-} == --quiet ]] || say "ready: .venv, $(cut -d ' ' -f 1,2 "$stamp")"
+$quiet || say "ready: .venv, $(head -n 1 "$stamp")"

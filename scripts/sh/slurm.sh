@@ -37,7 +37,7 @@ check() { # TASK
     check_task "$1"
     is_parallel "$1" || die 2 "$1 runs on one process: use scripts/sh/launch.sh, or choose from $parallel_tasks"
     [[ ${NODES:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die 2 "NODES=$NODES: must be a number of nodes, at least 1"
-    [[ ${GPUS:-1} =~ ^[0-9]{1,2}$ ]] || die 2 "GPUS=$GPUS: must be a number of GPUs per node, or 0 for CPUs"
+    check_number GPUS 'GPUs per node, or 0 for CPUs'
     [[ ${PROCS:-1} =~ ^[1-9][0-9]{0,2}$ ]] || die 2 "PROCS=$PROCS: must be a number of processes per node, at least 1"
     [[ ${CPUS:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die 2 "CPUS=$CPUS: must be a number of cores per node, at least 1"
     need_environment
@@ -73,11 +73,13 @@ run() { # TASK FLAGS...
         export CUDA_VISIBLE_DEVICES=
         processes=${PROCS:-1}
     fi
+    TASK_COMMAND="NODES=$nodes GPUS=$GPUS ${PROCS:+PROCS=$PROCS }scripts/sh/slurm.sh$(printf ' %q' "$task" "$@")"
+    export TASK_COMMAND # for environment.txt
     folder=$(earlier_run)
     [[ $task != train_* || -z $folder ]] || set -- "$@" --resume "$folder"
     shape=(--nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1)
     [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || shape+=(--cpus-per-task "$SLURM_CPUS_PER_TASK") # srun ignores the variable
-    srun --kill-on-bad-exit=1 "${shape[@]}" .venv/bin/python -m models.distributed --nnodes "$nodes" \
+    srun --kill-on-bad-exit=1 "${shape[@]}" "$python" -m models.distributed --nnodes "$nodes" \
         --nproc-per-node "$processes" --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
         --rdzv-endpoint "$head:$((20000 + SLURM_JOB_ID % 10000))" -m "scripts.$task" "$@" \
         >"$record.${SLURM_RESTART_COUNT:-0}.out" &

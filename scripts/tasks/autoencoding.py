@@ -14,14 +14,16 @@ from data.batches import Batches
 from models import devices, processes
 from models.autoencoders.autoencoder import Autoencoder, AutoencoderSpec, load_autoencoder
 from models.autoencoders.loss import AutoencoderLoss
+from models.drawing.sheets import check_scale
 from models.errors import UserError
 from models.randomness import derive_seed
 from models.runs import checkpoints
-from models.runs.lookup import find_run
 from models.training.autoencoder_objective import AutoencoderObjective
+from models.training.latent_pictures import SLICE
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import AutoencoderFlags, AutoencoderLossFlags, CodingFlags
 from scripts.tasks import run_data
+from scripts.tasks.sampling import find_trained
 from scripts.tasks.training import (
     Prepared,
     data_facts,
@@ -43,6 +45,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, stored: Mapping[str, Any]) -> P
     dataset = load_data(flags, lambda note: None, stored)
     _, channels, height, width = dataset.train.images.shape
     _check_likelihood(flags)
+    check_scale(flags.scale, (height, 2 * width), SLICE, SLICE)
     likelihood = flags.likelihood
     spec = AutoencoderSpec(
         kind=flags.kind,
@@ -72,6 +75,8 @@ def prepare_autoencoder(flags: AutoencoderFlags, stored: Mapping[str, Any]) -> P
         test_labels=test_few.labels,
         seed=flags.run.seed,
         umap=flags.umap,
+        scale=flags.scale,
+        picture_format=flags.report.format,
     )
     size, run = flags.optimizer.batch_size, flags.run
     share, workers = processes.rank_share(size), run.workers
@@ -106,7 +111,7 @@ def open_autoencoder(flags: CodingFlags, weights: str = "ema") -> tuple[Autoenco
     device = devices.pick_device(flags.device)
     devices.prepare_device(device)
     if flags.checkpoint in (checkpoints.LAST, checkpoints.BEST):
-        run = find_run(flags.run, Path(flags.experiments_dir), task="train_vae")
+        run = find_trained(flags.run, flags.experiments_dir, "train_vae")
         path = checkpoints.resolve_checkpoint(run, flags.checkpoint)
     else:
         path = Path(flags.checkpoint)

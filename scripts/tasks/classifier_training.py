@@ -14,6 +14,7 @@ from models.evaluation import classifier as classifiers
 from models.evaluation.classifier import Classifier
 from models.evaluation.image_sets import RealImages
 from models.evaluation.statistics import wilson_interval
+from models.spaces import Identity
 from models.training.interrupts import Interrupts
 from scripts.cli.terminal import tell
 from scripts.tasks.extractors import CLASSIFIERS_CACHE, classes_to_learn
@@ -35,7 +36,7 @@ def train_or_verify(flags: ClassifierFlags) -> Path:
 def _train(flags: ClassifierFlags, real: RealImages, device: torch.device) -> Path:
     settings = replace(flags.settings, flips=flags.settings.flips or real.flips)
     cache = Path(flags.experiments_dir) / CLASSIFIERS_CACHE
-    path = classifiers.cached_path(cache, settings, real.train.sha256) if flags.out is None else Path(flags.out)
+    path = classifiers.cached_path(cache, settings, real.train.identity.key) if flags.out is None else Path(flags.out)
     path = path.absolute()
     if path.suffix != ".safetensors":
         raise UserError(f"`out` {path}: name a .safetensors file")
@@ -57,12 +58,12 @@ def _verify(flags: ClassifierFlags, real: RealImages, device: torch.device) -> P
     Raises UserError if the file is missing, if the network was trained on other data, or if its accuracy is lower than
     the file states.
     """
-    sha256, network = real.train.sha256, flags.settings.network
-    path = Path(flags.file) if flags.file is not None else classifiers.pretrained_path(network, sha256)
+    data, network = real.train.identity, flags.settings.network
+    path = Path(flags.file) if flags.file is not None else classifiers.pretrained_path(network, data.sha256)
     if path is None:
         raise UserError(f"models/pretrained has no {network} of this {real.name}", "name a file with `file`")
     classifier = classifiers.load_classifier(path, device)
-    if classifier.facts["data_sha256"] != sha256:
+    if not data.matches(Identity.from_facts(classifier.facts, "data_")):
         raise UserError(f"{path} was trained on other data than this {real.name}")
     accuracy = classifier.accuracy_on(real.test)
     tell(_describe(classifier, accuracy, len(real.test)))

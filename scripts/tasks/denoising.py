@@ -14,6 +14,7 @@ from data.batches import Batches
 from models import devices, processes, spaces
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import TimeDensity
+from models.drawing.sheets import check_sample_sheet
 from models.errors import UserError
 from models.evaluation.distances import gaussian
 from models.evaluation.features import cached_features
@@ -37,7 +38,7 @@ from scripts.tasks.training import (
     data_facts,
     describe_run_line,
     few,
-    fingerprint,
+    identity_of,
     initialise,
     load_data,
     resolve_flags,
@@ -92,8 +93,7 @@ def prepare_denoiser(flags: TrainFlags, stored: Mapping[str, Any]) -> Prepared:
 def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | None = None) -> Prepared:
     """Build every object from complete flags and data. stored: as for `run_training`. Raises UserError."""
     device = torch.device(flags.run.device)
-    data_sha256 = fingerprint(dataset)
-    fitted = fit_space(flags, dataset, data_sha256)
+    fitted = fit_space(flags, dataset)
     if stored:
         fitted = fitted._replace(space=_original_space(stored, fitted.space).to(device))
     flags = replace(flags, space_options=replace(flags.space_options, **fitted.options))
@@ -109,7 +109,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | 
     objective = build_objective(flags, spec, dataset, device)
     objective.sampling.check(objective.model(network))
     if flags.sample_test.eval_samples > 0:
-        test = build_sample_test(flags, dataset, data_sha256)
+        test = build_sample_test(flags, dataset)
         objective = replace(objective, sample_test=test)
         warnings = covariance_warnings(test.count, len(test.train.mean), test.extractor.name)
         report.append(f"{test.count} samples are measured in {test.extractor.name}")
@@ -140,11 +140,11 @@ def _original_space(stored: Mapping[str, Any], fitted: Space) -> Space:
     return original if original.shape == fitted.shape else fitted
 
 
-def fit_space(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> Fitted:
+def fit_space(flags: TrainFlags, dataset: ImageData) -> Fitted:
     """Fit the space to the training split. Raises UserError."""
     around = Surroundings(
         dataset=dataset.name,
-        data_sha256=data_sha256,
+        identify=lambda: identity_of(dataset.train),
         experiments_dir=Path(flags.run.experiments_dir),
         device=torch.device(flags.run.device),
         # The same images are measured in memory and when streamed, so that a run can be resumed either way.
@@ -179,6 +179,8 @@ def build_objective(
 ) -> DenoisingObjective:
     """Build the loss, the test grid and the sample sheets. Raises UserError for settings that do not fit together."""
     process, sheets = flags.process, flags.sheets
+    _, height, width = spec.space.image_shape
+    check_sample_sheet(sheets.num_samples, spec.classes, (height, width), sheets.columns, sheets.scale)
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # Draw one time here: this raises UserError if the schedule does not allow the density.
     density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)
@@ -210,11 +212,14 @@ def build_objective(
         test_labels=test.labels,
         sampling=Sampling(sheets.sampler, sheets.steps, guidance_scale=scale),
         num_samples=sheets.num_samples,
+        picture_format=flags.report.format,
+        columns=sheets.columns,
+        scale=sheets.scale,
         seed=flags.run.seed,
     )
 
 
-def build_sample_test(flags: TrainFlags, dataset: ImageData, data_sha256: str) -> SampleTest:
+def build_sample_test(flags: TrainFlags, dataset: ImageData) -> SampleTest:
     """Build the sample test. It uses the data set's classifier, which is trained if missing. Raises UserError."""
     if not dataset.class_names:
         raise UserError(
@@ -222,5 +227,6 @@ def build_sample_test(flags: TrainFlags, dataset: ImageData, data_sha256: str) -
         )
     experiments = Path(flags.run.experiments_dir)
     extractor = classifier_of(dataset, experiments, torch.device(flags.run.device))
-    train = cached_features(extractor, dataset.train.images, data_sha256, experiments / FEATURES_CACHE)
+    key = identity_of(dataset.train).key
+    train = cached_features(extractor, dataset.train.images, key, experiments / FEATURES_CACHE)
     return SampleTest(extractor, gaussian(train.features), flags.sample_test.eval_samples)

@@ -23,6 +23,12 @@ from scripts.tasks.showing import Shown, pick_images, write_numbers
 if TYPE_CHECKING:
     from scripts.visualize_distribution import DistributionFlags
 
+# What is mapped, for the title.
+MAPPED = {
+    "pixels": "the pixels",
+    "latents": "the latents that the network takes",
+    "classifier": "the last hidden layer of a classifier",
+}
 FeatureReader = Callable[[Tensor], Tensor]  # uint8 images (N, C, H, W) -> features (N, D) on the CPU
 
 
@@ -59,7 +65,7 @@ def draw_distribution(flags: DistributionFlags) -> None:
         chart = fit_map(flags.method, both, flags.show.seed, flags.neighbours)
         real_labels = dataset.test.labels[rows].numpy() if dataset.class_names else np.full(count, -1)
         real = Cloud(chart.points[:count], real_labels)
-        source_map = SourceMap(real, shown.model.spec.class_names, chart.axes, _notes(figures))
+        source_map = SourceMap(real, dataset.class_names, chart.axes, _notes(figures))
         _draw(shown, flags, folder, source_map, chart, generated, read)
 
 
@@ -117,7 +123,8 @@ def _draw(
 ) -> None:
     count = len(generated.images)
     labels = np.full(count, -1) if generated.labels is None else generated.labels.numpy()
-    title = shown.title(f"{flags.method} of {flags.features}, seed {flags.show.seed}", generated.nfe)
+    mapped = f"{flags.method.upper()} of {MAPPED[flags.features]}: {count:,} test images and {count:,} generated ones"
+    title = f"{mapped}, seed {flags.show.seed}\n{shown.origin(generated.nfe)}"
     path = folder / f"distribution.{flags.show.format}"
     source_map.draw(Cloud(chart.points[-count:], labels), path, title)
     if not flags.show.animate:
@@ -125,5 +132,5 @@ def _draw(
     film = []
     for t, estimates in zip(generated.frame_times[1:], generated.estimates, strict=True):
         moved = Cloud(chart.transform(read(estimates).numpy()), labels[: len(estimates)])
-        film.append(source_map.frame(moved, f"{title}: clean estimates at t = {t:.2f}"))
+        film.append(source_map.frame(moved, f"{title}, clean estimates at t = {t:.2f}"))
     shown.animate(film, folder)

@@ -21,6 +21,7 @@ from models.evaluation.images import Images
 from models.evaluation.recognition import confusion_counts
 from models.evaluation.statistics import wilson_interval
 from models.evaluation.text_tables import text_table
+from models.runs.yaml_files import plain
 from models.spaces import ImageRows
 from models.spaces.encoded import encode_images
 from models.training.interrupts import Interrupts
@@ -42,6 +43,8 @@ def main(flags: BayesFlags) -> None:
     if is_autoencoder != (flags.method == "gaussians"):
         kind = "an autoencoder" if is_autoencoder else "a denoiser"
         raise UserError(f"`method` {flags.method}: {path} is {kind}", "leave out `method`", "use another `run`")
+    options = {"denoising": flags.errors, "likelihood": flags.ode, "gaussians": flags.gaussians}
+    protocol.refuse_unused(flags.method, options)
     classifier = _latent_classifier(flags, path) if is_autoencoder else _denoiser_classifier(flags, path)
     dataset = protocol.load_data_of_run(path, flags.data)
     part = protocol.part_of(dataset, flags.split, flags.first_image, flags.num_images)
@@ -76,10 +79,9 @@ class _Classifier(NamedTuple):
 
 def _denoiser_classifier(flags: BayesFlags, path: Path) -> _Classifier:
     """Build the classifier of a denoiser. Raises UserError without labels or if the settings do not fit the model."""
-    errors, ode = flags.errors, flags.ode
-    method: Method = Denoising(errors.draws, errors.weighting, *errors.time_range, errors.first_round, errors.patience)
+    method: Method = Denoising(**vars(flags.errors))
     if flags.method == "likelihood":
-        method = Likelihood(ode.ode_steps, ode.first_time, ode.probes)
+        method = Likelihood(**vars(flags.ode))
     model = open_model(path, flags.model)
     if model.spec.classes == 0:
         raise UserError(f"{path} is a model without labels: p(x|y) needs a conditional run", "use another `run`")
@@ -93,7 +95,7 @@ def _denoiser_classifier(flags: BayesFlags, path: Path) -> _Classifier:
 
         return classify
 
-    return _Classifier(asdict(method), fit)
+    return _Classifier(plain(asdict(method)), fit)
 
 
 def _latent_classifier(flags: BayesFlags, path: Path) -> _Classifier:

@@ -21,7 +21,16 @@ from models.evaluation.classifier import Classifier
 from models.evaluation.distances import Gaussian, gaussian
 from models.evaluation.features import Extractor, FeaturesAndLogits
 from models.evaluation.images import Images
-from models.evaluation.measure_names import MEANINGS, for_json, format_measurement, format_value, is_share, kind_of
+from models.evaluation.measure_names import (
+    BETTER,
+    MEANINGS,
+    for_json,
+    format_measurement,
+    format_value,
+    is_share,
+    kind_of,
+    short_names,
+)
 from models.evaluation.measures import MeasureSettings, covariance_warnings, measure_frechet
 from models.evaluation.noise_loss import noise_losses
 from models.evaluation.protocol import Protocol
@@ -217,7 +226,9 @@ class _Report:
             heading = HEADINGS[kind] + name.removeprefix(kind).replace("_", ", ", 1)
             floor = self.floors[name].value if name in self.floors else None
             panels.append(curves.Panel(name, heading, floor, percent=is_share(name)))
-        curves.draw_checkpoint_curves(columns, panels, folder / "checkpoints.png", self.title)
+        curves.draw_checkpoint_curves(
+            columns, panels, folder / f"checkpoints.{self.evaluation.flags.format}", self.title
+        )
 
     def _card(self) -> dict[str, Any]:
         """Return the protocol and how the images were generated. Only reports with equal protocols can be compared."""
@@ -255,8 +266,11 @@ class _Report:
             table.append((str(row.step), f"{row.epoch:.2f}", row.weights, *cells))
         table.append(("floor", "", "real", *(format_measurement(name, self.floors.get(name)) for name in names)))
         floor = f"{len(evaluation.rows)} real test images in place of the {evaluation.count} generated ones"
-        meanings = {"floor": floor, **{kind: MEANINGS[kind] for kind in map(kind_of, names)}}
-        parts = [self.title, text_table(table, ("step", "epoch", "weights", *names)), text_table(meanings.items())]
+        kinds = {kind: f"{MEANINGS[kind]}; {BETTER[kind]} is better" for kind in map(kind_of, names)}
+        meanings = {"floor": floor, **kinds}
+        short = short_names(names)
+        headings = ("step", "epoch", "weights", *(short[name] for name in names))
+        parts = [self.title, text_table(table, headings), text_table(meanings.items())]
         if evaluation.warnings:
             parts.append("\n".join(f"warning: {warning}" for warning in evaluation.warnings))
         return "\n\n".join(parts)

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -17,11 +16,12 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.evaluation.evaluation_report import RESAMPLED
-from models.evaluation.measure_names import format_value, is_share
+from models.evaluation.measure_names import BETTER, format_value, is_share, kind_of, short_names
 from models.evaluation.statistics import Measurement, Z, difference_of_shares
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
 from models.runs.lookup import find_run
+from models.spaces import Identity
 from scripts.cli.terminal import tell
 from scripts.tasks.protocol import unused_path
 from scripts.tasks.sampling import DENOISING, make_folder
@@ -76,28 +76,38 @@ def _find(name: str, experiments: Path) -> Path:
 def _read(folder: Path) -> _Report:
     path = folder / REPORT
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         if content["task"] != "samples":
             raise UserError(f"{path} is a report of {content['task']}: only reports of samples can be compared")
         parts = {key: content[key] for key in ("protocol", "samples", "results")}
         if not all(isinstance(part, dict) for part in parts.values()):
             raise ValueError("its parts are not mappings")
-        for row in parts["results"].values():
-            if not all(isinstance(row["found"][key], (float, int, NoneType)) for key in NUMBERS):
-                raise ValueError("a value is not a number")
-        if not parts["results"]:
-            raise ValueError("it has no results")
+        for name, row in parts["results"].items():
+            kind_of(name)  # raises ValueError for a name that is no measure
+            numbers = [row["found"][key] for key in NUMBERS]
+            if not all(number is None or math.isfinite(number) for number in numbers):
+                raise ValueError(f"a value of {name} is not a finite number")
+        if not parts["results"] or "images" not in parts["protocol"]:
+            raise ValueError("it has no results, or no number of images")
         warnings = [str(warning) for warning in content["warnings"]]
         resampled = safetensors.torch.load_file(folder / RESAMPLED) if (folder / RESAMPLED).is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:
         raise UserError(f"{path} is not a report of evaluate, or it is damaged: {error}") from None
     return _Report(folder, **parts, resampled=resampled, warnings=warnings)
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not a number in JSON")
 
 
 def _check_protocols(one: _Report, other: _Report) -> None:
     """Raise UserError if the protocols differ, because then the results cannot be compared."""
     keys = dict.fromkeys([*one.protocol, *other.protocol])
     pairs = {key: (one.protocol.get(key), other.protocol.get(key)) for key in keys}
+    for part in ("reference", "floor"):  # Images are the same or not, whichever of their hashes is known.
+        hashes = [Identity.from_facts(report.protocol, f"{part}_") for report in (one, other)]
+        if hashes[0].matches(hashes[1]):
+            pairs = {key: pair for key, pair in pairs.items() if key not in (f"{part}_sha256", f"{part}_contents")}
     differences = [f"{key} {first} and {second}" for key, (first, second) in pairs.items() if first != second]
     if differences:
         raise UserError(f"the evaluations cannot be compared, their protocols differ: {'; '.join(differences)}")
@@ -134,12 +144,15 @@ def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> tuple[fl
 
 
 def _difference(name: str, one: _Report, other: _Report, paired: bool) -> dict[str, Any]:
-    """Return the measure of `other` minus that of `one`. The 95 % interval is None if it cannot be computed."""
+    """Return the measure of `other` minus that of `one`. Value or 95 % interval are None if they are undefined."""
     first, second = (report.results[name]["found"] for report in (one, other))
+    undefined = {"one": first["value"], "other": second["value"], "value": None, "low": None, "high": None}
+    if None in (first["value"], second["value"]):
+        return undefined
     value = second["value"] - first["value"]
     spreads = _spreads(one.resampled.get(name), other.resampled.get(name), paired)
     low, high = None, None
-    if is_share(name) and first["low"] is not None and second["low"] is not None:
+    if is_share(name) and None not in (first["low"], first["high"], second["low"], second["high"]):
         share, other_share = (Measurement(*(row[key] for key in NUMBERS)) for row in (first, second))
         low, high = difference_of_shares(share, other_share, spreads[2] if spreads is not None else 0.0)
     elif spreads is not None:
@@ -147,7 +160,9 @@ def _difference(name: str, one: _Report, other: _Report, paired: bool) -> dict[s
         variance = deviation**2 + other_deviation**2 - 2 * correlation * deviation * other_deviation
         half = Z * math.sqrt(variance)
         low, high = value - half, value + half
-    return {"one": first["value"], "other": second["value"], "value": value, "low": low, "high": high}
+    if low is None or high is None or not math.isfinite(low + high):
+        return {**undefined, "value": value}
+    return {**undefined, "value": value, "low": low, "high": high}
 
 
 def _table(one: _Report, other: _Report, differences: dict[str, dict[str, Any]], paired: bool) -> str:
@@ -161,14 +176,14 @@ def _table(one: _Report, other: _Report, differences: dict[str, dict[str, Any]],
     for key in sorted({*one.samples, *other.samples} - {"images_sha256", "labels_sha256", "samples"}):
         if one.samples.get(key) != other.samples.get(key):
             lines.append(f"   {key}: {one.samples.get(key)} and {other.samples.get(key)}")
-    rows = []
+    rows, short = [], short_names(differences)
     for name, row in differences.items():
         value, low, high = (row[key] for key in NUMBERS)
         interval = "" if low is None else f" [{format_value(name, low)}, {format_value(name, high)}]"
         mark = " *" if low is not None and (low > 0 or high < 0) else ""
         cells = (format_value(name, row["one"]), format_value(name, row["other"]))
-        rows.append((name, *cells, f"{format_value(name, value)}{interval}{mark}"))
-    lines += ["", text_table(rows, ("", "A", "B", "B - A [95 %]"), right=(1, 2))] if rows else []
+        rows.append((short[name], *cells, BETTER[kind_of(name)], f"{format_value(name, value)}{interval}{mark}"))
+    lines += ["", text_table(rows, ("", "A", "B", "better", "B - A [95 %]"), right=(1, 2))] if rows else []
     lines += ["", "*: the interval does not contain 0"]
     for letter, report in (("A", one), ("B", other)):
         lines += [f"warning: of {letter}: {warning}" for warning in report.warnings]

@@ -43,6 +43,7 @@ def main(flags: LikelihoodFlags) -> None:
     levels = GreyLevels(*model.space.grey_levels)
     if flags.method == "auto":
         flags = replace(flags, method="ode" if model.spec.timesteps == 0 else "vlb")
+    protocol.refuse_unused(flags.method, {"vlb": flags.vlb, "ode": flags.ode})
     method, denoiser = _method(flags, model)
     dataset = protocol.load_data_of_run(path, flags.data)
     part, indices = protocol.spread_over(dataset, flags.split, flags.num_images, FEWER)
@@ -54,7 +55,7 @@ def main(flags: LikelihoodFlags) -> None:
     if not processes.is_rank_zero():
         return
     evaluations = method.evaluations(model.noise_schedule)
-    settings = {**asdict(method), "steps": evaluations} if flags.method == "vlb" else asdict(method)
+    settings = {"steps": evaluations} if flags.method == "vlb" else asdict(method)
     card = {
         **protocol.model_card(path, flags.model),
         **protocol.data_card(dataset, flags.split, {"images": "evenly spaced"}, part),
@@ -75,10 +76,10 @@ def _method(flags: LikelihoodFlags, model: Model) -> tuple[Method, Denoiser]:
     The variational bound clips the clean estimate, as samplers do. The ODE does not, because a flow with clipped
     estimates has no inverse.
     """
-    ode, denoiser = flags.ode, model.denoiser
-    method: Method = SpreadDensity(ode.ode_steps, ode.first_time, ode.probes)
+    denoiser = model.denoiser
+    method: Method = SpreadDensity(**vars(flags.ode))
     if flags.method == "vlb":
-        method = VariationalBound(flags.vlb.vlb_steps)
+        method = VariationalBound(**vars(flags.vlb))
     method.check(model.noise_schedule, model.space.shape, model.spec.initial_noise)
     if flags.method == "vlb" and model.space.bounds is not None:
         return method, clipped(denoiser, *model.space.bounds)

@@ -54,7 +54,7 @@ def main(flags: NoiseLossFlags) -> None:
     report = protocol.write_report(folder, "loss", card, results, _table(results))
     draw_losses_by_t(
         {name: [_point(row["loss"]) for row in results[name]["by_t"]] for name in ("train", "test")},
-        report.with_suffix(".png"),
+        report.with_suffix(f".{flags.format}"),
         f"{describe_model(model)}: mean squared error of the estimated noise, {len(test)} images each",
     )
     print(report)

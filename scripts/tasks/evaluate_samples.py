@@ -23,7 +23,9 @@ from models.evaluation.image_sets import Samples
 from models.evaluation.measures import MeasureSettings
 from models.evaluation.protocol import Protocol
 from models.generation import choose_labels
+from models.runs import checkpoints
 from models.runs.files import write_text
+from models.runs.status import STATUS
 from models.training.interrupts import Interrupts
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import ModelFlags, SamplerFlags
@@ -31,7 +33,7 @@ from scripts.cli.terminal import tell
 from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
 from scripts.tasks.protocol import load_data_of_run, model_card
 from scripts.tasks.samples import INTERVAL_UNIT, draw_samples, labels_as_real, read_samples, settings_beside
-from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open_sampling, resolve_model
+from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open_sampling, read_labels, resolve_model
 from scripts.tasks.training import load_data, one_loads_first
 
 if TYPE_CHECKING:
@@ -78,25 +80,28 @@ def _measure_run(flags: SamplesFlags) -> None:
     path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
     model = open_model(path, flags.model)
     sampling = open_sampling(flags.sampling, flags.model, model)
+    chosen = read_labels(flags.labels, model)
     with one_loads_first():
         dataset = load_data_of_run(path, flags.data)
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
-    if flags.labels is None:
+    if chosen.labels is None:
         labels = labels_as_real(model, dataset, count)
     else:
-        labels = choose_labels(model, flags.labels, count)
+        labels = choose_labels(model, chosen.labels, count)
     draw = partial(draw_samples, model, sampling, count, labels, flags.seed, flags.batch_size)
     if not processes.is_rank_zero():
         draw()
         return
     with new_folder(flags.out, path, "evaluation", "samples") as folder:
+        chosen.tell()
         extractors = _extractors(flags, dataset, device)
         samples = draw()
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors)
         _save_npz(samples, folder)
         settings = {**to_config(flags), "steps": sampling.steps, "checkpoint": str(path), INTERVAL_UNIT: "flow time"}
+        settings["labels"] = chosen.labels
         write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
 
@@ -124,6 +129,9 @@ def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
     for checkpoint in (settings.get("checkpoint"), *(several if isinstance(several, list) else ())):
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():
             return load_data_of_run(Path(checkpoint), flags.data)
+    around = path.absolute().parent
+    if (around / STATUS).is_file():  # samples that a run drew when it ended
+        return load_data_of_run(checkpoints.resolve_checkpoint(around), flags.data)
     raise UserError(f"`samples` {path}: the run that generated them is not found", "name their data with `dataset`")
 
 
@@ -142,7 +150,7 @@ def _write(
     with Interrupts(at_once=True):
         evaluation = Evaluation(protocol, samples)
         evaluation.measure(flags.classification_accuracy)
-        write_evaluation(evaluation, folder)
+        write_evaluation(evaluation, folder, flags.format)
     tell(evaluation_table(evaluation))
 
 

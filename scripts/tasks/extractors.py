@@ -12,8 +12,9 @@ from models.evaluation.feature_networks import NETWORKS
 from models.evaluation.features import Extractor
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.inception import Inception
+from models.spaces import Identity
 from scripts.cli.terminal import tell
-from scripts.tasks.training import fingerprint, split_hash
+from scripts.tasks.training import identity_of
 
 INCEPTION = "inception"
 FEATURES_CACHE = ".features"  # Folder in experiments_dir with the features of real images.
@@ -24,7 +25,7 @@ def real_images(dataset: ImageData) -> RealImages:
     """Convert a data set to the type that models.evaluation takes."""
 
     def labelled(split: Split) -> LabelledImages:
-        return LabelledImages(split.images, split.labels, split_hash(split))
+        return LabelledImages(split.images, split.labels, identity_of(split))
 
     return RealImages(dataset.name, dataset.class_names, dataset.flips, labelled(dataset.train), labelled(dataset.test))
 
@@ -75,7 +76,7 @@ def find_extractors(
 def _load_for(dataset: ImageData, path: Path, device: torch.device) -> Classifier:
     """Load a classifier from its file. Raises UserError if it was trained on other data."""
     classifier = load_classifier(path, device)
-    if classifier.facts["data_sha256"] != fingerprint(dataset):
+    if not identity_of(dataset.train).matches(Identity.from_facts(classifier.facts, "data_")):
         images = f"{classifier.facts.get('dataset')}, whose images differ from those of {dataset.name}"
         raise UserError(f"`extractors` {path}: trained on {images}")
     return classifier

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,12 +18,16 @@ from torch import Tensor
 
 from data.readers.layouts import shorten_names
 from models import processes
+from models.class_names import ending_of
 from models.drawing import image_files, sheets
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
 from models.model import Model
 from models.progress import duration
 from models.runs.files import write_text
+from models.runs.lookup import read_config
+from models.training.reporting import ReportSettings
 from scripts.cli.arguments import to_config
 from scripts.cli.terminal import tell, tell_progress
 from scripts.tasks.exporting import export_run
@@ -38,21 +42,26 @@ from scripts.tasks.sampling import (
     new_folder,
     open_model,
     open_sampling,
+    read_labels,
     resolve_model,
+    run_of,
 )
 
 if TYPE_CHECKING:
     from scripts.generate import GenerateFlags
 
-STRIP_ROWS, STRIP_FRAMES = 8, 10
+STRIP_ROWS, STRIP_FRAMES = 10, 10
 
 
 def write_samples(flags: GenerateFlags) -> None:
     """Write generated images into a folder and print its name, or export the run. Raises UserError."""
-    if flags.every_checkpoint and flags.num_samples > FRAMED:
-        raise UserError(f"--num_samples {flags.num_samples}: --every_checkpoint draws at most {FRAMED} images a sheet")
+    for flag in ("every_checkpoint", "sample_folders"):
+        if getattr(flags, flag) and flags.num_samples > FRAMED:
+            raise UserError(f"--num_samples {flags.num_samples}: --{flag} draws at most {FRAMED} images")
     flags = replace(flags, model=resolve_model(flags.model))
     paths = find_every_checkpoint(flags.model) if flags.every_checkpoint else [find_checkpoint(flags.model)]
+    if flags.every_checkpoint:
+        _report_pruned(paths, flags.animate)
     model = open_model(paths[-1], flags.model)
     if flags.export is not None:
         if processes.is_rank_zero():
@@ -60,14 +69,18 @@ def write_samples(flags: GenerateFlags) -> None:
         return
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
+    chosen, names = read_labels(flags.labels, model), model.spec.class_names
     if flags.labels is None and model.spec.untrained and processes.is_rank_zero():
-        lost = shorten_names(model.spec.class_names[label] for label in model.spec.untrained)
+        lost = shorten_names(names[label] for label in model.spec.untrained)
         tell(f"left out, since the model saw no training image of them: {lost}")
-    writer = _Writer(flags, sampling, choose_labels(model, flags.labels, flags.num_samples))
+    turns = class_titles(names, chosen.labels or model.spec.trained)
+    writer = _Writer(flags, sampling, choose_labels(model, chosen.labels, flags.num_samples), turns)
+    writer.check(model.space.image_shape)
     if not processes.is_rank_zero():
         writer.assist(model, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
+        chosen.tell()
         facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
         if flags.every_checkpoint:
             writer.draw_training(paths, folder)
@@ -77,8 +90,25 @@ def write_samples(flags: GenerateFlags) -> None:
             facts["nfe"] = writer.write(model, folder)
         if sampling.weak is not None:
             facts["autoguidance_checkpoint"] = sampling.weak.name
-        facts[INTERVAL_UNIT] = "flow time"
+        facts |= {INTERVAL_UNIT: "flow time", "labels": chosen.labels}
         write_text(folder / "config.txt", yaml.safe_dump({**to_config(flags), **facts}, sort_keys=False))
+
+
+def _report_pruned(paths: Sequence[Path], animate: bool) -> None:
+    """Say if training kept only its latest checkpoints. Raises UserError for an animation of one checkpoint."""
+    run = run_of(paths[0])
+    assert run is not None
+    keep = ReportSettings.keep_checkpoints
+    with suppress(UserError):  # A run without config.txt had the default.
+        keep = read_config(run).get("keep_checkpoints", keep)
+    if len(paths) == 1:
+        remedy = "train with --keep_checkpoints 0 and a lower --checkpoint_every for more"
+        if animate:
+            raise UserError(f"--animate: {run.name} has one checkpoint, a single frame; leave it out, or {remedy}")
+        tell(f"{run.name} has one checkpoint: {remedy}")
+    elif 0 < keep <= len(paths):
+        kept = f"training kept the latest {keep} and the best"
+        tell(f"{len(paths)} checkpoints are left of {run.name}: {kept}; with --keep_checkpoints 0 it keeps all")
 
 
 @contextmanager
@@ -93,11 +123,24 @@ def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype
 
 @dataclass(frozen=True)
 class _Writer:
-    """Generates images as the flags say and writes the files. labels: one per image."""
+    """Generates images as the flags say and writes the files. labels: one per image. turns: classes that take turns."""
 
     flags: GenerateFlags
     sampling: Sampling
     labels: list[int] | None
+    turns: list[str]
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise UserError if --scale makes a sheet or a strip too large."""
+        count, size, scale = min(self.flags.num_samples, FRAMED), (shape[1], shape[2]), self.flags.scale
+        sheets.check_sample_sheet(count, len(self.turns), size, self.flags.columns, scale)
+        sheets.check_scale(scale, size, STRIP_FRAMES + 1, STRIP_ROWS)
+
+    @property
+    def row_titles(self) -> list[str]:
+        """Classes of the rows of a strip."""
+        rows = range(min(self.flags.num_samples, STRIP_ROWS))
+        return [self.turns[row % len(self.turns)] for row in rows] if self.turns else []
 
     def batches(self, model: Model) -> Iterator[Generated]:
         flags = self.flags
@@ -124,7 +167,8 @@ class _Writer:
                 for batch in self.batches(model):
                     file.write(batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
                     if flags.save_images:
-                        image_files.save_each(batch.images, folder / "images", batch.labels, first=done)
+                        names = model.spec.class_names
+                        image_files.save_each(batch.images, folder / "images", batch.labels, done, names)
                     if done < FRAMED:
                         shown.append(batch)
                     done += len(batch.images)
@@ -153,22 +197,23 @@ class _Writer:
             model = open_model(path, self.flags.model)
             batches = list(self.batches(model))
             images = torch.cat([batch.images for batch in batches])
-            film.append(self._sheet(images, model, self._title(model, batches[0].nfe)))
-            image_files.save_image(film[-1], folder / f"{path.stem}.png")
+            film.append(self._sheet(images, self._title(model, batches[0].nfe)))
+            self._save(film[-1], folder / path.stem)
             frames.append(images[:STRIP_ROWS])
             assert model.origin is not None
             captions.append(f"step {model.origin.step}")
         title = f"{name_of(paths[0])}, {self.flags.model.weights} weights, {self.sampling.describe()}"
-        image_files.save_image(sheets.strip(frames, captions, title=title), folder / "training_strip.png")
+        strip = sheets.strip(frames, captions, title, self.row_titles, self.flags.scale)
+        self._save(strip, folder / "training_strip")
         if self.flags.animate:
-            image_files.animate(film, folder / f"animation.{self.flags.format}", fps=2)
+            self._animate(film, folder, fps=2)
 
     def _draw(self, model: Model, folder: Path, shown: Sequence[Generated], nfe: float) -> None:
         images = torch.cat([batch.images for batch in shown])[:FRAMED]
         title = self._title(model, nfe)
         if self.flags.num_samples > len(images):
             title += f" (first {len(images)} of {self.flags.num_samples})"
-        image_files.save_image(self._sheet(images, model, title), folder / "grid.png")
+        self._save(self._sheet(images, title), folder / "grid")
         times = shown[0].frame_times
         noisy = [torch.cat(frames)[:FRAMED] for frames in zip(*(batch.frames for batch in shown), strict=True)]
         stride = max(1, (len(times) - 1) // STRIP_FRAMES)
@@ -176,17 +221,46 @@ class _Writer:
         strip = sheets.strip(
             [noisy[index][:STRIP_ROWS] for index in indices],
             [f"t = {times[index]:.2f}" for index in indices],
-            title=f"{title}: x_t along the reverse process",
+            f"{title}: x_t along the reverse process",
+            self.row_titles,
+            self.flags.scale,
         )
-        image_files.save_image(strip, folder / "denoising_strip.png")
+        self._save(strip, folder / "denoising_strip")
         if self.flags.animate:
-            film = [self._sheet(frame, model, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)]
-            image_files.animate(film, folder / f"animation.{self.flags.format}")
+            film = [self._sheet(frame, f"{title}, t = {t:.2f}") for frame, t in zip(noisy, times, strict=True)]
+            self._animate(film, folder)
+        if self.flags.sample_folders:
+            names = model.spec.class_names
+            for number in range(len(images)):
+                ending = "" if self.labels is None else ending_of(names, self.labels[number])
+                sample = folder / "by_sample" / f"{number:05d}{ending}"
+                self._write_sample(sample, [frame[number] for frame in noisy], times, indices)
+
+    def _write_sample(
+        self, folder: Path, frames: Sequence[Tensor], times: Sequence[float], indices: Sequence[int]
+    ) -> None:
+        """Write the folder of one image. frames: (C, H, W) at `times`; indices: of the frames in the strip."""
+        (folder / "steps").mkdir(parents=True)
+        self._save(sheets.large(frames[-1]), folder / "image")
+        captions = [f"t = {times[index]:.2f}" for index in indices]
+        self._save(sheets.strip([frames[index][None] for index in indices], captions), folder / "strip")
+        film = [sheets.large(frame) for frame in frames]
+        for index, picture in enumerate(film):
+            self._save(picture, folder / "steps" / f"{index:02d}_t{times[index]:.2f}")
+        if self.flags.animate:
+            self._animate(film, folder)
+
+    def _save(self, picture: Image.Image, path: Path) -> None:
+        image_files.save_image(picture, path.with_name(f"{path.name}.{self.flags.format}"))
+
+    def _animate(self, film: Sequence[Image.Image], folder: Path, fps: float = 12.0) -> None:
+        image_files.animate(film, folder / f"animation.{self.flags.animation_format}", fps)
 
     def _title(self, model: Model, nfe: float) -> str:
         weak = f" away from {self.flags.sampling.autoguidance}" if self.sampling.weak is not None else ""
         return f"{describe_model(model)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
 
-    def _sheet(self, images: Tensor, model: Model, title: str) -> Image.Image:
-        names = () if self.flags.labels is not None or model.spec.untrained else model.spec.class_names
-        return sheets.sample_sheet(images, names, title)
+    def _sheet(self, images: Tensor, title: str) -> Image.Image:
+        if len(images) == 1 and self.flags.scale is None:
+            return sheets.large(images[0], title)
+        return sheets.sample_sheet(images, self.turns, title, self.flags.columns, self.flags.scale)

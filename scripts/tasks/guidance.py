@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.drawing import curves, sheets
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.evaluation.recognition import diversity
@@ -26,17 +27,24 @@ if TYPE_CHECKING:
 
 REAL_PER_CLASS = 200
 SIDE = 45  # Pixels. Small images are enlarged by an integer factor, so that the longer side is close to SIDE.
+WITHIN, BETWEEN = 2, 10  # Pixels between the images of a cell, and between cells.
+ASPECT = 1.6  # Width by height of the picture that cells are arranged for, as a screen's.
 
 
 def compare_scales(flags: GuidanceFlags) -> None:
     """Write the pictures and the table into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
     for scale in flags.scales:
         check_guidance(shown.model, scale)
-    classes = tuple(flags.labels or range(shown.model.spec.classes))
+    classes = tuple(shown.chosen.labels or range(shown.model.spec.classes))
+    if len(set(classes)) < len(classes):
+        raise UserError("`labels`: a class is named twice; name each once")
     labels = choose_labels(shown.model, classes, len(classes) * flags.samples_per_class)
     if labels is None:
         raise UserError(f"{shown.path} is a model without labels, which cannot be guided")
+    height, width = shown.model.space.image_shape[1:]
+    across = columns_of_a_cell(flags.shown, width * len(flags.scales) / (height * len(classes)))
+    shown.check_scale(flags.show.scale, across * len(flags.scales), math.ceil(flags.shown / across) * len(classes))
     dataset = shown.data()
     with shown.folder("guidance", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
         classifier = shown.classifier(dataset)
@@ -44,7 +52,7 @@ def compare_scales(flags: GuidanceFlags) -> None:
         real = _real_diversity(classifier, dataset.test.images, dataset.test.labels, classes)
         table = [_measure(classifier, *pair, real) for pair in zip(flags.scales, columns, strict=True)]
         write_table(folder, "guidance", table)
-        _draw(shown, flags, classes, columns, folder)
+        _draw(shown, flags, classes, across, columns, folder)
         content = f"{flags.samples_per_class} images of each of {len(classes)} classes at every scale"
         title = shown.title(content, *(column.nfe for column in columns))
         note = f"classifier: {100 * classifier.accuracy:.2f} % of real test images"
@@ -82,24 +90,36 @@ def _measure(classifier: Classifier, scale: float, column: Generated, real: floa
     }
 
 
-def _draw(shown: Shown, flags: GuidanceFlags, classes: tuple[int, ...], columns: list[Generated], folder: Path) -> None:
-    names = [shown.model.spec.class_names[label] for label in classes]
+def _draw(
+    shown: Shown, flags: GuidanceFlags, classes: tuple[int, ...], across: int, columns: list[Generated], folder: Path
+) -> None:
+    """Draw the sheet and the animation. across: columns of images in a cell."""
+    names = class_titles(shown.class_names, classes)
     headings = [f"scale {scale:g}" for scale in flags.scales]
-    across = math.ceil(math.sqrt(flags.shown))
-    enlarged = max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
+    enlarge = flags.show.scale or max(1, round(SIDE / max(shown.model.space.image_shape[1:])))
 
     def sheet(images: list[Tensor], caption: str) -> Image.Image:
         """Draw one sheet. images: one tensor per scale; image k has class k modulo the number of classes."""
-        cells = [
-            sheets.tiled(column[row :: len(classes)][: flags.shown], across)
-            for row in range(len(classes))
-            for column in images
-        ]
+        shown_rows = [column[row :: len(classes)][: flags.shown] for row in range(len(classes)) for column in images]
+        cells = [sheets.tiled(sheets.enlarged(rows, enlarge), across, WITHIN) for rows in shown_rows]
         title = shown.title(caption, *(column.nfe for column in columns))
-        return sheets.grid(torch.stack(cells), len(headings), 16, enlarged, title, headings, names)
+        return sheets.grid(torch.stack(cells), len(headings), BETWEEN, 1, title, headings, names)
 
-    caption = "classes by guidance scales; the same noise along each row"
+    caption = "guidance scales; along each row, the same noise and class"
     shown.save(sheet([column.images for column in columns], caption), folder, "guidance")
     if flags.show.animate:
         moments = zip(columns[0].frame_times, *(column.frames for column in columns), strict=True)
         shown.animate([sheet(list(images), f"{caption}, t = {t:.2f}") for t, *images in moments], folder)
+
+
+def columns_of_a_cell(count: int, aspect: float) -> int:
+    """Return the columns of a cell of `count` images for which the picture is closest to ASPECT and has few gaps.
+
+    aspect: width by height of the picture if each cell had one image.
+    """
+
+    def badness(columns: int) -> float:
+        rows = math.ceil(count / columns)
+        return abs(math.log(aspect * columns / rows / ASPECT)) + 2 * math.log(columns * rows / count)
+
+    return min(range(1, count + 1), key=badness)

@@ -29,10 +29,11 @@ HIDDEN_GREY = 128
 
 def fill_test_images(flags: InpaintFlags) -> None:
     """Write the picture and the errors of the filled-in images into a folder, and print its name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
     shown.need_gaussian_noise("inpaint")
     known = read_mask(flags.mask, shown.model.space.image_shape[1:], flags.show.seed)
-    images, labels, names = shown.test_images(flags.rows, flags.images, flags.labels)
+    images, labels, names = shown.test_images(flags.rows, flags.images)
+    shown.check_scale(flags.show.scale, flags.samples + 2, len(images))
     with shown.folder("inpainting", Path(flags.mask).stem, flags) as folder:
         made = fill_in(shown, flags, images, known, labels)
         # An autoencoder reconstructs the known pixels with a small error, so the originals replace them.
@@ -46,7 +47,7 @@ def fill_test_images(flags: InpaintFlags) -> None:
         def sheet(samples: Tensor, title: str) -> Image.Image:
             columns = [images, masked, *samples.unflatten(0, (-1, flags.samples)).unbind(1)]
             columns = [column[: len(samples) // flags.samples] for column in columns]
-            return sheets.strip(columns, headings, title=title, row_titles=names[: len(columns[0])])
+            return sheets.strip(columns, headings, title, names[: len(columns[0])], flags.show.scale)
 
         shown.save(sheet(filled, title), folder, "inpainting")
         if flags.show.animate:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from models.class_names import change_title
 from models.diffusion.denoiser import Denoiser, with_labels
 from models.diffusion.editing import invert
 from models.diffusion.guidance import between_labels
 from models.drawing import sheets
 from models.errors import UserError
 from models.generation import Generated, Start, choose_labels, sampled_denoiser
-from scripts.tasks.showing import Shown, name_images, pick_images, rmse, write_numbers
+from scripts.tasks.showing import ROWS, Shown, name_images, pick_images, rmse, write_numbers
 
 if TYPE_CHECKING:
     from scripts.interpolate import InterpolateFlags
@@ -35,26 +36,29 @@ class _Ends(NamedTuple):
 
 def draw_interpolation(flags: InterpolateFlags) -> None:
     """Write the picture into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
     if flags.between != "classes":
         shown.need_gaussian_noise(f"--between {flags.between}")
     elif shown.model.spec.classes < 2:
         raise UserError(f"--between classes: {shown.path} was trained without classes; choose noises or images")
+    shown.check_scale(flags.show.scale, flags.columns + 2, 2 * (flags.rows or ROWS))
     if flags.between == "images":
         # A clipped estimate cannot be inverted.
         _between_images(replace(shown, sampling=replace(shown.sampling, clip=False)), flags)
         return
-    labels = choose_labels(shown.model, flags.labels, flags.rows + 1) or []
-    names = [shown.model.spec.class_names[label] for label in labels]
+    rows = flags.rows or ROWS
+    labels = choose_labels(shown.model, shown.chosen.labels, rows + 1) or []
+    names = [shown.class_names[label] for label in labels]
     first, second = shown.labels(labels[:-1]), shown.labels(labels[1:])
-    shape = (flags.rows, *shown.model.space.shape)
-    noise, other_noise = (shown.draw([2 * row + end for row in range(flags.rows)])(shape) for end in (0, 1))
+    shape = (rows, *shown.model.space.shape)
+    noise, other_noise = (shown.draw([2 * row + end for row in range(rows)])(shape) for end in (0, 1))
     if flags.between == "noises":
         ends = _Ends((noise, other_noise), (first, first))
-        row_titles, content = names[:-1], "spherical interpolation between two noises, one class each row"
+        row_titles = [change_title(name) for name in names[:-1]]
+        content = "spherical interpolation between two noises, one class each row"
     else:
         ends = _Ends((noise, noise), (first, second))
-        row_titles = [f"{a} to {b}" for a, b in pairwise(names)]
+        row_titles = [change_title(*pair) for pair in pairwise(names)]
         content = "from class to class, one noise each row"
     with shown.folder("interpolations", flags.between, flags) as folder:
         _draw(shown, flags, ends, row_titles, content, folder)
@@ -117,11 +121,13 @@ def _draw(
         columns = [originals[0], *columns, originals[1]]
         headings = ["test image", *headings, "test image"]
     title = shown.title(content, made.nfe)
-    shown.save(sheets.strip(columns, headings, title=title, row_titles=row_titles), folder, "interpolation")
+    sheet = sheets.strip(columns, headings, title, row_titles, flags.show.scale)
+    shown.save(sheet, folder, "interpolation")
     if flags.show.animate:
-        across = math.ceil(math.sqrt(flags.rows))
+        across = math.ceil(math.sqrt(len(frames[0])))
         moments = zip(frames, weights.tolist(), strict=True)
-        film = [sheets.grid(frame, across, title=f"{title}, {weight:.2f}") for frame, weight in moments]
+        scale = flags.show.scale
+        film = [sheets.grid(frame, across, scale=scale, title=f"{title}, {weight:.2f}") for frame, weight in moments]
         shown.animate([*film, *film[-2:0:-1]], folder)
     return made
 
@@ -129,18 +135,22 @@ def _draw(
 def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
     """Interpolate between the noises found for test images, and measure how well both ends are reconstructed."""
     dataset = shown.data()
-    rows = pick_images(dataset.test, 2 * flags.rows, flags.show.seed, flags.images)
-    flags = replace(flags, rows=len(rows) // 2)
+    count = 2 * min(ROWS, len(dataset.test) // 2) if flags.rows is None else 2 * flags.rows
+    rows = pick_images(dataset.test, count, flags.show.seed, flags.images)
     images, labels = dataset.test.images[rows], dataset.test.labels[rows]
     with shown.folder("interpolations", "images", flags) as folder:
         noises = find_noises(shown, images, labels, flags.refinements)
         pair = shown.labels(labels[0::2].tolist()), shown.labels(labels[1::2].tolist())
-        names = name_images(dataset, rows, "")
-        titles = [f"{a} to\n{b}" for a, b in zip(names[0::2], names[1::2], strict=True)]
+        names = name_images(dataset, rows)
+        titles = [f"test images {a}, {b}" for a, b in rows.unflatten(0, (-1, 2)).tolist()]
+        if dataset.class_names:
+            of_rows = [dataset.class_names[label] for label in labels.tolist()]
+            changes = [change_title(*pair) for pair in zip(of_rows[0::2], of_rows[1::2], strict=True)]
+            titles = [f"{change}\n{title}" for change, title in zip(changes, titles, strict=True)]
         content = "spherical interpolation between the noises of two test images"
         ends, originals = _Ends((noises[0::2], noises[1::2]), pair), (images[0::2], images[1::2])
         made = _draw(shown, flags, ends, titles, content, folder, originals)
-        reconstructed = made.images.unflatten(0, (flags.rows, -1))[:, [0, -1]].flatten(0, 1)
+        reconstructed = made.images.unflatten(0, (len(rows) // 2, -1))[:, [0, -1]].flatten(0, 1)
         error = rmse(reconstructed, images)
         numbers = {
             "reconstruction_rmse_mean": error.mean().item(),
@@ -156,7 +166,8 @@ def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
         title = shown.title("test images, the noise found for each, and the image sampled from it")
         titles = [f"{name}\nRMSE {value:.2f} of 255" for name, value in zip(names, error.tolist(), strict=True)]
         headings = ["test image", "its noise", "reconstruction"]
-        shown.save(sheets.strip(columns, headings, title=title, row_titles=titles), folder, "reconstruction")
+        sheet = sheets.strip(columns, headings, title, titles, flags.show.scale)
+        shown.save(sheet, folder, "reconstruction")
 
 
 @torch.no_grad()

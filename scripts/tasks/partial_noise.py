@@ -12,6 +12,7 @@ from models.diffusion.denoiser import Denoiser, add_noise, with_labels
 from models.diffusion.times import Grid
 from models.drawing import sheets
 from models.generation import Generated, Start
+from scripts.cli.terminal import tell
 from scripts.tasks.showing import Shown, rmse, write_table
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 def sample_from_images(flags: ImageToImageFlags) -> None:
     """Write the picture and the table of changes into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show)
-    images, labels, names = shown.test_images(flags.rows, flags.images, flags.labels)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
+    images, labels, names = shown.test_images(flags.rows, flags.images)
+    shown.check_scale(flags.show.scale, len(flags.strength) + 1, len(images))
     with shown.folder("image_to_image", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
-        grids = [grid_from(shown.grid, strength) for strength in flags.strength]
+        grids = _grids(shown.grid, flags.strength)
         columns = [_sample(shown, images, labels, grid) for grid in grids]
         starts = [grid[0].flow_time.item() for grid in grids]
         table = [
@@ -31,13 +33,11 @@ def sample_from_images(flags: ImageToImageFlags) -> None:
             for start, column in zip(starts, columns, strict=True)
         ]
         write_table(folder, "change", table)
-        if flags.labels is not None:
-            names = [f"{name} to {shown.model.spec.class_names[k]}" for name, k in zip(names, labels, strict=True)]
         headings = ["test image", *(f"flow time {start:.2g}" for start in starts)]
         title = shown.title("test images noised up to a time and sampled from there", *(made.nfe for made in columns))
 
         def sheet(made: list[Tensor], title: str) -> Image.Image:
-            return sheets.strip([images, *made], headings, title=title, row_titles=names)
+            return sheets.strip([images, *made], headings, title, names, flags.show.scale)
 
         shown.save(sheet([column.images for column in columns], title), folder, "image_to_image")
         if flags.show.animate:
@@ -48,6 +48,18 @@ def sample_from_images(flags: ImageToImageFlags) -> None:
 def grid_from(grid: Grid, strength: float) -> Grid:
     """Return the part of a grid that starts at the flow time nearest to `strength`. It has at least one step."""
     return grid[int((grid.levels.flow_time[:-1] - strength).abs().argmin()) :]
+
+
+def _grids(grid: Grid, strengths: Sequence[float]) -> list[Grid]:
+    """Return the part of a grid for each strength. Strengths with the same start share one, and a line says so."""
+    grids: dict[int, Grid] = {}
+    for strength in strengths:
+        part = grid_from(grid, strength)
+        if len(part) in grids:
+            start = f"flow time {part[0].flow_time.item():.2g}"
+            tell(f"strength {strength:g} starts at {start}, as another one does: no second column; more --steps differ")
+        grids.setdefault(len(part), part)
+    return list(grids.values())
 
 
 def _sample(shown: Shown, images: Tensor, labels: list[int], grid: Grid) -> Generated:

@@ -27,7 +27,15 @@ from scripts.cli.flags import ModelFlags, SourceFlags
 from scripts.cli.terminal import tell, tell_progress
 from scripts.tasks import run_data
 from scripts.tasks.sampling import name_of
-from scripts.tasks.training import data_facts, load_data_again, same_data, spaced_rows, split_hash
+from scripts.tasks.training import (
+    CONTENTS_CACHE,
+    data_facts,
+    load_data_again,
+    notes_on_data,
+    same_data,
+    spaced_rows,
+    split_hash,
+)
 
 USUAL_COUNT = 1000  # Default number of images to measure, if there are that many.
 Result = TypeVar("Result")
@@ -44,8 +52,12 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     config = facts["config"]
     options = {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.")}
     root = data.data_root(source.data_root or config["data_root"])
-    dataset = load_data_again(config["dataset"], options, root, source, facts, name_of(path))
+    in_run = path.parent.name == "checkpoints"
+    kept = path.absolute().parents[2] / CONTENTS_CACHE if in_run else None
+    dataset = load_data_again(config["dataset"], options, root, source, facts, name_of(path), kept)
     now = data_facts(dataset)
+    for note in notes_on_data(facts["data"], now):
+        tell(note)
     if not same_data(facts["data"], now):
         change = run_data.describe_change(path.parent.parent, facts["data"], now, run_data.rows_of(dataset))
         message = f"the data set {dataset.name} in {root} differs from the data that {path} was trained on: {change}"
@@ -80,6 +92,16 @@ def _count(description: str, available: int, count: int | None, usual: int, fewe
         message = f"`num_images` {number}: must be {fewest} to {available}, the number of {description}"
         raise UserError(message, "use 0 for all")
     return number
+
+
+def refuse_unused(method: str, options: Mapping[str, object]) -> None:
+    """Raise UserError if an option of another method than the chosen one is set. options: a dataclass for each."""
+    for other, flags in options.items():
+        for name, value in vars(flags).items():
+            if other != method and value != getattr(type(flags)(), name):
+                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                message = f"`{name}` {shown}: the method is {method} here, and only {other} uses this option"
+                raise UserError(message, "leave it out")
 
 
 def model_card(path: Path, flags: ModelFlags) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def reconstruct(flags: ReconstructFlags) -> None:
     """Write the picture, errors and latent statistics into a folder, and print the folder's name. Raises UserError."""
     model, device = open_autoencoder(flags, flags.weights)
     source, split = _images(flags, model)
+    _, height, width = model.spec.shape
+    sheets.check_scale(flags.scale, (height, 2 * width), flags.width, flags.height)
     with new_folder(flags.out, model.path, "reconstructions", source.split()[0]) as folder:
         reconstructed = _reconstruct(model, split.images, flags.batch_size, device)
         result = fidelity(zip(split.images.split(500), reconstructed.images.split(500), strict=True))
@@ -43,8 +45,8 @@ def reconstruct(flags: ReconstructFlags) -> None:
             f"reconstruction on the right. All {len(split):,}: {_line(result)}"
         )
         rows = torch.linspace(0, len(split) - 1, min(flags.height * flags.width, len(split))).long()
-        sheet = sheets.pairs(split.images[rows], reconstructed.images[rows], flags.width, title)
-        image_files.save_image(sheet, folder / "reconstructions.png")
+        sheet = sheets.pairs(split.images[rows], reconstructed.images[rows], flags.width, title, flags.scale)
+        image_files.save_image(sheet, folder / f"reconstructions.{flags.format}")
         report = _report(model, flags, source, split, result, reconstructed)
         write_text(folder / "metrics.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "metrics.txt", _table(report))

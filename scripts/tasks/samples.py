@@ -4,17 +4,12 @@ All images are uint8. They come with a card of how they were generated, as far a
 """
 
 import math
-import re
 import time
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from data import ImageData
 from models.errors import UserError
@@ -25,6 +20,7 @@ from models.model import Model
 from models.progress import duration
 from models.runs.yaml_files import read_yaml
 from scripts.cli.terminal import tell_progress
+from scripts.tasks.sample_files import read_file
 from scripts.tasks.sampling import describe_model
 
 QUANTISATION = "uint8, rounded half to even, clipped to 0..255"
@@ -35,9 +31,6 @@ CARD_SETTINGS = (
     *("step", "checkpoint_sha256", "nfe"),
 )
 INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt. If missing, the interval is in the schedule's own t.
-_LABELLED = re.compile(r"_label(\d{1,9})\.[^.]+$")
-# Errors that numpy raises for files that are not an archive of arrays, or are damaged.
-_ARCHIVE_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | None:
@@ -82,20 +75,11 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
     `generate` writes its classes in turn, so its first `count` images are taken. Other files may be sorted by class,
     so `count` of their images are drawn at random.
     """
-    if not path.exists():
-        raise UserError(f"--samples {path}: no such file or folder")
-    is_npz = path.is_file() and path.suffix == ".npz"
-    images, labels = _read_npz(path) if is_npz else _read_pictures(path, dataset)
-    if tuple(images.shape[1:]) != tuple(dataset.train.images.shape[1:]):
-        given, expected = ("x".join(map(str, part.shape[1:])) for part in (images, dataset.train.images))
-        raise UserError(f"--samples {path}: images are {given} (CxHxW), those of {dataset.name} {expected}")
-    classes = len(dataset.class_names)
-    if labels is not None and not (len(labels) == len(images) and labels.min() >= 0 and labels.max() < classes):
-        raise UserError(f"--samples {path}: the labels are not one of {classes} classes per image")
+    images, labels = read_file(path, dataset)
     if count > len(images):
-        raise UserError(f"--num_images {count}: {path} holds {len(images)}")
+        raise UserError(f"`num_images` {count}: {path} holds {len(images)}")
     count = count or len(images)
-    settings = settings_beside(path) if is_npz else {}
+    settings = settings_beside(path) if path.suffix == ".npz" else {}
     if "sampler" in settings:
         rows = torch.arange(count)
         stored = {name: settings[name] for name in CARD_SETTINGS if _is_plain(settings.get(name))}
@@ -122,43 +106,3 @@ def _is_plain(value: Any) -> bool:
     """Return whether a value from a YAML file is a string, a finite number, or a list of these."""
     values = value if isinstance(value, list) else [value]
     return all(isinstance(item, (str, int)) or (isinstance(item, float) and math.isfinite(item)) for item in values)
-
-
-def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Read an archive as `generate` writes it: arr_0 uint8 (N, H, W, C), arr_1 labels."""
-    try:
-        # Given a path that is no archive, numpy would leave the file open and return something else.
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            images = archive["arr_0"]
-            labels = archive.get("arr_1")
-    except _ARCHIVE_ERRORS as error:
-        words = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"--samples {path}: no samples.npz with an arr_0: {words[0]}") from None
-    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray | None):
-        raise UserError(f"--samples {path}: no samples.npz with an arr_0: its members are no arrays")
-    if images.dtype != np.uint8:
-        raise UserError(f"--samples {path}: images are {images.dtype}; they must be uint8, rounded from 0..255")
-    if images.ndim != 4 or 0 in images.shape:
-        raise UserError(f"--samples {path}: arr_0 has shape {images.shape}; it must be (N, H, W, C)")
-    if labels is not None and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
-        raise UserError(f"--samples {path}: arr_1 must hold one whole number per image")
-    tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64))
-
-
-def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
-    """Read pictures sorted by name. Labels come from the names or the folders; None unless every picture has one."""
-    from data.readers.pictures import Target, decode_all
-    from data.readers.trees import open_tree
-
-    tree = open_tree(path)
-    names = sorted(tree.names)
-    images = torch.from_numpy(decode_all(tree, names, Target(None, dataset.train.images.shape[1], False)))
-    numbered = [_LABELLED.search(name) for name in names]  # as in 00000_label3.png
-    if all(numbered):
-        return images, torch.tensor([int(match[1]) for match in numbered if match])
-    class_names = list(dataset.class_names)
-    folders = [next((part for part in name.split("/")[:-1] if part in class_names), None) for name in names]
-    if class_names and all(folders):
-        return images, torch.tensor([class_names.index(str(folder)) for folder in folders])
-    return images, None

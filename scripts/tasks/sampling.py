@@ -5,24 +5,28 @@ All settings are checked before any image is generated.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import NamedTuple
 
 import torch
 
 from models import devices
+from models.class_names import LISTED, numbered
 from models.errors import UserError
-from models.generation import Sampling, default_steps
+from models.generation import Sampling, default_steps, named_labels
 from models.model import WEIGHTS, Model, load_model
 from models.runs import checkpoints
 from models.runs.lookup import find_run
+from models.runs.status import liveness, read_status
 from models.spaces.latents import find_autoencoder
 from models.training.interrupts import Interrupts
 from scripts.cli.flags import ModelFlags, SamplerFlags
+from scripts.cli.terminal import tell
 
 DENOISING = ("train_ddpm", "train_flow", "train_latent")
 FILM_FRAMES = 40  # Frames of an animation of the reverse process.
@@ -56,7 +60,17 @@ def find_every_checkpoint(flags: ModelFlags) -> list[Path]:
 
 
 def _find_run(name: str, flags: ModelFlags) -> Path:
-    return find_run(name, Path(flags.experiments_dir), DENOISING)
+    return find_trained(name, flags.experiments_dir, DENOISING)
+
+
+def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
+    """Return a run folder, as `find_run` does, and say so if the run is still training. Raises UserError."""
+    run = find_run(name, Path(experiments_dir), tasks)
+    status = read_status(run)
+    if liveness(status) == "running":
+        done = f"step {status.get('step')}, {status.get('progress') or 0:.0%} done"
+        tell(f"{run.name} is still training ({done}): its checkpoint of this moment is used")
+    return run
 
 
 def run_of(path: Path) -> Path | None:
@@ -106,6 +120,31 @@ def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) ->
     )
     sampling.check(model)
     return sampling
+
+
+class Chosen(NamedTuple):
+    """Labels of --labels, None without this flag, and the lines that say which classes they are."""
+
+    labels: list[int] | None
+    lines: list[str]
+
+    def tell(self) -> None:
+        """Print the lines. They follow all checks, so that a refusal is one line."""
+        for line in self.lines:
+            tell(line)
+
+
+ALL_CLASSES = Chosen(None, [])
+
+
+def read_labels(words: Sequence[str] | None, model: Model) -> Chosen:
+    """Find the classes of --labels. Raises UserError if the model does not have such a class."""
+    if words is None:
+        return ALL_CLASSES
+    labels, notes = named_labels(model, words)
+    distinct = [numbered(model.spec.class_names, label) for label in dict.fromkeys(labels)]
+    more = f", ... ({len(distinct)} in all)" if len(distinct) > LISTED else ""
+    return Chosen(labels, [*notes, f"classes: {', '.join(distinct[:LISTED])}{more}"])
 
 
 def folder_in_run(path: Path, out: str | None, kind: str) -> Path:

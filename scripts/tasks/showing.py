@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +14,24 @@ from PIL import Image
 from torch import Tensor
 
 from data import ImageData, Split
+from models.class_names import change_title
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.noise import shape_noise
 from models.diffusion.times import Grid
-from models.drawing import image_files
+from models.drawing import image_files, sheets
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
-from models.generation import Generated, Sampling, Start, choose_labels, generate, generate_from, join
+from models.generation import (
+    Generated,
+    Sampling,
+    Start,
+    choose_labels,
+    frame_steps,
+    generate,
+    generate_from,
+    join,
+    rows_in_turn,
+)
 from models.model import Model
 from models.randomness import Draw, derive_seed, image_draw
 from models.runs.files import write_text
@@ -31,31 +41,44 @@ from scripts.tasks.extractors import classifier_of
 from scripts.tasks.protocol import load_data_of_run
 from scripts.tasks.samples import INTERVAL_UNIT
 from scripts.tasks.sampling import (
+    ALL_CLASSES,
     FILM_FRAMES,
+    Chosen,
     describe_model,
     find_checkpoint,
     new_folder,
     open_model,
     open_sampling,
+    read_labels,
     resolve_model,
 )
+
+ROWS = 10  # Rows of a picture by default.
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A model with its sampling settings and the settings of its pictures."""
+    """A model with its sampling settings and the settings of its pictures. chosen: the classes of --labels."""
 
     flags: ModelFlags
     show: ShowFlags
     model: Model
     sampling: Sampling
+    chosen: Chosen = ALL_CLASSES
 
     @classmethod
-    def open(cls, flags: ModelFlags, sampler: SamplerFlags, show: ShowFlags) -> Shown:
-        """Load the model. Raises UserError if the flags do not fit the model."""
+    def open(
+        cls, flags: ModelFlags, sampler: SamplerFlags, show: ShowFlags, labels: Sequence[str] | None = None
+    ) -> Shown:
+        """Load the model. labels: words of --labels. Raises UserError if the flags do not fit the model."""
         flags = resolve_model(flags)
         model = open_model(find_checkpoint(flags), flags)
-        return cls(flags, show, model, open_sampling(sampler, flags, model))
+        return cls(flags, show, model, open_sampling(sampler, flags, model), read_labels(labels, model))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each of the model's classes."""
+        return self.model.spec.class_names
 
     @property
     def path(self) -> Path:
@@ -79,29 +102,38 @@ class Shown:
         if noise != "gaussian":
             raise UserError(f"{task} needs Gaussian initial noise: {self.path} starts from {noise} noise")
 
+    def check_scale(self, scale: int | None, columns: int, rows: int) -> None:
+        """Raise UserError if --scale makes a sheet of these columns and rows too large."""
+        _, height, width = self.model.space.image_shape
+        sheets.check_scale(scale, (height, width), columns, rows)
+
     def data(self) -> ImageData:
         return load_data_of_run(self.path, self.show.data)
 
-    def test_images(
-        self, count: int, numbers: Sequence[int] | None, labels: Sequence[int] | None
-    ) -> tuple[Tensor, list[int], list[str]]:
-        """Return test images, uint8 (N, C, H, W), the labels to sample with, and names for the picture.
+    def test_images(self, count: int | None, numbers: Sequence[int] | None) -> tuple[Tensor, list[int], list[str]]:
+        """Return test images, uint8 (N, C, H, W), the labels to sample with, and captions for the picture.
 
-        numbers: rows of the test split; None draws `count` rows with the seed. labels: repeated in this order; None
-        takes each image's true label. Raises UserError.
+        numbers: rows of the test split; None draws `count` rows with the seed, or ROWS if `count` is None. Without
+        --labels, each image has its true label. Raises UserError.
         """
         dataset = self.data()
+        count = min(ROWS, len(dataset.test)) if count is None else count
         rows = pick_images(dataset.test, count, self.show.seed, numbers)
-        chosen = choose_labels(self.model, labels, len(rows)) if labels is not None else None
+        chosen = choose_labels(self.model, self.chosen.labels, len(rows)) if self.chosen.labels else None
         shown_labels = dataset.test.labels[rows].tolist() if chosen is None else chosen
-        return dataset.test.images[rows], shown_labels, name_images(dataset, rows)
+        targets = () if chosen is None else [self.class_names[label] for label in chosen]
+        return dataset.test.images[rows], shown_labels, name_images(dataset, rows, targets)
 
     def title(self, content: str, *nfe: float) -> str:
-        """Return a title: run, step, weights, sampler, guidance, range of the NFE, and `content`."""
+        """Return a title: the origin of the images, and `content`."""
+        return f"{self.origin(*nfe)}: {content}"
+
+    def origin(self, *nfe: float) -> str:
+        """Return the origin of generated images: run, step, weights, sampler, guidance and range of the NFE."""
         weak = f" away from {describe_model(self.sampling.weak)}" if self.sampling.weak is not None else ""
         ends = sorted({min(nfe), max(nfe)}) if nfe else []
         cost = f", NFE {' to '.join(f'{end:g}' for end in ends)}" if ends else ""
-        return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}: {content}"
+        return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}"
 
     def generate(self, labels: Sequence[int] | None, count: int, frames: int = 0) -> Generated:
         """Return `count` images. Their noise is drawn with the seed."""
@@ -112,8 +144,8 @@ class Shown:
         self, begin: Callable[[Denoiser, range], Start], count: int, steps: int, frames: int = 0
     ) -> Generated:
         """Return `count` images. `begin` returns the `Start` of each batch. steps: number of steps of each walk."""
-        size = self.show.batch_size
-        return join(list(generate_from(begin, self.model, self.sampling, count, steps, size, frames)))
+        size, kept = self.show.batch_size, frame_steps(steps, frames)
+        return join(list(generate_from(begin, self.model, self.sampling, count, steps, size, kept)))
 
     def draw(self, indices: Sequence[int]) -> Draw:
         """Return a function that draws the noise of the images `indices` from the model's distribution, by the seed."""
@@ -128,9 +160,11 @@ class Shown:
     def folder(self, kind: str, words: str, flags: Any) -> Iterator[Path]:
         """Yield the folder to write. At the end of the block, write config.txt with all settings."""
         with new_folder(self.show.out, self.path, kind, words) as folder:
+            self.chosen.tell()
             yield folder
             settings = {**to_config(flags), **to_config(self.flags), "steps": self.sampling.steps}
             settings |= {"checkpoint": str(self.path), INTERVAL_UNIT: "flow time"}
+            settings |= {} if self.chosen.labels is None else {"labels": self.chosen.labels}
             write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 
     def save(self, picture: Image.Image, folder: Path, name: str) -> None:
@@ -157,21 +191,17 @@ def pick_images(split: Split, count: int, seed: int, numbers: Sequence[int] | No
     if count > len(split):
         raise UserError(f"--rows: {count} test images are needed, and the split has {len(split)}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(derive_seed(seed, "test images")))
-    seen: Counter[int] = Counter()
-    turns = []
-    for label in split.labels[order].tolist():
-        turns.append((seen[label], label))
-        seen[label] += 1
-    in_turn = sorted(range(len(order)), key=turns.__getitem__)
-    return order[in_turn[:count]]
+    return order[rows_in_turn(split.labels[order], count)]
 
 
-def name_images(dataset: ImageData, rows: Tensor, prefix: str = "test image ") -> list[str]:
-    """Return the names of test images for a picture: prefix, row in the split, and class."""
-    names = dataset.class_names
-    labels = dataset.test.labels[rows].tolist()
-    numbers = [f"{prefix}{row}" for row in rows.tolist()]
-    return [f"{n} ({names[k]})" for n, k in zip(numbers, labels, strict=True)] if names else numbers
+def name_images(dataset: ImageData, rows: Tensor, targets: Sequence[str] = ()) -> list[str]:
+    """Return captions of test images: the class, then the row in the split. targets: names of the classes to become."""
+    numbers = [f"test image {row}" for row in rows.tolist()]
+    if not dataset.class_names:
+        return numbers
+    names = [dataset.class_names[label] for label in dataset.test.labels[rows].tolist()]
+    changes = [change_title(*pair) for pair in zip(names, *([targets] if targets else ()), strict=True)]
+    return [f"{change}\n{number}" for change, number in zip(changes, numbers, strict=True)]
 
 
 def write_numbers(folder: Path, name: str, numbers: Mapping[str, Any]) -> None:

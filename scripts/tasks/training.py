@@ -24,11 +24,14 @@ from models import devices, distributed, processes
 from models.errors import UserError
 from models.evaluation.image_sets import sha256_of
 from models.model import match_weights
+from models.progress import duration
 from models.runs import checkpoints, yaml_files
 from models.runs.environment import environment
 from models.runs.lookup import NEEDED, find_run
 from models.runs.run import Run
 from models.runs.status import read_status
+from models.spaces import Identity
+from models.training.budget import Budget
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
 from models.training.objectives import Objective
@@ -39,6 +42,7 @@ from scripts.cli.settings import AnyFlags, Request
 from scripts.tasks import run_data
 
 DEFAULT_EPOCHS = 20.0
+CONTENTS_CACHE = ".contents"  # Folder in experiments_dir with the hashes of image files.
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
     with one_loads_first():
         prepared = prepare(flags, stored)
     changed = folder is not None and _compare(folder, stored, prepared, flags.run.changed_data)
+    if folder is not None:
+        _refuse_finished(folder, stored, prepared)
+        prepared.report.extend(notes_on_data(stored["data"], prepared.facts["data"]))
     run = _open_run(folder, request.task, flags, prepared)
     with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
@@ -103,7 +110,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
             trainer.restore(tensors, stored)
             if changed:  # Losses on other images do not compare.
                 trainer.best_loss, trainer.worse = math.inf, 0
-            run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}")
+            run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}{_rise_of_rate(trainer, stored)}")
         trainer.train(interrupts)
 
 
@@ -162,14 +169,30 @@ def _compare(folder: Path, stored: Mapping[str, Any], prepared: Prepared, accept
     return changed
 
 
-def data_facts(dataset: ImageData) -> dict[str, Any]:
-    """Return the facts about the data of a run, which its checkpoints hold."""
-    return {"name": dataset.name, "sha256": fingerprint(dataset), **run_data.counts_of(dataset)}
+def _refuse_finished(folder: Path, stored: Mapping[str, Any], prepared: Prepared) -> None:
+    """Raise UserError if a run has finished and its budget leaves nothing to train. The way out is a longer budget."""
+    if read_status(folder).get("state") != "finished":
+        return
+    settings, state = prepared.settings, stored["training"]
+    size, budget = len(prepared.batches), settings.budget
+    used = budget.used_up(size, settings.optimizer.batch_size, stored["step"], state["seconds"])
+    if 0 < budget.patience <= state["worse"]:
+        used["patience"] = budget.patience
+    if used:
+        longer = " and ".join(f"`{name}` above {limit:g}" for name, limit in used.items())
+        done = f"{stored['step']} steps in {duration(state['seconds'])}"
+        raise UserError(f"{folder.name} has finished, after {done}", f"to train it further, add {longer}")
 
 
-def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether two `data_facts` are of the same images and labels."""
-    return all(then.get(key) == now[key] for key in ("name", "sha256"))
+def _rise_of_rate(trainer: Trainer, stored: Mapping[str, Any]) -> str:
+    """Return a note for the log if a longer budget raises the learning rate of the next step; else an empty string."""
+    config, settings = stored.get("config", {}), trainer.settings.optimizer
+    limits = {name: config.get(name) for name in ("epochs", "max_steps", "max_minutes")}
+    budget = Budget(**limits)
+    earlier = budget.spent(budget.steps(trainer.dataset_size, settings.batch_size), trainer.step, trainer.seconds)
+    before, now = (settings.learning_rate(trainer.step, progress) for progress in (earlier, trainer.progress))
+    rises = any(limits.values()) and now > 1.001 * before
+    return f"; the budget is longer, so the learning rate goes back up from {before:.3g} to {now:.3g}" if rises else ""
 
 
 def _nearly_equal(one: Any, other: Any) -> bool:
@@ -225,11 +248,15 @@ def load_data(
     tell: receives notes about the data. stored: facts of the run that is resumed.
     """
     source: SourceFlags = flags.data
+    # Flags of trainings, of evaluations and of other tasks have `experiments_dir` in `run`, in `model` or alone.
+    groups = (getattr(flags, "run", None), getattr(flags, "model", None), flags)
+    kept = Path(next(vars(group)["experiments_dir"] for group in groups if hasattr(group, "experiments_dir")))
+    kept /= CONTENTS_CACHE
     root, options = data.data_root(source.data_root), vars(flags.dataset_options)
     if stored:
-        dataset = load_data_again(flags.dataset, options, root, source, stored, "the run", tell)
+        dataset = load_data_again(flags.dataset, options, root, source, stored, "the run", kept, tell)
     else:
-        dataset = data.load(flags.dataset, options, root, source.memory_limit, tell)
+        dataset = data.load(flags.dataset, options, root, source.memory_limit, kept, tell)
     if dataset.broken is not None and not processes.is_rank_zero():
         dataset.broken.tell_to(lambda line: None)
     return dataset
@@ -242,16 +269,17 @@ def load_data_again(
     source: SourceFlags,
     stored: Mapping[str, Any],
     run: str,
+    digests: Path | None = None,
     tell: Callable[[str], None] = data.warn,
 ) -> ImageData:
-    """Load the data set of a run, wherever it is below `root`. stored: facts of the run. Raises UserError.
+    """Load the data set of a run, wherever it is below `root`. stored: facts of the run. digests: as for `data.load`.
 
-    The data may differ from those of the run.
+    Raises UserError. The data may differ from those of the run.
     """
     located = run_data.locate_moved(name, options, root, run)
 
     def load(older: bool) -> ImageData:
-        return data.load(name, located, root, source.memory_limit, lambda note: None, older)
+        return data.load(name, located, root, source.memory_limit, digests, lambda note: None, older)
 
     names = (stored.get("denoiser") or {}).get("class_names") or ()
     dataset = run_data.load_of_run(load, lambda dataset: same_data(stored["data"], data_facts(dataset)), names)
@@ -310,11 +338,31 @@ def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str
     return f"{match_weights(network, checkpoints.under('ema', tensors))} (from {source})"
 
 
-def fingerprint(dataset: ImageData) -> str:
-    """Return the SHA-256 of the training split, which identifies the data set."""
-    return split_hash(dataset.train)
+def identity_of(split: Split, read: bool = True) -> Identity:
+    """Return the hashes of a split's images and labels. read: whether image files are read if their contents need it.
+
+    Without `read`, contents are known if the images are in memory, or if the files are as they were when last read.
+    """
+    return Identity(split_hash(split), split.contents(read) or "")
 
 
 def split_hash(split: Split) -> str:
-    """Return the SHA-256 of a split's images and labels. Streamed images are hashed without decoding them."""
+    """Return the SHA-256 of a split's images and labels. For image files, it is of names and sizes."""
     return split.sha256 or sha256_of(split.in_memory(), split.labels)
+
+
+def data_facts(dataset: ImageData) -> dict[str, Any]:
+    """Return the facts about the data of a run, which its checkpoints hold: hashes and counts."""
+    return {"name": dataset.name, **identity_of(dataset.train, read=False).facts(), **run_data.counts_of(dataset)}
+
+
+def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two `data_facts` are of the same images and labels."""
+    return then.get("name") == now["name"] and Identity.from_facts(then).matches(Identity.from_facts(now))
+
+
+def notes_on_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for the log if the data of an older run can be compared by names and sizes alone."""
+    if now.get("contents") and not then.get("contents"):
+        return ["this run knows the names and sizes of its images, not their contents: only these were compared"]
+    return []

@@ -30,20 +30,28 @@ FOREIGN = (
     "EXPERIMENTS_DIR",
     "GPUS",
     "PROCS",
+    "PYTHON",
+    "TORCH_BACKEND",
+    "LAUNCH_WAIT",
 )
 
-# Writes its arguments to FAKE_OUT. Then it does what FAKE says: exit ("dump"), fail with a code ("die 7"), or behave
-# like a run ("serve"), which waits for a signal, takes a moment to end, and records all signals that it has received.
+# Writes its arguments to FAKE_OUT after FAKE_DELAY seconds. Then it does what FAKE says: exit ("dump"), fail with a
+# code ("die 7"), or behave like a run ("serve"), which waits for a signal, takes a moment to end, and records all
+# signals that it has received. With "mistake", it only refuses its flags.
 TASK = """
 import json, os, signal, sys, time
 from pathlib import Path
 
 def main():
     words = os.environ.get("FAKE", "dump").split()
+    time.sleep(float(os.environ.get("FAKE_DELAY", 0)))
+    if words[0] == "mistake":
+        print("error: no such flag: --bath_size", file=sys.stderr)
+        sys.exit(2)
     print("started", file=sys.stderr)
     Path(os.environ["FAKE_OUT"]).write_text(json.dumps(sys.argv[1:]))
     if words[0] == "die":
-        print("error: no such flag: --bath_size", file=sys.stderr)
+        print("error: no such flag: --bath_size", file=sys.stderr, flush=True)
         sys.exit(int(words[1]))
     if words[0] == "serve":
         serve(Path(os.environ.get("EXPERIMENTS_DIR", "experiments")) / f"run-{os.getpid()}")
@@ -54,6 +62,7 @@ def serve(folder):
         signal.signal(number, lambda number, frame: received.append(number))
     folder.mkdir(parents=True)
     os.link(os.environ["LAUNCH_LOG"], folder / "console.log")
+    Path(os.environ["LAUNCH_RECORD"], "folder").write_text(str(folder))
     print("serving, terminal:", sys.stderr.isatty(), file=sys.stderr, flush=True)
     deadline = time.monotonic() + 180
     while not received and time.monotonic() < deadline:
@@ -86,13 +95,14 @@ class FakeRepository:
         for script in (ROOT / "scripts" / "sh").glob("*.sh"):
             shutil.copy(script, self.root / "scripts" / "sh")
         shutil.copy(ROOT / "Makefile", self.root)
-        for task in ("fake", "train_ddpm", "train_flow", "generate", "record"):
+        for task in ("fake", "train_ddpm", "train_flow", "generate", "record", "visualize_schedules"):
             (self.root / "scripts" / f"{task}.py").write_text(TASK)
         for name in ("requirements.txt", "requirements-dev.txt"):
-            (self.root / name).write_text("")
+            (self.root / name).touch()
         (self.root / ".venv" / "bin").mkdir(parents=True)
         (self.root / ".venv" / "bin" / "python").symlink_to(sys.executable)
-        stamp = f"Python {platform.python_version()} {hashlib.sha256(b'').hexdigest()}\n"
+        empty = hashlib.sha256(b"").hexdigest()
+        stamp = f"Python {platform.python_version()}\nrequirements.txt {empty}\nrequirements-dev.txt {empty}\n"
         (self.root / ".venv" / "installed").write_text(stamp)
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,13 @@ def check_refusal(ended: Ended, *words: str) -> None:
         (("--batch_sise", "3"), ("--batch_sise", "did you mean --batch_size")),
         (("--network.widht", "3"), ("--network.widht", "--network.width")),
         (("--batch_size", "0"), ("--batch_size 0",)),
-        (("--batch_size", "many"), ("many",)),
+        (("--batch_size", "many"), ("--batch_size many: must be INT",)),
+        (("--max_steps", "1.5"), ("--max_steps 1.5: must be INT",)),
+        (("--max-minutes", "long"), ("--max_minutes long: must be FLOAT",)),
+        (("--betas", "0.9", "x"), ("--betas 0.9 x: must be FLOAT FLOAT",)),
+        (("--betas", "0.9"), ("--betas: a value is missing, FLOAT FLOAT",)),
+        (("--network.multipliers", "wide"), ("--network.multipliers wide: must be [INT ...]",)),
+        (("--data_root",), ("--data_root: a value is missing, STR",)),
         (("--seed", "-1"), ("--seed -1",)),
         (("--epochs", "-1"), ("--epochs",)),
         (("--max_minutes", "0"), ("--max_minutes",)),
@@ -97,6 +105,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--labels", "10"), ("10", "0 to 9")),
         (("--labels", "-1"), ("-1",)),
         (("--labels", "three"), ("three",)),
+        (("--eta", "big"), ("--eta big: must be FLOAT",)),
+        (("--variance", "big"), ("--variance big: choose from", "posterior")),
         (("--num_samples", "0"), ("--num_samples 0",)),
         (("--batch_size", "0"), ("--batch_size 0",)),
         (("--weights", "both"), ("both", "ema or raw")),
@@ -184,6 +194,107 @@ def test_resuming_on_other_data(copy: Path, tmp_path: Path, capsys) -> None:
     path.with_suffix(".yaml").write_text("\n".join(facts))
     ended = run_here("train_ddpm", *TINY, "--timesteps", "20", "--resume", copy, capsys=capsys)
     check_refusal(ended, "data set")
+
+
+def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), ("6 steps", "add --max_steps above 6")),
+        (("--max_steps", "3"), ("add --max_steps above 3",)),
+        (("--max_steps", "6", "--lr", "1e-3"), ("add --max_steps above 6",)),
+        (("--max_steps", "9", "--epochs", "0.01"), ("add --epochs above 0.01",)),
+        (("--max_steps", "6", "--epochs", "0.01"), ("add --epochs above 0.01 and --max_steps above 6",)),
+        (("--max_steps", "9", "--max_minutes", "1e-9"), ("add --max_minutes above 1e-09",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_finished_run_is_not_resumed_without_a_longer_budget(flags, words, copy: Path, capsys) -> None:
+    before = contents(copy)
+    ended = run_here("train_ddpm", "--resume", copy, *flags, capsys=capsys)
+    check_refusal(ended, copy.name, "has finished", *words)
+    assert contents(copy) == before
+
+
+def test_a_run_that_stopped_early_is_not_resumed_with_the_same_patience(tmp_path: Path, capsys) -> None:
+    words = ("--patience", "1", "--eval_every", "0.01", "--lr", "1e-12", "--max_steps", "90")
+    folder = run_here("train_flow", *TINY, *words, "--experiments_dir", tmp_path, capsys=capsys).folder
+    before = contents(folder)
+    check_refusal(run_here("train_flow", "--resume", folder, capsys=capsys), "add --patience above 1")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rise"), [("cosine", "from 0 to 0.0005"), ("linear", "from 0 to 0.0005"), ("constant", "")]
+)
+def test_a_longer_budget_says_how_the_learning_rate_rises(schedule, rise, tmp_path: Path, capsys) -> None:
+    words = (*TINY, "--lr_schedule", schedule, "--warmup_steps", "0", "--experiments_dir", tmp_path)
+    folder = run_here("train_flow", *words, capsys=capsys).folder
+    again = run_here("train_flow", "--resume", folder, "--max_steps", "12", capsys=capsys)
+    assert again.folder == folder
+    assert (f"the learning rate goes back up {rise}" in again.err) == bool(rise)
+    assert again.err.splitlines()[-1] == f'finished; next: make generate ARGS="--run {folder}"'
+
+
+def test_an_interrupted_run_resumes_without_a_word_on_the_learning_rate(copy: Path, capsys) -> None:
+    status = json.loads((copy / "status.json").read_text()) | {"state": "interrupted"}
+    (copy / "status.json").write_text(json.dumps(status))
+    ended = run_here("train_ddpm", "--resume", copy, capsys=capsys)
+    assert ended.folder == copy and "learning rate" not in ended.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--network.width", "16"), ("--network", "dit"), ("--network", "convnext"), ("--network.multipliers", "3", "5")],
+    ids=" ".join,
+)
+def test_weights_of_another_network_are_refused(flags, run: Path, tmp_path: Path, capsys) -> None:
+    words = (*(() if "--network" in flags else TINY), "--experiments_dir", tmp_path, "--init_from", run, *flags)
+    ended = run_here("train_ddpm", *words, "--max_steps", "1", capsys=capsys)
+    check_refusal(ended, "--init_from: only", "of the weights", "--network")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["train_flow", "train_latent", "train_vae"])
+def test_the_config_of_another_task_is_refused(task: str, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = run_here(task, "--config", run / "config.txt", capsys=capsys)
+    check_refusal(ended, "--config", "a run of train_ddpm", f"not of {task}", "use it with train_ddpm")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("named", [(), ("--run", "latest"), ("--run", "ddpm-digits")], ids=" ".join)
+def test_a_run_that_is_still_training_is_said(named, copy: Path, capsys) -> None:
+    now = datetime.now(UTC).isoformat()
+    status = json.loads((copy / "status.json").read_text())
+    (copy / "status.json").write_text(json.dumps(status | {"state": "running", "progress": 0.25, "heartbeat": now}))
+    words = ("--experiments_dir", copy.parent, "--steps", "2", "--num_samples", "2", *named)
+    ended = run_here("generate", *words, capsys=capsys)
+    assert ended.folder.is_relative_to(copy)
+    assert f"{copy.name} is still training (step 6, 25% done)" in ended.err
+    (copy / "status.json").write_text(json.dumps(status))
+    assert "still training" not in run_here("generate", *words, capsys=capsys).err
+
+
+def test_a_part_of_two_names_is_refused(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    for name in ("20260101_000000-flow-mnist", "20260102_000000-flow-mnist"):
+        shutil.copytree(run, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    for words in (
+        ("generate", "--run", "flow"),
+        ("evaluate", "--run", "2026"),
+        ("train_ddpm", "--resume", "mnist"),
+        ("train_ddpm", "--init_from", "flow-"),
+        ("reconstruct", "--run", "mnist"),
+    ):
+        ended = run_here(*words, "--experiments_dir", "runs", capsys=capsys)
+        check_refusal(ended, "2 runs match", "20260101_000000-flow-mnist", "20260102_000000-flow-mnist")
+    assert contents(tmp_path) == before
 
 
 def test_labels_and_guidance_of_a_model_without_labels(tmp_path: Path, capsys) -> None:

@@ -16,7 +16,6 @@ from scripts import bench_peers
 from scripts.bench import PILDataset
 from scripts.bench_peers import NEEDED, PEERS, Results, Trial, Turn, read_flags
 from scripts.tasks.denoising import build_sample_test
-from scripts.tasks.training import fingerprint
 from tests.commands.tasks import run_child, run_here
 
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -54,7 +53,7 @@ def test_each_loop_learns_and_its_samples_are_what_they_were_asked_for(name: str
     for _ in range(400):
         peer.step()
     labels = torch.arange(100) % 10
-    test = build_sample_test(match.settings, match.dataset, fingerprint(match.dataset))
+    test = build_sample_test(match.settings, match.dataset)
     drawn = peer.sample(labels, 8)
     assert drawn.images.shape == (100, 1, 8, 8) and drawn.images.dtype == torch.uint8
     assert drawn.nfe == (30 if name == "ours" else 16)

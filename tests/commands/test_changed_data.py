@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def new_run(train: Train, pictures: Path, *words: object) -> Path:
     return train("--dataset", "folder", "--dataset.path", pictures, "--dataset.test_share", "0.3", *TINY, *words).folder
 
 
-def facts_of(run: Path) -> dict[str, dict[str, object]]:
+def facts_of(run: Path) -> dict[str, Any]:
     return yaml.safe_load(checkpoints.resolve_checkpoint(run).with_suffix(".yaml").read_text())
 
 

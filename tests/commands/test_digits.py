@@ -23,8 +23,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_short_demo_generates_the_digits_asked_for(tmp_path: Path, capsys, digits) -> None:
     real, labels = digits
-    words = ("--recipe", "demo_digits", "--max_steps", STEPS, "--batch_size", 64, "--experiments_dir", tmp_path)
-    run = run_here("train_flow", *words, "--eval_every", "0", "--sample_every", "0", capsys=capsys).folder
+    words = ("--recipe", "demo_digits", "--max_steps", STEPS, "--max_minutes", 60, "--batch_size", 64)
+    words += ("--eval_every", 0, "--sample_every", 0, "--experiments_dir", tmp_path)
+    run = run_here("train_flow", *words, capsys=capsys).folder
     words = ("--run", run, "--num_samples", COUNT, "--guidance_scale", 2, "--sampler", "heun", "--steps", 8)
     samples = np.load(run_here("generate", *words, capsys=capsys).folder / "samples.npz")
     generated = samples["arr_0"].reshape(COUNT, 64) / 255 * 16

@@ -65,7 +65,7 @@ def test_the_report_goes_into_the_run_and_carries_its_protocol(runs: Path, capsy
     assert card["run"] == run.name and card["step"] == 120 and card["weights"] == "ema"
     assert card["checkpoint_sha256"] == facts["sha256"] and len(card["images_sha256"]) == 64
     assert (card["dataset"], card["split"], card["num_images"]) == ("digits", "test", 40)
-    assert (card["method"], card["draws"], card["low"], card["high"]) == ("denoising", 8, 0.3, 0.9)
+    assert (card["method"], card["draws"], card["time_range"]) == ("denoising", 8, [0.3, 0.9])
     assert results["accuracy"] == results["right"] / 40 > 0.3
     assert results["interval_95"] == pytest.approx(wilson_interval(results["right"], 40))
     assert results["evaluations_per_class_and_image"] <= results["most_evaluations_per_class_and_image"] <= 8
@@ -95,7 +95,7 @@ def test_every_flag_acts(bayes) -> None:
         (("--weights", "raw"), "weights"),
         (("--split", "train"), "images_sha256"),
         (("--weighting", "flow"), "weighting"),
-        (("--time_range", "0.8", "0.99"), "low"),
+        (("--time_range", "0.8", "0.99"), "time_range"),
         (("--prior", "train"), "prior"),
         (("--patience", "0"), "patience"),
     ):
@@ -113,7 +113,7 @@ def test_every_flag_acts(bayes) -> None:
 def test_by_the_likelihood(bayes, kind: str) -> None:
     words = ("--method", "likelihood", "--num_images", "12", "--ode_steps", "3", "--batch_size", "64")
     report = report_of(bayes(kind, *words))
-    assert report["protocol"]["method"] == "likelihood" and report["protocol"]["steps"] == 3
+    assert report["protocol"]["method"] == "likelihood" and report["protocol"]["ode_steps"] == 3
     assert report["results"]["evaluations_per_class_and_image"] == 6
     if kind == "labels":
         assert report["results"]["right"] > 3
@@ -245,7 +245,8 @@ def bits_of(report: dict[str, Any]) -> float:
     [("ddpm", (), "vlb"), ("ddpm", ("--method", "ode"), "ode"), ("labels", (), "ode"), ("plain", (), "ode")],
 )
 def test_bits_per_dimension(evaluate, kind: str, words: tuple[str, ...], method: str) -> None:
-    ended = evaluate("likelihood", kind, "--num_images", "20", "--ode_steps", "3", *words)
+    few = ("--ode_steps", "3") if method == "ode" else ()
+    ended = evaluate("likelihood", kind, "--num_images", "20", *few, *words)
     report = report_of(ended)
     card, results = report["protocol"], report["results"]
     assert ended.folder.name.endswith("-likelihood.json") and card["method"] == method
@@ -261,7 +262,7 @@ def test_bits_per_dimension(evaluate, kind: str, words: tuple[str, ...], method:
         assert set(results["parts"]) == {"prior", "steps", "decoder"}
         assert sum(each["mean"] for each in results["parts"].values()) == pytest.approx(bits_of(report))
     else:
-        assert card["steps"] == 3 and results["evaluations_per_image"] == 6 and results["parts"] == {}
+        assert card["ode_steps"] == 3 and results["evaluations_per_image"] == 6 and results["parts"] == {}
     text = ended.folder.with_suffix(".txt").read_text()
     assert text.startswith(f"{bits_of(report):.4f} [{low:.4f}, {high:.4f}] bits per dimension of 8-bit grey levels")
     assert yaml.safe_load(text.split("\nprotocol\n")[1]) == card
@@ -270,7 +271,7 @@ def test_bits_per_dimension(evaluate, kind: str, words: tuple[str, ...], method:
 
 @pytest.mark.parametrize("kind", ["ddpm", "labels"])
 def test_bits_do_not_depend_on_the_batch_size_and_every_flag_acts(evaluate, kind: str) -> None:
-    few = ("--num_images", "12", "--ode_steps", "3", "--vlb_steps", "5")
+    few = ("--num_images", "12", *{"ddpm": ("--vlb_steps", "5"), "labels": ("--ode_steps", "3")}[kind])
     usual = report_of(evaluate("likelihood", kind, *few))
     assert usual["results"]["evaluations_per_image"] == {"ddpm": 5, "labels": 6}[kind]
     parts = report_of(evaluate("likelihood", kind, *few, "--batch_size", "5"))
@@ -295,6 +296,13 @@ def test_bits_do_not_depend_on_the_batch_size_and_every_flag_acts(evaluate, kind
         ("likelihood", "-vae-", (), ("no denoiser's checkpoint",)),
         ("likelihood", "labels", ("--method", "vlb"), ("--method vlb", "continuous", "--method ode")),
         ("likelihood", "labels", ("--method", "elbo"), ("--method elbo", "auto, vlb, ode")),
+        ("likelihood", "labels", ("--vlb_steps", "9"), ("--vlb_steps 9", "ode", "vlb")),
+        ("likelihood", "plain", ("--vlb_steps", "0"), ("--vlb_steps 0", "ode", "vlb")),
+        ("likelihood", "ddpm", ("--ode_steps", "9"), ("--ode_steps 9", "vlb", "ode")),
+        ("likelihood", "ddpm", ("--method", "ode", "--vlb_steps", "9"), ("--vlb_steps 9", "leave it out")),
+        ("bayes", "labels", ("--ode_steps", "9"), ("--ode_steps 9", "denoising", "likelihood")),
+        ("bayes", "labels", ("--diagonal",), ("--diagonal", "gaussians")),
+        ("bayes", "-vae-", ("--time_range", "0.1", "0.2"), ("--time_range 0.1 0.2", "denoising")),
         ("likelihood", "labels", ("--ode_steps", "0"), ("--ode_steps 0",)),
         ("likelihood", "labels", ("--first_time", "1"), ("--first_time 1",)),
         ("likelihood", "labels", ("--probes", "-1"), ("--probes -1",)),

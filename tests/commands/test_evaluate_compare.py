@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,71 @@ def test_mistakes_are_one_line(experiments: Path, compare, tmp_path: Path) -> No
     for words in ((long, experiments / "nowhere"), (long,), *((long, long, "--out", place) for place in places)):
         ended = compare(*words)
         assert ended.code == 2 and ended.out == "" and len(ended.err.splitlines()) == 1, ended.err
+
+
+def edited_report(experiments: Path, folder: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """Copy the evaluation of the long run into `folder` and edit its report."""
+    (evaluation,) = run_of(experiments, "long").glob("evaluation/*")
+    shutil.copytree(evaluation, folder)
+    report = json.loads((folder / "report.json").read_text())
+    edit(report)
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
+@pytest.mark.parametrize("keys", [("value", "low", "high"), ("low", "high"), ("high",)])
+@pytest.mark.parametrize("kind", ["fd_convnet", "recognised", "grey_mean"])
+def test_values_that_are_undefined_are_shown_as_such(
+    kind: str, keys: tuple[str, ...], experiments: Path, compare, tmp_path: Path
+) -> None:
+    def edit(report: dict[str, Any]) -> None:
+        for name, row in report["results"].items():
+            if name.startswith(kind):
+                row["found"].update(dict.fromkeys(keys))
+
+    edited = edited_report(experiments, tmp_path / "edited", edit)
+    for pair in ((run_of(experiments, "long"), edited), (edited, edited)):
+        ended = compare(*pair)
+        rows = {name: row for name, row in comparison_of(ended)["differences"].items() if name.startswith(kind)}
+        assert rows and all((row["value"] is None) == ("value" in keys) for row in rows.values())
+        assert (" -  " in ended.err) == ("value" in keys) and "None" not in ended.err
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400, [1], "3"])
+def test_values_that_are_no_numbers_are_refused(number: object, experiments: Path, compare, tmp_path: Path) -> None:
+    def edit(report: dict[str, Any]) -> None:
+        next(iter(report["results"].values()))["found"]["value"] = number
+
+    edited = edited_report(experiments, tmp_path / "edited", edit)
+    ended = compare(run_of(experiments, "long"), edited)
+    assert ended.code == 2 and "is not a report of evaluate" in ended.err and len(ended.err.splitlines()) == 1
+
+
+def test_measures_without_a_name_are_refused(experiments: Path, compare, tmp_path: Path) -> None:
+    def edit(report: dict[str, Any]) -> None:
+        report["results"]["beauty"] = next(iter(report["results"].values()))
+
+    ended = compare(run_of(experiments, "long"), edited_report(experiments, tmp_path / "edited", edit))
+    assert ended.code == 2 and "beauty is no measure" in ended.err
+
+
+@pytest.mark.parametrize("part", ["reference", "floor"])
+def test_real_images_are_compared_by_their_contents_where_both_reports_know_them(
+    part: str, experiments: Path, compare, tmp_path: Path
+) -> None:
+    def report_with(name: str, sha256: str, contents: str | None) -> Path:
+        def edit(report: dict[str, Any]) -> None:
+            hashes = {f"{part}_sha256": sha256, f"{part}_contents": contents}
+            report["protocol"].update({key: value for key, value in hashes.items() if value is not None})
+
+        return edited_report(experiments, tmp_path / name, edit)
+
+    one, moved = report_with("one", "names", "contents"), report_with("moved", "other names", "contents")
+    edited, older = report_with("edited", "names", "other contents"), report_with("older", "names", None)
+    assert compare(one, moved).code == compare(one, older).code == compare(older, edited).code == 0
+    for pair, word in (((one, edited), f"{part}_contents"), ((older, moved), f"{part}_sha256")):
+        ended = compare(*pair)
+        assert ended.code == 2 and f"{word} " in ended.err and len(ended.err.splitlines()) == 1
 
 
 def test_numbers_that_are_none_are_refused(experiments: Path, compare, tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from models.diffusion.samplers import SAMPLERS
+from models.drawing import sheets
 from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
+from tests.commands.test_bad_input import check_refusal
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,99 @@ def test_what_is_written(generate) -> None:
     timing = yaml.safe_load((folder / "timing.txt").read_text())
     assert timing["network_evaluations_per_image"] == 4 and timing["seconds"] > 0
     assert yaml.safe_load((folder / "config.txt").read_text())["labels"] == [3, 1, 4]
+
+
+STARTS = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "webp": b"RIFF", "gif": b"GIF8"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "picture", "film"),
+    [
+        ((), "png", "webp"),
+        (("--format", "pdf"), "pdf", "webp"),
+        (("--format", "svg", "--animation_format", "gif"), "svg", "gif"),
+        (("--format", "gif"), "png", "gif"),
+        (("--format=webp", "--format", "pdf"), "pdf", "webp"),
+        (("--format=gif", "--format=pdf"), "pdf", "gif"),
+    ],
+    ids=" ".join,
+)
+def test_pictures_and_animations_have_formats(flags: tuple[str, ...], picture: str, film: str, generate) -> None:
+    folder = generate("flow", "--animate", "--num_samples", "2", "--save_images", *flags).folder
+    names = {"grid": picture, "denoising_strip": picture, "animation": film}
+    for name, suffix in names.items():
+        assert (folder / f"{name}.{suffix}").read_bytes().startswith(STARTS[suffix])
+    files = {path.name for path in folder.iterdir() if path.suffix not in (".txt", ".npz", "")}
+    assert files == {f"{name}.{suffix}" for name, suffix in names.items()}
+    assert {path.suffix for path in (folder / "images").iterdir()} == {".png"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"), [(("--format", "bmp"), "bmp"), (("--format=mp4",), "mp4"), (("--format",), "")]
+)
+def test_unknown_formats_are_refused(flags: tuple[str, ...], word: str, generate, tmp_path: Path) -> None:
+    ended = generate("flow", *flags)
+    assert ended.code == 2 and word in ended.err and len(ended.err.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [(), ("--format", "pdf", "--animate"), ("--labels", "3"), ("--steps", "1")], ids=str)
+def test_each_sample_has_a_folder(flags: tuple[str, ...], generate) -> None:
+    folder = generate("flow", "--sample_folders", "--num_samples", "3", *flags).folder / "by_sample"
+    suffix = "pdf" if "pdf" in flags else "png"
+    labels = (3, 3, 3) if "--labels" in flags else (0, 1, 2)
+    folders = sorted(folder.iterdir())
+    for number, (sample, label) in enumerate(zip(folders, labels, strict=True)):
+        assert sample.name.startswith(f"{number:05d}_label{label}")
+        films = ["animation.webp"] if "--animate" in flags else []
+        assert sorted(path.name for path in sample.iterdir()) == [*films, f"image.{suffix}", "steps", f"strip.{suffix}"]
+        steps = sorted(path.name for path in (sample / "steps").iterdir())
+        assert len(steps) == (2 if "--steps" in flags else 5)
+        assert steps[0] == f"00_t1.00.{suffix}" and steps[-1].endswith(f"_t0.00.{suffix}")
+    image = images_of(folder.parent)[1, :, :, 0]
+    if suffix == "png":
+        shown = np.asarray(Image.open(folders[1] / "image.png"))
+        assert shown.shape == (256, 256)
+        np.testing.assert_array_equal(shown, np.asarray(sheets.large(torch.from_numpy(image)[None])))
+
+
+def test_one_image_is_drawn_and_animated_large(generate) -> None:
+    folder = generate("flow", "--num_samples", "1", "--animate").folder
+    for name in ("grid.png", "animation.webp"):
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) >= 256
+    assert Image.open(folder / "animation.webp").n_frames == 5  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("words", [("--num_samples", 257), ("--every_checkpoint", "--num_samples", 2)], ids=str)
+def test_folders_of_samples_are_few_and_of_one_checkpoint(words: tuple[object, ...], generate, tmp_path: Path) -> None:
+    ended = generate("flow", "--sample_folders", *map(str, words))
+    assert ended.code == 2 and "--sample_folders" in ended.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keep", [1, 2, 0])
+def test_pruned_checkpoints_are_reported(keep: int, tmp_path: Path, capsys) -> None:
+    words = (
+        *TINY,
+        "--experiments_dir",
+        tmp_path,
+        "--checkpoint_every",
+        0.01,
+        "--keep_checkpoints",
+        keep,
+        "--eval_every",
+        0,
+    )
+    run = run_here("train_flow", *words, capsys=capsys).folder
+    for path in checkpoints.list_checkpoints(run / "checkpoints")[: -keep or None]:
+        if keep == 1:  # the best one
+            path.with_suffix(".yaml").unlink()
+    ended = run_here("generate", "--run", run, "--every_checkpoint", "--animate", "--num_samples", 2, capsys=capsys)
+    if keep == 1:
+        assert ended.code == 2 and "one checkpoint" in ended.err and "--keep_checkpoints 0" in ended.err
+        assert not (run / "samples").exists()
+        return
+    assert ("--keep_checkpoints 0" in ended.err) == (keep > 0)
+    assert (ended.folder / "training_strip.png").is_file() and (ended.folder / "animation.webp").is_file()
 
 
 @pytest.mark.parametrize("kind", ["flow", "ddpm"])
@@ -108,6 +204,23 @@ def test_guidance_costs_one_pass_of_twice_the_images(generate) -> None:
     assert yaml.safe_load(timing.read_text())["network_evaluations_per_image"] == 8
     timing = generate("flow", "--guidance_scale", "2", "--guidance_interval", "0.4", "0.8").folder / "timing.txt"
     assert yaml.safe_load(timing.read_text())["network_evaluations_per_image"] == 6
+
+
+def test_columns_and_scale_arrange_the_sheet(generate) -> None:
+    sizes = []
+    for flags in ((), ("--columns", 8), ("--columns", 8, "--scale", 3), ("--labels", 3, 1)):
+        folder = generate("flow", "--num_samples", 24, *flags).folder
+        with Image.open(folder / "grid.png") as sheet, Image.open(folder / "denoising_strip.png") as strip:
+            sizes.append((*sheet.size, *strip.size))
+    plain, columns, small, chosen = sizes
+    assert columns[1] > small[1] and columns[2:] > small[2:]
+    assert len({plain[:2], columns[:2], small[:2], chosen[:2]}) == 4
+
+
+def test_a_scale_that_is_too_large_is_refused_at_once(generate, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("scripts.tasks.generation.generate", None)
+    check_refusal(generate("flow", "--scale", 2000), "--scale 2000", "use a smaller --scale")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_checkpoint(generate, runs: Path) -> None:

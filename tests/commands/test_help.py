@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +67,46 @@ def run_forks(imported: str, commands: Sequence[Sequence[str]], **environment: s
     return [Forked(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
+def check_text(shown: str, task: str) -> None:
+    """80 columns, flags with underscores alone, values without None, and paragraphs whose lines are full."""
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80, task
+    assert re.findall(r"--[a-z]+-[a-z]\S*", shown) == [] and "None" not in shown, task
+    for line, following in pairwise(lines):
+        indent = len(following) - len(following.lstrip("│ "))
+        if following.startswith("│    ") and line[indent - 2 : indent] == "  " and line[indent] != " ":
+            word = following.split()[1]
+            assert len(line.rstrip("│ ")) + 1 + len(word) > 78, f"{task}: {word} begins a line too early: {line}"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            ("train_flow", "--recipe", "mnist"),
+            ("recipe mnist", "(default: muon)", "(default: 10.0)", "(default: mnist)"),
+        ),
+        (("train_flow", "--recipe", "cifar10"), ("recipe cifar10", "--network.width INT", "(default: 64)")),
+        (("train_latent", "--recipe", "latent_ddpm_mnist"), ("latent_ddpm_mnist", "(default: 1000)", "(default: eps)")),
+        (("train_vae", "--recipe", "vae_mnist"), ("recipe vae_mnist", "(default: 3.5)")),
+        (("train_flow", "--recipe", "mnist", "--lr", "7"), ("(default: 0.005)",)),
+    ],
+    ids=" ".join,
+)
+def test_help_shows_the_defaults_of_the_recipe(words, shown, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = run_here(*words, "--help", capsys=capsys)
+    assert ended.code == 0
+    check_text(ended.out, words[0])
+    for text in shown:
+        assert text in " ".join(ended.out.split()), text
+
+
+def test_help_shows_the_settings_of_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("lr: 0.0123\nnetwork: dit\nnetwork.depth: 17\n", encoding="utf-8")
+    shown = run_here("train_flow", "--config", tmp_path / "mine.txt", "--help", capsys=capsys).out
+    assert "(default: 0.0123)" in shown and "(default: 17)" in shown and "mine.txt" in shown
+
+
 def test_help_is_quick_and_reads_well() -> None:
     """The shortest of several times counts: other work on the machine makes processor time longer."""
     slow: Sequence[str] = TASKS
@@ -73,7 +115,7 @@ def test_help_is_quick_and_reads_well() -> None:
         for task, shown in zip(slow, helps, strict=True):
             assert (shown.code, shown.err) == (0, ""), shown.err
             assert shown.out.startswith(f"usage: {task}") and "\x1b[" not in shown.out, shown.out
-            assert max(len(line) for line in shown.out.splitlines()) <= 80, task
+            check_text(shown.out, task)
         slow = [task for task, shown in zip(slow, helps, strict=True) if shown.seconds > 0.3 * imported.seconds]
         if not slow:
             return
@@ -114,8 +156,7 @@ def test_every_option_of_every_network_is_a_documented_flag(name: str, capsys: p
     shown = ended.out
     for parameter in inspect.signature(NETWORKS.find(name)).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            flag = f"--network.{parameter.name.replace('_', '-')}"
-            assert flag in shown, flag
+            assert re.search(rf"--network\.{parameter.name}\b", shown), parameter.name
 
 
 def test_tasks_are_found() -> None:

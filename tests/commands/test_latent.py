@@ -16,7 +16,7 @@ from data.digits import Digits
 from models.evaluation.fidelity import fidelity
 from models.runs.lookup import NEEDED
 from models.spaces.encoded import read_encoded
-from scripts.tasks.training import split_hash
+from scripts.tasks.training import identity_of, split_hash
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, run_here
 from tests.commands.test_bad_input import check_refusal
 
@@ -111,7 +111,7 @@ def test_encode_dataset_writes_both_splits(run, vae: Path) -> None:
     for name, split in (("train", data.train), ("test", data.test)):
         codes = read_encoded(ended.folder / f"digits-{name}.safetensors")
         assert codes.posterior.shape == (len(split), 4, 4, 4) and codes.mirrored is None
-        assert codes.data_sha256 == split_hash(split) and codes.words["split"] == name
+        assert codes.data == identity_of(split) and codes.words["split"] == name
 
 
 def test_mirrored_images_are_encoded_where_they_are_trained_on(run, tmp_path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.commands.fake_repository import ROOT, FakeRepository, fake_repository, path_without
+from tests.commands.fake_repository import FOREIGN, ROOT, FakeRepository, eventually, fake_repository, path_without
 
 LAUNCHERS = [
     pytest.param(tool, marks=pytest.mark.skipif(shutil.which(tool) is None, reason=f"not installed: {tool}"))
@@ -103,6 +108,113 @@ def test_an_early_death_is_reported_with_its_code(repository: FakeRepository, la
 
 def test_an_early_death_in_the_foreground_keeps_its_code(repository: FakeRepository) -> None:
     assert repository.run("scripts/sh/launch.sh", "fake", FAKE="die 5", FOREGROUND="1").returncode == 5
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_mistake_is_one_line_and_leaves_nothing(repository: FakeRepository, launcher: str) -> None:
+    done = repository.run("scripts/sh/launch.sh", "fake", "--bath_size", FAKE="mistake", LAUNCH_WITH=launcher)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: no such flag: --bath_size\n"
+    assert eventually(lambda: not list(repository.launch.iterdir())), list(repository.launch.iterdir())
+
+
+def test_a_mistake_after_a_long_start_is_waited_for(repository: FakeRepository) -> None:
+    done = repository.run("scripts/sh/launch.sh", "fake", FAKE="mistake", FAKE_DELAY="3", LAUNCH_WITH="nohup")
+    assert (done.returncode, done.stdout) == (2, "")
+    waiting = "waiting until fake has made its run folder or ended (Ctrl-C ends the wait, not the task)"
+    assert done.stderr.splitlines() == [waiting, "error: no such flag: --bath_size"]
+
+
+def test_a_wait_that_ends_first_says_just_that(repository: FakeRepository) -> None:
+    env = {"FAKE_DELAY": "100", "LAUNCH_WITH": "nohup", "LAUNCH_WAIT": "1"}
+    done = repository.run("scripts/sh/launch.sh", "fake", **env)
+    assert done.returncode == 0
+    said = "the wait has ended after 1 s: fake has neither ended nor made a run folder, and goes on (nohup)"
+    assert done.stderr.splitlines()[0] == said
+    assert "detached session" not in done.stderr
+    assert f"make stop ARGS={done.stdout.strip()}" in done.stderr
+    assert repository.run("scripts/sh/sessions.sh", "stop").returncode == 0
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ctrl_c_ends_the_wait_and_not_the_task(repository: FakeRepository, launcher: str) -> None:
+    env = repository.env | {"FAKE": "serve", "FAKE_DELAY": "5", "LAUNCH_WITH": launcher}
+    command = ["scripts/sh/launch.sh", "fake"]
+    waiting = subprocess.Popen(
+        command, cwd=repository.root, env=env, start_new_session=True, stdout=PIPE, stderr=PIPE, text=True
+    )
+    assert eventually(lambda: list(repository.launch.glob("*/pid")))
+    os.killpg(waiting.pid, signal.SIGINT)
+    out, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130
+    assert "the wait has ended" in err
+    session = out.strip()
+    assert eventually((repository.launch / session / "folder").is_file)
+    assert repository.run("scripts/sh/sessions.sh", "stop", session).returncode == 0
+    assert (repository.run_folder(session) / "signals").read_text() == "2"
+
+
+@pytest.mark.skipif(shutil.which("screen") is None, reason="not installed: screen")
+def test_a_session_that_is_closed_during_the_wait_is_reported(repository: FakeRepository) -> None:
+    env = repository.env | {"FAKE_DELAY": "100", "LAUNCH_WITH": "screen"}
+    waiting = subprocess.Popen(["scripts/sh/launch.sh", "fake"], cwd=repository.root, env=env, stderr=PIPE, text=True)
+    assert eventually(lambda: list(repository.launch.glob("*/pid")))
+    (session,) = (path.parent.name for path in repository.launch.glob("*/pid"))
+    repository.run("screen", "-S", repository.field(session, "id"), "-X", "quit")
+    assert waiting.communicate(timeout=60)[1].splitlines()[0].startswith("error: fake ended with exit code 129")
+    assert waiting.returncode == 129
+
+
+def test_a_typo_in_a_real_task_is_its_one_line(tmp_path: Path) -> None:
+    """The real task reads its flags in a real session."""
+    env = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    env |= {"EXPERIMENTS_DIR": str(tmp_path / "my runs"), "PYTHON": sys.executable, "SCREENDIR": str(tmp_path)}
+    tmp_path.chmod(0o700)
+    for typo in (["--bath_size", "3"], ["--dataset", "mnits"]):
+        done = subprocess.run(
+            ["scripts/sh/launch.sh", "train_flow", *typo],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        said = [line for line in done.stderr.splitlines() if not line.startswith(("screen is not", "waiting until"))]
+        assert len(said) == 1 and said[0].startswith("error: ")
+    assert eventually(lambda: not list((tmp_path / "my runs" / ".launch").iterdir()))
+
+
+def test_the_home_folder_and_another_interpreter(repository: FakeRepository, tmp_path: Path) -> None:
+    """A ~ in a variable is the home folder, although no shell expands it; PYTHON is an environment of the user's."""
+    home = tmp_path / "a home"
+    (home / "my env").mkdir(parents=True)
+    (home / "my env" / "python").symlink_to(sys.executable)
+    (repository.root / ".venv" / "bin" / "python").unlink()
+    env = {"HOME": str(home), "EXPERIMENTS_DIR": "~/runs", "PYTHON": "~/my env/python"}
+    done = repository.run("scripts/sh/launch.sh", "fake", FAKE="serve", LAUNCH_WITH="nohup", **env)
+    assert done.returncode == 0, done.stderr
+    session = done.stdout.strip()
+    argv = (home / "runs" / ".launch" / session / "argv").read_text().split("\0")
+    assert argv[0] == str(home / "my env" / "python")
+    assert f"  run      {home}/runs/run-" in done.stderr
+    assert repository.run("scripts/sh/sessions.sh", "stop", **env).returncode == 0
+    assert not (repository.root / "~").exists() and not repository.experiments.exists()
+    for value in ("~nobody-at-all/runs", "~$(touch made)", "~;touch made", "~+"):
+        repository.run("scripts/sh/sessions.sh", "list", EXPERIMENTS_DIR=value)
+        assert not (repository.root / "made").exists()
+    done = repository.run("scripts/sh/launch.sh", "fake", PYTHON="nowhere/python")
+    assert (done.returncode, done.stderr) == (2, "error: PYTHON=nowhere/python: there is no such program\n")
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "08", "1.5", "1 2"])
+def test_numbers_in_variables_are_checked(repository: FakeRepository, value: str) -> None:
+    for name, what in (("LAUNCH_WAIT", "seconds"), ("GPUS", "GPUs, or 0 for the CPU")):
+        done = repository.run("scripts/sh/launch.sh", "fake", **{name: value})
+        assert (done.returncode, done.stderr) == (2, f"error: {name}={value}: must be a number of {what}\n")
+    done = repository.run("scripts/sh/sessions.sh", "stop", STOP_WAIT=value)
+    assert (done.returncode, done.stderr) == (2, f"error: STOP_WAIT={value}: must be a number of seconds\n")
+    assert not repository.experiments.exists()
 
 
 def test_sessions_started_at_once_have_different_names(repository: FakeRepository) -> None:
@@ -197,6 +309,7 @@ def test_a_launcher_that_cannot_start_is_named(repository: FakeRepository) -> No
 
 
 def test_help_runs_in_the_foreground(repository: FakeRepository) -> None:
-    assert repository.run("scripts/sh/launch.sh", "fake", "--help").returncode == 0
-    assert received(repository) == ["--help"]
+    for flag in ("--help", "-h"):
+        assert repository.run("scripts/sh/launch.sh", "fake", flag).returncode == 0
+        assert received(repository) == [flag]
     assert not repository.experiments.exists()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.commands.fake_repository import ROOT, FakeRepository, fake_repository
+from tests.commands.fake_repository import ROOT, TASK, FakeRepository, fake_repository
 
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), max_size=30)
 QUOTED = r"""--name "my run" --other 'it'\''s' --empty "" --glob '*' --sum '$(x) ${y' --hash '#1' --number=5"""
@@ -34,12 +34,10 @@ def make(repository: FakeRepository, *words: str, **env: str) -> list[str]:
 
 def test_help_lists_every_target_within_80_columns(repository: FakeRepository) -> None:
     text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
-    assert phony
+    targets = set(re.findall(r"^(\w+):(?!=)", text, re.MULTILINE))
     done = repository.run("make")
     listed = re.findall(r"^  (\w+) +\S", done.stdout, re.MULTILINE)
-    assert sorted(listed) == sorted(set(phony[1].split()) - {"environment"})
-    assert sorted(re.findall(r"^(\w+):(?!=)", text, re.MULTILINE)) == sorted(phony[1].split())
+    assert sorted(listed) == sorted(targets - {"environment", "test_environment"})
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
@@ -54,6 +52,21 @@ def test_args_arrive_as_typed(repository: FakeRepository) -> None:
         "--b",
         "2",
     ]
+
+
+def test_mistyped_variables_and_targets_start_nothing(repository: FakeRepository) -> None:
+    for word in ("ARG=--seed 3", "args=--seed 3", "EPOCHS=3", "BATCH_SIZE=8", "OMP_NUM_THREADS=1"):
+        done = repository.run("make", "train_flow", "FOREGROUND=1", word)
+        name = word.partition("=")[0]
+        assert done.returncode == 2
+        assert f"{name}= is unknown here." in done.stderr and 'ARGS="--flag value"' in done.stderr
+    for word in ("latest", "train_minst", "resume"):
+        done = repository.run("make", "train_flow", word, "FOREGROUND=1")
+        assert done.returncode == 2
+        assert f"no target is called '{word}'" in done.stderr
+    assert not repository.out.exists()
+    variables = ("FOREGROUND=1", "GPUS=0", "DATA_ROOT=~/data", "EXPERIMENTS_DIR=~/runs", "MEMORY_LIMIT=1")
+    assert make(repository, "train_flow", *variables, "ARGS=--seed 3", OMP_NUM_THREADS="1") == ["--seed", "3"]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,6 +100,43 @@ def test_training_is_detached_and_generating_is_not(repository: FakeRepository) 
     assert len(list(repository.launch.glob("*/argv"))) == 1
     assert make(repository, "generate", "ARGS=--run 'a b'") == ["--run", "a b"]
     assert len(list(repository.launch.glob("*/argv"))) == 1
+
+
+def test_schedules_are_drawn_in_the_foreground(repository: FakeRepository) -> None:
+    assert make(repository, "visualize_schedules", "ARGS=--out 'a b.pdf'") == ["--out", "a b.pdf"]
+    assert not repository.launch.exists()
+
+
+def test_the_monitor_of_a_session_is_followed(repository: FakeRepository) -> None:
+    done = repository.run("make", "monitor")
+    assert done.returncode != 0 and "no session is running" in done.stderr
+    _, second = (repository.serve(LAUNCH_WITH="nohup") for _ in range(2))
+    done = repository.run("make", "monitor")
+    assert done.returncode != 0 and "make monitor ARGS=" in done.stderr
+    assert repository.run("make", "monitor", "ARGS=other").returncode != 0
+    shown = repository.run("timeout", "3", "make", "monitor", f"ARGS={second}")
+    assert f"{second}.monitor.csv" in shown.stderr and "time,cpu_percent,memory_mib" in shown.stdout
+    assert repository.run("make", "stop", "ARGS=--all").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "words"),
+    [
+        ("", {}, ["--logdir", "experiments"]),
+        ("--port 6007", {"EXPERIMENTS_DIR": "my runs"}, ["--logdir", "my runs", "--port", "6007"]),
+        ("--logdir 'a b'", {"EXPERIMENTS_DIR": "empty"}, ["--logdir", "empty", "--logdir", "a b"]),
+    ],
+)
+def test_tensorboard_shows_the_runs(
+    args: str, env: dict[str, str], words: list[str], repository: FakeRepository
+) -> None:
+    done = repository.run("make", "tensorboard", **env)
+    assert done.returncode != 0 and "no run in" in done.stderr and not repository.out.exists()
+    for folder in ("experiments", "my runs"):
+        (repository.root / folder / "20260208_143052-flow-mnist" / "tensorboard").mkdir(parents=True)
+    (repository.root / "tensorboard").mkdir()
+    (repository.root / "tensorboard" / "main.py").write_text(TASK)
+    assert make(repository, "tensorboard", f"ARGS={args}", **env) == words
 
 
 def test_make_stop_names_a_session(repository: FakeRepository) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from models.drawing import sheets
 from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
 
@@ -191,12 +192,45 @@ def test_the_batch_size_changes_nothing(name: str, task) -> None:
         ("image_to_image", ("--strength", "1.5"), ("1.5",)),
         ("image_to_image", ("--labels", "10"), ("10", "0 to 9")),
         ("image_to_image", ("--rows", "9999"), ("9999",)),
+        ("image_to_image", ("--scale", "999"), ("--scale 999",)),
+        ("interpolate", ("--scale", "999"), ("--scale 999",)),
+        ("inpaint", ("--scale", "999"), ("--scale 999",)),
+        ("visualize_guidance", ("--scale", "999"), ("--scale 999",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
 )
 def test_mistakes(name: str, flags: tuple[str, ...], words: tuple[str, ...], task, tmp_path: Path) -> None:
     check_refusal(task(name, *flags), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("image_to_image", "--strength", 0.5),
+        ("inpaint", "--samples", 1, "--resample", 1),
+        ("interpolate", "--columns", 3),
+        ("interpolate", "--columns", 3, "--between", "images"),
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_all_ten_classes_have_a_row_by_default(words: tuple[object, ...], task, monkeypatch) -> None:
+    """The titles of the rows say the classes, and --scale changes the size of the picture."""
+    titles: list[list[str]] = []
+    strip = sheets.strip
+    monkeypatch.setattr(sheets, "strip", lambda *given: titles.append(list(given[3])) or strip(*given))
+    folders = [task(*words, *scale).folder for scale in ((), ("--scale", 2))]
+    shown = " ".join(titles[0])
+    assert len(titles[0]) == 10 and all(f" {digit}" in shown for digit in range(10)) and "class 0" in shown
+    small, smaller = (Image.open(sorted(folder.glob("*.png"))[0]) for folder in folders)
+    assert small.height > smaller.height
+
+
+def test_strengths_with_one_start_have_one_column(task) -> None:
+    ended = task("image_to_image", "--strength", 0.2, 0.3, 0.9, "--steps", 2, "--rows", 2)
+    with (ended.folder / "change.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
+    assert any(line.startswith("strength 0.3 starts at flow time 0.5") for line in ended.err.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -216,3 +250,15 @@ def test_other_data_is_refused(task, runs: Path, tmp_path: Path, capsys) -> None
         facts["data"]["sha256"] = "0" * 64
         path.write_text(yaml.safe_dump(facts))
     check_refusal(run_here("inpaint", "--run", copy, *FEW, capsys=capsys), "digits", "trained on")
+
+
+@pytest.mark.parametrize(
+    ("shown", "scales", "classes", "columns"),
+    [(4, 6, 10, 4), (4, 6, 2, 2), (9, 2, 10, 9), (1, 6, 10, 1), (6, 6, 10, 3), (7, 6, 10, 4), (5, 1, 1, 3)],
+)
+def test_a_guidance_picture_has_about_the_shape_of_a_screen(
+    shown: int, scales: int, classes: int, columns: int
+) -> None:
+    from scripts.tasks.guidance import columns_of_a_cell
+
+    assert columns_of_a_cell(shown, scales / classes) == columns

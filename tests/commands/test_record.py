@@ -115,7 +115,7 @@ def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: 
         (("--", "--network.widht", 3), ("--network.widht", "flags of train_flow")),
         (("--", "--recipe", "vae_mnist"), ("vae_mnist", "train_vae")),
         (("--", "--init_from", "latest"), ("--init_from", "earlier run")),
-        (("--", "--no-conditional"), ("--no-conditional",)),
+        (("--", "--no_conditional"), ("--no_conditional",)),
         (("--", "--label_drop", 0, "--guidance_scale", 1), ("label_drop 0",)),
     ],
     ids=lambda value: " ".join(map(str, value)),

@@ -172,6 +172,12 @@ def test_attach_and_stop_need_a_name_if_there_are_several(repository: FakeReposi
     assert repository.run("scripts/sh/sessions.sh", "stop", "--all").returncode == 0
 
 
+def test_an_unknown_action_is_named(repository: FakeRepository) -> None:
+    done = repository.run("scripts/sh/sessions.sh", "lst")
+    choices = "list, attach, monitor, stop, forget"
+    assert (done.returncode, done.stderr) == (2, f"error: no action is called 'lst': choose from {choices}\n")
+
+
 @needs_screen
 def test_attach_shows_the_only_session(repository: FakeRepository) -> None:
     session = repository.serve()

@@ -5,7 +5,9 @@ The requirements are empty here and the package index cannot be reached, so noth
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -20,6 +22,7 @@ import pytest
 
 from tests.commands.fake_repository import FakeRepository, fake_repository, path_without
 
+VERSION = platform.python_version()
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "UV_OFFLINE": "1"}
 
 
@@ -27,9 +30,9 @@ def setup(repository: FakeRepository, *flags: str, **env: str) -> subprocess.Com
     return repository.run("scripts/sh/setup.sh", *flags, **(OFFLINE | env))
 
 
-def change_requirements(repository: FakeRepository, text: str = "") -> None:
+def change_requirements(repository: FakeRepository, text: str = "", name: str = "requirements.txt") -> None:
     """Change the content of the requirements, so that the environment is out of date."""
-    (repository.root / "requirements-dev.txt").write_text(f"# {time.monotonic_ns()}\n{text}")
+    (repository.root / name).write_text(f"# {time.monotonic_ns()}\n{text}")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,89 @@ def test_changed_requirements_are_installed(repository: FakeRepository) -> None:
     assert setup(repository, "--quiet").stderr == ""
 
 
+def test_tests_and_linters_are_installed_on_demand(repository: FakeRepository) -> None:
+    change_requirements(repository, name="requirements-dev.txt")
+    assert "installing" not in setup(repository).stderr
+    assert "installing the packages of requirements-dev.txt" in setup(repository, "--quiet", "--dev").stderr
+    assert setup(repository, "--quiet", "--dev").stderr == ""
+    assert setup(repository, "--quiet").stderr == ""
+    change_requirements(repository, name="requirements-dev.txt")
+    assert "installing" in setup(repository, "--dev").stderr
+    change_requirements(repository)
+    assert "installing the packages of requirements.txt" in setup(repository, "--quiet").stderr
+
+
+def test_make_asks_for_what_each_target_needs(tmp_path: Path) -> None:
+    with fake_repository(tmp_path) as repository:
+        (repository.root / "scripts" / "sh" / "setup.sh").write_text('#!/bin/sh\necho "setup $*" >&2; exit 3\n')
+        for target, flags in {"train_flow": "", "status": "", "test": " --dev", "lint": " --dev"}.items():
+            assert repository.run("make", target).stderr.splitlines()[0] == f"setup --quiet{flags}"
+        assert repository.run("make", "setup").stderr.splitlines()[0] == "setup "
+
+
+def test_the_torch_backend_is_handed_to_uv(repository: FakeRepository, tmp_path: Path) -> None:
+    """uv is a stand-in that writes down its arguments: the builds of torch are on an index of their own."""
+    called = tmp_path / "called"
+    (site,) = (repository.root / ".venv" / "lib").glob("python3*/site-packages")
+    uv = site / "uv.py"
+    uv.write_text(
+        "import os, sys\nif 'pip' in sys.argv: open(os.environ['CALLED'], 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        "sys.exit(int(os.environ.get('UV_CODE', 0)) if 'pip' in sys.argv else 0)\n"
+    )
+    try:
+        for env in ({}, {"TORCH_BACKEND": "cpu"}, {"TORCH_BACKEND": "cu128"}):
+            change_requirements(repository)
+            done = setup(repository, CALLED=str(called), **env)
+            assert done.returncode == 0, done.stderr
+        install = "pip install --python .venv/bin/python"
+        backends = (" --torch-backend cpu", " --torch-backend cu128")
+        expected = [f"{install}{backend} -r requirements.txt" for backend in ("", *backends)]
+        assert called.read_text().splitlines() == expected
+        done = setup(repository, CALLED=str(called), TORCH_BACKEND="cpu")
+        assert "TORCH_BACKEND changes nothing in a complete .venv: delete .venv" in done.stderr
+        change_requirements(repository)
+        done = setup(repository, CALLED=str(called), TORCH_BACKEND="cpu", UV_CODE="1")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(
+            "error: TORCH_BACKEND=cpu: uv could not install requirements.txt"
+        )
+        assert not stamp(repository).exists()
+    finally:
+        uv.unlink()
+        change_requirements(repository)
+        assert setup(repository).returncode == 0
+
+
+def test_an_existing_environment_is_checked_and_never_changed(tmp_path: Path) -> None:
+    with fake_repository(tmp_path) as repository:
+        shutil.rmtree(repository.root / ".venv")
+        (repository.root / "requirements.txt").write_text("# at run time\nnumpy>=1.0\npytest>=7 # has a comment\n")
+        done = setup(repository, PYTHON=sys.executable)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"ready: {sys.executable}, Python {VERSION}")
+        assert setup(repository, "--quiet", PYTHON=sys.executable).stderr == ""
+        assert make_fake(repository, "train_flow", f"PYTHON={sys.executable}", "FOREGROUND=1") == []
+        (repository.root / "requirements.txt").write_text("numpy>=999.1\nno-such-package>=1\npytest>=7\n")
+        for run in (
+            lambda: setup(repository, "--quiet", PYTHON=sys.executable),
+            lambda: repository.run("make", "train_flow", PYTHON=sys.executable),
+        ):
+            done = run()
+            assert done.returncode == 2
+            (line,) = (line for line in done.stderr.splitlines() if not line.startswith("make"))
+            assert line.startswith(f"error: PYTHON={sys.executable} lacks numpy>=999.1 (has ")
+            assert f"), no-such-package: type {sys.executable} -m pip install -r requirements.txt" in line
+        done = setup(repository, PYTHON="no-such-python")
+        assert (done.returncode, done.stderr) == (2, "error: PYTHON=no-such-python: there is no such program\n")
+        assert not (repository.root / ".venv").exists()
+
+
+def make_fake(repository: FakeRepository, *words: str) -> list[str]:
+    """Run make and return the arguments that the task received."""
+    done = repository.run("make", *words)
+    assert done.returncode == 0, done.stderr
+    return json.loads(repository.out.read_text())
+
+
 def test_two_at_once_install_once(repository: FakeRepository) -> None:
     change_requirements(repository)
     with ThreadPoolExecutor() as pool:
@@ -82,7 +168,7 @@ def test_a_package_that_cannot_be_installed_leaves_no_stamp(repository: FakeRepo
     for _ in range(2):
         done = setup(repository)
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith("error: the packages of requirements-dev.txt could not be")
+        assert done.stderr.splitlines()[-1].startswith("error: the packages of requirements.txt could not be")
         assert not stamp(repository).exists()
     change_requirements(repository)
     assert setup(repository).returncode == 0

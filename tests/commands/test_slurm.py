@@ -163,6 +163,11 @@ def test_a_job_of_two_nodes_resumes_after_its_time_limit(cluster: Cluster) -> No
     assert f"resumed at step {reached}" in (folder / "training_log.txt").read_text()
     assert status_of(folder)["state"] == "finished" and status_of(folder)["step"] == reached + 5
     assert (cluster.folder / "scontrol").read_text().count("requeue") == 1
+    commands = [line for line in (folder / "environment.txt").read_text().splitlines() if line.startswith("command: ")]
+    assert len(commands) == 2
+    assert all(
+        " NODES=2 GPUS=0 scripts/sh/slurm.sh train_flow " in line and "--name a\\ b" in line for line in commands
+    )
     started = (cluster.folder / "srun").read_text().splitlines()
     assert len(started) == 2 and all("--nodes 2 --ntasks 2 --ntasks-per-node 1" in line for line in started)
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import socket
 import struct
 import subprocess
@@ -18,7 +19,9 @@ from typing import Any
 import pytest
 
 from scripts import status
+from scripts.cli.next_steps import next_command
 from tests.commands.fake_repository import ROOT
+from tests.commands.tasks import run_here
 
 NOW = datetime(2026, 2, 8, 12, tzinfo=UTC)
 
@@ -33,6 +36,8 @@ def write(experiments: Path, name: str, /, text: str | None = None, **fields: An
         "heartbeat": NOW.isoformat(timespec="seconds"),
         "pid": os.getpid(),
         "host": socket.gethostname(),
+        "task": f"train_{name.split('-')[1]}",
+        "dataset": name.split("-")[2],
     }
     (experiments / name).mkdir(parents=True)
     (experiments / name / "status.json").write_text(json.dumps(content | fields) if text is None else text)
@@ -48,6 +53,8 @@ def experiments(tmp_path: Path) -> Path:
     write(folder, "20260202_000000-ddpm-mnist", state="running", progress=0.254, heartbeat=fresh)
     write(folder, "20260203_000000-ddpm-mnist", state="running", heartbeat=fresh, pid=gone.pid)
     write(folder, "20260204_000000-ddpm-mnist", state="running", host="elsewhere")
+    (folder / "20260204_000000-ddpm-mnist" / "checkpoints").mkdir()
+    (folder / "20260204_000000-ddpm-mnist" / "checkpoints" / "last").write_text("step_00001200.safetensors")
     write(folder, "20260205_000000-flow-emnist", state="failed", reason="the loss is\nnot finite", loss=float("nan"))
     write(folder, "20260206_000000-flow-emnist", state="interrupted", reason="SIGHUP", loss=None, progress=None)
     write(folder, "20260207_000000-flow-emnist", '{"state": "runn')
@@ -58,6 +65,72 @@ def experiments(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["run", "two words", "größer & besser", "it's mine", 'a "b" $HOME `c` !d', "x;y"])
+def test_the_next_command_is_whole(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+
+    def words(task: str, state: str) -> list[str]:
+        typed = shlex.split(next_command(folder, task, state))
+        if typed[0] != "make":
+            return typed
+        assert len(typed) == 3 and typed[2].startswith("ARGS=")
+        return [*typed[:2], *shlex.split(typed[2].removeprefix("ARGS="))]
+
+    assert (
+        words("train_flow", "finished")
+        == words("train_latent", "finished")
+        == ["make", "generate", "--run", str(folder)]
+    )
+    assert words("train_vae", "finished") == ["make", "encode_dataset", "--run", str(folder)]
+    assert words("train_vae", "dead") == ["make", "train_vae", "--config", f"{folder}/config.txt"]
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last").touch()
+    assert (
+        words("train_ddpm", "dead")
+        == words("train_ddpm", "interrupted")
+        == ["make", "train_ddpm", "--resume", str(folder)]
+    )
+    assert words("train_flow", "running") == ["tail", "-f", f"{folder}/training_log.txt"]
+    assert words("train_flow", "failed") == ["tail", "-n", "30", f"{folder}/training_log.txt"]
+
+
+def test_rows_are_chosen_and_sorted(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(experiments, "20260210_000000-vae-mnist", step=7, loss=0.01)
+    write(experiments, "20260211_000000-flow-mnist", step=2000, loss=0.4, heartbeat=datetime.now(UTC).isoformat())
+    write(experiments, "20260212_000000-latent-mnist", step=5, loss=0.9)
+    write(experiments, "20260213_000000-flow-digits", step=9, loss=0.2)
+    for name, config in {
+        "20260210_000000-vae-mnist": "kind: vae\nreconstruction: l2\n",
+        "20260211_000000-flow-mnist": "space: pixels\nprediction: flow\nloss: l2\nweighting: uniform\n",
+        "20260212_000000-latent-mnist": "space: latents\nprediction: eps\nloss: huber\nweighting: min_snr\n",
+        "20260213_000000-flow-digits": "initial_noise: uniform\nprediction: flow\nloss: l2\n",
+    }.items():
+        (experiments / name / "config.txt").write_text(config)
+
+    def days(*flags: str) -> list[int]:
+        ended = run_here("status", "--experiments_dir", experiments, *flags, capsys=capsys)
+        assert ended.code == 0
+        return [int(re.findall(r"202602(\d\d)_", line)[0]) for line in ended.out.splitlines()[1:]]
+
+    assert days("--dataset", "digits") == [13, 1]
+    assert days("--dataset", "mnist", "--state", "finished") == [12, 11, 10]
+    assert days("--task", "train_vae", "train_latent") == [12, 10]
+    assert days("--state", "dead", "failed") == [5, 4, 3]
+    assert days("--state", "unreadable") == [8, 7]
+    assert days("--sort", "step")[0] == 11 and days("--sort", "step")[-6:-3] == [13, 10, 12]
+    assert days("--sort", "loss")[:4] == [13, 11, 12, 10]
+    assert days("--sort", "age")[0] == 11
+    assert days("--sort", "state")[:3] == [4, 3, 5]
+    shown = run_here("status", "--experiments_dir", experiments, "--state", "finished", capsys=capsys).out
+    for kind in ("vae l2", "flow l2 ", "latents eps huber min_snr"):
+        assert f" {kind} " in shown
+    none = run_here("status", "--experiments_dir", experiments, "--dataset", "cifar", capsys=capsys)
+    assert (none.code, none.out) == (0, "") and "data sets: digits, emnist, mnist" in none.err
+    for words in (("--state", "broken"), ("--sort", "name"), ("--task", "flow"), ("--states", "dead")):
+        wrong = run_here("status", *words, capsys=capsys)
+        assert wrong.code == 2 and wrong.err.startswith("error: ") and len(wrong.err.splitlines()) == 1, wrong.err
+
+
 def run(*flags: str, **streams: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "scripts.status", *flags]
     return subprocess.run(command, cwd=ROOT, text=True, check=False, **streams)
@@ -65,17 +138,24 @@ def run(*flags: str, **streams: Any) -> subprocess.CompletedProcess[str]:
 
 def test_a_row_tells_the_truth_about_each_run(experiments: Path) -> None:
     done = run("--experiments_dir", str(experiments), capture_output=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    newest = "20260209_000000-flow-emnist"
+    command = f'make generate ARGS="--run {experiments / newest}"'
+    assert (done.returncode, done.stderr) == (0, f"newest: {newest} (finished); next: {command}\n")
     header, *lines = done.stdout.splitlines()
-    assert header.split() == ["state", "step", "done", "loss", "age", "folder"]
-    cells = [line.split(None, 6) for line in lines]
+    assert header.split() == ["state", "step", "done", "loss", "value", "age", "folder"]
+    cells = [line.split(None, 7) for line in lines]
+    cells = [[*row[:3], *row[4:]] for row in cells if row[3] == "-"]  # they have no config
     assert [row[5][:8] for row in cells] == [f"2026020{day}" for day in range(9, 0, -1)]  # newest first
     states = ["finished", "unreadable", "unreadable", "interrupted", "failed", "dead", "dead", "running", "finished"]
     assert [row[0] for row in cells] == states
     assert cells[0][1:5] == ["-", "-", "-", "-"]
-    assert cells[3][1:4] + cells[3][6:] == ["1200", "-", "-", "SIGHUP"]
-    assert cells[4][3:4] + cells[4][6:] == ["nan", "the loss is not finite"]
-    assert "--resume" in cells[5][6]
+    folder = experiments / "20260206_000000-flow-emnist"
+    again = f'SIGHUP; next: make train_flow ARGS="--config {folder}/config.txt"'
+    assert cells[3][1:4] + cells[3][6:] == ["1200", "-", "-", again]
+    log = experiments / "20260205_000000-flow-emnist" / "training_log.txt"
+    assert cells[4][3:4] + cells[4][6:] == ["nan", f"the loss is not finite; next: tail -n 30 {log}"]
+    resume = f'make train_ddpm ARGS="--resume {experiments}/20260204_000000-ddpm-mnist"'
+    assert cells[5][6] == f"the process ended without writing its state; next: {resume}"
     assert cells[7][1:4] == ["1200", "25%", "0.1235"]
     assert cells[7][4] in ("0s", "1s", "2s", "3s", "4s", "5s")
     assert len(cells[8]) == 6
@@ -102,8 +182,12 @@ def test_a_terminal_of_80_columns_holds_it(experiments: Path) -> None:
     assert done.returncode == 0
     assert b"\x1b[" in shown
     lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    commands = [line for line in lines if "next: " in line]
+    assert [line.split()[0] for line in commands] == ["interrupted", "failed", "dead", "dead", "newest:"]
+    lines = [line for line in lines if line not in commands]
     assert max(map(len, lines)) <= 80
-    text = "".join(line[-43:].strip() for line in lines)
+    start = lines[0].index("folder")
+    text = "".join(line[start:].strip() for line in lines)
     assert "20260210_000000-flow-mnist-" + "x" * 60 in text
     assert all(f"2026020{day}_000000" in text for day in range(1, 10))
 

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
+import yaml
 from PIL import Image
 
 from models.runs import checkpoints
@@ -153,6 +156,62 @@ def test_an_encoded_set_of_other_images_is_refused(copy: Path, train, capsys) ->
     assert ended.code == 0 and "damaged" in ended.err
     test.write_bytes(test.read_bytes()[:100])
     check_refusal(train("train_latent", "--autoencoder", copy, "--encoded", test), str(test))
+
+
+# -- pictures that are edited in place, at the same name and size ------------------------------------------------------
+
+
+def write_pictures(folder: Path, suffix: str, seed: int) -> tuple[object, ...]:
+    """Write 24 pictures of noise, which all have the same size in this format. Return the flags of their data set."""
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 8, 8), np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number:02}{suffix}")
+    return "--dataset", "folder", "--dataset.path", folder, "--dataset.channels", 1
+
+
+@pytest.mark.parametrize(("suffix", "limit"), [(".bmp", 1), (".ppm", 0), (".tif", 1)])
+def test_latents_of_pictures_that_were_edited_are_encoded_anew(
+    suffix: str, limit: float, copy: Path, tmp_path: Path, train, capsys
+) -> None:
+    words = write_pictures(tmp_path / "pictures", suffix, 0)
+    encoded = run_here("encode_dataset", "--run", copy, *words, capsys=capsys).folder / "folder-train.safetensors"
+    usual = ("train_latent", "--autoencoder", copy, *words, "--memory_limit", limit, "--max_steps", 1)
+    assert f"read from {encoded}" in train(*usual).err
+    write_pictures(tmp_path / "pictures", suffix, 1)
+    assert f"encoded anew, since {encoded} is of other images" in train(*usual).err
+    check_refusal(train(*usual, "--encoded", encoded), "--encoded", "of other images", "encode_dataset")
+    write_pictures(tmp_path / "pictures", suffix, 0)  # as they were: contents decide, not times
+    assert f"read from {encoded}" in train(*usual).err
+
+
+def test_latents_from_before_contents_were_hashed_are_used_only_if_they_are_named(
+    copy: Path, tmp_path: Path, train, capsys
+) -> None:
+    words = write_pictures(tmp_path / "pictures", ".bmp", 0)
+    encoded = run_here("encode_dataset", "--run", copy, *words, capsys=capsys).folder / "folder-train.safetensors"
+    with safetensors.safe_open(encoded, framework="pt") as file:
+        tensors, facts = {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    del facts["data_contents"]
+    safetensors.torch.save_file(tensors, encoded, facts)
+    usual = ("train_latent", "--autoencoder", copy, *words, "--max_steps", 1)
+    assert "without a hash of the contents of its images" in train(*usual).err
+    named = train(*usual, "--encoded", encoded)
+    assert f"read from {encoded}, which knows names and sizes of its images, not their contents" in named.err
+
+
+def test_a_run_resumes_on_the_same_contents_and_one_from_before_on_the_same_names(tmp_path: Path, train) -> None:
+    words = write_pictures(tmp_path / "pictures", ".bmp", 0)
+    folder = train("train_vae", *words, "--max_steps", 1).folder
+    more = ("train_vae", "--resume", folder, "--max_steps", 2)
+    write_pictures(tmp_path / "pictures", ".bmp", 1)
+    check_refusal(train(*more), "differs")
+    path = checkpoints.resolve_checkpoint(folder).with_suffix(".yaml")
+    facts = yaml.safe_load(path.read_text())
+    del facts["data"]["contents"]
+    path.write_text(yaml.safe_dump(facts))
+    ended = train(*more)
+    assert ended.code == 0 and ended.err.count("not their contents: only these were compared") == 1
 
 
 @pytest.mark.parametrize(

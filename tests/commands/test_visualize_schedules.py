@@ -24,6 +24,15 @@ def test_a_vector_picture(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "schedules.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.parametrize(("file_format", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_the_format_names_the_file(file_format: str, start: bytes, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "new"))
+    path = run_here("visualize_schedules", "--format", file_format, capsys=capsys).folder
+    assert path == tmp_path / "new" / f"noise_schedules.{file_format}" and path.read_bytes().startswith(start)
+    ended = run_here("visualize_schedules", "--format", file_format, "--out", tmp_path / "a.PN", capsys=capsys)
+    assert ended.code == 2 and f"--out {tmp_path / 'a.PN'}" in ended.err and not (tmp_path / "a.PN").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "word"),
     [(("--schedules", "cosin"), "cosin"), (("--schedules",), "--schedules"), (("--timesteps", -1), "-1")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 
 import data
 from data.batches import Batches
+from data.readers import downloads
 from models.errors import UserError
 from tests.data.own_images import png
 
@@ -215,6 +217,74 @@ def test_what_cannot_be_read_is_one_line(
             load_hf(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "") and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("no network", ("does not answer ([Errno -2] Name or service not known)", "has no copy", "HF_HOME")),
+        ("silence", ("does not answer (no answer in", "has no copy")),
+        ("broken server", ("does not answer (503 Service Unavailable)",)),
+        ("404", ("the hub has no data set of this name that you may read", "log in")),
+    ],
+)
+def test_a_hub_that_does_not_serve_is_reported_at_once_with_a_way_without_it(
+    answer: str, words: tuple[str, ...], package: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = sys.modules["huggingface_hub"]
+
+    class Unknown(hub.errors.RepositoryNotFoundError):
+        def __init__(self) -> None:
+            pass
+
+    def dataset_info(self: object, name: str, timeout: float) -> None:
+        if answer == "silence":
+            time.sleep(2)
+        raise {
+            "no network": Exception("[Errno -2] Name or service not known"),
+            "silence": Exception("too late"),
+            "broken server": Exception("503 Service\nUnavailable"),
+            "404": Unknown(),
+        }[answer]
+
+    monkeypatch.setattr(hub.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(downloads, "ANSWER_SECONDS", 0.2)
+    with pytest.raises(UserError) as error:
+        load_hf(Path("nobody/nothing"))
+    text = str(error.value)
+    assert all(word in text for word in (*words, "nobody/nothing", "name their folder with dataset.path")), text
+    assert "\n" not in text and not hub.constants.HF_HUB_OFFLINE and not package.config.HF_HUB_OFFLINE
+
+
+def test_without_a_network_the_copy_in_the_cache_is_taken(
+    package: Any, thirty: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = sys.modules["huggingface_hub"]
+    asked: list[bool] = []
+
+    def load_dataset(name: str, subset: str | None) -> Any:
+        asked.append(hub.constants.HF_HUB_OFFLINE)
+        return {"train": thirty}
+
+    def dataset_info(self: object, name: str, timeout: float) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(hub.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(package, "load_dataset", load_dataset)
+    assert len(load_hf(Path("nobody/thirty")).train) > 20 and asked == [True]
+    assert capsys.readouterr().err.startswith("the hub does not answer (no route to host): the copy in ")
+
+
+def test_contents_of_rows_identify_them(
+    package: Any, thirty: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.readers.streamed.look_at_some", lambda images: [])  # it reads all rows of a small set
+    thirty.save_to_disk(tmp_path / "x")
+    thirty.to_parquet(tmp_path / "x.parquet")
+    one, other = (load_hf(tmp_path / name, 0) for name in ("x", "x.parquet"))
+    assert one.train.contents(read=False) is None
+    assert one.train.contents() == other.train.contents() == load_hf(tmp_path / "x", 1).train.contents()
+    assert one.train.contents() != one.test.contents()
 
 
 def test_relative_paths_are_found_in_the_data_root(package: Any, thirty: Any, tmp_path: Path) -> None:

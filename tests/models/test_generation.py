@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from models.diffusion.denoiser import NetworkDenoiser
 from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import build_prediction
 from models.diffusion.samplers import SAMPLERS
+from models.diffusion.times import build_grid
 from models.errors import UserError
-from models.generation import Generated, Sampling, generate
+from models.generation import Generated, Sampling, generate, spaced_steps
 from models.model import DenoiserSpec, Model
 from models.spaces import Space
 from models.spaces.pixels import Pixels
@@ -224,3 +226,19 @@ def test_what_cannot_be_sampled_is_refused_before_the_first_step(sampling: Sampl
 def test_what_can_be_sampled_is_not_refused(sampler: str) -> None:
     for schedule in (CHAIN, FLOW, build_noise_schedule("cosine", 1, zero_terminal_snr=True)):
         Sampling(sampler, steps=1).check(model_of(schedule=schedule))
+
+
+@pytest.mark.parametrize("grid", ["uniform", "flow_time", "karras", "log_snr"])
+@pytest.mark.parametrize("schedule", [FLOW, build_noise_schedule("cosine", 100), build_noise_schedule("linear", 100)])
+@pytest.mark.parametrize("count", [1, 5, 10])
+def test_kept_frames_are_apart_in_flow_time(grid: str, schedule: NoiseSchedule, count: int) -> None:
+    levels = build_grid(grid, schedule, 30)
+    kept = sorted(spaced_steps(levels, count))
+    times = [levels[index + 1].flow_time.item() for index in kept]
+    assert len(kept) <= count and kept[-1] == 29 and times[-1] == 0
+    assert all(one - other > 0.4 / count for one, other in pairwise([1.0, *times]))
+
+
+def test_all_steps_are_kept_if_there_are_few() -> None:
+    assert spaced_steps(build_grid("uniform", FLOW, 4), 40) == {0, 1, 2, 3}
+    assert spaced_steps(build_grid("uniform", FLOW, 4), 0) == set()

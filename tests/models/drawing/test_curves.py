@@ -1,5 +1,6 @@
 """Curves show the numbers they receive, and tolerate the missing and broken cells of a real metrics.csv."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,39 @@ def test_thousands_of_rows_are_smoothed_and_logarithmic(tmp_path: Path, drawn: l
 def test_running_mean_is_unbiased_at_the_ends() -> None:
     assert np.allclose(loss_curves._running_mean(np.full(300, 3.0), 6), 3.0)
     assert np.allclose(loss_curves._running_mean(np.arange(5.0), 3), [0.5, 1, 2, 3, 3.5])
+
+
+@pytest.mark.parametrize(
+    "steps", [(7, 40, 170, 300, 463), (463,), (23, 463), (5, 6, 7, 463)], ids=lambda steps: f"{len(steps)} rows"
+)
+def test_epochs_are_marked_where_they_are(steps: tuple[int, ...], tmp_path: Path, drawn: list[Figure]) -> None:
+    """An epoch has 10 steps. Rows are logged at other steps."""
+    loss_curves.draw_loss_curves([row(step, 1 / step) for step in steps], tmp_path / "loss.png")
+    axes = drawn[0].axes[0]
+    (top,) = axes.child_axes
+    epochs = [float(label.get_text()) for label in top.get_xticklabels()]
+    assert len(epochs) >= 2 and np.allclose(top.get_xticks(), np.array(epochs) * 10)
+    low, high = axes.get_xlim()
+    assert all(low <= tick <= high for tick in top.get_xticks())
+
+
+@pytest.mark.parametrize(
+    ("scales", "fit"),
+    [((0, 1, 2, 4), True), ((0, 1, 1.5, 2, 4, 8), True), ((2,), True), ((1, 1.1, 8), False), ((0, 1, 1.01, 30), False)],
+)
+def test_guidance_scales_have_a_true_axis(
+    scales: tuple[float, ...], fit: bool, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    names = ("accuracy", "accuracy_low", "accuracy_high", "diversity")
+    rows = [{"scale": float(scale), **dict.fromkeys(names, 0.5)} for scale in reversed(scales)]
+    curves.draw_guidance_curves(rows, 0.9, tmp_path / "guidance.png", "title")
+    for axes in drawn[0].axes:
+        assert np.array_equal(axes.lines[0].get_xdata(), scales) and axes.get_xscale() == "linear"
+        drawn[0].draw_without_rendering()
+        assert (axes.get_xticks().tolist() == list(scales)) == (len(axes.texts) == len(scales)) == fit
+        assert len(axes.get_xticks()) >= min(len(scales), 3)
+        boxes = [tick.get_window_extent() for tick in axes.get_xticklabels()]
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes))
 
 
 def test_epochs_are_marked_at_their_first_step(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from models.drawing import sheets
 from models.drawing.image_files import PAGE, animate, save_each, save_image
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 
 LONG_TITLE = "20260208_143052-ddpm-mnist · step 12,000 · DDIM, 50 NFE · guidance 1.5 · EMA weights"
@@ -29,7 +32,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def enlarged(image: Tensor, scale: int) -> np.ndarray:
-    """Return an image (C, H, W) as a sheet must show it, (H * scale, W * scale, 3)."""
+    """Return an image (C, H, W) of more than 16 pixels a side as a sheet must show it, (H * scale, W * scale, 3)."""
     large = np.kron(image.numpy(), np.ones((1, scale, scale), np.uint8))
     return np.broadcast_to(large, (3, *large.shape[1:])).transpose(1, 2, 0).astype(int)
 
@@ -46,7 +49,7 @@ def read_frames(path: Path) -> tuple[list[np.ndarray], list[int], int]:
         return frames, durations, image.info["loop"]
 
 
-@pytest.mark.parametrize("shape", [(7, 1, 8, 8), (7, 3, 28, 28), (1, 1, 20, 36), (6, 3, 36, 20), (5, 1, 1, 1)])
+@pytest.mark.parametrize("shape", [(7, 1, 17, 8), (7, 3, 28, 28), (1, 1, 20, 36), (6, 3, 36, 20), (5, 1, 1, 1)])
 @pytest.mark.parametrize("scale", [1, 3])
 @pytest.mark.parametrize("padding", [0, 2])
 def test_every_pixel_of_a_sheet(shape: tuple[int, int, int, int], scale: int, padding: int) -> None:
@@ -63,6 +66,16 @@ def test_every_pixel_of_a_sheet(shape: tuple[int, int, int, int], scale: int, pa
     assert np.array_equal(pixels(sheet), expected)
 
 
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 8, 8), (3, 16, 5), (1, 12, 16)])
+def test_small_images_are_enlarged_smoothly(channels: int, height: int, width: int) -> None:
+    (image,) = images = random_images(1, channels, height, width) // 2 + 64  # Nothing overshoots 0 or 255.
+    shown = np.asarray(sheets.grid(images, padding=0, scale=6).convert("RGB")).astype(int)
+    smooth = interpolate(images.float(), scale_factor=6, mode="bicubic", antialias=True)[0]
+    expected = smooth.round().clamp(0, 255).expand(3, -1, -1).permute(1, 2, 0).numpy()
+    assert np.abs(shown - expected).max() <= 2
+    assert np.array_equal(pixels(sheets.grid(images, padding=0, scale=1)), enlarged(image, 1))
+
+
 @pytest.mark.parametrize(("side", "shown"), [(8, 64), (28, 56), (32, 64), (64, 64), (256, 256)])
 def test_small_images_are_enlarged(side: int, shown: int) -> None:
     assert sheets.grid(random_images(1, 1, side, side), padding=0).size == (shown, shown)
@@ -72,7 +85,9 @@ def test_a_sheet_of_very_many_images_is_enlarged_less() -> None:
     assert max(sheets.grid(random_images(10_000, 1, 28, 28), padding=0).size) <= sheets.LONGEST_SHEET
 
 
-@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (7, 3), (10, 5), (20, 5), (64, 8), (200, 20)])
+@pytest.mark.parametrize(
+    ("count", "columns"), [(1, 1), (2, 2), (3, 3), (7, 4), (10, 5), (13, 7), (20, 5), (64, 8), (200, 20)]
+)
 def test_columns_by_default(count: int, columns: int) -> None:
     assert sheets.grid(random_images(count, 1, 4, 4), padding=0, scale=1).width == 4 * columns
 
@@ -144,13 +159,109 @@ def test_every_column_and_row_needs_a_title() -> None:
         sheets.strip([random_images(4, 1, 8, 8)], ["a", "b"])
 
 
-def test_a_sample_sheet_has_a_column_for_each_of_few_classes() -> None:
-    images = random_images(12, 1, 8, 8)
-    by_class = sheets.grid(images, columns=3, title="t", column_titles="abc")
-    assert np.array_equal(pixels(sheets.sample_sheet(images, "abc", "t")), pixels(by_class))
-    for class_names in ((), tuple(map(str, range(20)))):
-        sheet = sheets.sample_sheet(images, class_names, "t")
-        assert np.array_equal(pixels(sheet), pixels(sheets.grid(images, title="t")))
+def in_columns(columns: Sequence[Sequence[Tensor]]) -> np.ndarray:
+    """Return the pixels of columns of images (1, H, W) with 2 pixels between them, (height, width, 3)."""
+    height, width = columns[0][0].shape[1:]
+    rows = max(len(column) for column in columns)
+    page = np.full((rows * (height + 2) - 2, len(columns) * (width + 2) - 2, 3), PAGE)
+    for x, column in enumerate(columns):
+        for y, image in enumerate(column):
+            page[y * (height + 2) :, x * (width + 2) :][:height, :width] = enlarged(image, 1)
+    return page
+
+
+@pytest.mark.parametrize(("count", "classes", "each"), [(80, 3, 3), (80, 10, 1), (40, 2, 4), (81, 3, 3), (60, 1, 10)])
+def test_a_class_has_several_columns_if_there_are_few(count: int, classes: int, each: int) -> None:
+    """Image k has class k modulo the number of classes, and stands in the columns of its class, in reading order."""
+    images = random_images(count, 1, 20, 20)
+    names = [f"c{turn}" for turn in range(classes)]
+    shown = pixels(sheets.sample_sheet(images, names, "title", scale=1))
+    left = 2
+    for turn in range(classes):
+        own = images[turn::classes]
+        expected = in_columns([list(own[column::each]) for column in range(each)])
+        height, width = expected.shape[:2]
+        found = shown[:, left : left + width]
+        rows = -(-len(images[::classes]) // each)
+        top = shown.shape[0] - rows * 22
+        assert np.array_equal(found[top : top + height], expected)
+        assert (found[top + height :] == PAGE).all()
+        assert (found[top - 20 : top - 2] < 128).any()  # the heading
+        left += width + 2 + (sheets.GROUP_GAP if each > 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "columns", "expected"),
+    [
+        (64, 10, None, (8, 0)),  # Ten columns would leave a hole of six.
+        (70, 10, None, (10, 1)),
+        (7, 10, None, (7, 1)),
+        (80, 47, None, (10, 0)),
+        (20, 3, None, (5, 0)),
+        (13, 1, None, (7, 7)),
+        (80, 0, None, (10, 0)),
+        (80, 10, 20, (20, 2)),
+        (80, 10, 7, (7, 0)),
+        (80, 0, 7, (7, 0)),
+        (5, 10, 100, (5, 1)),
+        (60, 3, 9, (9, 3)),
+        (1, 10, None, (1, 1)),
+    ],
+)
+def test_columns_of_a_sample_sheet(count: int, classes: int, columns: int | None, expected: tuple[int, int]) -> None:
+    assert sheets.sample_columns(count, classes, (28, 28), columns) == expected
+    sheet = sheets.sample_sheet(random_images(count, 1, 28, 28), ["name"] * classes, "", columns, 1)
+    gaps = sheets.GROUP_GAP * (expected[0] // max(1, expected[1]) - 1) if expected[1] > 1 else 0
+    assert sheet.width >= 2 + expected[0] * 30 + gaps
+
+
+@pytest.mark.parametrize("classes", range(1, 17))
+@pytest.mark.parametrize("count", [1, 9, 16, 25, 64, 80, 100])
+def test_no_sample_sheet_is_a_tower_or_has_a_large_hole(count: int, classes: int) -> None:
+    columns, _ = sheets.sample_columns(count, classes, (28, 28))
+    rows = -(-count // columns)
+    assert columns >= rows / 2
+    assert columns * rows - count <= max(3, count / 16)
+
+
+def test_images_have_captions_where_columns_have_no_class() -> None:
+    images = random_images(6, 1, 28, 28)
+    plain = sheets.grid(images, 3, scale=1)
+    captioned = sheets.sample_sheet(images, ["ant", "bee"], "", 3, 1)
+    assert captioned.height > plain.height + 2 * 10
+    assert np.array_equal(pixels(captioned)[2:30, 2:30], enlarged(images[0], 1))
+    assert (pixels(captioned)[31:43, :30] < 128).any()
+    assert sheets.sample_sheet(images, (), "", 3, 1).size == plain.size
+
+
+def test_long_names_do_not_stretch_a_sheet() -> None:
+    names = class_titles(["n" * 300, "many words " * 30, "c"])
+    sheet = sheets.sample_sheet(random_images(6, 1, 28, 28), names, "")
+    assert sheet.width < 700 and sheet.height < 300
+
+
+def test_classes_whose_names_cannot_be_drawn_have_their_number() -> None:
+    names = ("größe", "猫", "ключ", "", "a\nb", "x猫")
+    assert class_titles(names) == ["größe", "class 1", "ключ", "class 3", "a b", "class 5"]
+    assert class_titles(names, (2, 1)) == ["ключ", "class 1"]
+
+
+def test_a_scale_that_makes_a_huge_sheet_is_refused() -> None:
+    with pytest.raises(UserError, match=r"scale 99.*smaller"):
+        sheets.check_sample_sheet(80, 10, (28, 28), None, 99)
+    with pytest.raises(UserError, match="scale 600"):
+        sheets.grid(random_images(1, 1, 28, 28), scale=600)
+    sheets.check_sample_sheet(10_000, 10, (64, 64), None, None)
+
+
+def test_many_rows_of_few_images_stand_in_blocks() -> None:
+    colours = [(6 * k, 0, 255 - 6 * k) for k in range(40)]
+    images = torch.tensor(colours, dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 28, 28)
+    sheet = sheets.strip([images[:20], images[20:]], ["a", "b"], "title", [f"row {row}" for row in range(20)])
+    assert 0.5 < sheet.width / sheet.height < 2
+    shown = pixels(sheet)
+    for colour in colours:
+        assert (shown == colour).all(2).sum() == 56 * 56
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (5, 3), (2, 5)])
@@ -185,9 +296,9 @@ def test_saved_images_are_exact_and_grey_stays_grey(tmp_path: Path, suffix: str,
 def test_each_image_has_its_own_file(tmp_path: Path) -> None:
     images = random_images(3, 1, 8, 8)
     save_each(images[:2], tmp_path / "new" / "folder", labels=torch.tensor([3, 10]))
-    save_each(images[2:], tmp_path / "new" / "folder", labels=[0], first=2)
+    save_each(images[2:], tmp_path / "new" / "folder", labels=[0], first=2, class_names=["T-shirt/top"])
     folder = tmp_path / "new" / "folder"
-    names = ["00000_label3.png", "00001_label10.png", "00002_label0.png"]
+    names = ["00000_label3.png", "00001_label10.png", "00002_label0_T-shirt-top.png"]
     assert sorted(file.name for file in folder.iterdir()) == names
     for name, image in zip(names, images, strict=True):
         with Image.open(folder / name) as saved:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any, cast, get_args, get_type_hints
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from models.diffusion.noise_schedules import NoiseLevel, build_noise_schedule
 from models.errors import UserError
 from models.evaluation.bayes import WEIGHTINGS, Denoising, Likelihood, Posterior
 from models.evaluation.images import Images
+from models.evaluation.method_settings import DenoisingSettings
 from tests.models.evaluation.densities import Classes
 
 SHAPE = (1, 2, 3)
@@ -46,7 +48,7 @@ def test_the_exact_likelihood_gives_the_true_posterior(schedule, prior: Tensor) 
     clean, _ = classes.draw(12)
     clean = 0.3 * clean  # nearer to one another, so that probabilities are not all 0 or 1
     true = classes.log_posterior(clean, prior)
-    found = Likelihood(steps=24, first=0.0, probes=0).classify(
+    found = Likelihood(ode_steps=24, first_time=0.0, probes=0).classify(
         classes, classes.schedule, images_of(clean), prior, batch_size=20
     )
     assert 0.02 < float(true.exp().max(1).values.min()) < 0.98
@@ -61,7 +63,7 @@ def test_probes_and_noise_are_the_same_for_all_classes() -> None:
     classes = Classes(FLOW, SHAPE, 3)
     classes.each = classes.each[:1] * 3
     clean, _ = classes.draw(5)
-    for method in (Likelihood(steps=4), Denoising(draws=8)):
+    for method in (Likelihood(ode_steps=4), Denoising(draws=8)):
         found = method.classify(classes, classes.schedule, images_of(clean), EVEN, batch_size=4)
         assert torch.allclose(found.log_posterior, EVEN.expand(5, 3))
 
@@ -74,13 +76,17 @@ def test_variational_errors_estimate_the_true_posterior() -> None:
     classes = Classes(FLOW, SHAPE, 3)
     clean, _ = classes.draw(6)
     clean = 0.3 * clean
-    method = Denoising(draws=8000, weighting="variational", low=0.01, high=0.99, patience=0)
+    method = Denoising(draws=8000, weighting="variational", time_range=(0.01, 0.99), patience=0)
     found = method.classify(classes, classes.schedule, images_of(clean), UNEVEN, batch_size=5000)
     assert distance(found, classes.log_posterior(clean, UNEVEN)) < 0.04
 
 
+def test_the_settings_name_every_weighting() -> None:
+    assert get_args(get_type_hints(DenoisingSettings)["weighting"]) == tuple(WEIGHTINGS)
+
+
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_the_noise_schedule_changes_nothing(weighting: str) -> None:
+def test_the_noise_schedule_changes_nothing(weighting: Any) -> None:
     """Times and errors are those of the straight flow, whatever the model was trained with."""
     found = []
     for schedule in SCHEDULES.values():
@@ -94,7 +100,7 @@ def test_the_noise_schedule_changes_nothing(weighting: str) -> None:
 def test_every_weighting_recognises_classes_that_lie_apart() -> None:
     classes = Classes(FLOW, (1, 6, 6), 3)
     clean, labels = classes.draw(30)
-    for weighting in WEIGHTINGS:
+    for weighting in cast(Any, WEIGHTINGS):
         found = Denoising(draws=32, weighting=weighting).classify(
             classes, classes.schedule, images_of(clean), EVEN, batch_size=64
         )
@@ -102,7 +108,7 @@ def test_every_weighting_recognises_classes_that_lie_apart() -> None:
         assert torch.equal(found.log_posterior.argmax(1), labels)
 
 
-@pytest.mark.parametrize("method", [Denoising(draws=12, first_round=4), Likelihood(steps=3)])
+@pytest.mark.parametrize("method", [Denoising(draws=12, first_round=4), Likelihood(ode_steps=3)])
 def test_neither_batch_size_nor_the_other_images_change_an_answer(method) -> None:
     classes = Classes(FLOW, SHAPE, 3)
     clean, _ = classes.draw(7)
@@ -141,7 +147,7 @@ def test_a_prior_decides_where_the_images_say_nothing() -> None:
     classes = Classes(FLOW, SHAPE, 3)
     classes.each = classes.each[:1] * 3
     clean, _ = classes.draw(4)
-    for method in (Denoising(draws=8, weighting="variational"), Likelihood(steps=2)):
+    for method in (Denoising(draws=8, weighting="variational"), Likelihood(ode_steps=2)):
         found = method.classify(classes, classes.schedule, images_of(clean), UNEVEN, batch_size=99)
         assert torch.all(found.prediction == 0)
     assert torch.allclose(found.log_posterior, UNEVEN.expand(4, 3))
@@ -156,7 +162,7 @@ def test_rounds_double_and_make_every_draw_once(draws: int) -> None:
 
 
 def test_the_times_of_every_round_cover_the_range() -> None:
-    method = Denoising(draws=48, low=0.2, high=0.7)
+    method = Denoising(draws=48, time_range=(0.2, 0.7))
     times = method.flow_times(images_of(torch.zeros(3, *SHAPE)))
     assert times.shape == (48, 3) and times.min() >= 0.2 and times.max() < 0.7
     assert len(set(times[0].tolist())) == 3
@@ -193,14 +199,14 @@ def test_every_second_noise_is_the_opposite_of_the_one_before(initial_noise: str
     ("method", "words"),
     [
         (Denoising(draws=0), "draws 0"),
-        (Denoising(weighting="sharp"), "choose from variational, sigmoid, flow, noise, clean"),
-        (Denoising(low=0.0), "time_range 0 0.9"),
-        (Denoising(high=1.2), "time_range 0.3 1.2"),
+        (Denoising(weighting=cast(Any, "sharp")), "must be one of variational, sigmoid, flow, noise, clean"),
+        (Denoising(time_range=(0.0, 0.9)), "time_range 0 0.9"),
+        (Denoising(time_range=(0.3, 1.2)), "time_range 0.3 1.2"),
         (Denoising(first_round=1), "first_round 1"),
         (Denoising(patience=-1.0), "patience -1"),
         (Denoising(patience=math.nan), "patience nan"),
-        (Likelihood(steps=0), "ode_steps 0"),
-        (Likelihood(first=1.0), "first_time 1"),
+        (Likelihood(ode_steps=0), "ode_steps 0"),
+        (Likelihood(first_time=1.0), "first_time 1"),
         (Likelihood(probes=-1), "probes -1"),
         (Likelihood(probes=0), "exact trace of 784 dimensions"),
     ],
@@ -225,7 +231,7 @@ class _Broken:
         return Estimate(noisy, noisy * math.nan)
 
 
-@pytest.mark.parametrize("method", [Denoising(draws=4), Denoising(draws=9, patience=0), Likelihood(steps=2)])
+@pytest.mark.parametrize("method", [Denoising(draws=4), Denoising(draws=9, patience=0), Likelihood(ode_steps=2)])
 def test_numbers_that_are_not_finite_are_no_answer(method) -> None:
     with pytest.raises(UserError, match="not finite"):
         method.classify(_Broken(), FLOW, images_of(torch.zeros(2, *SHAPE)), EVEN, batch_size=8)

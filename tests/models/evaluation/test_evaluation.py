@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from models.evaluation import evaluation_report
 from models.evaluation.classifier import Classifier, ClassifierSettings, fit_classifier, for_inference
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.evaluation_report import evaluation_table
 from models.evaluation.image_sets import RealImages, Samples
+from models.evaluation.measure_names import AS_FLOOR, BETTER, MEANINGS, kind_of, short_names
 from models.evaluation.measures import MeasureSettings
 from models.evaluation.protocol import Protocol
 from models.variants import DATA_SETS
@@ -130,20 +134,35 @@ def test_the_card(protocol: Protocol) -> None:
     assert protocol.card(5000)["reference"].endswith("pairs with 1438 of them")
 
 
+def test_every_measure_says_which_way_is_better() -> None:
+    assert BETTER.keys() == MEANINGS.keys() and set(BETTER.values()) == {"lower", "higher", AS_FLOOR}
+
+
+def test_networks_are_named_without_their_hash_unless_two_would_be_equal() -> None:
+    one, two, other, file = "fd_convnet_0123abcd", "fd_convnet_89abcdef", "fd_resnet_0123abcd", "kd_convnet"
+    assert short_names([one, other, "grey_mean"]) == {one: "fd_convnet", other: "fd_resnet", "grey_mean": "grey_mean"}
+    assert short_names([one, two, file]) == {one: one, two: two, file: file}
+
+
 def test_the_table(protocol: Protocol, real: RealImages) -> None:
     rows = torch.arange(150)
     evaluation = evaluation_of(protocol, real.train.images[rows], real.train.labels[rows])
     table = evaluation_table(evaluation)
-    assert all(name in table for name in evaluation.measurements)
-    assert max(len(line) for line in table.splitlines() if not line.startswith("warning: ")) <= 100
-    (row,) = (line for line in table.splitlines() if line.startswith(f"fd_{NAME} "))
-    assert float(row.split()[-1]) == pytest.approx(ratio_to_floor(evaluation), abs=0.006)
+    lines = [line for line in table.splitlines() if not line.startswith("warning: ")]
+    assert all(any(line.split()[:1] == [kind_of(name)] for line in lines) for name in evaluation.measurements)
+    assert max(map(len, lines)) <= 80
+    assert "in convnet" in lines and "in pixels" in lines and not any("convnet_" in line for line in lines)
+    (row,) = (line for line in lines if line.startswith("  fd / floor "))
+    assert float(row.split()[3]) == pytest.approx(ratio_to_floor(evaluation), abs=0.006) and row.endswith(" lower")
+    (row,) = (line for line in lines if line.startswith("  recognised "))
+    assert row.endswith(" higher")
+    row, _ = (line for line in lines if line.startswith("grey_mean "))  # and its meaning
+    assert row.endswith(" as floor") and any(line.startswith("as floor  ") for line in lines)
     floor = evaluation.floors[f"fd_{NAME}"]
     assert floor.low < floor.value < floor.high
     few = evaluation_table(evaluation_of(protocol, real.test.images[rows[:50]], real.test.labels[rows[:50]]))
     assert "warning: 50 images for 128 features" in few
-    (row,) = (line for line in few.splitlines() if line.startswith(f"fd_{NAME} "))
-    assert row.endswith("]")  # With a singular covariance, the ratio would have no meaning.
+    assert "fd / floor" not in few  # With a singular covariance, the ratio would have no meaning.
     one_class = evaluation_of(protocol, real.test.images[rows], torch.zeros(150, dtype=torch.long))
     assert "9 classes were not asked for" in evaluation_table(one_class)
 
@@ -162,3 +181,24 @@ def test_classification_accuracy_score_depends_on_the_labels(protocol: Protocol,
     unlabelled = Evaluation(protocol, Samples(examples.images[:], None, "images", {}))
     unlabelled.measure(classification_accuracy=True)
     assert "cas" not in unlabelled.measurements and has_warning(unlabelled, "no labels")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0, 1, 2, 0, 1, 2], ["ant", "bee", "cow"]),
+        ([2, 0, 2, 0], ["ant", "cow"]),  # Only two classes were asked for.
+        ([1, 1, 1], ["bee"]),
+        ([0, 0, 0, 2], ["ant", "cow", "ant", "ant"]),
+        (None, []),
+    ],
+)
+def test_the_sheet_of_samples_names_their_classes(labels, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(evaluation_report.sheets, "sample_sheet", lambda images, names, title: drawn.append(names))
+    monkeypatch.setattr(evaluation_report.image_files, "save_image", lambda sheet, path: None)
+    count = 4 if labels is None else len(labels)
+    samples = Samples(torch.zeros(count, 1, 8, 8), None if labels is None else torch.tensor(labels), "images", {})
+    protocol = SimpleNamespace(real=SimpleNamespace(class_names=("ant", "bee", "cow")))
+    evaluation_report._draw_samples(cast(Any, SimpleNamespace(samples=samples, protocol=protocol)), Path("samples.png"))
+    assert drawn == [expected]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from models.errors import UserError
 from models.runs import run as run_module
-from models.runs.environment import environment
+from models.runs.environment import VARIABLES, command, environment
 from models.runs.lookup import find_run, find_runs, read_config
 from models.runs.metrics import Metrics
 from models.runs.run import HEARTBEAT_SECONDS, Run
@@ -238,9 +239,10 @@ def test_infinity_and_nan_become_null(running: Run) -> None:
 # -- finding runs -------------------------------------------------------------------------------------------------
 
 
-def make(folder: Path, name: str, task: str = "train_ddpm") -> Path:
+def make(folder: Path, name: str, task: str = "train_ddpm", dataset: str | None = None) -> Path:
     (folder / name).mkdir(parents=True)
-    (folder / name / "status.json").write_text(json.dumps({"state": "finished", "task": task}))
+    status = {"state": "finished", "task": task, "dataset": dataset}
+    (folder / name / "status.json").write_text(json.dumps(status))
     return folder / name
 
 
@@ -268,6 +270,47 @@ def test_a_run_is_found_by_name_by_folder_and_as_latest(folder: Path) -> None:
         find_run("latest", folder / "empty")
     with pytest.raises(UserError, match=r"no run 'nonsense'.*make status"):
         find_run("nonsense", folder)
+
+
+def test_a_run_is_found_by_a_part_of_its_name(folder: Path) -> None:
+    flow = make(folder, "20260101_000000-flow-emnist-first", task="train_flow")
+    vae = make(folder, "20260102_000000-vae-emnist", task="train_vae")
+    mnist = make(folder, "20260103_000000-flow-mnist", "train_flow", "mnist")
+    for part, run in {"first": flow, "20260102": vae, "vae-": vae, "flow-mnist": mnist, "0103_": mnist}.items():
+        assert find_run(part, folder) == run, part
+    assert find_run("emnist", folder, "train_vae") == vae  # the one that the task can use
+    assert find_run("-flow", folder, "train_flow", "mnist") == mnist
+    make(folder, "mnist")
+    assert find_run("mnist", folder).name == "mnist"  # a whole name comes before a part of one
+    for part, names in {"emnist": (flow, vae), "-flow": (flow, mnist), "2026": (flow, vae, mnist)}.items():
+        with pytest.raises(UserError, match=f"{len(names)} runs match '{part}': ") as refused:
+            find_run(part, folder)
+        assert all(run.name in str(refused.value) for run in names) and "\n" not in str(refused.value)
+    for part in ("", "cifar", "emnist-second", "0104"):
+        with pytest.raises(UserError, match="no run"):
+            find_run(part, folder)
+
+
+def test_the_error_for_many_matches_stays_short(folder: Path) -> None:
+    for day in range(10, 30):
+        make(folder, f"202601{day}_000000-flow-mnist")
+    with pytest.raises(UserError, match=r"^20 runs match 'flow': 20260129_\S+, .*, \.\.\.; give more") as refused:
+        find_run("flow", folder)
+    assert len(str(refused.value)) < 250
+
+
+def test_the_latest_run_on_a_data_set(folder: Path) -> None:
+    letters = make(folder, "20260101_000000-flow-emnist", "train_flow", "emnist")
+    older = make(folder, "20260102_000000-vae-mnist", "train_vae", "mnist")
+    newer = make(folder, "20260103_000000-flow-mnist", "train_flow", "mnist")
+    assert find_run("latest:emnist", folder) == letters
+    assert find_run("latest:mnist", folder, "train_vae") == older
+    assert find_run("latest:mnist", folder) == find_run("latest:mnist", folder, dataset="emnist") == newer
+    for name, said in {"latest:cifar10": "no run on cifar10", "latest:emnis": "no run on emnis"}.items():
+        with pytest.raises(UserError, match=said):
+            find_run(name, folder)
+    with pytest.raises(UserError, match="no run of train_vae on emnist"):
+        find_run("latest:emnist", folder, "train_vae")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
@@ -327,7 +370,9 @@ def test_the_launchers_log_and_session_are_recorded(
     log.write_text("first line\n")
     monkeypatch.setenv("LAUNCH_LOG", str(log))
     monkeypatch.setenv("LAUNCH_SESSION", "ddpm-mnist-1")
+    monkeypatch.setenv("LAUNCH_RECORD", str(tmp_path))
     run = Run.create(folder, "train_ddpm", "mnist", None)
+    assert (tmp_path / "folder").read_text() == f"{run.folder}\n"
     with log.open("a") as file:
         file.write("second line\n")
     assert (run.folder / "console.log").read_text() == "first line\nsecond line\n"
@@ -348,6 +393,18 @@ def test_the_environment_names_versions_machine_and_command(monkeypatch: pytest.
     text = environment()
     for key in ("started", "command", "commit", "host", "python", "torch", "cpu"):
         assert f"\n{key}: " in f"\n{text}"
+    for name in (*VARIABLES, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    typed = [".venv/bin/python", "-m", "scripts.train_flow", "--name", "my run"]
+    monkeypatch.setattr(sys, "orig_argv", typed)
+    assert shlex.split(command()) == typed
+    monkeypatch.setenv("DATA_ROOT", "my data")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert shlex.split(command()) == ["CUDA_VISIBLE_DEVICES=", "DATA_ROOT=my data", *typed]
+    monkeypatch.setenv("TASK_COMMAND", "NODES=2 scripts/sh/slurm.sh train_flow")
+    assert shlex.split(command())[2:] == typed
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")  # this process is one of several
+    assert command().endswith(" NODES=2 scripts/sh/slurm.sh train_flow")
     monkeypatch.setenv("PATH", "/nonexistent")
     assert "commit: unknown" in environment()
 

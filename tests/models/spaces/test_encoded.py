@@ -12,6 +12,7 @@ import torch
 
 from models.autoencoders.autoencoder import Autoencoder
 from models.errors import UserError
+from models.spaces import Identity
 from models.spaces.encoded import Encoded, encode_images, file_name, read_encoded, write_encoded
 from models.spaces.pixels import Pixels
 from tests.models.coders import random_images, small_coder
@@ -69,24 +70,24 @@ def test_a_channel_that_never_moves_can_still_be_divided_by() -> None:
 @pytest.mark.parametrize("flips", [False, True])
 def test_written_and_read_back(flips: bool, coder: Autoencoder, tmp_path: Path) -> None:
     codes = encode_images(coder, random_images(5, SHAPE), flips, CPU)
-    codes = replace(codes, data_sha256="d", autoencoder_sha256="a", words={"split": "train"})
+    codes = replace(codes, data=Identity("d", "c"), autoencoder_sha256="a", words={"split": "train"})
     path = tmp_path / file_name("mnist", "train")
     write_encoded(path, codes, torch.arange(5))
     found = read_encoded(path)
     assert found.posterior.equal(codes.posterior) and found.words == codes.words
     assert found.mirrored is codes.mirrored is None or found.mirrored.equal(codes.mirrored)  # type: ignore[union-attr]
-    assert (found.data_sha256, found.autoencoder_sha256, path.name) == ("d", "a", "mnist-train.safetensors")
+    assert (found.data, found.autoencoder_sha256, path.name) == (Identity("d", "c"), "a", "mnist-train.safetensors")
     with safetensors.safe_open(path, framework="pt") as file:
         assert file.get_tensor("labels").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_what_does_not_fit_is_said(coder: Autoencoder) -> None:
-    codes = replace(encode_images(coder, random_images(3, SHAPE), False, CPU), data_sha256="d")
-    assert "another autoencoder" in str(codes.mismatch(coder, "d", False))
+    codes = replace(encode_images(coder, random_images(3, SHAPE), False, CPU), data=Identity("d"))
+    assert "another autoencoder" in str(codes.mismatch(coder, Identity("d"), False))
     mine = replace(codes, autoencoder_sha256=coder.sha256)
-    assert mine.mismatch(coder, "d", False) is None
-    assert mine.mismatch(coder, "e", False) == "of other images"
-    assert mine.mismatch(coder, "d", True) == "without the mirrored images"
+    assert mine.mismatch(coder, Identity("d"), False) is None
+    assert mine.mismatch(coder, Identity("e"), False) == "of other images"
+    assert mine.mismatch(coder, Identity("d"), True) == "without the mirrored images"
 
 
 def test_files_that_are_none(tmp_path: Path, coder: Autoencoder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from models.diffusion.times import build_grid
 from models.errors import UserError
 from models.model import locate_autoencoder
 from models.randomness import StepRandomness
-from models.spaces import Fitted, Surroundings
+from models.spaces import Fitted, Identity, Surroundings
 from models.spaces.latents import Latents
 from models.spaces.pixels import Pixels
 from tests.exact import ExactGaussian, pixel_gaussian, through_network
@@ -35,7 +36,7 @@ def coder(tmp_path: Path) -> Autoencoder:
 
 
 def fit(coder: Autoencoder, count: int = 200, flips: bool = False) -> Fitted:
-    around = Surroundings("digits", "d", coder.path.parents[2])
+    around = Surroundings("digits", partial(Identity, "d"), coder.path.parents[2])
     return Latents.fit(random_images(count, SHAPE), flips, around, autoencoder=str(coder.path))
 
 

@@ -51,6 +51,25 @@ def test_every_picture_is_drawn(kind: str, shape, latent_shape, maps: set[str], 
     assert all(Image.open(tmp_path / "a" / name).mode == mode for name in ALWAYS)
 
 
+def test_interpolations_show_all_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten classes have ten rows, although the test images are sorted by class; their titles name both ends."""
+    made = codec(tmp_path)
+    made = replace(made, spec=replace(made.spec, class_names=tuple("0123456789")))
+    titles: list[str] = []
+    strip = sheets.strip
+    monkeypatch.setattr(
+        sheets, "strip", lambda *given, **options: titles.extend(options["row_titles"]) or strip(*given, **options)
+    )
+    folders = tmp_path / "usual", tmp_path / "small"
+    for folder, scale in zip(folders, (None, 2), strict=True):
+        folder.mkdir()
+        labels = torch.arange(40) // 4
+        draw_latent_space(made, random_images(40, made.spec.shape), labels, folder, "title", 0, False, scale)
+    assert titles[:10] == [f"class {digit} to {(digit + 1) % 10}" for digit in range(10)]
+    for name in ALWAYS:
+        assert Image.open(folders[0] / name).height > Image.open(folders[1] / name).height
+
+
 @pytest.mark.parametrize(("count", "expected"), [(1, ALWAYS - {"interpolations.png"}), (2, ALWAYS)])
 def test_few_images_without_classes(count: int, expected: set[str], tmp_path: Path) -> None:
     for folder, latent_shape, maps in (("a", (2, 2, 2), set()), ("b", (2, 1, 1), {"latents.png"})):
@@ -102,9 +121,9 @@ def test_the_middle_of_the_slice_is_the_mean_and_lines_end_in_reconstructions(tm
     space = Pixels(made.spec.shape, 1.0)
     with torch.no_grad():
         expected = space.decode(made.network(space.encode(frames[0])).output)
-    assert close(frames[1], expected) and len(frames[0]) == len(frames[-1]) == 8
+    assert close(frames[1], expected) and len(frames[0]) == len(frames[-1]) == 10
     rows = [int((images == image).flatten(1).all(1).nonzero()[0]) for image in (*frames[0], *frames[-1])]
-    assert all(first % 3 != last % 3 for first, last in zip(rows[:8], rows[8:], strict=True))
+    assert all(first % 3 != last % 3 for first, last in zip(rows[:10], rows[10:], strict=True))
 
 
 def close(one: Tensor, other: Tensor) -> bool:

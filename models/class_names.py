@@ -1,0 +1,110 @@
+"""Classes as people name them: by name, by number, by a range of numbers; and their names in file names and titles."""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from models.errors import UserError
+
+NUMBER = re.compile(r"[0-9]{1,9}")
+RANGE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
+LISTED = 20  # Names in a message.
+LONGEST_TITLE = 32  # Characters.
+LONGEST_IN_FILE = 40  # Bytes.
+
+
+def find_labels(words: Sequence[int | str], names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Return the labels that the words name, in their order, and a line for each name that is another class's number.
+
+    words: an integer is a label. A string is a class name, else a label such as "3", else a range of labels such as
+    "0-4" with both ends. names: the name of each label. Raises UserError if a class does not exist.
+    """
+    labels, notes = [], []
+    for word in words:
+        for part in _parts(word, names):
+            label = _find(part, word, names)
+            labels.append(label)
+            number = int(part) if isinstance(part, str) and NUMBER.fullmatch(part) else label
+            if number != label and number < len(names):
+                other = title_of(names, number)
+                notes.append(f"{part} is read as a name: of class number {label}; class number {number} is {other}")
+    return labels, list(dict.fromkeys(notes))
+
+
+def title_of(names: Sequence[str], label: int) -> str:
+    """Return the name of a class on one line, shortened to LONGEST_TITLE characters."""
+    name = " ".join("".join(letter if letter.isprintable() else " " for letter in names[label]).split())
+    return name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"
+
+
+def change_title(*names: str) -> str:
+    """Return a title for a class, or for a change of class: "Bag to Coat", "class 3 to 5"."""
+    text = " to ".join(title_of(names, index) for index in range(len(names)))
+    return f"class {text}" if text[:1].isdigit() else text
+
+
+def numbered(names: Sequence[str], label: int) -> str:
+    """Return number and name of a class, or the number alone if it is the name, e.g. "8 Bag" or "8"."""
+    return str(label) if names[label] == str(label) else f"{label} {title_of(names, label)}"
+
+
+def ending_of(names: Sequence[str], label: int) -> str:
+    """Return the ending of an image's file name: "_label0_T-shirt-top", or "_label3" if the number is the name.
+
+    Letters of every alphabet, digits, "-" and "_" are kept, at most LONGEST_IN_FILE bytes of the name. Other characters
+    become "-". Names may become equal; the numbers differ.
+    """
+    name = "" if label >= len(names) or names[label] == str(label) else unicodedata.normalize("NFC", names[label])
+    kept = (letter if letter in "-_" or unicodedata.category(letter)[0] in "LMN" else "-" for letter in name)
+    safe = re.sub("-+", "-", "".join(kept)).strip("-")
+    short = safe.encode()[:LONGEST_IN_FILE].decode(errors="ignore").rstrip("-")
+    return f"_label{label}_{short}" if short else f"_label{label}"
+
+
+def _parts(word: int | str, names: Sequence[str]) -> Iterator[int | str]:
+    """Yield the word, or each number of a range. Labels beyond the last class are found missing one by one."""
+    ends = RANGE.fullmatch(word) if isinstance(word, str) and word not in names else None
+    if ends is None:
+        yield word
+        return
+    first, last = int(ends[1]), int(ends[2])
+    step = 1 if first <= last else -1
+    yield from map(str, range(first, last + step, step))
+
+
+def _find(part: int | str, word: int | str, names: Sequence[str]) -> int:
+    if isinstance(part, str):
+        same = [label for label, name in enumerate(names) if _plain(name) == _plain(part)]
+        if len(same) > 1:
+            numbers = " and ".join(map(str, same))
+            raise UserError(f"`labels` {part}: the classes {numbers} have this name", "give the number")
+        if same:
+            return same[0]
+        part = int(part) if NUMBER.fullmatch(part) else part
+    if isinstance(part, int) and 0 <= part < len(names):
+        return part
+    missing = "" if str(part) == str(word) else f"there is no class {part}, and "
+    shown = title_of((str(word),), 0)
+    raise UserError(f"`labels` {shown}: {missing}{_choices(names)}{_suggestion(shown, names)}")
+
+
+def _choices(names: Sequence[str]) -> str:
+    last = len(names) - 1
+    if all(name == str(label) for label, name in enumerate(names)):
+        return f"the model has the classes 0 to {last}"
+    listed = [title_of(names, label) for label in range(len(names))][:LISTED]
+    more = f", ... ({len(names)} in all)" if len(names) > LISTED else ""
+    return f"the model has the classes 0 to {last}: {', '.join(listed)}{more}"
+
+
+def _suggestion(word: str, names: Sequence[str]) -> str:
+    """Return the hint at the name that was probably meant. Case does not count."""
+    by_plain = {_plain(name).casefold(): label for label, name in reversed(list(enumerate(names)))}
+    close = difflib.get_close_matches(_plain(word).casefold(), by_plain, 1) if not NUMBER.fullmatch(word) else []
+    return f"; did you mean {title_of(names, by_plain[close[0]])}?" if close else ""
+
+
+def _plain(name: str) -> str:
+    """Return a name in the form in which equal texts have equal characters."""
+    return unicodedata.normalize("NFC", name)

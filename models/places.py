@@ -1,0 +1,11 @@
+"""Files and folders as people type them."""
+
+import os
+
+
+def expanded(place: str) -> str:
+    """Return a path with a leading ~ or ~user replaced by the home folder. Other text is returned as is.
+
+    A shell leaves the ~ of `--flag=~/folder`, and nothing else expands it in variables, YAML files and notebooks.
+    """
+    return os.path.expanduser(place)

@@ -1,0 +1,24 @@
+"""The command to type next for a run. Imports no torch."""
+
+import shlex
+from pathlib import Path
+
+from models.runs.lookup import CONFIG
+
+AFTER_TRAINING = {"train_vae": "encode_dataset"}  # The other tasks train models to sample from.
+
+
+def next_command(folder: Path, task: str, state: str) -> str:
+    """Return the whole command for a run in a state: sample, encode, resume, start again, or read the log."""
+    if state == "finished":
+        return _make(AFTER_TRAINING.get(task, "generate"), "--run", folder)
+    if state in ("interrupted", "dead"):
+        resumable = (folder / "checkpoints" / "last").is_file()
+        return _make(task, "--resume", folder) if resumable else _make(task, "--config", folder / CONFIG)
+    log = shlex.quote(str(folder / "training_log.txt"))
+    return f"tail -f {log}" if state == "running" else f"tail -n 30 {log}"
+
+
+def _make(target: str, flag: str, path: Path) -> str:
+    words = f"{flag} {shlex.quote(str(path))}"
+    return f"make {target} ARGS=" + (shlex.quote(words) if set(words) & set('"$`\\!') else f'"{words}"')

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Shows the runs in TensorBoard, until Ctrl-C. On a server, forward the port: ssh -L 6006:localhost:6006 SERVER
+#
+#   scripts/sh/tensorboard.sh [FLAGS...]
+#                       FLAGS are TensorBoard's, such as --port 6007 or
+#                       --logdir experiments/RUN for a single run
+#
+#   EXPERIMENTS_DIR     folder of run folders (default: experiments)
+#   PYTHON              interpreter of an existing environment
+#                       (default: .venv/bin/python)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source scripts/sh/session_records.sh
+
+usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' scripts/sh/tensorboard.sh >&2; }
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    usage
+    exit
+fi
+need_environment
+runs=${EXPERIMENTS_DIR:-experiments}
+if [[ " $* " != *' --logdir'* && -z $(find -L "$runs" -mindepth 2 -maxdepth 2 -name tensorboard -print -quit 2>/dev/null) ]]; then
+    die 2 "no run in $runs has TensorBoard files: train one, or choose another folder with EXPERIMENTS_DIR"
+fi
+exec "$python" -m tensorboard.main --logdir "$runs" "$@"
