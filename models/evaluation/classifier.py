@@ -22,6 +22,7 @@ from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.recognition import accuracy
 from models.optim import AdamW
+from models.progress import progress
 from models.randomness import derive_seed
 from models.runs import checkpoints
 from models.runs.yaml_files import read_yaml
@@ -58,8 +59,11 @@ class Classifier:
     def extract(self, images: ImageRows) -> FeaturesAndLogits:
         """Return the features and logits of uint8 images (N, C, H, W) on any device."""
         weight = next(self.network.parameters())
-        batches = (Pixels.scale(batch.to(weight.device)).to(weight.dtype) for batch in images.split(BATCH))
-        outputs = [self.network(batch) for batch in batches]
+        outputs = []
+        with progress(f"features of {len(images):,} images", len(images)) as advance:
+            for batch in images.split(BATCH):
+                outputs.append(self.network(Pixels.scale(batch.to(weight.device)).to(weight.dtype)))
+                advance(len(batch))
         return FeaturesAndLogits(*(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))
 
     def accuracy_on(self, examples: LabelledImages) -> float:
@@ -80,17 +84,19 @@ def fit_classifier(
     lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "classifier", "batches"))
     order = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
-        if len(order) < size:
-            order = torch.randperm(count, generator=generator)
-        rows, order = order[:size], order[size:]
-        batch = _augment(examples.images[rows], settings.flips, generator).to(device)
-        _, logits = network(Pixels.scale(batch))
-        loss = F.cross_entropy(logits, examples.labels[rows].to(device), label_smoothing=0.1)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        lr_schedule.step()
+    with progress(f"training a {settings.network}", steps) as advance:
+        for _ in range(steps):
+            if len(order) < size:
+                order = torch.randperm(count, generator=generator)
+            rows, order = order[:size], order[size:]
+            batch = _augment(examples.images[rows], settings.flips, generator).to(device)
+            _, logits = network(Pixels.scale(batch))
+            loss = F.cross_entropy(logits, examples.labels[rows].to(device), label_smoothing=0.1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            lr_schedule.step()
+            advance(1)
     return network
 
 

@@ -8,6 +8,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from models.progress import progress
 from models.runs.files import replacing
 from models.spaces import ImageRows
 
@@ -46,7 +47,8 @@ def cached_features(extractor: Extractor, images: ImageRows, images_sha256: str,
             return output
     except (OSError, SafetensorError, KeyError):
         pass  # A missing or truncated file is written anew.
-    output = extractor.extract(images)
+    with progress(f"real images in {extractor.name}, once, kept for the next time", None):
+        output = extractor.extract(images)
     cache.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         tensors = {name: tensor.contiguous() for name, tensor in output._asdict().items()}

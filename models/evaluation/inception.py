@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.evaluation.features import FeaturesAndLogits
+from models.progress import progress
 from models.spaces import ImageRows
 
 SHA256 = "6726825d"  # First digits of the hash. The published file name contains them.
@@ -47,9 +48,11 @@ class Inception:
     def extract(self, images: ImageRows) -> FeaturesAndLogits:
         """Return the features and logits of uint8 images (N, C, H, W) with one or three channels."""
         outputs = []
-        for batch in images.split(BATCH):
-            coloured = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
-            outputs.append(self.network(coloured.to(self.device)))
+        with progress(f"features of {len(images):,} images", len(images)) as advance:
+            for batch in images.split(BATCH):
+                coloured = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+                outputs.append(self.network(coloured.to(self.device)))
+                advance(len(batch))
         return FeaturesAndLogits(*(torch.cat(parts).double().cpu() for parts in zip(*outputs, strict=True)))
 
 

@@ -18,6 +18,7 @@ from models import devices
 from models.errors import UserError
 from models.generation import Sampling, default_steps
 from models.model import WEIGHTS, Model, load_model
+from models.progress import progress
 from models.runs import checkpoints
 from models.runs.lookup import find_run
 from models.spaces.latents import find_autoencoder
@@ -152,7 +153,7 @@ def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "
     partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        with Interrupts(at_once=True):
+        with Interrupts(at_once=True), progress(kind, None):
             yield partial
         final = _rename(partial, final, out is None)
     except BaseException:

@@ -23,6 +23,7 @@ from models import devices, distributed, processes
 from models.errors import UserError
 from models.evaluation.image_sets import sha256_of
 from models.model import match_weights
+from models.progress import progress
 from models.runs import checkpoints, yaml_files
 from models.runs.environment import environment
 from models.runs.lookup import NEEDED, find_run
@@ -82,7 +83,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, bool],
     check_batch(flags)
     devices.prepare_device(torch.device(flags.run.device), flags.run.precision)
     devices.keep_freed_memory(torch.device(flags.run.device))
-    with one_loads_first():
+    with one_loads_first(), progress("preparing", None):
         prepared = prepare(flags, folder is not None)
     tensors, stored = checkpoints.load_newest(folder) if folder is not None else ({}, {})
     if folder is not None:
