@@ -108,11 +108,13 @@ class Trainer:
             self.log.open_board(self.step)
         ended = time.perf_counter() - (process_age() if wall_clock else 0)
         with progress("", 1, "percent", lines=False) as advance:
-            shown = 0.0
+            shown, compiling = 0.0, self.settings.compile
             while self.progress < 1:
                 # Wall-clock time includes all work since the last step: start-up, evaluation, pictures, saving.
                 started, epoch = ended if wall_clock else time.perf_counter(), self.epoch
-                self.train_step()
+                with progress("compiling", None) if compiling else nullcontext():
+                    self.train_step()
+                compiling = False
                 evaluation_due, picture_due, checkpoint_due = (
                     _due(every, epoch, self.epoch) for every in self.epochs_between
                 )
@@ -316,6 +318,7 @@ class Trainer:
         self.averaged_progress = min(state["averaged_progress"], self.progress)
         self.best_loss, self.worse = state["best_loss"], state["worse"]
         self.log.restore(tensors["gathered"], state, self.step)
+        self.log.row_spent = min(self.log.row_spent, self.progress)
         changes = self.objective.changes_since(state.get("loss_version", 1))
         if changes and self.settings.best_by == "test_loss":
             self.best_loss, self.worse = float("inf"), 0

@@ -22,6 +22,7 @@ TINY = {
     "train_vae": (*TRAINING, "--network.width", "8"),
     "generate": ("--num_samples", "4", "--steps", "2"),
     "evaluate": ("--num_images", "8"),
+    "train_classifier": ("--epochs", "1"),
     "visualize_guidance": ("--scales", "1", "2", "--steps", "2"),
     "visualize_distribution": ("--method", "pca", "--num_samples", "16", "--steps", "2"),
 }
