@@ -11,7 +11,7 @@ from typing import Any, Literal
 from models.processes import is_rank_zero
 
 Unit = Literal["items", "bytes", "percent"]
-LINE_SECONDS = 8.0  # Time between two plain lines.
+LINE_SECONDS = 6.0  # Time between two plain lines.
 PAUSE_SECONDS = 1.0  # Work that begins this soon after other work continues its time.
 
 

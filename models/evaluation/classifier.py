@@ -60,7 +60,7 @@ class Classifier:
         """Return the features and logits of uint8 images (N, C, H, W) on any device."""
         weight = next(self.network.parameters())
         outputs = []
-        with progress(f"features of {len(images):,} images", len(images)) as advance:
+        with progress("features", len(images)) as advance:
             for batch in images.split(BATCH):
                 outputs.append(self.network(Pixels.scale(batch.to(weight.device)).to(weight.dtype)))
                 advance(len(batch))

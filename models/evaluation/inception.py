@@ -48,7 +48,7 @@ class Inception:
     def extract(self, images: ImageRows) -> FeaturesAndLogits:
         """Return the features and logits of uint8 images (N, C, H, W) with one or three channels."""
         outputs = []
-        with progress(f"features of {len(images):,} images", len(images)) as advance:
+        with progress("features", len(images)) as advance:
             for batch in images.split(BATCH):
                 coloured = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
                 outputs.append(self.network(coloured.to(self.device)))
