@@ -12,9 +12,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.runs.run import Run
+from models.training import objectives
 from models.training.denoising_objective import DenoisingObjective
 from models.training.log import TrainingLog
-from models.training.objectives import Objective, TestLoss
+from models.training.objectives import Objective
 
 FACTS = {"epoch": 0.5, "lr": 1e-3, "grad_norm": 2.0}
 
@@ -66,7 +67,7 @@ def test_the_board_has_groups_pictures_and_settings(run: Run) -> None:
     log.open_board(0)
     for bins in log.loss_sums[1:]:
         bins += 1
-    tested = TestLoss(0.5, 0.4, [0.1] * 10, "", {"sample_distance": 3.0})
+    tested = objectives.TestLoss(0.5, 0.4, [0.1] * 10, "", {"sample_distance": 3.0})
     log.row(1, 1.0, 0.0, tested, FACTS)
     sheet = run.folder / "epoch_samples" / "step_00000001.png"
     final = run.folder / "denoising_steps" / "noisy.png"
