@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
-from models import distributed
+from models import distributed, processes
 from models.class_names import find_labels
 from models.diffusion.denoiser import Counter, Denoiser, clipped, counted, with_labels
 from models.diffusion.guidance import guided
@@ -20,6 +20,7 @@ from models.diffusion.samplers import SAMPLERS, Step, find_sampler
 from models.diffusion.times import Grid, build_grid
 from models.errors import UserError
 from models.model import Model
+from models.progress import progress
 from models.randomness import Draw, image_draw
 from models.ranges import Share, check_ranges
 
@@ -219,10 +220,13 @@ def generate_from(
     def batch_from(first: int) -> Generated:
         indices = range(first, min(first + batch_size, count))
         denoiser, counters = sampled_denoiser(model, sampling)
-        return _collect(begin(denoiser, indices), model, counters, kept if framed is None or first < framed else set())
+        framed_steps = kept if framed is None or first < framed else set()
+        share = len(indices) / steps * (processes.world_size() if over_ranks else 1)
+        return _collect(begin(denoiser, indices), model, counters, framed_steps, lambda: advance(share))
 
     firsts = range(0, count, batch_size)
-    yield from distributed.map_over_ranks(batch_from, firsts) if over_ranks else map(batch_from, firsts)
+    with progress("generating images", count) as advance:
+        yield from distributed.map_over_ranks(batch_from, firsts) if over_ranks else map(batch_from, firsts)
 
 
 def generate(
@@ -312,12 +316,18 @@ def join(batches: Sequence[Generated]) -> Generated:
     )
 
 
-def _collect(start: Start, model: Model, counters: Sequence[Counter], framed: set[int]) -> Generated:
-    """Take all steps. If `framed` is not empty, keep the start and a frame after each step in `framed`."""
+def _collect(
+    start: Start, model: Model, counters: Sequence[Counter], framed: set[int], stepped: Callable[[], None]
+) -> Generated:
+    """Take all steps. If `framed` is not empty, keep the start and a frame after each step in `framed`.
+
+    stepped: called after each step.
+    """
     space = model.space
     times, frames, estimates = ([start.t], [space.decode(start.noisy).cpu()], []) if framed else ([], [], [])
     step = None
     for index, step in enumerate(start.steps):
+        stepped()
         if index in framed:
             times.append(float(step.level.t))
             frames.append(space.decode(step.noisy).cpu())

@@ -1,36 +1,47 @@
-"""Progress bar for long work on standard error. If that is not a terminal, nothing is shown."""
+"""Progress of long work on standard error: a bar on a terminal, elsewhere a plain line every few seconds."""
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from models.processes import is_rank_zero
 
 Unit = Literal["items", "bytes", "percent"]
+LINE_SECONDS = 6.0  # Time between two plain lines.
+PAUSE_SECONDS = 1.0  # Work that begins this soon after other work continues its time.
 
 
 @contextmanager
-def progress(title: str, total: float | None, unit: Unit = "items") -> Iterator[Callable[..., None]]:
-    """Show a bar on rank 0 while the block runs, below the lines that the block prints.
+def progress(
+    title: str, total: float | None, unit: Unit = "items", bar: bool = True, lines: bool = True
+) -> Iterator[Callable[..., None]]:
+    """Show the progress of the block on rank 0. On a terminal, the lines that the block prints stand above the bar.
 
-    total: None if unknown. Yields `advance(amount, title=None)`, which adds to the progress and may change the title.
+    total: None if unknown. bar: on a terminal, show a bar. lines: elsewhere, print lines; False for a block that prints
+    lines of its own. Yields `advance(amount, title=None)`, which adds to the progress and may change the title. Inside
+    another progress, its title follows the other's.
     """
-    if not (sys.stderr.isatty() and is_rank_zero()):
+    on_terminal = sys.stderr.isatty()
+    if not is_rank_zero() or (on_terminal and not bar):
         yield lambda amount, title=None: None
         return
-    from rich import progress as bars
-    from rich.console import Console
+    show = _bars if on_terminal else _lines
+    work = _Work(title, total, unit, lines)
+    show.begin(work)
 
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        {"items": bars.MofNCompleteColumn, "bytes": bars.DownloadColumn, "percent": bars.TaskProgressColumn}[unit](),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda amount, title=None: bar.update(task, advance=amount, description=title)
+    def advance(amount: float, title: str | None = None) -> None:
+        work.done += amount
+        work.title = work.title if title is None else title
+        show.update(work)
+
+    try:
+        yield advance
+    finally:
+        show.end(work)
 
 
 def duration(seconds: float) -> str:
@@ -39,3 +50,103 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+@dataclass(eq=False)
+class _Work:
+    """Work in progress. task: number of its bar."""
+
+    title: str
+    total: float | None
+    unit: Unit
+    lines: bool
+    done: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+    task: Any = None
+
+    def __str__(self) -> str:
+        """Return the progress and the time as text, without the title."""
+        spent = duration(time.perf_counter() - self.started)
+        if self.total is None:
+            return spent
+        done = min(self.done, self.total)
+        if self.unit == "percent":
+            return f"{100 * done / self.total:.0f} %, {spent}"
+        size, word = (1e6, " MB") if self.unit == "bytes" else (1, "")
+        return f"{int(done / size):,} of {int(self.total / size):,}{word}, {spent}"
+
+
+class _Lines:
+    """Plain lines. A thread prints them, because one call of a library may take minutes."""
+
+    def __init__(self) -> None:
+        self.open: list[_Work] = []  # Outermost first.
+        self.last = self.ended = 0.0  # Times of the last line and of the end of the last work.
+        self.stop = threading.Event()
+
+    def begin(self, work: _Work) -> None:
+        if not self.open:
+            if work.started - self.ended > PAUSE_SECONDS:
+                self.last = work.started
+            self.stop = threading.Event()
+            threading.Thread(target=self._run, args=(self.stop,), name="progress", daemon=True).start()
+        self.open.append(work)
+
+    def update(self, work: _Work) -> None:
+        pass
+
+    def end(self, work: _Work) -> None:
+        self.open.remove(work)
+        if not self.open:
+            self.stop.set()
+            self.ended = time.perf_counter()
+
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(max(0.01, self.last + LINE_SECONDS - time.perf_counter())):
+            works = list(self.open)
+            if works and time.perf_counter() >= self.last + LINE_SECONDS:
+                self.last = time.perf_counter()
+                if not works[-1].lines:
+                    continue
+                titles = [work.title for work in works if work.lines and work.title]
+                with suppress(OSError, ValueError):  # Standard error may be closed.
+                    print(": ".join((*titles, str(works[-1]))), file=sys.stderr, flush=True)
+
+
+class _Bars:
+    """Bars of `rich`, one for each work that is open."""
+
+    def __init__(self) -> None:
+        self.open: list[_Work] = []
+        self.display: Any = None
+
+    def begin(self, work: _Work) -> None:
+        if not self.open:
+            from rich import progress as bars
+            from rich.console import Console
+
+            columns = (
+                bars.TextColumn("{task.description}", markup=False),
+                bars.BarColumn(),
+                bars.TextColumn("{task.fields[work]}", markup=False),
+                bars.TimeRemainingColumn(),
+            )
+            self.display = bars.Progress(
+                *columns, console=Console(stderr=True), refresh_per_second=2, transient=True, redirect_stdout=False
+            )
+            self.display.start()
+        self.open.append(work)
+        work.task = self.display.add_task(work.title, total=work.total, work=work)
+
+    def update(self, work: _Work) -> None:
+        self.display.update(work.task, completed=work.done, description=work.title)
+
+    def end(self, work: _Work) -> None:
+        self.open.remove(work)
+        if self.open:
+            self.display.remove_task(work.task)
+        else:
+            self.display.stop()
+
+
+_lines, _bars = _Lines(), _Bars()

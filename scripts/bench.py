@@ -36,6 +36,7 @@ from models.errors import UserError
 from models.generation import Sampling, generate
 from models.learning_rate import OptimizerSettings
 from models.optim import build_optimizer
+from models.progress import progress
 from models.ranges import PositiveInt
 from models.runs.files import write_text
 from models.runs.run import Run
@@ -277,7 +278,10 @@ def main(argv: list[str]) -> None:
             "streaming": lambda: _streaming_table(flags, settings, folder, device),
             "sampling": lambda: _sampler_table(settings, device),
         }
-        lines = [line for name in flags.tables for line in (*measure[name](), "")]
+        lines = []
+        for name in flags.tables:
+            with progress(f"measuring {name}", None):
+                lines += [*measure[name](), ""]
     text = "\n".join([f"torch {torch.__version__}, {torch.get_num_threads()} threads", *lines]) + "\n"
     print(text, file=sys.stderr)
     write_text(Path(flags.out), text)

@@ -30,6 +30,7 @@ from models import devices
 from models.devices import peak_memory
 from models.errors import UserError
 from models.evaluation.sample_test import DISTANCE, RECOGNISED, SampleTest
+from models.progress import progress
 from models.ranges import Positive
 from models.runs.environment import git_commit
 from models.training.interrupts import Interrupts
@@ -137,7 +138,7 @@ def main(argv: list[str]) -> None:
     flags, match = read_flags(argv)
     contenders: list[Contender] = []
     os.environ["TQDM_DISABLE"] = "1"  # Turns off the libraries' progress bars in the child processes.
-    with TemporaryDirectory() as folder, Interrupts(at_once=True):
+    with TemporaryDirectory() as folder, Interrupts(at_once=True), progress("measuring", None, bar=False):
         try:
             for name in PEERS:
                 contenders.append(Contender(name, argv, folder))

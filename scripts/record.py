@@ -32,6 +32,7 @@ from models.errors import UserError
 from models.evaluation.classifier import cached_path, pretrained_path
 from models.evaluation.classifier_settings import ClassifierSettings
 from models.evaluation.feature_networks import NETWORKS
+from models.progress import progress
 from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt
 from models.runs.environment import git_commit
 from models.runs.files import write_text
@@ -249,7 +250,8 @@ def run_task(task: str, words: Sequence[str]) -> Path:
             env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled},  # Every seed compiles again.
         )
         try:
-            printed, _ = child.communicate()
+            with progress("", None, bar=False, lines=False):
+                printed, _ = child.communicate()
         except (Interrupted, KeyboardInterrupt) as error:
             _end(child, error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT)
             tell("interrupted: no row was written; a record cannot be resumed")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.errors import UserError
+from models.progress import progress
 
 METHODS = ("umap", "pca")
 
@@ -54,7 +55,8 @@ def _pca(features: np.ndarray) -> Map:
 
 
 def _umap(features: np.ndarray, seed: int, neighbours: int) -> Map:
-    with warnings.catch_warnings(action="ignore"):
+    title = f"mapping {len(features):,} points by UMAP"
+    with warnings.catch_warnings(action="ignore"), progress(title, None):
         import umap
 
         neighbours = min(neighbours, len(features) - 1)
@@ -62,7 +64,7 @@ def _umap(features: np.ndarray, seed: int, neighbours: int) -> Map:
         points = np.asarray(model.fit_transform(features))
 
     def transform(others: np.ndarray) -> np.ndarray:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), progress(f"mapping {len(others):,} points by UMAP", None):
             return np.asarray(model.transform(others.astype(np.float32)))
 
     return Map(points, transform, ("UMAP 1", "UMAP 2"))

@@ -131,11 +131,12 @@ class Run:
         if self.silent:
             return
         with self._lock:
-            # JSON has no infinity and no NaN.
-            fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
             if fields.get("state") != "running":  # a resumed run overwrites its failure
                 fields |= self._failure() or {}
             self._status.update(fields, heartbeat=utc_now())
+            for key, value in self._status.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    self._status[key] = None  # JSON has no infinity and no NaN.
             write_text(self.folder / STATUS, json.dumps(self._status, indent=2) + "\n")
 
     def _failure(self) -> dict[str, Any] | None:

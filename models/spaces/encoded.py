@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.autoencoders.autoencoder import Autoencoder
 from models.errors import UserError
+from models.progress import progress
 from models.runs.files import replacing
 from models.spaces import Identity, ImageRows
 from models.spaces.pixels import Pixels
@@ -73,7 +74,11 @@ def encode_images(
     def encode(part: Tensor) -> Tensor:
         return torch.cat(model.encode(Pixels.scale(part.to(device))), dim=1).cpu()
 
-    pairs = [(encode(part), encode(part.flip(3)) if flips else None) for part in images.split(batch_size)]
+    pairs = []
+    with progress("encoding images", len(images)) as advance:
+        for part in images.split(batch_size):
+            pairs.append((encode(part), encode(part.flip(3)) if flips else None))
+            advance(len(part))
     posterior, mirrored = zip(*pairs, strict=True)
     return Encoded(torch.cat(posterior), torch.cat(mirrored) if flips else None)
 

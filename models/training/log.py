@@ -1,17 +1,20 @@
 """The log of a training run: losses summed on the device, rows of metrics.csv, TensorBoard, and the summary."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from models import distributed, processes
 from models.drawing.figure_files import in_formats
 from models.drawing.loss_curves import draw_loss_curves
-from models.progress import duration
+from models.progress import duration, progress
 from models.runs.files import write_text
 from models.runs.metrics import Metrics
 from models.runs.run import Run
@@ -22,26 +25,58 @@ COLUMNS = (
     *("train_loss", "test_loss", "train_grid_loss"),
 )
 
+# Without log_every, a row is due after this share of the training time so far, within these bounds, or after this share
+# of the budget.
+ROW_SHARE, FEWEST_SECONDS, MOST_SECONDS = 0.05, 3.0, 60.0
+TAGS = {  # Groups of the columns. For the others, see `_tag`.
+    "train_loss": "loss/train",
+    "test_loss": "loss/test",
+    "train_grid_loss": "loss/train_grid",
+    "lr": "optimizer/lr",
+    "grad_norm": "optimizer/grad_norm",
+    "images_per_second": "speed/images_per_second",
+    "seconds": "speed/seconds",
+    "epoch": "speed/epoch",
+}
+
 
 class TrainingLog:
     """Log that sums losses between rows. It writes each row to metrics.csv, training_log.txt and TensorBoard."""
 
-    def __init__(self, run: Run, objective: Objective, batch_size: int, device: torch.device):
+    def __init__(
+        self,
+        run: Run,
+        objective: Objective,
+        batch_size: int,
+        device: torch.device,
+        log_every: int = 0,
+        config: Mapping[str, Any] | None = None,
+    ):
+        """Create the log. log_every: steps between rows, 0 for the default times. config: settings for TensorBoard."""
         self.run, self.parts, self.batch_size = run, objective.parts, batch_size
         self.picture_format = objective.picture_format
+        self.log_every, self.config = log_every, config or {}
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
         self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
         self.board: Any = None
         # Sums (row 0) and counts (row 1) since the last row, of the loss and of each part, on this rank.
         self.loss_sums = torch.zeros(2, 1 + len(objective.parts), device=device)
-        self.row_seconds, self.row_step = 0.0, 0
+        # Position of the last row, and the step of the last row with a test loss.
+        self.row_seconds, self.row_spent, self.row_step, self.tested_step = 0.0, 0.0, 0, -1
         self.other_seconds = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
 
     def open_board(self, step: int) -> None:
         """Also write TensorBoard files. Values that an interrupted run wrote there after `step` are hidden."""
+        from torch.utils.tensorboard.summary import hparams
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step + 1)
+        plain = {
+            key: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for key, value in self.config.items()
+        }
+        for summary in hparams(plain, {TAGS["train_loss"]: None, TAGS["test_loss"]: None}):
+            self.board.file_writer.add_summary(summary)
 
     def add(self, loss: Tensor, count: int, parts: Tensor) -> None:
         """Add the summed loss of `count` images. parts: (2, K), sums and counts of the parts."""
@@ -53,7 +88,8 @@ class TrainingLog:
     def timed(self, work: str) -> Iterator[None]:
         """Add the duration of the block to `other_seconds[work]`, which is not training time."""
         started = time.perf_counter()
-        yield
+        with progress(work, None):
+            yield
         self.other_seconds[work] += time.perf_counter() - started
 
     def describe(self, step: int, seconds: float) -> str:
@@ -62,38 +98,63 @@ class TrainingLog:
         speed = (step - self.row_step) * self.batch_size / max(seconds - self.row_seconds, 1e-9)
         return f"step {step}  loss {loss / max(count, 1):.4f}  {speed:.0f} images/s"
 
-    def row(self, step: int, seconds: float, tested: TestLoss, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Log a row and reset the sums. tested: the evaluation, the same on all ranks. facts: epoch, lr, grad_norm."""
+    def row_due(self, step: int, seconds: float, spent: float) -> bool:
+        """Return whether the training loss is to be logged at this step. spent: share of the budget."""
+        if self.log_every:
+            return step % self.log_every == 0
+        wait = min(max(ROW_SHARE * seconds, FEWEST_SECONDS), MOST_SECONDS)
+        return seconds - self.row_seconds >= wait or spent - self.row_spent >= ROW_SHARE - 1e-9
+
+    def row(
+        self, step: int, seconds: float, spent: float, tested: TestLoss | None, facts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Log a row and reset the sums.
+
+        tested: the evaluation, the same on all ranks; None if there was none. facts: epoch, lr, grad_norm.
+        """
         sums, counts = distributed.sum_over_ranks(self.loss_sums).tolist()
         images, elapsed = (step - self.row_step) * self.batch_size, seconds - self.row_seconds
         self.loss_sums.zero_()
-        self.row_seconds, self.row_step = seconds, step
+        self.row_seconds, self.row_spent, self.row_step = seconds, spent, step
         row = {
             "step": step,
             "seconds": round(seconds, 2),
             "images_per_second": images / elapsed if elapsed > 0 else None,
             **facts,
             "train_loss": sums[0] / max(counts[0], 1),
-            "test_loss": tested.test,
-            "train_grid_loss": tested.train,
-            **{f"test_loss_{part}": value for part, value in zip(self.parts, tested.parts, strict=True)},
             **{f"train_loss_{part}": sums[k] / counts[k] for k, part in enumerate(self.parts, 1) if counts[k]},
-            **(tested.figures or {}),
         }
+        test = note = ""
+        if tested is not None:
+            self.tested_step = step
+            row |= {"test_loss": tested.test, "train_grid_loss": tested.train, **(tested.figures or {})}
+            row |= {f"test_loss_{part}": value for part, value in zip(self.parts, tested.parts, strict=True)}
+            test = f"  test {tested.test:.4f} (gap {tested.test - tested.train:+.4f})"
+            note = f"  {tested.note}" if tested.note else ""
         if processes.is_rank_zero():
             self.metrics.add(row)
         self.run.log(
-            f"epoch {row['epoch']:.2f}  step {step}  train {row['train_loss']:.4f}  test {row['test_loss']:.4f} "
-            f"(gap {row['test_loss'] - row['train_grid_loss']:+.4f})  lr {row['lr']:.2e}  "
-            f"{row['images_per_second'] or 0:.0f} images/s  {duration(seconds)}"
-            + (f"  {tested.note}" if tested.note else "")
+            f"epoch {row['epoch']:.2f}  step {step}  train {row['train_loss']:.4f}{test}  lr {row['lr']:.2e}  "
+            f"{row['images_per_second'] or 0:.0f} images/s  {duration(seconds)}{note}"
         )
         if self.board is not None:
             for name, value in row.items():
                 if name != "step" and value is not None:
-                    self.board.add_scalar(name, value, step)
+                    self.board.add_scalar(_tag(name), value, step)
             self.board.flush()
         return row
+
+    def add_pictures(self, paths: Iterable[Path], step: int) -> None:
+        """Write picture files for TensorBoard too, named after their folder."""
+        if self.board is None:
+            return
+        for path in paths:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            folder = path.parent.relative_to(self.run.folder).name
+            sheet = folder == "epoch_samples"  # All sheets have one tag, so that TensorBoard steps through them.
+            self.board.add_image(folder if sheet else f"final/{path.stem}", pixels, step, dataformats="HWC")
+        self.board.flush()
 
     def draw_curves(self) -> None:
         """Draw the losses of all rows."""
@@ -121,11 +182,22 @@ class TrainingLog:
 
     def state(self) -> dict[str, Any]:
         """Return the values that a checkpoint stores beside the loss sums."""
-        return {"row_seconds": self.row_seconds, "row_step": self.row_step}
+        names = ("row_seconds", "row_spent", "row_step", "tested_step")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, loss_sums: Tensor, state: Mapping[str, Any], step: int) -> None:
         """Restore the log at a checkpoint. loss_sums: sums over all ranks of the run that wrote it."""
         self.row_seconds, self.row_step = state["row_seconds"], state["row_step"]
+        # Older checkpoints have neither. Their rows all had a test loss.
+        self.row_spent, self.tested_step = state.get("row_spent", 0.0), state.get("tested_step", self.row_step)
         if processes.is_rank_zero():
             self.loss_sums.copy_(loss_sums)
             self.metrics.cut_after(step)
+
+
+def _tag(column: str) -> str:
+    """Return the TensorBoard tag of a column, which begins with its group."""
+    for group in ("test_loss", "train_loss", "sample"):
+        if column.startswith(f"{group}_"):
+            return f"{group}/{column.removeprefix(f'{group}_')}"
+    return TAGS[column]

@@ -29,12 +29,14 @@ from models.training.budget import Budget
 from models.training.ema import EMA
 from models.training.interrupts import Interrupted, Interrupts
 from models.training.log import TrainingLog
-from models.training.objectives import Objective
+from models.training.objectives import Objective, TestLoss
 from models.training.reporting import ReportSettings
 
 READ_EVERY = 20
 # Weights change little in four steps, and an EMA update takes 2 % of the time of a small network's step.
 AVERAGE_EVERY = 4
+# Pictures of a finished run that TensorBoard gets too.
+FINAL_PICTURES = ("final_samples/grid.png", "denoising_steps/*.png", "latent_space/*.png", "forward_noising.png")
 
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -79,7 +81,9 @@ class Trainer:
         self.parameters = list(self.network.parameters())
         self.ddp = distributed.wrap_ddp(self.network)
         self.loss = objective.loss_of(cast(nn.Module, torch.compile(self.ddp)) if settings.compile else self.ddp)
-        self.log = TrainingLog(run, objective, settings.optimizer.batch_size, device)
+        log_every, config = settings.report.log_every, facts.get("config", {})
+        self.log = TrainingLog(run, objective, settings.optimizer.batch_size, device, log_every, config)
+        self.epochs_between = settings.report.epochs_between(dataset_size / settings.optimizer.batch_size)
         self.total_steps = settings.budget.steps(dataset_size, settings.optimizer.batch_size)
         self.step, self.seconds = 0, 0.0
         self.averaged_progress = 0.0
@@ -99,21 +103,24 @@ class Trainer:
 
     def train(self, interrupts: Interrupts) -> None:
         """Train until the budget is spent. Raises Interrupted after a signal, once a checkpoint is saved."""
-        report, wall_clock = self.settings.report, self.settings.budget.wall_clock
-        if report.tensorboard and processes.is_rank_zero():
+        wall_clock = self.settings.budget.wall_clock
+        if self.settings.report.tensorboard and processes.is_rank_zero():
             self.log.open_board(self.step)
         ended = time.perf_counter() - (process_age() if wall_clock else 0)
-        with progress("", 1, "percent") as advance:
-            shown = 0.0
+        with progress("", 1, "percent", lines=False) as advance:
+            shown, compiling = 0.0, self.settings.compile
             while self.progress < 1:
                 # Wall-clock time includes all work since the last step: start-up, evaluation, pictures, saving.
                 started, epoch = ended if wall_clock else time.perf_counter(), self.epoch
-                self.train_step()
+                with progress("compiling", None) if compiling else nullcontext():
+                    self.train_step()
+                compiling = False
                 evaluation_due, picture_due, checkpoint_due = (
-                    _due(every, epoch, self.epoch)
-                    for every in (report.eval_every, report.sample_every, report.checkpoint_every)
+                    _due(every, epoch, self.epoch) for every in self.epochs_between
                 )
-                if self.step % READ_EVERY == 0 or evaluation_due or picture_due:
+                # All ranks have the same seconds until they measure this step.
+                row_due = evaluation_due or self.log.row_due(self.step, self.seconds, self.progress)
+                if self.step % READ_EVERY == 0 or row_due or picture_due:
                     self.check()  # waits for queued work, which is training time
                     self.run.note(**self._position())
                     advance(self.progress - shown, self.log.describe(self.step, self.seconds))
@@ -127,6 +134,8 @@ class Trainer:
                 if self.progress < 1:
                     if evaluation_due and self.evaluate():
                         break
+                    if row_due and not evaluation_due:
+                        self.write_row()
                     if picture_due:
                         self.draw()
                     if checkpoint_due:
@@ -195,14 +204,12 @@ class Trainer:
             )
 
     def evaluate(self) -> bool:
-        """Log a row with the evaluation, and save a checkpoint if it is the best so far. Returns True to stop early."""
+        """Log a row with the test loss, and save a checkpoint if it is the best so far. Returns True to stop early."""
         self.check()
         with self.log.timed("evaluation"):
             tested = distributed.run_on_rank_zero(lambda: self.objective.evaluate(self.ema.network))
-        lr, norm = self.optimizer.param_groups[0]["lr"], float(self.norm)
-        facts = {"epoch": round(self.epoch, 3), "lr": lr, "grad_norm": norm}
-        row = self.log.row(self.step, self.seconds, tested, facts)
-        self.run.update(**self._position(), loss=row["train_loss"], test_loss=row["test_loss"])
+        row = self.write_row(tested)
+        self.run.update(test_loss=row["test_loss"])
         best_by, patience = self.settings.best_by, self.settings.budget.patience
         if row[best_by] < self.best_loss:
             self.best_loss, self.worse = row[best_by], 0
@@ -215,6 +222,14 @@ class Trainer:
             self.run.log(f"early stop: no better {best_by.replace('_', ' ')} in {self.worse} evaluations")
         return stop
 
+    def write_row(self, tested: TestLoss | None = None) -> dict[str, Any]:
+        """Log a row of the training loss and, after an evaluation, of the test loss. Return the row."""
+        lr, norm = self.optimizer.param_groups[0]["lr"], float(self.norm)
+        facts = {"epoch": round(self.epoch, 3), "lr": lr, "grad_norm": norm}
+        row = self.log.row(self.step, self.seconds, self.progress, tested, facts)
+        self.run.note(**self._position(), loss=row["train_loss"])
+        return row
+
     def draw(self) -> None:
         """Write a sample sheet with the EMA weights, and the loss curves."""
         if not processes.is_rank_zero():
@@ -223,13 +238,15 @@ class Trainer:
         folder.mkdir(exist_ok=True)
         title = f"{self.run.folder.name}, epoch {self.epoch:.1f}, step {self.step}, ema weights"
         with self.log.timed("pictures"):
-            self.objective.draw_progress(self.ema.network, folder / f"step_{self.step:08d}.png", title)
+            path = folder / f"step_{self.step:08d}.png"
+            self.objective.draw_progress(self.ema.network, path, title)
+            self.log.add_pictures([path], self.step)
             self.log.draw_curves()
 
     def finish(self) -> None:
         """Write the last row, checkpoint and pictures, and the summary."""
         self.average()
-        if distributed.run_on_rank_zero(lambda: self.log.row_step != self.step or not self.log.metrics.rows):
+        if distributed.run_on_rank_zero(lambda: self.log.tested_step != self.step or not self.log.metrics.rows):
             self.evaluate()
         self.save()
         if not processes.is_rank_zero():
@@ -237,6 +254,8 @@ class Trainer:
         title = f"{self.run.folder.name}, step {self.step}, ema weights"
         with self.log.timed("pictures"):
             self.objective.draw_final(self.ema.network, self.run.folder, title)
+            pictures = (path for pattern in FINAL_PICTURES for path in sorted(self.run.folder.glob(pattern)))
+            self.log.add_pictures(pictures, self.step)
             self.log.draw_curves()
         facts = {
             f"best_{self.settings.best_by}": f"{self.best_loss:.6g}",
@@ -299,6 +318,7 @@ class Trainer:
         self.averaged_progress = min(state["averaged_progress"], self.progress)
         self.best_loss, self.worse = state["best_loss"], state["worse"]
         self.log.restore(tensors["gathered"], state, self.step)
+        self.log.row_spent = min(self.log.row_spent, self.progress)
         changes = self.objective.changes_since(state.get("loss_version", 1))
         if changes and self.settings.best_by == "test_loss":
             self.best_loss, self.worse = float("inf"), 0

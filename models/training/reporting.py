@@ -12,17 +12,30 @@ PictureFormat = Literal["png", "pdf", "svg"]
 class ReportSettings:
     """Frequency and number of the rows, pictures and checkpoints of a run."""
 
-    eval_every: Annotated[NonNegative, RESUMABLE] = 1.0
-    """Epochs between rows of losses; 0 for one row at the end."""
+    log_every: Annotated[NonNegativeInt, RESUMABLE] = 0
+    """Steps between lines of the training loss. 0: every few seconds at first, then every minute."""
+    eval_every: Annotated[NonNegative | None, RESUMABLE] = None
+    """Epochs between evaluations of the test loss; 0 for one at the end. Default: 1, but at least 100 steps."""
     eval_images: PositiveInt = 512
     """Number of test images, and of training images, for the losses at fixed times and noise."""
-    sample_every: Annotated[NonNegative, RESUMABLE] = 5.0
-    """Epochs between sample sheets; 0 for one sheet at the end."""
-    checkpoint_every: Annotated[NonNegative, RESUMABLE] = 1.0
-    """Epochs between checkpoints, fractions allowed; 0 for one checkpoint at the end."""
+    sample_every: Annotated[NonNegative | None, RESUMABLE] = None
+    """Epochs between sample sheets; 0 for one at the end. Default: 5, but at least 500 steps."""
+    checkpoint_every: Annotated[NonNegative | None, RESUMABLE] = None
+    """Epochs between checkpoints, fractions allowed; 0 for one at the end. Default: 1, but at least 100 steps."""
     keep_checkpoints: Annotated[NonNegativeInt, RESUMABLE] = 3
     """Number of latest checkpoints to keep, beside the best one; 0 keeps all."""
     format: Annotated[PictureFormat, RESUMABLE] = "png"
     """Format of the pictures. pdf and svg are written beside png."""
     tensorboard: Annotated[bool, RESUMABLE] = True
-    """Write the losses for TensorBoard too."""
+    """Write losses, settings and sheets for TensorBoard too."""
+
+    def epochs_between(self, epoch_steps: float) -> tuple[float, float, float]:
+        """Return the epochs between evaluations, sheets and checkpoints. epoch_steps: number of steps of an epoch.
+
+        The defaults have a least number of steps, because an epoch of a small data set is shorter than its evaluation.
+        """
+        usual = (self.eval_every, 1, 100), (self.sample_every, 5, 500), (self.checkpoint_every, 1, 100)
+        evaluation, sheet, checkpoint = (
+            max(epochs, steps / epoch_steps) if given is None else given for given, epochs, steps in usual
+        )
+        return evaluation, sheet, checkpoint

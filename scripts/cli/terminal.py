@@ -41,10 +41,3 @@ def tell(line: str) -> None:
     """Print a line to standard error, on rank 0 only."""
     if processes.is_rank_zero():
         print(line, file=sys.stderr, flush=True)
-
-
-def tell_progress(done: int, count: int, *words: str) -> None:
-    """Print progress on rank 0. A terminal shows one line that is overwritten; a file gets one line at the end."""
-    if processes.is_rank_zero() and (sys.stderr.isatty() or done == count):
-        text = ", ".join((f"{done} of {count} images", *words))
-        print(text, file=sys.stderr, end="\r" if done < count else "\n", flush=True)

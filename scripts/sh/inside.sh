@@ -17,8 +17,8 @@ fi
 record=$1
 command=()
 while IFS= read -r -d '' word; do command+=("$word"); done <"$record/argv"
-# screen and nohup write the log themselves. tmux has no safe option for the log's name, so tee writes it.
-if [[ $(get "$record" with) == tmux ]]; then
+# nohup writes the log itself. In a session, tee does. So the task writes to no terminal, and the log has plain lines.
+if [[ $(get "$record" with) != nohup ]]; then
     exec > >(trap '' INT HUP TERM && exec tee -a "$record.log") 2>&1
 fi
 put "$record" id "${STY:-${record##*/}}"

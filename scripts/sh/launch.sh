@@ -75,12 +75,10 @@ reserve_name() { # TASK
 }
 
 # This configuration replaces the user's. Otherwise a .screenrc could change the keys or open more windows.
-# The paths are relative because screen expands % and $ in them.
+# The path is relative because screen expands % and $ in it.
 start_screen() { # SESSION COMMAND...
-    local options=()
-    [[ $1 != "$name" ]] || options=(-L)
-    printf '%s\n' 'startup_message off' 'defscrollback 10000' "logfile $name.log" 'logfile flush 1' >"$record/screenrc"
-    (cd "$launch" && exec screen -U -c "$name/screenrc" "${options[@]+"${options[@]}"}" -dmS "$@" >&2)
+    printf '%s\n' 'startup_message off' 'defscrollback 10000' >"$record/screenrc"
+    (cd "$launch" && exec screen -U -c "$name/screenrc" -dmS "$@" >&2)
 }
 
 # A server of its own gives the task this shell's environment, and keeps the user's tmux sessions apart.
@@ -130,7 +128,7 @@ report_end() {
     local code id tick
     code=$(get "$record" exit)
     id=$(get "$record" id)
-    # The last lines reach the log after the end of the task: screen writes them when it exits, tmux through tee.
+    # The last lines reach the log after the end of the task, through tee.
     for ((tick = 0; tick < 50; tick++)); do
         if [[ -s $log ]] && ! kill -0 "${id%%.*}" 2>/dev/null; then break; fi
         sleep 0.1

@@ -29,7 +29,7 @@ from models.runs.files import write_text
 from models.runs.lookup import read_config
 from models.training.reporting import ReportSettings
 from scripts.cli.arguments import to_config
-from scripts.cli.terminal import tell, tell_progress
+from scripts.cli.terminal import tell
 from scripts.tasks.exporting import export_run
 from scripts.tasks.protocol import stored_facts
 from scripts.tasks.samples import INTERVAL_UNIT
@@ -173,11 +173,11 @@ class _Writer:
                         shown.append(batch)
                     done += len(batch.images)
                     evaluations += batch.nfe * len(batch.images)
-                    tell_progress(done, count, duration(time.perf_counter() - started))
             if self.labels is not None:
                 with _npz_member(archive, "arr_1", (count,), np.int64) as file:
                     file.write(np.asarray(self.labels, dtype=np.int64).tobytes())
         nfe, seconds = evaluations / count, time.perf_counter() - started
+        tell(f"{count} of {count} images, {duration(seconds)}")
         timing = {
             "images": count,
             "seconds": round(seconds, 3),

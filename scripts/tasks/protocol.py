@@ -20,11 +20,11 @@ from data import ImageData, Split
 from models import distributed
 from models.errors import UserError
 from models.evaluation.statistics import mean_interval
-from models.progress import duration
+from models.progress import duration, progress
 from models.runs.files import write_text
 from models.runs.yaml_files import read_yaml
 from scripts.cli.flags import ModelFlags, SourceFlags
-from scripts.cli.terminal import tell, tell_progress
+from scripts.cli.terminal import tell
 from scripts.tasks import run_data
 from scripts.tasks.sampling import name_of
 from scripts.tasks.training import (
@@ -139,13 +139,15 @@ def in_batches(
 ) -> Iterator[Result]:
     """Yield `work(rows)` for each batch of the rows 0..count-1, in order. Ranks share the work; each gets all results.
 
-    Prints progress with `summary(rows done)`: after every batch on a terminal, elsewhere only at the end.
+    Shows the progress, and prints `summary(count)` at the end.
     """
     started = time.perf_counter()
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-    for rows, result in zip(batches, distributed.map_over_ranks(work, batches), strict=True):
-        yield result
-        tell_progress(rows.stop, count, summary(rows.stop), duration(time.perf_counter() - started))
+    with progress("measuring images", count) as advance:
+        for rows, result in zip(batches, distributed.map_over_ranks(work, batches), strict=True):
+            yield result
+            advance(rows.stop - rows.start, summary(rows.stop))
+    tell(f"{count} of {count} images, {summary(count)}, {duration(time.perf_counter() - started)}")
 
 
 def mean_estimate(values: Tensor) -> dict[str, Any]:

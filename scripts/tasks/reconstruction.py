@@ -16,6 +16,7 @@ from data import Split
 from models.autoencoders.autoencoder import Autoencoder
 from models.drawing import image_files, sheets
 from models.evaluation.fidelity import Fidelity, fidelity
+from models.progress import progress
 from models.runs.files import write_text
 from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
@@ -76,9 +77,11 @@ def _reconstruct(model: Autoencoder, images: ImageRows, batch_size: int, device:
     space = Pixels(model.spec.shape, 1.0)
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
-        for part in images.split(batch_size):
-            mean, _ = model.encode(space.encode(part.to(device)))
-            yield space.decode(model.decode(mean)).cpu(), mean.cpu()
+        with progress("reconstructing images", len(images)) as advance:
+            for part in images.split(batch_size):
+                mean, _ = model.encode(space.encode(part.to(device)))
+                yield space.decode(model.decode(mean)).cpu(), mean.cpu()
+                advance(len(part))
 
     return _Reconstructed(*(torch.cat(batches) for batches in zip(*parts(), strict=True)))
 

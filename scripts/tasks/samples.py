@@ -19,7 +19,7 @@ from models.generation import Sampling, generate
 from models.model import Model
 from models.progress import duration
 from models.runs.yaml_files import read_yaml
-from scripts.cli.terminal import tell_progress
+from scripts.cli.terminal import tell
 from scripts.tasks.sample_files import read_file
 from scripts.tasks.sampling import describe_model
 
@@ -53,13 +53,12 @@ def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | 
 def draw_samples(
     model: Model, sampling: Sampling, count: int, labels: Sequence[int] | None, seed: int, batch_size: int
 ) -> Samples:
-    """Generate `count` images with a trained model, and print the progress."""
-    images, evaluations, done, started = [], 0.0, 0, time.perf_counter()
+    """Generate `count` images with a trained model."""
+    images, evaluations, started = [], 0.0, time.perf_counter()
     for batch in generate(model, sampling, count, labels, seed, batch_size, over_ranks=True):
         images.append(batch.images)
-        done += len(batch.images)
         evaluations += batch.nfe * len(batch.images)
-        tell_progress(done, count, duration(time.perf_counter() - started))
+    tell(f"{count} of {count} images, {duration(time.perf_counter() - started)}")
     nfe = evaluations / count
     card = {"made_by": "generate", "sampling": sampling.describe(), "nfe": nfe, "seed": seed}
     card["quantisation"] = QUANTISATION

@@ -20,6 +20,7 @@ from models.class_names import LISTED, numbered
 from models.errors import UserError
 from models.generation import Sampling, default_steps, named_labels
 from models.model import WEIGHTS, Model, load_model
+from models.progress import progress
 from models.runs import checkpoints
 from models.runs.lookup import find_run
 from models.runs.status import liveness, read_status
@@ -191,7 +192,7 @@ def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "
     partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        with Interrupts(at_once=True):
+        with Interrupts(at_once=True), progress(kind, None):
             yield partial
         final = _rename(partial, final, out is None)
     except BaseException:

@@ -24,7 +24,7 @@ from models import devices, distributed, processes
 from models.errors import UserError
 from models.evaluation.image_sets import sha256_of
 from models.model import match_weights
-from models.progress import duration
+from models.progress import duration, progress
 from models.runs import checkpoints, yaml_files
 from models.runs.environment import environment
 from models.runs.lookup import NEEDED, find_run
@@ -92,7 +92,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
     devices.prepare_device(torch.device(flags.run.device), flags.run.precision)
     devices.keep_freed_memory(torch.device(flags.run.device))
     tensors, stored = checkpoints.load_newest(folder) if folder is not None else ({}, {})
-    with one_loads_first():
+    with one_loads_first(), progress("preparing", None):
         prepared = prepare(flags, stored)
     changed = folder is not None and _compare(folder, stored, prepared, flags.run.changed_data)
     if folder is not None:

@@ -117,9 +117,10 @@ def status_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "status.json").read_text())
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
+def rows_of(folder: Path, evaluated: bool = True) -> list[dict[str, str]]:
+    """The rows of metrics.csv that have a test loss, or all rows."""
     with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row["test_loss"] or not evaluated]
 
 
 def weights_hash(folder: Path) -> str:

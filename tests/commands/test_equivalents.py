@@ -22,6 +22,7 @@ TINY = {
     "train_vae": (*TRAINING, "--network.width", "8"),
     "generate": ("--num_samples", "4", "--steps", "2"),
     "evaluate": ("--num_images", "8"),
+    "train_classifier": ("--epochs", "1"),
     "visualize_guidance": ("--scales", "1", "2", "--steps", "2"),
     "visualize_distribution": ("--method", "pca", "--num_samples", "16", "--steps", "2"),
 }
@@ -78,7 +79,7 @@ def test_there_are_commands_for_all_five() -> None:
 def test_every_command_runs(target: str, places: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     task = task_of(target)
     if not task:
-        assert target in ("setup", "test")  # They are tested by themselves.
+        assert target in ("monitor", "setup", "test")  # They are tested by themselves.
         return
     experiments = str(Path(places["<run>"]).parent)
     for arguments in sorted({arguments for each, arguments in commands() if each == target}):

@@ -207,7 +207,7 @@ def test_samples_are_measured_while_training(train) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(folder / "tensorboard")).Reload()
-    assert [event.value for event in board.Scalars("sample_distance")] == pytest.approx(distances, rel=1e-4)
+    assert [event.value for event in board.Scalars("sample/distance")] == pytest.approx(distances, rel=1e-4)
 
 
 def test_measuring_samples_changes_nothing_else(train) -> None:

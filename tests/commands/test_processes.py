@@ -28,7 +28,7 @@ TIMEOUT = 60.0
 EXACT = (
     *TINY,
     *("--device", "cpu", "--batch_size", "64", "--max_steps", STEPS, "--label_drop", "0.3", "--ema", "0.2"),
-    *("--eval_every", "0.5", "--sample_every", "1"),
+    *("--eval_every", "0.5", "--sample_every", "0.5", "--log_every", "4"),
 )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from models.runs import checkpoints
 from models.training import loop
+from models.training.reporting import ReportSettings
 from scripts.cli.flags import FLOW
 from scripts.cli.settings import read_training
 from tests.commands.tasks import REPOSITORY, TINY, Ended, rows_of, run_here, status_of, weights_hash
@@ -139,11 +140,51 @@ def plain_hash(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(
     "flags",
-    [("--eval_every", "0.02"), ("--sample_every", "0.02"), ("--num_samples", "3"), ("--columns", "4", "--scale", "2")],
+    [
+        *(("--eval_every", "0.02"), ("--sample_every", "0.02"), ("--num_samples", "3"), ("--log_every", "1")),
+        ("--columns", "4", "--scale", "2"),
+    ],
     ids=" ".join,
 )
 def test_watching_changes_nothing(flags: tuple[str, ...], train, plain_hash: str) -> None:
     assert weights_hash(train("train_flow", "--max_steps", "3", *flags).folder) == plain_hash
+
+
+def test_the_training_loss_is_logged_without_evaluations(train) -> None:
+    """Steps between evaluations of the default are more than these runs have."""
+    folder = train("train_flow", "--log_every", "2", "--max_steps", "7").folder
+    every, evaluated = rows_of(folder, evaluated=False), rows_of(folder)
+    assert [row["step"] for row in every] == ["2", "4", "6", "7"] and [row["step"] for row in evaluated] == ["7"]
+    assert all(float(row["train_loss"]) > 0 and float(row["lr"]) > 0 and row["grad_norm"] for row in every)
+    log = [line for line in (folder / "training_log.txt").read_text().splitlines() if line.startswith("epoch")]
+    assert ["  test " in line for line in log] == [False, False, False, True]
+    assert status_of(folder)["loss"] == pytest.approx(float(every[-1]["train_loss"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [40, 60])
+def test_a_short_run_has_a_curve_of_the_training_loss(steps: int, train) -> None:
+    """A row follows each twentieth of the budget at the latest."""
+    rows = rows_of(train("train_flow", "--max_steps", str(steps)).folder, evaluated=False)
+    assert int(rows[-1]["step"]) == steps and 20 <= len(rows) <= steps
+    assert all(float(row["train_loss"]) > 0 for row in rows)
+
+
+def test_a_row_has_the_losses_since_the_row_before(train) -> None:
+    """The mean over all rows is the mean over the run, also if it is resumed."""
+    whole = train("train_flow", "--log_every", "6", "--lr_schedule", "constant").folder
+    part = train("train_flow", "--log_every", "4", "--lr_schedule", "constant", "--max_steps", "4").folder
+    train("train_flow", "--resume", part, "--log_every", "5", "--max_steps", "6")
+    rows = rows_of(part, evaluated=False)
+    assert [row["step"] for row in rows] == ["4", "5", "6"]
+    mean = sum(float(row["train_loss"]) * steps for row, steps in zip(rows, (4, 1, 1), strict=True)) / 6
+    assert mean == pytest.approx(float(rows_of(whole)[-1]["train_loss"]), rel=1e-4)
+
+
+def test_a_small_data_set_is_evaluated_by_steps_and_a_large_one_by_epochs() -> None:
+    usual = ReportSettings()
+    assert usual.epochs_between(epoch_steps=1000) == (1, 5, 1)
+    assert usual.epochs_between(epoch_steps=10) == (10, 50, 10)
+    assert ReportSettings(eval_every=0.5, sample_every=0, checkpoint_every=2).epochs_between(10) == (0.5, 0, 2)
 
 
 def test_init_from_reports_what_matched(train) -> None:

@@ -229,7 +229,8 @@ def test_a_killed_run_is_dead_and_can_be_resumed(folder: Path) -> None:
 
 
 def test_infinity_and_nan_become_null(running: Run) -> None:
-    running.update(loss=float("nan"), test_loss=float("inf"), step=1)
+    running.note(loss=float("nan"))
+    running.update(test_loss=float("inf"), step=1)
     text = (running.folder / "status.json").read_text()
     status = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert status["loss"] is None
