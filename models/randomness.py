@@ -5,7 +5,7 @@ Every rank draws the random numbers of the global batch and takes its slice, so 
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,9 +20,13 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepRandomness:
-    """Random numbers of one training step, for the rows start:stop of the global batch. Its streams are independent."""
+    """Random numbers of one training step, for the rows start:stop of the global batch. Its streams are independent.
+
+    rows: those rows on the device; None if they are the whole batch. generators: one per stream of the device, seeded
+    again by `move_to`, so that a recorded CUDA graph draws new numbers at each replay.
+    """
 
     seed: int
     step: int
@@ -30,22 +34,45 @@ class StepRandomness:
     start: int
     stop: int
     device: torch.device
+    rows: Tensor | None = None
+    generators: dict[str, torch.Generator] = field(default_factory=dict)
 
-    def _generator(self, stream: str, device: torch.device | str) -> torch.Generator:
-        return torch.Generator(device).manual_seed(derive_seed(self.seed, self.step, stream))
+    def __post_init__(self) -> None:
+        if self.rows is None and self.stop - self.start < self.batch_size:
+            self.rows = torch.arange(self.start, self.stop, device=self.device)
+
+    def move_to(self, step: int, start: int, stop: int) -> None:
+        """Go on to the rows start:stop of another step, and seed all generators for it, dropout's too.
+
+        `rows` stays as it is: it belongs to the plan of the step.
+        """
+        self.step, self.start, self.stop = step, start, stop
+        for stream, generator in self.generators.items():
+            generator.manual_seed(self._seed(stream))
+        self.seed_dropout()
+
+    def _seed(self, stream: str) -> int:
+        return derive_seed(self.seed, self.step, stream)
 
     def uniform(self, stream: str) -> Tensor:
         """Draw a number in [0, 1) for every image of the global batch: (batch_size,), float64, on the CPU."""
-        return torch.rand(self.batch_size, dtype=torch.float64, generator=self._generator(stream, "cpu"))
+        generator = torch.Generator().manual_seed(self._seed(stream))
+        return torch.rand(self.batch_size, dtype=torch.float64, generator=generator)
 
     def part(self, values: Tensor) -> Tensor:
         """Return the rows start:stop of `values`, which has one row per image of the global batch."""
         return values[self.start : self.stop]
 
     def noise(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
-        """Draw Gaussian noise for the rows start:stop: (stop - start, *shape), float32, on the training device."""
-        generator = self._generator(stream, self.device)
-        return self.part(torch.randn(self.batch_size, *shape, generator=generator, device=self.device))
+        """Draw Gaussian noise for the rows start:stop: (stop - start, *shape), float32, on the training device.
+
+        Each stream is drawn once per step.
+        """
+        if stream not in self.generators:
+            self.generators[stream] = torch.Generator(self.device).manual_seed(self._seed(stream))
+        generator = self.generators[stream]
+        noise = torch.randn(self.batch_size, *shape, generator=generator, device=self.device)
+        return noise if self.rows is None else noise.index_select(0, self.rows)
 
     def seed_dropout(self) -> None:
         """Seed torch's global generator, which dropout uses, by the step and the first row."""

@@ -41,12 +41,6 @@ class TrainingLog:
 
         self.board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step + 1)
 
-    def add(self, loss: Tensor, count: int, parts: Tensor) -> None:
-        """Add the summed loss of `count` images. parts: (2, K), sums and counts of the parts."""
-        self.loss_sums[0, 0] += loss
-        self.loss_sums[1, 0] += count
-        self.loss_sums[:, 1:] += parts
-
     @contextmanager
     def timed(self, work: str) -> Iterator[None]:
         """Add the duration of the block to `other_seconds[work]`, which is not training time."""

@@ -45,10 +45,23 @@ def test_parts_of_a_batch_are_slices_of_the_global_batch(bounds: tuple[int, int]
 def test_steps_seeds_and_streams_differ() -> None:
     base = step_randomness()
     assert base.uniform("times").equal(step_randomness().uniform("times"))
+    noise = base.noise((2,))
     for other in (step_randomness(seed=2), step_randomness(step=3)):
         assert not other.uniform("times").equal(base.uniform("times"))
-        assert not other.noise((2,)).equal(base.noise((2,)))
+        assert not other.noise((2,)).equal(noise)
     assert not base.uniform("times").equal(base.uniform("labels"))
+
+
+def test_a_step_does_not_depend_on_the_steps_before() -> None:
+    """The generators are kept and seeded again. `rows` are those of the plan."""
+    moved = step_randomness(step=1)
+    moved.noise((3,)), moved.noise((3,), "posterior")
+    moved.move_to(2, 4, 8)
+    moved.rows = torch.arange(4, 8)
+    new = step_randomness(start=4, stop=8)
+    for stream in ("noise", "posterior", "another"):
+        assert moved.noise((3,), stream).equal(new.noise((3,), stream))
+    assert moved.uniform("times").equal(new.uniform("times"))
 
 
 def test_no_global_state_is_read_or_changed() -> None:
