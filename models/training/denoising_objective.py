@@ -63,7 +63,14 @@ class DenoisingObjective:
         return lines
 
     def model(self, network: nn.Module) -> Model:
-        return self.spec.model(network, self.test_images.device, self.autocast)
+        """Return the model with a network, the same one at every call: on a GPU it keeps its recorded graphs."""
+        if network not in self._models:
+            self._models[network] = self.spec.model(network, self.test_images.device, self.autocast)
+        return self._models[network]
+
+    @cached_property
+    def _models(self) -> dict[nn.Module, Model]:
+        return {}
 
     def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
         """Draw the times, with their bins in the log, and which labels are dropped."""

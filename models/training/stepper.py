@@ -18,10 +18,10 @@ from models import distributed, processes
 from models.learning_rate import OptimizerSettings
 from models.optim import build_optimizer, set_learning_rate
 from models.randomness import StepRandomness
+from models.recording import Recorder
 from models.training.ema import EMA
 from models.training.objectives import Objective
 from models.training.plan import PlanBuffer
-from models.training.recording import Recorder
 
 
 class BatchSource(Protocol):
