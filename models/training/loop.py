@@ -22,6 +22,7 @@ from models.progress import progress
 from models.runs import checkpoints
 from models.runs.run import Run
 from models.training.budget import Budget
+from models.training.clock import SharedClock
 from models.training.interrupts import Interrupted, Interrupts
 from models.training.log import TrainingLog
 from models.training.objectives import Objective
@@ -84,7 +85,7 @@ class Trainer:
         )
         self.ema, self.optimizer = self.stepper.ema, self.stepper.optimizer
         self.total_steps = settings.budget.steps(len(batches), optimizer.batch_size)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.clock = 0, SharedClock()
         self.averaged_progress = 0.0
         self.best_loss, self.worse = float("inf"), 0
         self.saved: tuple[int, Path | None] | None = None
@@ -92,6 +93,11 @@ class Trainer:
     @property
     def epoch(self) -> float:
         return self.step * self.settings.optimizer.batch_size / len(self.batches)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, the same in all processes."""
+        return self.clock.seconds
 
     @property
     def progress(self) -> float:
@@ -120,11 +126,10 @@ class Trainer:
                     advance(self.progress - shown, self.log.describe(self.step, self.seconds))
                     shown = self.progress
                 ended = time.perf_counter()
-                seconds = self.seconds + ended - started
-                signal, self.seconds = distributed.max_over_ranks(interrupts.signal or 0, seconds)
-                if signal > 0:
+                due = evaluation_due or picture_due or checkpoint_due
+                if signal := self.clock.advance(ended - started, interrupts.signal or 0, agree=due):
                     self.save()
-                    raise Interrupted(int(signal))
+                    raise Interrupted(signal)
                 if self.progress < 1:
                     if evaluation_due and self.evaluate():
                         break
@@ -134,7 +139,7 @@ class Trainer:
                         self.save()
             ended = time.perf_counter()
             self.check()
-            (self.seconds,) = distributed.max_over_ranks(self.seconds + time.perf_counter() - ended)
+            self.clock.advance(time.perf_counter() - ended, 0, agree=True)
             self.finish()
 
     def train_step(self) -> None:
@@ -150,7 +155,7 @@ class Trainer:
         self.train_step()
         if self.step % READ_EVERY == 0:
             self.check()
-        self.seconds += time.perf_counter() - started
+        self.clock.advance(time.perf_counter() - started, 0)
 
     def average(self) -> None:
         """Update the EMA. Its decay depends on the share of the run since the last update."""
@@ -271,7 +276,8 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
         state = facts["training"]
-        self.step, self.seconds = facts["step"], state["seconds"]
+        self.step = facts["step"]
+        self.clock.set(state["seconds"])
         self.ema.updates = state["ema_updates"]
         # If the run is resumed with a longer budget, its progress is less than before.
         self.averaged_progress = min(state["averaged_progress"], self.progress)

@@ -24,7 +24,7 @@ from scripts.cli.flags import braced
 from scripts.cli.signatures import Option
 
 Flags = TypeVar("Flags")
-NOT_STORED = ("resume", "config", "recipe")
+NOT_STORED = ("resume", "config", "recipe", "graph")
 # Flags whose values decide how the other flags are read.
 READ_AHEAD = (
     *("run", "checkpoint", "experiments_dir", "resume", "config", "recipe"),
