@@ -22,7 +22,7 @@ class Recorder:
 
     def __init__(
         self,
-        computation: Callable[[], None],
+        computation: Callable[[], object],
         generators: Mapping[str, torch.Generator],
         obstacle: str | None,
         tell: Callable[[str], None],
