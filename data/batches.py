@@ -4,6 +4,8 @@ The uint8 images stay on the training device and are indexed and flipped there. 
 CPU and flipped on the device. With several processes, each process takes a share of every batch.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,9 +47,8 @@ class Batches:
         self.batch_size = batch_size
         self._flips = flips
         self._device = torch.device(device)
-        rows_device = torch.device("cpu") if isinstance(split.images, Streamed) else self._device
-        self._order = _Order(len(split), batch_size, seed, share or (0, batch_size), rows_device)
-        self._labels = split.labels.to(rows_device)
+        self._order = _Order(len(split), batch_size, seed, share or (0, batch_size))
+        self._labels = split.labels if isinstance(split.images, Streamed) else split.labels.to(self._device)
         self._mirrored = None if mirrored is None else _to_device(mirrored, self._device)
         if isinstance(split.images, Streamed):
             self._images = ReadAhead(split.images, self._order.rows, workers, pinned=self._device.type == "cuda")
@@ -57,21 +58,33 @@ class Batches:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return this process's share of batch `step`, from 0: images uint8 (N, C, H, W) and labels int64 (N,)."""
+    def plan(self, step: int) -> dict[str, Tensor]:
+        """Return what the host decides of this process's share of batch `step`, from 0: tensors (N, ...) on the CPU.
+
+        These are the rows, or the decoded images and their labels if the images are streamed, and which are mirrored.
+        """
         if step < 0:
             raise ValueError(f"step {step} is negative")
         rows, flipped = self._order.at(step)
-        labels = self._labels.index_select(0, rows)
+        plan = {"flipped": flipped} if self._flips else {}
         if isinstance(self._images, ReadAhead):
-            parts = (self._images.at(step), labels, flipped)
-            images, labels, flipped = (part.to(self._device, non_blocking=True) for part in parts)
+            return {"images": self._images.at(step), "labels": self._labels.index_select(0, rows), **plan}
+        return {"rows": rows, **plan}
+
+    def gather(self, plan: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return images uint8 (N, C, H, W) and labels int64 (N,). plan: some rows of `plan`, on the device."""
+        if isinstance(self._images, ReadAhead):
+            images, labels = plan["images"], plan["labels"]
         else:
-            images = self._images.index_select(0, rows)
+            images, labels = (values.index_select(0, plan["rows"]) for values in (self._images, self._labels))
         if self._flips:
-            mirrored = images.flip(3) if self._mirrored is None else self._mirrored.index_select(0, rows)
-            images = torch.where(flipped[:, None, None, None], mirrored, images)
+            mirrored = images.flip(3) if self._mirrored is None else self._mirrored.index_select(0, plan["rows"])
+            images = torch.where(plan["flipped"][:, None, None, None], mirrored, images)
         return images, labels
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the images and labels of this process's share of batch `step`, on the device."""
+        return self.gather({name: values.to(self._device) for name, values in self.plan(step).items()})
 
 
 def _to_device(images: Tensor, device: torch.device) -> Tensor:
@@ -88,9 +101,8 @@ def _to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 class _Order:
-    def __init__(self, size: int, batch_size: int, seed: int, share: tuple[int, int], device: torch.device) -> None:
-        self._size, self._batch_size, self._seed = size, batch_size, seed
-        self._share, self._device = share, device
+    def __init__(self, size: int, batch_size: int, seed: int, share: tuple[int, int]) -> None:
+        self._size, self._batch_size, self._seed, self._share = size, batch_size, seed, share
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def rows(self, step: int) -> list[int]:
@@ -111,12 +123,12 @@ class _Order:
         return torch.cat(rows), torch.cat(mirrored)
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        # One copy to the device per epoch, none per step. Two epochs are kept for batches that straddle them.
+        # Two epochs are kept, for batches that straddle them.
         if epoch not in self._epochs:
             random = np.random.default_rng((self._seed, epoch, _STREAM))
             rows = torch.from_numpy(random.permutation(self._size))
             mirrored = torch.from_numpy(random.random(self._size) < 0.5)
             if len(self._epochs) >= 2:
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = rows.to(self._device), mirrored.to(self._device)
+            self._epochs[epoch] = rows, mirrored
         return self._epochs[epoch]

@@ -15,6 +15,7 @@ from models import devices, spaces
 from models.diffusion.denoiser import NetworkDenoiser
 from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import Prediction, build_prediction
+from models.diffusion.recorded import RecordedDenoiser
 from models.errors import UserError
 from models.runs import checkpoints
 from models.runs.lookup import NEEDED, find_run
@@ -67,7 +68,8 @@ class DenoiserSpec:
     def model(self, network: nn.Module, device: torch.device, autocast: torch.dtype | None = None) -> Model:
         """Return the model with this network. Raises UserError if schedule and prediction do not fit together."""
         schedule, prediction = self._parts
-        return Model(NetworkDenoiser(network, prediction, autocast), schedule, self, device)
+        denoiser = RecordedDenoiser if device.type == "cuda" else NetworkDenoiser
+        return Model(denoiser(network, prediction, autocast), schedule, self, device)
 
     def facts(self) -> dict[str, Any]:
         """Return the specification as plain lists, numbers and strings, for YAML."""

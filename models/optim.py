@@ -3,7 +3,7 @@
 # pyright: reportPrivateImportUsage=false
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -32,57 +32,70 @@ class Muon(AdamW):
     """
 
     # torch.optim.Muon rejects filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
-    # all matrices of one shape are updated in one batch, and a gradient that is not finite leaves them unchanged.
+    # all matrices of one shape are one batch, and a gradient that is not finite leaves them unchanged.
 
     momentum = 0.95
     found_inf: Tensor | None = None
     grad_scale: Tensor | None = None
     coefficients = (3.4445, -4.7750, 2.0315)
 
-    @torch.no_grad()
-    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        found_inf = self.found_inf
-        if found_inf is not None and found_inf.device.type == "cpu":  # reading it costs nothing and saves three passes
-            if found_inf > 0:
-                return
-            found_inf = None
-        for group in self.param_groups:
-            if group["matrices"]:
-                self.step_matrices(group, found_inf)
-        super().step()
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.stacks: dict[tuple[Tensor, ...], Tensor] = {}
+        super().__init__(*arguments, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.stacks.clear()  # the momenta are stacked again at the next step
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
-    def step_matrices(self, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
-        """Update the matrices of a group. found_inf: a scalar on the device; 1 leaves weights and momenta unchanged."""
-        applied = 1.0 if found_inf is None else 1.0 - found_inf
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        groups = self.param_groups
+        for group in groups:
+            if group["matrices"]:
+                self.step_matrices(group)
+        self.param_groups = [group for group in groups if not group["matrices"]]
+        try:
+            super().step()
+        finally:
+            self.param_groups = groups
+
+    @torch.no_grad()
+    def step_matrices(self, group: dict[str, Any]) -> None:
+        """Update the matrices of a group, all of one shape in one batch."""
         by_shape: dict[torch.Size, list[Tensor]] = {}
         for p in group["params"]:
             if p.grad is not None:
                 by_shape.setdefault(p.flatten(1).shape, []).append(p)
         for shape, parameters in by_shape.items():
-            updates = orthogonalise(self._directions(parameters, found_inf), self.coefficients)
-            updates = updates if found_inf is None else updates * applied
-            updates = [update.view_as(p) for p, update in zip(parameters, updates, strict=True)]
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"] * applied)
-            torch._foreach_add_(parameters, updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
-            for p in parameters:
-                p.grad = None  # so that AdamW skips it
+            length = group["lr"] * 0.2 * max(shape) ** 0.5
+            decay = group["lr"] * group["weight_decay"]
+            if self.found_inf is not None:
+                length, decay = (step * (1 - self.found_inf) for step in (length, decay))
+            updates = orthogonalise(self._directions(tuple(parameters)), self.coefficients) * -length
+            torch._foreach_mul_(parameters, 1 - decay)
+            torch._foreach_add_(parameters, [update.view_as(p) for p, update in zip(parameters, updates, strict=True)])
 
-    def _directions(self, parameters: Sequence[Tensor], found_inf: Tensor | None) -> Tensor:
+    def _directions(self, parameters: tuple[Tensor, ...]) -> Tensor:
         """Update the momenta, unless found_inf is 1, and return Nesterov's directions as matrices (K, m, n)."""
-        gradients = [cast(Tensor, p.grad) for p in parameters]
+        gradients = torch.stack([cast(Tensor, p.grad).flatten(1) for p in parameters])
         if self.grad_scale is not None:
-            torch._foreach_div_(gradients, self.grad_scale)
-        for p in parameters:
-            if not self.state[p]:  # AdamW.load_state_dict expects "step" in every state
-                self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
-        momenta = [self.state[p]["momentum"] for p in parameters]
-        if found_inf is not None:
-            skip = found_inf > 0
-            gradients = [torch.where(skip, old, new) for old, new in zip(momenta, gradients, strict=True)]
-        torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
-        directions = torch._foreach_lerp(gradients, momenta, self.momentum)
-        return torch.stack([direction.flatten(1) for direction in directions])
+            gradients /= self.grad_scale
+        momenta = self._momenta(parameters)
+        if self.found_inf is not None:
+            gradients = torch.where(self.found_inf > 0, momenta, gradients)
+        momenta.lerp_(gradients, 1 - self.momentum)
+        return gradients.lerp(momenta, self.momentum)
+
+    def _momenta(self, parameters: tuple[Tensor, ...]) -> Tensor:
+        """Return the momenta (K, m, n). The state of each parameter is a view of its part, under its own shape."""
+        if parameters not in self.stacks:
+            states = [self.state[p] for p in parameters]
+            momenta = [state.get("momentum", torch.zeros_like(p)) for p, state in zip(parameters, states, strict=True)]
+            self.stacks[parameters] = torch.stack([momentum.flatten(1) for momentum in momenta])
+            for p, state, momentum in zip(parameters, states, self.stacks[parameters], strict=True):
+                state.setdefault("step", torch.zeros(()))  # AdamW.load_state_dict expects it in every state
+                state["momentum"] = momentum.view_as(p)
+        return self.stacks[parameters]
 
 
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
@@ -98,7 +111,7 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
     with _without_tf32():
         gram = wide @ wide.mT
         for _ in range(5):
-            factor = a * unit + b * gram + c * gram @ gram
+            factor = torch.baddbmm(a * unit + b * gram, gram, gram, alpha=c)
             product, gram = factor @ product, factor @ gram @ factor
         wide = product @ wide
     return wide if matrices.shape[1] <= matrices.shape[2] else wide.mT
@@ -124,9 +137,21 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
     return [layer.weight for layer in layers if min(layer.weight.shape[:2]) >= 16]
 
 
+def set_learning_rate(optimizer: AdamW, rate: float, planned: Tensor) -> None:
+    """Set the learning rate of a step. planned: the same as a tensor of the plan, on the device.
+
+    A CUDA graph reads the tensor. On a CPU, the fused update takes a Python number: a float32 tensor would change the
+    last bits of the weights.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = planned if group["capturable"] else rate
+
+
 def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> AdamW:
     """Return fused AdamW or Muon; both read found_inf and grad_scale. Weight decay is for matrices and filters only."""
     muon, decay = settings.optimizer == "muon", settings.weight_decay
+    options: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "fused": True}
+    options["capturable"] = next(network.parameters()).is_cuda
     hidden = {id(p) for p in hidden_matrices(network)} if muon else set()
     matrices = [p for p in network.parameters() if id(p) in hidden]
     others = [p for p in network.parameters() if id(p) not in hidden]
@@ -135,7 +160,7 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> AdamW:
         {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
     ]
     if not muon:
-        return AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+        return AdamW(groups, **options)
     groups = [{**group, "matrices": False} for group in groups]
     groups.append({"params": matrices, "weight_decay": decay, "matrices": True})
-    return Muon([group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, fused=True)
+    return Muon([group for group in groups if group["params"]], **options)

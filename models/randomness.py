@@ -5,13 +5,20 @@ Every rank draws the random numbers of the global batch and takes its slice, so 
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
+from math import pi, prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
 Draw = Callable[[Sequence[int]], Tensor]
+
+# Name of the random numbers of generated images, for their protocol card.
+IMAGE_NOISE = "philox4x32-10, box-muller"
+MASK = 2**32 - 1  # the low 32 bits of a word
+PHILOX_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+PHILOX_INCREMENTS = 0x9E3779B9, 0xBB67AE85
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -20,9 +27,13 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepRandomness:
-    """Random numbers of one training step, for the rows start:stop of the global batch. Its streams are independent."""
+    """Random numbers of one training step, for the rows start:stop of the global batch. Its streams are independent.
+
+    rows: those rows on the device; None if they are the whole batch. generators: one per stream of the device, seeded
+    again by `move_to`, so that a recorded CUDA graph draws new numbers at each replay.
+    """
 
     seed: int
     step: int
@@ -30,22 +41,45 @@ class StepRandomness:
     start: int
     stop: int
     device: torch.device
+    rows: Tensor | None = None
+    generators: dict[str, torch.Generator] = field(default_factory=dict)
 
-    def _generator(self, stream: str, device: torch.device | str) -> torch.Generator:
-        return torch.Generator(device).manual_seed(derive_seed(self.seed, self.step, stream))
+    def __post_init__(self) -> None:
+        if self.rows is None and self.stop - self.start < self.batch_size:
+            self.rows = torch.arange(self.start, self.stop, device=self.device)
+
+    def move_to(self, step: int, start: int, stop: int) -> None:
+        """Go on to the rows start:stop of another step, and seed all generators for it, dropout's too.
+
+        `rows` stays as it is: it belongs to the plan of the step.
+        """
+        self.step, self.start, self.stop = step, start, stop
+        for stream, generator in self.generators.items():
+            generator.manual_seed(self._seed(stream))
+        self.seed_dropout()
+
+    def _seed(self, stream: str) -> int:
+        return derive_seed(self.seed, self.step, stream)
 
     def uniform(self, stream: str) -> Tensor:
         """Draw a number in [0, 1) for every image of the global batch: (batch_size,), float64, on the CPU."""
-        return torch.rand(self.batch_size, dtype=torch.float64, generator=self._generator(stream, "cpu"))
+        generator = torch.Generator().manual_seed(self._seed(stream))
+        return torch.rand(self.batch_size, dtype=torch.float64, generator=generator)
 
     def part(self, values: Tensor) -> Tensor:
         """Return the rows start:stop of `values`, which has one row per image of the global batch."""
         return values[self.start : self.stop]
 
     def noise(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
-        """Draw Gaussian noise for the rows start:stop: (stop - start, *shape), float32, on the training device."""
-        generator = self._generator(stream, self.device)
-        return self.part(torch.randn(self.batch_size, *shape, generator=generator, device=self.device))
+        """Draw Gaussian noise for the rows start:stop: (stop - start, *shape), float32, on the training device.
+
+        Each stream is drawn once per step.
+        """
+        if stream not in self.generators:
+            self.generators[stream] = torch.Generator(self.device).manual_seed(self._seed(stream))
+        generator = self.generators[stream]
+        noise = torch.randn(self.batch_size, *shape, generator=generator, device=self.device)
+        return noise if self.rows is None else noise.index_select(0, self.rows)
 
     def seed_dropout(self) -> None:
         """Seed torch's global generator, which dropout uses, by the step and the first row."""
@@ -65,11 +99,48 @@ def image_draw(seed: int, indices: Sequence[int], device: torch.device) -> Draw:
     Draw k of an image depends on (seed, index, k) alone, not on the device, the batch size or the other images.
     """
     # torch's CPU generator uses only 32 bits of a seed: among 100,000 images two would probably get the same noise.
-    generators = [np.random.default_rng(derive_seed(seed, "image", index)) for index in indices]
+    at = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
+    images, draws = torch.tensor(indices, dtype=torch.int64, device=at), count()
 
     def draw(shape: Sequence[int]) -> Tensor:
-        assert shape[0] == len(generators)
-        noise = [torch.from_numpy(g.standard_normal(shape[1:], dtype=np.float32)) for g in generators]
-        return torch.stack(noise).to(device, torch.get_default_dtype())
+        assert shape[0] == len(images)
+        noise = counted_normals(seed, images, next(draws), prod(shape[1:]))
+        return noise.view(*shape).to(device, torch.get_default_dtype())
 
     return draw
+
+
+def counted_normals(seed: int, images: Tensor, draw: int, size: int) -> Tensor:
+    """Return draw number `draw` of each image: (N, size) float64 standard normals, by Philox and Box-Muller.
+
+    seed: 64 bits, the key. The counter is (block of four numbers, draw, low and high half of the image's index), so
+    every number is a function of these alone. images: (N,) int64.
+    """
+    blocks = torch.arange(-(-size // 4), device=images.device)
+    low, high = images[:, None] & MASK, images[:, None] >> 32
+    words = philox((blocks, torch.full_like(low, draw), low, high), (seed & MASK, seed >> 32 & MASK))
+    pairs = []
+    for radius, angle in (words[:2], words[2:]):
+        length = (-2 * ((radius + 1).double() * 2.0**-32).log()).sqrt()
+        turn = angle.double() * (2 * pi * 2.0**-32)
+        pairs += [length * turn.cos(), length * turn.sin()]
+    return torch.stack(pairs, dim=2).flatten(1)[:, :size]
+
+
+def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Return the four words of Philox4x32-10 (Salmon et al. 2011, figure 2 and table 2) for 128-bit counters.
+
+    counter: four int64 tensors of 32-bit words that broadcast against each other. The result depends on integers
+    alone, so it is the same on every device. Products of two words fill 64 bits; int64 holds them as they wrap round.
+    """
+    zero, one, two, three = counter
+    for number in range(10):
+        keys = [(word + number * increment) & MASK for word, increment in zip(key, PHILOX_INCREMENTS, strict=True)]
+        first, second = (word * factor for word, factor in zip((zero, two), PHILOX_MULTIPLIERS, strict=True))
+        zero, one, two, three = (
+            (second >> 32 & MASK) ^ one ^ keys[0],
+            second & MASK,
+            (first >> 32 & MASK) ^ three ^ keys[1],
+            first & MASK,
+        )
+    return [zero, one, two, three]

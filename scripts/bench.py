@@ -1,8 +1,8 @@
 """Benchmark the training loop and the samplers. Step times are compared as ratios measured in one process.
 
 Tables: our training step against a bare step of the same network and an eager loop; our step on streamed JPEG files
-against images in memory; seconds per image of every sampler. The images are random. Their content affects only the
-decoding time.
+against images in memory; seconds per image of every sampler; and, if asked for, layouts, precisions, batch sizes and
+CUDA graphs on a GPU. The images are random. Their content affects only the decoding time.
 """
 
 if not __package__:
@@ -44,6 +44,7 @@ from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import run_command
 from scripts.cli.flags import TrainFlags, usual_workers
 from scripts.tasks.denoising import assemble, build_spec, fit_space, settings_to_measure
+from scripts.tasks.gpu_table import BATCHES, gpu_table
 from scripts.tasks.peers import PILDataset
 from scripts.tasks.sampling import make_folder
 
@@ -56,7 +57,7 @@ TURN = 12
 DESCRIPTION = """Measure the training loop and the samplers. Prints the path of the tables.
 
 Flags after -- are for train_flow, as in: -- --compile --network.width 8"""
-Table = Literal["training", "streaming", "sampling"]
+Table = Literal["training", "streaming", "sampling", "gpu"]
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,16 @@ class BenchFlags:
 
     recipe: str = "mnist"
     """Recipe of train_flow. It sets the network, optimizer and batch size."""
-    tables: tuple[Table, ...] = get_args(Table)
-    """Tables to measure."""
+    tables: tuple[Table, ...] = ("training", "streaming", "sampling")
+    """Tables to measure. gpu takes three to four minutes and is not among the default ones."""
     rounds: PositiveInt = 15
     """Number of interleaved rounds. The median over the rounds is reported."""
     images: str = ""
     """Folder or zip of images to stream. Default: random JPEGs of 32x32."""
     workers: PositiveInt = field(default_factory=usual_workers)
     """Processes that decode streamed images."""
+    batches: tuple[PositiveInt, ...] = BATCHES
+    """Batch sizes of the gpu table."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: str = "experiments/bench.txt"
@@ -277,6 +280,7 @@ def main(argv: list[str]) -> None:
             "training": lambda: _training_table(flags, settings, folder, device),
             "streaming": lambda: _streaming_table(flags, settings, folder, device),
             "sampling": lambda: _sampler_table(settings, device),
+            "gpu": lambda: gpu_table(words, _random_images(), folder, flags.batches),
         }
         lines = []
         for name in flags.tables:

@@ -27,6 +27,7 @@ LAYERS = (
     # The ground with torch, then without.
     "devices",
     "distributed",
+    "recording",
     "randomness",
     "progress",
     "processes",

@@ -29,17 +29,23 @@ class AutoencoderLoss:
     def __post_init__(self) -> None:
         check_ranges(asdict(self), get_type_hints(type(self), include_extras=True))
 
-    def __call__(self, coded: Coded, images: Tensor, step: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def kl_weight_at(self, step: int) -> float:
+        """Return the KL weight at a training step: it rises linearly during the warm-up."""
+        return self.kl_weight * (min(1.0, step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0)
+
+    def __call__(
+        self, coded: Coded, images: Tensor, kl_weight: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (N,) tensors: loss and reconstruction in nats per pixel, KL in nats per image (0 without posterior).
 
-        images: (N, C, H, W) in [-1, 1]. step: the training step, for the warm-up; None for the full weight.
+        images: (N, C, H, W) in [-1, 1]. kl_weight: that of a step in the warm-up; None for the full weight.
         """
+        weight = self.kl_weight if kl_weight is None else kl_weight
         pixels = images[0].numel()
         reconstruction = LIKELIHOODS[self.likelihood].distance(coded.output, images).flatten(1).mean(1)
         units = unit_kl(coded.mean, coded.log_variance)
-        warmup = 1.0 if step is None or self.kl_warmup_steps == 0 else min(1.0, step / self.kl_warmup_steps)
         penalty = units.clamp(min=self.free_bits).flatten(1).sum(1)
-        loss = reconstruction + self.kl_weight * warmup / pixels * penalty
+        loss = reconstruction + weight / pixels * penalty
         return loss, reconstruction, units.flatten(1).sum(1)
 
 

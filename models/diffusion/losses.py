@@ -7,7 +7,7 @@ prediction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -191,19 +191,28 @@ class DenoisingLoss:
         errors = distance.function(output, target).flatten(1).mean(1)
         return errors * weights.weight.to(errors, non_blocking=True)
 
+    def plan(self, schedule: NoiseSchedule, prediction: Prediction, randomness: StepRandomness) -> dict[str, Tensor]:
+        """Draw the times of a part of a batch, and which labels are dropped: tensors (N,) on the CPU.
+
+        The levels and weights at these times, t, alpha, sigma, scale and weight, are in float64.
+        """
+        level = schedule.level(randomness.part(self.density.draw(randomness.uniform("times"), schedule)))
+        plan = {**vars(level), **self.weights(level, schedule, prediction)._asdict()}
+        if self.label_drop > 0:
+            plan["dropped"] = randomness.part(randomness.uniform("labels") < self.label_drop)
+        return plan
+
     def __call__(
         self,
         denoiser: NetworkDenoiser,
-        schedule: NoiseSchedule,
         clean: Tensor,
         label: Tensor | None,
+        plan: Mapping[str, Tensor],
         randomness: StepRandomness,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the (N,) losses and their (N,) times."""
-        level = schedule.level(randomness.part(self.density.draw(randomness.uniform("times"), schedule)))
-        weights = self.weights(level, schedule, denoiser.prediction)
+    ) -> Tensor:
+        """Return the (N,) losses of a part of a batch. plan: made by `plan`, on the device."""
         noise = COUPLINGS[self.coupling](clean, self.noise(randomness, clean.shape[1:]), label)
-        if label is not None and self.label_drop > 0:
-            dropped = randomness.part(randomness.uniform("labels") < self.label_drop)
-            label = torch.where(dropped.to(label.device, non_blocking=True), self.null_label, label)
-        return self.at(denoiser, clean, label, level, weights, noise), level.t
+        if label is not None and "dropped" in plan:
+            label = torch.where(plan["dropped"], self.null_label, label)
+        level = NoiseLevel(plan["t"], plan["alpha"], plan["sigma"])
+        return self.at(denoiser, clean, label, level, LossWeights(plan["scale"], plan["weight"]), noise)

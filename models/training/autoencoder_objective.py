@@ -1,6 +1,7 @@
 """Objective of an autoencoder: loss, evaluation, reconstructions and pictures of the latent space."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -56,11 +57,15 @@ class AutoencoderObjective:
         """reconstruction: nats per pixel, up to a constant. kl: nats per image. rate: KL in bits per pixel."""
         return ("reconstruction", "kl", "rate") if self.spec.kind == "vae" else ("reconstruction",)
 
+    def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
+        """Return the KL weight of the step, which rises during the warm-up."""
+        return {"kl_weight": torch.tensor(self.loss.kl_weight_at(randomness.step), dtype=torch.float64)}
+
     def loss_of(self, network: nn.Module) -> LossOf:
-        def loss(images: Tensor, labels: Tensor, randomness: StepRandomness) -> Losses:
+        def loss(images: Tensor, labels: Tensor, plan: Mapping[str, Tensor], randomness: StepRandomness) -> Losses:
             clean = Pixels.scale(images)
             coded = self._coded(network, clean, randomness.noise(self.latent_shape))
-            losses, reconstruction, kl = self.loss(coded, clean, randomness.step)
+            losses, reconstruction, kl = self.loss(coded, clean, plan["kl_weight"])
             sums = torch.stack(self._figures(reconstruction.detach(), kl.detach())).sum(1)
             return Losses(losses, torch.stack([sums, torch.full_like(sums, len(losses))]))
 

@@ -1,7 +1,8 @@
 """Objective of a denoiser, for every network, schedule, prediction and space: loss, test loss and pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -68,18 +69,34 @@ class DenoisingObjective:
         return lines
 
     def model(self, network: nn.Module) -> Model:
-        return self.spec.model(network, self.test_images.device, self.autocast)
+        """Return the model with a network, the same one at every call: on a GPU it keeps its recorded graphs."""
+        if network not in self._models:
+            self._models[network] = self.spec.model(network, self.test_images.device, self.autocast)
+        return self._models[network]
+
+    @cached_property
+    def _models(self) -> dict[nn.Module, Model]:
+        return {}
+
+    def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
+        """Draw the times, with their bins in the log, and which labels are dropped."""
+        model = self._unbuilt
+        plan = self.loss.plan(model.noise_schedule, model.denoiser.prediction, randomness)
+        return {**plan, "bins": bin_of(plan["t"])}
+
+    @cached_property
+    def _unbuilt(self) -> Model:
+        """The model without its network: the schedule and the prediction."""
+        return self.model(nn.Identity())
 
     def loss_of(self, network: nn.Module) -> LossOf:
-        model = self.model(network)
+        denoiser = self.model(network).denoiser
 
-        def loss(images: Tensor, labels: Tensor, randomness: StepRandomness) -> Losses:
+        def loss(images: Tensor, labels: Tensor, plan: Mapping[str, Tensor], randomness: StepRandomness) -> Losses:
             clean = self.spec.space.draw(images, randomness)
-            label = labels if self.spec.classes else None
-            losses, t = self.loss(model.denoiser, model.noise_schedule, clean, label, randomness)
-            bins = bin_of(t).to(losses.device, non_blocking=True)
+            losses = self.loss(denoiser, clean, labels if self.spec.classes else None, plan, randomness)
             both = torch.stack([losses.detach(), torch.ones_like(losses)])
-            return Losses(losses, both.new_zeros(2, BINS).index_add_(1, bins, both))
+            return Losses(losses, both.new_zeros(2, BINS).index_add_(1, plan["bins"], both))
 
         return loss
 
@@ -146,7 +163,7 @@ class DenoisingObjective:
 
     def draw_forward(self, path: Path) -> None:
         """Draw test images of every class with increasing noise, in equal steps of flow time."""
-        schedule, space = self.model(nn.Identity()).noise_schedule, self.spec.space
+        schedule, space = self._unbuilt.noise_schedule, self.spec.space
         classes = len(self.test_labels.unique())
         count = max(FEWEST_ROWS, min(classes, MOST_ROWS))
         rows = rows_to_show(self.test_labels, max(count, classes))

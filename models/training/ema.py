@@ -23,12 +23,18 @@ class EMA:
         steady = 0.5 ** (elapsed / self.half_life) if self.half_life > 0 else 0.0
         return min(steady, (1 + self.updates) / (10 + self.updates))
 
+    def plan(self, elapsed: float) -> dict[str, Tensor]:
+        """Return the weight of the network in the next update, and count the update."""
+        weight = 1 - self.decay(elapsed)
+        self.updates += 1
+        return {"weight": torch.tensor(weight, dtype=torch.float64)}
+
     @torch.no_grad()
-    def update(self, network: nn.Module, elapsed: float) -> None:
-        """Move the average towards the network's weights, and copy its buffers."""
+    def update(self, network: nn.Module, weight: Tensor) -> None:
+        """Move the average towards the network's weights, and copy its buffers. weight: made by `plan`."""
         averages: list[Tensor] = list(self.network.parameters())
         weights: list[Tensor] = list(network.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - self.decay(elapsed))  # pyright: ignore[reportPrivateImportUsage]
+        parts = [weight.to(averages[0].dtype)] * len(averages)
+        torch._foreach_lerp_(averages, weights, parts)  # pyright: ignore[reportPrivateImportUsage]
         for copied, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             copied.copy_(buffer)
-        self.updates += 1

@@ -78,12 +78,6 @@ class TrainingLog:
         for summary in hparams(plain, {TAGS["train_loss"]: None, TAGS["test_loss"]: None}):
             self.board.file_writer.add_summary(summary)
 
-    def add(self, loss: Tensor, count: int, parts: Tensor) -> None:
-        """Add the summed loss of `count` images. parts: (2, K), sums and counts of the parts."""
-        self.loss_sums[0, 0] += loss
-        self.loss_sums[1, 0] += count
-        self.loss_sums[:, 1:] += parts
-
     @contextmanager
     def timed(self, work: str) -> Iterator[None]:
         """Add the duration of the block to `other_seconds[work]`, which is not training time."""

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +18,17 @@ from torch import Tensor, nn
 from models import distributed, processes
 from models.devices import peak_memory
 from models.learning_rate import OptimizerSettings
-from models.optim import build_optimizer
 from models.processes import process_age
 from models.progress import progress
-from models.randomness import StepRandomness
 from models.runs import checkpoints
 from models.runs.run import Run
 from models.training.budget import Budget
-from models.training.ema import EMA
+from models.training.clock import SharedClock
 from models.training.interrupts import Interrupted, Interrupts
 from models.training.log import TrainingLog
 from models.training.objectives import Objective, TestLoss
 from models.training.reporting import ReportSettings
+from models.training.stepper import BatchSource, Stepper
 
 READ_EVERY = 20
 # Weights change little in four steps, and an EMA update takes 2 % of the time of a small network's step.
@@ -38,14 +36,13 @@ AVERAGE_EVERY = 4
 # Pictures of a finished run that TensorBoard gets too.
 FINAL_PICTURES = ("final_samples/grid.png", "denoising_steps/*.png", "latent_space/*.png", "forward_noising.png")
 
-BatchAt = Callable[[int], tuple[Tensor, Tensor]]
-
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings of the loop. seed: for all random numbers. compile: compile the network with torch.compile.
 
-    best_by: the column of metrics.csv whose minimum marks the best checkpoint.
+    best_by: the column of metrics.csv whose minimum marks the best checkpoint. obstacle: why steps are not recorded as
+    a CUDA graph, None if they are.
     """
 
     optimizer: OptimizerSettings
@@ -54,6 +51,7 @@ class TrainSettings:
     seed: int
     compile: bool
     best_by: str = "test_loss"
+    obstacle: str | None = None
 
 
 class Trainer:
@@ -63,38 +61,47 @@ class Trainer:
         self,
         objective: Objective,
         network: nn.Module,
-        batch_at: BatchAt,
-        dataset_size: int,
+        batches: BatchSource,
         settings: TrainSettings,
         run: Run,
         facts: dict[str, Any],
         device: torch.device,
         synchronize: Callable[[], None] = distributed.barrier,
     ):
-        """Build the state. batch_at(step): this rank's images and labels of a batch, on the device. facts: stored in
-        every checkpoint. synchronize: a barrier, called by all ranks at the same steps."""
+        """Build the state. facts: stored in every checkpoint. synchronize: a barrier, called by all ranks at the same
+        steps."""
         self.objective, self.settings, self.run, self.facts, self.device = objective, settings, run, facts, device
-        self.batch_at, self.dataset_size, self.synchronize = batch_at, dataset_size, synchronize
+        self.batches, self.synchronize = batches, synchronize
         self.network = network.to(device).train()
-        self.ema = EMA(self.network, settings.optimizer.ema)
-        self.optimizer = build_optimizer(self.network, settings.optimizer)
-        self.parameters = list(self.network.parameters())
-        self.ddp = distributed.wrap_ddp(self.network)
-        self.loss = objective.loss_of(cast(nn.Module, torch.compile(self.ddp)) if settings.compile else self.ddp)
-        log_every, config = settings.report.log_every, facts.get("config", {})
-        self.log = TrainingLog(run, objective, settings.optimizer.batch_size, device, log_every, config)
-        self.epochs_between = settings.report.epochs_between(dataset_size / settings.optimizer.batch_size)
-        self.total_steps = settings.budget.steps(dataset_size, settings.optimizer.batch_size)
-        self.step, self.seconds = 0, 0.0
+        optimizer, report = settings.optimizer, settings.report
+        self.log = TrainingLog(run, objective, optimizer.batch_size, device, report.log_every, facts.get("config", {}))
+        self.stepper = Stepper(
+            objective,
+            self.network,
+            batches,
+            optimizer,
+            settings.seed,
+            settings.compile,
+            self.log.loss_sums,
+            settings.obstacle,
+            run.log,
+        )
+        self.ema, self.optimizer = self.stepper.ema, self.stepper.optimizer
+        self.epochs_between = report.epochs_between(len(batches) / optimizer.batch_size)
+        self.total_steps = settings.budget.steps(len(batches), optimizer.batch_size)
+        self.step, self.clock = 0, SharedClock()
         self.averaged_progress = 0.0
         self.best_loss, self.worse = float("inf"), 0
-        # Tensors on the device. found_inf: 1 after any non-finite gradient. norm: norm of the last gradient.
-        self.found_inf, self.norm = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
         self.saved: tuple[int, Path | None] | None = None
 
     @property
     def epoch(self) -> float:
-        return self.step * self.settings.optimizer.batch_size / self.dataset_size
+        return self.step * self.settings.optimizer.batch_size / len(self.batches)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, the same in all processes."""
+        return self.clock.seconds
 
     @property
     def progress(self) -> float:
@@ -126,11 +133,10 @@ class Trainer:
                     advance(self.progress - shown, self.log.describe(self.step, self.seconds))
                     shown = self.progress
                 ended = time.perf_counter()
-                seconds = self.seconds + ended - started
-                signal, self.seconds = distributed.max_over_ranks(interrupts.signal or 0, seconds)
-                if signal > 0:
+                due = evaluation_due or picture_due or checkpoint_due
+                if signal := self.clock.advance(ended - started, interrupts.signal or 0, agree=due):
                     self.save()
-                    raise Interrupted(int(signal))
+                    raise Interrupted(signal)
                 if self.progress < 1:
                     if evaluation_due and self.evaluate():
                         break
@@ -142,37 +148,14 @@ class Trainer:
                         self.save()
             ended = time.perf_counter()
             self.check()
-            (self.seconds,) = distributed.max_over_ranks(self.seconds + time.perf_counter() - ended)
+            self.clock.advance(time.perf_counter() - ended, 0, agree=True)
             self.finish()
 
     def train_step(self) -> None:
-        """Take one optimizer step on the global batch. This rank computes its share in `accumulate` parts."""
-        settings, seed = self.settings.optimizer, self.settings.seed
-        images, labels = self.batch_at(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate(self.step, self.progress)
-        first, end = processes.rank_share(settings.batch_size)
-        bounds = [first + round(part * (end - first) / settings.accumulate) for part in range(settings.accumulate + 1)]
-        for start, stop in pairwise(bounds):
-            randomness = StepRandomness(seed, self.step, settings.batch_size, start, stop, self.device)
-            randomness.seed_dropout()
-            with nullcontext() if stop == end else distributed.without_sync(self.ddp):
-                rows = slice(start - first, stop - first)
-                losses = self.loss(images[rows], labels[rows], randomness)
-                total = losses.of_images.sum()
-                (total * (processes.world_size() / settings.batch_size)).backward()
-            self.log.add(total.detach(), stop - start, losses.parts)
-        self.norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        # The fused update skips the step if found_inf is 1, and divides gradients by grad_scale. So clipping needs no
-        # separate pass, and no weight changes after a non-finite gradient.
-        self.found_inf = torch.maximum(self.found_inf, (~self.norm.isfinite()).float())
-        optimizer = cast(Any, self.optimizer)  # its type declares neither attribute
-        optimizer.found_inf = self.found_inf
-        optimizer.grad_scale = (self.norm / settings.clip).clamp(min=1).float() if settings.clip > 0 else None
-        optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        """Take one optimizer step, and update the EMA every few steps."""
+        self.stepper.take(self.step, self.progress)
         self.step += 1
-        if self.step % AVERAGE_EVERY == 0 or settings.ema == 0:
+        if self.step % AVERAGE_EVERY == 0 or self.settings.optimizer.ema == 0:
             self.average()
 
     def timed_step(self) -> None:
@@ -181,12 +164,12 @@ class Trainer:
         self.train_step()
         if self.step % READ_EVERY == 0:
             self.check()
-        self.seconds += time.perf_counter() - started
+        self.clock.advance(time.perf_counter() - started, 0)
 
     def average(self) -> None:
         """Update the EMA. Its decay depends on the share of the run since the last update."""
         if self.progress > self.averaged_progress:
-            self.ema.update(self.network, self.progress - self.averaged_progress)
+            self.stepper.average(self.progress - self.averaged_progress)
             self.averaged_progress = self.progress
 
     def check(self) -> None:
@@ -197,7 +180,7 @@ class Trainer:
         """
         self.synchronize()
         self.run.check()
-        if float(self.found_inf) > 0:
+        if float(self.stepper.found_inf) > 0:
             raise FloatingPointError(
                 f"the gradient was not finite at or shortly before step {self.step}; earlier checkpoints are good: "
                 "start a new run, perhaps with init_from, and use a lower lr, a lower clip or float32"
@@ -224,7 +207,7 @@ class Trainer:
 
     def write_row(self, tested: TestLoss | None = None) -> dict[str, Any]:
         """Log a row of the training loss and, after an evaluation, of the test loss. Return the row."""
-        lr, norm = self.optimizer.param_groups[0]["lr"], float(self.norm)
+        lr, norm = float(self.optimizer.param_groups[0]["lr"]), float(self.stepper.norm)
         facts = {"epoch": round(self.epoch, 3), "lr": lr, "grad_norm": norm}
         row = self.log.row(self.step, self.seconds, self.progress, tested, facts)
         self.run.note(**self._position(), loss=row["train_loss"])
@@ -260,7 +243,7 @@ class Trainer:
         facts = {
             f"best_{self.settings.best_by}": f"{self.best_loss:.6g}",
             "peak_memory_mb": f"{peak_memory(self.device) / 2**20:.0f}",
-            "parameters": sum(p.numel() for p in self.parameters),
+            "parameters": sum(p.numel() for p in self.network.parameters()),
         }
         self.log.write_summary(self.step, self.seconds, self.epoch, facts)
 
@@ -312,7 +295,8 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
         state = facts["training"]
-        self.step, self.seconds = facts["step"], state["seconds"]
+        self.step = facts["step"]
+        self.clock.set(state["seconds"])
         self.ema.updates = state["ema_updates"]
         # If the run is resumed with a longer budget, its progress is less than before.
         self.averaged_progress = min(state["averaged_progress"], self.progress)

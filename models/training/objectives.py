@@ -33,7 +33,9 @@ class TestLoss(NamedTuple):
     figures: Mapping[str, float] | None = None
 
 
-LossOf = Callable[[Tensor, Tensor, StepRandomness], Losses]
+# The device's part of a loss: (prepared images, labels, plan on the device, randomness) -> losses. It contains no
+# Python number that changes between steps and asks the device for no value, so that a CUDA graph can replay it.
+LossOf = Callable[[Tensor, Tensor, Mapping[str, Tensor], StepRandomness], Losses]
 
 
 class Objective(Protocol):
@@ -50,8 +52,12 @@ class Objective(Protocol):
         """Format in which pictures are written, beside PNG."""
         ...
 
+    def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
+        """Return what the host decides of a part of a batch, as tensors on the CPU: times, weights, dropped labels."""
+        ...
+
     def loss_of(self, network: nn.Module) -> LossOf:
-        """Return the loss of a network as a function (batch of prepared images, labels, randomness) -> Losses."""
+        """Return the loss of a network."""
         ...
 
     @property

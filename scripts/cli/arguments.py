@@ -23,7 +23,7 @@ from scripts.cli.help import REGISTRY, field_types, one_line, wrapped
 from scripts.cli.signatures import Option
 
 Flags = TypeVar("Flags")
-NOT_STORED = ("resume", "changed_data", "config", "recipe")
+NOT_STORED = ("resume", "changed_data", "config", "recipe", "graph")
 # Flags whose values decide how the other flags are read.
 READ_AHEAD = (
     *("run", "checkpoint", "experiments_dir", "resume", "config", "recipe"),

@@ -138,6 +138,8 @@ class RunFlags:
     """Processes that decode streamed images (see --memory_limit). With 0, the training process decodes them."""
     compile: bool = False
     """Compile the network with torch.compile. It takes a minute or two, and is worth it on GPUs and in long runs."""
+    graph: Annotated[Literal["auto", "on", "off"], RESUMABLE] = "auto"
+    """Record the training step as a CUDA graph, which is replayed at once. auto: where it is possible, on one GPU."""
     init_from: Annotated[str | None, RESUMABLE] = None
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None

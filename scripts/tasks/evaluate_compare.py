@@ -117,7 +117,9 @@ def _are_paired(one: _Report, other: _Report) -> bool:
     """Return whether images with the same index were generated from the same noise and label."""
     cards = (one.samples, other.samples)
     generated = all(card.get("made_by") == "generate" and "seed" in card for card in cards)
-    return generated and all(one.samples.get(key) == other.samples.get(key) for key in ("seed", "labels_sha256"))
+    return generated and all(
+        one.samples.get(key) == other.samples.get(key) for key in ("seed", "noise", "labels_sha256")
+    )
 
 
 def _output_path(flags: CompareFlags) -> Path:

@@ -25,6 +25,7 @@ from models.errors import UserError
 from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
 from models.model import Model
 from models.progress import duration
+from models.randomness import IMAGE_NOISE
 from models.runs.files import write_text
 from models.runs.lookup import read_config
 from models.training.reporting import ReportSettings
@@ -90,7 +91,7 @@ def write_samples(flags: GenerateFlags) -> None:
             facts["nfe"] = writer.write(model, folder)
         if sampling.weak is not None:
             facts["autoguidance_checkpoint"] = sampling.weak.name
-        facts |= {INTERVAL_UNIT: "flow time", "labels": chosen.labels}
+        facts |= {"noise": IMAGE_NOISE, INTERVAL_UNIT: "flow time", "labels": chosen.labels}
         write_text(folder / "config.txt", yaml.safe_dump({**to_config(flags), **facts}, sort_keys=False))
 
 

@@ -18,6 +18,7 @@ from models.evaluation.measures import random_rows
 from models.generation import Sampling, generate
 from models.model import Model
 from models.progress import duration
+from models.randomness import IMAGE_NOISE
 from models.runs.yaml_files import read_yaml
 from scripts.cli.terminal import tell
 from scripts.tasks.sample_files import read_file
@@ -27,7 +28,7 @@ QUANTISATION = "uint8, rounded half to even, clipped to 0..255"
 # Settings of a config.txt that the card repeats.
 CARD_SETTINGS = (
     *("sampler", "steps", "grid", "eta", "variance", "diffusion", "order", "guidance_scale"),
-    *("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "weights", "checkpoint"),
+    *("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "noise", "weights", "checkpoint"),
     *("step", "checkpoint_sha256", "nfe"),
 )
 INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt. If missing, the interval is in the schedule's own t.
@@ -60,7 +61,7 @@ def draw_samples(
         evaluations += batch.nfe * len(batch.images)
     tell(f"{count} of {count} images, {duration(time.perf_counter() - started)}")
     nfe = evaluations / count
-    card = {"made_by": "generate", "sampling": sampling.describe(), "nfe": nfe, "seed": seed}
+    card = {"made_by": "generate", "sampling": sampling.describe(), "nfe": nfe, "seed": seed, "noise": IMAGE_NOISE}
     card["quantisation"] = QUANTISATION
     if sampling.weak is not None:
         card["autoguidance"] = sampling.weak.name

@@ -68,7 +68,7 @@ class Prepared:
 
     def trainer(self, run: Run) -> Trainer:
         """Return the trainer that writes into the run."""
-        size, facts, broken = len(self.batches), {**self.facts, "config": self.config}, self.broken
+        facts, broken = {**self.facts, "config": self.config}, self.broken
 
         def meet() -> None:
             if broken is None:
@@ -76,9 +76,7 @@ class Prepared:
             else:
                 broken.merge(distributed.gather_objects((broken.seen, broken.named)))
 
-        return Trainer(
-            self.objective, self.network, self.batches.at, size, self.settings, run, facts, self.device, meet
-        )
+        return Trainer(self.objective, self.network, self.batches, self.settings, run, facts, self.device, meet)
 
 
 def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mapping[str, Any]], Prepared]) -> None:
@@ -89,6 +87,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
     folder = request.folder
     flags = resolve_flags(request.flags)
     check_batch(flags)
+    recording_obstacle(flags)
     devices.prepare_device(torch.device(flags.run.device), flags.run.precision)
     devices.keep_freed_memory(torch.device(flags.run.device))
     tensors, stored = checkpoints.load_newest(folder) if folder is not None else ({}, {})
@@ -104,6 +103,8 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
         trainer = prepared.trainer(run)
         for line in (*prepared.report, *request.notes):
             run.log(line)
+        if prepared.device.type == "cuda" and (obstacle := prepared.settings.obstacle) is not None:
+            run.log(f"steps are not recorded as a CUDA graph: {obstacle}")
         if prepared.broken is not None:
             prepared.broken.tell_to(run.log)
         if folder is not None:
@@ -189,7 +190,7 @@ def _rise_of_rate(trainer: Trainer, stored: Mapping[str, Any]) -> str:
     config, settings = stored.get("config", {}), trainer.settings.optimizer
     limits = {name: config.get(name) for name in ("epochs", "max_steps", "max_minutes")}
     budget = Budget(**limits)
-    earlier = budget.spent(budget.steps(trainer.dataset_size, settings.batch_size), trainer.step, trainer.seconds)
+    earlier = budget.spent(budget.steps(len(trainer.batches), settings.batch_size), trainer.step, trainer.seconds)
     before, now = (settings.learning_rate(trainer.step, progress) for progress in (earlier, trainer.progress))
     rises = any(limits.values()) and now > 1.001 * before
     return f"; the budget is longer, so the learning rate goes back up from {before:.3g} to {now:.3g}" if rises else ""
@@ -301,7 +302,26 @@ def spaced_rows(length: int, count: int) -> Tensor:
 
 def train_settings(flags: TrainFlags | AutoencoderFlags, best_by: str = "test_loss") -> TrainSettings:
     """Return the settings of the loop. best_by: the column of metrics.csv that decides on the best checkpoint."""
-    return TrainSettings(flags.optimizer, flags.budget, flags.report, flags.run.seed, flags.run.compile, best_by)
+    run, obstacle = flags.run, recording_obstacle(flags)
+    return TrainSettings(flags.optimizer, flags.budget, flags.report, run.seed, run.compile, best_by, obstacle)
+
+
+def recording_obstacle(flags: TrainFlags | AutoencoderFlags) -> str | None:
+    """Return why steps are not recorded as a CUDA graph, None if they are. Raises UserError if `graph` is on."""
+    run, optimizer = flags.run, flags.optimizer
+    first, end = processes.rank_share(optimizer.batch_size)
+    obstacles = {
+        f"the device is {run.device}, not a CUDA GPU": torch.device(run.device).type != "cuda",
+        "there are several processes": processes.world_size() > 1,
+        "coupling optimal assigns noise on the CPU": isinstance(flags, TrainFlags)
+        and flags.process.coupling == "optimal",
+        f"accumulate {optimizer.accumulate} cuts the batch into unequal parts": (end - first) % optimizer.accumulate
+        > 0,
+    }
+    obstacle = next((words for words, holds in obstacles.items() if holds), None)
+    if run.graph == "on" and obstacle is not None:
+        raise UserError(f"`graph` on: a step cannot be recorded, since {obstacle}", "leave out `graph`")
+    return "graph is off" if run.graph == "off" else obstacle
 
 
 def describe_run_line(dataset: ImageData, word: str, network: nn.Module, run: RunFlags) -> str:

@@ -213,7 +213,8 @@ def test_matrices_are_frozen_without_synchronizing_the_device() -> None:
 
     def step(layer: nn.Linear, optimizer: Muon, gradient: Tensor, found_inf: Tensor | None) -> tuple[Tensor, Tensor]:
         layer.weight.grad = gradient.clone()
-        optimizer.step_matrices(optimizer.param_groups[-1], found_inf)
+        optimizer.found_inf = found_inf
+        optimizer.step_matrices(optimizer.param_groups[-1])
         return layer.weight.detach().clone(), optimizer.state[layer.weight]["momentum"].clone()
 
     gradient = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))

@@ -189,9 +189,11 @@ def test_the_weight_warms_up() -> None:
     result, images = coded(), images_like(coded())
     warming, full = AutoencoderLoss("l2", 2.0, 10, 0.0), AutoencoderLoss("l2", 2.0, 0, 0.0)
     _, reconstruction, kl = full(result, images)
-    for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (99, 1.0), (None, 1.0)):
-        torch.testing.assert_close(warming(result, images, step)[0], reconstruction + share * 2.0 * kl / 64)
-    torch.testing.assert_close(full(result, images, 0)[0], full(result, images)[0])
+    for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (99, 1.0)):
+        losses, _, _ = warming(result, images, warming.kl_weight_at(step))
+        torch.testing.assert_close(losses, reconstruction + share * 2.0 * kl / 64)
+    assert full.kl_weight_at(0) == full.kl_weight == 2.0
+    torch.testing.assert_close(warming(result, images)[0], full(result, images)[0])
 
 
 def test_free_bits_do_not_push_units_below_them() -> None:

@@ -223,6 +223,19 @@ def batch(count: int = 6) -> tuple[Tensor, Tensor]:
     return clean, noise
 
 
+def losses_and_times(
+    loss: DenoisingLoss,
+    denoiser: NetworkDenoiser,
+    schedule: NoiseSchedule,
+    clean: Tensor,
+    label: Tensor | None,
+    random: StepRandomness,
+) -> tuple[Tensor, Tensor]:
+    """Make the plan of a batch, and compute its losses."""
+    plan = loss.plan(schedule, denoiser.prediction, random)
+    return loss(denoiser, clean, label, plan, random), plan["t"]
+
+
 def randomness(count: int, seed: int = 0, start: int = 0, stop: int | None = None) -> StepRandomness:
     return StepRandomness(seed, 0, count, start, count if stop is None else stop, torch.device("cpu"))
 
@@ -297,7 +310,9 @@ def test_gradients_reach_the_network() -> None:
 
     network = Scale()
     clean, _ = batch()
-    losses, _ = loss_of()(NetworkDenoiser(network, build_prediction("v", 1.0)), FLOW, clean, None, randomness(6))
+    losses, _ = losses_and_times(
+        loss_of(), NetworkDenoiser(network, build_prediction("v", 1.0)), FLOW, clean, None, randomness(6)
+    )
     losses.mean().backward()
     assert network.scale.grad is not None
     assert network.scale.grad.abs() > 0
@@ -308,13 +323,16 @@ def test_the_step_decides_everything_and_parts_add_up() -> None:
     label = torch.arange(6)
     denoiser = NetworkDenoiser(Constant(0.1), build_prediction("flow", 1.0))
     loss = loss_of(label_drop=0.5)
-    whole, times = loss(denoiser, FLOW, clean, label, randomness(6))
-    again, _ = loss(denoiser, FLOW, clean, label, randomness(6))
-    other, _ = loss(denoiser, FLOW, clean, label, randomness(6, seed=1))
+    whole, times = losses_and_times(loss, denoiser, FLOW, clean, label, randomness(6))
+    again, _ = losses_and_times(loss, denoiser, FLOW, clean, label, randomness(6))
+    other, _ = losses_and_times(loss, denoiser, FLOW, clean, label, randomness(6, seed=1))
     assert whole.equal(again)
     assert not whole.equal(other)
     assert times.shape == (6,)
-    parts = [loss(denoiser, FLOW, clean[a:b], label[a:b], randomness(6, start=a, stop=b)) for a, b in ((0, 2), (2, 6))]
+    parts = [
+        losses_and_times(loss, denoiser, FLOW, clean[a:b], label[a:b], randomness(6, start=a, stop=b))
+        for a, b in ((0, 2), (2, 6))
+    ]
     torch.testing.assert_close(torch.cat([losses for losses, _ in parts]), whole)
     assert torch.cat([t for _, t in parts]).equal(times)
 
@@ -325,7 +343,7 @@ def test_labels_are_dropped_image_by_image() -> None:
     label = torch.arange(2000) % NULL
     network = Constant(0.0)
     denoiser = NetworkDenoiser(network, build_prediction("flow", 1.0))
-    loss_of(label_drop=0.2)(denoiser, FLOW, clean, label, randomness(2000))
+    losses_and_times(loss_of(label_drop=0.2), denoiser, FLOW, clean, label, randomness(2000))
     assert network.label is not None
     dropped = network.label == NULL
     assert network.label[~dropped].equal(label[~dropped])
@@ -341,7 +359,7 @@ def test_labels_are_dropped_at_all_times_alike() -> None:
     clean, label = torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.long)
     network = Constant(0.0)
     denoiser = NetworkDenoiser(network, build_prediction("flow", 1.0))
-    _, t = loss_of(label_drop=0.5)(denoiser, FLOW, clean, label, randomness(4000))
+    _, t = losses_and_times(loss_of(label_drop=0.5), denoiser, FLOW, clean, label, randomness(4000))
     assert network.label is not None
     dropped = (network.label == NULL).double()
     within = (t * 4000).frac()
@@ -354,10 +372,10 @@ def test_no_label_or_every_label_dropped(drop: float, kept: bool) -> None:
     clean, _ = batch()
     network = Constant(0.0)
     denoiser = NetworkDenoiser(network, build_prediction("flow", 1.0))
-    loss_of(label_drop=drop)(denoiser, FLOW, clean, torch.zeros(6, dtype=torch.long), randomness(6))
+    losses_and_times(loss_of(label_drop=drop), denoiser, FLOW, clean, torch.zeros(6, dtype=torch.long), randomness(6))
     assert network.label is not None
     assert network.label.tolist() == [0 if kept else NULL] * 6
-    loss_of(label_drop=drop)(denoiser, FLOW, clean, None, randomness(6))
+    losses_and_times(loss_of(label_drop=drop), denoiser, FLOW, clean, None, randomness(6))
     assert network.label is None
 
 
@@ -365,8 +383,8 @@ def test_dropping_labels_does_not_touch_times_or_noise() -> None:
     clean, _ = batch()
     denoiser = NetworkDenoiser(Constant(0.2), build_prediction("flow", 1.0))
     label = torch.zeros(6, dtype=torch.long)
-    with_drop, t = loss_of(label_drop=0.5)(denoiser, FLOW, clean, label, randomness(6))
-    without, same_t = loss_of()(denoiser, FLOW, clean, label, randomness(6))
+    with_drop, t = losses_and_times(loss_of(label_drop=0.5), denoiser, FLOW, clean, label, randomness(6))
+    without, same_t = losses_and_times(loss_of(), denoiser, FLOW, clean, label, randomness(6))
     assert with_drop.equal(without)
     assert t.equal(same_t)
 

@@ -122,8 +122,9 @@ def one_loss(**options: str) -> tuple[Tensor, Tensor]:
     network = Recorder()
     clean, label = 0.5 * normal(64, 1, 2, 2, seed=9), torch.arange(64) % 3
     randomness = StepRandomness(0, 0, 64, 0, 64, torch.device("cpu"))
-    losses, _ = loss(NetworkDenoiser(network, build_prediction("flow", 1.0)), FLOW, clean, label, randomness)
-    return losses, network.seen[0]
+    denoiser = NetworkDenoiser(network, build_prediction("flow", 1.0))
+    plan = loss.plan(FLOW, denoiser.prediction, randomness)
+    return loss(denoiser, clean, label, plan, randomness), network.seen[0]
 
 
 def test_the_loss_trains_on_the_chosen_noise() -> None:

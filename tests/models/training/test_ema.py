@@ -25,6 +25,10 @@ def set_to(target: nn.Module, value: float) -> None:
             parameter.fill_(value)
 
 
+def update(average: EMA, raw: nn.Module, elapsed: float) -> None:
+    average.update(raw, average.plan(elapsed)["weight"])
+
+
 @pytest.mark.parametrize("steps", [50, 400])
 def test_half_life_is_a_share_of_the_run(steps: int) -> None:
     """One half-life after a jump of the weights, the average has moved half the way, for any number of steps."""
@@ -33,7 +37,7 @@ def test_half_life_is_a_share_of_the_run(steps: int) -> None:
     average.updates = 10_000
     set_to(raw, 1.0)
     for _ in range(steps // 5):
-        average.update(raw, 1 / steps)
+        update(average, raw, 1 / steps)
     assert averaged(average)[0, 0].item() == pytest.approx(0.5, abs=1e-4)
 
 
@@ -45,7 +49,7 @@ def test_closed_form_with_warm_up() -> None:
     for n in range(200):
         value = torch.randn((), generator=generator).item()
         set_to(raw, value)
-        average.update(raw, 0.005)
+        update(average, raw, 0.005)
         decay = min(0.5 ** (0.005 / 0.1), (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * value
     assert averaged(average)[0, 0].item() == pytest.approx(expected, abs=1e-5)
@@ -58,7 +62,7 @@ def test_warm_up_forgets_the_initial_weights() -> None:
     average = EMA(raw, half_life=10.0)
     set_to(raw, 1.0)
     for _ in range(100):
-        average.update(raw, 0.0001)
+        update(average, raw, 0.0001)
     assert averaged(average).min().item() > 0.99
     assert average.decay(0.0001) == 101 / 110
 
@@ -69,8 +73,8 @@ def test_unequal_steps_count_by_their_share() -> None:
     for average in (halves, whole):
         average.updates = 10_000
     for elapsed in (0.01, 0.03):
-        halves.update(network(1.0), elapsed)
-    whole.update(network(1.0), 0.04)
+        update(halves, network(1.0), elapsed)
+    update(whole, network(1.0), 0.04)
     torch.testing.assert_close(averaged(halves), averaged(whole))
 
 
@@ -79,7 +83,7 @@ def test_half_life_zero_is_no_averaging() -> None:
     average = EMA(raw, half_life=0.0)
     for value in (0.3, -1.7):
         set_to(raw, value)
-        average.update(raw, 0.01)
+        update(average, raw, 0.01)
         assert averaged(average).equal(raw.weight)
 
 
@@ -88,13 +92,13 @@ def test_raw_weights_are_unchanged_and_buffers_are_copied() -> None:
     raw.train()
     before = {key: value.clone() for key, value in raw.state_dict().items()}
     average = EMA(raw, half_life=0.1)
-    average.update(raw, 0.1)
+    update(average, raw, 0.1)
     assert all(value.equal(before[key]) for key, value in raw.state_dict().items())
     assert raw.training
     assert not average.network.training
     assert not any(parameter.requires_grad for parameter in average.network.parameters())
     raw(torch.randn(8, 2))
-    average.update(raw, 0.1)
+    update(average, raw, 0.1)
     buffers = dict(raw.named_buffers())
     assert all(buffer.equal(buffers[name]) for name, buffer in average.network.named_buffers())
     assert list(average.network.state_dict()) == list(raw.state_dict())
