@@ -133,7 +133,7 @@ def bare_step(
     """Return a step that runs forward pass, backward pass and optimizer on one fixed batch."""
     batch_size = settings.optimizer.batch_size
     optimizer = build_optimizer(network, OptimizerSettings(optimizer=settings.optimizer.optimizer, lr=1e-4))
-    network = cast(nn.Module, torch.compile(network)) if settings.run.compile else network
+    network = cast(nn.Module, torch.compile(network)) if settings.run.compile == "on" else network
     noisy, target = (torch.randn(batch_size, *shape, device=device) for _ in range(2))
     t, label = torch.rand(batch_size, device=device), torch.randint(0, 10, (batch_size,), device=device)
 
@@ -199,7 +199,7 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     turns = interleaved(steps, flags.rounds, device)
     run.end("finished")
     parameters = sum(weight.numel() for weight in prepared.network.parameters()) / 1e6
-    compiled = ", compiled but for the eager loop" if settings.run.compile else ""
+    compiled = ", compiled but for the eager loop" if settings.run.compile == "on" else ""
     lines = [
         f"one step of {settings.network} of {parameters:.2f} M parameters{compiled}, {settings.optimizer.optimizer}, "
         f"batch {size}, {flags.rounds} interleaved rounds of {TURN} steps, {device}, {settings.run.precision}",

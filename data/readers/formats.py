@@ -67,7 +67,7 @@ def choose_images(entries: Iterable[str]) -> tuple[list[str], str]:
     without = {next((folder for folder in _folders(name) if folder not in filled), "") for name in entries} - {""}
     parts = []
     if others:
-        parts.append(f"{counted(len(others), 'file')} passed over ({count_by_suffix(others)})")
+        parts.append(f"{number_of(len(others), 'file')} passed over ({count_by_suffix(others)})")
     if without:
         parts.append(f"no image in {_few(sorted(without))}")
     return images, ", ".join(parts)
@@ -82,7 +82,7 @@ def count_by_suffix(names: Iterable[str]) -> str:
     return ", ".join([*common, *([f"{rest} others"] if rest else [])])
 
 
-def counted(count: int, noun: str) -> str:
+def number_of(count: int, noun: str) -> str:
     """Return a count with its noun, such as "1 file" or "2 files"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 

@@ -19,10 +19,11 @@ import tyro
 from models.errors import UserError
 from models.places import expanded
 from models.ranges import check_ranges
-from scripts.cli.help import REGISTRY, field_types, one_line, wrapped
+from scripts.cli.help import REGISTRY, error_line, field_types, wrapped
 from scripts.cli.signatures import Option
 
 Flags = TypeVar("Flags")
+SWITCH = ("auto", "on", "off")
 NOT_STORED = ("resume", "changed_data", "config", "recipe", "graph")
 # Flags whose values decide how the other flags are read.
 READ_AHEAD = (
@@ -66,7 +67,7 @@ def parse_flags(
         if not error.code:
             raise
         kinds = {name: kind for name, _, kind in leaves(flags)}
-        raise UserError(one_line(printed.getvalue(), prog, kinds)) from None
+        raise UserError(error_line(printed.getvalue(), prog, kinds)) from None
     for name, value, kind in leaves(flags):
         check_ranges({name: value}, {name: kind})
     return flags
@@ -89,9 +90,15 @@ def forget_flags() -> None:
 
 
 def spell_out(argv: Sequence[str]) -> list[str]:
-    """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME, and ~ at the start of a value."""
+    """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME, and ~ at the start of a value.
+
+    Also write --compile and --no_compile as --compile on and --compile off.
+    """
     words: list[str] = []
-    for word in argv:
+    for word, following in zip_longest(argv, argv[1:]):
+        if word.replace("-", "_") == "__no_compile" or (word == "--compile" and following not in SWITCH):
+            words += ["--compile", "off" if "no" in word else "on"]
+            continue
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         before = flag or (words[-1] if words else "")
         if before == "--dataset" and value.startswith("hf:"):
@@ -215,6 +222,8 @@ def _converted(value: Any, kind: Any) -> Any:
         items = value if isinstance(value, (list, tuple)) else [value]
         kinds = [arguments[0]] * len(items) if Ellipsis in arguments else arguments
         return tuple(_converted(item, part) for item, part in zip(items, kinds, strict=True))
+    if arguments == SWITCH and isinstance(value, bool):  # `compile` was a bool, and YAML reads `on` as true
+        value = "on" if value else "off"
     valid = value in arguments if get_origin(kind) is Literal else isinstance(value, bool) or kind is not bool
     if not valid or value is None or isinstance(value, (list, dict)):
         raise ValueError

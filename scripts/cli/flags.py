@@ -136,8 +136,9 @@ class RunFlags:
     """float32 (TF32 on GPUs), bf16 (autocast) or float64. auto: bf16 on GPUs that support it, else float32."""
     workers: Annotated[NonNegativeInt, RESUMABLE] = field(default_factory=usual_workers)
     """Processes that decode streamed images (see --memory_limit). With 0, the training process decodes them."""
-    compile: bool = False
-    """Compile the network with torch.compile. It takes a minute or two, and is worth it on GPUs and in long runs."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network with torch.compile, which takes a minute or two. auto: on a GPU if --max_minutes is at least
+    10. --compile alone is --compile on."""
     graph: Annotated[Literal["auto", "on", "off"], RESUMABLE] = "auto"
     """Record the training step as a CUDA graph, which is replayed at once. auto: where it is possible, on one GPU."""
     init_from: Annotated[str | None, RESUMABLE] = None

@@ -89,7 +89,7 @@ def wrapped(description: str) -> str:
     return textwrap.fill(description, 80, subsequent_indent="  ")
 
 
-def one_line(box: str, prog: str, kinds: Mapping[str, Any]) -> str:
+def error_line(box: str, prog: str, kinds: Mapping[str, Any]) -> str:
     """Convert tyro's boxed error message to one line: the error, and the flag that was probably meant.
 
     The box has a title, a message and hints, separated by horizontal lines. It may have colours or be drawn in ASCII.

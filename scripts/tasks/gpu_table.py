@@ -19,7 +19,7 @@ WARM_STEPS = 8  # Steps before the time is taken: kernels are chosen, and the st
 MEASURED_SECONDS = 1.0
 
 
-class Step(NamedTuple):
+class StepTimes(NamedTuple):
     """One row. seconds: of a step. first: seconds until the first WARM_STEPS steps had ended."""
 
     layout: str
@@ -48,7 +48,7 @@ def gpu_table(words: Sequence[str], images: ImageData, folder: Path, batches: Se
 
 def _rows(
     words: Sequence[str], images: ImageData, folder: Path, device: torch.device, batches: Sequence[int]
-) -> Iterator[Step]:
+) -> Iterator[StepTimes]:
     """Yield all rows. Compiling takes half a minute, so only the better layout is compiled, for two batch sizes."""
     gpu = device.type == "cuda"
     modes, precisions = (("eager", "recorded"), ("float32", "bf16")) if gpu else (("eager",), ("float32",))
@@ -64,7 +64,7 @@ def _rows(
         yield _measure(words, images, folder, (best.layout, best.precision, batch_size, "compiled, recorded"))
 
 
-def _measure(words: Sequence[str], images: ImageData, folder: Path, row: tuple[str, str, int, str]) -> Step:
+def _measure(words: Sequence[str], images: ImageData, folder: Path, row: tuple[str, str, int, str]) -> StepTimes:
     layout, precision, batch_size, mode = row
     flags = [
         "--precision",
@@ -74,7 +74,7 @@ def _measure(words: Sequence[str], images: ImageData, folder: Path, row: tuple[s
         "--graph",
         "on" if "recorded" in mode else "off",
     ]
-    settings = settings_to_measure([*words, *flags, *(["--compile"] if "compiled" in mode else [])])
+    settings = settings_to_measure([*words, *flags, "--compile", "on" if "compiled" in mode else "off"])
     device = torch.device(settings.run.device)
     devices.prepare_device(device, settings.run.precision)
     seconds, first = _time_steps(settings, images, folder, layout)
@@ -83,7 +83,7 @@ def _measure(words: Sequence[str], images: ImageData, folder: Path, row: tuple[s
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    return Step(layout, precision, batch_size, mode, seconds, first, memory)
+    return StepTimes(layout, precision, batch_size, mode, seconds, first, memory)
 
 
 def _time_steps(settings: TrainFlags, images: ImageData, folder: Path, layout: str) -> tuple[float, float]:

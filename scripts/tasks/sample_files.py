@@ -27,7 +27,7 @@ _NUMBERED = re.compile(r"\d{5,}(_label\d[^/]*)?\.[^./]+")
 _ARRAY_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def read_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
+def read_sample_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
     """Return images uint8 (N, C, H, W) in the shape of the data set's images, and labels int64 (N,) or None.
 
     Raises UserError for images of another shape or type, and if the file cannot be read.

@@ -21,7 +21,7 @@ from models.progress import duration
 from models.randomness import IMAGE_NOISE
 from models.runs.yaml_files import read_yaml
 from scripts.cli.terminal import tell
-from scripts.tasks.sample_files import read_file
+from scripts.tasks.sample_files import read_sample_file
 from scripts.tasks.sampling import describe_model
 
 QUANTISATION = "uint8, rounded half to even, clipped to 0..255"
@@ -75,7 +75,7 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
     `generate` writes its classes in turn, so its first `count` images are taken. Other files may be sorted by class,
     so `count` of their images are drawn at random.
     """
-    images, labels = read_file(path, dataset)
+    images, labels = read_sample_file(path, dataset)
     if count > len(images):
         raise UserError(f"`num_images` {count}: {path} holds {len(images)}")
     count = count or len(images)

@@ -42,6 +42,7 @@ from scripts.cli.settings import AnyFlags, Request
 from scripts.tasks import run_data
 
 DEFAULT_EPOCHS = 20.0
+COMPILED_MINUTES = 10  # Compiling takes half a minute or more. A shorter training loses more than it gains.
 CONTENTS_CACHE = ".contents"  # Folder in experiments_dir with the hashes of image files.
 
 
@@ -208,13 +209,20 @@ def _nearly_equal(one: Any, other: Any) -> bool:
 
 
 def resolve_flags(flags: AnyFlags) -> AnyFlags:
-    """Return the flags with device, precision and budget resolved. Raises UserError if the device does not exist."""
+    """Return the flags with device, precision, compilation and budget resolved. Raises UserError.
+
+    The device must exist.
+    """
     device = devices.pick_device(flags.run.device)
     precision = devices.pick_precision(flags.run.precision, device)
     budget = flags.budget
     if budget.epochs is None and budget.max_steps is None and budget.max_minutes is None:
         budget = replace(budget, epochs=DEFAULT_EPOCHS)
-    return replace(flags, run=replace(flags.run, device=str(device), precision=precision), budget=budget)
+    compiled = flags.run.compile
+    if compiled == "auto":
+        compiled = "on" if device.type == "cuda" and (budget.max_minutes or 0) >= COMPILED_MINUTES else "off"
+    run = replace(flags.run, device=str(device), precision=precision, compile=compiled)
+    return replace(flags, run=run, budget=budget)
 
 
 def check_batch(flags: TrainFlags | AutoencoderFlags) -> None:
@@ -303,7 +311,7 @@ def spaced_rows(length: int, count: int) -> Tensor:
 def train_settings(flags: TrainFlags | AutoencoderFlags, best_by: str = "test_loss") -> TrainSettings:
     """Return the settings of the loop. best_by: the column of metrics.csv that decides on the best checkpoint."""
     run, obstacle = flags.run, recording_obstacle(flags)
-    return TrainSettings(flags.optimizer, flags.budget, flags.report, run.seed, run.compile, best_by, obstacle)
+    return TrainSettings(flags.optimizer, flags.budget, flags.report, run.seed, run.compile == "on", best_by, obstacle)
 
 
 def recording_obstacle(flags: TrainFlags | AutoencoderFlags) -> str | None:

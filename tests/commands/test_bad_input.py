@@ -53,6 +53,7 @@ def check_refusal(ended: Ended, *words: str) -> None:
         (("--noise_schedule", "cosin"), ("cosin", "cosine")),
         (("--noise_schedule", "flow"), ("flow", "--timesteps 0")),
         (("--zero_terminal_snr",), ("eps", "--prediction v")),
+        (("--graph", "on", "--device", "cpu"), ("--graph on", "cpu, not a CUDA GPU", "leave out --graph")),
         (("--timesteps", "0"), ("eps", "--prediction v")),
         (("--timesteps", "0", "--prediction", "v"), ("discrete", "--timesteps")),
         (("--prediction", "epsilon"), ("epsilon", "eps")),

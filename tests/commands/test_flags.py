@@ -111,6 +111,30 @@ def test_a_config_is_as_lenient_as_flags_are(tmp_path: Path) -> None:
     assert (parsed.dataset, parsed.dataset_options.path, parsed.dataset_options.size) == ("hf", "a/b", (8,))
 
 
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("", "auto"),
+        ("--compile", "on"),
+        ("--compile --seed 3", "on"),
+        ("--compile auto", "auto"),
+        ("--compile=off", "off"),
+        ("--compile off", "off"),
+        ("--no-compile", "off"),
+        ("--no_compile --seed 3", "off"),
+    ],
+)
+def test_compile_alone_means_on(words: str, value: str) -> None:
+    assert parse_flags(words.split(), FLOW, "train_flow", "").run.compile == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", "on"), ("false", "off"), ("auto", "auto"), ("'on'", "on")])
+def test_configs_of_before_have_compile_as_true_or_false(text: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "config.txt").write_text(f"compile: {text}\n", encoding="utf-8")
+    words = ["--config", str(tmp_path / "config.txt")]
+    assert read_training(words, "train_flow", FLOW, "").flags.run.compile == value
+
+
 def test_defaults_that_are_left_out_are_not_named() -> None:
     settings, left_out = merge(LATENT, ("", {"network.width": 64}), ("", {"network": "dit"}))
     assert settings == {"dataset": "digits", "network": "dit", "space": "latents"} and left_out == []

@@ -15,7 +15,7 @@ from PIL import Image
 from data import ImageData, Split
 from data.digits import Digits
 from models.errors import UserError
-from scripts.tasks.sample_files import read_file
+from scripts.tasks.sample_files import read_sample_file
 
 GREY = Digits().load(Path())
 COUNT = 12
@@ -51,7 +51,7 @@ def test_arrays_are_taken_in_every_layout_that_has_the_shape(
     array, path = LAYOUTS[layout](images.numpy()), tmp_path / f"samples{suffix}"
     with path.open("wb") as file:
         np.savez(file, arr_0=array) if suffix == ".npz" else np.save(file, array)
-    read, labels = read_file(path, dataset)
+    read, labels = read_sample_file(path, dataset)
     assert read.equal(images) and read.dtype == torch.uint8 and labels is None
 
 
@@ -59,17 +59,17 @@ def test_arrays_are_taken_in_every_layout_that_has_the_shape(
 def test_grey_images_need_no_axis_of_channels(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     array, path = IMAGES[:, 0].numpy(), tmp_path / f"samples{suffix}"
     np.savez(path, arr_0=array) if suffix == ".npz" else np.save(path, array)
-    assert read_file(path, GREY)[0].equal(IMAGES)
+    assert read_sample_file(path, GREY)[0].equal(IMAGES)
     with pytest.raises(UserError, match="those of colours 3x8x8"):
-        read_file(path, colours(8, 8))
+        read_sample_file(path, colours(8, 8))
 
 
 def test_a_layout_is_named_where_it_is_not_the_usual_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "usual.npy", IMAGES.permute(0, 2, 3, 1).numpy())
     np.save(tmp_path / "first.npy", IMAGES.numpy())
-    read_file(tmp_path / "usual.npy", GREY)
+    read_sample_file(tmp_path / "usual.npy", GREY)
     assert capsys.readouterr().err == ""
-    read_file(tmp_path / "first.npy", GREY)
+    read_sample_file(tmp_path / "first.npy", GREY)
     assert capsys.readouterr().err == f"{tmp_path / 'first.npy'}: the images are laid out as (N, C, H, W)\n"
 
 
@@ -79,7 +79,7 @@ def test_the_only_array_of_images_is_taken_with_its_labels(
 ) -> None:
     numbers = np.arange(COUNT) % 10
     np.savez(tmp_path / "x.npz", labels=numbers, seeds=np.arange(3.0), **cast(Any, {name: IMAGES.numpy()}))
-    images, labels = read_file(tmp_path / "x.npz", GREY)
+    images, labels = read_sample_file(tmp_path / "x.npz", GREY)
     assert images.equal(IMAGES) and labels is not None and labels.tolist() == numbers.tolist()
     assert f"the images are its array '{name}'" in capsys.readouterr().err
 
@@ -101,7 +101,7 @@ def test_files_without_images_are_refused_in_one_line(kind: str, tmp_path: Path)
     path = tmp_path / "bad.npy"
     BAD[kind](path)
     with pytest.raises(UserError) as error:
-        read_file(path, GREY)
+        read_sample_file(path, GREY)
     assert str(error.value).startswith(f"samples {path}: ") and "\n" not in str(error.value)
 
 
@@ -126,15 +126,15 @@ def test_a_sheet_beside_numbered_images_is_left_out(
         for path in folder.iterdir():
             file.write(path, f"final_samples/{path.name}")
     for place in (folder, archive):
-        images, labels = read_file(place, GREY)
+        images, labels = read_sample_file(place, GREY)
         assert images.equal(IMAGES) and (labels is None) == (pattern == "{:05d}.png")
         assert f"grid{suffix} is a sheet of the other images and is left out" in capsys.readouterr().err
 
 
 def test_a_picture_called_grid_among_named_pictures_is_an_image(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "mine", ["cat.png", "dog.png", "grid.png"])
-    assert len(read_file(folder, GREY)[0]) == 3
-    assert len(read_file(pictures(tmp_path / "alone", ["grid.png"]), GREY)[0]) == 1
+    assert len(read_sample_file(folder, GREY)[0]) == 3
+    assert len(read_sample_file(pictures(tmp_path / "alone", ["grid.png"]), GREY)[0]) == 1
 
 
 @pytest.mark.parametrize("break_it", ["size", "cut", "text"])
@@ -145,7 +145,7 @@ def test_advice_about_pictures_names_no_flag_of_a_data_set(break_it: str, tmp_pa
     else:
         (folder / "3.png").write_bytes(b"text" if break_it == "text" else (folder / "3.png").read_bytes()[:60])
     with pytest.raises(UserError) as error:
-        read_file(folder, GREY)
+        read_sample_file(folder, GREY)
     spelled: list[Any] = []
     text = error.value.text(lambda option: spelled.append(option) or f"--{option}")
     assert set(spelled) == {"samples"} and "3.png" in text

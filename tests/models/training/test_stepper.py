@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from models.diffusion.losses import LossWeights
 from models.diffusion.noise_schedules import NoiseLevel
+from models.errors import UserError
 from models.optim import AdamW
 from models.randomness import StepRandomness
 from models.runs.run import Run
@@ -25,7 +27,7 @@ from scripts.cli.arguments import parse_flags
 from scripts.cli.flags import LATENT, AutoencoderFlags, TrainFlags
 from scripts.tasks.autoencoding import prepare_autoencoder
 from scripts.tasks.denoising import prepare_denoiser
-from scripts.tasks.training import resolve_flags
+from scripts.tasks.training import recording_obstacle, resolve_flags
 
 SMALL = ("--device", "cpu", "--batch_size", "8", "--max_steps", "50", "--no-tensorboard", "--eval_images", "8")
 RANDOM = ("--accumulate", "2", "--network.dropout", "0.2", "--label_drop", "0.3")
@@ -293,3 +295,30 @@ def test_a_step_leaves_no_new_tensor_in_the_plan(build: Build) -> None:
     before = tree_map_only(Tensor, lambda tensor: tensor.data_ptr(), trainer.stepper.plan)
     trainer.train_step()
     assert tree_map_only(Tensor, lambda tensor: tensor.data_ptr(), trainer.stepper.plan) == before
+
+
+# -- what cannot be recorded -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "processes", "obstacle"),
+    [
+        ((), 1, None),
+        (("--accumulate", "2"), 1, None),
+        (("--accumulate", "3"), 1, "unequal parts"),
+        (("--coupling", "optimal"), 1, "on the CPU"),
+        ((), 2, "several processes"),
+        (("--graph", "off"), 1, "graph is off"),
+    ],
+)
+def test_what_cannot_be_recorded_on_a_gpu(
+    words: tuple[str, ...], processes: int, obstacle: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.processes.world_size", lambda: processes)
+    flags = parse_flags([*SMALL, *words], TrainFlags(), "train_ddpm", "")
+    flags = replace(flags, run=replace(flags.run, device="cuda"))
+    reason = recording_obstacle(flags)
+    assert reason is None if obstacle is None else obstacle in str(reason)
+    if obstacle not in (None, "graph is off"):
+        with pytest.raises(UserError, match=str(obstacle)):
+            recording_obstacle(replace(flags, run=replace(flags.run, graph="on")))
