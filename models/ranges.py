@@ -66,6 +66,7 @@ def _check(option: str, value: Any, hint: Any, whole: Any) -> None:
         parts = _parts(hint)
         for index, part in enumerate(value):
             _check(option, part, parts[0] if Ellipsis in parts else parts[index] if index < len(parts) else Any, whole)
+        return
     choices = next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
     if choices is not None and value is not None and value not in choices:
         raise UserError(f"`{option}` {value}: must be one of {', '.join(map(str, choices))}")

@@ -111,7 +111,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--num_samples", "0"), ("--num_samples 0",)),
         (("--batch_size", "0"), ("--batch_size 0",)),
         (("--weights", "both"), ("both", "ema or raw")),
-        (("--format", "mp4"), ("mp4", "webp")),
+        (("--format", "mp4"), ("mp4", "svg")),
         (("--guidance_interval", "0.8", "0.2"), ("0.8 0.2",)),
         (("--guidance_scale", "nan"), ("--guidance_scale", "finite")),
         (("--sampler", "sde", "--diffusion", "inf"), ("--diffusion", "finite")),
@@ -194,7 +194,7 @@ def test_resuming_on_other_data(copy: Path, tmp_path: Path, capsys) -> None:
     facts[at + 2] = "  sha256: " + "0" * 64
     path.with_suffix(".yaml").write_text("\n".join(facts))
     ended = run_here("train_ddpm", *TINY, "--timesteps", "20", "--resume", copy, capsys=capsys)
-    check_refusal(ended, "data set")
+    check_refusal(ended, "data differ", "--changed_data")
 
 
 def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:

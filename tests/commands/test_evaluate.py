@@ -149,7 +149,7 @@ def test_an_autoencoder_by_gaussians_of_its_latents(bayes) -> None:
         ("-vae-", ("--shrinkage", "2"), ("shrinkage 2",)),
         ("latent", ("--method", "likelihood"), ("uniform noise",)),
         ("labels", ("--draws", "0"), ("--draws 0",)),
-        ("labels", ("--weighting", "x"), ("'x'", "variational")),
+        ("labels", ("--weighting", "x"), ("--weighting x", "variational")),
         ("labels", ("--time_range", "0.9", "0.1"), ("--time_range 0.9 0.1",)),
         ("labels", ("--prior", "none"), ("--prior none", "uniform, train")),
         ("labels", ("--split", "valid"), ("--split valid", "test, train")),

@@ -193,7 +193,7 @@ def test_an_autoencoder_is_no_denoiser(run, vae: Path) -> None:
         (("--checkpoint", "absent.safetensors"), ("absent.safetensors",)),
         (("--batch_size", "0"), ("--batch_size 0",)),
         (("--dataset", "digitz"), ("digitz", "digits")),
-        (("--dataset.size", "9"), ("--dataset.size",)),
+        (("--dataset.size", "9"), ("1x9x9", "takes 1x8x8")),
         (("--device", "cuda:77"), ("cuda:77",)),
         (("--out", "/proc/nothing/here"), ("/proc/nothing",)),
     ],

@@ -263,7 +263,7 @@ def test_mistakes_are_one_line_and_leave_nothing(repository: FakeRepository) -> 
     for task in ("nope", "../fake", "launch", ""):
         done = repository.run("scripts/sh/launch.sh", task)
         assert done.returncode == 2
-        tasks = "fake generate record train_ddpm train_flow"
+        tasks = "fake generate record train_ddpm train_flow visualize_schedules"
         assert done.stderr == f"error: no task is called '{task}': choose from {tasks}\n"
     done = repository.run("scripts/sh/launch.sh", "fake", LAUNCH_WITH="cron")
     assert (done.returncode, done.stderr) == (2, "error: LAUNCH_WITH=cron: choose screen, tmux or nohup\n")

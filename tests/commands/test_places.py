@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import data
 from models.places import expanded
@@ -105,9 +106,10 @@ def test_a_run_in_the_home_folder(home: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     run = run_here("train_flow", *TINY, "--experiments_dir=~/runs", "--max_steps", "2", capsys=capsys).folder
     assert run.parent == home / "runs"
-    config = (run / "config.txt").read_text()
-    assert f"experiments_dir: {home}/runs" in config
-    (run / "config.txt").write_text(config.replace(f"{home}/", "~/"))  # as an older version stored it
+    config = yaml.safe_load((run / "config.txt").read_text())
+    assert config["experiments_dir"] == f"{home}/runs"
+    # An older version stored the name as it was typed.
+    (run / "config.txt").write_text(yaml.safe_dump({**config, "experiments_dir": "~/runs"}))
     resumed = run_here("train_flow", f"--resume=~/runs/{run.name}", "--max_steps=3", capsys=capsys)
     assert resumed.folder == run and rows_of(run)[-1]["step"] == "3"
     assert find_run(f"~/runs/{run.name}", Path("experiments")) == run

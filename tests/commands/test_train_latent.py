@@ -205,7 +205,7 @@ def test_a_run_resumes_on_the_same_contents_and_one_from_before_on_the_same_name
     folder = train("train_vae", *words, "--max_steps", 1).folder
     more = ("train_vae", "--resume", folder, "--max_steps", 2)
     write_pictures(tmp_path / "pictures", ".bmp", 1)
-    check_refusal(train(*more), "differs")
+    check_refusal(train(*more), "data differ")
     path = checkpoints.resolve_checkpoint(folder).with_suffix(".yaml")
     facts = yaml.safe_load(path.read_text())
     del facts["data"]["contents"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-GROUND = {"devices", "distributed", "randomness", "progress", "processes", "variants", "ranges", "errors"}
+GROUND = {"devices", "distributed", "recording", "randomness", "progress", "processes", "variants", "ranges", "errors"}
 
 
 def modules_of(package: str) -> list[str]:

@@ -143,7 +143,7 @@ def test_grey_titles_are_grey() -> None:
 
 @pytest.mark.parametrize(
     "images",
-    [torch.zeros(2, 1, 8, 8), random_images(2, 4, 8, 8), random_images(1, 8, 8), random_images(0, 1, 8, 8)],
+    [torch.zeros(2, 1, 8, 8), random_images(2, 5, 8, 8), random_images(1, 8, 8), random_images(0, 1, 8, 8)],
 )
 def test_tensors_that_are_no_images_are_refused(images: Tensor) -> None:
     with pytest.raises(ValueError, match="uint8"):

@@ -31,6 +31,7 @@ def make_log(run: Run, **options: Any) -> TrainingLog:
     class Named:
         parts = DenoisingObjective.parts
         figures = ("sample_distance",)
+        picture_format = "png"
 
     return TrainingLog(run, cast(Objective, Named()), 16, torch.device("cpu"), **options)
 
