@@ -9,11 +9,15 @@ import pytest
 import torch
 from hypothesis import settings
 
+from models import progress
+
 torch.set_num_threads(1)
 
 for handed_down in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "RAW_ARGS"):  # from `make test ARGS=...` to makes in tests
     os.environ.pop(handed_down, None)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode each child spends 3 s on compiling torch
+
+progress.LINE_SECONDS = 1e6  # in this process; progress depends on how busy the machine is
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
