@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,10 @@ torch.set_num_threads(1)
 for handed_down in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "RAW_ARGS"):  # from `make test ARGS=...` to makes in tests
     os.environ.pop(handed_down, None)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode each child spends 3 s on compiling torch
+
+for number in (signal.SIGHUP, signal.SIGINT):  # `nohup make test &` ignores both, and children would inherit that
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGHUP else signal.default_int_handler)
 
 progress.LINE_SECONDS = 1e6  # in this process; progress depends on how busy the machine is
 

@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,14 +72,7 @@ def start_child(task: str, *arguments: object, **options: Any) -> subprocess.Pop
 
 def start_module(module: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     """The same of any module."""
-    prepare, env = options.pop("preexec_fn", None), options.pop("env", os.environ)
-
-    def as_from_a_terminal() -> None:
-        for number in (signal.SIGHUP, signal.SIGINT):  # `nohup make test &` ignores both
-            signal.signal(number, signal.SIG_DFL)
-        if prepare is not None:
-            prepare()
-
+    env = options.pop("env", os.environ)
     return subprocess.Popen(
         [sys.executable, "-m", module, *(str(word) for word in arguments)],
         cwd=REPOSITORY,
@@ -88,7 +80,6 @@ def start_module(module: str, *arguments: object, **options: Any) -> subprocess.
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=as_from_a_terminal,
         **options,
     )
 
