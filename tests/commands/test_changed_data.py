@@ -122,6 +122,7 @@ def test_an_autoencoder_goes_on_with_more_images(train: Train, pictures: Path) -
 def test_data_that_moved(
     train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("DATA_ROOT", raising=False)  # a folder there would be taken for the moved one
     run = new_run(train, pictures)
     moved = tmp_path / "other" / "pictures"
     moved.parent.mkdir()
