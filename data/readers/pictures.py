@@ -96,9 +96,14 @@ def find_shape(tree: Tree, names: Sequence[str], target: Target) -> tuple[int, .
     return (target.channels, 1, 1)
 
 
-def decode_as(tree: Tree, name: str, target: Target, shape: Sequence[int], survey: Survey | None = None) -> np.ndarray:
-    """Return one image of the tree as uint8 (C, H, W). Raises one of `BROKEN`, also for an image of another shape."""
-    image = decode(tree.digests.read(name), target, name, survey)
+def decode_as(
+    read: Callable[[str], bytes], name: str, target: Target, shape: Sequence[int], survey: Survey | None = None
+) -> np.ndarray:
+    """Return one image as uint8 (C, H, W). Raises one of `BROKEN`, also for an image of another shape.
+
+    read: `read` of a tree, or of its digests, which also hashes the file.
+    """
+    image = decode(read(name), target, name, survey)
     if image.shape != tuple(shape):
         raise ValueError(f"{_size(image.shape)}, but the first image is {_size(shape)}")
     return image
@@ -116,7 +121,7 @@ def decode_all(tree: Tree, names: Sequence[str], target: Target, survey: Survey 
     def work(rows: slice) -> int:
         for row, name in enumerate(names[rows], start=rows.start):
             try:
-                images[row] = decode_as(tree, name, target, shape, survey)
+                images[row] = decode_as(tree.digests.read, name, target, shape, survey)
             except BROKEN as error:
                 broken[name] = one_line(error)
         return len(names[rows])

@@ -4,7 +4,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -149,7 +149,7 @@ class Streamed:
             for candidate in self._candidates(row):
                 name = self.names[candidate]
                 try:
-                    images[index] = decode_as(self.tree, name, self.target, self.shape[1:])
+                    images[index] = decode_as(self.tree.read, name, self.target, self.shape[1:])
                     break
                 except BROKEN as error:
                     broken[name] = one_line(error)
@@ -187,7 +187,7 @@ def look_at_some(images: Streamed) -> list[str]:
     def look(rows: slice) -> None:
         for name in names[rows]:
             with suppress(*BROKEN):  # reported when the image is used
-                decode_as(images.tree, name, images.target, images.shape[1:], survey)
+                decode_as(images.tree.read, name, images.target, images.shape[1:], survey)
 
     list(in_threads(look, len(names)))
     return survey.notes(str(images.tree.path))
@@ -223,9 +223,8 @@ def stream(
         for part in (train, test)
     )
     passed_over = dict.fromkeys(f"{part.tree.path}: {part.tree.note}" for part in (train, test) if part.tree.note)
-    counts = np.bincount(train.labels, minlength=len(class_names))
-    untrained = [name for name, count in zip(class_names, counts, strict=False) if count == 0]
-    if untrained:
+    dataset = ImageData(name, first, second, class_names, flips, broken)
+    if untrained := [class_names[label] for label in dataset.untrained]:
         kinds = "class without" if len(untrained) == 1 else f"{len(untrained)} classes without"
         notes = [*notes, f"{train.tree.path}: {kinds} any training image: {shorten_names(untrained)}"]
-    return ImageData(name, first, second, class_names, flips, broken, (*passed_over, *notes))
+    return replace(dataset, notes=(*passed_over, *notes))

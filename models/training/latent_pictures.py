@@ -18,6 +18,7 @@ from models.drawing.figure_files import in_formats
 from models.drawing.image_files import save_with
 from models.drawing.maps import Cloud, draw_class_map
 from models.evaluation.maps import fit_map, principal_axes
+from models.generation import rows_in_turn
 from models.randomness import derive_seed
 from models.spaces.pixels import Pixels
 
@@ -144,9 +145,7 @@ def _draw_slice(latents: _Latents) -> None:
 
 def _draw_interpolations(latents: _Latents, images: Tensor, labels: Tensor) -> None:
     """Draw decoded points on straight lines between latents of two test images, of different classes if possible."""
-    of_class = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
-    turns = [rows[turn] for turn in range(ROWS) for rows in of_class if turn < len(rows)]
-    starts = torch.stack(turns[:ROWS])
+    starts = rows_in_turn(labels, ROWS)
     ends = torch.tensor([_partner(labels, start) for start in starts.tolist()])
     shares, means = torch.linspace(0, 1, STEPS).tolist(), latents.means
     decoded = [latents.codec.decode(torch.lerp(means[starts], means[ends], share)) for share in shares]
