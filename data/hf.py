@@ -6,20 +6,19 @@ This file finds the data set and its columns. Images are decoded, held out and s
 import importlib
 import logging
 import re
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+from data import warn
 from data.images import Background, Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides, WhiteLevel
 from data.readers.digests import State
 from data.readers.downloads import ANSWER_SECONDS, answer_of
 from data.readers.layouts import class_order, hold_out, shorten_names, split_role
 from data.readers.trees import Tree, look_for, read_limited
 from models.errors import UserError
-from models.processes import is_rank_zero
 from models.ranges import RESUMABLE
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -237,8 +236,7 @@ def _from_hub(package: Any, name: str, subset: str | None) -> Any:
         try:
             with _offline(package, hub):
                 found = package.load_dataset(name, subset)
-            if is_rank_zero():
-                print(f"the hub does not answer ({reason}): the copy in {place} is read", file=sys.stderr, flush=True)
+            warn(f"the hub does not answer ({reason}): the copy in {place} is read")
             return found
         except (OSError, ValueError, RuntimeError, package.exceptions.DatasetsError):
             message = f"`dataset.path` {name}: the hub does not answer ({reason}), and {place} has no copy"

@@ -173,7 +173,7 @@ def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
     forced += ["--device", flags.device, "--experiments_dir", flags.experiments_dir]
     forced += [] if flags.data_root is None else ["--data_root", flags.data_root]
     settings = settings_to_measure(["--recipe", flags.recipe, *further, *forced])
-    dataset = load_data(settings)
+    dataset = load_data(settings, settings.run.experiments_dir)
     spec = build_spec(settings, dataset, fit_space(settings, dataset).space)
     if settings.space != "pixels" or spec.classes == 0 or spec.label_drop == 0:
         raise UserError("the contenders are compared in pixels, with labels and with `label_drop` above 0")

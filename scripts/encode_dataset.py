@@ -26,8 +26,8 @@ def main(argv: list[str]) -> None:
     from models.spaces.encoded import FOLDER, encode_images, file_name, write_encoded
     from models.training.interrupts import Interrupts
     from scripts.tasks.autoencoding import dims, load_images, open_autoencoder
+    from scripts.tasks.run_data import identity_of
     from scripts.tasks.sampling import folder_in_run
-    from scripts.tasks.training import identity_of
 
     model, device = open_autoencoder(flags)
     dataset = load_images(flags, model)

@@ -47,8 +47,9 @@ from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_spec, fit_space, settings_to_measure
 from scripts.tasks.evaluate_compare import REPORT
 from scripts.tasks.extractors import CLASSIFIERS_CACHE
+from scripts.tasks.run_data import identity_of
 from scripts.tasks.sampling import make_folder, open_sampling
-from scripts.tasks.training import identity_of, load_data
+from scripts.tasks.training import load_data
 
 DESCRIPTION = """Train a recipe and add its results to the records. Prints the file.
 
@@ -179,7 +180,7 @@ def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
     settings = settings_to_measure(plan.training(flags.seeds[0]))
     if settings.space != "pixels":
         raise UserError("a record counts all training, also that of an autoencoder", "set `space` pixels")
-    dataset = load_data(settings)
+    dataset = load_data(settings, settings.run.experiments_dir)
     _check_extractors(flags, dataset)
     most = min(len(dataset.test), MOST_IMAGES)
     count = most if flags.num_images is None else flags.num_images

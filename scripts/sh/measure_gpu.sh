@@ -8,7 +8,8 @@
 # PYTHON names the interpreter (default: .venv/bin/python). MNIST is read from DATA_ROOT.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-python=${PYTHON:-.venv/bin/python}
+source scripts/sh/session_records.sh
+need_environment
 folder=${1:-experiments/gpu}
 dataset=mnist minutes=1 images=10000
 table=()

@@ -23,17 +23,9 @@ from models.training.latent_pictures import SLICE
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import AutoencoderFlags, AutoencoderLossFlags, CodingFlags
 from scripts.tasks import run_data
+from scripts.tasks.run_data import data_facts
 from scripts.tasks.sampling import find_trained
-from scripts.tasks.training import (
-    Prepared,
-    data_facts,
-    describe_run_line,
-    few,
-    initialise,
-    load_data,
-    spelled,
-    train_settings,
-)
+from scripts.tasks.training import Prepared, describe_run_line, few, initialise, load_data, spelled, train_settings
 
 # -- training ---------------------------------------------------------------------------------------------------------
 
@@ -42,7 +34,7 @@ def prepare_autoencoder(flags: AutoencoderFlags, stored: Mapping[str, Any]) -> P
     """Load the data and build every object. stored: as for `run_training`. Raises UserError."""
     device = torch.device(flags.run.device)
     flags = replace(flags, data=replace(flags.data, data_root=str(data.data_root(flags.data.data_root))))
-    dataset = load_data(flags, lambda note: None, stored)
+    dataset = load_data(flags, flags.run.experiments_dir, lambda note: None, stored)
     _, channels, height, width = dataset.train.images.shape
     _check_likelihood(flags)
     check_scale(flags.scale, (height, 2 * width), SLICE, SLICE)
@@ -122,7 +114,7 @@ def open_autoencoder(flags: CodingFlags, weights: str = "ema") -> tuple[Autoenco
 
 def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
     """Load the data set of the flags. Raises UserError if the autoencoder takes images of another shape."""
-    dataset = load_data(flags)
+    dataset = load_data(flags, flags.experiments_dir)
     shape = tuple(dataset.train.images.shape[1:])
     if model.spec.shape != shape:
         raise UserError(

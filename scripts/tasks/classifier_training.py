@@ -29,7 +29,7 @@ def train_or_verify(flags: ClassifierFlags) -> Path:
     """Train or verify a network, and return its file. Raises UserError."""
     device = devices.pick_device(flags.device)
     devices.prepare_device(device)
-    real = classes_to_learn(load_data(flags))
+    real = classes_to_learn(load_data(flags, flags.experiments_dir))
     return _verify(flags, real, device) if flags.verify_only else _train(flags, real, device)
 
 

@@ -31,14 +31,13 @@ from scripts.cli.flags import FLOW, TrainFlags
 from scripts.cli.settings import Request, read_training
 from scripts.tasks import run_data
 from scripts.tasks.extractors import FEATURES_CACHE, classifier_of
+from scripts.tasks.run_data import data_facts, identity_of
 from scripts.tasks.sampling import DENOISING
 from scripts.tasks.training import (
     Prepared,
     check_batch,
-    data_facts,
     describe_run_line,
     few,
-    identity_of,
     initialise,
     load_data,
     resolve_flags,
@@ -87,7 +86,7 @@ def complete(flags: TrainFlags) -> TrainFlags:
 def prepare_denoiser(flags: TrainFlags, stored: Mapping[str, Any]) -> Prepared:
     """Load the data and build every object. stored: as for `run_training`. Raises UserError."""
     flags = complete(flags)
-    return assemble(flags, load_data(flags, lambda note: None, stored), stored)
+    return assemble(flags, load_data(flags, flags.run.experiments_dir, lambda note: None, stored), stored)
 
 
 def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | None = None) -> Prepared:

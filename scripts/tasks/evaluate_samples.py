@@ -123,7 +123,7 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
 def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
     """Load the data set to compare with a file of samples: --dataset, or the data of the run that generated them."""
     if flags.dataset is not None:
-        return load_data(flags)
+        return load_data(flags, flags.model.experiments_dir)
     settings = settings_beside(path)
     several = settings.get("checkpoints")
     for checkpoint in (settings.get("checkpoint"), *(several if isinstance(several, list) else ())):

@@ -14,7 +14,7 @@ from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.inception import Inception
 from models.spaces import Identity
 from scripts.cli.terminal import tell
-from scripts.tasks.training import identity_of
+from scripts.tasks.run_data import identity_of
 
 INCEPTION = "inception"
 FEATURES_CACHE = ".features"  # Folder in experiments_dir with the features of real images.

@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,12 +54,9 @@ def _rows(
     gpu = device.type == "cuda"
     modes, precisions = (("eager", "recorded"), ("float32", "bf16")) if gpu else (("eager",), ("float32",))
     rows = []
-    for layout in ("contiguous", "channels_last"):
-        for precision in precisions:
-            for batch_size in batches:
-                for mode in modes:
-                    rows.append(_measure(words, images, folder, (layout, precision, batch_size, mode)))
-                    yield rows[-1]
+    for row in product(("contiguous", "channels_last"), precisions, batches, modes):
+        rows.append(_measure(words, images, folder, row))
+        yield rows[-1]
     best = min((row for row in rows if row.batch_size == max(batches)), key=lambda row: row.seconds)
     for batch_size in sorted({min(batches), max(batches)}) if gpu else ():
         yield _measure(words, images, folder, (best.layout, best.precision, batch_size, "compiled, recorded"))
@@ -66,15 +64,9 @@ def _rows(
 
 def _measure(words: Sequence[str], images: ImageData, folder: Path, row: tuple[str, str, int, str]) -> StepTimes:
     layout, precision, batch_size, mode = row
-    flags = [
-        "--precision",
-        precision,
-        "--batch_size",
-        str(batch_size),
-        "--graph",
-        "on" if "recorded" in mode else "off",
-    ]
-    settings = settings_to_measure([*words, *flags, "--compile", "on" if "compiled" in mode else "off"])
+    graph, compiled = ("on" if word in mode else "off" for word in ("recorded", "compiled"))
+    flags = f"--precision {precision} --batch_size {batch_size} --graph {graph} --compile {compiled}"
+    settings = settings_to_measure([*words, *flags.split()])
     device = torch.device(settings.run.device)
     devices.prepare_device(device, settings.run.precision)
     seconds, first = _time_steps(settings, images, folder, layout)

@@ -26,16 +26,9 @@ from models.runs.yaml_files import read_yaml
 from scripts.cli.flags import ModelFlags, SourceFlags
 from scripts.cli.terminal import tell
 from scripts.tasks import run_data
+from scripts.tasks.run_data import CONTENTS_CACHE, data_facts, load_data_again, notes_on_data, same_data, split_hash
 from scripts.tasks.sampling import name_of
-from scripts.tasks.training import (
-    CONTENTS_CACHE,
-    data_facts,
-    load_data_again,
-    notes_on_data,
-    same_data,
-    spaced_rows,
-    split_hash,
-)
+from scripts.tasks.training import spaced_rows
 
 USUAL_COUNT = 1000  # Default number of images to measure, if there are that many.
 Result = TypeVar("Result")

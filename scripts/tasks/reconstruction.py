@@ -23,8 +23,8 @@ from models.spaces.pixels import Pixels
 from scripts.cli.arguments import to_config
 from scripts.cli.terminal import tell
 from scripts.tasks.autoencoding import dims, load_images, open_autoencoder, read_images
+from scripts.tasks.run_data import split_hash
 from scripts.tasks.sampling import name_of, new_folder
-from scripts.tasks.training import split_hash
 
 if TYPE_CHECKING:
     from scripts.reconstruct import ReconstructFlags

@@ -5,18 +5,54 @@ Checkpoints hold the hash of the training images, counts and classes. The run fo
 
 import csv
 import gzip
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data import ImageData
+import data
+from data import ImageData, Split
 from data.readers.layouts import shorten_names
 from data.readers.trees import look_for
 from models.errors import UserError
+from models.evaluation.image_sets import sha256_of
+from models.places import expanded
 from models.runs.files import replacing
+from models.spaces import Identity
+from scripts.cli.flags import SourceFlags
 
+CONTENTS_CACHE = ".contents"  # Folder in experiments_dir with the hashes of image files.
 LISTING = "data_files.csv.gz"  # One row for each image file: split, class, name, size and stored checksum.
 Rows = Callable[[], Iterator[tuple[str, str, str, str]]]
+
+
+def identity_of(split: Split, read: bool = True) -> Identity:
+    """Return the hashes of a split's images and labels. read: whether image files are read if their contents need it.
+
+    Without `read`, contents are known if the images are in memory, or if the files are as they were when last read.
+    """
+    return Identity(split_hash(split), split.contents(read) or "")
+
+
+def split_hash(split: Split) -> str:
+    """Return the SHA-256 of a split's images and labels. For image files, it is of names and sizes."""
+    return split.sha256 or sha256_of(split.in_memory(), split.labels)
+
+
+def data_facts(dataset: ImageData) -> dict[str, Any]:
+    """Return the facts about the data of a run, which its checkpoints hold: hashes and counts."""
+    return {"name": dataset.name, **identity_of(dataset.train, read=False).facts(), **counts_of(dataset)}
+
+
+def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two `data_facts` are of the same images and labels."""
+    return then.get("name") == now["name"] and Identity.from_facts(then).matches(Identity.from_facts(now))
+
+
+def notes_on_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for the log if the data of an older run can be compared by names and sizes alone."""
+    if now.get("contents") and not then.get("contents"):
+        return ["this run knows the names and sizes of its images, not their contents: only these were compared"]
+    return []
 
 
 def counts_of(dataset: ImageData) -> dict[str, Any]:
@@ -46,19 +82,37 @@ def write_listing(folder: Path, rows: Rows) -> None:
         csv.writer(file).writerows(rows())
 
 
-def load_of_run(
-    load: Callable[[bool], ImageData], same: Callable[[ImageData], bool], class_names: Sequence[str]
+def load_data_again(
+    name: str,
+    options: Mapping[str, Any],
+    root: Path,
+    source: SourceFlags,
+    stored: Mapping[str, Any],
+    run: str,
+    digests: Path | None = None,
+    tell: Callable[[str], None] = data.warn,
 ) -> ImageData:
-    """Load the data of a run, whose class order and hold-out may be those of an earlier version.
+    """Load the data set of a run, wherever it is below `root`. stored: facts of the run. digests: as for `data.load`.
 
-    load: loads the data set, given whether as an earlier version did. same: whether data are those of the run.
-    class_names: of the run.
+    Raises UserError. The data may differ from those of the run.
     """
+    located = locate_moved(name, options, root, run)
+
+    def load(older: bool) -> ImageData:
+        return data.load(name, located, root, source.memory_limit, digests, lambda note: None, older)
+
+    def is_same(dataset: ImageData) -> bool:
+        return same_data(stored["data"], data_facts(dataset))
+
     dataset = load(False)
-    if dataset.train.listing is None or same(dataset):
-        return dataset
-    older = load(True)
-    return older if same(older) or dataset.class_names != tuple(class_names) == older.class_names else dataset
+    if dataset.train.listing is not None and not is_same(dataset):
+        # The class order and the hold-out may be those of an earlier version.
+        older, names = load(True), tuple((stored.get("denoiser") or {}).get("class_names") or ())
+        if is_same(older) or dataset.class_names != names == older.class_names:
+            dataset = older
+    for note in dataset.notes:
+        tell(note)
+    return dataset
 
 
 def locate_moved(name: str, options: Mapping[str, Any], root: Path, run: str) -> dict[str, Any]:
@@ -71,7 +125,7 @@ def locate_moved(name: str, options: Mapping[str, Any], root: Path, run: str) ->
         path = str(options.get(option) or "")
         if not path or look_for(path, root) is not None or (name != "folder" and not Path(path).is_absolute()):
             continue
-        parts = Path(path).expanduser().parts
+        parts = Path(expanded(path)).parts
         candidates = [root.joinpath(*parts[first:]) for first in range(1, len(parts))]
         # The root itself may be the folder, if the test images are not elsewhere.
         candidates += [root] if option == "path" and not options.get("test_path") and root.is_dir() else []

@@ -22,7 +22,6 @@ from data.readers.memory import free_memory
 from data.readers.streamed import Broken
 from models import devices, distributed, processes
 from models.errors import UserError
-from models.evaluation.image_sets import sha256_of
 from models.model import match_weights
 from models.progress import duration, progress
 from models.runs import checkpoints, yaml_files
@@ -30,7 +29,6 @@ from models.runs.environment import environment
 from models.runs.lookup import NEEDED, find_run
 from models.runs.run import Run
 from models.runs.status import read_status
-from models.spaces import Identity
 from models.training.budget import Budget
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
@@ -43,7 +41,6 @@ from scripts.tasks import run_data
 
 DEFAULT_EPOCHS = 20.0
 COMPILED_MINUTES = 10  # Compiling takes half a minute or more. A shorter training loses more than it gains.
-CONTENTS_CACHE = ".contents"  # Folder in experiments_dir with the hashes of image files.
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
     changed = folder is not None and _compare(folder, stored, prepared, flags.run.changed_data)
     if folder is not None:
         _refuse_finished(folder, stored, prepared)
-        prepared.report.extend(notes_on_data(stored["data"], prepared.facts["data"]))
+        prepared.report.extend(run_data.notes_on_data(stored["data"], prepared.facts["data"]))
     run = _open_run(folder, request.task, flags, prepared)
     with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
@@ -147,7 +144,7 @@ def _compare(folder: Path, stored: Mapping[str, Any], prepared: Prepared, accept
     Also raises UserError for other classes and for another space.
     """
     facts, then = prepared.facts, stored.get("data") or {}
-    changed = not same_data(then, facts["data"])
+    changed = not run_data.same_data(then, facts["data"])
     if changed:
         before, classes = ((part.get("denoiser") or {}).get("class_names") for part in (stored, facts))
         other = yaml_files.plain(classes) != before
@@ -250,50 +247,25 @@ def one_loads_first() -> Iterator[None]:
 
 
 def load_data(
-    flags: Any, tell: Callable[[str], None] = data.warn, stored: Mapping[str, Any] | None = None
+    flags: Any,
+    experiments_dir: str,
+    tell: Callable[[str], None] = data.warn,
+    stored: Mapping[str, Any] | None = None,
 ) -> ImageData:
     """Load the data set that a task's flags name. Raises UserError.
 
-    tell: receives notes about the data. stored: facts of the run that is resumed.
+    experiments_dir: folder of the runs, which keeps hashes of image files. tell: receives notes about the data. stored:
+    facts of the run that is resumed.
     """
     source: SourceFlags = flags.data
-    # Flags of trainings, of evaluations and of other tasks have `experiments_dir` in `run`, in `model` or alone.
-    groups = (getattr(flags, "run", None), getattr(flags, "model", None), flags)
-    kept = Path(next(vars(group)["experiments_dir"] for group in groups if hasattr(group, "experiments_dir")))
-    kept /= CONTENTS_CACHE
+    kept = Path(experiments_dir) / run_data.CONTENTS_CACHE
     root, options = data.data_root(source.data_root), vars(flags.dataset_options)
     if stored:
-        dataset = load_data_again(flags.dataset, options, root, source, stored, "the run", kept, tell)
+        dataset = run_data.load_data_again(flags.dataset, options, root, source, stored, "the run", kept, tell)
     else:
         dataset = data.load(flags.dataset, options, root, source.memory_limit, kept, tell)
     if dataset.broken is not None and not processes.is_rank_zero():
         dataset.broken.tell_to(lambda line: None)
-    return dataset
-
-
-def load_data_again(
-    name: str,
-    options: Mapping[str, Any],
-    root: Path,
-    source: SourceFlags,
-    stored: Mapping[str, Any],
-    run: str,
-    digests: Path | None = None,
-    tell: Callable[[str], None] = data.warn,
-) -> ImageData:
-    """Load the data set of a run, wherever it is below `root`. stored: facts of the run. digests: as for `data.load`.
-
-    Raises UserError. The data may differ from those of the run.
-    """
-    located = run_data.locate_moved(name, options, root, run)
-
-    def load(older: bool) -> ImageData:
-        return data.load(name, located, root, source.memory_limit, digests, lambda note: None, older)
-
-    names = (stored.get("denoiser") or {}).get("class_names") or ()
-    dataset = run_data.load_of_run(load, lambda dataset: same_data(stored["data"], data_facts(dataset)), names)
-    for note in dataset.notes:
-        tell(note)
     return dataset
 
 
@@ -318,15 +290,15 @@ def recording_obstacle(flags: TrainFlags | AutoencoderFlags) -> str | None:
     """Return why steps are not recorded as a CUDA graph, None if they are. Raises UserError if `graph` is on."""
     run, optimizer = flags.run, flags.optimizer
     first, end = processes.rank_share(optimizer.batch_size)
-    obstacles = {
-        f"the device is {run.device}, not a CUDA GPU": torch.device(run.device).type != "cuda",
-        "there are several processes": processes.world_size() > 1,
-        "coupling optimal assigns noise on the CPU": isinstance(flags, TrainFlags)
-        and flags.process.coupling == "optimal",
-        f"accumulate {optimizer.accumulate} cuts the batch into unequal parts": (end - first) % optimizer.accumulate
-        > 0,
-    }
-    obstacle = next((words for words, holds in obstacles.items() if holds), None)
+    obstacle = None
+    if torch.device(run.device).type != "cuda":
+        obstacle = f"the device is {run.device}, not a CUDA GPU"
+    elif processes.world_size() > 1:
+        obstacle = "there are several processes"
+    elif isinstance(flags, TrainFlags) and flags.process.coupling == "optimal":
+        obstacle = "coupling optimal assigns noise on the CPU"
+    elif (end - first) % optimizer.accumulate:
+        obstacle = f"accumulate {optimizer.accumulate} cuts the batch into unequal parts"
     if run.graph == "on" and obstacle is not None:
         raise UserError(f"`graph` on: a step cannot be recorded, since {obstacle}", "leave out `graph`")
     return "graph is off" if run.graph == "off" else obstacle
@@ -364,33 +336,3 @@ def initialise(network: nn.Module, run: RunFlags, tasks: tuple[str, ...]) -> str
         raise UserError(f"`init_from` {source}: is a run of {task}", f"name a run of {' or '.join(tasks)}")
     tensors, _ = checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(source))
     return f"{match_weights(network, checkpoints.under('ema', tensors))} (from {source})"
-
-
-def identity_of(split: Split, read: bool = True) -> Identity:
-    """Return the hashes of a split's images and labels. read: whether image files are read if their contents need it.
-
-    Without `read`, contents are known if the images are in memory, or if the files are as they were when last read.
-    """
-    return Identity(split_hash(split), split.contents(read) or "")
-
-
-def split_hash(split: Split) -> str:
-    """Return the SHA-256 of a split's images and labels. For image files, it is of names and sizes."""
-    return split.sha256 or sha256_of(split.in_memory(), split.labels)
-
-
-def data_facts(dataset: ImageData) -> dict[str, Any]:
-    """Return the facts about the data of a run, which its checkpoints hold: hashes and counts."""
-    return {"name": dataset.name, **identity_of(dataset.train, read=False).facts(), **run_data.counts_of(dataset)}
-
-
-def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether two `data_facts` are of the same images and labels."""
-    return then.get("name") == now["name"] and Identity.from_facts(then).matches(Identity.from_facts(now))
-
-
-def notes_on_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a line for the log if the data of an older run can be compared by names and sizes alone."""
-    if now.get("contents") and not then.get("contents"):
-        return ["this run knows the names and sizes of its images, not their contents: only these were compared"]
-    return []

@@ -1,4 +1,4 @@
-"""On a GPU: a training step waits for nothing, recorded steps are the eager ones, networks learn, samples come out."""
+"""Training and sampling on a GPU: steps wait for nothing, recorded steps are the eager ones, networks learn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 def build(tmp_path: Path, *words: str) -> Trainer:
     argv = [*words, "--device", "cuda", "--batch_size", "16", "--max_steps", "1000"]
     flags = complete(resolve_flags(parse_flags(argv, FLOW, "train_flow", "")))
-    return assemble(flags, load_data(flags)).trainer(Run.create(tmp_path, "train_flow", "digits", None))
+    return assemble(flags, load_data(flags, flags.run.experiments_dir)).trainer(
+        Run.create(tmp_path, "train_flow", "digits", None)
+    )
 
 
 @pytest.mark.parametrize("graph", ["on", "off"])

@@ -16,7 +16,7 @@ from data.digits import Digits
 from models.evaluation.fidelity import fidelity
 from models.runs.lookup import NEEDED
 from models.spaces.encoded import read_encoded
-from scripts.tasks.training import identity_of, split_hash
+from scripts.tasks.run_data import identity_of, split_hash
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, run_here
 from tests.commands.test_bad_input import check_refusal
 

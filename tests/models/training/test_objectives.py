@@ -90,7 +90,7 @@ def test_the_forward_process_shows_every_class_of_a_sorted_split(
 
 
 def test_columns_of_the_forward_process_differ_on_every_schedule(objective: DenoisingObjective, monkeypatch) -> None:
-    """On a cosine or linear chain, equal steps of t would end in several columns of pure noise."""
+    """Equal steps of t would end in several columns of pure noise on a cosine or linear chain."""
     strips = []
     monkeypatch.setattr(denoising_objective.sheets, "strip", lambda *parts: strips.append(parts[:4]))
     monkeypatch.setattr(denoising_objective.image_files, "save_with", lambda *parts: None)
