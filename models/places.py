@@ -9,3 +9,8 @@ def expanded(place: str) -> str:
     A shell leaves the ~ of `--flag=~/folder`, and nothing else expands it in variables, YAML files and notebooks.
     """
     return os.path.expanduser(place)
+
+
+def experiments_dir() -> str:
+    """Return the default parent folder of all runs. The launcher reads the same environment variable."""
+    return expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments")

@@ -30,13 +30,14 @@ from models import devices
 from models.devices import peak_memory
 from models.errors import UserError
 from models.evaluation.sample_test import DISTANCE, RECOGNISED, SampleTest
+from models.places import experiments_dir
 from models.progress import progress
 from models.ranges import Positive
 from models.runs.environment import git_commit
 from models.training.interrupts import Interrupts
 from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import run_command
-from scripts.cli.flags import SampleTestFlags, experiments_dir
+from scripts.cli.flags import SampleTestFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_sample_test, build_spec, fit_space, settings_to_measure
 from scripts.tasks.peers import EXAMPLE_LR, PEERS, Match, Ours

@@ -22,20 +22,12 @@ from models.evaluation.method_settings import (
     GaussiansSettings,
     VlbSettings,
 )
+from models.places import experiments_dir
 from models.ranges import NonNegativeInt, PositiveInt, Range
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags, read_ahead
 from scripts.cli.command import run_command
-from scripts.cli.flags import (
-    CodingFlags,
-    Labels,
-    ModelFlags,
-    PictureFormat,
-    SamplerFlags,
-    SourceFlags,
-    experiments_dir,
-    one_of,
-)
+from scripts.cli.flags import CodingFlags, Labels, ModelFlags, PictureFormat, SamplerFlags, SourceFlags, one_of
 
 
 @dataclass(frozen=True)

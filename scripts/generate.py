@@ -12,7 +12,7 @@ from models.errors import UserError
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import AnimationFormat, Labels, ModelFlags, PictureFormat, SamplerFlags
+from scripts.cli.flags import AnimationFormat, Labels, ModelFlags, PictureFormat, SamplerFlags, Scale
 
 DESCRIPTION = "Generate images with a trained run. Prints the output folder."
 
@@ -40,8 +40,7 @@ class GenerateFlags:
     with --animate its animation."""
     columns: PositiveInt | None = None
     """Images in a row of the sheet. Default: some columns for each class."""
-    scale: PositiveInt | None = None
-    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
+    scale: Scale = None
     animate: bool = False
     """Also animate the sheet: the reverse process, or with --every_checkpoint the change during training."""
     format: PictureFormat = "png"

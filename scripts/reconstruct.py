@@ -8,7 +8,7 @@ from typing import Literal
 
 from models.ranges import PositiveInt
 from scripts.cli.command import run_command
-from scripts.cli.flags import CodingFlags, PictureFormat
+from scripts.cli.flags import CodingFlags, PictureFormat, Scale
 from scripts.cli.settings import read_coding
 
 DESCRIPTION = "Reconstruct test images with an autoencoder. Prints the output folder."
@@ -24,8 +24,7 @@ class ReconstructFlags(CodingFlags):
     """Rows of the picture."""
     width: PositiveInt = 8
     """Images in a row of the picture, each beside its reconstruction."""
-    scale: PositiveInt | None = None
-    """Whole number by which the images are enlarged. Default: to about 60 pixels."""
+    scale: Scale = None
     image: tuple[str, ...] = ()
     """Image files to reconstruct instead of the test split. They must have the autoencoder's image size."""
     format: PictureFormat = "png"

@@ -32,6 +32,7 @@ from models.errors import UserError
 from models.evaluation.classifier import cached_path, pretrained_path
 from models.evaluation.classifier_settings import ClassifierSettings
 from models.evaluation.feature_networks import NETWORKS
+from models.places import experiments_dir
 from models.progress import progress
 from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt
 from models.runs.environment import git_commit
@@ -41,7 +42,7 @@ from models.training.interrupts import Interrupted, Interrupts
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags, read_ahead, split_at_dashes, to_arguments, to_config
 from scripts.cli.command import run_command
-from scripts.cli.flags import DatasetName, ModelFlags, SamplerFlags, SamplerName, TrainFlags, experiments_dir
+from scripts.cli.flags import DatasetName, ModelFlags, SamplerFlags, SamplerName, TrainFlags
 from scripts.cli.recipes import RECIPES
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_spec, fit_space, settings_to_measure

@@ -7,7 +7,6 @@ if not __package__:
     __import__("cli")  # says what to type, and exits
 
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.errors import UserError
-from models.places import expanded
+from models.places import experiments_dir
 from models.runs.lookup import CONFIG, find_runs
 from models.runs.status import liveness, read_status
 from scripts.cli.arguments import parse_flags
@@ -40,7 +39,7 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class StatusFlags:
-    experiments_dir: str = field(default_factory=lambda: expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments"))
+    experiments_dir: str = field(default_factory=experiments_dir)
     """Folder of the run folders. The variable EXPERIMENTS_DIR sets its default."""
     dataset: tuple[str, ...] = ()
     """Show only runs on these data sets."""

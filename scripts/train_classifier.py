@@ -10,9 +10,10 @@ import tyro
 
 from models.errors import UserError
 from models.evaluation.classifier_settings import ClassifierSettings
+from models.places import experiments_dir
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import VARIANTS, DatasetName, SourceFlags, experiments_dir
+from scripts.cli.flags import VARIANTS, DatasetName, SourceFlags
 from scripts.cli.signatures import names_in
 
 DESCRIPTION = "Train a feature network for evaluate, or verify one. Prints its file."

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import UserError
+from models.places import experiments_dir
 from models.ranges import NonNegativeInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import PictureFormat, ScheduleName, experiments_dir
+from scripts.cli.flags import PictureFormat, ScheduleName
 from scripts.cli.signatures import names_in
 
 POINTS = 1001

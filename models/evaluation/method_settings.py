@@ -6,7 +6,11 @@ The command line reads its flags from here. The methods inherit their settings.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from typing_extensions import Doc
+
 from models.ranges import NonNegative, NonNegativeInt, PositiveInt, Range, Share
+
+OdeSteps = Annotated[PositiveInt, Doc("Steps of the probability-flow ODE. Each step takes two network evaluations.")]
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,7 @@ class DenoisingSettings:
 class BayesOdeSettings:
     """Options of --method likelihood."""
 
-    ode_steps: PositiveInt = 12
-    """Steps of the probability-flow ODE. Each step takes two network evaluations."""
+    ode_steps: OdeSteps = 12
     first_time: float = 0.2
     """Flow time of the noise that is added to the image before its density is computed; 0 adds none."""
     probes: NonNegativeInt = 4
@@ -60,8 +63,7 @@ class VlbSettings:
 class DensitySettings:
     """Options of --method ode."""
 
-    ode_steps: PositiveInt = 50
-    """Steps of the probability-flow ODE. Each step takes two network evaluations."""
+    ode_steps: OdeSteps = 50
     first_time: float = 0.0023
     """Flow time of the ODE's clean end. Default: the standard deviation of uniform dequantisation noise."""
     probes: NonNegativeInt = 1

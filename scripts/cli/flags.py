@@ -6,16 +6,16 @@ become flags such as `--network.width`. This module imports no torch, so that --
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
+from typing_extensions import Doc
 
 from models.learning_rate import OptimizerSettings
-from models.places import expanded
+from models.places import experiments_dir
 from models.processes import cores, local_world_size
 from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt, Resumable, Share
 from models.training.budget import Budget
@@ -57,15 +57,13 @@ NetworkName = Annotated[str, one_of(NETWORKS.names())]
 SpaceName = Annotated[str, one_of(SPACES.names())]
 AutoencoderName = Annotated[str, one_of(AUTOENCODERS.names())]
 
+Scale = Annotated[
+    PositiveInt | None, Doc("Whole number by which the images of sheets are enlarged. Default: to about 60 pixels.")
+]
 AnimationFormat = Literal["webp", "gif"]
 
 # Options that may change when a run is resumed, unless samples are measured during the run.
 UNLESS_MEASURED = Resumable(unless="eval_samples")
-
-
-def experiments_dir() -> str:
-    """Return the default parent folder of all runs. The launcher reads the same environment variable."""
-    return expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments")
 
 
 def usual_workers() -> int:
@@ -159,8 +157,7 @@ class SheetFlags:
     """Images on a sample sheet."""
     columns: Annotated[PositiveInt | None, RESUMABLE] = None
     """Images in a row of a sample sheet. Default: some columns for each class."""
-    scale: Annotated[PositiveInt | None, RESUMABLE] = None
-    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
+    scale: Annotated[Scale, RESUMABLE] = None
     sampler: Annotated[SamplerName, UNLESS_MEASURED] = "ddim"
     """Sampler of the sample sheets."""
     steps: Annotated[PositiveInt | None, UNLESS_MEASURED] = None
@@ -261,8 +258,7 @@ class ShowFlags:
 class StripFlags(ShowFlags):
     """Settings of pictures that are sheets of images."""
 
-    scale: PositiveInt | None = None
-    """Whole number by which the images are enlarged. Default: to about 60 pixels."""
+    scale: Scale = None
 
 
 @dataclass(frozen=True)
@@ -334,8 +330,7 @@ class AutoencoderFlags:
     report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=lambda: ReportSettings(eval_images=2048))
     umap: Annotated[bool, RESUMABLE] = True
     """Also map the latents with UMAP at the end of the run. It takes ten seconds or more."""
-    scale: Annotated[PositiveInt | None, RESUMABLE] = None
-    """Whole number by which the images of sheets are enlarged. Default: to about 60 pixels."""
+    scale: Annotated[Scale, RESUMABLE] = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
+from typing_extensions import Doc
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 REGISTRY = ConstructorRegistry()
@@ -38,9 +39,14 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def _text(cls: type, name: str) -> str | None:
-    """Return the help text of a field: its docstring in the class or in the nearest parent that has one."""
+    """Return the help text of a field: its docstring in the class or the nearest parent that has one, or its type's."""
     parents = filter(dataclasses.is_dataclass, cls.__mro__)
-    return next((texts[name] for texts in map(help_texts, parents) if name in texts), None)
+    return next((texts[name] for texts in map(help_texts, parents) if name in texts), doc_of(field_types(cls)[name]))
+
+
+def doc_of(kind: Any) -> str | None:
+    """Return the help text in a type, `Annotated[..., Doc(text)]`."""
+    return next((extra.documentation for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Doc)), None)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from models.errors import UserError
+from models.places import experiments_dir
 from models.ranges import Resumable
 from models.runs.lookup import NEEDED, find_run, read_config
 from models.runs.status import STATUS, read_status
@@ -26,7 +27,7 @@ from scripts.cli.arguments import (
     to_config,
     with_settings,
 )
-from scripts.cli.flags import AutoencoderFlags, CodingFlags, TrainFlags, experiments_dir
+from scripts.cli.flags import AutoencoderFlags, CodingFlags, TrainFlags
 from scripts.cli.recipes import settings_of
 
 AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags)

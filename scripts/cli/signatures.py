@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from typing_extensions import Doc
-
 from models.variants import Room, package_folders, syntax_tree
-from scripts.cli.help import help_texts
+from scripts.cli.help import doc_of, help_texts
 
 # Modules that import no torch. Names in annotations may come from them.
 PLAIN_MODULES = ("typing", "typing_extensions", "collections.abc", "pathlib", "models.ranges", "models.variants")
@@ -86,7 +84,7 @@ def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]
         if argument.annotation is None or default is None:
             raise ValueError(f"{function.name}: {argument.arg} has no type or no default")
         kind = scope.value(argument.annotation)
-        yield Option(argument.arg, kind, ast.literal_eval(default), texts.get(argument.arg) or _text_of(kind))
+        yield Option(argument.arg, kind, ast.literal_eval(default), texts.get(argument.arg) or doc_of(kind) or "")
 
 
 def import_options(variant: type, method: str = "__init__") -> tuple[Option, ...]:
@@ -98,15 +96,10 @@ def _import_keywords(function: Callable[..., Any], texts: Mapping[str, str] | No
     hints = get_type_hints(function, include_extras=True)
     texts = {**(texts or {}), **help_texts(inspect.getdoc(function))}
     return tuple(
-        Option(name, hints[name], parameter.default, texts.get(name) or _text_of(hints[name]))
+        Option(name, hints[name], parameter.default, texts.get(name) or doc_of(hints[name]) or "")
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     )
-
-
-def _text_of(kind: Any) -> str:
-    """Return the help text in a type, `Annotated[..., Doc(text)]`, else an empty string."""
-    return next((extra.documentation for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Doc)), "")
 
 
 def _source(module: str) -> Path:
