@@ -21,8 +21,7 @@ import pytest
 from models.errors import UserError
 from models.runs import run as run_module
 from models.runs.environment import VARIABLES, command, environment
-from models.runs.lookup import find_run, find_runs, read_config
-from models.runs.metrics import Metrics
+from models.runs.lookup import find_runs, read_config
 from models.runs.run import HEARTBEAT_SECONDS, Run
 from models.runs.status import STALE_SECONDS, liveness, read_status
 
@@ -237,92 +236,6 @@ def test_infinity_and_nan_become_null(running: Run) -> None:
     assert status["test_loss"] is None
 
 
-# -- finding runs -------------------------------------------------------------------------------------------------
-
-
-def make(folder: Path, name: str, task: str = "train_ddpm", dataset: str | None = None) -> Path:
-    (folder / name).mkdir(parents=True)
-    status = {"state": "finished", "task": task, "dataset": dataset}
-    (folder / name / "status.json").write_text(json.dumps(status))
-    return folder / name
-
-
-def test_runs_newest_first(folder: Path) -> None:
-    assert find_runs(folder) == []
-    names = ["20260101_000000-ddpm-mnist", "20260208_143052-flow-mnist", "20251231_235959-ddpm-mnist"]
-    for name in names:
-        make(folder, name)
-    (folder / "20270101_000000-no-run").mkdir()
-    (folder / "README.md").write_text("")
-    assert [path.name for path in find_runs(folder)] == sorted(names, reverse=True)
-
-
-def test_a_run_is_found_by_name_by_folder_and_as_latest(folder: Path) -> None:
-    older = make(folder, "20260101_000000-ddpm-mnist")
-    newer = make(folder, "20260102_000000-flow-mnist", task="train_flow")
-    assert find_run("latest", folder) == newer
-    assert find_run("latest", folder, "train_ddpm") == older
-    assert find_run("latest", folder, ("train_vae", "train_ddpm")) == older
-    assert find_run(older.name, folder) == older
-    assert find_run(str(newer), Path("/nowhere")) == newer
-    with pytest.raises(UserError, match="no run of train_vae"):
-        find_run("latest", folder, "train_vae")
-    with pytest.raises(UserError, match="no run in "):
-        find_run("latest", folder / "empty")
-    with pytest.raises(UserError, match=r"no run 'nonsense'.*make status"):
-        find_run("nonsense", folder)
-
-
-def test_a_run_is_found_by_a_part_of_its_name(folder: Path) -> None:
-    flow = make(folder, "20260101_000000-flow-emnist-first", task="train_flow")
-    vae = make(folder, "20260102_000000-vae-emnist", task="train_vae")
-    mnist = make(folder, "20260103_000000-flow-mnist", "train_flow", "mnist")
-    for part, run in {"first": flow, "20260102": vae, "vae-": vae, "flow-mnist": mnist, "0103_": mnist}.items():
-        assert find_run(part, folder) == run, part
-    assert find_run("emnist", folder, "train_vae") == vae  # the one that the task can use
-    assert find_run("-flow", folder, "train_flow", "mnist") == mnist
-    make(folder, "mnist")
-    assert find_run("mnist", folder).name == "mnist"  # a whole name comes before a part of one
-    for part, names in {"emnist": (flow, vae), "-flow": (flow, mnist), "2026": (flow, vae, mnist)}.items():
-        with pytest.raises(UserError, match=f"{len(names)} runs match '{part}': ") as refused:
-            find_run(part, folder)
-        assert all(run.name in str(refused.value) for run in names) and "\n" not in str(refused.value)
-    for part in ("", "cifar", "emnist-second", "0104"):
-        with pytest.raises(UserError, match="no run"):
-            find_run(part, folder)
-
-
-def test_the_error_for_many_matches_stays_short(folder: Path) -> None:
-    for day in range(10, 30):
-        make(folder, f"202601{day}_000000-flow-mnist")
-    with pytest.raises(UserError, match=r"^20 runs match 'flow': 20260129_\S+, .*, \.\.\.; give more") as refused:
-        find_run("flow", folder)
-    assert len(str(refused.value)) < 250
-
-
-def test_the_latest_run_on_a_data_set(folder: Path) -> None:
-    letters = make(folder, "20260101_000000-flow-emnist", "train_flow", "emnist")
-    older = make(folder, "20260102_000000-vae-mnist", "train_vae", "mnist")
-    newer = make(folder, "20260103_000000-flow-mnist", "train_flow", "mnist")
-    assert find_run("latest:emnist", folder) == letters
-    assert find_run("latest:mnist", folder, "train_vae") == older
-    assert find_run("latest:mnist", folder) == find_run("latest:mnist", folder, dataset="emnist") == newer
-    for name, said in {"latest:cifar10": "no run on cifar10", "latest:emnis": "no run on emnis"}.items():
-        with pytest.raises(UserError, match=said):
-            find_run(name, folder)
-    with pytest.raises(UserError, match="no run of train_vae on emnist"):
-        find_run("latest:emnist", folder, "train_vae")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
-def test_a_status_that_cannot_be_read(folder: Path, content: bytes) -> None:
-    path = make(folder, "20260101_000000-ddpm-mnist")
-    (path / "status.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"status\.json") as error:
-        read_status(path)
-    assert "\n" not in str(error.value)
-
-
 # -- what is in the folder ----------------------------------------------------------------------------------------
 
 
@@ -408,42 +321,3 @@ def test_the_environment_names_versions_machine_and_command(monkeypatch: pytest.
     assert command().endswith(" NODES=2 scripts/sh/slurm.sh train_flow")
     monkeypatch.setenv("PATH", "/nonexistent")
     assert "commit: unknown" in environment()
-
-
-# -- metrics ----------------------------------------------------------------------------------------------------------
-
-
-def test_metrics_are_rows_for_programs(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.csv", ["step", "loss", "note"])
-    metrics.add({"step": 1, "loss": 0.123456789, "note": 'a "quoted", comma'})
-    metrics.add({"step": 2, "loss": None, "unknown": 3})
-    assert (tmp_path / "metrics.csv").read_text() == 'step,loss,note\n1,0.123457,"a ""quoted"", comma"\n2,,\n'
-
-
-def test_metrics_after_the_checkpoint_are_computed_again(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.csv", ["step", "loss"])
-    for step in (10, 20, 30):
-        metrics.add({"step": step, "loss": step / 7})
-    before = (tmp_path / "metrics.csv").read_text().splitlines()
-    again = Metrics(tmp_path / "metrics.csv", ["step", "loss"])
-    again.cut_after(20)
-    assert (tmp_path / "metrics.csv").read_text().splitlines() == before[:3]
-    assert [row["step"] for row in again.rows] == ["10", "20"]
-    again.add({"step": 30, "loss": 30 / 7})
-    assert (tmp_path / "metrics.csv").read_text().splitlines() == before
-
-
-@pytest.mark.parametrize("torn", ["1", "12,", "x", "12,0.5,7", ",", "\n"])
-def test_a_row_cut_short_is_dropped(tmp_path: Path, torn: str) -> None:
-    path = tmp_path / "metrics.csv"
-    path.write_text("step,loss\n10,0.5\n" + torn)
-    metrics = Metrics(path, ["step", "loss"])
-    metrics.cut_after(11)
-    assert path.read_text() == "step,loss\n10,0.5\n"
-
-
-def test_no_metrics_yet(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.csv", ["step"])
-    metrics.cut_after(5)
-    assert metrics.rows == []
-    assert not (tmp_path / "metrics.csv").exists()
