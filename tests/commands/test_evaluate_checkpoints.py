@@ -194,6 +194,7 @@ def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     return run
 
 
+@pytest.mark.curves
 def test_samples_are_measured_while_training(train) -> None:
     folder = train("train_flow", *LEARNING, "--eval_every", "1.3", "--eval_samples", "60", "--tensorboard").folder
     rows = rows_of(folder)
@@ -210,6 +211,7 @@ def test_samples_are_measured_while_training(train) -> None:
     assert [event.value for event in board.Scalars("sample/distance")] == pytest.approx(distances, rel=1e-4)
 
 
+@pytest.mark.curves
 def test_measuring_samples_changes_nothing_else(train) -> None:
     quiet, watched = train("train_flow").folder, train("train_flow", "--eval_samples", "20").folder
     assert weights_hash(quiet) == weights_hash(watched)

@@ -29,6 +29,7 @@ def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     return run
 
 
+@pytest.mark.curves
 @pytest.mark.parametrize("task", ["train_ddpm", "train_flow"])
 def test_a_run_leaves_a_folder_that_explains_itself(task: str, train) -> None:
     folder = train(task, "--sample_every", "0.05", "--eval_every", "0.03").folder

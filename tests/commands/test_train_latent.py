@@ -41,6 +41,7 @@ def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     return start
 
 
+@pytest.mark.curves
 @pytest.mark.parametrize("reconstruction", ["l1", "l2", "bernoulli"])
 @pytest.mark.parametrize("kind", ["vae", "autoencoder"])
 def test_an_autoencoder_leaves_a_folder_that_explains_itself(kind: str, reconstruction: str, train) -> None:
