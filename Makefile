@@ -54,6 +54,9 @@ train_vae: environment ## train an autoencoder in a detached session
 train_latent: environment ## train a latent flow in a detached session
 	@$(WITH_ARGS) scripts/sh/launch.sh train_latent "$${args[@]}"
 
+distill: environment ## train a student of a run: one evaluation an image
+	@$(WITH_ARGS) scripts/sh/launch.sh distill "$${args[@]}"
+
 train_mnist: environment ## train a flow with the recipe mnist: digits
 	@$(WITH_ARGS) scripts/sh/launch.sh train_flow --recipe mnist "$${args[@]}"
 

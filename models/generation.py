@@ -19,7 +19,7 @@ from models.diffusion.noise import shape_noise
 from models.diffusion.samplers import SAMPLERS, Step, find_sampler
 from models.diffusion.times import Grid, build_grid
 from models.errors import UserError
-from models.model import Model
+from models.model import DenoiserSpec, Model, Student
 from models.progress import progress
 from models.randomness import Draw, image_draw
 from models.ranges import Share, check_ranges
@@ -31,6 +31,14 @@ def default_steps(sampler: str, timesteps: int) -> int:
     """Return the default number of sampling steps. timesteps: length of the chain, 0 for a continuous schedule."""
     usual = 12 if find_sampler(sampler).nfe(50) > 50 else 50
     return min(usual, timesteps) if timesteps > 0 else usual
+
+
+def default_sampler(spec: DenoiserSpec, sampler: str | None, steps: int | None, usual: str) -> tuple[str, int]:
+    """Return the sampler and its steps for a model. Values that are None get defaults. usual: the default sampler."""
+    if spec.student is not None:
+        return sampler or "ddim", steps or spec.student.evaluations
+    sampler = sampler or usual
+    return sampler, default_steps(sampler, spec.timesteps) if steps is None else steps
 
 
 def labels_in_turn(count: int, classes: int) -> list[int] | None:
@@ -74,6 +82,8 @@ class Sampling:
                 others = ", ".join(able) or "no sampler"
                 raise UserError(f"`{name}`: sampler {self.sampler} does not have it; {others} has it")
         sampler.check(options)
+        if model.spec.student is not None:
+            self._check_student(model.spec.student)
         self.levels(model)
         # The last step adds no noise.
         adds_noise = self.steps > 1 and sampler.adds_noise({**sampler.options, **options})
@@ -86,6 +96,22 @@ class Sampling:
         if low > high:
             raise UserError(f"`guidance_interval` {low} {high}: must be two flow times with 0 <= low <= high <= 1")
         self._check_guidance(model)
+
+    def _check_student(self, student: Student) -> None:
+        """Raise UserError for settings that differ from those which the student has learnt."""
+        known = Sampling(steps=student.evaluations)
+        for name in ("sampler", "steps", "grid", "guidance_scale", "weak"):
+            if getattr(self, name) != getattr(known, name):
+                option, value = ("autoguidance", "") if name == "weak" else (name, f" {getattr(self, name)}")
+                raise UserError(
+                    f"`{option}`{value}: the model is {student.describe()}, and can do nothing else",
+                    f"leave out `{option}`",
+                    f"use the teacher: `run {student.teacher}`",
+                )
+        if self.options.get("eta"):
+            raise UserError(
+                "`eta`: a student adds no noise", "leave it out", f"use the teacher: `run {student.teacher}`"
+            )
 
     def _check_guidance(self, model: Model) -> None:
         if self.weak is None:
@@ -102,7 +128,9 @@ class Sampling:
                 raise UserError(f"`autoguidance` {self.weak.name}: trained with other {words} than {model.name}")
 
     def levels(self, model: Model) -> Grid:
-        """Return the grid of noise levels that the sampler walks."""
+        """Return the grid of noise levels that the sampler walks. A student has its own."""
+        if model.spec.student is not None:
+            return Grid.of(model.noise_schedule, torch.tensor(model.spec.student.times, dtype=torch.float64))
         return build_grid(self.grid, model.noise_schedule, self.steps)
 
     def walk(self, denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[Step]:
@@ -198,6 +226,22 @@ def spaced_steps(grid: Grid, count: int) -> set[int]:
     return {int((ends - flow_time).abs().argmin()) for flow_time in spaced}
 
 
+def start_from_noise(
+    model: Model,
+    sampling: Sampling,
+    grid: Grid,
+    denoiser: Denoiser,
+    indices: range,
+    labels: Sequence[int] | None,
+    seed: int,
+) -> Start:
+    """Return the start of the images with these indices, from the noise of the seed. labels: of all images."""
+    label = None if labels is None else torch.tensor([labels[index] for index in indices], device=model.device)
+    draw = image_draw(seed, indices, model.device)
+    noise = shape_noise(model.spec.initial_noise, draw((len(indices), *model.space.shape)))
+    return Start(noise, 1.0, label, sampling.walk(with_labels(denoiser, label), noise, grid, draw))
+
+
 @torch.no_grad()
 def generate_from(
     begin: Callable[[Denoiser, range], Start],
@@ -248,10 +292,7 @@ def generate(
     grid = sampling.levels(model)
 
     def begin(denoiser: Denoiser, indices: range) -> Start:
-        label = None if labels is None else torch.tensor([labels[index] for index in indices], device=model.device)
-        draw = image_draw(seed, indices, model.device)
-        noise = shape_noise(model.spec.initial_noise, draw((len(indices), *model.space.shape)))
-        return Start(noise, 1.0, label, sampling.walk(with_labels(denoiser, label), noise, grid, draw))
+        return start_from_noise(model, sampling, grid, denoiser, indices, labels, seed)
 
     kept = spaced_steps(grid, frames)
     return generate_from(begin, model, sampling, count, sampling.steps, batch_size, kept, FRAMED, over_ranks)
@@ -263,17 +304,18 @@ def sample(
     labels: Sequence[int | str] | None = None,
     seed: int = 0,
     batch_size: int = 256,
-    sampler: str = "heun",
+    sampler: str | None = None,
     steps: int | None = None,
     **sampling: Any,
 ) -> Tensor:
     """Return `count` images, uint8 (count, C, H, W) on the CPU. Raises UserError.
 
-    labels: classes that the images cycle through, by number or name, None for all. steps: None for the sampler's
-    default. sampling: other fields of `Sampling`, such as guidance_scale, or options of the sampler.
+    labels: classes that the images cycle through, by number or name, None for all. sampler: None for heun, or for what
+    a student has learnt. steps: None for the sampler's default. sampling: other fields of `Sampling`, such as
+    guidance_scale, or options of the sampler.
     """
     values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
-    steps = default_steps(sampler, model.spec.timesteps) if steps is None else steps
+    sampler, steps = default_sampler(model.spec, sampler, steps, "heun")
     settings = Sampling(sampler, steps, options=sampling, **values)
     named = None if labels is None else named_labels(model, labels)[0]
     in_turn = choose_labels(model, named, count)

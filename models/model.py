@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,12 +27,37 @@ WEIGHTS = ("ema", "raw")
 
 
 @dataclass(frozen=True)
+class Student:
+    """What a distilled denoiser has learnt: the map of its teacher's sampler, in few evaluations.
+
+    times: decreasing from 1 to 0; the student knows no level but these. teacher, sha256: run and hash of the teacher's
+    checkpoint. sampling: the teacher's sampler in words. guidance_scale: built into the student's images.
+    """
+
+    times: tuple[float, ...]
+    teacher: str
+    sha256: str
+    sampling: str
+    guidance_scale: float
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.times) - 1
+
+    def describe(self) -> str:
+        """Return what it is in words, e.g. "1 evaluation, student of mnist, guidance 1.25 built in"."""
+        evaluations = f"{self.evaluations} evaluation{'s' * (self.evaluations > 1)}"
+        guidance = f", guidance {self.guidance_scale:g} built in" if self.guidance_scale != 1 else ""
+        return f"{evaluations}, student of {self.teacher}{guidance}"
+
+
+@dataclass(frozen=True)
 class DenoiserSpec:
     """Everything that defines a denoiser except its weights, as stored in checkpoints. classes: 0 for unlabelled data.
 
     network: a variant of `models.networks`. network_options: options of its constructor. timesteps: length of the
     chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
-    guidance. untrained: labels of the classes without a training image.
+    guidance. untrained: labels of the classes without a training image. student: None unless it was distilled.
     """
 
     network: str
@@ -47,6 +72,7 @@ class DenoiserSpec:
     label_drop: float
     initial_noise: str = "gaussian"
     untrained: tuple[int, ...] = ()
+    student: Student | None = None
 
     @property
     def trained(self) -> list[int]:
@@ -74,7 +100,9 @@ class DenoiserSpec:
     def facts(self) -> dict[str, Any]:
         """Return the specification as plain lists, numbers and strings, for YAML."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return plain({**values, "space": spaces.to_facts(self.space)})
+        student = values.pop("student")
+        described = {} if student is None else {"student": asdict(student)}
+        return plain({**values, "space": spaces.to_facts(self.space), **described})
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], locate: spaces.Locate) -> DenoiserSpec:
@@ -82,7 +110,11 @@ class DenoiserSpec:
         try:
             space = spaces.from_facts(facts["space"], locate)
             names, untrained = tuple(facts["class_names"]), tuple(facts.get("untrained", ()))
-            return cls(**{**facts, "space": space, "class_names": names, "untrained": untrained})
+            student = facts.get("student")
+            if student is not None:
+                student = Student(**{**student, "times": tuple(student["times"])})
+            known = {"space": space, "class_names": names, "untrained": untrained, "student": student}
+            return cls(**{**facts, **known})
         except (KeyError, TypeError) as error:
             raise UserError(f"the checkpoint does not describe a denoiser ({error})") from None
 
@@ -113,6 +145,17 @@ class Model:
     def name(self) -> str:
         """Path of the checkpoint, for messages."""
         return "the model" if self.origin is None else str(self.origin.path)
+
+
+def require_every_level(model: Model, work: str) -> None:
+    """Raise UserError if the model is a student, for work that needs noise levels it has not learnt."""
+    if model.spec.student is not None:
+        student = model.spec.student
+        raise UserError(
+            f"{work}: {model.name} is a student and knows {student.evaluations} noise level"
+            f"{'s' * (student.evaluations > 1)}, not all",
+            f"use its teacher: `run {student.teacher}`",
+        )
 
 
 def load_model(

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     if flags.between == "images":
         if flags.images is not None and (len(flags.images) % 2 or not flags.images):
             raise UserError(f"--images: {len(flags.images)} indices, expected two a row")
-        if flags.sampling.sampler not in ("ddim", "euler") or flags.sampling.options.eta not in (None, 0):
+        if flags.sampling.sampler not in (None, "ddim", "euler") or flags.sampling.options.eta not in (None, 0):
             raise UserError("--between images inverts the sampler: use --sampler ddim or euler, and leave out --eta")
         if flags.labels is not None:
             raise UserError("--labels: --between images keeps the classes of the test images; leave it out")

@@ -43,7 +43,7 @@ class StatusFlags:
     """Folder of the run folders. The variable EXPERIMENTS_DIR sets its default."""
     dataset: tuple[str, ...] = ()
     """Show only runs on these data sets."""
-    task: tuple[Literal["train_ddpm", "train_flow", "train_latent", "train_vae"], ...] = ()
+    task: tuple[Literal["train_ddpm", "train_flow", "train_latent", "distill", "train_vae"], ...] = ()
     """Show only runs of these tasks."""
     state: tuple[Literal["running", "finished", "interrupted", "failed", "dead", "unreadable"], ...] = ()
     """Show only runs in these states."""

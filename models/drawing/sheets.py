@@ -137,7 +137,7 @@ def strip(
         heading = title if blocks == 1 else ""
         titles = {"title": heading, "column_titles": captions, "row_titles": row_titles[rows]}
         pictures.append(grid(tiles, len(frames), scale=scale, **titles))
-    return pictures[0] if blocks == 1 else _side_by_side(pictures, title)
+    return pictures[0] if blocks == 1 else side_by_side(pictures, title)
 
 
 def large(image: Tensor, title: str = "") -> Image.Image:
@@ -245,7 +245,7 @@ def _enlarged(tile: np.ndarray, scale: int) -> np.ndarray:
     return np.asarray(large).reshape(height * scale, width * scale, -1)
 
 
-def _side_by_side(pictures: Sequence[Image.Image], title: str) -> Image.Image:
+def side_by_side(pictures: Sequence[Image.Image], title: str) -> Image.Image:
     """Return pictures beside each other below a title."""
     width = sum(picture.width + 2 * GAP for picture in pictures) - 2 * GAP
     heading = _heading(title, width)

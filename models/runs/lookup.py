@@ -10,6 +10,9 @@ from models.runs.yaml_files import read_yaml
 
 CONFIG = "config.txt"
 MATCHES_SHOWN = 5  # Number of names in the error message if a part of a name is in several.
+# The tasks that train a model to sample from, and those whose models know every noise level.
+TEACHERS = ("train_ddpm", "train_flow", "train_latent")
+DENOISING = (*TEACHERS, "distill")
 NEEDED = "autoencoder"  # Subfolder of a run, with a copy of the autoencoder checkpoint that the run uses.
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from models.errors import UserError
+from models.learning_rate import OptimizerSettings
 from models.places import experiments_dir
 from models.ranges import Resumable
-from models.runs.lookup import NEEDED, find_run, read_config
+from models.runs.lookup import DENOISING, NEEDED, find_run, read_config
 from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 from scripts.cli.arguments import (
@@ -27,10 +28,10 @@ from scripts.cli.arguments import (
     to_config,
     with_settings,
 )
-from scripts.cli.flags import AutoencoderFlags, CodingFlags, TrainFlags
+from scripts.cli.flags import AutoencoderFlags, CodingFlags, StudentFlags, TrainFlags
 from scripts.cli.recipes import settings_of
 
-AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags)
+AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags, StudentFlags)
 AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)
 
 
@@ -81,18 +82,35 @@ def read_coding(argv: Sequence[str], default: AnyCoding, task: str, description:
     """
     settings: dict[str, Any] = {}
     if {"-h", "--help"}.isdisjoint(argv):
-        config = _config_of(read_ahead(argv))
-        settings = {key: config[key] for key in config if key in ("dataset", "data_root") or key.startswith("dataset.")}
+        settings = data_settings(_config_of(read_ahead(argv), "train_vae"))
         _, unknown = with_settings(default, settings)
         settings = {key: value for key, value in settings.items() if key not in unknown}
     return parse_flags(argv, default, task, description, settings)
 
 
-def _config_of(ahead: Mapping[str, str]) -> dict[str, Any]:
-    """Return the config of the run --run or the file --checkpoint; {} if the file has no .yaml beside it."""
+def read_student(argv: Sequence[str], default: StudentFlags, description: str) -> Request[StudentFlags]:
+    """Return the flags of `distill`; the teacher's optimizer settings are defaults. Imports no torch. Raises UserError."""
+    ahead, settings = read_ahead(argv), {}
+    if {"-h", "--help"}.isdisjoint(argv) and "resume" not in ahead:
+        config = _config_of(ahead, DENOISING)
+        names = {field.name for field in dataclasses.fields(OptimizerSettings)} - {"accumulate"}
+        settings = {key: value for key, value in config.items() if key in names}
+    return read_training(argv, "distill", default, description, settings)
+
+
+def data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that name its data set."""
+    return {key: config[key] for key in config if key in ("dataset", "data_root") or key.startswith("dataset.")}
+
+
+def _config_of(ahead: Mapping[str, str], task: str | tuple[str, ...]) -> dict[str, Any]:
+    """Return the config of the run --run or the file --checkpoint; {} if the file has no .yaml beside it.
+
+    task: of a run that is named in part.
+    """
     if ahead.get("checkpoint", "last") in ("last", "best"):
         folder = Path(ahead.get("experiments_dir") or experiments_dir())
-        return read_config(find_run(ahead.get("run") or "latest", folder, task="train_vae"))
+        return read_config(find_run(ahead.get("run") or "latest", folder, task))
     facts = Path(ahead["checkpoint"]).with_suffix(".yaml")
     return read_yaml(facts).get("config", {}) if facts.is_file() else {}
 
@@ -129,9 +147,11 @@ def _resumed(
         if requested.get(word) not in (None, stored.get(word)):
             raise UserError(f"{folder.name} cannot be resumed with --{word} {requested[word]} (was {stored.get(word)})")
     before, unknown = with_settings(default, stored)  # settings added since the run have their defaults
-    stored = {key: value for key, value in stored.items() if key not in unknown}
+    unknown = [key for key in unknown if not key.startswith(getattr(default, "inherited", ()))]
+    known = to_config(before)
+    stored = {key: value for key, value in stored.items() if key in known}
     flags = parse_flags(argv, default, task, _with_source(description, folder.name), stored)
-    original, fixed = to_config(before), [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
+    original, fixed = known, [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
     config = to_config(flags)
     changed = [name for name in fixed if name not in NOT_STORED and config[name] not in (original.get(name), "auto")]
     if changed:

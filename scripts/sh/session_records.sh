@@ -8,7 +8,7 @@
 #                     exists) and exit (the exit code)
 
 # The tasks that run on several processes. All other tasks run on one.
-parallel_tasks='evaluate generate train_ddpm train_flow train_latent train_vae'
+parallel_tasks='distill evaluate generate train_ddpm train_flow train_latent train_vae'
 
 die() { # CODE MESSAGE
     printf 'error: %s\n' "$2" >&2

@@ -23,6 +23,7 @@ from models.evaluation.sample_test import DISTANCE, SampleTest
 from models.generation import Sampling, default_steps
 from models.model import DenoiserSpec
 from models.randomness import derive_seed
+from models.runs.lookup import DENOISING
 from models.spaces import Fitted, Space, Surroundings
 from models.training.denoising_objective import DenoisingObjective
 from models.variants import SPACES
@@ -32,7 +33,6 @@ from scripts.cli.settings import Request, read_training
 from scripts.tasks import run_data
 from scripts.tasks.extractors import FEATURES_CACHE, classifier_of
 from scripts.tasks.run_data import data_facts, identity_of
-from scripts.tasks.sampling import DENOISING
 from scripts.tasks.training import (
     Prepared,
     check_batch,

@@ -21,6 +21,7 @@ from models.evaluation.images import Images
 from models.evaluation.recognition import confusion_counts
 from models.evaluation.statistics import wilson_interval
 from models.evaluation.text_tables import text_table
+from models.model import require_every_level
 from models.runs.yaml_files import plain
 from models.spaces import ImageRows
 from models.spaces.encoded import encode_images
@@ -83,6 +84,7 @@ def _denoiser_classifier(flags: BayesFlags, path: Path) -> _Classifier:
     if flags.method == "likelihood":
         method = Likelihood(**vars(flags.ode))
     model = open_model(path, flags.model)
+    require_every_level(model, "the answers of a classifier")
     if model.spec.classes == 0:
         raise UserError(f"{path} is a model without labels: p(x|y) needs a conditional run", "use another `run`")
     method.check(model.noise_schedule, model.space.shape, model.spec.initial_noise)

@@ -20,11 +20,11 @@ from models.evaluation.measure_names import BETTER, format_value, is_share, kind
 from models.evaluation.statistics import Measurement, Z, difference_of_shares
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
-from models.runs.lookup import find_run
+from models.runs.lookup import DENOISING, find_run
 from models.spaces import Identity
 from scripts.cli.terminal import tell
 from scripts.tasks.protocol import unused_path
-from scripts.tasks.sampling import DENOISING, make_folder
+from scripts.tasks.sampling import make_folder
 
 if TYPE_CHECKING:
     from scripts.evaluate import CompareFlags

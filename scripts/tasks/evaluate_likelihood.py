@@ -17,7 +17,7 @@ from models.errors import UserError
 from models.evaluation.code_length import GreyLevels, Method, Parts, SpreadDensity, VariationalBound, bits_per_dimension
 from models.evaluation.images import Images
 from models.evaluation.statistics import refuse_infinite
-from models.model import Model
+from models.model import Model, require_every_level
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
 from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, resolve_model
@@ -37,6 +37,7 @@ def main(flags: LikelihoodFlags) -> None:
     flags = replace(flags, model=resolve_model(flags.model))
     path = find_checkpoint(flags.model)
     model = open_model(path, flags.model)
+    require_every_level(model, "the likelihood")
     if model.space.grey_levels is None:
         message = f"{path} is a model of latents: its density does not give the bits per dimension of images"
         raise UserError(message, "use a `run` trained on pixels")

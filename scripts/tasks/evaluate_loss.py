@@ -18,7 +18,7 @@ from models.evaluation.images import Images
 from models.evaluation.noise_loss import by_bin, noise_losses
 from models.evaluation.statistics import refuse_infinite
 from models.evaluation.text_tables import text_table
-from models.model import Model
+from models.model import Model, require_every_level
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
 from scripts.tasks.sampling import describe_model, find_checkpoint, folder_in_run, open_model, resolve_model
@@ -31,6 +31,7 @@ def main(flags: NoiseLossFlags) -> None:
     flags = replace(flags, model=resolve_model(flags.model))
     path = find_checkpoint(flags.model)
     model = open_model(path, flags.model)
+    require_every_level(model, "the error by t")
     dataset = protocol.load_data_of_run(path, flags.data)
     test, indices = protocol.spread_over(dataset, "test", flags.num_images)
     train, _ = protocol.spread_over(dataset, "train", len(test))

@@ -100,7 +100,13 @@ def _measure_run(flags: SamplesFlags) -> None:
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors)
         _save_npz(samples, folder)
-        settings = {**to_config(flags), "steps": sampling.steps, "checkpoint": str(path), INTERVAL_UNIT: "flow time"}
+        settings = {
+            **to_config(flags),
+            "sampler": sampling.sampler,
+            "steps": sampling.steps,
+            "checkpoint": str(path),
+            INTERVAL_UNIT: "flow time",
+        }
         settings["labels"] = chosen.labels
         write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))
 

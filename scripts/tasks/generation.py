@@ -69,7 +69,7 @@ def write_samples(flags: GenerateFlags) -> None:
             export_run(model, flags.export)
         return
     sampling = open_sampling(flags.sampling, flags.model, model)
-    flags = replace(flags, sampling=replace(flags.sampling, steps=sampling.steps))
+    flags = replace(flags, sampling=replace(flags.sampling, sampler=sampling.sampler, steps=sampling.steps))
     chosen, names = read_labels(flags.labels, model), model.spec.class_names
     if flags.labels is None and model.spec.untrained and processes.is_rank_zero():
         lost = shorten_names(names[label] for label in model.spec.untrained)

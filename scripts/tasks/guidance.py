@@ -33,7 +33,7 @@ ASPECT = 1.6  # Width by height of the picture that cells are arranged for, as a
 
 def compare_scales(flags: GuidanceFlags) -> None:
     """Write the pictures and the table into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "guidance")
     for scale in flags.scales:
         check_guidance(shown.model, scale)
     classes = tuple(shown.chosen.labels or range(shown.model.spec.classes))

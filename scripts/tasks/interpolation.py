@@ -36,7 +36,13 @@ class _Ends(NamedTuple):
 
 def draw_interpolation(flags: InterpolateFlags) -> None:
     """Write the picture into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels)
+    shown = Shown.open(
+        flags.model,
+        flags.sampling,
+        flags.show,
+        flags.labels,
+        "the noise of an image" if flags.between == "images" else "",
+    )
     if flags.between != "classes":
         shown.need_gaussian_noise(f"--between {flags.between}")
     elif shown.model.spec.classes < 2:

@@ -18,18 +18,17 @@ import torch
 from models import devices
 from models.class_names import LISTED, numbered
 from models.errors import UserError
-from models.generation import Sampling, default_steps, named_labels
+from models.generation import Sampling, default_sampler, named_labels
 from models.model import WEIGHTS, Model, load_model
 from models.progress import progress
 from models.runs import checkpoints
-from models.runs.lookup import find_run
+from models.runs.lookup import DENOISING, find_run
 from models.runs.status import liveness, read_status
 from models.spaces.latents import find_autoencoder
 from models.training.interrupts import Interrupts
 from scripts.cli.flags import ModelFlags, SamplerFlags
 from scripts.cli.terminal import tell
 
-DENOISING = ("train_ddpm", "train_flow", "train_latent")
 FILM_FRAMES = 40  # Frames of an animation of the reverse process.
 
 
@@ -108,9 +107,10 @@ def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) ->
         if path.suffix != ".safetensors":
             path = checkpoints.resolve_checkpoint(_find_run(flags.autoguidance, model_flags))
         weak = open_model(path, model_flags)
+    sampler, steps = default_sampler(model.spec, flags.sampler, flags.steps, "ddim")
     sampling = Sampling(
-        sampler=flags.sampler,
-        steps=default_steps(flags.sampler, model.spec.timesteps) if flags.steps is None else flags.steps,
+        sampler=sampler,
+        steps=steps,
         grid=flags.grid,
         options={name: value for name, value in vars(flags.options).items() if value is not None},
         guidance_scale=flags.guidance_scale,

@@ -32,7 +32,7 @@ from models.generation import (
     join,
     rows_in_turn,
 )
-from models.model import Model
+from models.model import Model, require_every_level
 from models.randomness import Draw, derive_seed, image_draw
 from models.runs.files import write_text
 from scripts.cli.arguments import to_config
@@ -68,11 +68,21 @@ class Shown:
 
     @classmethod
     def open(
-        cls, flags: ModelFlags, sampler: SamplerFlags, show: ShowFlags, labels: Sequence[str] | None = None
+        cls,
+        flags: ModelFlags,
+        sampler: SamplerFlags,
+        show: ShowFlags,
+        labels: Sequence[str] | None = None,
+        every_level: str = "",
     ) -> Shown:
-        """Load the model. labels: words of --labels. Raises UserError if the flags do not fit the model."""
+        """Load the model. labels: words of --labels. every_level: the work, if it needs a model of all noise levels.
+
+        Raises UserError if the flags do not fit the model.
+        """
         flags = resolve_model(flags)
         model = open_model(find_checkpoint(flags), flags)
+        if every_level:
+            require_every_level(model, every_level)
         return cls(flags, show, model, open_sampling(sampler, flags, model), read_labels(labels, model))
 
     @property
@@ -162,7 +172,12 @@ class Shown:
         with new_folder(self.show.out, self.path, kind, words) as folder:
             self.chosen.tell()
             yield folder
-            settings = {**to_config(flags), **to_config(self.flags), "steps": self.sampling.steps}
+            settings = {
+                **to_config(flags),
+                **to_config(self.flags),
+                "sampler": self.sampling.sampler,
+                "steps": self.sampling.steps,
+            }
             settings |= {"checkpoint": str(self.path), INTERVAL_UNIT: "flow time"}
             settings |= {} if self.chosen.labels is None else {"labels": self.chosen.labels}
             write_text(folder / "config.txt", yaml.safe_dump(settings, sort_keys=False))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import data
 from data import ImageData, Split
-from data.batches import Batches
 from data.readers.layouts import shorten_names
 from data.readers.memory import free_memory
 from data.readers.streamed import Broken
@@ -33,9 +32,10 @@ from models.training.budget import Budget
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
 from models.training.objectives import Objective
+from models.training.stepper import BatchSource
 from scripts.cli.arguments import spell
 from scripts.cli.command import ending
-from scripts.cli.flags import AutoencoderFlags, RunFlags, SourceFlags, TrainFlags
+from scripts.cli.flags import AutoencoderFlags, RunFlags, SourceFlags, StudentFlags, TrainFlags
 from scripts.cli.settings import AnyFlags, Request
 from scripts.tasks import run_data
 
@@ -54,7 +54,7 @@ class Prepared:
 
     objective: Objective
     network: nn.Module
-    batches: Batches
+    batches: BatchSource
     settings: TrainSettings
     config: dict[str, Any]
     facts: dict[str, Any]
@@ -113,13 +113,15 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
         trainer.train(interrupts)
 
 
-def _open_run(folder: Path | None, task: str, flags: TrainFlags | AutoencoderFlags, prepared: Prepared) -> Run:
+def _open_run(
+    folder: Path | None, task: str, flags: TrainFlags | AutoencoderFlags | StudentFlags, prepared: Prepared
+) -> Run:
     """Return a new run, or the run to resume, in every process. Rank 0 prints its folder."""
     opened: list[Run] = []
 
     def open_folder() -> Path:
         if folder is None:
-            run = Run.create(Path(flags.run.experiments_dir), task, flags.dataset, flags.run.name)
+            run = Run.create(Path(flags.run.experiments_dir), task, prepared.config["dataset"], flags.run.name)
             for needed in prepared.needs:
                 checkpoints.copy_checkpoint(needed, run.folder / NEEDED)
         else:
@@ -222,7 +224,7 @@ def resolve_flags(flags: AnyFlags) -> AnyFlags:
     return replace(flags, run=run, budget=budget)
 
 
-def check_batch(flags: TrainFlags | AutoencoderFlags) -> None:
+def check_batch(flags: TrainFlags | AutoencoderFlags | StudentFlags) -> None:
     """Raise UserError if batch_size is less than world size times `accumulate`."""
     size, parts = flags.optimizer.batch_size, processes.world_size() * flags.optimizer.accumulate
     if size < parts:
@@ -280,13 +282,13 @@ def spaced_rows(length: int, count: int) -> Tensor:
     return torch.linspace(0, length - 1, min(count, length)).long()
 
 
-def train_settings(flags: TrainFlags | AutoencoderFlags, best_by: str = "test_loss") -> TrainSettings:
+def train_settings(flags: TrainFlags | AutoencoderFlags | StudentFlags, best_by: str = "test_loss") -> TrainSettings:
     """Return the settings of the loop. best_by: the column of metrics.csv that decides on the best checkpoint."""
     run, obstacle = flags.run, recording_obstacle(flags)
     return TrainSettings(flags.optimizer, flags.budget, flags.report, run.seed, run.compile == "on", best_by, obstacle)
 
 
-def recording_obstacle(flags: TrainFlags | AutoencoderFlags) -> str | None:
+def recording_obstacle(flags: TrainFlags | AutoencoderFlags | StudentFlags) -> str | None:
     """Return why steps are not recorded as a CUDA graph, None if they are. Raises UserError if `graph` is on."""
     run, optimizer = flags.run, flags.optimizer
     first, end = processes.rank_share(optimizer.batch_size)

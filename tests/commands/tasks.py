@@ -21,7 +21,7 @@ from data import ImageData, Split
 from models.runs import checkpoints
 from models.variants import DATA_SETS
 
-PARALLEL = ("train_ddpm", "train_flow", "train_latent", "train_vae", "generate", "evaluate")
+PARALLEL = ("distill", "train_ddpm", "train_flow", "train_latent", "train_vae", "generate", "evaluate")
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (
     *("--network.width", "8", "--network.multipliers", "1", "2"),

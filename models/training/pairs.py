@@ -1,0 +1,108 @@
+"""Batches of a teacher's images, addressed by step, from which a student learns.
+
+The teacher maps the noise of each image number to an image, as `generate` does. The noisy images at the student's
+levels on that way are kept in a bounded buffer on the device, and used several times. All follow from the seed, so a
+resumed run computes again what it needs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.generation import Sampling, choose_labels, sampled_denoiser, start_from_noise
+from models.model import Model
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model and how it is sampled. evaluations: of its student, one for each part of the sampler's steps."""
+
+    model: Model
+    sampling: Sampling
+    evaluations: int
+
+    @property
+    def kept(self) -> list[int]:
+        """Positions in the teacher's grid of the student's levels, from 0 for noise to the end for the image."""
+        return [index * self.sampling.steps // self.evaluations for index in range(self.evaluations + 1)]
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The student's times, from 1 to 0."""
+        return tuple(self.sampling.levels(self.model).levels.t[self.kept].tolist())
+
+    def labels(self, indices: range) -> list[int] | None:
+        """Return the labels of the images with these numbers: the trained classes in turn, or None."""
+        in_turn = choose_labels(self.model, None, indices.stop)
+        return None if in_turn is None else in_turn[indices.start :]
+
+    @torch.no_grad()
+    def states(self, indices: range, seed: int) -> Tensor:
+        """Return the images with these numbers at the student's levels: (evaluations + 1, N, C, H, W) in its space.
+
+        The first are the noise of `generate` for this seed, the last its images before they are decoded.
+        """
+        denoiser, _ = sampled_denoiser(self.model, self.sampling)
+        labels = choose_labels(self.model, None, indices.stop)
+        grid = self.sampling.levels(self.model)
+        start = start_from_noise(self.model, self.sampling, grid, denoiser, indices, labels, seed)
+        states = [start.noisy, *(step.noisy for step in start.steps)]
+        return torch.stack([states[position] for position in self.kept])
+
+
+class TeacherBatches:
+    """Batches of (noisy image at one of the student's levels, the image that its estimate is to reach).
+
+    Every batch of the teacher is used in `reuse` steps, and at most `buffer` batches are kept. size: length of an
+    epoch in images. share: the rows [first, last) of every batch that this process takes.
+    """
+
+    def __init__(
+        self, teacher: Teacher, seed: int, batch_size: int, reuse: int, buffer: int, size: int, share: tuple[int, int]
+    ) -> None:
+        self.teacher, self.seed, self.batch_size, self.reuse, self.size = teacher, seed, batch_size, reuse, size
+        self.share, device = share, teacher.model.device
+        rows, shape = share[1] - share[0], teacher.model.space.shape
+        self.states = torch.empty(buffer, teacher.evaluations + 1, rows, *shape, device=device)
+        self.labels = torch.zeros(buffer, rows, dtype=torch.int64, device=device)
+        self.held: list[int | None] = [None] * buffer
+
+    def __len__(self) -> int:
+        return self.size
+
+    def number(self, step: int) -> int:
+        """Return the number of the teacher's batch that a step uses: a new one at every `reuse`-th step.
+
+        The other steps use batches that are as far back as the buffer allows, so that their images are less alike.
+        """
+        newest, use = divmod(step, self.reuse)
+        delay = use * ((len(self.held) - 1) // max(self.reuse - 1, 1))
+        return (newest - delay) % (newest + 1)
+
+    def plan(self, step: int) -> dict[str, Tensor]:
+        """Return the place of each row in the buffer, and the index of its level: (N,) int64 on the CPU.
+
+        The teacher computes the batch of the step first, unless the buffer holds it.
+        """
+        number, rows = self.number(step), torch.arange(self.share[1] - self.share[0])
+        slot = number % len(self.held)
+        if self.held[slot] != number:
+            self._fill(slot, number)
+        levels = (rows + self.share[0] + step) % self.teacher.evaluations
+        return {"place": slot * len(rows) + rows, "level": levels}
+
+    def _fill(self, slot: int, number: int) -> None:
+        first, end = (number * self.batch_size + bound for bound in self.share)
+        self.states[slot] = self.teacher.states(range(first, end), self.seed)
+        labels = self.teacher.labels(range(first, end))
+        if labels is not None:
+            self.labels[slot] = torch.tensor(labels, device=self.labels.device)
+        self.held[slot] = number
+
+    def gather(self, plan: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (N, 2, C, H, W), the noisy images at the level and at the next one, and labels (N,)."""
+        slots, rows = plan["place"] // self.labels.shape[1], plan["place"] % self.labels.shape[1]
+        pairs = [self.states[slots, plan["level"] + after, rows] for after in (0, 1)]
+        return torch.stack(pairs, dim=1), self.labels[slots, rows]

@@ -1,0 +1,24 @@
+"""Distil a trained run: train a student that makes an image in one, two or four evaluations of the network."""
+
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
+from scripts.cli.command import run_command
+from scripts.cli.flags import StudentFlags
+from scripts.cli.settings import read_student
+
+DESCRIPTION = """Train a student of a run's own sampler, which needs one evaluation for an image. Prints the run folder.
+
+A deterministic sampler of few steps maps noise to an image. The student learns that map."""
+
+
+def main(argv: list[str]) -> None:
+    request = read_student(argv, StudentFlags(), DESCRIPTION)
+    from scripts.tasks.distilling import prepare_student
+    from scripts.tasks.training import run_training
+
+    run_training(request, prepare_student)
+
+
+if __name__ == "__main__":
+    run_command(main, parallel=True)

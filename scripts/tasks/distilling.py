@@ -1,0 +1,144 @@
+"""The work of `distill`: open the teacher, and build the objects that train its student."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import devices, processes
+from models.diffusion.samplers import find_sampler
+from models.drawing.sheets import check_sample_sheet
+from models.errors import UserError
+from models.generation import Sampling
+from models.model import Model, Student, load_model
+from models.randomness import derive_seed
+from models.runs import checkpoints
+from models.runs.lookup import TEACHERS, find_run
+from models.runs.status import liveness, read_status
+from models.training.pairs import Teacher, TeacherBatches
+from models.training.student_objective import StudentObjective
+from scripts.cli.arguments import to_config
+from scripts.cli.flags import StudentFlags, TeacherFlags
+from scripts.cli.settings import data_settings
+from scripts.tasks.protocol import stored_facts
+from scripts.tasks.sampling import name_of
+from scripts.tasks.training import Prepared, train_settings
+
+# Largest error of the clean estimate at t = 1 for a unit error of the network's output that a student can learn with.
+LARGEST_FACTOR = 20.0
+
+
+def prepare_student(flags: StudentFlags, stored: Mapping[str, Any]) -> Prepared:
+    """Load the teacher and build every object. stored: as for `run_training`. Raises UserError."""
+    device = torch.device(flags.run.device)
+    path = find_teacher(flags.teacher, Path(flags.run.experiments_dir))
+    facts = stored_facts(path)
+    _check_same_teacher(path, facts["sha256"], stored)
+    autocast = devices.autocast_dtype(flags.run.precision)
+    teacher = open_teacher(load_model(path, flags.teacher.weights, device, autocast), flags.teacher)
+    spec, sampling = teacher.model.spec, teacher.sampling
+    student = Student(teacher.times, name_of(path), facts["sha256"], sampling.describe(), sampling.guidance_scale)
+    spec = replace(spec, label_drop=0.0, student=student)
+    size, seed, sheets = flags.optimizer.batch_size, flags.run.seed, flags.sheets
+    _, height, width = spec.space.image_shape
+    check_sample_sheet(sheets.num_samples, len(spec.trained), (height, width), sheets.columns, sheets.scale)
+    network = spec.build_network().to(device)
+    network.load_state_dict(teacher.model.denoiser.network.state_dict())
+    train_seed = derive_seed(seed, "pairs")
+    objective = StudentObjective(
+        spec=spec,
+        teacher=teacher,
+        autocast=autocast,
+        train_seed=train_seed,
+        eval_images=flags.report.eval_images,
+        num_samples=sheets.num_samples,
+        seed=seed,
+        columns=sheets.columns,
+        scale=sheets.scale,
+        picture_format=flags.report.format,
+    )
+    epoch, share = facts["data"].get("train") or size, processes.rank_share(size)
+    settings = flags.teacher
+    batches = TeacherBatches(teacher, train_seed, size, settings.reuse, settings.pairs, epoch, share)
+    config = {**data_settings(facts["config"]), **to_config(flags), "teacher_sha256": facts["sha256"]}
+    config["run"] = student.teacher if settings.checkpoint in (checkpoints.LAST, checkpoints.BEST) else settings.run
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    report = [
+        f"{student.describe()}; {spec.network} of {parameters:,} parameters on {device}, {flags.run.precision}"
+        + (f", {processes.world_size()} processes" if processes.world_size() > 1 else ""),
+        f"teacher: {name_of(path)}, step {facts['step']}, {settings.weights} weights ({facts['sha256'][:12]}), "
+        f"{sampling.describe()}",
+    ]
+    return Prepared(
+        objective=objective,
+        network=network.requires_grad_(True),
+        batches=batches,
+        settings=train_settings(flags),
+        config=config,
+        facts={"denoiser": spec.facts(), "data": facts["data"]},
+        report=report,
+        device=device,
+        needs=spec.space.needs,
+    )
+
+
+def find_teacher(flags: TeacherFlags, experiments_dir: Path) -> Path:
+    """Return the teacher's checkpoint file. Raises UserError if there is none, or if it is still training."""
+    if flags.checkpoint not in (checkpoints.LAST, checkpoints.BEST):
+        return Path(flags.checkpoint)
+    run = find_run(flags.run, experiments_dir, TEACHERS)
+    if liveness(read_status(run)) == "running":
+        raise UserError(
+            f"`run` {run.name}: is still training, and its student would imitate weights that change",
+            "wait until it has ended",
+            "stop it",
+            "name a file with `checkpoint`",
+        )
+    return checkpoints.resolve_checkpoint(run, flags.checkpoint)
+
+
+def open_teacher(model: Model, flags: TeacherFlags) -> Teacher:
+    """Return the model as a teacher. Raises UserError if a student cannot learn its sampler's map."""
+    if model.spec.student is not None:
+        raise UserError(
+            f"`run`: {model.name} is a student itself", f"name its teacher: `run {model.spec.student.teacher}`"
+        )
+    sampling = Sampling(
+        flags.sampler,
+        flags.steps,
+        flags.grid,
+        guidance_scale=flags.guidance_scale,
+        guidance_interval=flags.guidance_interval,
+    )
+    sampling.check(model)
+    sampler = find_sampler(flags.sampler)
+    if sampler.adds_noise(sampler.options):
+        raise UserError(
+            f"`sampler` {flags.sampler}: adds noise, so an image is no function of its first noise",
+            "choose a deterministic one, e.g. `sampler heun`",
+        )
+    if flags.steps % flags.evaluations:
+        raise UserError(
+            f"`evaluations` {flags.evaluations}: must divide the teacher's {flags.steps} steps",
+            f"set `steps` {-(-flags.steps // flags.evaluations) * flags.evaluations}",
+        )
+    level = model.noise_schedule.level(torch.ones(1))
+    factor = model.denoiser.prediction.clean_error(level.alpha, level.sigma).item()
+    if factor > LARGEST_FACTOR:
+        raise UserError(
+            f"{model.name} predicts the noise: its clean image at t = 1 is {factor:,.0f} times as uncertain",
+            "train a teacher with `prediction v`",
+        )
+    return Teacher(model, sampling, flags.evaluations)
+
+
+def _check_same_teacher(path: Path, sha256: str, stored: Mapping[str, Any]) -> None:
+    """Raise UserError if a resumed student had another teacher."""
+    known = (((stored.get("denoiser") or {}).get("student")) or {}).get("sha256", sha256)
+    if known != sha256:
+        raise UserError(
+            f"{path} is not the teacher of this student ({known[:12]}), but another model ({sha256[:12]})",
+            "name the teacher's file with `checkpoint`",
+        )
