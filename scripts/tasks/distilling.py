@@ -129,7 +129,7 @@ def open_teacher(model: Model, flags: TeacherFlags) -> Teacher:
     if factor > LARGEST_FACTOR:
         raise UserError(
             f"{model.name} predicts the noise: its clean image at t = 1 is {factor:,.0f} times as uncertain",
-            "train a teacher with `prediction v`",
+            "train a teacher that predicts something else, e.g. v",
         )
     return Teacher(model, sampling, flags.evaluations)
 

@@ -81,6 +81,8 @@ def write_samples(flags: GenerateFlags) -> None:
         writer.assist(model, paths)
         return
     with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
+        if model.spec.student is not None:
+            tell(model.spec.student.describe())
         chosen.tell()
         facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
         if flags.every_checkpoint:

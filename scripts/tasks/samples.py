@@ -63,6 +63,8 @@ def draw_samples(
     nfe = evaluations / count
     card = {"made_by": "generate", "sampling": sampling.describe(), "nfe": nfe, "seed": seed, "noise": IMAGE_NOISE}
     card["quantisation"] = QUANTISATION
+    if model.spec.student is not None:
+        card["student"] = model.spec.student.describe()
     if sampling.weak is not None:
         card["autoguidance"] = sampling.weak.name
     title = f"{describe_model(model)}, {sampling.describe()}, NFE {nfe:g}"
