@@ -139,7 +139,11 @@ class Sampling:
 
     def describe(self) -> str:
         """Return the settings as one phrase, for the titles of pictures."""
-        phrases = [self.sampler, *(f"{name} {value}" for name, value in self.options.items()), f"{self.steps} step{'s' * (self.steps != 1)}"]
+        phrases = [
+            self.sampler,
+            *(f"{name} {value}" for name, value in self.options.items()),
+            f"{self.steps} step{'s' * (self.steps != 1)}",
+        ]
         if self.grid != "uniform":
             phrases.append(f"{self.grid} grid")
         if self.guidance_scale != 1:

@@ -109,6 +109,8 @@ def name_loss(folder: Path) -> str:
     except OSError:
         return "-"
     settings = dict(re.findall(r"^(\w+): (\S+)$", text, re.MULTILINE))  # YAML takes ten times as long.
+    if "teacher_sha256" in settings:
+        return "distance to the teacher"
     return " ".join(settings[key] for key in LOSS_SETTINGS if settings.get(key, "null") not in PLAIN) or "-"
 
 

@@ -45,7 +45,8 @@ MANY = 200  # With at least this many points, a curve is drawn faint, below its 
 def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
     """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
 
-    Each measure of samples, or part of an autoencoder's loss, has a panel. rows: of metrics.csv; cells may be missing.
+    A student's test loss is drawn by class instead. Each measure of samples, or part of an autoencoder's loss, has a
+    panel. rows: of metrics.csv; cells may be missing.
     """
     if any("test_loss_reconstruction" in row for row in rows):
         _draw_autoencoder_curves(rows, path, title)
@@ -56,7 +57,10 @@ def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title:
         over_steps, by_time, *panels = figure.subplots(1, len(widths), width_ratios=widths)
         if _draw_over_steps(over_steps, rows, LOSSES, "loss by step"):
             put_legend_below(over_steps)
-        _draw_by_time(by_time, rows)
+        if any("test_loss_class0" in row for row in rows):
+            _draw_by_class(by_time, rows)
+        else:
+            _draw_by_time(by_time, rows)
         for axes, column in zip(panels, measures, strict=True):
             _draw_samples(axes, rows, column)
 
@@ -167,6 +171,20 @@ def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     scale_axis(axes, bins[[first, last]])
     axes.set_xticks(np.linspace(0, 1, 6))
     put_legend_below(axes)
+
+
+def _draw_by_class(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the last test loss of a student by class: its distance to the teacher's images."""
+    axes.set(title="test loss by class, EMA weights", xlabel="class", ylabel="loss")
+    columns = sorted({c for row in rows for c in row if c.startswith("test_loss_class")}, key=lambda c: int(c[15:]))
+    by_class = np.stack([read_column(rows, column) for column in columns], axis=1)  # (rows, classes)
+    evaluated = np.flatnonzero(np.isfinite(by_class).any(axis=1))
+    if not len(evaluated):
+        _write_notice(axes, "no evaluation yet")
+        return
+    axes.bar(np.arange(len(columns)), by_class[evaluated[-1]], color=COLOURS[1])
+    if len(columns) <= 12:
+        axes.set_xticks(np.arange(len(columns)))
 
 
 def _write_notice(axes: Axes, text: str) -> None:

@@ -24,9 +24,10 @@ from models.runs.run import Run
 from models.training.loop import AVERAGE_EVERY, Trainer
 from models.training.plan import PlanBuffer
 from scripts.cli.arguments import parse_flags
-from scripts.cli.flags import LATENT, AutoencoderFlags, TrainFlags
+from scripts.cli.flags import LATENT, AutoencoderFlags, StudentFlags, TrainFlags
 from scripts.tasks.autoencoding import prepare_autoencoder
 from scripts.tasks.denoising import prepare_denoiser
+from scripts.tasks.distilling import prepare_student
 from scripts.tasks.training import recording_obstacle, resolve_flags
 
 SMALL = ("--device", "cpu", "--batch_size", "8", "--max_steps", "50", "--no-tensorboard", "--eval_images", "8")
@@ -47,7 +48,10 @@ def build(tmp_path: Path) -> Build:
 
     def trainer(task: str, *words: str) -> Trainer:
         argv = [*SMALL, *words, "--experiments_dir", str(tmp_path)]
-        if task == "train_vae":
+        if task == "distill":
+            flags = resolve_flags(parse_flags(argv, StudentFlags(), task, ""))
+            prepared = prepare_student(flags, {})
+        elif task == "train_vae":
             flags = resolve_flags(parse_flags([*argv, *VAE], AutoencoderFlags(), task, ""))
             prepared = prepare_autoencoder(flags, {})
         else:
@@ -140,6 +144,14 @@ def test_two_steps_of_an_autoencoder_issue_the_same_operations(words: tuple[str,
 
 def test_two_steps_in_latents_issue_the_same_operations(build: Build, latent: Sequence[str]) -> None:
     check_two_steps(with_planned_rate(build("train_latent", *latent)))
+
+
+@pytest.mark.parametrize("evaluations", ["1", "2"])
+def test_two_steps_of_a_student_issue_the_same_operations(evaluations: str, build: Build) -> None:
+    """The teacher's sampling is not among them: it belongs to the plan."""
+    teacher = str(build("train_flow", *NETWORKS["dit"]).save())
+    words = ("--checkpoint", teacher, "--steps", "2", "--evaluations", evaluations, "--optimizer", "muon")
+    check_two_steps(with_planned_rate(build("distill", *words)))
 
 
 def check_two_steps(trainer: Trainer) -> None:
