@@ -89,7 +89,10 @@ def read_coding(argv: Sequence[str], default: AnyCoding, task: str, description:
 
 
 def read_student(argv: Sequence[str], default: StudentFlags, description: str) -> Request[StudentFlags]:
-    """Return the flags of `distill`; the teacher's optimizer settings are defaults. Imports no torch. Raises UserError."""
+    """Return the flags of `distill`, with the teacher's optimizer settings as defaults. Raises UserError.
+
+    Imports no torch.
+    """
     ahead, settings = read_ahead(argv), {}
     if {"-h", "--help"}.isdisjoint(argv) and "resume" not in ahead:
         config = _config_of(ahead, DENOISING)

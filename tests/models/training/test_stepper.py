@@ -149,7 +149,7 @@ def test_two_steps_in_latents_issue_the_same_operations(build: Build, latent: Se
 @pytest.mark.parametrize("evaluations", ["1", "2"])
 def test_two_steps_of_a_student_issue_the_same_operations(evaluations: str, build: Build) -> None:
     """The teacher's sampling is not among them: it belongs to the plan."""
-    teacher = str(build("train_flow", *NETWORKS["dit"]).save())
+    teacher = str(build("train_ddpm", *NETWORKS["dit"], "--prediction", "v").save())
     words = ("--checkpoint", teacher, "--steps", "2", "--evaluations", evaluations, "--optimizer", "muon")
     check_two_steps(with_planned_rate(build("distill", *words)))
 
