@@ -139,11 +139,8 @@ class Sampling:
 
     def describe(self) -> str:
         """Return the settings as one phrase, for the titles of pictures."""
-        phrases = [
-            self.sampler,
-            *(f"{name} {value}" for name, value in self.options.items()),
-            f"{self.steps} step{'s' * (self.steps != 1)}",
-        ]
+        options = (f"{name} {value}" for name, value in self.options.items())
+        phrases = [self.sampler, *options, f"{self.steps} step" if self.steps == 1 else f"{self.steps} steps"]
         if self.grid != "uniform":
             phrases.append(f"{self.grid} grid")
         if self.guidance_scale != 1:
