@@ -7,47 +7,43 @@ rules for a row, and how results of other programs can be added.
 if not __package__:
     __import__("cli")  # says what to type, and exits
 
-import fcntl
 import json
-import math
 import os
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Literal
 
 import torch
 from torch import nn
 
 from data import ImageData
-from models import devices
 from models.errors import UserError
 from models.evaluation.classifier import cached_path, pretrained_path
 from models.evaluation.classifier_settings import ClassifierSettings
 from models.evaluation.feature_networks import NETWORKS
 from models.places import experiments_dir
 from models.progress import progress
-from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt
+from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt, ShareBelowOne
 from models.runs.environment import git_commit
-from models.runs.files import write_text
-from models.runs.yaml_files import read_yaml
 from models.training.interrupts import Interrupted, Interrupts
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags, read_ahead, split_at_dashes, to_arguments, to_config
 from scripts.cli.command import run_command
-from scripts.cli.flags import DatasetName, ModelFlags, SamplerFlags, SamplerName, TrainFlags
+from scripts.cli.flags import DatasetName, ModelFlags, SamplerFlags, SamplerName, TeacherFlags, TrainFlags
 from scripts.cli.recipes import RECIPES
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_spec, fit_space, settings_to_measure
+from scripts.tasks.distilling import check_map
 from scripts.tasks.evaluate_compare import REPORT
 from scripts.tasks.extractors import CLASSIFIERS_CACHE
+from scripts.tasks.record_table import EMPTY_TABLE, Spent, Trained, add_rows, refuse_copies, row, table_of
 from scripts.tasks.run_data import identity_of
 from scripts.tasks.sampling import make_folder, open_sampling
 from scripts.tasks.training import load_data
@@ -56,20 +52,9 @@ DESCRIPTION = """Train a recipe and add its results to the records. Prints the f
 
 Flags after -- are for train_flow, as in: -- --network.width 48"""
 MOST_IMAGES = 10_000
-MOST_COPIES = 0.02  # Largest share of near copies of training images under the rules.
-_COPIES = "near_copies_"
 # Evaluation and sheets during training would count as training time, so both are done at the end.
 AT_THE_END = ("--eval_every", "0", "--sample_every", "0", "--checkpoint_every", "0", "--no-tensorboard")
 PATHS = {"data_root", "experiments_dir", "records"}  # Paths differ between machines, so the table's commands omit them.
-COLUMNS = (
-    *("date", "data", "minutes", "entry", "device", "images/s"),
-    *(f"recognised, {name}" for name in NETWORKS),
-    "accuracy score",
-    *(f"distance / floor, {name}" for name in NETWORKS),
-    *("sampler, NFE", "guidance", "images, seeds", "commit", "command"),
-)
-HEADER = f"| {' | '.join(COLUMNS)} |"
-EMPTY_TABLE = f"{HEADER}\n|{'---|' * len(COLUMNS)}\n"
 
 
 @dataclass(frozen=True)
@@ -85,9 +70,14 @@ class RecordFlags:
     scales: tuple[NonNegative, ...] = (1.0, 1.5)
     """Guidance scales, one row each."""
     sampler: SamplerName = "heun"
-    """Sampler of the measured samples."""
+    """Sampler of the measured samples, or of the teacher with --student."""
     steps: PositiveInt | None = None
-    """Sampling steps. Default: as for generate."""
+    """Sampling steps. Default: as for generate, or for distill with --student."""
+    student: ShareBelowOne = 0.0
+    """Share of the minutes, at their end, in which a student of the trained model is trained. The student is measured.
+    0: none."""
+    evaluations: Literal[1, 2, 4] = 1
+    """With --student: its network evaluations for an image."""
     num_images: int | None = None
     """Samples per seed. Default: the number of test images, at most 10,000."""
     device: str = "auto"
@@ -98,14 +88,6 @@ class RecordFlags:
     """Folder in which the run folders are made. The variable EXPERIMENTS_DIR sets its default."""
     records: str = "experiments/records.md"
     """File with the table to which the rows are added."""
-
-
-class Trained(NamedTuple):
-    """Results of one seed. figures: metrics of the training run. reports: of `evaluate`, one per guidance scale."""
-
-    commit: str
-    figures: dict[str, Any]
-    reports: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -121,19 +103,31 @@ class Plan:
         flags = self.flags
         return [
             *("--recipe", self.recipe, *AT_THE_END, *self.further, "--dataset", flags.dataset, "--wall_clock"),
-            *("--max_minutes", str(flags.minutes), "--seed", str(seed), *self._common()),
+            *("--max_minutes", str(flags.minutes * (1 - flags.student)), "--seed", str(seed), *self._common()),
             *("--name", f"record-{flags.minutes:g}min-seed{seed}"),
             *(() if flags.data_root is None else ("--data_root", flags.data_root)),
         ]
 
-    def evaluation(self, run: Path, seed: int, scale: float) -> list[str]:
-        """Return the arguments for evaluate."""
+    def distillation(self, run: Path, seed: int, scale: float, minutes: float) -> list[str]:
+        """Return the arguments for distill. minutes: left of the budget."""
         flags = self.flags
         return [
-            *("--run", str(run), "--seed", str(seed), "--guidance_scale", str(scale), *self._common()),
-            *("--sampler", flags.sampler, "--steps", str(flags.steps), "--num_images", str(flags.num_images)),
-            *("--extractors", *NETWORKS, "--classification_accuracy"),
+            *("--run", str(run), *AT_THE_END, "--wall_clock", "--max_minutes", f"{minutes:.4f}"),
+            *("--evaluations", str(flags.evaluations), *self._sampling(scale), "--seed", str(seed), *self._common()),
+            *("--name", f"record-{flags.minutes:g}min-seed{seed}-scale{scale:g}"),
         ]
+
+    def evaluation(self, run: Path, seed: int, scale: float) -> list[str]:
+        """Return the arguments for evaluate. A student knows its sampler and guidance."""
+        sampling = () if self.flags.student else self._sampling(scale)
+        return [
+            *("--run", str(run), "--seed", str(seed), *sampling, *self._common()),
+            *("--num_images", str(self.flags.num_images), "--extractors", *NETWORKS, "--classification_accuracy"),
+        ]
+
+    def _sampling(self, scale: float) -> tuple[str, ...]:
+        flags = self.flags
+        return "--sampler", flags.sampler, "--steps", str(flags.steps), "--guidance_scale", str(scale)
 
     def _common(self) -> tuple[str, ...]:
         return "--device", self.flags.device, "--experiments_dir", self.flags.experiments_dir
@@ -221,9 +215,11 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
     if spec.classes == 0:
         raise UserError("a record needs a model with labels; leave out --no_conditional")
     model = spec.model(nn.Identity(), torch.device(settings.run.device))
+    steps = flags.steps if flags.steps or not flags.student else TeacherFlags.steps
     for scale in flags.scales:
-        sampler = SamplerFlags(flags.sampler, flags.steps, guidance_scale=scale)
-        sampling = open_sampling(sampler, ModelFlags(), model)
+        sampling = open_sampling(SamplerFlags(flags.sampler, steps, guidance_scale=scale), ModelFlags(), model)
+        if flags.student:
+            check_map(sampling, flags.evaluations)
     return sampling.steps
 
 
@@ -231,13 +227,26 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
 
 
 def train_seed(plan: Plan, seed: int) -> Trained:
-    """Train one seed and measure it at every scale."""
-    tell(f"seed {seed} of {', '.join(map(str, plan.flags.seeds))}: training for {plan.flags.minutes:g} minutes")
-    commit = git_commit()
+    """Train one seed and measure it at every scale. Each scale has its own student, in what is left of the budget."""
+    flags = plan.flags
+    tell(f"seed {seed} of {', '.join(map(str, flags.seeds))}: training for {flags.minutes:g} minutes")
+    commit, started = git_commit(), time.monotonic()
     run = run_task("train_flow", plan.training(seed))
-    folders = [run_task("evaluate", plan.evaluation(run, seed, scale)) for scale in plan.flags.scales]
-    reports = [json.loads((folder / REPORT).read_text(encoding="utf-8")) for folder in folders]
-    return Trained(commit, read_yaml(run / "performance_metrics.txt"), reports)
+    seconds, spent, reports = time.monotonic() - started, [], []
+    for scale in flags.scales:
+        measured, taken = run, Spent.of(run)
+        if flags.student:  # All that its teacher's process did counts, also after the last step.
+            left = flags.minutes - seconds / 60
+            if left <= 0:
+                reason = f"the teacher's process took {seconds / 60:.2f} of {flags.minutes:g} minutes"
+                raise UserError(f"`student` {flags.student:g}: {reason}", "use more `minutes`", "use a larger `student`")
+            measured = run_task("distill", plan.distillation(run, seed, scale, left))
+            own = Spent.of(measured)
+            taken = Spent(seconds + own.seconds, taken.images + own.images, own.parameters)
+        folder = run_task("evaluate", plan.evaluation(measured, seed, scale))
+        spent.append(taken)
+        reports.append(json.loads((folder / REPORT).read_text(encoding="utf-8")))
+    return Trained(commit, spent, reports)
 
 
 def run_task(task: str, words: Sequence[str]) -> Path:
@@ -271,96 +280,6 @@ def _end(child: subprocess.Popen[str], number: int) -> None:
         child.wait()
     except KeyboardInterrupt:
         _end(child, signal.SIGINT)
-
-
-# -- the table --------------------------------------------------------------------------------------------------------
-
-
-def row(plan: Plan, trained: Sequence[Trained], index: int) -> str:
-    """Return one table row: mean and standard deviation over the seeds. index: position in the guidance scales."""
-    flags, reports = plan.flags, [of_seed.reports[index] for of_seed in trained]
-    speeds = [of_seed.figures["images_per_second"] for of_seed in trained]
-    minutes = max(of_seed.figures["training_seconds"] for of_seed in trained) / 60
-    device = torch.device(reports[0]["samples"]["device"])
-    nfe = statistics.mean(report["samples"]["nfe"] for report in reports)
-    cells = (
-        f"{datetime.now(UTC):%Y-%m-%d}",
-        flags.dataset,
-        f"{minutes:.2f}",
-        f"recipe {plan.recipe}, {trained[0].figures['parameters'] / 1e6:.2f} M",
-        devices.describe_device(device),
-        mean_and_deviation(speeds, 0),
-        *(
-            f"{mean_and_deviation([100 * _value(report, f'recognised_{name}') for report in reports], 2)} %"
-            for name in NETWORKS
-        ),
-        f"{mean_and_deviation([100 * _value(report, 'cas') for report in reports], 2)} %",
-        *(mean_and_deviation([_over_floor(report, f"fd_{name}") for report in reports], 2) for name in NETWORKS),
-        f"{flags.sampler} {flags.steps}, {nfe:g}",
-        f"{flags.scales[index]:g}",
-        f"{flags.num_images}, seeds {' '.join(map(str, flags.seeds))}",
-        ", ".join(sorted({of_seed.commit for of_seed in trained})),
-        f"`{plan.command()}`",
-    )
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
-
-
-def refuse_copies(reports: Sequence[dict[str, Any]]) -> None:
-    """Raise UserError if significantly more samples than the rules allow are near copies of training images."""
-    for report in reports:
-        shares = {name: result["found"] for name, result in report["results"].items() if name.startswith(_COPIES)}
-        for name, share in shares.items():
-            if share["low"] > MOST_COPIES:
-                raise UserError(
-                    f"{100 * share['value']:.1f} % of the images are near copies by {name.removeprefix(_COPIES)}, "
-                    f"and the rules allow {100 * MOST_COPIES:.0f} %: no row was written"
-                )
-
-
-def _value(report: dict[str, Any], prefix: str, column: str = "found") -> float:
-    (result,) = (result for name, result in report["results"].items() if name.startswith(prefix))
-    return result[column]["value"]
-
-
-def _over_floor(report: dict[str, Any], prefix: str) -> float:
-    floor = _value(report, prefix, "floor")
-    return _value(report, prefix) / floor if floor > 0 else math.inf
-
-
-def mean_and_deviation(values: Sequence[float], digits: int) -> str:
-    """Return the mean as text. With several values, the standard deviation follows it."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
-def table_of(path: Path) -> tuple[str, str]:
-    """Return the text of the records up to the end of the table, and the rest. Without a file, the table is empty.
-
-    Raises UserError if the file has no such table or several.
-    """
-    if not path.parent.is_dir():
-        raise UserError(f"`records` {path}: there is no folder {path.parent}")
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else EMPTY_TABLE
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"`records` {path} cannot be read: {error}") from None
-    lines = text.splitlines(keepends=True)
-    headers = [index for index, line in enumerate(lines) if line.strip() == HEADER]
-    if len(headers) != 1:
-        raise UserError(f"`records` {path}: must have one table with the columns {', '.join(COLUMNS)}")
-    end = next((k for k in range(headers[0], len(lines)) if not lines[k].startswith("|")), len(lines))
-    return "".join(lines[:end]).rstrip("\n") + "\n", "".join(lines[end:])
-
-
-def add_rows(path: Path, rows: Sequence[str]) -> None:
-    """Add rows to the end of the table. The rest of the file does not change."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # Another record may write at the same time.
-        table, rest = table_of(path)
-        write_text(path, table + "".join(rows) + rest)
-    finally:
-        os.close(folder)
 
 
 if __name__ == "__main__":

@@ -113,17 +113,7 @@ def open_teacher(model: Model, flags: TeacherFlags) -> Teacher:
         guidance_interval=flags.guidance_interval,
     )
     sampling.check(model)
-    sampler = find_sampler(flags.sampler)
-    if sampler.adds_noise(sampler.options):
-        raise UserError(
-            f"`sampler` {flags.sampler}: adds noise, so an image is no function of its first noise",
-            "choose a deterministic one, e.g. `sampler heun`",
-        )
-    if flags.steps % flags.evaluations:
-        raise UserError(
-            f"`evaluations` {flags.evaluations}: must divide the teacher's {flags.steps} steps",
-            f"set `steps` {-(-flags.steps // flags.evaluations) * flags.evaluations}",
-        )
+    check_map(sampling, flags.evaluations)
     level = model.noise_schedule.level(torch.ones(1))
     factor = model.denoiser.prediction.clean_error(level.alpha, level.sigma).item()
     if factor > LARGEST_FACTOR:
@@ -132,6 +122,21 @@ def open_teacher(model: Model, flags: TeacherFlags) -> Teacher:
             "train a teacher that predicts something else, e.g. v",
         )
     return Teacher(model, sampling, flags.evaluations)
+
+
+def check_map(sampling: Sampling, evaluations: int) -> None:
+    """Raise UserError if the sampler is no map of its first noise, or if it cannot be cut into as many equal parts."""
+    sampler = find_sampler(sampling.sampler)
+    if sampler.adds_noise(sampler.options):
+        raise UserError(
+            f"`sampler` {sampling.sampler}: adds noise, so an image is no function of its first noise",
+            "choose a deterministic one, e.g. `sampler heun`",
+        )
+    if sampling.steps % evaluations:
+        raise UserError(
+            f"`evaluations` {evaluations}: must divide the teacher's {sampling.steps} steps",
+            f"set `steps` {-(-sampling.steps // evaluations) * evaluations}",
+        )
 
 
 def _check_same_teacher(path: Path, sha256: str, stored: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from models.errors import UserError
 from models.runs.environment import git_commit
 from models.runs.lookup import read_config
 from scripts import record
-from scripts.record import COLUMNS, EMPTY_TABLE, add_rows, mean_and_deviation, refuse_copies, table_of
+from scripts.tasks.record_table import COLUMNS, EMPTY_TABLE, add_rows, mean_and_deviation, refuse_copies, table_of
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_here, start_child, status_of
 
 SMALL = ("--network.width", "8", "--network.multipliers", "1", "2", "--num_samples", "10")
@@ -92,6 +93,43 @@ def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: 
         assert deviation == pytest.approx(statistics.stdev(values), rel=2e-3, abs=rounding), name
 
 
+def test_a_student_has_what_its_teacher_left_of_the_minutes(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both count, with the time between them. Each scale has a student of its own, which is measured as it is."""
+    calls: list[tuple[str, dict[str, str]]] = []
+    clock = iter((100.0, 100.0 + 380))
+
+    def run_task(task: str, words: list[str]) -> Path:
+        calls.append((task, dict(pairwise(words))))
+        folder = tmp_path / str(len(calls))
+        folder.mkdir()
+        figures = {"images_per_second": 100.0, "parameters": 2_000_000}
+        images = 30_000 if task == "train_flow" else 20_000
+        (folder / "performance_metrics.txt").write_text(yaml.safe_dump({**figures, "images": images}))
+        names = [f"{kind}_{name}" for kind in ("recognised", "fd") for name in ("convnet", "resnet")]
+        results = {name: {"found": {"value": 0.5}, "floor": {"value": 0.25}} for name in (*names, "cas")}
+        (folder / "report.json").write_text(json.dumps({"samples": {"device": "cpu", "nfe": 1}, "results": results}))
+        return folder
+
+    monkeypatch.setattr(record, "run_task", run_task)
+    monkeypatch.setattr(record.time, "monotonic", lambda: next(clock))
+    words = ("--minutes", 10, "--seeds", 4, "--scales", 1, 1.25, "--student", 0.4, "--steps", 4, "--evaluations", 2)
+    assert run(*words).code == 0
+    assert [task for task, _ in calls] == ["train_flow", "distill", "evaluate", "distill", "evaluate"]
+    (_, teacher), (_, student), (_, measured), (_, guided), _ = calls
+    assert float(teacher["--max_minutes"]) == 6
+    assert float(student["--max_minutes"]) == pytest.approx(10 - 380 / 60, abs=1e-3)
+    assert (student["--run"], measured["--run"]) == (str(tmp_path / "1"), str(tmp_path / "2"))
+    assert (student["--steps"], student["--evaluations"], guided["--guidance_scale"]) == ("4", "2", "1.25")
+    assert "--guidance_scale" not in measured and "--sampler" not in measured and "--wall_clock" in student
+    rows = rows_of(tmp_path / "records.md")
+    assert [row["guidance"] for row in rows] == ["1", "1.25"]
+    assert rows[0]["minutes"] == f"{(380 + 200) / 60:.2f}" and rows[0]["images/s"] == f"{50_000 / 580:.0f}"
+    assert rows[0]["entry"] == "recipe demo_digits, 2.00 M, student for 40 % of the time"
+    assert rows[0]["sampler, NFE"] == "student of heun 4, 1" and "--student=0.4" in rows[0]["command"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -105,6 +143,9 @@ def _check_figures(row: dict[str, str], figures: list[dict[str, Any]], reports: 
         (("--scales", 1, 1), ("--scales 1.0 1.0",)),
         (("--sampler", "hoin"), ("hoin", "heun")),
         (("--steps", 0), ("--steps",)),
+        (("--student", 1), ("--student 1",)),
+        (("--student", 0.4, "--evaluations", 2), ("--evaluations 2", "3 steps", "--steps 4")),
+        (("--student", 0.4, "--sampler", "ddpm"), ("--sampler ddpm", "adds noise")),
         (("--num_images", 100), ("--num_images 100", "more than 128")),
         (("--num_images", 1000), ("--num_images 1000", "359")),
         (("--records", "absent/records.md"), ("no folder absent",)),
