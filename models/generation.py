@@ -19,7 +19,7 @@ from models.diffusion.noise import shape_noise
 from models.diffusion.samplers import SAMPLERS, Step, find_sampler
 from models.diffusion.times import Grid, build_grid
 from models.errors import UserError
-from models.model import DenoiserSpec, Model, Student
+from models.model import DenoiserSpec, Model
 from models.progress import progress
 from models.randomness import Draw, image_draw
 from models.ranges import Share, check_ranges
@@ -44,16 +44,6 @@ def default_sampler(spec: DenoiserSpec, sampler: str | None, steps: int | None, 
 def labels_in_turn(count: int, classes: int) -> list[int] | None:
     """Return `count` labels that cycle through the classes 0, 1, 2, ...; None for a model without classes."""
     return [index % classes for index in range(count)] if classes else None
-
-
-def rows_in_turn(labels: Tensor, count: int) -> Tensor:
-    """Return up to `count` rows of labels (N,), the classes in turn: the first row of each, the second of each, ..."""
-    seen: dict[int, int] = {}
-    turns = []
-    for label in labels.tolist():
-        turns.append((seen.get(label, 0), label))
-        seen[label] = seen.get(label, 0) + 1
-    return torch.tensor(sorted(range(len(turns)), key=turns.__getitem__)[:count], dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ class Sampling:
                 raise UserError(f"`{name}`: sampler {self.sampler} does not have it; {others} has it")
         sampler.check(options)
         if model.spec.student is not None:
-            self._check_student(model.spec.student)
+            model.spec.student.check(vars(self))
         self.levels(model)
         # The last step adds no noise.
         adds_noise = self.steps > 1 and sampler.adds_noise({**sampler.options, **options})
@@ -96,22 +86,6 @@ class Sampling:
         if low > high:
             raise UserError(f"`guidance_interval` {low} {high}: must be two flow times with 0 <= low <= high <= 1")
         self._check_guidance(model)
-
-    def _check_student(self, student: Student) -> None:
-        """Raise UserError for settings that differ from those which the student has learnt."""
-        known = Sampling(steps=student.evaluations)
-        for name in ("sampler", "steps", "grid", "guidance_scale", "weak"):
-            if getattr(self, name) != getattr(known, name):
-                option, value = ("autoguidance", "") if name == "weak" else (name, f" {getattr(self, name)}")
-                raise UserError(
-                    f"`{option}`{value}: the model is {student.describe()}, and can do nothing else",
-                    f"leave out `{option}`",
-                    f"use the teacher: `run {student.teacher}`",
-                )
-        if self.options.get("eta"):
-            raise UserError(
-                "`eta`: a student adds no noise", "leave it out", f"use the teacher: `run {student.teacher}`"
-            )
 
     def _check_guidance(self, model: Model) -> None:
         if self.weak is None:
@@ -209,12 +183,6 @@ def sampled_denoiser(model: Model, sampling: Sampling) -> tuple[Denoiser, list[C
     )
     bounds = model.space.bounds
     return (clipped(denoiser, *bounds) if sampling.clip and bounds is not None else denoiser), counters
-
-
-def frame_steps(steps: int, count: int) -> set[int]:
-    """Return at most `count` evenly spaced step indices, which include the last step."""
-    count = min(count, steps)
-    return {round((index + 1) * steps / count) - 1 for index in range(count)} if count > 0 else set()
 
 
 def spaced_steps(grid: Grid, count: int) -> set[int]:
@@ -343,20 +311,6 @@ def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> lis
             raise UserError(f"`labels` {label}: the class {name} had no training image", "choose other `labels`")
     turns = labels or model.spec.trained
     return [turns[index % len(turns)] for index in range(count)] if turns else None
-
-
-def join(batches: Sequence[Generated]) -> Generated:
-    """Join batches into one. Frames come from the batches that kept frames."""
-    framed = [batch for batch in batches if batch.frames]
-    count = sum(len(batch.images) for batch in batches)
-    return Generated(
-        images=torch.cat([batch.images for batch in batches]),
-        labels=None if batches[0].labels is None else torch.cat([b.labels for b in batches if b.labels is not None]),
-        nfe=sum(batch.nfe * len(batch.images) for batch in batches) / count,
-        frame_times=framed[0].frame_times if framed else [],
-        frames=[torch.cat(frames) for frames in zip(*(batch.frames for batch in framed), strict=True)],
-        estimates=[torch.cat(estimates) for estimates in zip(*(batch.estimates for batch in framed), strict=True)],
-    )
 
 
 def _collect(

@@ -50,6 +50,19 @@ class Student:
         guidance = f", guidance {self.guidance_scale:g} built in" if self.guidance_scale != 1 else ""
         return f"{evaluations}, student of {self.teacher}{guidance}"
 
+    def check(self, sampling: Mapping[str, Any]) -> None:
+        """Raise UserError for settings of `Sampling`, by name, that differ from those which the student has learnt."""
+        known = {"sampler": "ddim", "steps": self.evaluations, "grid": "uniform", "guidance_scale": 1, "weak": None}
+        given = {**{name: sampling[name] for name in known}, "eta": sampling["options"].get("eta") or 0}
+        for name, value in given.items():
+            if value != known.get(name, 0):
+                option = "`autoguidance`" if name == "weak" else f"`{name}` {value}"
+                raise UserError(
+                    f"{option}: the model can do nothing else than {self.describe()}",
+                    f"leave out `{'autoguidance' if name == 'weak' else name}`",
+                    f"use the teacher: `run {self.teacher}`",
+                )
+
 
 @dataclass(frozen=True)
 class DenoiserSpec:

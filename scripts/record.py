@@ -239,7 +239,7 @@ def train_seed(plan: Plan, seed: int) -> Trained:
             left = flags.minutes - seconds / 60
             if left <= 0:
                 reason = f"the teacher's process took {seconds / 60:.2f} of {flags.minutes:g} minutes"
-                raise UserError(f"`student` {flags.student:g}: {reason}", "use more `minutes`", "use a larger `student`")
+                raise UserError(f"`student` {flags.student:g}: {reason}", "use more `minutes`")
             measured = run_task("distill", plan.distillation(run, seed, scale, left))
             own = Spent.of(measured)
             taken = Spent(seconds + own.seconds, taken.images + own.images, own.parameters)

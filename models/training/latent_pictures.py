@@ -18,9 +18,9 @@ from models.drawing.figure_files import in_formats
 from models.drawing.image_files import save_with
 from models.drawing.maps import Cloud, draw_class_map
 from models.evaluation.maps import fit_map, principal_axes
-from models.generation import rows_in_turn
 from models.randomness import derive_seed
 from models.spaces.pixels import Pixels
+from models.training.objectives import rows_in_turn
 
 BATCH = 256
 FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # With fewer images, no map is drawn.

@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.generation import rows_in_turn
 from models.randomness import StepRandomness
 
 EVALUATION_BATCH = 256
@@ -78,6 +77,16 @@ class Objective(Protocol):
 
     def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
         """Write the pictures of a finished run to its folder."""
+
+
+def rows_in_turn(labels: Tensor, count: int) -> Tensor:
+    """Return up to `count` rows of labels (N,), the classes in turn: the first row of each, the second of each, ..."""
+    seen: dict[int, int] = {}
+    turns = []
+    for label in labels.tolist():
+        turns.append((seen.get(label, 0), label))
+        seen[label] = seen.get(label, 0) + 1
+    return torch.tensor(sorted(range(len(turns)), key=turns.__getitem__)[:count], dtype=torch.long)
 
 
 def rows_to_show(labels: Tensor, count: int) -> Tensor:

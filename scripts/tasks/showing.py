@@ -26,15 +26,13 @@ from models.generation import (
     Sampling,
     Start,
     choose_labels,
-    frame_steps,
     generate,
     generate_from,
-    join,
-    rows_in_turn,
 )
 from models.model import Model, require_every_level
 from models.randomness import Draw, derive_seed, image_draw
 from models.runs.files import write_text
+from models.training.objectives import rows_in_turn
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags
 from scripts.tasks.extractors import classifier_of
@@ -148,14 +146,14 @@ class Shown:
     def generate(self, labels: Sequence[int] | None, count: int, frames: int = 0) -> Generated:
         """Return `count` images. Their noise is drawn with the seed."""
         size = self.show.batch_size
-        return join(list(generate(self.model, self.sampling, count, labels, self.show.seed, size, frames)))
+        return _join(list(generate(self.model, self.sampling, count, labels, self.show.seed, size, frames)))
 
     def generate_from(
         self, begin: Callable[[Denoiser, range], Start], count: int, steps: int, frames: int = 0
     ) -> Generated:
         """Return `count` images. `begin` returns the `Start` of each batch. steps: number of steps of each walk."""
-        size, kept = self.show.batch_size, frame_steps(steps, frames)
-        return join(list(generate_from(begin, self.model, self.sampling, count, steps, size, kept)))
+        size, kept = self.show.batch_size, _frame_steps(steps, frames)
+        return _join(list(generate_from(begin, self.model, self.sampling, count, steps, size, kept)))
 
     def draw(self, indices: Sequence[int]) -> Draw:
         """Return a function that draws the noise of the images `indices` from the model's distribution, by the seed."""
@@ -238,3 +236,23 @@ def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> N
 def rmse(one: Tensor, other: Tensor) -> Tensor:
     """Return the root mean squared difference of each pair of uint8 images, (N,), in grey levels 0..255."""
     return (one.double() - other.double()).square().flatten(1).mean(1).sqrt()
+
+
+def _frame_steps(steps: int, count: int) -> set[int]:
+    """Return at most `count` evenly spaced step indices, which include the last step."""
+    count = min(count, steps)
+    return {round((index + 1) * steps / count) - 1 for index in range(count)} if count > 0 else set()
+
+
+def _join(batches: Sequence[Generated]) -> Generated:
+    """Join batches into one. Frames come from the batches that kept frames."""
+    framed = [batch for batch in batches if batch.frames]
+    count = sum(len(batch.images) for batch in batches)
+    return Generated(
+        images=torch.cat([batch.images for batch in batches]),
+        labels=None if batches[0].labels is None else torch.cat([b.labels for b in batches if b.labels is not None]),
+        nfe=sum(batch.nfe * len(batch.images) for batch in batches) / count,
+        frame_times=framed[0].frame_times if framed else [],
+        frames=[torch.cat(frames) for frames in zip(*(batch.frames for batch in framed), strict=True)],
+        estimates=[torch.cat(estimates) for estimates in zip(*(batch.estimates for batch in framed), strict=True)],
+    )
