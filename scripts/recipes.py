@@ -5,18 +5,24 @@ if not __package__:
 
 import argparse
 from collections.abc import Sequence
+from textwrap import fill
 
-from scripts.cli.recipes import RECIPES
+from scripts.cli.recipes import RECIPES, described
 
 
 def recipes_table() -> str:
-    """Return two lines per recipe: name, task and description in the first, the command in the second."""
-    cells = [(name, recipe.task, recipe.about, recipe.command(name)) for name, recipe in RECIPES.items()]
-    return "\n".join(f"{name:<22}{task:<14}{about}\n{'':<22}{command}" for name, task, about, command in cells)
+    """Return the lines of all recipes: name, task and description; the command; and what changes on a GPU."""
+    lines, margin = [], " " * 22
+    for name, recipe in RECIPES.items():
+        lines += [f"{name:<22}{recipe.task:<14}{recipe.about}", margin + recipe.command(name)]
+        if recipe.gpu:
+            changes = f"on a GPU: {described(recipe.gpu)}"
+            lines.append(fill(changes, 80, initial_indent=margin, subsequent_indent=margin))
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> None:
-    description = "List every recipe: its name, task, description and command."
+    description = "List every recipe: its name, task, description, command, and what it changes on a GPU."
     argparse.ArgumentParser(prog="recipes", description=description).parse_args(argv)
     print(recipes_table())
 

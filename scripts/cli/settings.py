@@ -5,7 +5,7 @@ Later sources override earlier ones. Tasks on a trained autoencoder take the dat
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,7 +29,7 @@ from scripts.cli.arguments import (
     with_settings,
 )
 from scripts.cli.flags import AutoencoderFlags, CodingFlags, StudentFlags, TrainFlags
-from scripts.cli.recipes import settings_of
+from scripts.cli.recipes import Recipe, described, find_recipe
 
 AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags, StudentFlags)
 AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)
@@ -39,13 +39,19 @@ AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)
 class Request(Generic[AnyFlags]):
     """A requested training run.
 
-    folder: the run to resume; None for a new run. notes: log lines about settings that were left out.
+    folder: the run to resume; None for a new run. notes: log lines about settings that were left out. on_gpu: returns
+    the request with a recipe's settings for a GPU; None if they are the same.
     """
 
     task: str
     flags: AnyFlags
     folder: Path | None = None
     notes: Sequence[str] = ()
+    on_gpu: "Callable[[], Request[AnyFlags]] | None" = None
+
+    def on(self, device: str) -> "Request[AnyFlags]":
+        """Return the request for a type of device, such as cuda."""
+        return self.on_gpu() if device == "cuda" and self.on_gpu is not None else self
 
 
 def read_training(
@@ -56,9 +62,10 @@ def read_training(
     options: defaults of the task for options of its default network, e.g. {"network.width": 64}.
     """
     argv, ahead = spell_out(argv), read_ahead(argv)
-    given = [("", options or {})]
+    given, recipe = [("", options or {})], None
     if "recipe" in ahead:
-        given.append((f"recipe {ahead['recipe']}", settings_of(ahead["recipe"], task)))
+        recipe = find_recipe(ahead["recipe"], task)
+        given.append((f"recipe {ahead['recipe']}", recipe.settings))
     if "config" in ahead:
         given.append((ahead["config"], _config_for(Path(ahead["config"]), task)))
     chosen = ("", chosen_variants(default, argv))
@@ -66,13 +73,25 @@ def read_training(
         requested = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
         folder = _run_to_resume(ahead, task, requested.get("dataset"))
         return _resumed(folder, argv, task, default, description, requested)
-    settings, left_out = merge(default, *given, chosen)
-    sources = " and of ".join(name for name, _ in given if name)
-    flags = parse_flags(argv, default, task, _with_source(description, sources), settings)
-    if flags.run.changed_data:
-        raise UserError("`changed_data` goes on with a run", "name the run with `resume`")
-    belongs = "settings left out, since they belong to another network, space or data set: "
-    return Request(task, flags, notes=[belongs + ", ".join(left_out)] if left_out else [])
+
+    def request(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Request[AnyFlags]:
+        settings, left_out = merge(default, *layers, chosen)
+        flags = parse_flags(argv, default, task, _with_source(description, layers, recipe), settings)
+        if flags.run.changed_data:
+            raise UserError("`changed_data` goes on with a run", "name the run with `resume`")
+        belongs = "settings left out, since they belong to another network, space or data set: "
+        return Request(task, flags, notes=[belongs + ", ".join(left_out)] if left_out else [])
+
+    def on_gpu() -> Request[AnyFlags]:
+        assert recipe is not None
+        name = f"recipe {ahead['recipe']} on a GPU"
+        changed = request([*given[:2], (name, recipe.gpu), *given[2:]])
+        config = to_config(changed.flags)
+        used = {key: value for key, value in recipe.gpu.items() if config.get(key) == value}
+        note = [f"settings of {name}: {described(used)}"] if used else []
+        return dataclasses.replace(changed, notes=[*note, *changed.notes])
+
+    return dataclasses.replace(request(given), on_gpu=on_gpu if recipe is not None and recipe.gpu else None)
 
 
 def read_coding(argv: Sequence[str], default: AnyCoding, task: str, description: str) -> AnyCoding:
@@ -127,9 +146,13 @@ def _config_for(path: Path, task: str) -> dict[str, Any]:
     return config
 
 
-def _with_source(description: str, source: str) -> str:
+def _with_source(
+    description: str, layers: Sequence[tuple[str, Mapping[str, Any]]], recipe: Recipe | None = None
+) -> str:
     """Return the description of a task, and whose settings the defaults are."""
-    return f"{description} The defaults are the settings of {source}." if source else description
+    source = " and of ".join(name for name, _ in layers if name)
+    text = f"{description} The defaults are the settings of {source}." if source else description
+    return f"{text} On a GPU, the recipe has {described(recipe.gpu)}." if recipe is not None and recipe.gpu else text
 
 
 def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> Path:
@@ -153,7 +176,7 @@ def _resumed(
     unknown = [key for key in unknown if not key.startswith(getattr(default, "inherited", ()))]
     known = to_config(before)
     stored = {key: value for key, value in stored.items() if key in known}
-    flags = parse_flags(argv, default, task, _with_source(description, folder.name), stored)
+    flags = parse_flags(argv, default, task, _with_source(description, [(folder.name, {})]), stored)
     original, fixed = known, [name for name, _, kind in leaves(flags) if not _resumable(kind, stored)]
     config = to_config(flags)
     changed = [name for name in fixed if name not in NOT_STORED and config[name] not in (original.get(name), "auto")]

@@ -58,10 +58,11 @@ def train_denoiser(request: Request[TrainFlags]) -> None:
 
 def settings_to_measure(words: Sequence[str]) -> TrainFlags:
     """Return the complete flags of a new `train_flow` run with these arguments. Raises UserError as the run would."""
-    settings = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "").flags
-    if settings is None or settings.run.init_from:
+    request = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "")
+    if request is None or request.flags.run.init_from:
         raise UserError("--resume and --init_from continue an earlier run, which cannot be measured; leave them out")
-    settings = complete(resolve_flags(settings))
+    request = request.on(devices.pick_device(request.flags.run.device).type)
+    settings = complete(resolve_flags(request.flags))
     check_batch(settings)
     return settings
 

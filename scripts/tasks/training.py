@@ -82,6 +82,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
 
     prepare(flags, stored): builds all objects from resolved flags. stored: facts of the run to resume, else {}.
     """
+    request = request.on(devices.pick_device(request.flags.run.device).type)
     folder = request.folder
     flags = resolve_flags(request.flags)
     check_batch(flags)

@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from models.errors import UserError
 from scripts.cli.arguments import to_config
 from scripts.cli.flags import FLOW
-from scripts.cli.recipes import RECIPES, settings_of
+from scripts.cli.recipes import RECIPES, find_recipe
 from scripts.cli.settings import read_training
 from scripts.recipes import recipes_table
+from scripts.tasks.denoising import settings_to_measure
+from scripts.tasks.training import run_training
 from tests.commands.tasks import REPOSITORY, run_here, status_of, use_tiny_data
 
 QUICK = (
@@ -107,4 +111,55 @@ def test_the_list_says_what_to_type() -> None:
         assert f"make {recipe.target}" in done.stdout if recipe.target else f"--recipe {name}" in done.stdout
         target = shlex.split(recipe.command(name))[1]
         assert f"\n{target}:" in makefile
-        assert settings_of(name, recipe.task) is recipe.settings
+        assert find_recipe(name, recipe.task) is recipe
+        for option, value in recipe.gpu.items():
+            assert option in recipe.settings or option in to_config(read_training([], "train_flow", FLOW, "").flags)
+            assert value != recipe.settings.get(option)
+    assert "on a GPU: batch_size 512, warmup_steps 25, lr 0.01\n" in done.stdout
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the default device be a GPU. Its precision is float32, since torch finds no GPU with bf16."""
+    monkeypatch.setattr("models.devices.pick_device", lambda name: torch.device("cuda" if name == "auto" else name))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_recipe_has_other_settings_on_a_gpu(tmp_path: Path) -> None:
+    """A training receives them, resolved and noted for the log. A config and flags of the user win."""
+    config = tmp_path / "config.txt"
+    config.write_text("warmup_steps: 7\n", encoding="utf-8")
+    words = [
+        "--recipe",
+        "cifar10",
+        "--config",
+        str(config),
+        "--lr",
+        "0.03",
+        "--experiments_dir",
+        str(tmp_path / "runs"),
+    ]
+    seen = {}
+
+    def prepare(flags, stored):
+        seen.update(to_config(flags))
+        raise UserError("seen")
+
+    request = read_training(words, "train_flow", FLOW, "")
+    with pytest.raises(UserError, match="seen"):
+        run_training(request, prepare)
+    wanted = {"batch_size": 512, "warmup_steps": 7, "lr": 0.03, "network.width": 128, "device": "cuda", "compile": "on"}
+    assert wanted.items() <= seen.items()
+    assert to_config(settings_to_measure(words)).items() >= wanted.items()
+    assert request.on("cuda").notes == ["settings of recipe cifar10 on a GPU: batch_size 512, network.width 128"]
+    on_cpu = to_config(settings_to_measure([*words, "--device", "cpu"]))
+    assert (on_cpu["batch_size"], on_cpu["network.width"], request.on("cpu")) == (128, 64, request)
+    left_out = read_training([*words, "--network", "dit"], "train_flow", FLOW, "").on("cuda").notes[-1]
+    assert "network.width of recipe cifar10 on a GPU" in left_out
+
+
+def test_a_resumed_run_keeps_its_settings_on_a_gpu() -> None:
+    run = REPOSITORY / "tests/data/older_runs/flow"
+    request = read_training(["--recipe", "mnist", "--resume", str(run), "--dataset", "digits"], "train_flow", FLOW, "")
+    assert request.folder == run and request.on("cuda") is request
+    assert request.flags.optimizer.batch_size == yaml.safe_load((run / "config.txt").read_text())["batch_size"] != 512
