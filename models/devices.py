@@ -43,11 +43,15 @@ def describe_device(device: torch.device) -> str:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """Return the precision; "auto" is bf16 on a GPU with bf16 units, else float32. Most CPUs are slow in bf16."""
-    if name != "auto":
-        return name
+    """Return the precision; "auto" is bf16 on a GPU with bf16 units, else float32. Most CPUs are slow in bf16.
+
+    Raises UserError for bf16 on a GPU without bf16 units, where it would be emulated.
+    """
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if native else "float32"
+    if name == "bf16" and device.type == "cuda" and not native:
+        message = f"`precision` bf16: {describe_device(device)} has no units for it"
+        raise UserError(message, "use `precision` float32", "use `device` cpu")
+    return name if name != "auto" else "bf16" if native else "float32"
 
 
 def bf16_ratio(network: nn.Module, shape: tuple[int, int, int], images: int = 16) -> float:

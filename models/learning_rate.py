@@ -7,9 +7,9 @@ epochs, steps or minutes. This module does not import torch: the command line re
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt, Share, ShareBelowOne
+from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, Positive, PositiveInt, Share, ShareBelowOne
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class OptimizerSettings:
 
     batch_size: PositiveInt = 128
     """Images per optimizer step, over all processes."""
-    accumulate: PositiveInt = 1
-    """Parts into which a batch is split to save memory. The result is the same."""
+    accumulate: Annotated[PositiveInt, RESUMABLE] = 1
+    """Parts into which a batch is split to save memory. The result is the same, except for dropout."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon orthogonalises the updates of hidden matrices and filters; AdamW trains the other weights."""
     lr: Positive = 1e-3

@@ -142,7 +142,8 @@ class RunFlags:
     init_from: Annotated[str | None, RESUMABLE] = None
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
-    """Run to resume, named as for generate --run. Only budgets, reports, folders and the device may change."""
+    """Run to resume, named as for generate --run. Only budgets, reports, folders, the device and --accumulate may
+    change."""
     changed_data: bool = False
     """With --resume: go on although images were added, removed or replaced. The classes must be the same."""
     config: str | None = None

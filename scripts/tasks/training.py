@@ -31,6 +31,7 @@ from models.runs.status import read_status
 from models.training.budget import Budget
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
+from models.training.memory import check_memory, explain_full_memory
 from models.training.objectives import Objective
 from models.training.stepper import BatchSource
 from scripts.cli.arguments import spell
@@ -76,6 +77,11 @@ class Prepared:
 
         return Trainer(self.objective, self.network, self.batches, self.settings, run, facts, self.device, meet)
 
+    def check_memory(self) -> None:
+        """Raise UserError if a batch does not fit in the memory of the GPU."""
+        settings, whole = self.settings.optimizer, self.config.get("coupling") == "optimal"
+        check_memory(self.objective, self.network, self.batches, settings, self.device, divisible=not whole)
+
 
 def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mapping[str, Any]], Prepared]) -> None:
     """Train and print the run folder. Raises UserError before it writes to the run folder.
@@ -96,6 +102,8 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
     if folder is not None:
         _refuse_finished(folder, stored, prepared)
         prepared.report.extend(run_data.notes_on_data(stored["data"], prepared.facts["data"]))
+    if prepared.device.type == "cuda" and processes.world_size() == 1:
+        prepared.check_memory()
     run = _open_run(folder, request.task, flags, prepared)
     with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
@@ -111,7 +119,8 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
             if changed:  # Losses on other images do not compare.
                 trainer.best_loss, trainer.worse = math.inf, 0
             run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}{_rise_of_rate(trainer, stored)}")
-        trainer.train(interrupts)
+        with explain_full_memory(flags.optimizer, prepared.device):
+            trainer.train(interrupts)
 
 
 def _open_run(
