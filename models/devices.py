@@ -54,6 +54,11 @@ def pick_precision(name: str, device: torch.device) -> str:
     return name if name != "auto" else "bf16" if native else "float32"
 
 
+def measuring_device(device: torch.device) -> torch.device:
+    """Return the device for measures in float64: this device, or the CPU in place of MPS, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def bf16_ratio(network: nn.Module, shape: tuple[int, int, int], images: int = 16) -> float:
     """Return the time of a forward and backward pass on this CPU in bf16 autocast, divided by its time in float32."""
     noisy, t = torch.zeros(images, *shape), torch.full((images,), 0.5)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.devices import measuring_device
 from models.errors import UserError
 from models.evaluation.classifier_settings import ClassifierSettings
 from models.evaluation.feature_networks import NETWORKS
@@ -90,7 +91,7 @@ def fit_classifier(
             if len(order) < size:
                 order = torch.randperm(count, generator=generator)
             rows, order = order[:size], order[size:]
-            batch = _augment(examples.images[rows], settings.flips, generator).to(device)
+            batch = _augment(examples.images[rows].to(device), settings.flips, generator)
             _, logits = network(Pixels.scale(batch))
             loss = F.cross_entropy(logits, examples.labels[rows].to(device), label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
@@ -109,12 +110,13 @@ def _augment(images: Tensor, flips: bool, generator: torch.Generator) -> Tensor:
         reach = max(1, round(SHIFT * side))
         offsets = torch.randint(-reach, reach + 1, (count, 1), generator=generator)
         indices.append((torch.arange(side) + offsets).clamp(0, side - 1))
-    down, right = indices
+    down, right = indices  # drawn on the CPU, so that they are the same on every device
     if flips:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         right = torch.where(mirrored, right.flip(1), right)
     channels = torch.arange(images.shape[1]).view(1, -1, 1, 1)
-    return images[torch.arange(count).view(-1, 1, 1, 1), channels, down[:, None, :, None], right[:, None, None, :]]
+    grid = torch.arange(count).view(-1, 1, 1, 1), channels, down[:, None, :, None], right[:, None, None, :]
+    return images[tuple(index.to(images.device) for index in grid)]
 
 
 def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
@@ -122,9 +124,8 @@ def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
 
     On a CPU, float64 takes six times as long. The CPU replaces MPS, which has no float64.
     """
-    if device.type == "cuda":
-        return network.to(device, torch.float64).eval().requires_grad_(False)
-    return network.to("cpu", torch.float32).eval().requires_grad_(False)
+    dtype = torch.float64 if device.type == "cuda" else torch.float32
+    return network.to(measuring_device(device), dtype).eval().requires_grad_(False)
 
 
 def write_classifier(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:

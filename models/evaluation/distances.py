@@ -1,7 +1,8 @@
 """Distances between the distributions of two sets of images, in a space of features.
 
-Features are (N, D); everything is computed in float64. A distance decreases with N even between two sets of one
-distribution. Compare it only with the distance of a set of real images of the same size.
+Features are (N, D). Everything is computed in float64 on their device, and returned on the CPU. A distance decreases
+with N even between two sets of one distribution. Compare it only with the distance of a set of real images of the same
+size.
 """
 
 from typing import NamedTuple
@@ -23,11 +24,11 @@ class Gaussian(NamedTuple):
 def gaussian(features: Tensor, counts: Tensor | None = None) -> Gaussian:
     """Return the moments of the features (N, D) of N >= 2 images. counts: (N,), how often each occurs; default 1."""
     features = features.double()
-    counts = torch.ones(len(features), dtype=torch.float64) if counts is None else counts
+    counts = features.new_ones(len(features)) if counts is None else counts.to(features.device)
     total = counts.sum()
     mean = counts @ features / total
     centred = (features - mean) * (counts / (total - 1)).sqrt()[:, None]
-    return Gaussian(mean, torch.linalg.qr(centred, mode="r").R)
+    return Gaussian(mean.cpu(), torch.linalg.qr(centred, mode="r").R.cpu())  # small: a GPU would only be slower
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
@@ -71,11 +72,11 @@ def kernel_distance(features: Tensor, reference: Tensor, counts: Tensor | None =
     `resampled_counts`. Pairs of an image with itself are excluded.
     """
     features, reference = features.double(), reference.double()
-    once = torch.ones(1, len(features), dtype=torch.float64)
-    weights = once if counts is None else torch.cat([once, counts])
-    reference_term = _within(reference, torch.ones(1, len(reference), dtype=torch.float64))
+    once = features.new_ones(1, len(features))
+    weights = once if counts is None else torch.cat([once, counts.to(features.device)])
+    reference_term = _within(reference, reference.new_ones(1, len(reference)))
     distances = _within(features, weights) + reference_term - 2 * _across(features, reference, weights)
-    return distances[0].item(), distances[1:]
+    return distances[0].item(), distances[1:].cpu()
 
 
 def _kernel(rows: Tensor, columns: Tensor) -> Tensor:
@@ -85,8 +86,8 @@ def _kernel(rows: Tensor, columns: Tensor) -> Tensor:
 
 def _within(features: Tensor, weights: Tensor) -> Tensor:
     """Return the mean kernel value over pairs of different images, (draws,). weights: (draws, N)."""
-    total = torch.zeros(len(weights), dtype=torch.float64)
-    for rows in torch.arange(len(features)).split(CHUNK):
+    total = features.new_zeros(len(weights))
+    for rows in torch.arange(len(features), device=features.device).split(CHUNK):
         total += ((weights @ _kernel(features, features[rows])) * weights[:, rows]).sum(1)
     itself = weights.square() @ (features.square().sum(1) / features.shape[1] + 1) ** 3
     return (total - itself) / (weights.sum(1).square() - weights.square().sum(1))

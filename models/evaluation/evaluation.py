@@ -47,8 +47,8 @@ class Evaluation:
             self._measure_in(extractor)
         if classification_accuracy:
             self._measure_classification_accuracy()
-        pixels = (images.flatten(1) for images in (self.samples.images, real.train.images[:], real.test.images[:]))
-        self.pixels = self._measure_memory("pixels", *pixels)
+        sets, device = (self.samples.images, real.train.images[:], real.test.images[:]), self.protocol.measuring
+        self.pixels = self._measure_memory("pixels", *(images.flatten(1).to(device) for images in sets))
         floor = real.test.images[self.protocol.floor_rows(len(self.samples.images))]
         self.measurements.update(measures.grey_measures(self.samples.images, settings))
         self.floors.update(measures.grey_measures(floor, settings))
@@ -73,7 +73,7 @@ class Evaluation:
 
     def _measure_in(self, extractor: Extractor) -> None:
         protocol, settings, name = self.protocol, self.protocol.settings, extractor.name
-        output = extractor.extract(self.samples.images)
+        output = protocol.sample_features(extractor, self.samples.images)
         train, test = protocol.train_features(extractor), protocol.test_features(extractor)
         count, width = output.features.shape
         rows = protocol.floor_rows(count)
@@ -152,7 +152,12 @@ class Evaluation:
 
     def _measure_classification_accuracy(self) -> None:
         """Measure the classification accuracy score (Ravuri & Vinyals 2019). Its floor uses training images."""
-        real, samples, seed, device = self.protocol.real, self.samples, self.protocol.settings.seed, torch.device("cpu")
+        real, samples, seed, device = (
+            self.protocol.real,
+            self.samples,
+            self.protocol.settings.seed,
+            self.protocol.device,
+        )
         if samples.labels is None:
             self.warnings.append("no classification accuracy score was measured: the images have no labels")
             return

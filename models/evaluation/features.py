@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -19,7 +20,10 @@ SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "neighbours"  # C
 
 
 class FeaturesAndLogits(NamedTuple):
-    """Output of a feature network: features (N, D) and logits (N, classes), float32 or float64 on the CPU."""
+    """Output of a feature network: features (N, D) and logits (N, classes), float32 or float64 on the CPU.
+
+    Measures compare features on the device where they lie: see `on`.
+    """
 
     features: Tensor
     logits: Tensor
@@ -28,6 +32,10 @@ class FeaturesAndLogits(NamedTuple):
     def predictions(self) -> Tensor:
         """The most likely class of each image, (N,)."""
         return self.logits.argmax(1)
+
+    def on(self, device: torch.device) -> "FeaturesAndLogits":
+        """Return the same with the features on a device. The few logits stay on the CPU."""
+        return self._replace(features=self.features.to(device))
 
 
 class Extractor(Protocol):

@@ -26,13 +26,16 @@ class Fidelity:
 
 
 def fidelity(pairs: Iterable[tuple[Tensor, Tensor]]) -> Fidelity:
-    """Measure batches of (images, reconstructions), both uint8 (N, C, H, W), with at least one image in total."""
+    """Measure batches of (images, reconstructions), both uint8 (N, C, H, W), with at least one image in total.
+
+    Each batch is measured on its device, which must have float64.
+    """
     count, sums = 0, torch.zeros(3, dtype=torch.float64)
     for batch in pairs:
-        images, reconstructions = (Pixels.scale(part.cpu()).double() for part in batch)
+        images, reconstructions = (Pixels.scale(part).double() for part in batch)
         error = (images - reconstructions).flatten(1)
         similarity = ssim(images, reconstructions)
-        sums += torch.stack([error.square().mean(1).sum(), error.abs().mean(1).sum(), similarity.sum()])
+        sums += torch.stack([error.square().mean(1).sum(), error.abs().mean(1).sum(), similarity.sum()]).cpu()
         count += len(images)
     mse, l1, mean_ssim = (sums / count).tolist()
     return Fidelity(count, mse, l1, 10 * math.log10(DATA_RANGE**2 / mse) if mse > 0 else math.inf, mean_ssim)

@@ -1,7 +1,7 @@
 """Comparison of two sets of images by nearest neighbours, in any space of features.
 
-Functions take features (N, D) and return one value per image. `expected_mixing` and `expected_coverage` return the
-expected means for two sets from the same distribution.
+Functions take features (N, D) on any device with float64, and return one value per image, on the CPU. `expected_mixing`
+and `expected_coverage` return the expected means for two sets from the same distribution.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 512
+BLOCK = 16_384  # Columns of `nearest` that are converted to float64 at once.
 
 
 def _squares(rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -27,7 +28,7 @@ def _squares(rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _squares_within(points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the chunks of `_squares` between the points of one set. The distance of a point to itself is infinite."""
     for indices, squares in _squares(points, points):
-        squares[torch.arange(len(indices)), indices] = torch.inf
+        squares[torch.arange(len(indices), device=indices.device), indices] = torch.inf
         yield indices, squares
 
 
@@ -99,8 +100,15 @@ class Nearest(NamedTuple):
 
 def nearest(rows: Tensor, columns: Tensor) -> Nearest:
     """Find the nearest column of each row. The two sets must be disjoint, because a point is nearest to itself."""
-    parts = [squares.min(1) for _, squares in _squares(rows, columns)]
-    return Nearest(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+    least = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
+    column = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+    for first in range(0, len(columns), BLOCK):
+        for indices, squares in _squares(rows, columns[first : first + BLOCK]):
+            values, positions = squares.min(1)
+            nearer = values < least[indices]
+            least[indices] = torch.where(nearer, values, least[indices])
+            column[indices] = torch.where(nearer, first + positions, column[indices])
+    return Nearest(least.cpu(), column.cpu())
 
 
 def distance_to(rows: Tensor, columns: Tensor, k: int) -> Tensor:

@@ -5,24 +5,40 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from models.devices import measuring_device
 from models.evaluation.classifier import Classifier
 from models.evaluation.features import Extractor, FeaturesAndLogits, cached_features, cached_squares
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.measures import MAX_PAIRED, MeasureSettings, random_rows
+from models.spaces import ImageRows
 
 VERSION = 2  # Version of the measures. Reports of different versions are not compared.
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Real images, feature networks and settings of an evaluation. cache: folder for the features of real images."""
+    """Real images, feature networks and settings of an evaluation.
+
+    cache: folder for the features of real images. device: for the measures; MPS is replaced by the CPU.
+    """
 
     real: RealImages
     extractors: Sequence[Extractor]
     settings: MeasureSettings
     cache: Path
+    device: torch.device
+
+    @property
+    def measuring(self) -> torch.device:
+        """The device on which features are compared."""
+        return measuring_device(self.device)
+
+    def sample_features(self, extractor: Extractor, images: ImageRows) -> FeaturesAndLogits:
+        """Return the features of images to measure, on the device of the measures."""
+        return extractor.extract(images).on(self.measuring)
 
     def train_features(self, extractor: Extractor) -> FeaturesAndLogits:
         return self._features(extractor, self.real.train)
@@ -31,7 +47,7 @@ class Protocol:
         return self._features(extractor, self.real.test)
 
     def _features(self, extractor: Extractor, split: LabelledImages) -> FeaturesAndLogits:
-        return cached_features(extractor, split.images, split.identity.key, self.cache)
+        return cached_features(extractor, split.images, split.identity.key, self.cache).on(self.measuring)
 
     def test_squares(self, space: str, test: Tensor, train: Tensor) -> Tensor:
         """Return the squared distances of the test points (M, D) to their nearest training point (N, D), (M,)."""

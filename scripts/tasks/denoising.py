@@ -229,4 +229,5 @@ def build_sample_test(flags: TrainFlags, dataset: ImageData) -> SampleTest:
     extractor = classifier_of(dataset, experiments, torch.device(flags.run.device))
     key = identity_of(dataset.train).key
     train = cached_features(extractor, dataset.train.images, key, experiments / FEATURES_CACHE)
+    train = train.on(devices.measuring_device(torch.device(flags.run.device)))
     return SampleTest(extractor, gaussian(train.features), flags.sample_test.eval_samples)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data import ImageData
+from models.devices import measuring_device
 from models.drawing.maps import Cloud, SourceMap
 from models.errors import UserError
 from models.evaluation.maps import Map, fit_map
@@ -58,7 +59,7 @@ def draw_distribution(flags: DistributionFlags) -> None:
         read = _reader(shown, flags.features, dataset)
         floor = dataset.train.images[pick_images(dataset.train, count, flags.show.seed, None)]
         features = _Features(read(dataset.test.images[rows]), read(floor), read(generated.images))
-        figures = _measure_mixing(features, flags.k)
+        figures = _measure_mixing(features, flags.k, measuring_device(shown.model.device))
         write_numbers(folder, "numbers", figures)
         tell(f"a map by {flags.method}")
         both = torch.cat([features.real, features.generated]).numpy()
@@ -84,12 +85,12 @@ def _reader(shown: Shown, features: str, dataset: ImageData) -> FeatureReader:
     return encoded
 
 
-def _measure_mixing(features: _Features, k: int) -> dict[str, Any]:
+def _measure_mixing(features: _Features, k: int, device: torch.device) -> dict[str, Any]:
     """Return the measures of generated and of training images against test images, and the expected values."""
-    real, count = features.real, len(features.real)
+    real, count = features.real.to(device), len(features.real)
     measured = [
         {"mixing": mixing(real, others, k), **manifolds(real, others, k)._asdict()}
-        for others in (features.generated, features.floor)
+        for others in (features.generated.to(device), features.floor.to(device))
     ]
     expected = {"mixing": expected_mixing(count, count), "coverage": expected_coverage(count, count, k), "density": 1.0}
     figures: dict[str, Any] = {"images": count, "neighbours": k}

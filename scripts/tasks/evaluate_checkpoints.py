@@ -110,7 +110,7 @@ class _Evaluation:
         experiments, device = Path(flags.model.experiments_dir), torch.device(flags.model.device)
         extractors = find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
         settings = MeasureSettings(draws=flags.draws)
-        protocol = Protocol(real_images(dataset), extractors, settings, experiments / FEATURES_CACHE)
+        protocol = Protocol(real_images(dataset), extractors, settings, experiments / FEATURES_CACHE, device)
         return cls(flags, protocol, sampling, count, labels)
 
     @cached_property
@@ -137,7 +137,9 @@ class _Evaluation:
             for weights in reversed(WEIGHTS):
                 model, flags = open_model(path, replace(self.flags.model, weights=weights)), self.flags
                 samples = draw_samples(model, self.sampling, self.count, self.labels, flags.seed, flags.batch_size)
-                compared = self._compare(lambda network, of=samples: network.extract(of.images), samples.labels)
+                compared = self._compare(
+                    lambda network, of=samples: self.protocol.sample_features(network, of.images), samples.labels
+                )
                 measurements = {NOISE_LOSS: self._noise_loss(model), **compared}
                 values = ", ".join(f"{name} {format_value(name, row.value)}" for name, row in measurements.items())
                 tell(f"step {step}, {weights} weights: {values}")

@@ -98,7 +98,7 @@ def _measure_run(flags: SamplesFlags) -> None:
         extractors = _extractors(flags, dataset, device)
         samples = draw()
         card = {**model_card(path, flags.model), **samples.card}
-        _write(flags, folder, replace(samples, card=card), dataset, extractors)
+        _write(flags, folder, replace(samples, card=card), dataset, extractors, device)
         _save_npz(samples, folder)
         settings = {
             **to_config(flags),
@@ -123,7 +123,7 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
     out = flags.out or str(path.absolute().parent / "evaluation" / f"{datetime.now():%Y%m%d_%H%M%S}-{path.stem}")
     with new_folder(out, path, "evaluation", "samples") as folder:
         extractors = _extractors(flags, dataset, device)
-        _write(flags, folder, samples, dataset, extractors)
+        _write(flags, folder, samples, dataset, extractors, device)
 
 
 def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
@@ -149,10 +149,16 @@ def _extractors(flags: SamplesFlags, dataset: ImageData, device: torch.device) -
 
 
 def _write(
-    flags: SamplesFlags, folder: Path, samples: Samples, dataset: ImageData, extractors: Sequence[Extractor]
+    flags: SamplesFlags,
+    folder: Path,
+    samples: Samples,
+    dataset: ImageData,
+    extractors: Sequence[Extractor],
+    device: torch.device,
 ) -> None:
     settings = MeasureSettings(flags.k, flags.draws, extrapolate=flags.extrapolate)
-    protocol = Protocol(real_images(dataset), extractors, settings, Path(flags.model.experiments_dir) / FEATURES_CACHE)
+    cache = Path(flags.model.experiments_dir) / FEATURES_CACHE
+    protocol = Protocol(real_images(dataset), extractors, settings, cache, device)
     with Interrupts(at_once=True):
         evaluation = Evaluation(protocol, samples)
         evaluation.measure(flags.classification_accuracy)

@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from data import Split
+from models import devices
 from models.autoencoders.autoencoder import Autoencoder
 from models.drawing import image_files, sheets
 from models.evaluation.fidelity import Fidelity, fidelity
@@ -40,7 +41,9 @@ def reconstruct(flags: ReconstructFlags) -> None:
     sheets.check_scale(flags.scale, (height, 2 * width), flags.width, flags.height)
     with new_folder(flags.out, model.path, "reconstructions", source.split()[0]) as folder:
         reconstructed = _reconstruct(model, split.images, flags.batch_size, device)
-        result = fidelity(zip(split.images.split(500), reconstructed.images.split(500), strict=True))
+        pairs = zip(split.images.split(500), reconstructed.images.split(500), strict=True)
+        at = devices.measuring_device(device)
+        result = fidelity((images.to(at), others.to(at)) for images, others in pairs)
         title = (
             f"{name_of(model.path)}, step {model.step}, {flags.weights} weights: {source} images, each with its "
             f"reconstruction on the right. All {len(split):,}: {_line(result)}"

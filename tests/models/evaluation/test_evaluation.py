@@ -32,7 +32,8 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
     device = torch.device("cpu")
     network = for_inference(fit_classifier(ClassifierSettings(epochs=2), real.train, 10, device), device)
     facts = {"network": "convnet", "sha256": "0" * 64, "accuracy": 0.9}
-    return Protocol(real, [Classifier(network, facts)], MeasureSettings(draws=10), tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    return Protocol(real, [Classifier(network, facts)], MeasureSettings(draws=10), cache, device)
 
 
 @pytest.fixture
