@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import DataSet, ImageData, Pad, Sides, Split, make_split
-from data.readers import files
+from data.readers import early, files
 from data.readers.downloads import fetch_missing
 from data.readers.inert_pickle import read_batch
 from models.errors import UserError
@@ -43,6 +43,10 @@ class CIFAR10(DataSet):
     def __init__(self, *, size: Sides = (), pad: Pad = 0) -> None:
         self.size, self.pad = size, pad
 
+    def begin(self, root: Path) -> None:
+        if not (root / FOLDER).is_dir() and (root / ARCHIVE).is_file():
+            early.begin(_read_archive, root / ARCHIVE)
+
     def load(self, root: Path) -> ImageData:
         """Read the folder or the tar in `root`. Raises UserError if it is missing, cut short or altered."""
         folder, archive = root / FOLDER, root / ARCHIVE
@@ -51,7 +55,7 @@ class CIFAR10(DataSet):
         else:
             if not archive.is_file():
                 fetch_missing("cifar10", root, {ARCHIVE: URLS}, check=lambda path, file: _read_archive(path))
-            source, contents = archive, _read_archive(archive)
+            source, contents = archive, early.result(_read_archive, archive)
         *train, test = (read_batch(contents[name], f"{source} ({name})") for name in MD5)
         splits = (_join(batches, str(source)) for batches in (train, [test]))
         return ImageData("cifar10", *splits, class_names=CLASS_NAMES, flips=True).fitted(self.size, self.pad)

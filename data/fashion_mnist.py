@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data.images import DataSet, ImageData, Pad, Sides
-from data.readers.idx import load_idx_set
+from data.readers.idx import begin_idx_set, load_idx_set
 
 # The mirror of torchvision.datasets.FashionMNIST.
 MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
@@ -33,6 +33,9 @@ class FashionMNIST(DataSet):
 
     def __init__(self, *, size: Sides = (), pad: Pad = 0) -> None:
         self.size, self.pad = size, pad
+
+    def begin(self, root: Path) -> None:
+        begin_idx_set(root / "FashionMNIST" / "raw", MD5)
 
     def load(self, root: Path) -> ImageData:
         """Read the four files in `root`/FashionMNIST/raw. Raises UserError if one is missing, cut short or altered."""

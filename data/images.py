@@ -179,6 +179,9 @@ class DataSet:
 
     older = False
 
+    def begin(self, root: Path) -> None:
+        """Begin to read the files in a thread. `load` then waits for them. By default, nothing is begun."""
+
     def load(self, root: Path) -> ImageData:
         """Return the data set, read from the files in `root`. Raises UserError."""
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data.images import DataSet, ImageData, Pad, Sides
-from data.readers.idx import load_idx_set
+from data.readers.idx import begin_idx_set, load_idx_set
 
 # The mirrors of torchvision.datasets.MNIST.
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
@@ -26,6 +26,9 @@ class MNIST(DataSet):
 
     def __init__(self, *, size: Sides = (), pad: Pad = 0) -> None:
         self.size, self.pad = size, pad
+
+    def begin(self, root: Path) -> None:
+        begin_idx_set(root / "MNIST" / "raw", MD5)
 
     def load(self, root: Path) -> ImageData:
         """Read the four files in `root`/MNIST/raw. Raises UserError if one is missing, cut short or altered."""

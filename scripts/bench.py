@@ -1,8 +1,9 @@
 """Benchmark the training loop and the samplers. Step times are compared as ratios measured in one process.
 
 Tables: our training step against a bare step of the same network and an eager loop; our step on streamed JPEG files
-against images in memory; seconds per image of every sampler; and, if asked for, layouts, precisions, batch sizes and
-CUDA graphs on a GPU. The images are random. Their content affects only the decoding time.
+against images in memory; seconds per image of every sampler; and, if asked for, the seconds until the first step of a
+training, and layouts, precisions, batch sizes and CUDA graphs on a GPU. The images are random, except for the first
+step. Their content affects only the decoding time.
 """
 
 if not __package__:
@@ -47,6 +48,7 @@ from scripts.tasks.denoising import assemble, build_spec, fit_space, settings_to
 from scripts.tasks.gpu_table import BATCHES, gpu_table
 from scripts.tasks.peers import PILDataset
 from scripts.tasks.sampling import make_folder
+from scripts.tasks.start_table import start_table
 
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
@@ -57,7 +59,7 @@ TURN = 12
 DESCRIPTION = """Measure the training loop and the samplers. Prints the path of the tables.
 
 Flags after -- are for train_flow, as in: -- --compile --network.width 8"""
-Table = Literal["training", "streaming", "sampling", "gpu"]
+Table = Literal["training", "streaming", "sampling", "gpu", "start"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class BenchFlags:
     recipe: str = "mnist"
     """Recipe of train_flow. It sets the network, optimizer and batch size."""
     tables: tuple[Table, ...] = ("training", "streaming", "sampling")
-    """Tables to measure. gpu takes three to four minutes and is not among the default ones."""
+    """Tables to measure. Not among the default ones: gpu, which takes three to four minutes, and start, the seconds
+    until the first training step."""
     rounds: PositiveInt = 15
     """Number of interleaved rounds. The median over the rounds is reported."""
     images: str = ""
@@ -280,6 +283,7 @@ def main(argv: list[str]) -> None:
             "training": lambda: _training_table(flags, settings, folder, device),
             "streaming": lambda: _streaming_table(flags, settings, folder, device),
             "sampling": lambda: _sampler_table(settings, device),
+            "start": lambda: start_table(words, folder),
             "gpu": lambda: gpu_table(words, _random_images(), folder, flags.batches),
         }
         lines = []

@@ -26,7 +26,7 @@ from models.places import experiments_dir
 from models.ranges import NonNegativeInt, PositiveInt, Range
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags, read_ahead
-from scripts.cli.command import run_command
+from scripts.cli.command import quick_imports, run_command
 from scripts.cli.flags import CodingFlags, Labels, ModelFlags, PictureFormat, SamplerFlags, SourceFlags, one_of
 
 
@@ -210,7 +210,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"`task` {name}: choose from {', '.join(tasks)}{hint}")
     flags_class, description = EVALUATIONS[name]
     flags = parse_flags(argv, flags_class(), "evaluate", description)
-    importlib.import_module(f"scripts.tasks.evaluate_{name}").main(flags)
+    with quick_imports():
+        module = importlib.import_module(f"scripts.tasks.evaluate_{name}")
+    module.main(flags)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tyro
 from models.errors import UserError
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags
-from scripts.cli.command import run_command
+from scripts.cli.command import quick_imports, run_command
 from scripts.cli.flags import AnimationFormat, Labels, ModelFlags, PictureFormat, SamplerFlags, Scale
 
 DESCRIPTION = "Generate images with a trained run. Prints the output folder."
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
     for flag in ("save_images", "sample_folders"):
         if flags.every_checkpoint and getattr(flags, flag):
             raise UserError(f"--{flag}: --every_checkpoint writes no single images; leave one of the two out")
-    from scripts.tasks.generation import write_samples
-
+    with quick_imports():
+        from scripts.tasks.generation import write_samples
     write_samples(flags)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import Split, make_split
-from data.readers import files
+from data.readers import early, files
 from data.readers.downloads import fetch_missing
 from models.errors import UserError
 
@@ -29,6 +29,13 @@ def parse_idx(contents: bytes, source: str) -> np.ndarray:
         message = f"{source} is cut short or altered ({count} values, its header says {expected})"
         raise UserError(message, "delete or replace it")
     return np.frombuffer(contents, np.uint8, offset=header).reshape(shape)
+
+
+def begin_idx_set(folder: Path, md5: Mapping[str, str]) -> None:
+    """Begin to read the files of `load_idx_set` in threads, those that exist."""
+    for file, expected in md5.items():
+        if (path := files.locate_file(folder, file)) is not None:
+            early.begin(files.read_file, path, expected)
 
 
 def load_idx_set(
@@ -51,4 +58,4 @@ def load_idx_set(
 
 def _array(folder: Path, file: str, md5: Mapping[str, str]) -> np.ndarray:
     path = files.locate_file(folder, file) or folder / file
-    return parse_idx(files.read_file(path, md5[file]), str(path))
+    return parse_idx(early.result(files.read_file, path, md5[file]), str(path))

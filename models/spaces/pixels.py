@@ -35,7 +35,7 @@ class Pixels(Space):
     @classmethod
     def measure(cls, images: Tensor) -> Self:
         """Return the space of images uint8 (N, C, H, W), with the standard deviation of all their pixels."""
-        counts = torch.bincount(images.flatten().int(), minlength=256).double()
+        counts = torch.bincount(images.flatten(), minlength=256).double()
         values = cls.scale(torch.arange(256)).double()
         mean = (counts * values).sum() / counts.sum()
         variance = (counts * (values - mean) ** 2).sum() / counts.sum()

@@ -3,6 +3,7 @@
 This module imports no torch, so that a mistyped flag is reported at once.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -42,6 +43,20 @@ def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> No
 
         distributed.destroy_process_group()
     sys.exit(code)
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Import torch without garbage collection, which would take a sixth of the time and find nothing."""
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _run(task: Callable[[list[str]], None], parallel: bool) -> int:

@@ -1,0 +1,50 @@
+"""The start of a training. What takes seconds begins in threads, before the main thread imports torch."""
+
+import functools
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+
+import data
+from models import processes
+from models.errors import UserError
+from models.variants import DATA_SETS
+from scripts.cli.settings import AnyFlags, Request
+
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of CUDA, of ROCm, and of Windows under WSL
+
+
+def start_early(request: Request[AnyFlags]) -> None:
+    """Begin to read the data set, to start CUDA and to list matplotlib's fonts. Their errors are reported later."""
+    if processes.world_size() > 1:  # The processes of a machine load one after another.
+        return
+    flags = request.flags
+    with suppress(UserError):
+        data_set = DATA_SETS.build(flags.dataset, **vars(flags.dataset_options))
+        data_set.begin(data.data_root(flags.data.data_root))
+    device = flags.run.device
+    if device.startswith("cuda") or (device == "auto" and any(map(os.path.exists, GPU_DRIVERS))):
+        Thread(target=_start_cuda, args=("cuda" if device == "auto" else device,)).start()
+    _list_fonts()
+
+
+def _start_cuda(device: str) -> None:
+    import torch
+
+    with suppress(RuntimeError, AssertionError):
+        if torch.cuda.is_available():
+            torch.zeros(1, device=device)
+
+
+@functools.cache  # once in a process
+def _list_fonts() -> None:
+    """Build matplotlib's font cache in a process of its own if there is none. It would take seconds at a picture."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = Path(os.environ.get("MPLCONFIGDIR") or Path(home) / "matplotlib")
+    if sys.platform == "linux" and not list(cache.glob("fontlist-*.json")):
+        command = [sys.executable, "-c", "import matplotlib.font_manager"]
+        quiet = subprocess.DEVNULL
+        Thread(target=lambda: subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet), daemon=True).start()
