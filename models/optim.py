@@ -70,7 +70,8 @@ class Muon(AdamW):
             length = group["lr"] * 0.2 * max(shape) ** 0.5
             decay = group["lr"] * group["weight_decay"]
             if self.found_inf is not None:
-                length, decay = (step * (1 - self.found_inf) for step in (length, decay))
+                moves = 1 - self.found_inf.to(parameters[0].dtype)
+                length, decay = length * moves, decay * moves
             updates = orthogonalise(self._directions(tuple(parameters)), self.coefficients) * -length
             torch._foreach_mul_(parameters, 1 - decay)
             torch._foreach_add_(parameters, [update.view_as(p) for p, update in zip(parameters, updates, strict=True)])

@@ -1,7 +1,7 @@
 """Tests of two runs and their samples that commit e42310d made: they load, generate, evaluate and resume as before.
 
-tests/data/older_runs holds a flow and a chain (DDPM) on digits, both trained for moments on a CPU in float32. Their
-config.txt and environment.txt have the settings and the commands. Every test works on a copy.
+tests/data/older_runs holds a flow, a chain (DDPM) and a flow trained with Muon, on digits, all trained for moments on a
+CPU in float32. Their config.txt and environment.txt have the settings and the commands. Every test works on a copy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import models
 from data import ImageData, load
@@ -140,6 +141,18 @@ def test_a_resumed_run_tells_each_change_once_and_forgets_its_best(
     assert run_here(task, "--resume", folder, "--max_steps", step + 8, capsys=capsys).folder == folder
     assert changes_told(folder, step + 6) == []
     assert best_of(folder) == pytest.approx(min(after, float(rows_of(folder)[-1]["test_loss"])), rel=1e-5)
+
+
+def test_a_run_with_muon_is_resumed_as_before(older: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten more steps give the weights that e42310d gave. It kept one momentum for each matrix; today's are stacked."""
+    folder = older / "muon"
+    assert run_here("train_flow", "--resume", folder, "--max_steps", 30, capsys=capsys).folder == folder
+    tensors, _ = checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(folder))
+    expected = load_file(folder / "network_at_step_30.safetensors")
+    before = load_file(OLDER_RUNS / "muon/checkpoints/step_00000020.safetensors")
+    for name, weight in expected.items():
+        torch.testing.assert_close(tensors[name], weight, rtol=0, atol=1e-5)
+    assert max((expected[name] - before[name]).abs().max() for name in expected) > 0.01
 
 
 def test_a_run_of_today_is_resumed_without_a_word_on_changes(

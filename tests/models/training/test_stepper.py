@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from models import devices
 from models.diffusion.losses import LossWeights
 from models.diffusion.noise_schedules import NoiseLevel
 from models.errors import UserError
-from models.optim import AdamW
+from models.optim import AdamW, Muon
 from models.randomness import StepRandomness
 from models.runs.run import Run
 from models.training.loop import AVERAGE_EVERY, Trainer
@@ -243,7 +244,7 @@ def plain_step(trainer: Trainer, step: int, images: Tensor, labels: Tensor, opti
         (losses.sum() / settings.batch_size).backward()
     norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     optimizer.grad_scale = (norm / settings.clip).clamp(min=1).float()
-    optimizer.found_inf = torch.zeros(())
+    optimizer.found_inf = torch.zeros((), dtype=torch.float32)
     optimizer.step()
     optimizer.zero_grad()
     if (step + 1) % AVERAGE_EVERY == 0:
@@ -279,6 +280,58 @@ def test_fifty_steps_give_the_weights_of_a_plain_loop(
             ours_network.state_dict().items(), plain_network.state_dict().values(), strict=True
         ):
             assert torch.equal(value, expected), name
+
+
+class PlainMuon:
+    """Muon as written down, one matrix after another, and AdamW for the other weights: what our optimizer batches."""
+
+    def __init__(self, optimizer: Muon) -> None:
+        self.momenta: dict[nn.Parameter, Tensor] = {}
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+        cast(Any, optimizer).step_matrices = self.step_matrices
+        self.grad_scale = self.found_inf = torch.zeros(())
+
+    @torch.no_grad()
+    def step_matrices(self, group: dict[str, Any]) -> None:
+        a, b, c = Muon.coefficients
+        for p in (p for p in group["params"] if p.grad is not None):
+            gradient = p.grad.flatten(1) / self.grad_scale
+            momentum = self.momenta.setdefault(p, torch.zeros_like(gradient))
+            momentum.copy_(0.95 * momentum + 0.05 * gradient)
+            direction = 0.05 * gradient + 0.95 * momentum
+            update = direction / (direction.norm() + 1e-7)
+            for _ in range(5):
+                gram = update @ update.T
+                update = a * update + (b * gram + c * gram @ gram) @ update
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.sub_(group["lr"] * 0.2 * max(update.shape) ** 0.5 * update.view_as(p))
+
+    def step(self) -> None:
+        cast(Any, self.optimizer).grad_scale, self.optimizer.found_inf = self.grad_scale, self.found_inf
+        self.optimizer.step()
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(("precision", "steps", "tolerance"), [("float64", 50, 1e-9), ("float32", 1, 1e-6)])
+def test_steps_of_muon_give_the_weights_of_a_plain_loop(
+    precision: str, steps: int, tolerance: float, build: Build
+) -> None:
+    """Batched products round differently from single ones, and Newton-Schulz steps amplify that."""
+    devices.prepare_device(torch.device("cpu"), precision)
+    words = (*NETWORKS["unet"], *RANDOM, "--optimizer", "muon", "--precision", precision)
+    ours, plain = build("train_ddpm", *words), build("train_ddpm", *words)
+    before = [parameter.clone() for parameter in ours.network.parameters()]
+    optimizer = PlainMuon(cast(Muon, plain.optimizer))
+    for step in range(steps):
+        images, labels = cast(Any, plain.batches).at(step)
+        plain_step(plain, step, images, labels, optimizer, plain.ema.network)
+        ours.train_step()
+    assert len(optimizer.momenta) > 5
+    for value, expected, first in zip(ours.network.parameters(), plain.network.parameters(), before, strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=tolerance)
+        assert steps == 1 or not value.equal(first)
 
 
 # -- the buffer of plans -------------------------------------------------------------------------------------------
