@@ -94,6 +94,19 @@ def test_the_memory_of_recorded_steps_does_not_grow(tmp_path: Path) -> None:
     assert allocated[0] == allocated[1]
 
 
+def test_a_batch_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is written, and the batch of the message fits."""
+    torch.cuda.set_per_process_memory_fraction(0.02)
+    words = ("--experiments_dir", tmp_path, *TINY, "--device", "cuda", "--network.width", "64", "--max_steps", 2)
+    try:
+        refused = run_here("train_flow", *words, "--batch_size", 400_000, capsys=capsys)
+        assert refused.code == 2 and not list(tmp_path.iterdir()), refused.err
+        fitting = refused.err.split("--batch_size ")[-1].split()[0]
+        assert run_here("train_flow", *words, "--batch_size", fitting, capsys=capsys).code == 0
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
 def test_recorded_samples_are_the_eager_ones(tmp_path: Path) -> None:
     model = cast(Any, build(tmp_path, "--precision", "float32").objective).model
     network = build(tmp_path).ema.network

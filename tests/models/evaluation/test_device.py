@@ -17,9 +17,11 @@ from models.evaluation import evaluation as evaluations
 from models.evaluation.classifier import Classifier, for_inference
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.feature_networks import NETWORKS
+from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.fidelity import fidelity
 from models.evaluation.image_sets import Samples
-from models.evaluation.measures import MeasureSettings
+from models.evaluation.measures import MeasureSettings, Reference, measure_features, memory_measures
+from models.evaluation.memorisation import memorisation
 from models.evaluation.protocol import Protocol
 from models.variants import DATA_SETS
 from scripts.tasks.extractors import real_images
@@ -96,6 +98,20 @@ def test_an_evaluation_computes_on_the_device_of_the_run(protocol: Protocol, mon
         for name, measurement in mine.items():
             assert others[name][:3] == pytest.approx(measurement[:3], rel=1e-12, nan_ok=True), name
             assert others[name].resampled is None or type(others[name].resampled) is Tensor
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_measures_on_a_gpu_are_those_of_the_cpu() -> None:
+    generator, settings = torch.Generator().manual_seed(0), MeasureSettings(draws=10, extrapolate=True)
+    sets = [torch.randn(count, 16, generator=generator, dtype=torch.float64) for count in (300, 400, 350)]
+    logits, found = torch.randn(300, 10, generator=generator), []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        samples, train, test = (part.to(device) for part in sets)
+        reference = Reference.of(train, len(samples), 0)
+        rows = measure_features(FeaturesAndLogits(samples, logits), reference, "x", settings)
+        rows |= memory_measures(memorisation(samples, train, test), "x", settings)
+        found.append([number for row in rows.values() for number in row[:3]])
+    assert found[1] == pytest.approx(found[0], rel=1e-9, abs=1e-9, nan_ok=True)
 
 
 def test_reconstructions_are_compared_on_their_device(protocol: Protocol) -> None:
