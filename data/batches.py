@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.images import Split
+from data.readers.ahead import ReadAhead
 from data.readers.streamed import Streamed
 from models.errors import UserError
 
@@ -50,8 +51,6 @@ class Batches:
         self._labels = split.labels if isinstance(split.images, Streamed) else split.labels.to(self._device)
         self._mirrored = None if mirrored is None else _to_device(mirrored, self._device)
         if isinstance(split.images, Streamed):
-            from data.readers.ahead import ReadAhead  # only streamed images need Pillow
-
             self._images = ReadAhead(split.images, self._order.rows, workers, pinned=self._device.type == "cuda")
         else:
             self._images = _to_device(split.images, self._device)
@@ -68,13 +67,13 @@ class Batches:
             raise ValueError(f"step {step} is negative")
         rows, flipped = self._order.at(step)
         plan = {"flipped": flipped} if self._flips else {}
-        if not isinstance(self._images, Tensor):
+        if isinstance(self._images, ReadAhead):
             return {"images": self._images.at(step), "labels": self._labels.index_select(0, rows), **plan}
         return {"rows": rows, **plan}
 
     def gather(self, plan: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return images uint8 (N, C, H, W) and labels int64 (N,). plan: some rows of `plan`, on the device."""
-        if not isinstance(self._images, Tensor):
+        if isinstance(self._images, ReadAhead):
             images, labels = plan["images"], plan["labels"]
         else:
             images, labels = (values.index_select(0, plan["rows"]) for values in (self._images, self._labels))

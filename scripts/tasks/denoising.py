@@ -226,8 +226,9 @@ def build_sample_test(flags: TrainFlags, dataset: ImageData) -> SampleTest:
             f"`eval_samples` {flags.sample_test.eval_samples}: {dataset.name} has no classes to train a classifier on"
         )
     experiments = Path(flags.run.experiments_dir)
-    extractor = classifier_of(dataset, experiments, torch.device(flags.run.device))
+    device = torch.device(flags.run.device)
+    extractor = classifier_of(dataset, experiments, device)
     key = identity_of(dataset.train).key
     train = cached_features(extractor, dataset.train.images, key, experiments / FEATURES_CACHE)
-    train = train.on(devices.measuring_device(torch.device(flags.run.device)))
-    return SampleTest(extractor, gaussian(train.features), flags.sample_test.eval_samples)
+    features = train.on(devices.measuring_device(device)).features
+    return SampleTest(extractor, gaussian(features), flags.sample_test.eval_samples)
