@@ -3,7 +3,7 @@
 if not __package__:
     __import__("cli")  # says what to type, and exits
 
-from scripts.cli.command import run_command
+from scripts.cli.command import quick_imports, run_command
 from scripts.cli.flags import StudentFlags
 from scripts.cli.settings import read_student
 
@@ -14,8 +14,9 @@ A deterministic sampler of few steps maps noise to an image. The student learns 
 
 def main(argv: list[str]) -> None:
     request = read_student(argv, StudentFlags(), DESCRIPTION)
-    from scripts.tasks.distilling import prepare_student
-    from scripts.tasks.training import run_training
+    with quick_imports():
+        from scripts.tasks.distilling import prepare_student
+        from scripts.tasks.training import run_training
 
     run_training(request, prepare_student)
 

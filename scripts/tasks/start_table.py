@@ -13,6 +13,7 @@ from typing import Any
 
 from models.processes import cores, process_age
 
+Mark = tuple[str, float, float]  # A phase, and its seconds of wall-clock and processor time.
 FEW = 6  # Packages in the line about imports.
 IMPORT = re.compile(r"import time: +(\d+) \| +\d+ \| +(\w+)")
 
@@ -26,7 +27,7 @@ def start_table(words: Sequence[str], folder: Path) -> list[str]:
     begun = time.perf_counter()
     environment = {**os.environ, "PYTHON": sys.executable}
     subprocess.run(["scripts/sh/setup.sh", "--quiet"], cwd=root, env=environment, check=True)
-    marks = [("checking the environment", time.perf_counter() - begun, 0.0)]
+    marks: list[Mark] = [("checking the environment", time.perf_counter() - begun, 0.0)]
     command = [sys.executable, "-X", "importtime", "-m", __name__, *words, "--experiments_dir", str(folder)]
     child = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     marks += json.loads(child.stdout.splitlines()[-1])
@@ -34,7 +35,8 @@ def start_table(words: Sequence[str], folder: Path) -> list[str]:
     for microseconds, package in IMPORT.findall(child.stderr):
         imports[package] += int(microseconds)
     listed = ", ".join(f"{package} {microseconds / 1e6:.2f}" for package, microseconds in imports.most_common(FEW))
-    totals = ("in all", *(sum(mark[column] for mark in marks) for column in (1, 2)))
+    _, walls, processors = zip(*marks, strict=True)
+    totals = ("in all", sum(walls), sum(processors))
     return [
         f"start of train_flow {' '.join(words)}: load {load:.1f} on {cores()} cores",
         f"{'':<28} {'wall s':>8} {'CPU s':>8}",
@@ -45,12 +47,11 @@ def start_table(words: Sequence[str], folder: Path) -> list[str]:
 
 def main(words: list[str]) -> None:
     """Start a training as train_flow does, and print the time of each phase until the first step has ended."""
-    marks: list[tuple[str, float, float]] = []
+    marks: list[Mark] = []
 
     def mark(name: str) -> None:
         wall, processor = process_age(), time.process_time()
-        spent = (sum(mark[column] for mark in marks) for column in (1, 2))
-        marks.append((name, *(now - before for now, before in zip((wall, processor), spent, strict=True))))
+        marks.append((name, wall - sum(mark[1] for mark in marks), processor - sum(mark[2] for mark in marks)))
 
     from scripts.cli.command import quick_imports
     from scripts.cli.flags import FLOW
@@ -87,10 +88,10 @@ def main(words: list[str]) -> None:
     marked(training.Prepared, "trainer", "optimizer, EMA, log")
     step = Trainer.train_step
 
-    def first_step(trainer: Trainer) -> None:
+    def first_step(self: Trainer) -> None:
         mark("TensorBoard")
-        step(trainer)
-        trainer.check()  # waits for the device
+        step(self)
+        self.check()  # waits for the device
         mark("first step")
         print(json.dumps(marks), flush=True)
         os._exit(0)

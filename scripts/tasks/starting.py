@@ -12,12 +12,13 @@ import data
 from models import processes
 from models.errors import UserError
 from models.variants import DATA_SETS
-from scripts.cli.settings import AnyFlags, Request
+from scripts.cli.flags import AutoencoderFlags, TrainFlags
+from scripts.cli.settings import Request
 
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of CUDA, of ROCm, and of Windows under WSL
 
 
-def start_early(request: Request[AnyFlags]) -> None:
+def start_early(request: Request[TrainFlags] | Request[AutoencoderFlags]) -> None:
     """Begin to read the data set, to start CUDA and to list matplotlib's fonts. Their errors are reported later."""
     if processes.world_size() > 1:  # The processes of a machine load one after another.
         return

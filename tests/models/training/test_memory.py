@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def let_fit(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let a part of a batch fit if it has at most so many images. Returns the list of tried sizes."""
     tried: list[int] = []
 
-    def noise(self: StepRandomness, shape: object, stream: str = "noise") -> torch.Tensor:
+    def noise(self: StepRandomness, shape: Sequence[int], stream: str = "noise") -> torch.Tensor:
         tried.append(self.stop - self.start)
         if tried[-1] > images:
             raise torch.OutOfMemoryError("CUDA out of memory")
