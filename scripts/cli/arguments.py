@@ -19,6 +19,7 @@ import tyro
 from models.errors import UserError
 from models.places import expanded
 from models.ranges import check_ranges
+from scripts.cli.early import check_name
 from scripts.cli.help import REGISTRY, error_line, field_types, wrapped
 from scripts.cli.signatures import Option
 
@@ -70,6 +71,7 @@ def parse_flags(
         raise UserError(error_line(printed.getvalue(), prog, kinds)) from None
     for name, value, kind in leaves(flags):
         check_ranges({name: value}, {name: kind})
+        check_name(name, value, kind)
     return flags
 
 

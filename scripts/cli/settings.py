@@ -28,11 +28,13 @@ from scripts.cli.arguments import (
     to_config,
     with_settings,
 )
+from scripts.cli.early import check_places
 from scripts.cli.flags import AutoencoderFlags, CodingFlags, StudentFlags, TrainFlags
 from scripts.cli.recipes import settings_of
 
 AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags, StudentFlags)
 AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)
+Flags = TypeVar("Flags")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ class Request(Generic[AnyFlags]):
     flags: AnyFlags
     folder: Path | None = None
     notes: Sequence[str] = ()
+
+
+def read_flags(argv: Sequence[str], default: Flags, task: str, description: str) -> Flags:
+    """Return the flags of a task whose defaults do not depend on a run. Imports no torch. Raises UserError."""
+    flags = parse_flags(argv, default, task, description)
+    check_places(flags)
+    return flags
 
 
 def read_training(
@@ -69,6 +78,7 @@ def read_training(
     settings, left_out = merge(default, *given, chosen)
     sources = " and of ".join(name for name, _ in given if name)
     flags = parse_flags(argv, default, task, _with_source(description, sources), settings)
+    check_places(flags)
     if flags.run.changed_data:
         raise UserError("`changed_data` goes on with a run", "name the run with `resume`")
     belongs = "settings left out, since they belong to another network, space or data set: "
@@ -85,7 +95,9 @@ def read_coding(argv: Sequence[str], default: AnyCoding, task: str, description:
         settings = data_settings(_config_of(read_ahead(argv), "train_vae"))
         _, unknown = with_settings(default, settings)
         settings = {key: value for key, value in settings.items() if key not in unknown}
-    return parse_flags(argv, default, task, description, settings)
+    flags = parse_flags(argv, default, task, description, settings)
+    check_places(flags)
+    return flags
 
 
 def read_student(argv: Sequence[str], default: StudentFlags, description: str) -> Request[StudentFlags]:

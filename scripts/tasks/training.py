@@ -94,7 +94,8 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
     changed = folder is not None and _compare(folder, stored, prepared, flags.run.changed_data)
     if folder is not None:
         _refuse_finished(folder, stored, prepared)
-        prepared.report.extend(run_data.notes_on_data(stored["data"], prepared.facts["data"]))
+        if not changed:
+            prepared.report.extend(run_data.notes_on_data(stored["data"], prepared.facts["data"], prepared.files))
     run = _open_run(folder, request.task, flags, prepared)
     with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
         run.write_config(prepared.config)
