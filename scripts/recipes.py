@@ -17,7 +17,10 @@ def recipes_table() -> str:
 
 def main(argv: Sequence[str]) -> None:
     description = "List every recipe: its name, task, description and command."
-    argparse.ArgumentParser(prog="recipes", description=description).parse_args(argv)
+    parser = argparse.ArgumentParser(prog="recipes", description=description)
+    _, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.exit(2, f"error: recipes takes no flags: {' '.join(unknown)}\n")
     print(recipes_table())
 
 
