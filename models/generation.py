@@ -41,11 +41,6 @@ def default_sampler(spec: DenoiserSpec, sampler: str | None, steps: int | None, 
     return sampler, default_steps(sampler, spec.timesteps) if steps is None else steps
 
 
-def labels_in_turn(count: int, classes: int) -> list[int] | None:
-    """Return `count` labels that cycle through the classes 0, 1, 2, ...; None for a model without classes."""
-    return [index % classes for index in range(count)] if classes else None
-
-
 @dataclass(frozen=True)
 class Sampling:
     """Settings of sampling. options: options of the sampler, e.g. {"eta": 0.5}. guidance_interval: in flow time.

@@ -25,9 +25,10 @@ from models.evaluation.method_settings import (
 from models.places import experiments_dir
 from models.ranges import NonNegativeInt, PositiveInt, Range
 from models.variants import DATA_SETS
-from scripts.cli.arguments import parse_flags, read_ahead
+from scripts.cli.arguments import read_ahead
 from scripts.cli.command import quick_imports, run_command
 from scripts.cli.flags import CodingFlags, Labels, ModelFlags, PictureFormat, SamplerFlags, SourceFlags, one_of
+from scripts.cli.settings import read_flags
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def main(argv: list[str]) -> None:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"`task` {name}: choose from {', '.join(tasks)}{hint}")
     flags_class, description = EVALUATIONS[name]
-    flags = parse_flags(argv, flags_class(), "evaluate", description)
+    flags = read_flags(argv, flags_class(), "evaluate", description)
     with quick_imports():
         module = importlib.import_module(f"scripts.tasks.evaluate_{name}")
     module.main(flags)

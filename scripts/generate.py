@@ -10,9 +10,9 @@ import tyro
 
 from models.errors import UserError
 from models.ranges import PositiveInt
-from scripts.cli.arguments import parse_flags
 from scripts.cli.command import quick_imports, run_command
 from scripts.cli.flags import AnimationFormat, Labels, ModelFlags, PictureFormat, SamplerFlags, Scale
+from scripts.cli.settings import read_flags
 
 DESCRIPTION = "Generate images with a trained run. Prints the output folder."
 
@@ -54,7 +54,7 @@ class GenerateFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(_respelled(argv), GenerateFlags(), "generate", DESCRIPTION)
+    flags = read_flags(_respelled(argv), GenerateFlags(), "generate", DESCRIPTION)
     if flags.export is not None and (flags.every_checkpoint or flags.out is not None):
         raise UserError("--export packs one checkpoint and generates nothing: leave out --every_checkpoint and --out")
     for flag in ("save_images", "sample_folders"):

@@ -10,9 +10,9 @@ import tyro
 
 from models.errors import UserError
 from models.ranges import PositiveInt, Range
-from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
+from scripts.cli.settings import read_flags
 
 DESCRIPTION = "Add noise to test images and sample from there. Prints the output folder."
 
@@ -35,7 +35,7 @@ class ImageToImageFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, ImageToImageFlags(), "image_to_image", DESCRIPTION)
+    flags = read_flags(argv, ImageToImageFlags(), "image_to_image", DESCRIPTION)
     if not flags.strength:
         raise UserError("--strength: give one or more flow times above 0, up to 1")
     from scripts.tasks.partial_noise import sample_from_images

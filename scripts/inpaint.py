@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import tyro
 
 from models.ranges import PositiveInt
-from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
+from scripts.cli.settings import read_flags
 
 DESCRIPTION = "Fill in the hidden part of test images. Prints the output folder."
 
@@ -39,7 +39,7 @@ class InpaintFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, InpaintFlags(), "inpaint", DESCRIPTION)
+    flags = read_flags(argv, InpaintFlags(), "inpaint", DESCRIPTION)
     from scripts.tasks.inpainting import fill_test_images
 
     fill_test_images(flags)

@@ -10,9 +10,9 @@ import tyro
 
 from models.errors import UserError
 from models.ranges import NonNegativeInt, PositiveInt, Range
-from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
+from scripts.cli.settings import read_flags
 
 DESCRIPTION = "Draw interpolations between images. Prints the output folder."
 
@@ -40,7 +40,7 @@ class InterpolateFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, InterpolateFlags(), "interpolate", DESCRIPTION)
+    flags = read_flags(argv, InterpolateFlags(), "interpolate", DESCRIPTION)
     if flags.between == "images":
         if flags.images is not None and (len(flags.images) % 2 or not flags.images):
             raise UserError(f"--images: {len(flags.images)} indices, expected two a row")

@@ -23,7 +23,10 @@ def recipes_table() -> str:
 
 def main(argv: Sequence[str]) -> None:
     description = "List every recipe: its name, task, description, command, and what it changes on a GPU."
-    argparse.ArgumentParser(prog="recipes", description=description).parse_args(argv)
+    parser = argparse.ArgumentParser(prog="recipes", description=description)
+    _, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.exit(2, f"error: recipes takes no flags: {' '.join(unknown)}\n")
     print(recipes_table())
 
 

@@ -11,9 +11,9 @@ import tyro
 from models.errors import UserError
 from models.evaluation.classifier_settings import ClassifierSettings
 from models.places import experiments_dir
-from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import VARIANTS, DatasetName, SourceFlags
+from scripts.cli.settings import read_flags
 from scripts.cli.signatures import names_in
 
 DESCRIPTION = "Train a feature network for evaluate, or verify one. Prints its file."
@@ -44,7 +44,7 @@ class ClassifierFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, ClassifierFlags(), "train_classifier", DESCRIPTION)
+    flags = read_flags(argv, ClassifierFlags(), "train_classifier", DESCRIPTION)
     networks = names_in("models.evaluation.feature_networks", "NETWORKS")
     if flags.settings.network not in networks:
         raise UserError(f"`network` {flags.settings.network}: choose from {', '.join(networks)}")

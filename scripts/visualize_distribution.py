@@ -11,9 +11,9 @@ import tyro
 from models.errors import UserError
 from models.evaluation.maps import METHODS
 from models.ranges import PositiveInt, Range
-from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import ModelFlags, SamplerFlags, ShowFlags, one_of
+from scripts.cli.settings import read_flags
 
 DESCRIPTION = "Draw real and generated images on one map. Prints the output folder."
 
@@ -38,7 +38,7 @@ class DistributionFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, DistributionFlags(), "visualize_distribution", DESCRIPTION)
+    flags = read_flags(argv, DistributionFlags(), "visualize_distribution", DESCRIPTION)
     if flags.method not in METHODS:
         raise UserError(f"`method` {flags.method}: choose {' or '.join(METHODS)}")
     if flags.show.seed < 0:  # UMAP takes no negative seed.

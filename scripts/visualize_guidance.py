@@ -9,9 +9,9 @@ import tyro
 
 from models.errors import UserError
 from models.ranges import PositiveInt
-from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import Labels, ModelFlags, SamplerFlags, StripFlags
+from scripts.cli.settings import read_flags
 
 DESCRIPTION = "Draw guidance scales side by side. Prints the output folder."
 
@@ -34,7 +34,7 @@ class GuidanceFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, GuidanceFlags(), "visualize_guidance", DESCRIPTION)
+    flags = read_flags(argv, GuidanceFlags(), "visualize_guidance", DESCRIPTION)
     if not flags.scales:
         raise UserError("`scales`: name one or more")
     if flags.sampling.guidance_scale != 1:

@@ -6,7 +6,7 @@ Threads decode into one array, because Pillow releases the GIL. `streamed.py` le
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Self, TypeVar
@@ -25,6 +25,7 @@ from models.progress import progress
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CHUNK = 64
 _MOST_NAMED = 5
+_OTHER_SIZE = ", but the first image is "  # In the reason why an image cannot be used.
 
 Result = TypeVar("Result")
 
@@ -55,11 +56,6 @@ class Target:
         earlier = ("size", "channels", "crop")
         shown = {key: value for key, value in options.items() if key in earlier or value != getattr(Target, key)}
         return f"Target({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
-
-    @property
-    def ways_out(self) -> list[str]:
-        """Advice about images that cannot be used, for a UserError."""
-        return ["repair or remove them", *([] if self.size else ["give all images one size with `dataset.size`"])]
 
 
 def decode(stored: bytes, target: Target, name: str = "", survey: Survey | None = None) -> np.ndarray:
@@ -105,7 +101,7 @@ def decode_as(
     """
     image = decode(read(name), target, name, survey)
     if image.shape != tuple(shape):
-        raise ValueError(f"{_size(image.shape)}, but the first image is {_size(shape)}")
+        raise ValueError(f"{_size(image.shape)}{_OTHER_SIZE}{_size(shape)}")
     return image
 
 
@@ -133,8 +129,14 @@ def decode_all(tree: Tree, names: Sequence[str], target: Target, survey: Survey 
         reasons = ", ".join(f"{name} ({broken[name]})" for name in sorted(broken)[:_MOST_NAMED])
         more = f" and {len(broken) - _MOST_NAMED} more" if len(broken) > _MOST_NAMED else ""
         count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
-        raise UserError(f"{tree.path}: {count} cannot be used: {reasons}{more}", *target.ways_out)
+        raise UserError(f"{tree.path}: {count} cannot be used: {reasons}{more}", *ways_out(broken.values()))
     return images
+
+
+def ways_out(reasons: Iterable[str]) -> list[str]:
+    """Return advice about images that cannot be used, for a UserError. reasons: one for each image."""
+    differ = any(_OTHER_SIZE in reason for reason in reasons)
+    return ["repair or remove them", *(["give all images one size with `dataset.size`"] if differ else [])]
 
 
 def in_threads(work: Callable[[slice], Result], count: int) -> Iterator[Result]:

@@ -14,7 +14,16 @@ from torch import Tensor
 from data.images import ImageData, Split
 from data.readers.decoding import BROKEN
 from data.readers.layouts import shorten_names
-from data.readers.pictures import Target, decode_all, decode_as, empty_images, find_shape, in_threads, one_line
+from data.readers.pictures import (
+    Target,
+    decode_all,
+    decode_as,
+    empty_images,
+    find_shape,
+    in_threads,
+    one_line,
+    ways_out,
+)
 from data.readers.survey import Survey
 from data.readers.trees import Tree
 from models.errors import UserError
@@ -31,10 +40,9 @@ class Broken:
     named: reasons by image name. seen: images read by this process. elsewhere: images read by all other processes.
     """
 
-    def __init__(self, source: str, total: int, target: Target) -> None:
+    def __init__(self, source: str, total: int) -> None:
         self.source, self.total, self.seen, self.elsewhere = source, total, 0, 0
         self.named: dict[str, str] = {}
-        self._ways_out = target.ways_out
         self._tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
 
     def tell_to(self, tell: Callable[[str], None]) -> None:
@@ -66,7 +74,9 @@ class Broken:
         if len(self.named) > max(MOST_BROKEN, BROKEN_SHARE * among):
             name, reason = next(iter(self.named.items()))
             count = f"{len(self.named)} of the first {among} images"
-            raise UserError(f"{self.source}: {count} cannot be used, such as {name} ({reason})", *self._ways_out)
+            raise UserError(
+                f"{self.source}: {count} cannot be used, such as {name} ({reason})", *ways_out(self.named.values())
+            )
 
     def _report(self, number: int, name: str) -> None:
         self._tell(
@@ -211,7 +221,7 @@ def stream(
         size, test_size = ("×".join(map(str, sides[1:])) for sides in (shape, test_shape))
         message = f"images of {train.tree.path} are {size}, of {test.tree.path} {test_size}"
         raise UserError(message, "give all images one size with `dataset.size`")
-    broken = Broken(str(train.tree.path), len(train.names) + len(test.names), target)
+    broken = Broken(str(train.tree.path), len(train.names) + len(test.names))
     first, second = (
         Split(
             Streamed(part, target, shape, broken),
@@ -226,5 +236,8 @@ def stream(
     dataset = ImageData(name, first, second, class_names, flips, broken)
     if untrained := [class_names[label] for label in dataset.untrained]:
         kinds = "class without" if len(untrained) == 1 else f"{len(untrained)} classes without"
-        notes = [*notes, f"{train.tree.path}: {kinds} any training image: {shorten_names(untrained)}"]
+        notes = [
+            *notes,
+            f"{train.tree.path}: {kinds} any training image: {shorten_names(untrained)} (left out of samples)",
+        ]
     return replace(dataset, notes=(*passed_over, *notes))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Value of the column `weights`, label, colour and line style of each checkpoint curve.
 WEIGHTS = (("raw", "raw weights", COLOURS[0], "-"), ("ema", "EMA weights", COLOURS[1], "-."))
 CLOSEST = 0.06  # Guidance scales closer than this share of the axis are not both labelled.
+CLOSE = 0.09, 0.05  # Of two points closer than these shares of the axes, the second has its label above.
 LOG_SNR_SHOWN = 20.0  # Above 20, the noise vanishes in float32; below -20, the image vanishes.
 
 
@@ -99,16 +100,17 @@ def draw_guidance_curves(
 
 
 def _mark_scales(axes: Axes, scale: np.ndarray, texts: Sequence[str], values: np.ndarray) -> None:
-    """Write the values below their points where they do not overlap. Number the axis by the scales if all fit."""
-    below: dict[str, Any] = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
-    apart = CLOSEST * float(np.ptp(scale) or 1)
-    last = -np.inf
+    """Write the values at their points where they do not overlap. Number the axis by the scales if all fit."""
+    style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5}
+    width, height = float(np.ptp(scale) or 1), float(np.ptp(axes.get_ylim()))
+    last, last_y, is_above = -np.inf, 0.0, False
     labelled = []
     for x, y, text in zip(scale.tolist(), values.tolist(), texts, strict=True):
-        if x - last >= apart:
-            axes.annotate(text, (x, y), **below, path_effects=[outline()])
+        if x - last >= CLOSEST * width:
+            is_above = not is_above and x - last < CLOSE[0] * width and abs(y - last_y) < CLOSE[1] * height
+            axes.annotate(text, (x, y), xytext=(0, 6 if is_above else -13), **style, path_effects=[outline()])
             labelled.append(x)
-            last = x
+            last, last_y = x, y
     if len(labelled) == len(scale):
         axes.set_xticks(labelled, [f"{value:g}" for value in labelled])
 

@@ -63,9 +63,11 @@ class Evaluation:
                 f"{count} images, but the floor has only {tests}, all test images: distances decrease with the number "
                 f"of images, so measure {tests} images to compare them with the floor"
             )
-        missing = 0 if labels is None else len(real.class_names) - len(labels.unique())
-        if missing > 0:
-            self.warnings.append(f"{missing} classes were not asked for, but the training images have them")
+        known = set(real.train.labels.tolist()) if real.class_names else set()
+        if missing := len(known - set(labels.tolist())) if labels is not None else 0:
+            were = "class was not asked for, but the training images have it"
+            several = "classes were not asked for, but the training images have them"
+            self.warnings.append(f"{missing} {were if missing == 1 else several}")
         if not self.protocol.extractors:
             self.warnings.append(
                 f"{real.name} has no classes, so no feature network can be trained on it: name the extractor inception"

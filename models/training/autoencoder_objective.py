@@ -14,12 +14,14 @@ from models.autoencoders.autoencoder import AutoencoderSpec
 from models.autoencoders.loss import AutoencoderLoss
 from models.diffusion.denoiser import in_autocast
 from models.drawing import image_files, sheets
+from models.progress import duration
 from models.randomness import StepRandomness, derive_seed
 from models.spaces.pixels import Pixels
 from models.training.latent_pictures import Codec, draw_latent_space
 from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss, rows_to_show
 
 SHOWN = 32
+UMAP_SECONDS = 60  # A UMAP takes up to this, mostly to compile. Shorter trainings have no UMAP.
 # A latent unit is active if its variance over images exceeds this (Burda et al. 2016, section 5.2).
 ACTIVE_VARIANCE = 0.01
 # The log warns if the share of active units is lower than this.
@@ -115,13 +117,18 @@ class AutoencoderObjective:
         sheet = sheets.pairs(images, self.reconstruct(network, images), 8, caption, self.scale)
         image_files.save_with(sheet, path, self.picture_format)
 
-    def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
+    def draw_final(self, network: nn.Module, folder: Path, title: str, seconds: float) -> str:
         subfolder = folder / "latent_space"
         subfolder.mkdir(exist_ok=True)
         self.draw_progress(network, subfolder / "reconstructions.png", title)
         codec = Codec(cast(AutoencoderNetwork, network), self.spec)
-        looks = self.seed, self.umap, self.scale, self.picture_format
+        umap = self.umap and math.prod(self.latent_shape) > 2
+        looks = self.seed, umap and seconds >= UMAP_SECONDS, self.scale, self.picture_format
         draw_latent_space(codec, self.test_images, self.test_labels, subfolder, title, *looks)
+        if not umap or seconds >= UMAP_SECONDS:
+            return ""
+        least, took = duration(UMAP_SECONDS), duration(seconds)
+        return f"the latents are mapped by PCA only: UMAP takes up to {least}, and this run trained for {took}"
 
     @torch.no_grad()
     def reconstruct(self, network: nn.Module, images: Tensor) -> Tensor:

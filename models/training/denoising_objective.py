@@ -15,7 +15,7 @@ from models.diffusion.times import BINS, TimeBins, bin_of, build_grid
 from models.drawing import image_files, sheets
 from models.drawing.lettering import class_titles
 from models.evaluation.sample_test import SampleTest
-from models.generation import Generated, Sampling, generate, labels_in_turn
+from models.generation import Generated, Sampling, choose_labels, generate
 from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss, rows_to_show
@@ -112,7 +112,7 @@ class DenoisingObjective:
             return tested
         count = self.sample_test.count
         images = torch.cat([batch.images for batch in self._generate(network, count, "sample test")])
-        figures = self.sample_test.measure(images, labels_in_turn(count, self.spec.classes))
+        figures = self.sample_test.measure(images, self._labels(count))
         return tested._replace(note=self.sample_test.describe(figures), figures=figures)
 
     def _losses(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,13 +138,13 @@ class DenoisingObjective:
         images, _ = self._sample(network, frames=0)
         self._save(self._sheet(images, f"{title}, {self.sampling.describe()}"), path)
 
-    def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
+    def draw_final(self, network: nn.Module, folder: Path, title: str, seconds: float) -> str:
         images, first = self._sample(network, frames=FRAMES)
         title = f"{title}, {self.sampling.describe()}"
         for name in ("final_samples", "denoising_steps"):
             (folder / name).mkdir(exist_ok=True)
         self._save(self._sheet(images, title), folder / "final_samples" / "grid.png")
-        labels, names = labels_in_turn(len(images), self.spec.classes), self.spec.class_names
+        labels, names = self._labels(len(images)), self.spec.class_names
         image_files.save_each(images, folder / "final_samples", labels, class_names=names)
         noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
         for name, words, frames in (noisy, estimates):
@@ -154,12 +154,15 @@ class DenoisingObjective:
             strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", turns, self.scale)
             self._save(strip, folder / "denoising_steps" / f"{name}.png")
         self.draw_forward(folder / "forward_noising.png")
+        return ""
 
     def _save(self, picture: Image.Image, path: Path) -> None:
         image_files.save_with(picture, path, self.picture_format)
 
     def _sheet(self, images: Tensor, title: str) -> Image.Image:
-        return sheets.sample_sheet(images, class_titles(self.spec.class_names), title, self.columns, self.scale)
+        return sheets.sample_sheet(
+            images, class_titles(self.spec.class_names, self.spec.trained), title, self.columns, self.scale
+        )
 
     def draw_forward(self, path: Path) -> None:
         """Draw test images of every class with increasing noise, in equal steps of flow time."""
@@ -184,6 +187,10 @@ class DenoisingObjective:
     def _row_titles(self, labels: Sequence[int]) -> list[str]:
         return class_titles(self.spec.class_names, labels) if self.spec.class_names else []
 
+    def _labels(self, count: int) -> list[int] | None:
+        """Return labels that cycle through the classes with training images; None for a model without classes."""
+        return choose_labels(self._unbuilt, None, count)
+
     def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
         """Return the images of a sheet, and its first batch, which has the frames."""
         batches = self._generate(network, self.num_samples, "pictures", frames)
@@ -191,6 +198,6 @@ class DenoisingObjective:
         return torch.cat([first.images, *(batch.images for batch in batches)]), first
 
     def _generate(self, network: nn.Module, count: int, stream: str, frames: int = 0) -> Iterator[Generated]:
-        labels = labels_in_turn(count, self.spec.classes)
+        labels = self._labels(count)
         seed = derive_seed(self.seed, stream)
         return generate(self.model(network), self.sampling, count, labels, seed, EVALUATION_BATCH, frames)

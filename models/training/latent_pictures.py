@@ -89,7 +89,7 @@ def draw_latent_space(
 ) -> None:
     """Draw all pictures of the latent space of test images, uint8 (N, C, H, W), into an existing folder.
 
-    title: the beginning of every title. umap: draw a UMAP beside the PCA, which takes about ten seconds. scale: as in
+    title: the beginning of every title. umap: draw a UMAP beside the PCA, which takes up to a minute. scale: as in
     `grid`. picture_format: the pictures are also written in it, beside PNG.
     """
     latents = _Latents(codec, *codec.encode(images), folder, title, scale, picture_format)

@@ -236,7 +236,9 @@ class Trainer:
             return
         title = f"{self.run.folder.name}, step {self.step}, ema weights"
         with self.log.timed("pictures"):
-            self.objective.draw_final(self.ema.network, self.run.folder, title)
+            note = self.objective.draw_final(self.ema.network, self.run.folder, title, self.seconds)
+            if note:
+                self.run.log(note)
             pictures = (path for pattern in FINAL_PICTURES for path in sorted(self.run.folder.glob(pattern)))
             self.log.add_pictures(pictures, self.step)
             self.log.draw_curves()

@@ -75,8 +75,12 @@ class Objective(Protocol):
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         """Write one sample sheet."""
 
-    def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
-        """Write the pictures of a finished run to its folder."""
+    def draw_final(self, network: nn.Module, folder: Path, title: str, seconds: float) -> str:
+        """Write the pictures of a finished run, which trained for `seconds`, to its folder.
+
+        Returns a line for the log about pictures that are left out, empty if there are none.
+        """
+        ...
 
 
 def rows_in_turn(labels: Tensor, count: int) -> Tensor:

@@ -156,7 +156,7 @@ class StudentObjective:
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
         image_files.save_with(self._beside_teacher(self._sample(self.model(network)), title), path, self.picture_format)
 
-    def draw_final(self, network: nn.Module, folder: Path, title: str) -> None:
+    def draw_final(self, network: nn.Module, folder: Path, title: str, seconds: float) -> str:
         folder = folder / "final_samples"
         folder.mkdir(exist_ok=True)
         images = self._sample(self.model(network))
@@ -165,6 +165,7 @@ class StudentObjective:
         sheet = self._sheet(images, f"{title}, {self.sampling.describe()}")
         for name, picture in (("grid", sheet), ("with_teacher", self._beside_teacher(images, title))):
             image_files.save_with(picture, folder / f"{name}.png", self.picture_format)
+        return ""
 
     def _beside_teacher(self, images: Tensor, title: str) -> Image.Image:
         """Return the sheet of the student's images, with the sheet of its teacher's from the same noise beside it."""

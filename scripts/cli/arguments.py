@@ -19,7 +19,8 @@ import tyro
 from models.errors import UserError
 from models.places import expanded
 from models.ranges import check_ranges
-from scripts.cli.help import REGISTRY, error_line, field_types, wrapped
+from scripts.cli.early import check_name
+from scripts.cli.help import REGISTRY, error_line, field_types, value_names, wrapped
 from scripts.cli.signatures import Option
 
 Flags = TypeVar("Flags")
@@ -67,10 +68,25 @@ def parse_flags(
         if not error.code:
             raise
         kinds = {name: kind for name, _, kind in leaves(flags)}
+        _refuse_misplaced(argv, flags, kinds)
         raise UserError(error_line(printed.getvalue(), prog, kinds)) from None
     for name, value, kind in leaves(flags):
         check_ranges({name: value}, {name: kind})
+        check_name(name, value, kind)
     return flags
+
+
+def _refuse_misplaced(argv: Sequence[str], flags: Any, kinds: Mapping[str, Any]) -> None:
+    """Raise UserError for an option of another network, space or data set than the chosen one, which is named."""
+    for name in (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")):
+        room, _, option = name.partition(".")
+        if not option or name in kinds or room not in getattr(flags, "variants", ()):
+            continue
+        names = (value_names(kinds[room]) or "").strip("{}").split(",")
+        owners = [owner for owner in names if option in {known.name for known in flags.variants[room](owner)}]
+        if owners:
+            message = f"--{name}: {getattr(flags, room) or f'the default {room}'} has no such option"
+            raise UserError(message, f"choose `{room}` {' or '.join(owners)}")
 
 
 def spell(option: str) -> str | None:

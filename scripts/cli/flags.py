@@ -188,8 +188,8 @@ class ModelFlags:
     """Run: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
-    weights: str = "ema"
-    """ema or raw."""
+    weights: Annotated[str, one_of(("ema", "raw"))] = "ema"
+    """EMA or raw weights."""
     autoencoder: str | None = None
     """Run or checkpoint file of a latent run's autoencoder. Default: the file with the hash that the run recorded."""
     experiments_dir: str = field(default_factory=experiments_dir)
@@ -335,7 +335,7 @@ class AutoencoderFlags:
     run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
     report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=lambda: ReportSettings(eval_images=2048))
     umap: Annotated[bool, RESUMABLE] = True
-    """Also map the latents with UMAP at the end of the run. It takes ten seconds or more."""
+    """Also map the latents with UMAP at the end of the run, which takes up to a minute, if training took longer."""
     scale: Annotated[Scale, RESUMABLE] = None
 
 

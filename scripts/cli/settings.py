@@ -28,11 +28,13 @@ from scripts.cli.arguments import (
     to_config,
     with_settings,
 )
+from scripts.cli.early import check_places
 from scripts.cli.flags import AutoencoderFlags, CodingFlags, StudentFlags, TrainFlags
 from scripts.cli.recipes import Recipe, described, find_recipe
 
 AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags, StudentFlags)
 AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)
+Flags = TypeVar("Flags")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Request(Generic[AnyFlags]):
     def on(self, device: str) -> "Request[AnyFlags]":
         """Return the request for a type of device, such as cuda."""
         return self.on_gpu() if device == "cuda" and self.on_gpu is not None else self
+
+
+def read_flags(argv: Sequence[str], default: Flags, task: str, description: str) -> Flags:
+    """Return the flags of a task whose defaults do not depend on a run. Imports no torch. Raises UserError."""
+    flags = parse_flags(argv, default, task, description)
+    check_places(flags)
+    return flags
 
 
 def read_training(
@@ -77,6 +86,7 @@ def read_training(
     def request(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Request[AnyFlags]:
         settings, left_out = merge(default, *layers, chosen)
         flags = parse_flags(argv, default, task, _with_source(description, layers, recipe), settings)
+        check_places(flags)
         if flags.run.changed_data:
             raise UserError("`changed_data` goes on with a run", "name the run with `resume`")
         belongs = "settings left out, since they belong to another network, space or data set: "
@@ -104,7 +114,9 @@ def read_coding(argv: Sequence[str], default: AnyCoding, task: str, description:
         settings = data_settings(_config_of(read_ahead(argv), "train_vae"))
         _, unknown = with_settings(default, settings)
         settings = {key: value for key, value in settings.items() if key not in unknown}
-    return parse_flags(argv, default, task, description, settings)
+    flags = parse_flags(argv, default, task, description, settings)
+    check_places(flags)
+    return flags
 
 
 def read_student(argv: Sequence[str], default: StudentFlags, description: str) -> Request[StudentFlags]:

@@ -180,7 +180,7 @@ def build_objective(
     """Build the loss, the test grid and the sample sheets. Raises UserError for settings that do not fit together."""
     process, sheets = flags.process, flags.sheets
     _, height, width = spec.space.image_shape
-    check_sample_sheet(sheets.num_samples, spec.classes, (height, width), sheets.columns, sheets.scale)
+    check_sample_sheet(sheets.num_samples, len(spec.trained), (height, width), sheets.columns, sheets.scale)
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # Draw one time here: this raises UserError if the schedule does not allow the density.
     density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)

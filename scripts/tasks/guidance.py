@@ -36,7 +36,7 @@ def compare_scales(flags: GuidanceFlags) -> None:
     shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "guidance")
     for scale in flags.scales:
         check_guidance(shown.model, scale)
-    classes = tuple(shown.chosen.labels or range(shown.model.spec.classes))
+    classes = tuple(shown.chosen.labels or shown.model.spec.trained)
     if len(set(classes)) < len(classes):
         raise UserError("`labels`: a class is named twice; name each once")
     labels = choose_labels(shown.model, classes, len(classes) * flags.samples_per_class)

@@ -48,13 +48,13 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     in_run = path.parent.name == "checkpoints"
     kept = path.absolute().parents[2] / CONTENTS_CACHE if in_run else None
     dataset = load_data_again(config["dataset"], options, root, source, facts, name_of(path), kept)
-    now = data_facts(dataset)
-    for note in notes_on_data(facts["data"], now):
-        tell(note)
+    now, rows = data_facts(dataset), run_data.rows_of(dataset)
     if not same_data(facts["data"], now):
-        change = run_data.describe_change(path.parent.parent, facts["data"], now, run_data.rows_of(dataset))
+        change = run_data.describe_change(path.parent.parent, facts["data"], now, rows)
         message = f"the data set {dataset.name} in {root} differs from the data that {path} was trained on: {change}"
         raise UserError(message, "name the folder of the original data with `data_root`")
+    for note in notes_on_data(facts["data"], now, rows):
+        tell(note)
     return dataset
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import data
 from data import ImageData, Split
 from data.readers.layouts import shorten_names
-from data.readers.trees import look_for
+from data.readers.trees import FolderTree, look_for
 from models.errors import UserError
 from models.evaluation.image_sets import sha256_of
 from models.places import expanded
@@ -48,11 +48,17 @@ def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return then.get("name") == now["name"] and Identity.from_facts(then).matches(Identity.from_facts(now))
 
 
-def notes_on_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a line for the log if the data of an older run can be compared by names and sizes alone."""
-    if now.get("contents") and not then.get("contents"):
-        return ["this run knows the names and sizes of its images, not their contents: only these were compared"]
-    return []
+def notes_on_data(then: Mapping[str, Any], now: Mapping[str, Any], rows: Rows | None) -> list[str]:
+    """Return a line for the log if two equal `data_facts` of image files were compared by names and sizes alone.
+
+    rows: of the data of today.
+    """
+    if rows is None or Identity.from_facts(then).by_contents(Identity.from_facts(now)):
+        return []
+    reason = "the image files are streamed, and their contents have not been read yet"
+    if not then.get("contents"):
+        reason = "this run knows the names and sizes of its images, not their contents"
+    return [f"{reason}: only names and sizes were compared"]
 
 
 def counts_of(dataset: ImageData) -> dict[str, Any]:
@@ -127,9 +133,11 @@ def locate_moved(name: str, options: Mapping[str, Any], root: Path, run: str) ->
             continue
         parts = Path(expanded(path)).parts
         candidates = [root.joinpath(*parts[first:]) for first in range(1, len(parts))]
-        # The root itself may be the folder, if the test images are not elsewhere.
-        candidates += [root] if option == "path" and not options.get("test_path") and root.is_dir() else []
         moved = next((candidate for candidate in candidates if candidate.exists()), None)
+        # The root itself may be the folder, if the test images are not elsewhere.
+        alone = option == "path" and not options.get("test_path")
+        if moved is None and alone and root.is_dir() and FolderTree(root).names:
+            moved = root
         if moved is None:
             raise UserError(
                 f"the images of {run} are not in {path}",

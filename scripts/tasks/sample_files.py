@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data import ImageData
 from models.errors import UserError
+from scripts.cli.early import check_samples
 from scripts.cli.terminal import tell
 
 IMAGES, LABELS = "arr_0", "arr_1"  # Members of an archive as `generate` writes it.
@@ -32,8 +33,7 @@ def read_sample_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | N
 
     Raises UserError for images of another shape or type, and if the file cannot be read.
     """
-    if not path.exists():
-        raise UserError(f"`samples` {path}: no such file or folder")
+    check_samples(path)
     if path.is_dir() or path.suffix.lower() not in (".npz", ".npy"):
         images, labels = _read_pictures(path, dataset)
     else:

@@ -19,7 +19,7 @@ from models import devices
 from models.class_names import LISTED, numbered
 from models.errors import UserError
 from models.generation import Sampling, default_sampler, named_labels
-from models.model import WEIGHTS, Model, load_model
+from models.model import Model, load_model
 from models.progress import progress
 from models.runs import checkpoints
 from models.runs.lookup import DENOISING, find_run
@@ -34,8 +34,6 @@ FILM_FRAMES = 40  # Frames of an animation of the reverse process.
 
 def resolve_model(flags: ModelFlags) -> ModelFlags:
     """Replace "auto" by an actual device and precision, and prepare the device. Raises UserError."""
-    if flags.weights not in WEIGHTS:
-        raise UserError(f"--weights {flags.weights}: choose ema or raw")
     device = devices.pick_device(flags.device)
     devices.prepare_device(device)
     return replace(flags, device=str(device), precision=devices.pick_precision(flags.precision, device))

@@ -101,7 +101,8 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
     changed = folder is not None and _compare(folder, stored, prepared, flags.run.changed_data)
     if folder is not None:
         _refuse_finished(folder, stored, prepared)
-        prepared.report.extend(run_data.notes_on_data(stored["data"], prepared.facts["data"]))
+        if not changed:
+            prepared.report.extend(run_data.notes_on_data(stored["data"], prepared.facts["data"], prepared.files))
     if prepared.device.type == "cuda" and processes.world_size() == 1:
         prepared.check_memory()
     run = _open_run(folder, request.task, flags, prepared)

@@ -142,6 +142,8 @@ def test_data_that_moved(
     assert "not in" in (lost := loss(tmp_path / "empty")).err and "--data_root" in lost.err
     assert "dataset.path" not in lost.err.partition("are not in")[2]  # evaluate has no such flag
     assert loss(tmp_path / "renamed").code == 0
+    bare = train("--resume", run, "--max_steps", "12", "--data_root", run / "checkpoints")
+    assert f"are not in {moved};" in bare.err and "with --data_root" in bare.err
     shutil.copy(tmp_path / "renamed" / "a" / "1.png", tmp_path / "renamed" / "a" / "new.png")
     changed = loss(tmp_path / "renamed")
     assert changed.code == 2 and "a/new.png, which is new" in changed.err and changed.err.count("\n") == 1
@@ -196,6 +198,8 @@ def test_a_class_without_a_training_image_is_not_generated(
 
     refused = generate("--labels", lost)
     assert refused.code == 2 and re.search(rf"--labels {lost}.*{name} had no training image", refused.err)
+    drawn = [path.name for path in (run / "final_samples").glob("*_label*.png")]
+    assert len(drawn) == 10 and not any(f"_label{lost}" in file for file in drawn)
     ended = generate()
     assert f"no training image of them: {name}" in ended.err
     files = [path.name for path in (ended.folder / "images").iterdir()]

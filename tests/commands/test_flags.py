@@ -140,6 +140,23 @@ def test_defaults_that_are_left_out_are_not_named() -> None:
     assert settings == {"dataset": "digits", "network": "dit", "space": "latents"} and left_out == []
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--dataset.path here", "--dataset.path: digits has no such option; choose --dataset folder or hf"),
+        (
+            "--network dit --network.kernel_size=3",
+            "--network.kernel_size: dit has no such option; choose --network convnext",
+        ),
+        ("--dataset.nothing here", "Unrecognized options: --dataset.nothing, here (--help lists the flags of train)"),
+    ],
+)
+def test_an_option_of_another_variant_names_that_variant(words: str, line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_flags(words.split(), FLOW, "train", "")
+    assert refused.value.text(spell) == line
+
+
 TASKS: dict[str, Any] = {
     "train_ddpm": TrainFlags(),
     "train_latent": LATENT,

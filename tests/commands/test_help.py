@@ -123,11 +123,14 @@ def test_help_is_quick_and_reads_well() -> None:
 
 
 def test_help_and_mistakes_import_no_torch(tmp_path: Path) -> None:
-    """A module in the place of torch ends the process. Of a run, only its status and config are read."""
+    """A module in the place of torch ends the process. Only text files of a run are read."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')", encoding="utf-8")
     (run := tmp_path / "runs" / "20260208_143052-vae-digits").mkdir(parents=True)
     (run / "status.json").write_text('{"task": "train_vae", "dataset": "digits"}', encoding="utf-8")
     (run / "config.txt").write_text("dataset: digits\ndata_root: null\n", encoding="utf-8")
+    (flow := tmp_path / "runs" / "20260208_143053-flow-digits" / "checkpoints").mkdir(parents=True)
+    (flow.parent / "status.json").write_text('{"task": "train_flow", "dataset": "digits"}', encoding="utf-8")
+    (flow / "step_00000001.yaml").write_text("denoiser: {class_names: [cat, dog]}\n", encoding="utf-8")
     training = "train_ddpm", "train_latent", "train_vae", "train_classifier"
     sampling = "generate", "image_to_image", "inpaint", "interpolate", "visualize_guidance", "visualize_distribution"
     tasks = (*training, *sampling, "evaluate", "reconstruct", "encode_dataset")
@@ -136,6 +139,16 @@ def test_help_and_mistakes_import_no_torch(tmp_path: Path) -> None:
         ("visualize_schedules", "--timesteps", "-1"): "error: --timesteps -1: must be at least 0\n",
         ("train_flow", "--network", "dit", "--network.patch_size", "four"): "error: ",
         ("train_flow", "--resume", str(run)): f"error: {run} is a run of train_vae",
+        ("train_flow", "--loss", "l3"): "error: --loss 'l3': choose from l2, ",
+        ("train_flow", "--init_from", "nosuch"): "error: no run 'nosuch'",
+        ("train_flow", "--dataset", "folder", "--dataset.path", "/nosuch"): "error: --dataset.path /nosuch: does not",
+        ("train_latent", "--autoencoder", "nosuch"): "error: no run 'nosuch'",
+        ("generate", "--weights", "both"): "error: --weights 'both': choose from ema, raw\n",
+        ("generate", "--checkpoint", "no.safetensors"): "error: no checkpoint no.safetensors\n",
+        ("generate", "--autoguidance", "nosuch"): "error: no run 'nosuch'",
+        ("visualize_guidance", "--run", "nosuch"): "error: no run 'nosuch'",
+        ("inpaint", "--labels", "owl"): "error: --labels owl: ",
+        ("evaluate", "--samples", "no.npz"): "error: --samples no.npz: no such file or folder\n",
     }
     mistakes |= {
         (task, "--bath_size", "3"): "error: Unrecognized options: --bath_size, 3; did you mean" for task in tasks

@@ -41,6 +41,13 @@ def test_a_run_on_padded_digits_is_generated_from_resumed_and_measured(
     assert again.code == 0 and "resumed at step 4" in again.err
     loss = run_here("evaluate", *runs, "--run", trained.folder, "--task", "loss", "--num_images", 8, capsys=capsys)
     assert loss.code == 0
+    padded = ("--dataset", "digits", "--dataset.size", 6, "--dataset.pad", 3)
+    network = run_here("train_classifier", *padded, "--epochs", 1, "--out", tmp_path / "n.safetensors", capsys=capsys)
+    words = ("--num_images", 12, "--draws", 10, "--steps", 2, "--extractors", tmp_path / "n.safetensors")
+    measured = run_here("evaluate", *runs, "--run", trained.folder, *words, capsys=capsys)
+    assert network.code == 0 and measured.code == 0, network.err + measured.err
+    assert (measured.folder / "report.json").is_file()
+    assert np.load(measured.folder / "samples.npz")["arr_0"].shape == (12, 12, 12, 1)
     whole = run_here("evaluate", "--samples", made.folder / "samples.npz", "--dataset", "digits", *runs, capsys=capsys)
     assert whole.code == 2 and "12" in whole.err and whole.err.count("\n") == 1
 

@@ -77,6 +77,9 @@ def test_config_values(home: Path) -> None:
     (home / "config.txt").write_text(
         "dataset: hf:~/rows\ndata_root: ~/data\nexperiments_dir: ~\nresume: ~/no\nname: a\n"
     )
+    (home / "pictures").mkdir()
+    (home / "run").mkdir()
+    (home / "run" / "status.json").write_text("{}")
     # In YAML, an unquoted ~ alone is null.
     (home / "quoted.txt").write_text(
         'dataset: folder\ndataset.path: "~/pictures"\nexperiments_dir: "~"\ninit_from: ~/run\n'

@@ -63,6 +63,7 @@ def test_a_run_may_be_taken_up_either_way(train, archive) -> None:
         part = train(*words, *before, "--max_steps", "3").folder
         assert train(*words, *after, "--workers", "2", "--resume", part).folder == part
         assert weights_hash(part) == whole
+        assert "only names and sizes were compared" in log_of(part)
 
 
 def test_a_killed_streamed_run_is_resumed_exactly(tmp_path: Path, archive) -> None:

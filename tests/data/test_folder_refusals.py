@@ -38,7 +38,7 @@ def test_corrupt_images_are_named(size: tuple[int, ...], kind: str, classes: Pat
     message = refused(zipped(classes) if kind == "zip" else classes, size=size, test_share=1e-9)
     assert "cannot be used" in message and "repair or remove" in message
     assert all(name in message for name in ("cat/1.png", "dog/text.jpg", "ant/empty.webp"))
-    assert "3 images" in message
+    assert "3 images" in message and "repair or remove" in message and "dataset.size" not in message
 
 
 def test_many_corrupt_images_are_counted(tmp_path: Path) -> None:

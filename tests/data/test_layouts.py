@@ -180,7 +180,7 @@ def test_a_class_without_a_training_image_is_named(tmp_path: Path, capsys: pytes
     loaded = load(tmp_path / "one")
     assert len(loaded.untrained) == len(loaded.test) == 1
     lost = loaded.class_names[loaded.untrained[0]]
-    assert f"class without any training image: {lost}\n" in capsys.readouterr().err
+    assert f"class without any training image: {lost} (left out of samples)\n" in capsys.readouterr().err
     png(tmp_path / "one" / "a" / "second.png", 1)
     assert load(tmp_path / "one").untrained == () and capsys.readouterr().err == ""
 

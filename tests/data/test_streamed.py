@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 import data
 from data.batches import Batches
 from data.readers import streamed
-from data.readers.pictures import Target
 from data.readers.streamed import Broken, Streamed
 from models.errors import UserError
 from tests.data.own_images import load, png, zipped
@@ -175,7 +174,7 @@ def test_a_broken_picture_is_replaced_by_the_next_of_its_class_and_told_once(wor
 
 def test_processes_hear_of_each_others_broken_pictures() -> None:
     reports: list[list[str]] = [[], []]
-    records = [Broken("here", 1000, Target(None, 3, True)) for _ in reports]
+    records = [Broken("here", 1000) for _ in reports]
     for broken, lines in zip(records, reports, strict=True):
         broken.tell_to(lines.append)
     records[0].note(300, {"a.png": "cut"})

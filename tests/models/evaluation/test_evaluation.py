@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -111,6 +112,19 @@ def test_warnings_name_what_cannot_be_compared(protocol: Protocol, real: RealIma
     few = evaluation_of(protocol, real.test.images[torch.arange(60)])
     assert has_warning(few, "60 images for 128 features")
     assert len(few.protocol.floor_rows(60)) == 60
+
+
+def test_a_class_without_training_images_is_not_missed(protocol: Protocol, real: RealImages) -> None:
+    protocol = replace(protocol, real=replace(real, train=real.train[real.train.labels != 9]))
+
+    def warnings_for(classes: int) -> list[str]:
+        labels = torch.arange(50) % classes
+        evaluation = Evaluation(protocol, Samples(real.test.images[:50], labels, "images", {}))
+        evaluation._warn_of_input()
+        return evaluation.warnings
+
+    assert warnings_for(9) == []
+    assert warnings_for(8) == ["1 class was not asked for, but the training images have it"]
 
 
 def test_the_distance_due_to_class_shares(protocol: Protocol, real: RealImages) -> None:

@@ -59,16 +59,17 @@ def test_distances_between_real_images_are_computed_once(tmp_path: Path, monkeyp
 
 def test_shipped_distances_are_few_bytes_and_numbers() -> None:
     files = list(features.SHIPPED.glob("*.safetensors"))
-    assert len(files) == 3 and sum(file.stat().st_size for file in files) < 5e6
+    assert len(files) == 6 and sum(file.stat().st_size for file in files) < 5e6
     for file in files:
         squares = load_file(file)["squares"]
         assert len(squares) == 10_000 and squares.isfinite().all() and squares.min() >= 0
 
 
-def test_shipped_distances_are_those_of_the_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_shipped_distances_are_those_of_the_pixels(name: str, tmp_path: Path) -> None:
     if not (root := os.environ.get("DATA_ROOT")):
         pytest.skip("DATA_ROOT does not name a folder of real data")
-    real = real_images(data.load("mnist", {}, Path(root)))
+    real = real_images(data.load(name, {}, Path(root)))
     keys = real.train.identity.key, real.test.identity.key
     train, test = (part.images[:].flatten(1) for part in (real.train, real.test))
     shipped = cached_squares("pixels", test, train, keys, tmp_path)

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.autoencoders.loss import AutoencoderLoss
 from models.drawing import sheets
 from models.spaces.pixels import Pixels
-from models.training import latent_pictures
+from models.training import autoencoder_objective, latent_pictures
+from models.training.autoencoder_objective import AutoencoderObjective
 from models.training.latent_pictures import Codec, draw_latent_space
 from tests.models.coders import random_images, small_coder
 
@@ -76,6 +78,20 @@ def test_few_images_without_classes(count: int, expected: set[str], tmp_path: Pa
         made = codec(tmp_path / f"run-{folder}", latent_shape=latent_shape)
         made = replace(made, spec=replace(made.spec, class_names=()))
         assert draw(made, tmp_path / folder, count) == expected | maps
+
+
+def test_umap_needs_a_long_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[bool] = []
+    monkeypatch.setattr(autoencoder_objective, "draw_latent_space", lambda *words: drawn.append(words[6]))
+    made, images = codec(tmp_path), random_images(12, (1, 8, 8))
+    loss, labels = AutoencoderLoss("l2", 1e-6, 0, 0.0), torch.arange(12) % 3
+    shape = made.network.latent_shape
+    objective = AutoencoderObjective(made.spec, loss, shape, None, images, images, labels, 0, umap=True)
+    line = objective.draw_final(made.network, tmp_path, "title", 59)
+    assert "PCA only" in line and "59.0s" in line and objective.draw_final(made.network, tmp_path, "title", 60) == ""
+    objective = replace(objective, umap=False)
+    assert objective.draw_final(made.network, tmp_path, "title", 59) == ""
+    assert drawn == [False, True, False]
 
 
 def test_umap_needs_its_option_and_enough_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

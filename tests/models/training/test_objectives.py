@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.diffusion.losses import DenoisingLoss
 from models.diffusion.times import TimeDensity, bin_of
-from models.generation import Sampling, labels_in_turn
+from models.generation import Sampling
 from models.model import DenoiserSpec
 from models.spaces.pixels import Pixels
 from models.training import denoising_objective
@@ -50,10 +50,6 @@ def test_the_grid_is_frozen_and_its_loss_is_the_formula(objective: DenoisingObje
     clean = objective.spec.space.encode(objective.test_images)
     assert first.test == pytest.approx(1 + clean.square().mean().item(), rel=0.05)
     assert len(first.parts) == 10
-
-
-def test_labels_of_a_sheet_go_round() -> None:
-    assert labels_in_turn(5, 3) == [0, 1, 2, 0, 1] and labels_in_turn(5, 0) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Mistakes that are found before torch is imported, which takes seconds: missing runs, classes, names and files.
+
+The library finds each of them again, with the same message.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import data
+from models.class_names import find_labels
+from models.errors import UserError
+from models.runs.lookup import DENOISING, find_run
+from models.runs.yaml_files import read_yaml
+from scripts.cli.flags import (
+    AutoencoderFlags,
+    ModelFlags,
+    SamplerFlags,
+    TrainFlags,
+)
+from scripts.cli.help import value_names
+
+
+def check_name(option: str, value: Any, kind: Any) -> None:
+    """Raise UserError for a value that is none of the names which a flag takes. kind: type of the flag."""
+    names = (value_names(kind) or "").strip("{}").split(",")
+    if isinstance(value, str) and len(names) > 1 and value not in names:
+        raise UserError(f"`{option}` {value!r}: choose from {', '.join(names)}")
+
+
+def check_places(flags: Any) -> None:
+    """Raise UserError for a run, a checkpoint, a class or a file that a task's flags name and that does not exist."""
+    samples = getattr(flags, "samples", None)
+    if isinstance(samples, str):  # of evaluate; a number for other tasks
+        check_samples(Path(samples))
+    elif isinstance(model := getattr(flags, "model", None), ModelFlags):
+        _check_model(model, getattr(flags, "labels", None))
+    if isinstance(sampling := getattr(flags, "sampling", None), SamplerFlags) and sampling.autoguidance:
+        _check_run(sampling.autoguidance, flags.model.experiments_dir, DENOISING)
+    _check_data(flags)
+    if isinstance(flags, (TrainFlags, AutoencoderFlags)):
+        if flags.run.init_from is not None:
+            tasks = DENOISING if isinstance(flags, TrainFlags) else ("train_vae",)
+            find_run(flags.run.init_from, Path(flags.run.experiments_dir), tasks)
+        autoencoder = getattr(getattr(flags, "space_options", None), "autoencoder", None)
+        if autoencoder is not None:
+            _check_run(autoencoder, flags.run.experiments_dir, "train_vae", flags.dataset)
+
+
+def check_samples(path: Path) -> None:
+    """Raise UserError if the file or folder of --samples does not exist."""
+    if not path.exists():
+        raise UserError(f"`samples` {path}: no such file or folder")
+
+
+def _check_run(
+    name: str, experiments_dir: str, tasks: str | tuple[str, ...], dataset: str | None = None
+) -> Path | None:
+    """Return the run folder with this name, None for a checkpoint file. Raises UserError."""
+    is_file = name.endswith(".safetensors")
+    return None if is_file else find_run(name, Path(experiments_dir), tasks, None if dataset == "hf" else dataset)
+
+
+def _check_model(model: ModelFlags, labels: Any) -> None:
+    if model.checkpoint in ("last", "best"):
+        folder = find_run(model.run, Path(model.experiments_dir), DENOISING)
+        facts = max((folder / "checkpoints").glob("step_*.yaml"), default=None)
+    else:
+        path = Path(model.checkpoint)
+        if not path.is_file():
+            raise UserError(f"no checkpoint {path}")
+        facts = path.with_suffix(".yaml")
+    if labels and facts is not None and facts.is_file():
+        names = (read_yaml(facts).get("denoiser") or {}).get("class_names")
+        if names:
+            find_labels(labels, names)
+
+
+def _check_data(flags: Any) -> None:
+    options, source = getattr(flags, "dataset_options", None), getattr(flags, "data", None)
+    if getattr(flags, "dataset", None) != "folder" or options is None:
+        return
+    from data.readers.trees import find_tree
+
+    for option in ("path", "test_path"):
+        if path := getattr(options, option):
+            find_tree(f"dataset.{option}", path, data.data_root(None if source is None else source.data_root))
