@@ -39,6 +39,9 @@ test_environment:
 setup: ## create .venv and name missing system packages
 	@scripts/sh/setup.sh
 
+doctor: ## check this machine, and say what to type
+	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh doctor "$${args[@]}"
+
 demo: ## train on digits and generate images, in two minutes
 	@$(WITH_ARGS) scripts/sh/demo.sh "$${args[@]}"
 

@@ -21,7 +21,9 @@ for word in "$@"; do
         *) die 2 "setup.sh takes --quiet and --dev, not $word" ;;
     esac
 done
-requirements=${files[${#files[@]} - 1]} # the second file includes the first
+requirements=${files[*]}
+with_files=()
+for name in "${files[@]}"; do with_files+=(-r "$name"); done
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -62,7 +64,7 @@ for name, bound in (line.split(">=") for line in lines if ">=" in line):
         if numbers(installed) < numbers(bound):
             print(f"{name}>={bound} (has {installed})")' "${files[@]}")
     [[ -z $missing ]] || die 2 "PYTHON=$PYTHON lacks ${missing//$'\n'/, }: type \
-$(printf %q "$python") -m pip install -r $requirements, or leave PYTHON out to use .venv"
+$(printf %q "$python") -m pip install ${with_files[*]}, or leave PYTHON out to use .venv"
 }
 
 name_missing_tools() {
@@ -117,12 +119,12 @@ install_packages() {
     fi
     if "$python" -m uv --version >/dev/null 2>&1; then
         if "$python" -m uv pip install --python "$python" ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
-            -r "$requirements" >&2; then return; fi
+            "${with_files[@]}" >&2; then return; fi
         [[ -n ${TORCH_BACKEND:-} ]] || say "uv failed: using pip"
     fi
     [[ -z ${TORCH_BACKEND:-} ]] ||
         die 1 "TORCH_BACKEND=$TORCH_BACKEND: uv could not install $requirements with it (see above), and pip cannot"
-    "$python" -m pip install -r "$requirements" >&2 ||
+    "$python" -m pip install "${with_files[@]}" >&2 ||
         die 1 "the packages of $requirements could not be installed (see above)"
 }
 
