@@ -128,11 +128,9 @@ def check_guidance(model: Model, scale: float) -> None:
     if scale == 1:
         return
     if model.spec.classes == 0:
-        reason = f"{model.name} was trained without labels, so there is nothing to guide by"
-        raise UserError(f"`guidance_scale` {scale:g}: {reason}")
+        raise UserError(f"`guidance_scale` {scale:g}: {model.name} was trained without labels to guide by")
     if model.spec.label_drop == 0:
-        reason = f"{model.name} was trained with `label_drop` 0 and has no unconditional half"
-        raise UserError(f"`guidance_scale` {scale:g}: {reason}")
+        raise UserError(f"`guidance_scale` {scale:g}: {model.name} has no unconditional half, with `label_drop` 0")
 
 
 class Generated(NamedTuple):

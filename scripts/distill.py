@@ -4,8 +4,8 @@ if not __package__:
     __import__("cli")  # says what to type, and exits
 
 from scripts.cli.command import quick_imports, run_command
-from scripts.cli.flags import StudentFlags
 from scripts.cli.settings import read_student
+from scripts.cli.student_flags import StudentFlags
 
 DESCRIPTION = """Train a student of a run's own sampler, which needs one evaluation for an image. Prints the run folder.
 

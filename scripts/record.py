@@ -36,8 +36,9 @@ from models.training.interrupts import Interrupted, Interrupts
 from models.variants import DATA_SETS
 from scripts.cli.arguments import parse_flags, read_ahead, split_at_dashes, to_arguments, to_config
 from scripts.cli.command import run_command
-from scripts.cli.flags import DatasetName, ModelFlags, SamplerFlags, SamplerName, TeacherFlags, TrainFlags
+from scripts.cli.flags import DatasetName, ModelFlags, SamplerFlags, SamplerName, TrainFlags
 from scripts.cli.recipes import RECIPES
+from scripts.cli.student_flags import TeacherFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_spec, fit_space, settings_to_measure
 from scripts.tasks.distilling import check_map

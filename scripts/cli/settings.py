@@ -29,8 +29,9 @@ from scripts.cli.arguments import (
     with_settings,
 )
 from scripts.cli.early import check_places
-from scripts.cli.flags import AutoencoderFlags, CodingFlags, StudentFlags, TrainFlags
+from scripts.cli.flags import AutoencoderFlags, CodingFlags, TrainFlags
 from scripts.cli.recipes import Recipe, described, find_recipe
+from scripts.cli.student_flags import StudentFlags
 
 AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags, StudentFlags)
 AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)

@@ -20,8 +20,8 @@ from models.runs.status import liveness, read_status
 from models.training.pairs import Teacher, TeacherBatches
 from models.training.student_objective import StudentObjective
 from scripts.cli.arguments import to_config
-from scripts.cli.flags import StudentFlags, TeacherFlags
 from scripts.cli.settings import data_settings
+from scripts.cli.student_flags import StudentFlags, TeacherFlags
 from scripts.tasks.protocol import stored_facts
 from scripts.tasks.sampling import name_of
 from scripts.tasks.training import Prepared, train_settings

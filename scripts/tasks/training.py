@@ -36,8 +36,9 @@ from models.training.objectives import Objective
 from models.training.stepper import BatchSource
 from scripts.cli.arguments import spell
 from scripts.cli.command import ending
-from scripts.cli.flags import AutoencoderFlags, RunFlags, SourceFlags, StudentFlags, TrainFlags
+from scripts.cli.flags import AutoencoderFlags, RunFlags, SourceFlags, TrainFlags
 from scripts.cli.settings import AnyFlags, Request
+from scripts.cli.student_flags import StudentFlags
 from scripts.tasks import run_data
 
 DEFAULT_EPOCHS = 20.0

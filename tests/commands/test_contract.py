@@ -143,7 +143,7 @@ def reasons(chosen: Setting) -> list[str]:
         "the most that can be taken": chain and chosen.steps > chosen.timesteps,
         "does not have it": chosen.eta is not None and "eta" not in SAMPLERS[chosen.sampler].options,
         "adds Gaussian noise": chosen.initial_noise != "gaussian" and random_steps and chosen.steps > 1,
-        "nothing to guide by": chosen.guidance_scale != 1 and not chosen.conditional,
+        "without labels to guide by": chosen.guidance_scale != 1 and not chosen.conditional,
         "no unconditional half": chosen.guidance_scale != 1 and chosen.label_drop == 0,
     }
     return [words for words, holds in possible.items() if holds]

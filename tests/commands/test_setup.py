@@ -75,7 +75,10 @@ def test_changed_requirements_are_installed(repository: FakeRepository) -> None:
 def test_tests_and_linters_are_installed_on_demand(repository: FakeRepository) -> None:
     change_requirements(repository, name="requirements-dev.txt")
     assert "installing" not in setup(repository).stderr
-    assert "installing the packages of requirements.txt requirements-dev.txt" in setup(repository, "--quiet", "--dev").stderr
+    assert (
+        "installing the packages of requirements.txt requirements-dev.txt"
+        in setup(repository, "--quiet", "--dev").stderr
+    )
     assert setup(repository, "--quiet", "--dev").stderr == ""
     assert setup(repository, "--quiet").stderr == ""
     change_requirements(repository, name="requirements-dev.txt")

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+from models.diffusion.denoiser import Estimate
 from models.diffusion.samplers import ddim
 from models.diffusion.times import Grid
 from models.generation import Sampling, generate
@@ -56,6 +57,10 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
             assert again.equal(images) and others.equal(labels)
 
 
+def no_draw(shape: object) -> torch.Tensor:
+    raise AssertionError("a deterministic step draws nothing")
+
+
 def test_two_ranks_share_a_batch() -> None:
     teacher = Teacher(model_of(), Sampling("heun", 2), 1)
     whole, *parts = (batches_of(teacher, share=share) for share in ((0, 6), (0, 4), (4, 6)))
@@ -79,10 +84,8 @@ def test_a_step_to_the_target_reaches_the_teachers_next_state(sampling: Sampling
         for index in range(evaluations):
             target = clean_between(states[index], states[index + 1], levels[[index] * 5], levels[[index + 1] * 5])
             noise = (states[index] - levels.alpha[index] * target) / levels.sigma[index]
-            (step,) = ddim(lambda *_, both=(target, noise): _Both(*both), states[index], grid[index : index + 2], None)
+            estimate = Estimate(target, noise)
+            (step,) = ddim(
+                lambda noisy, level, label=None, e=estimate: e, states[index], grid[index : index + 2], no_draw
+            )
             assert torch.allclose(step.noisy, states[index + 1], atol=1e-6)
-
-
-class _Both:
-    def __init__(self, clean: torch.Tensor, noise: torch.Tensor) -> None:
-        self.clean, self.noise = clean, noise

@@ -25,7 +25,8 @@ from models.runs.run import Run
 from models.training.loop import AVERAGE_EVERY, Trainer
 from models.training.plan import PlanBuffer
 from scripts.cli.arguments import parse_flags
-from scripts.cli.flags import LATENT, AutoencoderFlags, StudentFlags, TrainFlags
+from scripts.cli.flags import LATENT, AutoencoderFlags, TrainFlags
+from scripts.cli.student_flags import StudentFlags
 from scripts.tasks.autoencoding import prepare_autoencoder
 from scripts.tasks.denoising import prepare_denoiser
 from scripts.tasks.distilling import prepare_student

@@ -1,0 +1,57 @@
+"""The flags of `distill`: the teacher, and the training of its student."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import tyro
+
+from models.learning_rate import OptimizerSettings
+from models.ranges import PositiveInt
+from models.training.budget import Budget
+from models.training.reporting import ReportSettings
+from scripts.cli.flags import GridName, RunFlags, SamplerName, SheetLayout
+
+
+@dataclass(frozen=True)
+class TeacherFlags:
+    """A trained model, and the sampler whose map its student learns."""
+
+    run: str = "latest"
+    """Run of the teacher: its folder, its name or a part of it, latest, or latest:mnist for the newest on MNIST."""
+    checkpoint: str = "last"
+    """Checkpoint of the teacher: last, best or a file."""
+    weights: str = "ema"
+    """Weights of the teacher, from which the student starts: ema or raw."""
+    sampler: SamplerName = "heun"
+    """Sampler of the teacher. It must add no noise."""
+    steps: PositiveInt = 3
+    """Sampling steps of the teacher."""
+    grid: GridName = "uniform"
+    """Spacing of the teacher's steps over time."""
+    guidance_scale: float = 1.0
+    """Guidance scale of the teacher, which is built into the student."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Two flow times between which the teacher is guided: 0 is clean, 1 is noise."""
+    evaluations: Literal[1, 2, 4] = 1
+    """Network evaluations of the student for an image."""
+    pairs: PositiveInt = 64
+    """Batches of the teacher's images that are kept in memory."""
+    reuse: PositiveInt = 3
+    """Steps in which each of the teacher's batches is used."""
+
+
+@dataclass(frozen=True)
+class StudentFlags:
+    """Settings of `distill`. inherited: settings in config.txt that are no flags, since they are the teacher's."""
+
+    variants: ClassVar = {}
+    inherited: ClassVar = ("dataset", "dataset.", "data_root", "teacher_sha256")
+
+    teacher: tyro.conf.OmitArgPrefixes[TeacherFlags] = field(default_factory=TeacherFlags)
+    optimizer: tyro.conf.OmitArgPrefixes[OptimizerSettings] = field(
+        default_factory=lambda: OptimizerSettings(optimizer="muon", lr=5e-3)
+    )
+    budget: tyro.conf.OmitArgPrefixes[Budget] = field(default_factory=Budget)
+    run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
+    report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=ReportSettings)
+    sheets: tyro.conf.OmitArgPrefixes[SheetLayout] = field(default_factory=SheetLayout)
