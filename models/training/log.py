@@ -1,4 +1,4 @@
-"""The log of a training run: losses summed on the device, rows of metrics.csv, TensorBoard, and the summary."""
+"""The log of a training run: losses summed on the device, rows of metrics.csv, the board, and the summary."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +18,7 @@ from models.progress import duration, progress
 from models.runs.files import write_text
 from models.runs.metrics import Metrics
 from models.runs.run import Run
+from models.training.boards import Board, open_board
 from models.training.objectives import Objective, TestLoss
 
 COLUMNS = (
@@ -41,7 +42,7 @@ TAGS = {  # Groups of the columns. For the others, see `_tag`.
 
 
 class TrainingLog:
-    """Log that sums losses between rows. It writes each row to metrics.csv, training_log.txt and TensorBoard."""
+    """Log that sums losses between rows. It writes each row to metrics.csv, training_log.txt and the board."""
 
     def __init__(
         self,
@@ -52,31 +53,23 @@ class TrainingLog:
         log_every: int = 0,
         config: Mapping[str, Any] | None = None,
     ):
-        """Create the log. log_every: steps between rows, 0 for the default times. config: settings for TensorBoard."""
+        """Create the log. log_every: steps between rows, 0 for the default times. config: settings for the board."""
         self.run, self.parts, self.batch_size = run, objective.parts, batch_size
         self.picture_format = objective.picture_format
         self.log_every, self.config = log_every, config or {}
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
         self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
-        self.board: Any = None
+        self.board: Board | None = None
         # Sums (row 0) and counts (row 1) since the last row, of the loss and of each part, on this rank.
         self.loss_sums = torch.zeros(2, 1 + len(objective.parts), device=device)
         # Position of the last row, and the step of the last row with a test loss.
         self.row_seconds, self.row_spent, self.row_step, self.tested_step = 0.0, 0.0, 0, -1
         self.other_seconds = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
 
-    def open_board(self, step: int) -> None:
-        """Also write TensorBoard files. Values that an interrupted run wrote there after `step` are hidden."""
-        from torch.utils.tensorboard.summary import hparams
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        self.board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step + 1)
-        plain = {
-            key: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for key, value in self.config.items()
-        }
-        for summary in hparams(plain, {TAGS["train_loss"]: None, TAGS["test_loss"]: None}):
-            self.board.file_writer.add_summary(summary)
+    def open_board(self, name: str, step: int) -> None:
+        """Also tell the board with this name, a row of BOARDS or "none"."""
+        compared = TAGS["train_loss"], TAGS["test_loss"]
+        self.board = open_board(name, self.run.folder, self.config, step, compared)
 
     @contextmanager
     def timed(self, work: str) -> Iterator[None]:
@@ -132,23 +125,20 @@ class TrainingLog:
             f"{row['images_per_second'] or 0:.0f} images/s  {duration(seconds)}{note}"
         )
         if self.board is not None:
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    self.board.add_scalar(_tag(name), value, step)
-            self.board.flush()
+            shown = {_tag(name): value for name, value in row.items() if name != "step" and value is not None}
+            self.board.add_scalars(shown, step)
         return row
 
     def add_pictures(self, paths: Iterable[Path], step: int) -> None:
-        """Write picture files for TensorBoard too, named after their folder."""
+        """Show picture files on the board too, named after their folder."""
         if self.board is None:
             return
         for path in paths:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             folder = path.parent.relative_to(self.run.folder).name
-            sheet = folder == "epoch_samples"  # All sheets have one tag, so that TensorBoard steps through them.
-            self.board.add_image(folder if sheet else f"final/{path.stem}", pixels, step, dataformats="HWC")
-        self.board.flush()
+            sheet = folder == "epoch_samples"  # All sheets have one tag, so that a board steps through them.
+            self.board.add_picture(folder if sheet else f"final/{path.stem}", pixels, step)
 
     def draw_curves(self) -> None:
         """Draw the losses of all rows."""
@@ -173,6 +163,10 @@ class TrainingLog:
         }
         text = "".join(f"{key}: {value}\n" for key, value in lines.items())
         write_text(self.run.folder / "performance_metrics.txt", text)
+
+    def close_board(self) -> None:
+        if self.board is not None:
+            self.board.close()
 
     def state(self) -> dict[str, Any]:
         """Return the values that a checkpoint stores beside the loss sums."""

@@ -33,7 +33,7 @@ from models.training.stepper import BatchSource, Stepper
 READ_EVERY = 20
 # Weights change little in four steps, and an EMA update takes 2 % of the time of a small network's step.
 AVERAGE_EVERY = 4
-# Pictures of a finished run that TensorBoard gets too.
+# Pictures of a finished run that the board gets too.
 FINAL_PICTURES = ("final_samples/grid.png", "denoising_steps/*.png", "latent_space/*.png", "forward_noising.png")
 
 
@@ -111,8 +111,8 @@ class Trainer:
     def train(self, interrupts: Interrupts) -> None:
         """Train until the budget is spent. Raises Interrupted after a signal, once a checkpoint is saved."""
         wall_clock = self.settings.budget.wall_clock
-        if self.settings.report.tensorboard and processes.is_rank_zero():
-            self.log.open_board(self.step)
+        if processes.is_rank_zero():
+            self.log.open_board(self.settings.report.logger, self.step)
         ended = time.perf_counter() - (process_age() if wall_clock else 0)
         with progress("", 1, "percent", lines=False) as advance:
             shown, compiling = 0.0, self.settings.compile

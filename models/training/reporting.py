@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from models.ranges import RESUMABLE, NonNegative, NonNegativeInt, PositiveInt
 
 PictureFormat = Literal["png", "pdf", "svg"]
+Logger = Literal["tensorboard", "wandb", "trackio", "none"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class ReportSettings:
     """Number of latest checkpoints to keep, beside the best one; 0 keeps all."""
     format: Annotated[PictureFormat, RESUMABLE] = "png"
     """Format of the pictures. pdf and svg are written beside png."""
-    tensorboard: Annotated[bool, RESUMABLE] = True
-    """Write losses, settings and sheets for TensorBoard too."""
+    logger: Annotated[Logger, RESUMABLE] = "tensorboard"
+    """Board that also gets losses, settings and sheets. wandb and trackio must be installed. --no_tensorboard is
+    --logger none."""
 
     def epochs_between(self, epoch_steps: float) -> tuple[float, float, float]:
         """Return the epochs between evaluations, sheets and checkpoints. epoch_steps: number of steps of an epoch.

@@ -108,12 +108,16 @@ def forget_flags() -> None:
 def spell_out(argv: Sequence[str]) -> list[str]:
     """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME, and ~ at the start of a value.
 
-    Also write --compile and --no_compile as --compile on and --compile off.
+    Also write --compile and --no_compile as --compile on and --compile off, and --tensorboard and --no_tensorboard as
+    --logger tensorboard and --logger none.
     """
     words: list[str] = []
     for word, following in zip_longest(argv, argv[1:]):
         if word.replace("-", "_") == "__no_compile" or (word == "--compile" and following not in SWITCH):
             words += ["--compile", "off" if "no" in word else "on"]
+            continue
+        if word.replace("-", "_") in ("__tensorboard", "__no_tensorboard"):
+            words += ["--logger", "none" if "no" in word else "tensorboard"]
             continue
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         before = flag or (words[-1] if words else "")
@@ -178,6 +182,7 @@ def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, l
 
     The flags include typed options of the network, space and data set that the settings name.
     """
+    settings = renamed(settings)
     plain = _replaced(default, settings)
     values = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}  # type: ignore[arg-type]
     words = getattr(default, "variants", {})
@@ -191,6 +196,14 @@ def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, l
     flags: Flags = cls(**values)  # type: ignore[assignment]
     known = to_config(flags)
     return flags, [key for key in settings if key not in known]
+
+
+def renamed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings of earlier versions under their names of today."""
+    if "tensorboard" not in settings:
+        return settings
+    others = {key: value for key, value in settings.items() if key != "tensorboard"}
+    return {"logger": "tensorboard" if settings["tensorboard"] else "none", **others}
 
 
 def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:

@@ -24,6 +24,7 @@ from scripts.cli.arguments import (
     merge,
     parse_flags,
     read_ahead,
+    renamed,
     spell_out,
     to_config,
     with_settings,
@@ -181,7 +182,7 @@ def _resumed(
     folder: Path, argv: Sequence[str], task: str, default: AnyFlags, description: str, requested: Mapping[str, Any]
 ) -> Request[AnyFlags]:
     """Return a run's settings, changed by the command line. Raises UserError if a changed flag is not resumable."""
-    stored = _with_own_copies(read_config(folder), folder)
+    stored = renamed(_with_own_copies(read_config(folder), folder))
     for word in default.variants:
         if requested.get(word) not in (None, stored.get(word)):
             raise UserError(f"{folder.name} cannot be resumed with --{word} {requested[word]} (was {stored.get(word)})")
@@ -208,7 +209,7 @@ def _resumable(kind: Any, stored: Mapping[str, Any]) -> bool:
     return any(mark.unless is None or not stored.get(mark.unless) for mark in marks)
 
 
-def _with_own_copies(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _with_own_copies(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the settings of a run. Paths of missing checkpoints are replaced by the copies in the run folder."""
     copies = {path.name: str(path) for path in (folder / NEEDED).glob("*.safetensors")}
     replaced = {

@@ -28,6 +28,7 @@ from models.runs.environment import environment
 from models.runs.lookup import NEEDED, find_run
 from models.runs.run import Run
 from models.runs.status import read_status
+from models.training.boards import check_board
 from models.training.budget import Budget
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
@@ -121,8 +122,11 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
             if changed:  # Losses on other images do not compare.
                 trainer.best_loss, trainer.worse = math.inf, 0
             run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}{_rise_of_rate(trainer, stored)}")
-        with explain_full_memory(flags.optimizer, prepared.device):
-            trainer.train(interrupts)
+        try:
+            with explain_full_memory(flags.optimizer, prepared.device):
+                trainer.train(interrupts)
+        finally:
+            trainer.log.close_board()
 
 
 def _open_run(
@@ -229,6 +233,7 @@ def resolve_flags(flags: AnyFlags) -> AnyFlags:
     budget = flags.budget
     if budget.epochs is None and budget.max_steps is None and budget.max_minutes is None:
         budget = replace(budget, epochs=DEFAULT_EPOCHS)
+    check_board(flags.report.logger)
     compiled = flags.run.compile
     if compiled == "auto":
         compiled = "on" if device.type == "cuda" and (budget.max_minutes or 0) >= COMPILED_MINUTES else "off"

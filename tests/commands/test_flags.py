@@ -40,7 +40,7 @@ def test_every_learning_rate_schedule_is_a_choice() -> None:
 
 RESUMABLE = {
     *("epochs", "max_steps", "max_minutes", "wall_clock", "patience"),
-    *("log_every", "eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "format"),
+    *("log_every", "eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "logger", "format"),
     *("num_samples", "columns", "scale", "sampler", "steps", "guidance_scale"),
     *("data_root", "dataset.path", "dataset.test_path", "memory_limit", "workers"),
     *("experiments_dir", "name", "device", "init_from", "graph", "accumulate"),

@@ -65,7 +65,7 @@ def test_rows_every_so_many_steps(every: int, run: Run) -> None:
 
 def test_the_board_has_groups_pictures_and_settings(run: Run) -> None:
     log = make_log(run, config={"lr": 1e-3, "network": "unet", "conditional": True, "betas": [0.9, 0.99], "name": None})
-    log.open_board(0)
+    log.open_board("tensorboard", 0)
     for bins in log.loss_sums[1:]:
         bins += 1
     tested = objectives.TestLoss(0.5, 0.4, [0.1] * 10, "", {"sample_distance": 3.0})
