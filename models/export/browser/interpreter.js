@@ -1,0 +1,142 @@
+// Runs the graph of a network: first a plan for a batch size, once, then the steps of the plan at each evaluation.
+"use strict";
+
+/** Return 16-bit floats as 32-bit floats. */
+function fromHalf(halves) {
+  return Float32Array.from(halves, (bits) => {
+    const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    if (exponent === 0) return sign * fraction * 2 ** -24;
+    return exponent === 31 ? (fraction ? NaN : sign * Infinity) : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  });
+}
+
+/** Return the constants of a graph as tensors. buffer: their values, one after the other. */
+function readConstants(constants, buffer) {
+  let start = 0;
+  return constants.map(({ shape, half }) => {
+    const size = count(shape), bytes = buffer.slice(start, (start += size * (half ? 2 : 4)));
+    const data = half ? fromHalf(new Uint16Array(bytes)) : new Float32Array(bytes);
+    return { data, shape, strides: denseStrides(shape), offset: 0, constant: true };
+  });
+}
+
+/** What is computed for a batch size. What depends on constants alone is computed while the plan is made. */
+class Plan {
+  constructor(graph, constants, multiplier, batch) {
+    this.multiplier = multiplier;
+    this.steps = [];
+    this.tables = new Map();
+    this.scratch = { left: 0, right: 0, product: 0 }; // largest sizes, then places
+    this.constant = false;
+    const sizes = (shape) => shape.map((size) => (size < 0 ? -size * batch : size));
+    this.inputs = graph.inputs.map((shape) => this.tensor(sizes(shape)));
+    const values = [...this.inputs];
+    for (const operation of graph.operations) {
+      const operands = operation.in.map((number) => (number < 0 ? constants[-1 - number] : values[number]));
+      this.constant = operands.every((operand) => operand.constant);
+      const { rows } = operation;
+      const options = rows === undefined ? operation : { ...operation, rows: sizes([rows])[0] };
+      values.push(OPERATIONS[operation.op](options, operands, sizes(operation.shape), this));
+    }
+    this.constant = false;
+    this.output = this.dense(values[graph.output]).data;
+    for (const [name, size] of Object.entries(this.scratch)) this.scratch[name] = multiplier.reserve(size);
+  }
+
+  /** Return the network's output. The next evaluation overwrites it. */
+  run(inputs) {
+    inputs.forEach((input, index) => this.inputs[index].data.set(input));
+    for (const step of this.steps) step();
+    return this.output;
+  }
+
+  /** Compute a step at every evaluation, or now if it depends on constants alone. */
+  add(step, constant = this.constant) {
+    if (constant) step();
+    else this.steps.push(step);
+  }
+
+  tensor(shape) {
+    const data = new Float32Array(count(shape));
+    return { data, shape, strides: denseStrides(shape), offset: 0, constant: this.constant };
+  }
+
+  /** Return the tensor with its elements in order, copied if they are not. */
+  dense(tensor) {
+    const size = count(tensor.shape);
+    if (isDense(tensor) && tensor.data.length === size) return tensor;
+    const data = new Float32Array(size), from = this.places(tensor);
+    this.add(() => gather(tensor.data, from, data), tensor.constant);
+    return { ...tensor, data, strides: denseStrides(tensor.shape), offset: 0 };
+  }
+
+  /** Copy a tensor into a view of the same sizes. */
+  copy(source, target) {
+    const { data, length } = { data: this.dense(source).data, length: count(source.shape) }, to = this.places(target);
+    this.add(() => {
+      for (let i = 0; i < length; i++) target.data[to[i]] = data[i];
+    });
+  }
+
+  places(tensor) {
+    return this.table(`places ${tensor.shape} ${tensor.strides} ${tensor.offset}`, () => places(tensor));
+  }
+
+  table(key, make) {
+    if (!this.tables.has(key)) this.tables.set(key, make());
+    return this.tables.get(key);
+  }
+
+  /** Pack a factor of a product, "left" or "right", and return its place.
+   *
+   * place(line, k): where element k of a row (left) or column (right) is. key: names `place` among all of a plan.
+   * A factor that is no constant is packed at every evaluation, into the same memory as others; its place is null.
+   */
+  pack(side, tensor, lines, depth, key, place) {
+    const panel = side === "left" ? ROWS : COLUMNS, size = roundUp(lines, panel) * depth;
+    const make = () => {
+      const table = new Int32Array(size).fill(OUTSIDE);
+      for (let line = 0; line < lines; line++) {
+        const start = (line - (line % panel)) * depth + (line % panel);
+        for (let k = 0; k < depth; k++) table[start + k * panel] = place(line, k);
+      }
+      return table;
+    };
+    const from = tensor.constant ? make() : this.table(`${side} ${lines} ${depth} ${key}`, make);
+    const source = tensor.data.subarray(tensor.offset);
+    if (tensor.constant) {
+      const at = this.multiplier.reserve(size);
+      gather(source, from, this.multiplier.floats.subarray(at));
+      return at;
+    }
+    this.scratch[side] = Math.max(this.scratch[side], size);
+    this.add(() => gather(source, from, this.multiplier.floats.subarray(this.scratch[side])));
+    return null;
+  }
+
+  /** Multiply packed factors, and pass the product with the length of its rows to `finish`. */
+  multiply(left, right, [rows, depth, columns], finish) {
+    const stride = roundUp(columns, COLUMNS), { multiplier, scratch } = this;
+    scratch.product = Math.max(scratch.product, roundUp(rows, ROWS) * stride);
+    this.add(() => {
+      multiplier.multiply(left ?? scratch.left, right ?? scratch.right, scratch.product, rows, depth, columns);
+      finish(multiplier.floats.subarray(scratch.product), stride);
+    });
+  }
+}
+
+/** A network that runs for any batch size. graph: as `page.py` writes it. buffer: the values of its constants. */
+class Network {
+  constructor(graph, buffer) {
+    this.graph = graph;
+    this.constants = readConstants(graph.constants, buffer);
+    this.multiplier = new Multiplier();
+    this.plans = new Map();
+  }
+
+  /** Return the output for noisy images, times and labels, one after the other in arrays. */
+  run(batch, ...inputs) {
+    if (!this.plans.has(batch)) this.plans.set(batch, new Plan(this.graph, this.constants, this.multiplier, batch));
+    return this.plans.get(batch).run(inputs);
+  }
+}

@@ -1,0 +1,33 @@
+// The worker of the page. It draws the images one after the other, and leaves off when other settings arrive.
+"use strict";
+
+let model, network, current = 0;
+
+const pause = () => new Promise((resume) => setTimeout(resume));
+
+/** Draw images. Each frame is a message, then `finished`. A newer request ends this one. */
+async function drawAll({ id, sampler, images, seed, guidance }) {
+  for (const { image, label } of images) {
+    const started = performance.now();
+    for (const frame of sample(model, network, model.samplers[sampler].moves, { seed, image, label, guidance })) {
+      postMessage({ id, image, ...frame });
+      await pause();
+      if (id !== current) return;
+    }
+    postMessage({ id, image, finished: true, seconds: (performance.now() - started) / 1000 });
+  }
+}
+
+onmessage = ({ data }) => {
+  try {
+    if (data.model) {
+      model = data.model;
+      network = new Network(model.graph, Uint8Array.from(atob(data.weights), (letter) => letter.charCodeAt(0)).buffer);
+    } else {
+      current = data.id;
+      drawAll(data).catch((error) => postMessage({ error: String(error) }));
+    }
+  } catch (error) {
+    postMessage({ error: String(error) });
+  }
+};

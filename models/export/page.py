@@ -1,0 +1,118 @@
+"""One HTML file that generates images in a browser, offline: the network's graph, its weights and the samplers' moves.
+
+The page's code is beside this file in `browser/`. A page draws the images of a seed as `generate` does, except that
+the weights are rounded to half precision.
+"""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, FileSystemLoader
+
+from models.errors import UserError
+from models.export.graph import Graph, trace
+from models.export.sampling import trace_sampler
+from models.generation import Sampling
+from models.model import Model
+
+BROWSER = Path(__file__).parent / "browser"
+ENGINE = ("matmul", "operations", "interpreter", "philox", "sampler", "worker")  # scripts of the worker, in order
+MOST_IMAGES = 100
+UNLABELLED = 10  # Images of a model without classes.
+USUAL = ("heun", 6)
+# Samplers of the page, with their titles and numbers of steps.
+OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
+    "heun": ("Heun", (2, 3, 4, 6, 10, 16, 25)),
+    "euler": ("Euler (DDIM)", (1, 2, 5, 10, 20, 50)),
+    "dpmpp_2m": ("DPM-Solver++ (2M)", (5, 10, 15, 25)),
+    "ddpm": ("ancestral (DDPM)", (10, 20, 50)),
+}
+
+
+def build_page(model: Model, run: str, guidance_scale: float) -> str:
+    """Return the HTML of a page. run: name of the model's run. guidance_scale: the scale that is set at first.
+
+    Raises UserError if the model works in latents, or its network has an operation that the page lacks.
+    """
+    if model.space.grey_levels is None:
+        message = f"`to html`: {run} works in latents, and the page has no decoder"
+        raise UserError(message, "use `to onnx`", "use `to folder`")
+    graph = trace(model.denoiser.network, example_inputs(model))
+    environment = Environment(loader=FileSystemLoader(BROWSER), autoescape=True)
+    return environment.get_template("page.html").render(
+        title=run,
+        subtitle=_describe(model),
+        model={**_facts(model, run, guidance_scale), "graph": _graph_facts(graph, model.space.shape)},
+        weights=base64.b64encode(b"".join(_constant_bytes(graph))).decode(),
+        style=_read("page.css"),
+        engine="\n".join(_read(f"{name}.js") for name in ENGINE),
+        script=_read("page.js"),
+    )
+
+
+def example_inputs(model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return noisy images, times and labels with which the network can be traced."""
+    return torch.zeros(2, *model.space.shape), torch.full((2,), 0.5), torch.zeros(2, dtype=torch.int64)
+
+
+def _read(name: str) -> str:
+    return (BROWSER / name).read_text(encoding="utf-8")
+
+
+def _describe(model: Model) -> str:
+    weights = sum(parameter.numel() for parameter in model.denoiser.network.parameters())
+    size = "×".join(map(str, model.space.image_shape[1:]))
+    return f"A network of {weights:,} weights draws {size} images on this device. This file needs no connection."
+
+
+def _facts(model: Model, run: str, guidance_scale: float) -> dict[str, Any]:
+    spec = model.spec
+    guided = spec.classes > 0 and spec.label_drop > 0
+    samplers = _samplers(model)
+    usual = next((index for index, row in enumerate(samplers) if (row["name"], row["steps"]) == USUAL), 0)
+    named = [{"label": label, "name": spec.class_names[label]} for label in spec.trained]
+    return {
+        "run": run,
+        "shape": model.space.shape,
+        "bounds": model.space.bounds,
+        "greyLevels": model.space.grey_levels,
+        "initialNoise": spec.initial_noise,
+        "nullLabel": spec.classes,
+        "images": (named or [{"label": None, "name": str(index)} for index in range(UNLABELLED)])[:MOST_IMAGES],
+        "guided": guided,
+        "guidance": guidance_scale if guided else 1.0,
+        "samplers": samplers,
+        "sampler": usual,
+    }
+
+
+def _samplers(model: Model) -> list[dict[str, Any]]:
+    """Return the moves of all offered samplers that fit the model."""
+    rows = []
+    for name, (title, steps) in OFFERED.items():
+        for count in steps:
+            sampling = Sampling(name, count)
+            try:
+                sampling.check(model)
+            except UserError:
+                continue  # A chain may have fewer steps, and some initial noises rule out samplers that add noise.
+            moves = trace_sampler(model, sampling)
+            nfe = sum("evaluate" in move for move in moves)
+            rows.append({"name": name, "title": title, "steps": count, "nfe": nfe, "moves": moves})
+    return rows
+
+
+def _graph_facts(graph: Graph, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "inputs": [[-1, *shape], [-1], [-1]],
+        "constants": [{"shape": list(constant.tensor.shape), "half": constant.learned} for constant in graph.constants],
+        "operations": graph.operations,
+        "output": graph.output,
+    }
+
+
+def _constant_bytes(graph: Graph) -> list[bytes]:
+    types = (torch.float32, torch.float16)
+    return [tensor.to(types[learned]).contiguous().numpy().tobytes() for tensor, learned in graph.constants]
