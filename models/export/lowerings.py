@@ -135,6 +135,8 @@ def _conv2d(
     padding: list[int],
     groups: int,
 ) -> Value:
+    if groups > 1 and not weight.shape[1] == 1 == result.shape[1] // groups:
+        raise Lacking(f"aten.conv2d with {groups} groups of several channels")
     options = {"stride": _pair(stride), "padding": _pair(padding), "groups": groups}
     return builder.emit("conv", [input, weight, *_given(bias)], result, **options)
 
@@ -232,7 +234,7 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "aten.pad": _pad,
     "aten.pixel_unshuffle": _fold,
     "aten.pixel_shuffle": _unfold,
-    **{f"aten.{name}": _function(name) for name in "exp sin cos silu gelu sigmoid tanh relu neg erf".split()},
+    **{f"aten.{name}": _function(name) for name in "exp sin cos silu gelu sigmoid relu".split()},
     **{f"aten.{name}": _arithmetic(name) for name in "add sub mul div".split()},
     "aten.addcmul": _addcmul,
     "aten.linear": _linear,

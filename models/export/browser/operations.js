@@ -4,8 +4,6 @@
 // result, and adds to the plan what must be computed at every evaluation. A tensor is { data, shape, strides, offset }.
 "use strict";
 
-const OUTSIDE = -1;
-
 const count = (shape) => shape.reduce((product, size) => product * size, 1);
 
 function denseStrides(shape) {
@@ -32,9 +30,9 @@ function places({ shape, strides, offset }) {
 
 const view = (tensor, shape, strides, offset = 0) => ({ ...tensor, shape, strides, offset: tensor.offset + offset });
 
-/** Copy the elements at the places, or 0 for places OUTSIDE, to the front of `result`. */
+/** Copy the elements at the places, in order. */
 function gather(source, places, result) {
-  for (let i = 0; i < places.length; i++) result[i] = places[i] === OUTSIDE ? 0 : source[places[i]];
+  for (let i = 0; i < places.length; i++) result[i] = source[places[i]];
 }
 
 /** Return the tensor with strides of 0 along the sizes that it lacks. */
@@ -51,27 +49,36 @@ function erf(x) {
   return Math.sign(x) * (1 - tail * Math.exp(-x * x));
 }
 
+// Functions of every element. Each has a loop of its own, since a call for each element takes three times as long.
 const FUNCTIONS = {
-  exp: Math.exp,
-  sin: Math.sin,
-  cos: Math.cos,
-  tanh: Math.tanh,
-  erf,
-  neg: (x) => -x,
-  relu: (x) => Math.max(x, 0),
-  sigmoid: (x) => 1 / (1 + Math.exp(-x)),
-  silu: (x) => x / (1 + Math.exp(-x)),
-  gelu: (x) => (x * (1 + erf(x * Math.SQRT1_2))) / 2,
+  exp(source, result) {
+    for (let i = 0; i < source.length; i++) result[i] = Math.exp(source[i]);
+  },
+  sin(source, result) {
+    for (let i = 0; i < source.length; i++) result[i] = Math.sin(source[i]);
+  },
+  cos(source, result) {
+    for (let i = 0; i < source.length; i++) result[i] = Math.cos(source[i]);
+  },
+  relu(source, result) {
+    for (let i = 0; i < source.length; i++) result[i] = Math.max(source[i], 0);
+  },
+  sigmoid(source, result) {
+    for (let i = 0; i < source.length; i++) result[i] = 1 / (1 + Math.exp(-source[i]));
+  },
+  silu(source, result) {
+    for (let i = 0; i < source.length; i++) result[i] = source[i] / (1 + Math.exp(-source[i]));
+  },
+  gelu(source, result) {
+    for (let i = 0; i < source.length; i++) result[i] = (source[i] * (1 + erf(source[i] * Math.SQRT1_2))) / 2;
+  },
 };
 
 /** Return an operation that computes a function of every element. */
-function elementwise(name) {
-  const apply = new Map([[name, FUNCTIONS[name]]]).get(name);
+function elementwise(compute) {
   return (operation, [tensor], shape, plan) => {
     const source = plan.dense(tensor).data, result = plan.tensor(shape);
-    plan.add(() => {
-      for (let i = 0; i < source.length; i++) result.data[i] = apply(source[i]);
-    });
+    plan.add(() => compute(source, result.data));
     return result;
   };
 }
@@ -102,11 +109,15 @@ function arithmetic(compute) {
   };
 }
 
-function softmax(scores) {
-  let largest = -Infinity, sum = 0;
-  for (let i = 0; i < scores.length; i++) largest = Math.max(largest, scores[i]);
-  for (let i = 0; i < scores.length; i++) sum += scores[i] = Math.exp(scores[i] - largest);
-  for (let i = 0; i < scores.length; i++) scores[i] /= sum;
+/** Compute the softmax of scaled scores (length × tokens, in rows of `stride`) into dense rows. */
+function softmax(scores, result, [length, tokens], stride, scale) {
+  for (let row = 0; row < length; row++) {
+    const from = row * stride, to = row * tokens;
+    let largest = -Infinity, sum = 0;
+    for (let i = 0; i < tokens; i++) largest = Math.max(largest, scores[from + i]);
+    for (let i = 0; i < tokens; i++) sum += result[to + i] = Math.exp((scores[from + i] - largest) * scale);
+    for (let i = 0; i < tokens; i++) result[to + i] /= sum;
+  }
 }
 
 /** Normalise each row to variance 1, and to mean 0 if `centred`. */
@@ -122,57 +133,22 @@ function normalise(source, result, rows, centred, eps) {
   }
 }
 
-/** Return place(pixel, k): where in an image the value is that weight k of a convolution multiplies for a pixel. */
-function patches([channels, height, width], [rows, columns], [kernelHeight, kernelWidth], stride, padding) {
-  return (pixel, k) => {
-    const channel = Math.floor(k / (kernelHeight * kernelWidth));
-    const y = Math.floor(pixel / columns) * stride[0] - padding[0] + (Math.floor(k / kernelWidth) % kernelHeight);
-    const x = (pixel % columns) * stride[1] - padding[1] + (k % kernelWidth);
-    const inside = y >= 0 && y < height && x >= 0 && x < width;
-    return inside ? (channel * height + y) * width + x : OUTSIDE;
-  };
-}
+/** Return 0, step, 2 * step, ...: the offsets of `size` neighbours. */
+const spaced = (size, step = 1) => Int32Array.from({ length: size }, (_, index) => index * step);
 
-/** Convolve the channels of each group by themselves, without products of matrices. */
-function convolveGroups(source, weight, bias, result, shapes, { stride, padding, groups }) {
-  const [[batch, channels, height, width], [, outputs, rows, columns], [, depth, kernelHeight, kernelWidth]] = shapes;
-  const taps = kernelHeight * kernelWidth;
-  for (let image = 0; image < batch; image++) {
-    for (let output = 0; output < outputs; output++) {
-      const first = Math.floor((output * groups) / outputs) * depth;
-      for (let y = 0; y < rows; y++) {
-        for (let x = 0; x < columns; x++) {
-          let sum = bias ? bias[output] : 0;
-          for (let k = 0; k < depth * taps; k++) {
-            const channel = first + Math.floor(k / taps);
-            const atY = y * stride[0] - padding[0] + (Math.floor(k / kernelWidth) % kernelHeight);
-            const atX = x * stride[1] - padding[1] + (k % kernelWidth);
-            if (atY >= 0 && atY < height && atX >= 0 && atX < width) {
-              sum += weight[output * depth * taps + k] * source[((image * channels + channel) * height + atY) * width + atX];
-            }
-          }
-          result[((image * outputs + output) * rows + y) * columns + x] = sum;
-        }
-      }
-    }
-  }
-}
+/** Return all sums of an element of `outer` and one of `inner`, in order. */
+const sums = (outer, inner) => Int32Array.from([...outer].flatMap((one) => [...inner].map((other) => one + other)));
 
-/** Attend with every query (heads × length × width) to the keys and values (heads × tokens × width). */
-function attend(queries, keys, values, result, tokens, width, valueWidth, length, scale) {
-  const scores = new Float64Array(tokens);
-  for (let query = 0; query < queries.length / width; query++) {
-    const first = Math.floor(query / length) * tokens;
-    for (let token = 0; token < tokens; token++) {
-      let sum = 0;
-      for (let i = 0; i < width; i++) sum += queries[query * width + i] * keys[(first + token) * width + i];
-      scores[token] = sum * scale;
-    }
-    softmax(scores);
-    for (let i = 0; i < valueWidth; i++) {
-      let sum = 0;
-      for (let token = 0; token < tokens; token++) sum += scores[token] * values[(first + token) * valueWidth + i];
-      result[query * valueWidth + i] = sum;
+/** Convolve each channel by itself. pixels: offsets in a channel of the source; taps: of the weights at a pixel. */
+function convolveChannels(source, weight, bias, result, channels, pixels, taps) {
+  const planes = result.length / pixels.length, size = source.length / planes;
+  for (let plane = 0; plane < planes; plane++) {
+    const channel = plane % channels, shift = bias ? bias[channel] : 0;
+    for (let pixel = 0; pixel < pixels.length; pixel++) {
+      const from = plane * size + pixels[pixel];
+      let sum = shift;
+      for (let k = 0; k < taps.length; k++) sum += weight[channel * taps.length + k] * source[from + taps[k]];
+      result[plane * pixels.length + pixel] = sum;
     }
   }
 }
@@ -218,13 +194,14 @@ const OPERATIONS = {
   },
 
   pad({ before }, [tensor], shape, plan) {
+    if (count(shape) === count(tensor.shape)) return plan.dense(tensor);
     const result = plan.tensor(shape);
     const offset = before.reduce((sum, width, dim) => sum + width * result.strides[dim], 0);
     plan.copy(tensor, view(result, tensor.shape, result.strides, offset));
     return result;
   },
 
-  ...Object.fromEntries(Object.keys(FUNCTIONS).map((name) => [name, elementwise(name)])),
+  ...Object.fromEntries(Object.entries(FUNCTIONS).map(([name, compute]) => [name, elementwise(compute)])),
   ...Object.fromEntries(Object.entries(ARITHMETIC).map(([name, compute]) => [name, arithmetic(compute)])),
 
   normalise({ rows, centred, eps }, [tensor], shape, plan) {
@@ -235,8 +212,8 @@ const OPERATIONS = {
 
   linear(operation, [input, weight, bias], shape, plan) {
     const [outputs, inputs] = weight.shape, rows = count(shape) / outputs, result = plan.tensor(shape);
-    const left = plan.pack("left", plan.dense(input), rows, inputs, "", (row, k) => row * inputs + k);
-    const right = plan.pack("right", plan.dense(weight), outputs, inputs, "", (column, k) => column * inputs + k);
+    const left = plan.pack("left", plan.dense(input), spaced(rows, inputs), spaced(inputs));
+    const right = plan.pack("right", plan.dense(weight), spaced(outputs, inputs), spaced(inputs));
     plan.multiply(left, right, [rows, inputs, outputs], (product, stride) => {
       for (let row = 0; row < rows; row++) {
         for (let column = 0; column < outputs; column++) {
@@ -247,23 +224,24 @@ const OPERATIONS = {
     return result;
   },
 
-  conv(operation, [input, weight, bias], shape, plan) {
-    const { stride, padding, groups } = operation, dense = plan.dense(input), result = plan.tensor(shape);
-    const [batch, outputs, ...size] = shape, [, channels, ...kernel] = weight.shape;
-    const depth = channels * count(kernel), pixels = count(size), values = count(input.shape) / batch;
+  conv({ stride, padding, groups }, [input, weight, bias], shape, plan) {
+    const [batch, channels, ...inner] = input.shape, [, outputs, ...size] = shape, kernel = weight.shape.slice(2);
+    const [height, width] = inner.map((length, dim) => length + 2 * padding[dim]);
+    const padded = OPERATIONS.pad({ before: [0, 0, ...padding] }, [input], [batch, channels, height, width], plan);
+    const pixels = sums(spaced(size[0], stride[0] * width), spaced(size[1], stride[1]));
+    const taps = sums(spaced(kernel[0], width), spaced(kernel[1])), result = plan.tensor(shape);
     if (groups > 1) {
-      const shapes = [input.shape, shape, weight.shape];
-      plan.add(() => convolveGroups(dense.data, weight.data, bias?.data, result.data, shapes, operation));
+      plan.add(() => convolveChannels(padded.data, weight.data, bias?.data, result.data, channels, pixels, taps));
       return result;
     }
-    const left = plan.pack("left", plan.dense(weight), outputs, depth, "", (row, k) => row * depth + k);
-    const geometry = [input.shape.slice(1), size, kernel, stride, padding], place = patches(...geometry);
+    const depth = sums(spaced(channels, height * width), taps);
+    const left = plan.pack("left", plan.dense(weight), spaced(outputs, depth.length), spaced(depth.length));
     for (let image = 0; image < batch; image++) {
-      const right = plan.pack("right", view(dense, [], [], image * values), pixels, depth, geometry.join(), place);
-      plan.multiply(left, right, [outputs, depth, pixels], (product, rowStride) => {
+      const right = plan.pack("right", view(padded, [], [], image * channels * height * width), pixels, depth);
+      plan.multiply(left, right, [outputs, depth.length, pixels.length], (product, rowStride) => {
         for (let row = 0; row < outputs; row++) {
-          const start = (image * outputs + row) * pixels, shift = bias ? bias.data[row] : 0;
-          for (let pixel = 0; pixel < pixels; pixel++) result.data[start + pixel] = product[row * rowStride + pixel] + shift;
+          const from = row * rowStride, to = (image * outputs + row) * pixels.length, shift = bias ? bias.data[row] : 0;
+          for (let pixel = 0; pixel < pixels.length; pixel++) result.data[to + pixel] = product[from + pixel] + shift;
         }
       });
     }
@@ -273,7 +251,23 @@ const OPERATIONS = {
   attention({ scale }, operands, shape, plan) {
     const [queries, keys, values] = operands.map((operand) => plan.dense(operand)), result = plan.tensor(shape);
     const [tokens, width] = keys.shape.slice(-2), [length, valueWidth] = shape.slice(-2);
-    plan.add(() => attend(queries.data, keys.data, values.data, result.data, tokens, width, valueWidth, length, scale));
+    const weights = plan.tensor([length, tokens]);
+    for (let head = 0; head < count(shape.slice(0, -2)); head++) {
+      const part = (tensor) => view(tensor, [], [], head * count(tensor.shape.slice(-2)));
+      plan.pack("left", part(queries), spaced(length, width), spaced(width));
+      plan.pack("right", part(keys), spaced(tokens, width), spaced(width));
+      plan.multiply(null, null, [length, width, tokens], (scores, stride) => {
+        softmax(scores, weights.data, [length, tokens], stride, scale);
+      });
+      plan.pack("left", weights, spaced(length, tokens), spaced(tokens));
+      plan.pack("right", part(values), spaced(valueWidth), spaced(tokens, valueWidth));
+      plan.multiply(null, null, [length, tokens, valueWidth], (mixed, stride) => {
+        for (let row = 0; row < length; row++) {
+          const start = (head * length + row) * valueWidth;
+          result.data.set(mixed.subarray(row * stride, row * stride + valueWidth), start);
+        }
+      });
+    }
     return result;
   },
 
