@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader
 
 from models.errors import UserError
-from models.export.graph import Graph, trace
+from models.export.graph import Graph
+from models.export.rendering import render
 from models.export.sampling import trace_sampler
+from models.export.tracing import build_graph, export_program
 from models.generation import Sampling
 from models.model import Model
 
@@ -39,22 +40,18 @@ def build_page(model: Model, run: str, guidance_scale: float) -> str:
     if model.space.grey_levels is None:
         message = f"`to html`: {run} works in latents, and the page has no decoder"
         raise UserError(message, "use `to onnx`", "use `to folder`")
-    graph = trace(model.denoiser.network, example_inputs(model))
-    environment = Environment(loader=FileSystemLoader(BROWSER), autoescape=True)
-    return environment.get_template("page.html").render(
+    program, _ = export_program(model)
+    graph = build_graph(program)
+    return render(
+        "page.html",
         title=run,
         subtitle=_describe(model),
-        model={**_facts(model, run, guidance_scale), "graph": _graph_facts(graph, model.space.shape)},
+        model={**_facts(model, run, guidance_scale), "graph": _graph_facts(graph)},
         weights=base64.b64encode(b"".join(_constant_bytes(graph))).decode(),
         style=_read("page.css"),
         engine="\n".join(_read(f"{name}.js") for name in ENGINE),
         script=_read("page.js"),
     )
-
-
-def example_inputs(model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return noisy images, times and labels with which the network can be traced."""
-    return torch.zeros(2, *model.space.shape), torch.full((2,), 0.5), torch.zeros(2, dtype=torch.int64)
 
 
 def _read(name: str) -> str:
@@ -104,9 +101,9 @@ def _samplers(model: Model) -> list[dict[str, Any]]:
     return rows
 
 
-def _graph_facts(graph: Graph, shape: tuple[int, ...]) -> dict[str, Any]:
+def _graph_facts(graph: Graph) -> dict[str, Any]:
     return {
-        "inputs": [[-1, *shape], [-1], [-1]],
+        "inputs": graph.inputs,
         "constants": [{"shape": list(constant.tensor.shape), "half": constant.learned} for constant in graph.constants],
         "operations": graph.operations,
         "output": graph.output,

@@ -142,7 +142,7 @@ function another() {
 function fillSteps() {
   const options = model.samplers.map((sampler, index) => [sampler, index]).filter(([{ name }]) => name === element("sampler").value);
   element("steps").replaceChildren(
-    ...options.map(([{ steps, nfe }, index]) => new Option(`${steps} (${nfe} evaluations)`, index)),
+    ...options.map(([{ steps }, index]) => new Option(steps, index)),
   );
   const usual = options.find(([, index]) => index === model.sampler) ?? options[Math.floor(options.length / 2)];
   element("steps").value = usual[1];
@@ -155,6 +155,7 @@ function build() {
   fillSteps();
   element("guidance").value = model.guidance;
   element("guided").hidden = !model.guided;
+  element("sheet").classList.toggle("few", model.images.length <= 10);
   model.images.forEach(({ name }, index) => {
     const cell = document.createElement("button"), label = document.createElement("span");
     label.textContent = name;
