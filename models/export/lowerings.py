@@ -23,6 +23,8 @@ IGNORED = frozenset(
 
 def _reshape(graph: Graph, result: Tensor, self: Any) -> Value:
     """Views, copies and casts: the same elements in the same order."""
+    if result.dtype == torch.uint8:
+        return graph.emit("trunc", [self], result)
     if result.dtype != torch.float32:
         raise Lacking(f"a tensor of {result.dtype}")
     sizes = sizes_of(result)
@@ -115,6 +117,10 @@ def _arithmetic(name: str) -> Callable[..., Value]:
         return graph.emit(name, [self, other], result)
 
     return lower
+
+
+def _clamp(graph: Graph, result: Tensor, self: Any, min: float | None, max: float | None) -> Value:
+    return graph.emit("clamp", [self], result, min=min, max=max)
 
 
 def _addcmul(graph: Graph, result: Tensor, self: Any, tensor1: Any, tensor2: Any) -> Value:
@@ -232,8 +238,9 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "aten.pad": _pad,
     "aten.pixel_unshuffle": _fold,
     "aten.pixel_shuffle": _unfold,
-    **{f"aten.{name}": _function(name) for name in "exp sin cos silu gelu sigmoid relu".split()},
+    **{f"aten.{name}": _function(name) for name in "exp sin cos silu gelu sigmoid relu round".split()},
     **{f"aten.{name}": _arithmetic(name) for name in "add sub mul div".split()},
+    "aten.clamp": _clamp,
     "aten.addcmul": _addcmul,
     "aten.linear": _linear,
     "aten.conv2d": _conv2d,

@@ -7,12 +7,12 @@ import torch
 
 from models.export.rendering import render
 from models.export.sampling import trace_sampler
-from models.export.tracing import export_program
+from models.export.tracing import Exported, export_decoder, export_network
 from models.generation import Sampling
 from models.model import Model
 from models.runs.files import write_text
 
-NETWORK, SAMPLER, README = "network.onnx", "sampler.json", "README.md"
+NETWORK, DECODER, SAMPLER, README = "network.onnx", "decoder.onnx", "sampler.json", "README.md"
 # Draws of the noise at t = 1 with numpy, by the name of the distribution.
 DRAWS = {
     "gaussian": "rng.standard_normal(shape)",
@@ -22,17 +22,17 @@ DRAWS = {
 
 
 def write_onnx(model: Model, folder: Path, run: str, sampling: Sampling) -> None:
-    """Write network.onnx, sampler.json and README.md into a folder. Needs the packages onnx and onnxscript.
+    """Write network.onnx, sampler.json and README.md into a folder, and decoder.onnx for a model in latents.
+
+    Needs the packages onnx and onnxscript.
 
     run: name of the model's run. sampling: the sampler whose moves are written; its guidance scale is the README's.
     Raises UserError if the network cannot be traced.
     """
     spec = model.spec
-    program, examples = export_program(model)
-    names = {"input_names": ["noisy", "t", "label"], "output_names": ["output"]}
-    exported = torch.onnx.export(program, examples, dynamo=True, verbose=False, **names)
-    assert exported is not None
-    exported.save(str(folder / NETWORK))
+    _write(folder / NETWORK, export_network(model), ["noisy", "t", "label"], "output")
+    if model.space.grey_levels is None:
+        _write(folder / DECODER, export_decoder(model.space), ["clean"], "images")
     settings = {
         "shape": model.space.shape,
         "bounds": model.space.bounds,
@@ -46,8 +46,16 @@ def write_onnx(model: Model, folder: Path, run: str, sampling: Sampling) -> None
         run=run,
         spec=spec,
         shape=" × ".join(map(str, model.space.shape)),
+        decoder=model.space.grey_levels is None,
         sampling=sampling,
         nfe=sum("evaluate" in move for move in settings["moves"]),
         first_noise=DRAWS[spec.initial_noise],
     )
     write_text(folder / README, text)
+
+
+def _write(file: Path, exported: Exported, inputs: list[str], output: str) -> None:
+    program, examples = exported
+    made = torch.onnx.export(program, examples, dynamo=True, verbose=False, input_names=inputs, output_names=[output])
+    assert made is not None
+    made.save(str(file))

@@ -14,7 +14,7 @@ from models.errors import UserError
 from models.export.graph import Graph
 from models.export.rendering import render
 from models.export.sampling import trace_sampler
-from models.export.tracing import build_graph, export_program
+from models.export.tracing import build_graph, export_decoder, export_network
 from models.generation import Sampling
 from models.model import Model
 
@@ -35,19 +35,17 @@ OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
 def build_page(model: Model, run: str, guidance_scale: float) -> str:
     """Return the HTML of a page. run: name of the model's run. guidance_scale: the scale that is set at first.
 
-    Raises UserError if the model works in latents, or its network has an operation that the page lacks.
+    Raises UserError if a network cannot be traced, or has an operation that the page lacks.
     """
-    if model.space.grey_levels is None:
-        message = f"`to html`: {run} works in latents, and the page has no decoder"
-        raise UserError(message, "use `to onnx`", "use `to folder`")
-    program, _ = export_program(model)
-    graph = build_graph(program)
+    graph = build_graph(export_network(model)[0])
+    decoder = None if model.space.grey_levels else build_graph(export_decoder(model.space)[0])
+    facts = {"graph": _graph_facts(graph), "decoder": decoder and _graph_facts(decoder)}
     return render(
         "page.html",
         title=run,
         subtitle=_describe(model),
-        model={**_facts(model, run, guidance_scale), "graph": _graph_facts(graph)},
-        weights=base64.b64encode(b"".join(_constant_bytes(graph))).decode(),
+        model={**_facts(model, run, guidance_scale), **facts},
+        weights=" ".join(_encoded(each) for each in (graph, decoder) if each),
         style=_read("page.css"),
         engine="\n".join(_read(f"{name}.js") for name in ENGINE),
         script=_read("page.js"),
@@ -74,7 +72,8 @@ def _facts(model: Model, run: str, guidance_scale: float) -> dict[str, Any]:
         "run": run,
         "shape": model.space.shape,
         "bounds": model.space.bounds,
-        "greyLevels": model.space.grey_levels,
+        "imageShape": model.space.image_shape,
+        "greyLevels": model.space.grey_levels or (0, 255),
         "initialNoise": spec.initial_noise,
         "nullLabel": spec.classes,
         "images": (named or [{"label": None, "name": str(index)} for index in range(UNLABELLED)])[:MOST_IMAGES],
@@ -110,6 +109,8 @@ def _graph_facts(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _constant_bytes(graph: Graph) -> list[bytes]:
+def _encoded(graph: Graph) -> str:
+    """Return the values of the constants, one after the other, in base64. Learned ones are in half precision."""
     types = (torch.float32, torch.float16)
-    return [tensor.to(types[learned]).contiguous().numpy().tobytes() for tensor, learned in graph.constants]
+    values = (tensor.to(types[learned]).contiguous().numpy().tobytes() for tensor, learned in graph.constants)
+    return base64.b64encode(b"".join(values)).decode()

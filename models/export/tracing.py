@@ -4,12 +4,15 @@ What depends on constants alone is computed here.
 """
 
 import inspect
+import logging
 import operator
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, export
 
@@ -17,21 +20,49 @@ from models.errors import UserError
 from models.export.graph import Graph, Lacking, Value, sizes_of
 from models.export.lowerings import IGNORED, LOWERINGS
 from models.model import Model
+from models.spaces import Space
+
+Exported = tuple[ExportedProgram, tuple[Tensor, ...]]
 
 
-def export_program(model: Model) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
+class _Decoder(nn.Module):
+    """Conversion of clean images to uint8 images, as a module."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+
+    def forward(self, clean: Tensor) -> Tensor:
+        return self.space.decode(clean)
+
+
+def export_network(model: Model) -> Exported:
     """Return the model's network as torch.export traces it, for any batch size, and the inputs it was traced with.
 
     The inputs are noisy images (N, C, H, W), times (N,) and labels (N,). Raises UserError if it cannot be traced.
     """
     examples = torch.zeros(2, *model.space.shape), torch.full((2,), 0.5), torch.zeros(2, dtype=torch.int64)
+    return _export(model.denoiser.network, examples)
+
+
+def export_decoder(space: Space) -> Exported:
+    """Return the conversion of clean images (N, *space.shape) to uint8 images, as `export_network` does the network."""
+    clean = torch.zeros(2, *space.shape)
+    space.decode(clean)  # Spaces keep constants after the first call. They must not be those of a trace.
+    return _export(_Decoder(space), (clean,))
+
+
+def _export(module: nn.Module, examples: tuple[Tensor, ...]) -> Exported:
     sizes = ({0: Dim("batch", min=1, max=4096)},) * len(examples)
+    logging.disable(logging.ERROR)  # torch logs and prints pages about a network that it cannot trace
     try:
-        with torch.no_grad():
-            return export(model.denoiser.network, examples, dynamic_shapes=sizes), examples
+        with torch.no_grad(), redirect_stderr(StringIO()):
+            return export(module, examples, dynamic_shapes=sizes), examples
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"`to`: torch.export cannot trace the network: {reason}", "use `to folder`") from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def build_graph(program: ExportedProgram) -> Graph:
@@ -68,7 +99,7 @@ class _Translation:
                 self.graph.inputs.append(sizes)
                 continue
             self.values[node] = tensors[name].detach()
-            if node.name in signature.inputs_to_parameters:
+            if isinstance(tensors[name], nn.Parameter):
                 self.graph.learned.add(id(self.values[node]))
 
     def _call(self, node: fx.Node) -> Any:

@@ -54,7 +54,7 @@ def export_run(model: Model, out: str | None, flag: str = "--out") -> None:
     path = _path_of(model)
     run = run_of(path)
     if run is None or not (run / STATUS).is_file():
-        raise UserError(f"{path} is not in a run, so its settings are unknown", "name a run with `run`")
+        raise UserError(f"`export` packs a run, and {path} is not in one", "name a run with `run`")
     with new_folder(out, path, KIND, "folder", flag) as folder:
         for name in COPIED:
             if (run / name).is_file():

@@ -133,7 +133,7 @@ class Plan {
   }
 }
 
-/** A network that runs for any batch size. graph: as `page.py` writes it. buffer: the values of its constants. */
+/** A network that runs for any batch size. graph: as `page.py` writes it. buffer: values of constants, in order. */
 class Network {
   constructor(graph, buffer) {
     this.graph = graph;
@@ -142,7 +142,7 @@ class Network {
     this.plans = new Map();
   }
 
-  /** Return the output for noisy images, times and labels, one after the other in arrays. */
+  /** Return the output for inputs that hold a batch of values, one after the other. The next call overwrites it. */
   run(batch, ...inputs) {
     if (!this.plans.has(batch)) this.plans.set(batch, new Plan(this.graph, this.constants, this.multiplier, batch));
     return this.plans.get(batch).run(inputs);

@@ -69,6 +69,15 @@ const FUNCTIONS = {
   silu(source, result) {
     for (let i = 0; i < source.length; i++) result[i] = source[i] / (1 + Math.exp(-source[i]));
   },
+  trunc(source, result) {
+    for (let i = 0; i < source.length; i++) result[i] = Math.trunc(source[i]);
+  },
+  round(source, result) { // half to even
+    for (let i = 0; i < source.length; i++) {
+      const up = Math.round(source[i]);
+      result[i] = up - source[i] === 0.5 && up % 2 !== 0 ? up - 1 : up;
+    }
+  },
   gelu(source, result) {
     for (let i = 0; i < source.length; i++) result[i] = (source[i] * (1 + erf(source[i] * Math.SQRT1_2))) / 2;
   },
@@ -203,6 +212,14 @@ const OPERATIONS = {
 
   ...Object.fromEntries(Object.entries(FUNCTIONS).map(([name, compute]) => [name, elementwise(compute)])),
   ...Object.fromEntries(Object.entries(ARITHMETIC).map(([name, compute]) => [name, arithmetic(compute)])),
+
+  clamp({ min, max }, [tensor], shape, plan) {
+    const source = plan.dense(tensor).data, result = plan.tensor(shape), low = min ?? -Infinity, high = max ?? Infinity;
+    plan.add(() => {
+      for (let i = 0; i < source.length; i++) result.data[i] = Math.min(Math.max(source[i], low), high);
+    });
+    return result;
+  },
 
   normalise({ rows, centred, eps }, [tensor], shape, plan) {
     const source = plan.dense(tensor).data, result = plan.tensor(shape);

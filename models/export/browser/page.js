@@ -3,7 +3,7 @@
 
 const element = (id) => document.getElementById(id);
 const model = JSON.parse(element("model").textContent);
-const [height, width] = model.shape.slice(1);
+const [channels, height, width] = model.imageShape;
 const worker = new Worker(URL.createObjectURL(new Blob([element("engine").textContent], { type: "text/javascript" })));
 
 // frames: of each image, its frames so far; finished: the images that are complete; follow: show each frame as it comes.
@@ -17,7 +17,7 @@ function paint(canvas, values) {
   for (let i = 0; i < size; i++) {
     for (let channel = 0; channel < 3; channel++) {
       // Clamped arrays round half to even and clip, as the Python side does.
-      const value = values[(model.shape[0] === 3 ? channel * size : 0) + i];
+      const value = values[(channels === 3 ? channel * size : 0) + i];
       pixels.data[4 * i + channel] = (value - black) * (255 / (white - black));
     }
     pixels.data[4 * i + 3] = 255;
@@ -53,10 +53,14 @@ function restart() {
   request();
 }
 
+/** Return a word as a shell reads it inside ARGS="...". */
+const quoted = (word) => (/^[\w.-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
+/** Return the command that draws the same images with PyTorch. */
 function command() {
   const { seed, sampler, guidance } = settings(), { name, steps } = model.samplers[sampler];
   const scale = guidance === 1 ? "" : ` --guidance_scale ${guidance}`;
-  const flags = `--run ${model.run} --sampler ${name} --steps ${steps}${scale} --seed ${seed} --num_samples ${model.images.length}`;
+  const flags = `--run ${quoted(model.run)} --sampler ${name} --steps ${steps}${scale} --seed ${seed} --num_samples ${model.images.length}`;
   return `make generate ARGS="${flags}"`;
 }
 
@@ -164,7 +168,7 @@ function build() {
     cell.append(document.createElement("canvas"), label);
     cell.addEventListener("click", () => select(index));
     element("sheet").append(cell);
-    paint(cell.firstChild, new Float32Array(width * height * model.shape[0]).fill(model.greyLevels[0]));
+    paint(cell.firstChild, new Float32Array(channels * height * width).fill(model.greyLevels[0]));
   });
 }
 
@@ -197,6 +201,6 @@ function listen() {
 
 build();
 listen();
-worker.postMessage({ model, weights: element("weights").textContent });
+worker.postMessage({ model, weights: element("weights").textContent.split(" ") });
 select(0);
 restart();
