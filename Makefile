@@ -78,7 +78,7 @@ recipes: environment ## list the recipes: named settings of the tasks
 generate: environment ## generate images: ARGS="--run latest --num_samples 64"
 	@$(WITH_ARGS) FOREGROUND=1 scripts/sh/launch.sh generate "$${args[@]}"
 
-export: environment ## export a run as one HTML file, ONNX or a folder: ARGS="--to html"
+export: environment ## export a run as an HTML page, ONNX or a folder
 	@$(WITH_ARGS) $(python) -m scripts.export "$${args[@]}"
 
 evaluate: environment ## measure generated images of a run or a file

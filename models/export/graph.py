@@ -73,7 +73,7 @@ def sizes_of(tensor: Tensor) -> Sizes:
 def _size(size: int | torch.SymInt) -> int:
     if isinstance(size, int):
         return size
-    expression = size.node.expr
+    expression: Any = size.node.expr
     symbols = expression.free_symbols
     multiple = expression / next(iter(symbols), 1)
     if len(symbols) > 1 or not multiple.is_Integer:

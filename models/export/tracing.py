@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, export
+from torch.fx.node import map_arg
 
 from models.errors import UserError
 from models.export.graph import Graph, Lacking, Value, sizes_of
@@ -104,7 +105,8 @@ class _Translation:
 
     def _call(self, node: fx.Node) -> Any:
         """Return the value of a node; a list if torch's operation returns several, None for arithmetic on sizes."""
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        args: Any = map_arg(node.args, self.values.__getitem__)
+        kwargs: Any = map_arg(node.kwargs, self.values.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
         result = node.meta.get("val")

@@ -15,6 +15,7 @@ from models.export.onnx import write_onnx
 from models.export.page import build_page
 from models.generation import Sampling, default_steps
 from models.model import Model
+from models.progress import progress
 from models.runs import checkpoints
 from models.runs.files import write_text
 from models.runs.lookup import CONFIG, NEEDED, read_config
@@ -70,7 +71,8 @@ def export_run(model: Model, out: str | None, flag: str = "--out") -> None:
 def _export_page(model: Model, out: str | None) -> None:
     path = _path_of(model)
     file = _new_file(model, out)
-    write_text(file, build_page(model, name_of(path), _guidance_scale(model)))
+    with progress("exporting", None):
+        write_text(file, build_page(model, name_of(path), _guidance_scale(model)))
     print(file)
 
 
