@@ -59,6 +59,8 @@ def _rows(model: Model) -> list[tuple[str, str]]:
         ("classes", ", ".join([*names, *more]) if spec.classes else "none"),
         ("guidance", "possible" if spec.classes and spec.label_drop > 0 else "not possible"),
     ]
+    if spec.student is not None:
+        rows.append(("distilled", spec.student.describe()))
     return rows if origin is None else [*rows, ("trained steps", f"{origin.step:,}")]
 
 

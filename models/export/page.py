@@ -64,7 +64,7 @@ def _describe(model: Model) -> str:
 
 def _facts(model: Model, run: str, guidance_scale: float) -> dict[str, Any]:
     spec = model.spec
-    guided = spec.classes > 0 and spec.label_drop > 0
+    guided = spec.classes > 0 and spec.label_drop > 0 and spec.student is None
     samplers = _samplers(model)
     usual = next((index for index, row in enumerate(samplers) if (row["name"], row["steps"]) == USUAL), 0)
     named = [{"label": label, "name": spec.class_names[label]} for label in spec.trained]
@@ -85,9 +85,10 @@ def _facts(model: Model, run: str, guidance_scale: float) -> dict[str, Any]:
 
 
 def _samplers(model: Model) -> list[dict[str, Any]]:
-    """Return the moves of all offered samplers that fit the model."""
-    rows = []
-    for name, (title, steps) in OFFERED.items():
+    """Return the moves of all offered samplers that fit the model. A student has one."""
+    rows, student = [], model.spec.student
+    offered = OFFERED if student is None else {"ddim": ("that of the student", (student.evaluations,))}
+    for name, (title, steps) in offered.items():
         for count in steps:
             sampling = Sampling(name, count)
             try:

@@ -13,7 +13,7 @@ from models.errors import UserError
 from models.export.card import model_card
 from models.export.onnx import write_onnx
 from models.export.page import build_page
-from models.generation import Sampling, default_steps
+from models.generation import Sampling, default_sampler
 from models.model import Model
 from models.progress import progress
 from models.runs import checkpoints
@@ -78,7 +78,8 @@ def _export_page(model: Model, out: str | None) -> None:
 
 def _export_onnx(model: Model, out: str | None) -> None:
     path = _path_of(model)
-    sampling = Sampling("heun", default_steps("heun", model.spec.timesteps), guidance_scale=_guidance_scale(model))
+    sampler, steps = default_sampler(model.spec, None, None, "heun")
+    sampling = Sampling(sampler, steps, guidance_scale=_guidance_scale(model))
     sampling.check(model)
     with new_folder(out, path, KIND, "onnx") as folder:
         write_onnx(model, folder, name_of(path), sampling)
@@ -110,7 +111,9 @@ def _config_of(path: Path) -> dict[str, Any]:
 
 
 def _guidance_scale(model: Model) -> float:
-    """Return the guidance scale of the run's sample sheets."""
+    """Return the guidance scale of the run's sample sheets; 1 for a student, which has it built in."""
+    if model.spec.student is not None:
+        return 1.0
     return float(_config_of(_path_of(model)).get("guidance_scale", 1.0))
 
 

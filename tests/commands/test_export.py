@@ -6,6 +6,7 @@ import copy
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from models.autoencoders.autoencoder import Autoencoder, AutoencoderSpec
 from models.diffusion.denoiser import with_labels
 from models.export.page import build_page
 from models.generation import Sampling, generate, sampled_denoiser
-from models.model import DenoiserSpec, Model
+from models.model import DenoiserSpec, Model, Student
 from models.networks.dit import DiT
 from models.spaces import Space
 from models.spaces.latents import Latents
@@ -153,6 +154,18 @@ def test_a_page_decodes_latents(browser: Any, tmp_path: Path) -> None:
     for parameter in coder.parameters():
         parameter.data = parameter.data.half().float()
     check_seeds(Page(browser, tmp_path / "page.html"), model, SEEDS[:2])
+
+
+def test_a_page_of_a_student(browser: Any, tmp_path: Path) -> None:
+    """It has two levels of its own, and no other sampler, steps or guidance."""
+    spec = model_of(Shrinking(), Pixels(SHAPE, 0.5)).spec
+    spec = replace(spec, student=Student((1.0, 0.3, 0.0), "its teacher", "", "heun", 1.5))
+    model = spec.model(Shrinking(), CPU)
+    (tmp_path / "page.html").write_text(build_page(model, "student", 1.5), encoding="utf-8")
+    page = Page(browser, tmp_path / "page.html")
+    check_equal(page.images(), truth(model, 0, Sampling("ddim", 2)))
+    assert page.tab.locator("#sampler option, #steps option").count() == 2
+    assert not page.tab.is_visible("#guidance")
 
 
 @pytest.mark.parametrize(
