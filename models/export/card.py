@@ -13,7 +13,7 @@ HUB_NAMES = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion
 NAMES_SHOWN = 20
 
 
-def model_card(model: Model, run: str, config: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+def build_card(model: Model, run: str, config: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     """Return the card of a model. run: name of its run. config, environment: settings and machine of the training."""
     spec, dataset = model.spec, str(config.get("dataset", "unknown"))
     kind = "flow" if spec.noise_schedule == "flow" else "diffusion"

@@ -5,6 +5,7 @@ the weights are rounded to half precision.
 """
 
 import base64
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from models.model import Model
 
 BROWSER = Path(__file__).parent / "browser"
 ENGINE = ("matmul", "operations", "interpreter", "philox", "sampler", "worker")  # scripts of the worker, in order
-MOST_IMAGES = 100
+MOST_CLASSES = 100
 UNLABELLED = 10  # Images of a model without classes.
 USUAL = ("heun", 6)
 # Samplers of the page, with their titles and numbers of steps.
@@ -33,8 +34,9 @@ OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
 
 
 def build_page(model: Model, run: str, guidance_scale: float) -> str:
-    """Return the HTML of a page. run: name of the model's run. guidance_scale: the scale that is set at first.
+    """Return the HTML of a page.
 
+    run: name of the model's run, or of its file outside of runs. guidance_scale: the scale that is set at first.
     Raises UserError if a network cannot be traced, or has an operation that the page lacks.
     """
     graph = build_graph(export_network(model)[0])
@@ -66,17 +68,19 @@ def _facts(model: Model, run: str, guidance_scale: float) -> dict[str, Any]:
     spec = model.spec
     guided = spec.classes > 0 and spec.label_drop > 0 and spec.student is None
     samplers = _samplers(model)
+    flag = "--checkpoint" if run.endswith(".safetensors") else "--run"
+    weights = ["--weights", "raw"] if model.origin is not None and model.origin.weights == "raw" else []
     usual = next((index for index, row in enumerate(samplers) if (row["name"], row["steps"]) == USUAL), 0)
     named = [{"label": label, "name": spec.class_names[label]} for label in spec.trained]
     return {
-        "run": run,
+        "source": shlex.join([flag, run, *weights]),
         "shape": model.space.shape,
         "bounds": model.space.bounds,
         "imageShape": model.space.image_shape,
         "greyLevels": model.space.grey_levels or (0, 255),
         "initialNoise": spec.initial_noise,
         "nullLabel": spec.classes,
-        "images": (named or [{"label": None, "name": str(index)} for index in range(UNLABELLED)])[:MOST_IMAGES],
+        "images": (named or [{"label": None, "name": str(index)} for index in range(UNLABELLED)])[:MOST_CLASSES],
         "guided": guided,
         "guidance": guidance_scale if guided else 1.0,
         "samplers": samplers,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import UserError
-from models.export.card import model_card
+from models.export.card import build_card
 from models.export.onnx import write_onnx
 from models.export.page import build_page
 from models.generation import Sampling, default_sampler
@@ -64,7 +64,7 @@ def export_run(model: Model, out: str | None, flag: str = "--out") -> None:
         write_text(folder / "checkpoints" / checkpoints.LAST, path.name + "\n")
         for autoencoder in model.space.needs:
             checkpoints.copy_checkpoint(autoencoder, folder / NEEDED)
-        card = model_card(model, run.name, _config_of(path), _read_lines(run / ENVIRONMENT))
+        card = build_card(model, run.name, _config_of(path), _read_lines(run / ENVIRONMENT))
         write_text(folder / "README.md", card)
 
 

@@ -48,19 +48,17 @@ function restart() {
   state.seconds = [];
   state.follow = true;
   for (const cell of element("sheet").children) cell.classList.remove("drawn");
+  element("seed").value = settings().seed;
   element("scale").textContent = settings().guidance.toFixed(2);
   element("command").textContent = command();
   request();
 }
 
-/** Return a word as a shell reads it inside ARGS="...". */
-const quoted = (word) => (/^[\w.-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
-
 /** Return the command that draws the same images with PyTorch. */
 function command() {
   const { seed, sampler, guidance } = settings(), { name, steps } = model.samplers[sampler];
   const scale = guidance === 1 ? "" : ` --guidance_scale ${guidance}`;
-  const flags = `--run ${quoted(model.run)} --sampler ${name} --steps ${steps}${scale} --seed ${seed} --num_samples ${model.images.length}`;
+  const flags = `${model.source} --sampler ${name} --steps ${steps}${scale} --seed ${seed} --num_samples ${model.images.length}`;
   return `make generate ARGS="${flags}"`;
 }
 
