@@ -17,7 +17,7 @@ IGNORED = frozenset(
     "memory_format copy non_blocking device dtype cudnn_enabled cudnn_enable implicit p train padding_idx sparse "
     "scale_grad_by_freq count_include_pad "
     # The sizes of the result tell these.
-    "shape size dim output_size scale_factors chunks split_size split_sizes end".split()
+    "shape size dim output_size chunks split_size split_sizes end".split()
 )
 
 
@@ -138,9 +138,11 @@ def _conv2d(
     weight: Tensor,
     bias: Tensor | None,
     stride: list[int],
-    padding: list[int],
+    padding: list[int] | str,
     groups: int,
 ) -> Value:
+    if isinstance(padding, str):
+        raise Lacking(f"aten.conv2d with padding {padding!r}")
     if groups > 1 and not weight.shape[1] == 1 == result.shape[1] // groups:
         raise Lacking(f"aten.conv2d with {groups} groups of several channels")
     options = {"stride": _pair(stride), "padding": _pair(padding), "groups": groups}
@@ -185,6 +187,8 @@ def _scaled(graph: Graph, result: Tensor, normed: Value, scale: Any, shift: Any)
 
 
 def _attention(graph: Graph, result: Tensor, query: Value, key: Any, value: Any, scale: float | None) -> Value:
+    if not _sizes(query)[:-2] == _sizes(key)[:-2] == _sizes(value)[:-2]:
+        raise Lacking("aten.scaled_dot_product_attention of tensors that broadcast")
     scale = query.sizes[-1] ** -0.5 if scale is None else scale
     return graph.emit("attention", [query, key, value], result, scale=scale)
 
@@ -203,12 +207,18 @@ def _mean_pool(
     return graph.emit("mean_pool", [self], result, kernel=_pair(kernel_size), stride=_pair(stride or kernel_size))
 
 
-def _nearest(graph: Graph, result: Tensor, input: Any) -> Value:
+def _nearest(graph: Graph, result: Tensor, input: Any, scale_factors: Sequence[float] | None) -> Value:
+    if any(factor != int(factor) for factor in scale_factors or ()):
+        raise Lacking(f"aten.upsample_nearest2d with scale factors {scale_factors}")
     return graph.emit("nearest", [input], result)
 
 
 def _embedding(graph: Graph, result: Tensor, weight: Tensor, indices: Any) -> Value:
     return graph.emit("rows", [weight, indices], result)
+
+
+def _sizes(operand: Value | Tensor) -> list[int]:
+    return operand.sizes if isinstance(operand, Value) else sizes_of(operand)
 
 
 def _given(bias: Tensor | None) -> list[Tensor]:

@@ -9,8 +9,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.errors import UserError
 from models.export.graph import Graph
 from models.export.rendering import render
@@ -37,7 +35,7 @@ def build_page(model: Model, run: str, guidance_scale: float) -> str:
     """Return the HTML of a page.
 
     run: name of the model's run, or of its file outside of runs. guidance_scale: the scale that is set at first.
-    Raises UserError if a network cannot be traced, or has an operation that the page lacks.
+    Raises UserError if a network cannot be traced, has an operation that the page lacks, or weights above 65,504.
     """
     graph = build_graph(export_network(model)[0])
     decoder = None if model.space.grey_levels else build_graph(export_decoder(model.space)[0])
@@ -116,6 +114,10 @@ def _graph_facts(graph: Graph) -> dict[str, Any]:
 
 def _encoded(graph: Graph) -> str:
     """Return the values of the constants, one after the other, in base64. Learned ones are in half precision."""
-    types = (torch.float32, torch.float16)
-    values = (tensor.to(types[learned]).contiguous().numpy().tobytes() for tensor, learned in graph.constants)
-    return base64.b64encode(b"".join(values)).decode()
+    content = bytearray()
+    for tensor, learned in graph.constants:
+        stored = tensor.half() if learned else tensor.float()
+        if learned and not stored.isfinite().all():
+            raise UserError("`to html`: a weight is not finite in half precision", "use `to onnx`")
+        content += stored.contiguous().numpy().tobytes()
+    return base64.b64encode(content).decode()

@@ -229,12 +229,13 @@ const OPERATIONS = {
 
   linear(operation, [input, weight, bias], shape, plan) {
     const [outputs, inputs] = weight.shape, rows = count(shape) / outputs, result = plan.tensor(shape);
+    const shifts = bias && plan.dense(bias).data;
     const left = plan.pack("left", plan.dense(input), spaced(rows, inputs), spaced(inputs));
     const right = plan.pack("right", plan.dense(weight), spaced(outputs, inputs), spaced(inputs));
     plan.multiply(left, right, [rows, inputs, outputs], (product, stride) => {
       for (let row = 0; row < rows; row++) {
         for (let column = 0; column < outputs; column++) {
-          result.data[row * outputs + column] = product[row * stride + column] + (bias ? bias.data[column] : 0);
+          result.data[row * outputs + column] = product[row * stride + column] + (shifts ? shifts[column] : 0);
         }
       }
     });
@@ -247,17 +248,18 @@ const OPERATIONS = {
     const padded = OPERATIONS.pad({ before: [0, 0, ...padding] }, [input], [batch, channels, height, width], plan);
     const pixels = sums(spaced(size[0], stride[0] * width), spaced(size[1], stride[1]));
     const taps = sums(spaced(kernel[0], width), spaced(kernel[1])), result = plan.tensor(shape);
+    const weights = plan.dense(weight), shifts = bias && plan.dense(bias).data;
     if (groups > 1) {
-      plan.add(() => convolveChannels(padded.data, weight.data, bias?.data, result.data, channels, pixels, taps));
+      plan.add(() => convolveChannels(padded.data, weights.data, shifts, result.data, channels, pixels, taps));
       return result;
     }
     const depth = sums(spaced(channels, height * width), taps);
-    const left = plan.pack("left", plan.dense(weight), spaced(outputs, depth.length), spaced(depth.length));
+    const left = plan.pack("left", weights, spaced(outputs, depth.length), spaced(depth.length));
     for (let image = 0; image < batch; image++) {
       const right = plan.pack("right", view(padded, [], [], image * channels * height * width), pixels, depth);
       plan.multiply(left, right, [outputs, depth.length, pixels.length], (product, rowStride) => {
         for (let row = 0; row < outputs; row++) {
-          const from = row * rowStride, to = (image * outputs + row) * pixels.length, shift = bias ? bias.data[row] : 0;
+          const from = row * rowStride, to = (image * outputs + row) * pixels.length, shift = shifts ? shifts[row] : 0;
           for (let pixel = 0; pixel < pixels.length; pixel++) result.data[to + pixel] = product[from + pixel] + shift;
         }
       });
@@ -307,8 +309,9 @@ const OPERATIONS = {
 
   rows(operation, [table, indices], shape, plan) {
     const source = plan.dense(table).data, width = table.shape[1], result = plan.tensor(shape);
+    const numbers = plan.dense(indices).data;
     plan.add(() => {
-      indices.data.forEach((index, row) => result.data.set(source.subarray(index * width, (index + 1) * width), row * width));
+      numbers.forEach((index, row) => result.data.set(source.subarray(index * width, (index + 1) * width), row * width));
     });
     return result;
   },
