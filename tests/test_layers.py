@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # From the top down, a folder or module of the library a line. Each may import itself and what stands below it.
 LAYERS = (
     "training",
+    "export",
     "evaluation",
     "optim",
     "generation",

@@ -181,8 +181,8 @@ class SampleTestFlags:
 
 
 @dataclass(frozen=True)
-class ModelFlags:
-    """The trained model, its device and its precision."""
+class RunChoice:
+    """The trained model."""
 
     run: str = "latest"
     """Run: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
@@ -194,6 +194,12 @@ class ModelFlags:
     """Run or checkpoint file of a latent run's autoencoder. Default: the file with the hash that the run recorded."""
     experiments_dir: str = field(default_factory=experiments_dir)
     """Folder in which runs are found by name. The variable EXPERIMENTS_DIR sets its default."""
+
+
+@dataclass(frozen=True)
+class ModelFlags(RunChoice):
+    """The trained model, its device and its precision."""
+
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"

@@ -1,26 +1,62 @@
-"""Export a trained run as a folder that works on any machine: settings, one checkpoint, and its autoencoder if any."""
+"""The work of `export`: a trained run as one HTML file, as ONNX, or as a folder that works on any machine."""
 
+from __future__ import annotations
+
+import shlex
 import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from models.errors import UserError
+from models.export.card import build_card
+from models.export.onnx import write_onnx
+from models.export.page import build_page
+from models.generation import Sampling, default_sampler
 from models.model import Model
+from models.progress import progress
 from models.runs import checkpoints
 from models.runs.files import write_text
-from models.runs.lookup import CONFIG, NEEDED
+from models.runs.lookup import CONFIG, NEEDED, read_config
 from models.runs.status import STATUS
-from scripts.tasks.sampling import new_folder, run_of
+from scripts.cli.flags import ModelFlags
+from scripts.tasks.sampling import (
+    find_checkpoint,
+    folder_in_run,
+    name_of,
+    new_folder,
+    open_model,
+    resolve_model,
+    run_of,
+)
 
-COPIED = (CONFIG, STATUS, "environment.txt")
+if TYPE_CHECKING:
+    from scripts.export import ExportFlags
+
+ENVIRONMENT = "environment.txt"
+COPIED = (CONFIG, STATUS, ENVIRONMENT)
+KIND = "exported"  # Subfolder of a run for its exports.
 
 
-def export_run(model: Model, out: str) -> None:
-    """Write the folder `out` and print its name. Raises UserError if it is not empty or the model is not in a run."""
-    assert model.origin is not None
-    path = model.origin.path
+def export(flags: ExportFlags) -> None:
+    """Write the export that `--to` names and print its path. Raises UserError."""
+    _check_packages(flags.to)
+    chosen = resolve_model(ModelFlags(**vars(flags.model), device="cpu", precision="float32"))
+    model = open_model(find_checkpoint(chosen), chosen)
+    {"html": _export_page, "onnx": _export_onnx, "folder": export_run}[flags.to](model, flags.out)
+
+
+def export_run(model: Model, out: str | None, flag: str = "--out") -> None:
+    """Write the run as a folder and print its name. Raises UserError if the model is not in a run.
+
+    The folder gets settings, one checkpoint, the autoencoder if there is one, and a model card. flag: option of `out`.
+    """
+    path = _path_of(model)
     run = run_of(path)
     if run is None or not (run / STATUS).is_file():
         raise UserError(f"`export` packs a run, and {path} is not in one", "name a run with `run`")
-    with new_folder(out, path, "exported", "", "--export") as folder:
+    with new_folder(out, path, KIND, "folder", flag) as folder:
         for name in COPIED:
             if (run / name).is_file():
                 shutil.copyfile(run / name, folder / name)
@@ -28,3 +64,73 @@ def export_run(model: Model, out: str) -> None:
         write_text(folder / "checkpoints" / checkpoints.LAST, path.name + "\n")
         for autoencoder in model.space.needs:
             checkpoints.copy_checkpoint(autoencoder, folder / NEEDED)
+        card = build_card(model, run.name, _config_of(path), _read_lines(run / ENVIRONMENT))
+        write_text(folder / "README.md", card)
+
+
+def _export_page(model: Model, out: str | None) -> None:
+    path = _path_of(model)
+    file = _new_file(model, out)
+    with progress("exporting", None):
+        write_text(file, build_page(model, name_of(path), _guidance_scale(model)))
+    print(file)
+
+
+def _export_onnx(model: Model, out: str | None) -> None:
+    path = _path_of(model)
+    sampler, steps = default_sampler(model.spec, None, None, "heun")
+    sampling = Sampling(sampler, steps, guidance_scale=_guidance_scale(model))
+    sampling.check(model)
+    with new_folder(out, path, KIND, "onnx") as folder:
+        write_onnx(model, folder, name_of(path), sampling)
+
+
+def _check_packages(to: str) -> None:
+    """Raise UserError if ONNX is asked for and a package that writes it is not installed."""
+    missing = [name for name in ("onnx", "onnxscript") if to == "onnx" and find_spec(name) is None]
+    if missing:
+        install = shlex.join([sys.executable, "-m", "pip", "install", *missing])
+        raise UserError(f"--to onnx: needs the packages {' and '.join(missing)}", f"type: {install}")
+
+
+def _path_of(model: Model) -> Path:
+    assert model.origin is not None
+    return model.origin.path
+
+
+def _read_lines(file: Path) -> dict[str, str]:
+    """Read a file of lines `key: value`. An empty dict if it is missing."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    """Return the settings of a checkpoint's run. An empty dict if they are missing."""
+    run = run_of(path)
+    return {} if run is None or not (run / CONFIG).is_file() else read_config(run)
+
+
+def _guidance_scale(model: Model) -> float:
+    """Return the guidance scale of the run's sample sheets; 1 for a student, which has it built in."""
+    if model.spec.student is not None:
+        return 1.0
+    return float(_config_of(_path_of(model)).get("guidance_scale", 1.0))
+
+
+def _new_file(model: Model, out: str | None) -> Path:
+    """Return the HTML file to write. Raises UserError if `out` exists or its folder does not."""
+    if out is None:
+        assert model.origin is not None
+        path, step, weights = model.origin
+        stem = f"{name_of(path)}-step_{step:08d}-{weights}"
+        folder = folder_in_run(path, None, KIND)
+        names = (f"{stem}{'' if count == 1 else f'-{count}'}.html" for count in range(1, 1000))
+        return next(folder / name for name in names if not (folder / name).exists())
+    file = Path(out).absolute()
+    if file.suffix != ".html":
+        raise UserError(f"--out {out}: does not end in .html")
+    if file.exists():
+        raise UserError(f"--out {out} is there already: name a new file")
+    if not file.parent.is_dir():
+        raise UserError(f"--out {out}: its folder does not exist")
+    return file

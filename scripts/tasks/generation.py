@@ -66,7 +66,7 @@ def write_samples(flags: GenerateFlags) -> None:
     model = open_model(paths[-1], flags.model)
     if flags.export is not None:
         if processes.is_rank_zero():
-            export_run(model, flags.export)
+            export_run(model, flags.export, "--export")
         return
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, sampler=sampling.sampler, steps=sampling.steps))

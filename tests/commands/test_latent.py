@@ -140,7 +140,7 @@ def test_an_exported_run_needs_no_other(run, runs: Path, latent: Path, tmp_path:
     exported = run("generate", "--run", latent, "--export", tmp_path / "packed" / "mine").folder
     assert exported == tmp_path / "packed" / "mine"
     assert {path.name for path in exported.iterdir()} == {
-        *("config.txt", "status.json", "environment.txt", "checkpoints", "autoencoder")
+        *("config.txt", "status.json", "environment.txt", "README.md", "checkpoints", "autoencoder")
     }
     moved = exported.rename(tmp_path / "elsewhere")
     away = tmp_path / "away"

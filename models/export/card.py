@@ -1,0 +1,70 @@
+"""Model card of an exported run: the text of its README.md, with the metadata that model hubs read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from models.export.rendering import render
+from models.model import Model
+
+# Names of data sets on the Hugging Face hub.
+HUB_NAMES = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
+NAMES_SHOWN = 20
+
+
+def build_card(model: Model, run: str, config: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """Return the card of a model. run: name of its run. config, environment: settings and machine of the training."""
+    spec, dataset = model.spec, str(config.get("dataset", "unknown"))
+    kind = "flow" if spec.noise_schedule == "flow" else "diffusion"
+    hub_name = str(config.get("dataset.path", "")) if dataset == "hf" else HUB_NAMES.get(dataset)
+    metadata: dict[str, Any] = {
+        "library_name": "pytorch",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": [kind, spec.network, "image-generation"],
+    }
+    if hub_name:
+        metadata["datasets"] = [hub_name]
+    return render(
+        "card.md",
+        metadata=yaml.safe_dump(metadata, sort_keys=False),
+        run=run,
+        summary=_summary(model, kind, dataset),
+        rows=_rows(model),
+        shape=", ".join(map(str, model.space.image_shape)),
+        command=environment.get("command"),
+        commit=environment.get("commit"),
+    )
+
+
+def _summary(model: Model, kind: str, dataset: str) -> str:
+    height, width = model.space.image_shape[1:]
+    labels = f", by {model.spec.classes} classes" if model.spec.classes else ""
+    return f"A {kind} model that generates {height}×{width} images like those of {dataset}{labels}."
+
+
+def _rows(model: Model) -> list[tuple[str, str]]:
+    spec, origin = model.spec, model.origin
+    weights = sum(parameter.numel() for parameter in model.denoiser.network.parameters())
+    names = [_code(name) for name in spec.class_names[:NAMES_SHOWN]]
+    more = [f"and {spec.classes - NAMES_SHOWN} more"] if spec.classes > NAMES_SHOWN else []
+    rows = [
+        ("network", f"{spec.network}, {weights:,} weights"),
+        ("works in", f"{type(model.space).__name__.lower()}, {'×'.join(map(str, model.space.shape))}"),
+        (
+            "noise schedule",
+            f"{spec.noise_schedule}, " + (f"{spec.timesteps} steps" if spec.timesteps else "continuous"),
+        ),
+        ("prediction", spec.prediction),
+        ("classes", ", ".join([*names, *more]) if spec.classes else "none"),
+        ("guidance", "possible" if spec.classes and spec.label_drop > 0 else "not possible"),
+    ]
+    if spec.student is not None:
+        rows.append(("distilled", spec.student.describe()))
+    return rows if origin is None else [*rows, ("trained steps", f"{origin.step:,}")]
+
+
+def _code(name: str) -> str:
+    """Return a name as code in a cell of a table, whatever its characters."""
+    word = " ".join(name.split()).replace("|", "\\|")
+    return f"`` {word} ``" if "`" in word else f"`{word}`"

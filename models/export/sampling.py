@@ -1,0 +1,60 @@
+"""Samplers as lists of moves with numbers in them, for programs that can mix and clip tensors and nothing else.
+
+Every sampler is linear in the noise it draws and in the clean estimates it receives. So it is run once on vectors of
+coefficients instead of images, and no sampler is written twice.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.diffusion.denoiser import Estimate, estimate_from_clean
+from models.diffusion.noise_schedules import NoiseLevel
+from models.diffusion.samplers import find_sampler
+from models.generation import Sampling
+from models.model import Model
+
+Moves = list[dict[str, Any]]
+
+
+def trace_sampler(model: Model, sampling: Sampling) -> Moves:
+    """Return the moves of a sampler, from pure noise to images.
+
+    A list of sources begins with the first noise. Each move has one key:
+
+    - draw: append standard normal noise.
+    - evaluate: mix the sources to noisy images, call the network with `scale` times these and t, and append
+      `clean[0] * noisy + clean[1] * output`, after guidance and clipping.
+    - step: mix the sources to the noisy images after a step, at t. `estimate` is the number of the source that holds
+      the step's clean estimate.
+    """
+    sampler = find_sampler(sampling.sampler)
+    size = 1 + sampler.nfe(sampling.steps) + 2 * sampling.steps  # sources: at most two draws a step
+    units, prediction = torch.eye(size, dtype=torch.float64), model.denoiser.prediction
+    moves: Moves = []
+    sources = iter(range(1, size))
+
+    def denoiser(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
+        alpha, sigma = level.alpha, level.sigma
+        clean, _ = prediction.solve(units[1, :2], units[0, :2], alpha, sigma)
+        scale = float(prediction.input_scale(alpha, sigma))
+        evaluation = {"t": float(level.t), "scale": scale, "clean": clean.tolist(), "mix": _shortened(noisy)}
+        moves.append({"evaluate": evaluation})
+        return estimate_from_clean(noisy, level, units[next(sources)])
+
+    def draw(shape: Sequence[int]) -> Tensor:
+        moves.append({"draw": 1})
+        return units[next(sources)]
+
+    for step in sampler.walk(denoiser, units[0], sampling.levels(model), draw, **sampling.options):
+        estimate = int(step.estimate.clean.argmax())
+        moves.append({"step": {"t": float(step.level.t), "mix": _shortened(step.noisy), "estimate": estimate}})
+    return moves
+
+
+def _shortened(mix: Tensor) -> list[float]:
+    """Return the coefficients without the zeros at the end, to the ten digits that matter."""
+    last = int(mix.nonzero().max()) if mix.any() else -1
+    return [float(f"{value:.10g}") for value in mix[: last + 1].tolist()]
