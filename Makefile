@@ -129,8 +129,8 @@ tensorboard: environment ## show the runs in TensorBoard: ARGS="--port 6007"
 stop: ## save a checkpoint and stop: ARGS=NAME or ARGS=--all
 	@$(WITH_ARGS) scripts/sh/sessions.sh stop "$${args[@]}"
 
-test: test_environment ## run the tests
-	@$(WITH_ARGS) $(python) -m pytest "$${args[@]}"
+test: test_environment ## run the tests; ARGS=--all: the slow ones too
+	@$(WITH_ARGS) scripts/sh/test.sh "$${args[@]}"
 
 lint: test_environment ## run ruff, pyright and shellcheck
 	$(python) -m ruff check

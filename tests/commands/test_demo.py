@@ -10,6 +10,8 @@ import pytest
 
 from tests.commands.fake_repository import FakeRepository, fake_repository
 
+pytestmark = pytest.mark.slow
+
 TRAIN = """
 import json, os, sys
 print("epoch 1", file=sys.stderr)

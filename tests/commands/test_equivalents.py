@@ -11,6 +11,8 @@ import pytest
 
 from tests.commands.tasks import REPOSITORY, run_here, use_tiny_data
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = REPOSITORY / "docs" / "equivalents.md"
 COMMAND = re.compile(r'`make (\w+)(?: ARGS="([^"]*)")?`')
 TRAINING = ("--max_steps", "2", "--warmup_steps", "1", "--batch_size", "8", "--eval_images", "8", "--no-tensorboard")

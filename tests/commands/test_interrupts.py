@@ -20,6 +20,8 @@ from models.runs.status import liveness, read_status
 from tests.commands.fake_repository import eventually
 from tests.commands.tasks import REPOSITORY, TINY, run_child, run_here, start_child, status_of, weights_hash
 
+pytestmark = pytest.mark.slow
+
 # A run of about 0.02 s a step, so that a signal arrives during the training. It uses all that draws random numbers.
 LONG = (
     *TINY,

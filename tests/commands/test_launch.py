@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from tests.commands.fake_repository import FOREIGN, ROOT, FakeRepository, eventually, fake_repository, path_without
 
+pytestmark = pytest.mark.slow
+
 LAUNCHERS = [
     pytest.param(tool, marks=pytest.mark.skipif(shutil.which(tool) is None, reason=f"not installed: {tool}"))
     for tool in ("screen", "tmux", "nohup")

@@ -23,6 +23,8 @@ from tests.commands.fake_repository import eventually
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_child, run_here, start_child, start_several, status_of
 from tests.data.own_images import png
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 TIMEOUT = 60.0
 EXACT = (

@@ -23,6 +23,8 @@ from scripts import record
 from scripts.tasks.record_table import COLUMNS, EMPTY_TABLE, add_rows, mean_and_deviation, refuse_copies, table_of
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_here, start_child, status_of
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--network.width", "8", "--network.multipliers", "1", "2", "--num_samples", "10")
 FOREIGN = f"| {' | '.join(['theirs'] * len(COLUMNS))} |\n"
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.commands.fake_repository import FakeRepository, eventually, fake_repository
 
+pytestmark = pytest.mark.slow
+
 needs_screen = pytest.mark.skipif(shutil.which("screen") is None, reason="not installed: screen")
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="not installed: tmux")
 LAUNCHERS = [

@@ -22,6 +22,8 @@ import pytest
 
 from tests.commands.fake_repository import FakeRepository, fake_repository, path_without
 
+pytestmark = pytest.mark.slow
+
 VERSION = platform.python_version()
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "UV_OFFLINE": "1"}
 

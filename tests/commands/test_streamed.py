@@ -18,6 +18,8 @@ from tests.commands.test_bad_input import check_refusal
 from tests.commands.test_interrupts import LONG, wait_for_step
 from tests.data.own_images import png, zipped
 
+pytestmark = pytest.mark.slow
+
 STREAMED, HELD = ("--memory_limit", 0), ("--memory_limit", 1)
 
 
