@@ -114,6 +114,9 @@ image_to_image: environment ## add noise to test images and denoise them again
 status: environment ## list all runs: state, step, loss, age, folder
 	@$(WITH_ARGS) $(python) -m scripts.status "$${args[@]}"
 
+report: environment ## write pages over all runs, to look at in a browser
+	@$(WITH_ARGS) $(python) -m scripts.report "$${args[@]}"
+
 sessions: ## list the running sessions
 	@scripts/sh/sessions.sh list
 
@@ -132,11 +135,13 @@ stop: ## save a checkpoint and stop: ARGS=NAME or ARGS=--all
 test: test_environment ## run the tests; ARGS=--all: the slow ones too
 	@$(WITH_ARGS) scripts/sh/test.sh "$${args[@]}"
 
-lint: test_environment ## run ruff, pyright and shellcheck
+lint: test_environment ## run ruff, pyright, shellcheck and node --check
 	$(python) -m ruff check
 	$(python) -m ruff format --check
 	$(python) -m pyright
 	shellcheck --external-sources scripts/sh/*.sh .ci/run
+	@if command -v node >/dev/null; then for file in models/*/static/*.js; do node --check "$$file" || exit 1; done; \
+		else echo 'node is not installed: the JavaScript was not checked' >&2; fi
 
 record: environment ## add a row to the records: DATASET=mnist MINUTES=10
 	@$(WITH_ARGS) scripts/sh/launch.sh record $(if $(DATASET),--dataset $(DATASET)) $(if $(MINUTES),--minutes $(MINUTES)) \

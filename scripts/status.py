@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from models.errors import UserError
 from models.places import experiments_dir
-from models.runs.lookup import CONFIG, find_runs
+from models.runs.lookup import CONFIG, find_runs, name_loss
 from models.runs.status import liveness, read_status
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
@@ -27,9 +27,6 @@ HEADER = ("state", "step", "done", "loss", "value", "age", "folder")
 TEXTS = ("state", "loss", "folder")  # Columns of text. The others have figures.
 COLOURS = {"running": "green", "finished": "blue", "interrupted": "yellow", "failed": "red", "dead": "red"}
 AGES = ((120, 1, "s"), (7200, 60, "m"), (172_800, 3600, "h"), (float("inf"), 86_400, "d"))
-# Settings that decide what a loss measures. Values in PLAIN are not mentioned.
-LOSS_SETTINGS = ("space", "kind", "prediction", "reconstruction", "loss", "weighting")
-PLAIN = ("pixels", "uniform", "null")
 DESCRIPTION = (
     "Show all runs, and what to type next. loss: what the run minimises. value: its mean in the last row of the log; "
     "compare it among runs with the same loss and data set only. age: time since the last heartbeat. dead: the state "
@@ -102,16 +99,13 @@ def number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) and not isinstance(value, bool) else "-"
 
 
-def name_loss(folder: Path) -> str:
-    """Return the settings that decide what the loss of a run measures, e.g. "eps l2"; "-" if they are unknown."""
+def read_loss(folder: Path) -> str:
+    """Return what the loss of a run measures, e.g. "eps l2"; "-" if its settings are unknown."""
     try:
         text = (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "-"
-    settings = dict(re.findall(r"^(\w+): (\S+)$", text, re.MULTILINE))  # YAML takes ten times as long.
-    if "teacher_sha256" in settings:
-        return "distance to the teacher"
-    return " ".join(settings[key] for key in LOSS_SETTINGS if settings.get(key, "null") not in PLAIN) or "-"
+    return name_loss(dict(re.findall(r"^(\w+): (\S+)$", text, re.MULTILINE))) or "-"  # YAML takes ten times as long.
 
 
 def describe_run(folder: Path, now: datetime) -> Row:
@@ -124,7 +118,7 @@ def describe_run(folder: Path, now: datetime) -> Row:
     reason = "the process ended without writing its state" if state == "dead" else status.get("reason") or ""
     figures = number(status.get("step"), ".0f"), number(status.get("progress"), ".0%")
     value = number(status.get("loss"), ".4g")
-    cells = (state, *figures, name_loss(folder), value, age(status.get("heartbeat"), now), folder.name)
+    cells = (state, *figures, read_loss(folder), value, age(status.get("heartbeat"), now), folder.name)
     return Row(cells, " ".join(str(reason).split()), status, next_command(folder, str(status.get("task")), state))
 
 

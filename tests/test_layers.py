@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
     "training",
     "export",
+    "report",
     "evaluation",
     "optim",
     "generation",

@@ -1,11 +1,15 @@
-"""Names and meanings of the measures, and the format of their values in text and JSON."""
+"""Names and meanings of the measures, and the format of their values in text and JSON. Imports no torch."""
+
+from __future__ import annotations
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from models.evaluation.statistics import Measurement
+if TYPE_CHECKING:
+    from models.evaluation.statistics import Measurement
 
 _HASH = re.compile(r"_[0-9a-f]{8}$")  # The last part of a feature network's name.
 # A measure's name is one of these words, or begins with one and ends with the feature network or "pixels".

@@ -7,24 +7,26 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; after the block, flush it to disk and rename it to `path`.
 
-    If the block raises, the temporary file is removed and `path` is unchanged. The folder must exist. Raises OSError.
+    If the block raises, the temporary file is removed and `path` is unchanged. The folder must exist. flush: False for
+    files that can be made again, since flushing takes milliseconds. Raises OSError.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file atomically."""
-    with replacing(path) as temporary:
+def write_text(path: Path, text: str, flush: bool = True) -> None:
+    """Replace a text file atomically. flush: as for `replacing`."""
+    with replacing(path, flush) as temporary:
         temporary.write_text(text, encoding="utf-8")

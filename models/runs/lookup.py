@@ -1,5 +1,6 @@
 """Finding run folders by name, and reading their settings."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ MATCHES_SHOWN = 5  # Number of names in the error message if a part of a name is
 # The tasks that train a model to sample from, and those whose models know every noise level.
 TEACHERS = ("train_ddpm", "train_flow", "train_latent")
 DENOISING = (*TEACHERS, "distill")
+# Settings that decide what a loss measures. Values in PLAIN are not mentioned.
+LOSS_SETTINGS = ("space", "kind", "prediction", "reconstruction", "loss", "weighting")
+PLAIN = ("pixels", "uniform", "null", "None")
 NEEDED = "autoencoder"  # Subfolder of a run, with a copy of the autoencoder checkpoint that the run uses.
 
 
@@ -61,3 +65,11 @@ def _fits(folder: Path, tasks: tuple[str, ...], dataset: str | None) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read every setting of a run, by option name. Raises UserError if config.txt is missing or invalid."""
     return read_yaml(folder / CONFIG)
+
+
+def name_loss(settings: Mapping[str, Any]) -> str:
+    """Return the settings that decide what the loss of a run measures, e.g. "eps l2". Only equal losses compare."""
+    if "teacher_sha256" in settings:
+        return "distance to the teacher"
+    words = (str(settings.get(key)) for key in LOSS_SETTINGS)
+    return " ".join(word for word in words if word not in PLAIN)

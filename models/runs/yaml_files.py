@@ -8,11 +8,13 @@ import yaml
 
 from models.errors import UserError
 
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # The former is ten times as fast, and not in every build.
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises UserError if the file cannot be read or holds no mapping."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from models.ranges import RESUMABLE, NonNegativeInt, Positive, PositiveInt
 
+DEFAULT_EPOCHS = 20.0
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -11,14 +11,15 @@ AFTER_TRAINING = {"train_vae": "encode_dataset"}  # The other tasks train models
 def next_command(folder: Path, task: str, state: str) -> str:
     """Return the whole command for a run in a state: sample, encode, resume, start again, or read the log."""
     if state == "finished":
-        return _make(AFTER_TRAINING.get(task, "generate"), "--run", folder)
+        return make_command(AFTER_TRAINING.get(task, "generate"), "--run", folder)
     if state in ("interrupted", "dead"):
         resumable = (folder / "checkpoints" / "last").is_file()
-        return _make(task, "--resume", folder) if resumable else _make(task, "--config", folder / CONFIG)
+        return make_command(task, "--resume", folder) if resumable else make_command(task, "--config", folder / CONFIG)
     log = shlex.quote(str(folder / "training_log.txt"))
     return f"tail -f {log}" if state == "running" else f"tail -n 30 {log}"
 
 
-def _make(target: str, flag: str, path: Path) -> str:
-    words = f"{flag} {shlex.quote(str(path))}"
+def make_command(target: str, flag: str, path: Path, more: str = "") -> str:
+    """Return a make command with a flag that names a path. more: further arguments, quoted if they need it."""
+    words = f"{flag} {shlex.quote(str(path))} {more}".rstrip()
     return f"make {target} ARGS=" + (shlex.quote(words) if set(words) & set('"$`\\!') else f'"{words}"')

@@ -29,7 +29,7 @@ from models.runs.lookup import NEEDED, find_run
 from models.runs.run import Run
 from models.runs.status import read_status
 from models.training.boards import check_board
-from models.training.budget import Budget
+from models.training.budget import DEFAULT_EPOCHS, Budget
 from models.training.interrupts import Interrupts
 from models.training.loop import Trainer, TrainSettings
 from models.training.memory import check_memory, explain_full_memory
@@ -42,7 +42,6 @@ from scripts.cli.settings import AnyFlags, Request
 from scripts.cli.student_flags import StudentFlags
 from scripts.tasks import run_data
 
-DEFAULT_EPOCHS = 20.0
 COMPILED_MINUTES = 10  # Compiling takes half a minute or more. A shorter training loses more than it gains.
 
 

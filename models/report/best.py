@@ -1,0 +1,81 @@
+"""The best run of each data set, among runs that can be compared."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.evaluation.measure_names import kind_of
+from models.report.evaluations import Evaluated, Measure
+from models.report.views import Entry
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best run of a data set. reason: by what. caution: what the reader must know, may be empty."""
+
+    dataset: str
+    entry: Entry
+    reason: str
+    caution: str = ""
+
+
+def best_of(entries: Sequence[Entry]) -> list[Best]:
+    """Return the best run of each data set: by its distance over the floor, else by its test loss.
+
+    Distances are compared under equal protocols, losses among runs with the same loss.
+    """
+    datasets = dict.fromkeys(entry.dataset for entry in entries if entry.dataset)
+    found = (_best([entry for entry in entries if entry.dataset == dataset]) for dataset in datasets)
+    return [best for best in found if best is not None]
+
+
+def _best(entries: Sequence[Entry]) -> Best | None:
+    measured = [entry for entry in entries if entry.over_floor is not None]
+    if not measured:
+        return _by_loss(entries)
+    protocol, _ = Counter(_protocol(entry) for entry in measured).most_common(1)[0]
+    group = sorted(
+        (entry for entry in measured if _protocol(entry) == protocol), key=lambda entry: entry.over_floor or 0
+    )
+    best, evaluated = group[0], group[0].evaluated
+    assert evaluated is not None
+    recognised = f", {evaluated.recognised.shown} recognised" if evaluated.recognised else ""
+    reason = f"distance {best.over_floor:g} times that of real images{recognised}. {evaluated.title}"
+    others = len(entries) - len(group)
+    cautions = []
+    if len(group) > 1 and _overlap(evaluated, group[1].evaluated):
+        cautions.append(f"the interval of its distance overlaps that of {group[1].name}")
+    if others:
+        cautions.append(f"{others} of {len(entries)} runs are not measured with the same protocol")
+    return Best(best.dataset, best, reason, "; ".join(cautions))
+
+
+def _by_loss(entries: Sequence[Entry]) -> Best | None:
+    """Return the run with the lowest test loss among those with the commonest loss; None if there are no losses."""
+    with_loss = [entry for entry in entries if entry.best_test_loss is not None and entry.loss]
+    if not with_loss:
+        return None
+    loss, _ = Counter(entry.loss for entry in with_loss).most_common(1)[0]
+    group = [entry for entry in with_loss if entry.loss == loss]
+    best = min(group, key=lambda entry: entry.best_test_loss or 0)
+    runs = (
+        f"of {len(group)} runs with the loss {loss}" if len(group) > 1 else f"({loss}); the only run with a test loss"
+    )
+    return Best(best.dataset, best, f"lowest test loss, {best.best_test_loss:.4g}, {runs}", "not evaluated yet")
+
+
+def _protocol(entry: Entry) -> str:
+    return entry.evaluated.comparable if entry.evaluated else ""
+
+
+def _overlap(one: Evaluated, other: Evaluated | None) -> bool:
+    """Return whether the intervals of two distances overlap."""
+    ends = [_distance(evaluated) for evaluated in (one, other) if evaluated is not None]
+    if None in ends or len(ends) < 2:
+        return False
+    (low, high), (other_low, other_high) = [(end.low, end.high) for end in ends if end is not None]
+    return None not in (low, high, other_low, other_high) and low <= other_high and other_low <= high
+
+
+def _distance(evaluated: Evaluated) -> Measure | None:
+    return next((measure for measure in evaluated.measures if kind_of(measure.name) == "fd"), None)

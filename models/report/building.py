@@ -1,0 +1,191 @@
+"""Writing of the report: index, comparison and a folder for each run, with templates and scripts of this package."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from models.errors import UserError
+from models.progress import duration, progress
+from models.report.best import best_of
+from models.report.evaluations import Evaluated
+from models.report.pictures import Album, safe_name
+from models.report.reading import RunFacts, list_runs, read_run
+from models.report.views import Advice, Entry, entry_of, page_of, setting
+from models.runs.files import write_text
+from models.runs.status import liveness, read_status
+
+HERE = Path(__file__).parent
+ASSETS, RUNS, INDEX, COMPARE, DATA = "assets", "runs", "index.html", "compare.html", "data.js"
+
+
+@dataclass
+class Report:
+    """A report in a folder. It is written anew by `update`, which leaves out the runs that have not changed.
+
+    out: its folder. live: whether its pages are served, and stay open while runs train.
+    """
+
+    experiments_dir: Path
+    out: Path
+    advice: Advice
+    live: bool = False
+    _entries: dict[str, tuple[object, Entry]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make the folder, with the scripts and the style sheet. Raises UserError if it has files of something else."""
+        out = self.out
+        if out.exists() and not (out / ASSETS / "report.css").is_file() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"`out` {out}: is there already and no report", "name a new folder")
+        try:
+            (out / RUNS).mkdir(parents=True, exist_ok=True)
+            shutil.copytree(HERE / "static", out / ASSETS, dirs_exist_ok=True)
+        except OSError as error:
+            raise UserError(f"`out` {out}: cannot be written ({error.strerror})", "name another folder") from None
+        self.beside = self.out.resolve().is_relative_to(self.experiments_dir.resolve())
+
+    def update(self) -> list[Entry]:
+        """Write the pages of new and changed runs, the index and the comparison. Return the entries of the index."""
+        folders = [folder for folder in list_runs(self.experiments_dir) if folder.resolve() != self.out.resolve()]
+        with progress("pages", len(folders)) as advance:
+            entries = []
+            for folder in folders:
+                entries.append(self._entry(folder))
+                advance(1)
+        self._remove_others({entry.id for entry in entries})
+        written = None if self.live else f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        common = {
+            "entries": entries,
+            "counts": count_states(entries),
+            "experiments": str(self.experiments_dir),
+            "written": written,
+            "root": "",
+        }
+        self._write(self.out / INDEX, "index.html", {**common, "best": best_of(entries)})
+        self._write(self.out / COMPARE, "compare.html", common)
+        return entries
+
+    def _entry(self, folder: Path) -> Entry:
+        """Return the entry of a run. Its page is written unless its files are the same as last time."""
+        seen = _newest(folder)
+        run = read_run(folder) if self._entries.get(folder.name, (None,))[0] != (seen, _state(folder)) else None
+        if run is not None:
+            self._entries[folder.name] = (seen, run.state), self._write_run(run)
+        return self._entries[folder.name][1]
+
+    def _write_run(self, run: RunFacts) -> Entry:
+        folder = self.out / RUNS / safe_name(run.name)
+        folder.mkdir(exist_ok=True)
+        album = Album(run.folder, folder)
+        thumbnail = album.thumbnail()
+        page = page_of(run, album, self.advice, self.beside)
+        entry = entry_of(run, thumbnail, self.advice)
+        self._write(folder / "index.html", "run.html", {**page, "entry": entry, "root": "../../"})
+        write_text(folder / DATA, _script(_data(entry, page)), flush=False)
+        for path in folder.iterdir():
+            if path.name not in album.names | {"index.html", DATA}:
+                path.unlink()
+        return entry
+
+    def _remove_others(self, ids: set[str]) -> None:
+        """Delete the pages of runs that do not exist any more."""
+        for folder in (self.out / RUNS).iterdir():
+            if folder.name not in ids and (folder / DATA).is_file():
+                shutil.rmtree(folder)
+
+    def _write(self, path: Path, template: str, content: Mapping[str, Any]) -> None:
+        html = _environment().get_template(template).render({**content, "live": self.live})
+        write_text(path, html.encode(errors="replace").decode(), flush=False)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        figure=figure, whole=whole, duration=lambda value: "–" if value is None else duration(value)
+    )
+    return environment
+
+
+def figure(value: float | None) -> str:
+    """Return a number with four digits, "–" for None."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def whole(value: float | None) -> str:
+    """Return a whole number with commas, "–" for None."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _newest(folder: Path) -> tuple[int, int]:
+    """Return the number of files and folders of a run, and the time of the newest change."""
+    count, newest = 0, 0
+    for path, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            try:
+                newest = max(newest, os.lstat(os.path.join(path, name)).st_mtime_ns)
+                count += 1
+            except OSError:  # It has been replaced meanwhile.
+                continue
+    return count, newest
+
+
+def _state(folder: Path) -> str:
+    """Return the state of a run, which may become dead without a change of its files."""
+    try:
+        return liveness(read_status(folder))
+    except UserError:
+        return "unreadable"
+
+
+def _data(entry: Entry, page: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the scripts know of a run: curves for its page, and the rest for comparisons."""
+    run: RunFacts = page["run"]
+    picture = page["final"] or next(iter(page["sheets"][::-1]), None)
+    noise = {"seed": setting(run.config.get("seed")), "shape": "×".join(map(str, run.shape))}
+    return {
+        "id": entry.id,
+        "name": run.name,
+        "line": page["line"],
+        "state": run.state,
+        "loss": entry.loss,
+        "dataset": run.dataset,
+        "settings": {str(key): setting(value) for key, value in run.config.items()},
+        "charts": page["charts"],
+        "sheet": picture and {"source": picture.source, "width": picture.width, "height": picture.height},
+        "noise": noise | {"kind": setting(run.config.get("initial_noise", "gaussian"))}
+        if run.task != "train_vae"
+        else None,
+        "evaluations": [_comparable(evaluated) for evaluated in run.evaluations if evaluated.task == "samples"],
+    }
+
+
+def _comparable(evaluated: Evaluated) -> dict[str, Any]:
+    keys = ("name", "label", "value", "low", "high", "shown", "floor", "better")
+    measures = [{key: getattr(measure, key) for key in keys} for measure in evaluated.measures]
+    return {"title": evaluated.title, "protocol": evaluated.protocol, "measures": measures}
+
+
+def _script(data: Mapping[str, Any]) -> str:
+    """Return a script that hands data to the page. No text in it can end the script or the JSON."""
+    return "report.add(" + json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c") + ");\n"
+
+
+def count_states(entries: Sequence[Entry]) -> str:
+    """Return the number of runs in each state, e.g. "12 runs: 9 finished, 3 failed"."""
+    states = [entry.state for entry in entries]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return f"{len(states)} run{'s' * (len(states) != 1)}" + (f": {counts}" if counts else "")

@@ -1,0 +1,121 @@
+"""Curves of a run as plain data, which charts.js draws, and the sparkline of the index."""
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+from models.report.reading import Columns, RunFacts
+
+MOST_POINTS = 400
+SPARK_POINTS, SPARK_WIDTH, SPARK_HEIGHT = 40, 100, 24
+Chart = dict[str, Any]
+
+
+def charts_of(run: RunFacts) -> list[Chart]:
+    """Return the charts of a run. Those without a curve are left out.
+
+    key: charts with the same key are drawn over each other in a comparison. x, y: titles of the axes. log: whether y is
+    drawn on a logarithmic scale where it is positive. series: curves with name, style, x and y.
+    """
+    metrics, monitor = run.metrics, run.monitor
+    minutes = {**monitor, "time": [None if time is None else time / 60 for time in monitor.get("time", [])]}
+
+    def over_steps(key: str, title: str, y: str, names: dict[str, str], log: bool = False) -> Chart:
+        series = [_series(metrics, "step", column, name) for column, name in names.items()]
+        return {"key": key, "title": title, "x": "step", "y": y, "log": log, "series": series}
+
+    def over_minutes(key: str, title: str, y: str, names: dict[str, str]) -> Chart:
+        series = [_series(minutes, "time", column, name) for column, name in names.items()]
+        return {"key": key, "title": title, "x": "minutes", "y": y, "log": False, "series": series}
+
+    losses = {"train_loss": "train", "train_grid_loss": "train, frozen grid", "test_loss": "test"}
+    charts = [
+        over_steps("loss", "Loss", "loss", losses, log=True),
+        _by_t(metrics),
+        *(over_steps(column, title, column, {column: column}, log=True) for column, title in _parts(metrics)),
+        *(over_steps(column, column.replace("_", " "), column, {column: column}) for column in _figures(metrics)),
+        over_steps("lr", "Learning rate", "learning rate", {"lr": "learning rate"}),
+        over_steps("grad_norm", "Gradient norm", "norm", {"grad_norm": "gradient norm"}, log=True),
+        over_steps("speed", "Speed", "images/s", {"images_per_second": "images/s"}),
+        over_minutes("use", "Use of CPU and GPU", "%", {"cpu_percent": "CPU", "gpu_percent": "GPU"}),
+        over_minutes("memory", "Memory", "MiB", {"memory_mib": "process", "gpu_memory_mib": "GPU"}),
+        over_minutes("power", "Power of the GPU", "W", {"gpu_power_w": "power"}),
+    ]
+    for chart in charts:
+        chart["series"] = [series for series in chart["series"] if series["y"]]
+    return [chart for chart in charts if chart["series"]]
+
+
+def _series(columns: Columns, x: str, y: str, name: str) -> Chart:
+    """Return a curve of two columns. Rows with equal x, one for each GPU, become their mean."""
+    known = ((at, value) for at, value in zip(columns.get(x, []), columns.get(y, []), strict=False))
+    complete = [(at, value) for at, value in known if at is not None and value is not None]
+    means = [(at, fmean(value for _, value in rows)) for at, rows in groupby(complete, key=lambda row: row[0])]
+    pairs = _thinned(means, MOST_POINTS)
+    style = {"train": "thin", "train, frozen grid": "dashed"}.get(name, "line")
+    return {
+        "name": name,
+        "style": style,
+        "x": [_short(at) for at, _ in pairs],
+        "y": [_short(value) for _, value in pairs],
+    }
+
+
+def _by_t(metrics: Columns) -> Chart:
+    """Return the chart of the losses in bins of t, at the first and the last evaluation."""
+    rows = [k for k, loss in enumerate(metrics.get("test_loss", [])) if loss is not None]
+    series = []
+    for split, at, name in (("test", 0, "test, first"), ("train", -1, "train, last"), ("test", -1, "test, last")):
+        columns = [metrics.get(f"{split}_loss_t{k}") for k in range(10)]
+        if rows and None not in columns and (at == -1 or len(rows) > 1):
+            values = [column[rows[at]] for column in columns if column is not None]
+            known = [(k / 10 + 0.05, value) for k, value in enumerate(values) if value is not None]
+            style = {"test, first": "dashed", "train, last": "thin"}.get(name, "line")
+            series.append(
+                {"name": name, "style": style, "x": [t for t, _ in known], "y": [_short(v) for _, v in known]}
+            )
+    return {
+        "key": "by_t",
+        "title": "Loss by t",
+        "x": "t (0 clean, 1 noise)",
+        "y": "loss",
+        "log": True,
+        "series": series,
+    }
+
+
+def _parts(metrics: Columns) -> list[tuple[str, str]]:
+    """Return the columns of an autoencoder's parts of the test loss, each with its title."""
+    names = [name for name in metrics if name.startswith("test_loss_") and not name[len("test_loss_t") :].isdigit()]
+    return [(name, name.removeprefix("test_loss_").capitalize() + " (test)") for name in names]
+
+
+def _figures(metrics: Columns) -> list[str]:
+    """Return the columns of samples measured during the training."""
+    return [name for name in metrics if name.startswith("sample_") and not name.endswith(("_low", "_high"))]
+
+
+def _thinned(values: Sequence[Any], most: int) -> Sequence[Any]:
+    """Return up to `most` evenly spaced values, the first and the last included."""
+    if len(values) <= most:
+        return values
+    return [values[round(k * (len(values) - 1) / (most - 1))] for k in range(most)]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def spark(run: RunFacts) -> str:
+    """Return the points of a sparkline of the test loss, or of the training loss, in a box of 100 by 24; "" if none."""
+    for column in ("test_loss", "train_loss"):
+        values = [value for value in run.metrics.get(column, []) if value is not None and value > 0]
+        if len(values) > 2:
+            logs = [math.log(value) for value in _thinned(values, SPARK_POINTS)]
+            low, high = min(logs), max(logs)
+            scale = (SPARK_HEIGHT - 2) / (high - low or 1)
+            step = SPARK_WIDTH / (len(logs) - 1)
+            return " ".join(f"{k * step:.0f},{1 + (high - value) * scale:.0f}" for k, value in enumerate(logs))
+    return ""

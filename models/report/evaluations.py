@@ -1,0 +1,148 @@
+"""What the folders of a run's evaluations say: measures with their floors, protocol cards, tables and pictures."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from models.evaluation.measure_names import (
+    BETTER,
+    MEANINGS,
+    format_measurement,
+    kind_of,
+    short_names,
+    space_of,
+)
+
+OVER_FLOOR = re.compile(r"^\s*fd / floor\s+([0-9.]+)", re.MULTILINE)
+IMAGES = ("samples", "nearest", "farthest", "closest_pairs", "confusion", "checkpoints")
+LONGEST = 20_000  # Characters of a text table that are shown.
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of an evaluation, as text. name: with the hash of its network. value, low, high: None if undefined."""
+
+    name: str
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+    shown: str
+    floor: str
+    better: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation. title: what was measured. table: text for evaluations without measures. card: the protocol.
+
+    over_floor: the distance over that of real images, None where that says nothing. protocol: facts that are equal in
+    evaluations which can be compared.
+    """
+
+    path: Path
+    task: str
+    title: str
+    measures: list[Measure] = field(default_factory=list)
+    table: str = ""
+    card: str = ""
+    warnings: list[str] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+    over_floor: float | None = None
+    protocol: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def comparable(self) -> str:
+        """The protocol as one text."""
+        return json.dumps(self.protocol, sort_keys=True)
+
+    @property
+    def recognised(self) -> Measure | None:
+        """The share that the first classifier recognises."""
+        return next((measure for measure in self.measures if kind_of(measure.name) == "recognised"), None)
+
+
+def read_evaluations(run: Path, notes: list[str]) -> list[Evaluated]:
+    """Return the evaluations of a run, newest first. A note is added for each one that cannot be read."""
+    paths = [*run.glob("evaluation/*/report.json"), *run.glob("evaluation/*.json"), *run.glob("*/*/metrics.json")]
+    return list(_readable(sorted(paths, key=lambda path: path.relative_to(run).as_posix(), reverse=True), notes))
+
+
+def _readable(paths: list[Path], notes: list[str]) -> Iterator[Evaluated]:
+    for path in paths:
+        if any(part.startswith(".") for part in path.parts[-3:]):
+            continue  # An evaluation that is still being written.
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            yield _evaluation(path, content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            notes.append(f"{path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluated:
+    task = str(content.get("task", "reconstruction"))
+    beside = {kind: path.with_suffix(f".{kind}") for kind in ("txt", "png")}
+    if path.name in ("report.json", "metrics.json"):
+        tables = (path.parent / name for name in ("table.txt", "report.txt", "metrics.txt"))
+        beside["txt"] = next((table for table in tables if table.is_file()), path)
+        pictures = [path.parent / f"{name}.png" for name in IMAGES]
+        if task == "reconstruction":
+            pictures = sorted(path.parent.glob("*.png"))
+    else:
+        pictures = [beside["png"]]
+    text = beside["txt"].read_text(encoding="utf-8", errors="replace")[:LONGEST] if beside["txt"] != path else ""
+    pictures = [picture for picture in pictures if picture.is_file()]
+    warnings = [str(warning) for warning in content.get("warnings", ())]
+    protocol = content.get("protocol", {})
+    card = yaml.safe_dump({key: content[key] for key in ("protocol", "samples") if key in content}, sort_keys=False)
+    if task != "samples":
+        return Evaluated(path, task, task, [], text.partition("\n\nprotocol\n")[0], card, warnings, pictures)
+    ratio = OVER_FLOOR.search(text)
+    samples = content.get("samples", {})
+    title = text.partition("\n")[0] or f"{protocol.get('images')} images"
+    return Evaluated(
+        path,
+        task,
+        title.removeprefix(f"{samples.get('run')}, "),
+        _measures(content["results"]),
+        "",
+        card,
+        warnings,
+        pictures,
+        float(ratio[1]) if ratio else None,
+        {str(key): str(value) for key, value in protocol.items()},
+    )
+
+
+def _measures(results: Mapping[str, Any]) -> list[Measure]:
+    spaces = short_names(map(space_of, results))
+    measures = []
+    for name, row in results.items():
+        kind, space, found = kind_of(name), spaces[space_of(name)], _measured(row["found"])
+        measures.append(
+            Measure(
+                name,
+                f"{kind} in {space}" if space else kind,
+                *(number if math.isfinite(number) else None for number in (found.value, found.low, found.high)),
+                format_measurement(name, found),
+                format_measurement(name, _measured(row.get("floor"))),
+                BETTER[kind],
+                MEANINGS[kind],
+            )
+        )
+    return measures
+
+
+def _measured(row: Mapping[str, float | None] | None) -> Any:
+    """Return the value and the interval of a report as a measurement, with NaN for what is undefined."""
+    if row is None:
+        return None
+    return SimpleNamespace(**{key: math.nan if row[key] is None else row[key] for key in ("value", "low", "high")})

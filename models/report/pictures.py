@@ -1,0 +1,202 @@
+"""Pictures of a run, copied into its page's folder within a limit of bytes."""
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from PIL import Image
+
+from models.runs.files import replacing
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MOST_BYTES = 2_300_000  # Of the pictures of one run.
+LARGE_BYTES, SMALLER = 200_000, (1600, 1000, 600)  # Larger files are reduced to one of these sides in pixels.
+MOST_SHEETS = 24
+THUMBNAIL = (4, 2)  # Columns and rows.
+THUMBNAIL_SIDE, SHEET_WIDTH = 64, 200  # Pixels. Largest images of a thumbnail, and width of a sheet as a thumbnail.
+FRAME_NAME = re.compile(r"\d+_t([0-9.]+)\.png")
+SHEET_NAME = re.compile(r"step_(\d+)\.png")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a page.
+
+    source: its name in the page's folder. path: the file in the run. label: its position in a series, or its title.
+    reduced: whether the page has a smaller version.
+    """
+
+    source: str
+    width: int
+    height: int
+    path: Path
+    label: str = ""
+    reduced: bool = False
+
+
+@dataclass
+class Album:
+    """The pictures of one page. missing: lines about pictures that are not shown, and why."""
+
+    run: Path
+    folder: Path
+    used: int = 0
+    missing: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+    def add(self, path: Path, label: str = "") -> Picture | None:
+        """Copy a PNG of the run into the page's folder. None if it is missing, damaged or beyond the limit of bytes."""
+        shown = path.relative_to(self.run).as_posix()
+        try:
+            stat = path.stat()
+            copy = self.folder / safe_name(shown.replace("/", "-"))
+            if not _is_copy(copy, stat) and not _is_copy(copy := copy.with_suffix(".webp"), stat):
+                copy = self._copy(path, copy.with_suffix(".png"), stat)
+            size = copy.stat().st_size
+            if self.used + size > MOST_BYTES:
+                self.missing.append(f"{shown}: the page would become too large")
+                return None
+            with Image.open(copy) as image:
+                width, height = image.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            if not isinstance(error, FileNotFoundError):
+                self.missing.append(f"{shown}: {error}")
+            return None
+        self.used += size
+        self.names.add(copy.name)
+        return Picture(copy.name, width, height, path, label, copy.suffix == ".webp")
+
+    def add_all(self, paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Picture]:
+        """Copy several PNGs and return those that can be shown."""
+        labels = labels or [path.stem.replace("_", " ") for path in paths]
+        pictures = (self.add(path, label) for path, label in zip(paths, labels, strict=True))
+        return [picture for picture in pictures if picture is not None]
+
+    def _copy(self, path: Path, copy: Path, stat: os.stat_result) -> Path:
+        content = path.read_bytes()
+        _check_png(content)
+        if len(content) > LARGE_BYTES:
+            copy.unlink(missing_ok=True)
+            copy = copy.with_suffix(".webp")
+        with replacing(copy, flush=False) as temporary:
+            if copy.suffix == ".png":
+                temporary.write_bytes(content)
+            else:
+                _reduce(path, temporary)
+        os.utime(copy, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+        return copy
+
+    def thumbnail(self) -> str | None:
+        """Write the thumbnail of the run and return its name; None if the run has no pictures."""
+        singles = sorted((self.run / "final_samples").glob("[0-9]*.png"))[: THUMBNAIL[0] * THUMBNAIL[1]]
+        sheets = sheets_of(self.run) or sorted(self.run.glob("latent_space/reconstructions.png"))
+        source = next(iter(singles), None) or (sheets[-1] if sheets else None)
+        if source is None:
+            return None
+        path = self.folder / "thumbnail.png"
+        try:
+            stat = source.stat()
+            if not _is_copy(path, stat):
+                image = _tiled(singles) if singles else _shrunk(source)
+                with replacing(path, flush=False) as temporary:
+                    image.save(temporary, format="PNG")
+                os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            self.missing.append(f"thumbnail: {error}")
+            return None
+        self.names.add(path.name)
+        return path.name
+
+
+def sheets_of(run: Path) -> list[Path]:
+    """Return the sheets that a run drew during training, in order; at most MOST_SHEETS, evenly spaced."""
+    sheets = sorted(path for path in run.glob("epoch_samples/*.png") if SHEET_NAME.fullmatch(path.name))
+    if len(sheets) <= MOST_SHEETS:
+        return sheets
+    return [sheets[round(k * (len(sheets) - 1) / (MOST_SHEETS - 1))] for k in range(MOST_SHEETS)]
+
+
+def sheet_label(path: Path) -> str:
+    """Return "step 1,200" for a sheet of the training."""
+    match = SHEET_NAME.fullmatch(path.name)
+    return f"step {int(match[1]):,}" if match else path.stem
+
+
+def frames_of(folder: Path) -> list[tuple[str, Path]]:
+    """Return the frames of the reverse process in a folder, each with its time, e.g. "t = 0.70"."""
+    frames = ((FRAME_NAME.fullmatch(path.name), path) for path in sorted(folder.glob("*.png")))
+    return [(f"t = {match[1]}", path) for match, path in frames if match]
+
+
+def safe_name(text: str) -> str:
+    """Return a file name for any text, of letters, digits, ".", "_" and "-". Different texts have different names."""
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}", text):
+        return text
+    stem, dot, suffix = text.rpartition(".")
+    ending = f".{suffix}" if dot and re.fullmatch("[a-z]{1,4}", suffix) else ""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", stem if ending else text).strip("-")[:90]
+    return f"{plain or 'run'}-{sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}{ending}"
+
+
+def _is_copy(copy: Path, stat: os.stat_result) -> bool:
+    """Return whether a file was made from the version of a picture with this `stat`."""
+    try:
+        return copy.stat().st_mtime_ns == stat.st_mtime_ns
+    except OSError:
+        return False
+
+
+def _check_png(content: bytes) -> None:
+    """Raise ValueError if a PNG is cut short or damaged. Checking its sums is faster than decoding it."""
+    position = len(PNG)
+    if not content.startswith(PNG):
+        raise ValueError("it is no PNG")
+    while position + 12 <= len(content):
+        length, kind = struct.unpack(">I4s", content[position : position + 8])
+        end = position + 8 + length
+        if zlib.crc32(content[position + 4 : end]) != int.from_bytes(content[end : end + 4]):
+            break
+        if kind == b"IEND":
+            return
+        position = end + 4
+    raise ValueError("the file is cut short or damaged")
+
+
+def _reduce(path: Path, reduced: Path) -> None:
+    """Write a picture as lossy WebP, with the longest side that keeps the file small."""
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    for side in SMALLER:
+        picture.thumbnail((side, side))
+        picture.save(reduced, format="WEBP", quality=75, method=0)
+        if reduced.stat().st_size <= LARGE_BYTES:
+            return
+
+
+def _tiled(paths: Sequence[Path]) -> Image.Image:
+    """Return small images side by side. Their pixels stay as they are up to THUMBNAIL_SIDE."""
+    images = []
+    for path in paths:
+        with Image.open(path) as image:
+            images.append(image.convert("RGB"))
+        images[-1].thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
+    columns = min(THUMBNAIL[0], len(images))
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * width, rows * height), (240, 240, 240))
+    for k, image in enumerate(images):
+        page.paste(image, (k % columns * width, k // columns * height))
+    return page
+
+
+def _shrunk(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.draft("RGB", (SHEET_WIDTH, SHEET_WIDTH))
+        small = image.convert("RGB")
+    small.thumbnail((SHEET_WIDTH, SHEET_WIDTH))
+    return small

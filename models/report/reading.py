@@ -1,0 +1,218 @@
+"""What a run folder says about its run. A missing or damaged file leaves a note, and never an exception."""
+
+import csv
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from models.errors import UserError
+from models.report.evaluations import Evaluated, read_evaluations
+from models.runs.lookup import CONFIG, read_config
+from models.runs.status import STATUS, liveness, read_status
+from models.runs.yaml_files import read_yaml
+
+ENVIRONMENT, LOG, METRICS, MONITOR = "environment.txt", "training_log.txt", "metrics.csv", "monitor.csv"
+MARKS = (STATUS, CONFIG, ENVIRONMENT, LOG, METRICS)  # A folder with one of these files is a run.
+LOG_LINES, LOG_BYTES = 60, 60_000  # The end of the log that is shown.
+DEAD = "the process ended without writing its state"
+Value = TypeVar("Value")
+Columns = dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Contents of a run folder. state: as in `liveness`, or "unreadable" without a status.
+
+    started: what environment.txt says about each start of the run. metrics, monitor: columns by name. shape: of the
+    images or latents that the network sees, () if unknown. notes: files that are missing or damaged.
+    """
+
+    folder: Path
+    state: str
+    reason: str
+    status: Mapping[str, Any]
+    config: Mapping[str, Any]
+    started: list[dict[str, str]]
+    metrics: Columns
+    monitor: Columns
+    log: list[str]
+    performance: Mapping[str, Any]
+    shape: tuple[int, ...]
+    evaluations: list[Evaluated]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def task(self) -> str:
+        """The training task, e.g. train_flow. Without a status, it is guessed from the folder's name."""
+        word = re.fullmatch(r"\d{8}_\d{6}-([a-z]+)-.*", self.name, re.DOTALL)
+        return text(self.status.get("task")) or (f"train_{word[1]}" if word else "")
+
+    @property
+    def dataset(self) -> str:
+        return text(self.status.get("dataset")) or text(self.config.get("dataset"))
+
+    @property
+    def step(self) -> float | None:
+        return number(self.status.get("step"))
+
+    @property
+    def progress(self) -> float | None:
+        return number(self.status.get("progress"))
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training, without evaluations, pictures and checkpoints."""
+        return last(self.metrics.get("seconds", []))
+
+    @property
+    def train_loss(self) -> float | None:
+        return last(self.metrics.get("train_loss", [])) or number(self.status.get("loss"))
+
+    @property
+    def test_loss(self) -> float | None:
+        return last(self.metrics.get("test_loss", [])) or number(self.status.get("test_loss"))
+
+    @property
+    def best_test_loss(self) -> float | None:
+        return min((loss for loss in self.metrics.get("test_loss", []) if loss is not None), default=self.test_loss)
+
+    @property
+    def first_line(self) -> str:
+        """The log's first line, which describes data, model and device."""
+        return self.log[0] if self.log and "parameters on " in self.log[0] else ""
+
+    @property
+    def device(self) -> str:
+        return text(self.config.get("device"))
+
+    @property
+    def began(self) -> str:
+        """Time of the first start, as 2026-02-08 14:30 UTC."""
+        first = self.started[0].get("started") if self.started else None
+        try:
+            return datetime.fromisoformat(str(self.status.get("started") or first)).strftime("%Y-%m-%d %H:%M")
+        except ValueError:
+            return ""
+
+
+def list_runs(experiments_dir: Path) -> list[Path]:
+    """Return the run folders, newest first. A run without its status is one too."""
+    if not experiments_dir.is_dir():
+        return []
+    folders = (path for path in experiments_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    runs = (path for path in folders if any((path / mark).is_file() for mark in MARKS))
+    return sorted(runs, key=lambda path: path.name, reverse=True)
+
+
+def read_run(folder: Path) -> RunFacts:
+    """Read a run folder."""
+    notes: list[str] = []
+
+    def attempt(read: Callable[[], Value], otherwise: Value) -> Value:
+        try:
+            return read()
+        except (UserError, OSError, ValueError) as error:
+            notes.append(" ".join(str(error).split()))
+            return otherwise
+
+    status = attempt(lambda: read_status(folder), {})
+    state = liveness(status) if status else "unreadable"
+    reason = DEAD if state == "dead" else text(status.get("reason")) if status else notes[-1]
+    return RunFacts(
+        folder,
+        state,
+        reason,
+        status,
+        attempt(lambda: read_config(folder), {}),
+        attempt(lambda: _read_starts(folder / ENVIRONMENT), []),
+        attempt(lambda: read_columns(folder / METRICS), {}),
+        attempt(lambda: read_columns(folder / MONITOR), {}) if (folder / MONITOR).exists() else {},
+        attempt(lambda: _read_log(folder / LOG), []),
+        attempt(lambda: read_yaml(path), {}) if (path := folder / "performance_metrics.txt").is_file() else {},
+        attempt(lambda: _read_shape(folder), ()),
+        read_evaluations(folder, notes),
+        notes,
+    )
+
+
+def text(value: Any) -> str:
+    """Return a value as one line; an empty string for None."""
+    return "" if value is None else " ".join(str(value).split())
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return float(value) if usable and math.isfinite(value) else None
+
+
+def last(values: list[float | None]) -> float | None:
+    """Return the last number of a column."""
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def read_columns(path: Path) -> Columns:
+    """Return the columns of a CSV file. Numbers are floats, times are seconds since the first one, the rest is None.
+
+    Raises OSError.
+    """
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = [row for row in csv.DictReader(file, strict=False) if None not in row.values() and None not in row]
+    columns = {name: [_cell(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    begin = last(columns["time"][::-1]) if "time" in columns else None
+    if begin is not None:
+        columns["time"] = [None if time is None else time - begin for time in columns["time"]]
+    return columns
+
+
+def _cell(word: str) -> float | None:
+    try:
+        return number(float(word))
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(word).timestamp()
+    except ValueError:
+        return None
+
+
+def _read_starts(path: Path) -> list[dict[str, str]]:
+    """Return what is known of each start, by key. Raises OSError."""
+    starts: list[dict[str, str]] = [{}]
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, colon, value = line.partition(": ")
+        if line == "resumed":
+            starts.append({})
+        elif colon:
+            starts[-1][key] = value
+    return [start for start in starts if start]
+
+
+def _read_log(path: Path) -> list[str]:
+    """Return the first line of a log and its last ones. Raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(LOG_BYTES)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - LOG_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    if len(lines) <= LOG_LINES and size <= LOG_BYTES:
+        return lines
+    return [head.decode(errors="replace").splitlines()[0], "...", *lines[-LOG_LINES:]]
+
+
+def _read_shape(folder: Path) -> tuple[int, ...]:
+    """Return the shape of what the network sees, from a checkpoint; () if there is none. Raises UserError."""
+    facts = sorted((folder / "checkpoints").glob("step_*.yaml"))
+    if not facts:
+        return ()
+    denoiser = read_yaml(facts[-1]).get("denoiser") or {}
+    shape = (denoiser.get("space") or {}).get("shape") if isinstance(denoiser, dict) else None
+    return tuple(shape) if isinstance(shape, list) and all(isinstance(side, int) for side in shape) else ()

@@ -1,0 +1,242 @@
+"""Contents of the pages: an entry of the index for each run, and the parts of a run's page."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from models.progress import duration
+from models.report.curves import charts_of, spark
+from models.report.evaluations import Evaluated, Measure
+from models.report.pictures import Album, Picture, frames_of, safe_name, sheet_label, sheets_of
+from models.report.reading import RunFacts, text
+from models.runs.lookup import name_loss
+
+MODEL = re.compile(r"(\w+) of ([\d,]+) parameters on (\S+?), (\w+)")
+# Settings that say where and on what a run computes. They change no result.
+PLACES = ("data_root", "memory_limit", "experiments_dir", "name", "device", "workers", "compile", "tensorboard")
+KNOWN = {
+    "epoch_samples",
+    "final_samples",
+    "denoising_steps",
+    "latent_space",
+    "evaluation",
+    "checkpoints",
+    "tensorboard",
+}
+MOST_OTHERS, MOST_FILES, MOST_ROWS = 12, 12, 30
+PICTURE_NAMES = {
+    "samples": "Samples of the evaluation",
+    "nearest": "Nearest to training images, in features",
+    "farthest": "Farthest from training images, in features",
+    "closest_pairs": "Closest pairs in pixels: each sample with its training image",
+    "confusion": "Requested and recognised classes",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to type. purpose: what it does."""
+
+    purpose: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Knowledge of the tasks that a page shows, given by their caller.
+
+    commands(folder, task, state, config): what to type next, the likeliest first.
+    usual(task, config, command): name and values of the settings that a run started from, e.g. of "recipe mnist"; both
+    empty if the task is unknown.
+    """
+
+    commands: Callable[[Path, str, str, Mapping[str, Any]], Sequence[Command]]
+    usual: Callable[[str, Mapping[str, Any], str], tuple[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the index."""
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    task: str
+    dataset: str
+    step: float | None
+    progress: float | None
+    train_loss: float | None
+    test_loss: float | None
+    best_test_loss: float | None
+    loss: str
+    evaluated: Evaluated | None
+    seconds: float | None
+    device: str
+    began: str
+    spark: str
+    thumbnail: str | None
+    commands: Sequence[Command]
+
+    @property
+    def kind(self) -> str:
+        """The task without its verb, e.g. flow."""
+        return self.task.removeprefix("train_")
+
+    @property
+    def recognised(self) -> Measure | None:
+        return self.evaluated.recognised if self.evaluated else None
+
+    @property
+    def over_floor(self) -> float | None:
+        return self.evaluated.over_floor if self.evaluated else None
+
+
+def entry_of(run: RunFacts, thumbnail: str | None, advice: Advice) -> Entry:
+    return Entry(
+        safe_name(run.name),
+        run.name,
+        run.state,
+        run.reason,
+        run.task,
+        run.dataset,
+        run.step,
+        run.progress,
+        run.train_loss,
+        run.test_loss,
+        run.best_test_loss,
+        name_loss(run.config),
+        _best_evaluation(run.evaluations),
+        run.seconds,
+        run.device,
+        run.began,
+        spark(run),
+        thumbnail,
+        advice.commands(run.folder, run.task, run.state, run.config),
+    )
+
+
+def _best_evaluation(evaluations: Sequence[Evaluated]) -> Evaluated | None:
+    """Return the evaluation of samples with the smallest distance over the floor; without distances the newest one."""
+    measured = [evaluated for evaluated in evaluations if evaluated.task == "samples"]
+    with_distance = [evaluated for evaluated in measured if evaluated.over_floor is not None]
+    return min(with_distance, key=lambda one: one.over_floor or 0, default=measured[0] if measured else None)
+
+
+def describe(run: RunFacts) -> str:
+    """Return one sentence about a run: what is trained, on what data, how long, on what device."""
+    model = MODEL.search(run.first_line)
+    shape = "×".join(map(str, run.shape))
+    kinds = {"train_flow": "Flow", "train_ddpm": "Diffusion model", "train_latent": "Latent model"}
+    kind = {"vae": "VAE", "autoencoder": "Autoencoder"}.get(text(run.config.get("kind")), kinds.get(run.task, run.task))
+    parts = [f"{kind or 'Run'} on {run.dataset or 'unknown data'}"]
+    if shape:
+        parts[0] += f" ({'latents ' if run.config.get('space') == 'latents' else ''}{shape})"
+    if model:
+        parts.append(f"{text(run.config.get('network')) or model[1]} of {model[2]} parameters")
+    if run.step is not None:
+        steps = f"{run.step:,.0f} steps of {text(run.config.get('batch_size')) or 'unknown'} images"
+        parts.append(steps + (f" in {duration(run.seconds)} of training" if run.seconds is not None else ""))
+    if run.device:
+        precision = text(run.config.get("precision"))
+        parts.append(f"on {run.device}" + (f" in {precision}" if precision else ""))
+    return ", ".join(parts) + "."
+
+
+def settings_of(run: RunFacts, advice: Advice) -> dict[str, Any]:
+    """Return the settings of a run: those that differ from the usual ones first, each with its usual value."""
+    command = run.started[0].get("command", "") if run.started else ""
+    name, usual = advice.usual(run.task, run.config, command)
+    differing, same = [], []
+    for key, value in run.config.items():
+        shown = (text(key), setting(value))
+        if usual and key in usual and key not in PLACES and usual[key] not in ("auto", value):
+            differing.append((*shown, setting(usual[key])))
+        else:
+            same.append(shown)
+    return {"usual": name, "known": bool(usual), "differing": differing, "same": same}
+
+
+def setting(value: Any) -> str:
+    """Return a setting as text, as in YAML."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(setting, value)) or "none"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else text(value)
+
+
+def page_of(run: RunFacts, album: Album, advice: Advice, beside: bool) -> dict[str, Any]:
+    """Return what the page of a run shows. beside: whether links to the files of the run work from the page."""
+    finals = (run.folder / "final_samples" / "grid.png", run.folder / "latent_space" / "reconstructions.png")
+    final = next((picture for path in finals if (picture := album.add(path))), None)
+    reverse, strips = _reverse(run, album)
+    sheets = sheets_of(run.folder)
+    return {
+        "run": run,
+        "line": describe(run),
+        "commands": advice.commands(run.folder, run.task, run.state, run.config),
+        "started": run.started,
+        "final": final,
+        "reverse": reverse,
+        "sheets": album.add_all(sheets, [sheet_label(path) for path in sheets]),
+        "curves": album.add(run.folder / "loss_curves.png"),
+        "evaluations": [(evaluated, _pictures_of(evaluated, album)) for evaluated in run.evaluations],
+        "strips": [*strips, *album.add_all(sorted(run.folder.glob("forward_noising.png")))],
+        "latent": album.add_all(sorted(run.folder.glob("latent_space/[!r]*.png"))),
+        "others": _others(run, album),
+        "settings": settings_of(run, advice),
+        "rows": _rows(run),
+        "charts": charts_of(run),
+        "files": list(_files(run, album.folder if beside else None)),
+        "missing": album.missing,
+    }
+
+
+def _reverse(run: RunFacts, album: Album) -> tuple[list[tuple[str, Picture, Picture | None]], list[Picture]]:
+    """Return the steps of the reverse process: time, x_t, clean estimate; for older runs none, but their strips."""
+    folder = run.folder / "denoising_steps"
+    noisy = [(label, album.add(path, label)) for label, path in frames_of(folder / "noisy")]
+    estimates = [album.add(path, label) for label, path in frames_of(folder / "clean_estimate")]
+    after = [None] * (len(noisy) - len(estimates)) + estimates  # There is no estimate before the first step.
+    steps = [(label, one, other) for (label, one), other in zip(noisy, after, strict=False) if one is not None]
+    return steps, [] if steps else album.add_all(sorted(folder.glob("*.png")))
+
+
+def _pictures_of(evaluated: Evaluated, album: Album) -> list[Picture]:
+    paths = evaluated.pictures
+    return album.add_all(paths, [PICTURE_NAMES.get(path.stem, path.stem.replace("_", " ")) for path in paths])
+
+
+def _others(run: RunFacts, album: Album) -> list[tuple[str, Picture]]:
+    """Return the newest pictures of generate and of the visualizing tasks, each with the name of its folder."""
+    paths = [path for path in run.folder.glob("*/*/*.png") if path.parts[-3] not in KNOWN and path.parts[-2][0] != "."]
+    paths.sort(key=lambda path: (path.parent.name, path.name), reverse=True)
+    pictures = ((f"{path.parts[-3]}, {path.parts[-2]}: {path.stem}", album.add(path)) for path in paths[:MOST_OTHERS])
+    return [(title, picture) for title, picture in pictures if picture is not None]
+
+
+def _rows(run: RunFacts) -> list[list[Any]]:
+    """Return up to MOST_ROWS rows of the metrics, the last ones included."""
+    names = ("step", "epoch", "train_loss", "test_loss", "lr", "images_per_second")
+    rows = list(zip(*(run.metrics.get(name, []) for name in names), strict=False))
+    step = -(-len(rows) // MOST_ROWS) or 1
+    return [list(row) for row in rows[::-1][::step][::-1]]
+
+
+def _files(run: RunFacts, page: Path | None) -> Iterator[tuple[str, list[tuple[str, str | None]], int]]:
+    """Yield the folders of a run: name, files with their links, number of files not listed.
+
+    page: folder from which links lead to the files; None for no links.
+    """
+    for folder, folders, names in os.walk(run.folder):
+        folders[:] = sorted(name for name in folders if name not in ("tensorboard", "by_sample") and name[0] != ".")
+        names = sorted(name for name in names if name[0] != ".")
+        listed = []
+        for name in names[:MOST_FILES]:
+            href = quote(os.fsencode(os.path.relpath(os.path.join(folder, name), page))) if page else None
+            listed.append((name, href))
+        if names:
+            yield os.path.relpath(folder, run.folder), listed, len(names) - len(listed)

@@ -1,0 +1,84 @@
+"""Knowledge of the tasks for the pages over runs: the commands to type next, and the usual settings of each task."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from models.errors import UserError
+from models.report.views import Advice, Command
+from models.runs.lookup import CONFIG
+from models.training.budget import DEFAULT_EPOCHS
+from scripts.cli.arguments import merge, read_ahead, to_config, with_settings
+from scripts.cli.flags import FLOW, LATENT, LATENT_OPTIONS, AutoencoderFlags, TrainFlags
+from scripts.cli.next_steps import make_command, next_command
+from scripts.cli.recipes import settings_of
+
+DEFAULTS: Mapping[str, tuple[TrainFlags | AutoencoderFlags, Mapping[str, Any]]] = {
+    "train_ddpm": (TrainFlags(), {}),
+    "train_flow": (FLOW, {}),
+    "train_latent": (LATENT, LATENT_OPTIONS),
+    "train_vae": (AutoencoderFlags(), {}),
+}
+BUDGETS = ("epochs", "max_steps", "max_minutes")
+PURPOSES = {
+    "finished": "generate images",
+    "interrupted": "resume it",
+    "dead": "resume it",
+    "running": "watch its log",
+    "failed": "read its log",
+}
+
+
+def commands(folder: Path, task: str, state: str, config: Mapping[str, Any]) -> list[Command]:
+    """Return the commands for a run, the likeliest first."""
+    if task not in DEFAULTS:
+        return []
+    first = []
+    if state in PURPOSES:
+        words = next_command(folder, task, state)
+        purpose = "encode its data set" if "encode_dataset" in words else PURPOSES[state]
+        first.append(Command(purpose if "--config" not in words else "start it again", words))
+    if state == "finished":
+        evaluate = ("evaluate", "--run") if task != "train_vae" else ("reconstruct", "--run")
+        first.append(Command("measure it", make_command(*evaluate, folder)))
+        longer = {name: 2 * config[name] for name in BUDGETS if isinstance(config.get(name), int | float)}
+        if longer:
+            budget = " ".join(f"--{name} {value:g}" for name, value in longer.items())
+            first.append(Command("train it twice as long", make_command(task, "--resume", folder, budget)))
+    elif state == "running":
+        first.append(Command("stop it after a checkpoint", "make stop"))
+    if (folder / CONFIG).is_file() and "--config" not in " ".join(command.words for command in first):
+        first.append(Command("repeat it with these settings", make_command(task, "--config", folder / CONFIG)))
+    return first
+
+
+def usual(task: str, config: Mapping[str, Any], command: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the name and the settings of the recipe in a command; those of the task's defaults without a recipe."""
+    if task not in DEFAULTS:
+        return "", {}
+    variants = tuple((word, str(config[word])) for word in DEFAULTS[task][0].variants if word in config)
+    try:
+        recipe = read_ahead(shlex.split(command)).get("recipe", "")
+    except ValueError:  # A quote is missing.
+        recipe = ""
+    try:
+        return _usual(task, recipe, variants)
+    except UserError:  # A recipe, a network or a data set that does not exist any more.
+        return "", {}
+
+
+@cache
+def _usual(task: str, recipe: str, variants: Sequence[tuple[str, str]]) -> tuple[str, Mapping[str, Any]]:
+    default, options = DEFAULTS[task]
+    layers = ("", options), (recipe, settings_of(recipe, task) if recipe else {}), ("", dict(variants))
+    settings, _ = merge(default, *layers)
+    flags, _ = with_settings(default, settings)
+    config = to_config(flags)
+    if not any(config[name] for name in BUDGETS):
+        config["epochs"] = DEFAULT_EPOCHS
+    return f"recipe {recipe}" if recipe else f"the defaults of {task}", config
+
+
+ADVICE = Advice(commands, usual)
