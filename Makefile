@@ -117,6 +117,9 @@ status: environment ## list all runs: state, step, loss, age, folder
 report: environment ## write pages over all runs, to look at in a browser
 	@$(WITH_ARGS) $(python) -m scripts.report "$${args[@]}"
 
+serve: environment ## serve these pages on 127.0.0.1, fresh while runs train
+	@$(WITH_ARGS) $(python) -m scripts.serve "$${args[@]}"
+
 sessions: ## list the running sessions
 	@scripts/sh/sessions.sh list
 

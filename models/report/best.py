@@ -24,8 +24,8 @@ def best_of(entries: Sequence[Entry]) -> list[Best]:
 
     Distances are compared under equal protocols, losses among runs with the same loss.
     """
-    datasets = dict.fromkeys(entry.dataset for entry in entries if entry.dataset)
-    found = (_best([entry for entry in entries if entry.dataset == dataset]) for dataset in datasets)
+    datasets = dict.fromkeys(entry.data for entry in entries if entry.dataset)
+    found = (_best([entry for entry in entries if entry.data == data]) for data in datasets)
     return [best for best in found if best is not None]
 
 

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -37,7 +39,7 @@ class Report:
     out: Path
     advice: Advice
     live: bool = False
-    _entries: dict[str, tuple[object, Entry]] = field(default_factory=dict)
+    _entries: dict[str, tuple[tuple[str, int, int], Entry]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the folder, with the scripts and the style sheet. Raises UserError if it has files of something else."""
@@ -49,12 +51,11 @@ class Report:
             shutil.copytree(HERE / "static", out / ASSETS, dirs_exist_ok=True)
         except OSError as error:
             raise UserError(f"`out` {out}: cannot be written ({error.strerror})", "name another folder") from None
-        self.beside = self.out.resolve().is_relative_to(self.experiments_dir.resolve())
 
     def update(self) -> list[Entry]:
         """Write the pages of new and changed runs, the index and the comparison. Return the entries of the index."""
         folders = [folder for folder in list_runs(self.experiments_dir) if folder.resolve() != self.out.resolve()]
-        with progress("pages", len(folders)) as advance:
+        with progress("pages", len(folders), bar=not self.live) as advance:
             entries = []
             for folder in folders:
                 entries.append(self._entry(folder))
@@ -74,18 +75,31 @@ class Report:
 
     def _entry(self, folder: Path) -> Entry:
         """Return the entry of a run. Its page is written unless its files are the same as last time."""
-        seen = _newest(folder)
-        run = read_run(folder) if self._entries.get(folder.name, (None,))[0] != (seen, _state(folder)) else None
-        if run is not None:
-            self._entries[folder.name] = (seen, run.state), self._write_run(run)
-        return self._entries[folder.name][1]
+        version = _version(folder)
+        known, entry = self._entries.get(folder.name, (None, None))
+        if entry is None or known != version:
+            run = read_run(folder)
+            try:
+                entry = self._write_run(run)
+            except Exception as error:  # One run must not cost the pages of all the others.
+                reason = f"its page cannot be made: {type(error).__name__}: {error}"
+                print(f"{folder}: {reason}", file=sys.stderr, flush=True)
+                entry = self._write_run(RunFacts(folder, "unreadable", reason))
+            self._entries[folder.name] = version, entry
+        return entry
+
+    def _links_from(self, page: Path) -> Path | None:
+        """Return the folder of a page as its links to the run's files see it; None if these cannot be reached."""
+        if self.live:
+            return self.experiments_dir / "report" / RUNS / page.name  # as the server spells addresses
+        return page if page.resolve().is_relative_to(self.experiments_dir.resolve()) else None
 
     def _write_run(self, run: RunFacts) -> Entry:
         folder = self.out / RUNS / safe_name(run.name)
         folder.mkdir(exist_ok=True)
         album = Album(run.folder, folder)
         thumbnail = album.thumbnail()
-        page = page_of(run, album, self.advice, self.beside)
+        page = page_of(run, album, self.advice, self._links_from(folder))
         entry = entry_of(run, thumbnail, self.advice)
         self._write(folder / "index.html", "run.html", {**page, "entry": entry, "root": "../../"})
         write_text(folder / DATA, _script(_data(entry, page)), flush=False)
@@ -130,31 +144,24 @@ def whole(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def _newest(folder: Path) -> tuple[int, int]:
-    """Return the number of files and folders of a run, and the time of the newest change."""
+def _version(folder: Path) -> tuple[str, int, int]:
+    """Return what changes when a run does: its state, its number of files, and the time of the newest change."""
     count, newest = 0, 0
     for path, folders, names in os.walk(folder):
         for name in (*folders, *names):
-            try:
+            with suppress(OSError):  # The file has been replaced meanwhile.
                 newest = max(newest, os.lstat(os.path.join(path, name)).st_mtime_ns)
                 count += 1
-            except OSError:  # It has been replaced meanwhile.
-                continue
-    return count, newest
-
-
-def _state(folder: Path) -> str:
-    """Return the state of a run, which may become dead without a change of its files."""
     try:
-        return liveness(read_status(folder))
+        return liveness(read_status(folder)), count, newest  # A run may become dead without a change of its files.
     except UserError:
-        return "unreadable"
+        return "unreadable", count, newest
 
 
 def _data(entry: Entry, page: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the scripts know of a run: curves for its page, and the rest for comparisons."""
     run: RunFacts = page["run"]
-    picture = page["final"] or next(iter(page["sheets"][::-1]), None)
+    picture = page["sheets"][-1] if page["sheets"] else None
     noise = {"seed": setting(run.config.get("seed")), "shape": "×".join(map(str, run.shape))}
     return {
         "id": entry.id,

@@ -71,9 +71,13 @@ class Evaluated:
 
 
 def read_evaluations(run: Path, notes: list[str]) -> list[Evaluated]:
-    """Return the evaluations of a run, newest first. A note is added for each one that cannot be read."""
+    """Return the evaluations of a run: those of samples, then the others, newest first.
+
+    A note is added for each one that cannot be read.
+    """
     paths = [*run.glob("evaluation/*/report.json"), *run.glob("evaluation/*.json"), *run.glob("*/*/metrics.json")]
-    return list(_readable(sorted(paths, key=lambda path: path.relative_to(run).as_posix(), reverse=True), notes))
+    newest_first = sorted(paths, key=lambda path: path.relative_to(run).as_posix(), reverse=True)
+    return sorted(_readable(newest_first, notes), key=lambda evaluated: evaluated.task != "samples")
 
 
 def _readable(paths: list[Path], notes: list[str]) -> Iterator[Evaluated]:

@@ -34,15 +34,15 @@ class RunFacts:
     folder: Path
     state: str
     reason: str
-    status: Mapping[str, Any]
-    config: Mapping[str, Any]
-    started: list[dict[str, str]]
-    metrics: Columns
-    monitor: Columns
-    log: list[str]
-    performance: Mapping[str, Any]
-    shape: tuple[int, ...]
-    evaluations: list[Evaluated]
+    status: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    started: list[dict[str, str]] = field(default_factory=list)
+    metrics: Columns = field(default_factory=dict)
+    monitor: Columns = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    performance: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    evaluations: list[Evaluated] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -57,7 +57,9 @@ class RunFacts:
 
     @property
     def dataset(self) -> str:
-        return text(self.status.get("dataset")) or text(self.config.get("dataset"))
+        """The data set. Own images and sets of the hub have the name of their folder, e.g. "folder pictures"."""
+        name = text(self.status.get("dataset")) or text(self.config.get("dataset"))
+        return f"{name} {Path(text(self.config.get('dataset.path'))).name}".strip()
 
     @property
     def step(self) -> float | None:

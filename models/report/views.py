@@ -60,7 +60,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the index."""
+    """A row of the index. data: data set and its options. Figures of runs with other data do not compare."""
 
     id: str
     name: str
@@ -68,6 +68,7 @@ class Entry:
     reason: str
     task: str
     dataset: str
+    data: str
     step: float | None
     progress: float | None
     train_loss: float | None
@@ -104,6 +105,7 @@ def entry_of(run: RunFacts, thumbnail: str | None, advice: Advice) -> Entry:
         run.reason,
         run.task,
         run.dataset,
+        f"{run.dataset} {[(key, value) for key, value in run.config.items() if str(key).startswith('dataset.')]}",
         run.step,
         run.progress,
         run.train_loss,
@@ -154,7 +156,8 @@ def settings_of(run: RunFacts, advice: Advice) -> dict[str, Any]:
     differing, same = [], []
     for key, value in run.config.items():
         shown = (text(key), setting(value))
-        if usual and key in usual and key not in PLACES and usual[key] not in ("auto", value):
+        unless = ("auto", None, value) if key == "steps" else ("auto", value)  # A run stores resolved values.
+        if usual and key in usual and key not in PLACES and usual[key] not in unless:
             differing.append((*shown, setting(usual[key])))
         else:
             same.append(shown)
@@ -165,23 +168,22 @@ def setting(value: Any) -> str:
     """Return a setting as text, as in YAML."""
     if isinstance(value, list | tuple):
         return " ".join(map(setting, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else text(value)
 
 
-def page_of(run: RunFacts, album: Album, advice: Advice, beside: bool) -> dict[str, Any]:
-    """Return what the page of a run shows. beside: whether links to the files of the run work from the page."""
-    finals = (run.folder / "final_samples" / "grid.png", run.folder / "latent_space" / "reconstructions.png")
-    final = next((picture for path in finals if (picture := album.add(path))), None)
+def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None) -> dict[str, Any]:
+    """Return what the page of a run shows. links_from: folder from which links lead to its files; None for no links."""
+    sheets = _sheets(run, album)
     reverse, strips = _reverse(run, album)
-    sheets = sheets_of(run.folder)
     return {
         "run": run,
         "line": describe(run),
         "commands": advice.commands(run.folder, run.task, run.state, run.config),
         "started": run.started,
-        "final": final,
+        "sheets": sheets,
         "reverse": reverse,
-        "sheets": album.add_all(sheets, [sheet_label(path) for path in sheets]),
         "curves": album.add(run.folder / "loss_curves.png"),
         "evaluations": [(evaluated, _pictures_of(evaluated, album)) for evaluated in run.evaluations],
         "strips": [*strips, *album.add_all(sorted(run.folder.glob("forward_noising.png")))],
@@ -190,9 +192,19 @@ def page_of(run: RunFacts, album: Album, advice: Advice, beside: bool) -> dict[s
         "settings": settings_of(run, advice),
         "rows": _rows(run),
         "charts": charts_of(run),
-        "files": list(_files(run, album.folder if beside else None)),
+        "files": list(_files(run, links_from)),
         "missing": album.missing,
     }
+
+
+def _sheets(run: RunFacts, album: Album) -> list[Picture]:
+    """Return the sheets over the training. The last one, of the end, is the last to be left out for its size."""
+    finals = (run.folder / "final_samples" / "grid.png", run.folder / "latent_space" / "reconstructions.png")
+    end = f"end, step {run.step:,.0f}" if run.step is not None else "end"
+    final = next((picture for path in finals if (picture := album.add(path, end))), None)
+    sheets = sheets_of(run.folder)
+    during = album.add_all(sheets, [sheet_label(path) for path in sheets])
+    return during if final is None else [*during, final]
 
 
 def _reverse(run: RunFacts, album: Album) -> tuple[list[tuple[str, Picture, Picture | None]], list[Picture]]:

@@ -365,3 +365,13 @@ class CodingFlags:
     """auto, cpu, cuda, cuda:1, mps."""
     batch_size: PositiveInt = 500
     """Images per batch."""
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    """Settings of `report`."""
+
+    experiments_dir: str = field(default_factory=experiments_dir)
+    """Folder of the run folders. The variable EXPERIMENTS_DIR sets its default."""
+    out: str | None = None
+    """Folder to write: a new one, or that of an earlier report. Default: report/ in --experiments_dir."""

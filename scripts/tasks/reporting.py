@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
+from models.report.building import Report
 from models.report.views import Advice, Command
 from models.runs.lookup import CONFIG
 from models.training.budget import DEFAULT_EPOCHS
 from scripts.cli.arguments import merge, read_ahead, to_config, with_settings
-from scripts.cli.flags import FLOW, LATENT, LATENT_OPTIONS, AutoencoderFlags, TrainFlags
+from scripts.cli.flags import FLOW, LATENT, LATENT_OPTIONS, AutoencoderFlags, ReportFlags, TrainFlags
 from scripts.cli.next_steps import make_command, next_command
 from scripts.cli.recipes import settings_of
 
@@ -81,4 +82,8 @@ def _usual(task: str, recipe: str, variants: Sequence[tuple[str, str]]) -> tuple
     return f"recipe {recipe}" if recipe else f"the defaults of {task}", config
 
 
-ADVICE = Advice(commands, usual)
+def open_report(flags: ReportFlags, live: bool = False) -> Report:
+    """Return the report that the flags name. Raises UserError if its folder cannot be used. live: as in `Report`."""
+    folder = Path(flags.experiments_dir)
+    out = Path(flags.out) if flags.out else folder / "report"
+    return Report(folder, out, Advice(commands, usual), live)

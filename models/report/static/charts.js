@@ -4,7 +4,7 @@
 (() => {
   const NAMESPACE = "http://www.w3.org/2000/svg";
   const HEIGHT = 230;
-  const MARGIN = { left: 52, right: 10, top: 10, bottom: 34 };
+  const MARGIN = { left: 52, right: 22, top: 10, bottom: 34 };
   const LOG_FROM = 8; // Least ratio of largest to smallest value for a logarithmic scale.
 
   function node(parent, tag, attributes, text) {
@@ -96,7 +96,8 @@
     const legend = report.element("figcaption", {}, report.element("strong", {}, chart.title), position);
     const outputs = chart.series.map((curve) => {
       const output = report.element("output", {});
-      legend.append(report.element("span", { class: `key ${curve.style} ${curve.colour}` }, `${curve.name} `, output));
+      const name = curve.name.toLowerCase() === chart.title.toLowerCase() ? "" : `${curve.name} `;
+      legend.append(report.element("span", { class: `key ${curve.style} ${curve.colour}` }, name, output));
       return output;
     });
     figure.prepend(legend);
@@ -105,18 +106,15 @@
     let drawn = null;
     let shown = null;
 
+    // Show the values at xs[index], or the last ones for null.
     function show(index) {
       shown = index;
-      const at = index === null ? null : xs[index];
-      drawn.cursor.setAttribute("visibility", at === null ? "hidden" : "visible");
-      position.textContent = at === null ? "" : `${chart.x.split(" (")[0]} ${label(at)}`;
-      if (at !== null) {
-        drawn.cursor.setAttribute("x1", drawn.x.place(at));
-        drawn.cursor.setAttribute("x2", drawn.x.place(at));
-      }
-      chart.series.forEach((curve, k) => {
-        outputs[k].textContent = report.figure(curve.y[at === null ? curve.y.length - 1 : nearest(curve.x, at)]);
-      });
+      const at = xs[index === null ? xs.length - 1 : index];
+      drawn.cursor.setAttribute("visibility", index === null ? "hidden" : "visible");
+      drawn.cursor.setAttribute("x1", drawn.x.place(at));
+      drawn.cursor.setAttribute("x2", drawn.x.place(at));
+      position.textContent = `at ${chart.x.split(" (")[0]} ${label(at)}`;
+      chart.series.forEach((curve, k) => { outputs[k].textContent = report.figure(curve.y[nearest(curve.x, at)]); });
     }
 
     function follow(event) {

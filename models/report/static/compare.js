@@ -42,7 +42,7 @@
   function settings(a, b) {
     const names = [...new Set([...Object.keys(a.settings), ...Object.keys(b.settings)])];
     const value = (run, name) => (Object.hasOwn(run.settings, name) ? run.settings[name] : "not set");
-    const rows = names.filter((name) => value(a, name) !== value(b, name)).map((name) => [name, value(a, name), value(b, name)]);
+    const rows = names.filter((name) => name !== "name" && value(a, name) !== value(b, name)).map((name) => [name, value(a, name), value(b, name)]);
     const same = `${names.length - rows.length} settings are equal.`;
     if (rows.length === 0) return section("Settings that differ", element("p", {}, `None: ${same}`));
     return section("Settings that differ", tableOf(["setting", letter("a"), letter("b")], rows), element("p", { class: "quiet" }, same));

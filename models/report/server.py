@@ -1,0 +1,129 @@
+"""A server for the report on this machine. It updates the report when it is looked at, and changes nothing else.
+
+Other people may be logged in on the machine, and pages of other sites may run in the browser. So each address begins
+with a secret token, the Host header must name this machine, and no path leads out of the two folders.
+"""
+
+import hmac
+import mimetypes
+import os
+import secrets
+import shutil
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from models.errors import UserError
+from models.report.building import INDEX, Report
+
+HOST = "127.0.0.1"
+HOSTS = ("127.0.0.1", "localhost", "[::1]")  # A tunnel may have another port at the reader's end.
+FRESH_SECONDS = 3.0
+TEXTS = (".txt", ".csv", ".json", ".yaml", ".log", ".md", "")
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+# Files of a run are shown, but no script in them may run.
+SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; sandbox; "
+CLOSED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+class ReportServer(ThreadingHTTPServer):
+    """Server of a live report. url: the address to open, with the token."""
+
+    daemon_threads = True
+
+    def __init__(self, report: Report, port: int, token: str | None = None):
+        """Listen on a port of 127.0.0.1; 0 takes a free one. Raises UserError if the port is taken."""
+        self.report, self.token = report, token or secrets.token_urlsafe(16)
+        self._lock, self._updated = threading.Lock(), -FRESH_SECONDS
+        try:
+            super().__init__((HOST, port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise UserError(f"`port` {port}: {getattr(error, 'strerror', error)}", "name another `port`") from None
+        self.url = f"http://{HOST}:{self.server_address[1]}/{self.token}/report/{INDEX}"
+
+    def refresh(self) -> None:
+        """Update the report, unless that was done a moment ago."""
+        with self._lock:
+            if time.monotonic() - self._updated >= FRESH_SECONDS:
+                self.report.update()
+                self._updated = time.monotonic()
+
+    def find(self, path: str) -> tuple[Path, bool] | None:
+        """Return the file that an address names, and whether it is part of the report; None if there is none to show.
+
+        path: /TOKEN/report/... for the report, /TOKEN/... for a file in the folder of the runs.
+        """
+        token, _, rest = unquote(urlsplit(path).path, errors="surrogateescape").lstrip("/").partition("/")
+        if not hmac.compare_digest(os.fsencode(token), self.token.encode()) or "\0" in rest:
+            return None
+        of_report = rest.startswith("report/")
+        root = (self.report.out if of_report else self.report.experiments_dir).resolve()
+        file = (root / rest.removeprefix("report/" if of_report else "")).resolve()
+        hidden = (
+            any(part.startswith(".") for part in file.relative_to(root).parts) if file.is_relative_to(root) else True
+        )
+        return None if hidden or not file.is_file() else (file, of_report)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ReportServer  # pyright: ignore[reportIncompatibleVariableOverride]
+    server_version, sys_version = "report", ""
+    timeout = 30
+
+    def do_GET(self) -> None:
+        self._answer(with_content=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_content=False)
+
+    def _answer(self, with_content: bool) -> None:
+        host = (self.headers.get("Host") or "").lower()
+        if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
+            self._refuse(HTTPStatus.FORBIDDEN, "The Host header names another machine.")
+            return
+        found = self.server.find(self.path)
+        if found is not None and found[1] and found[0].suffix == ".html":
+            self.server.refresh()
+            found = self.server.find(self.path)  # The page of a deleted run is gone by now.
+        if found is None:
+            self._refuse(HTTPStatus.NOT_FOUND, "There is no such page. The whole address, with its token, was printed.")
+            return
+        file, of_report = found
+        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        if file.suffix in TEXTS:
+            kind = "text/plain"
+        try:
+            content = file.open("rb")
+        except OSError:
+            self._refuse(HTTPStatus.NOT_FOUND, "The file cannot be read.")
+            return
+        with content:
+            size = os.fstat(content.fileno()).st_size
+            self._send_head(HTTPStatus.OK, kind, size, POLICY if of_report else SANDBOX)
+            if with_content:
+                shutil.copyfileobj(content, self.wfile)
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        content = (reason + "\n").encode()
+        self._send_head(status, "text/plain", len(content), SANDBOX)
+        self.wfile.write(content)
+
+    def _send_head(self, status: HTTPStatus, kind: str, length: int, policy: str) -> None:
+        self.send_response(status)
+        headers = {
+            "Content-Type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
+            "Content-Length": str(length),
+            "Content-Security-Policy": policy + CLOSED,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+        }
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Write no log of requests, which would hold the token."""
