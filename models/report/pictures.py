@@ -94,21 +94,21 @@ class Album:
     def thumbnail(self) -> str | None:
         """Write the thumbnail of the run and return its name; None if the run has no pictures."""
         singles = sorted((self.run / "final_samples").glob("[0-9]*.png"))[: THUMBNAIL[0] * THUMBNAIL[1]]
-        sheets = sheets_of(self.run) or sorted(self.run.glob("latent_space/reconstructions.png"))
-        source = next(iter(singles), None) or (sheets[-1] if sheets else None)
-        if source is None:
-            return None
-        path = self.folder / "thumbnail.png"
-        try:
-            stat = source.stat()
-            if not _is_copy(path, stat):
-                image = _tiled(singles) if singles else _shrunk(source)
-                with replacing(path, flush=False) as temporary:
-                    image.save(temporary, format="PNG")
-                os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            self.missing.append(f"thumbnail: {error}")
-            return None
+        sheets = [*sheets_of(self.run)[-1:], *self.run.glob("latent_space/reconstructions.png")]
+        for sources in ([singles] if singles else []) + [[sheet] for sheet in sheets]:
+            try:
+                return self._write_thumbnail(sources)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                self.missing.append(f"thumbnail of {sources[0].relative_to(self.run)}: {error}")
+        return None
+
+    def _write_thumbnail(self, sources: Sequence[Path]) -> str:
+        path, stat = self.folder / "thumbnail.png", sources[0].stat()
+        if not _is_copy(path, stat):
+            image = _tiled(sources) if len(sources) > 1 else _shrunk(sources[0])
+            with replacing(path, flush=False) as temporary:
+                image.save(temporary, format="PNG")
+            os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
         self.names.add(path.name)
         return path.name
 

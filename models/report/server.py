@@ -57,15 +57,17 @@ class ReportServer(ThreadingHTTPServer):
         path: /TOKEN/report/... for the report, /TOKEN/... for a file in the folder of the runs.
         """
         token, _, rest = unquote(urlsplit(path).path, errors="surrogateescape").lstrip("/").partition("/")
-        if not hmac.compare_digest(os.fsencode(token), self.token.encode()) or "\0" in rest:
+        if not hmac.compare_digest(os.fsencode(token), self.token.encode()):
             return None
         of_report = rest.startswith("report/")
         root = (self.report.out if of_report else self.report.experiments_dir).resolve()
-        file = (root / rest.removeprefix("report/" if of_report else "")).resolve()
-        hidden = (
-            any(part.startswith(".") for part in file.relative_to(root).parts) if file.is_relative_to(root) else True
-        )
-        return None if hidden or not file.is_file() else (file, of_report)
+        try:
+            file = (root / rest.removeprefix("report/" if of_report else "")).resolve()
+            inside = file.relative_to(root)  # Raises ValueError if it is outside.
+            hidden = any(part.startswith(".") for part in inside.parts)
+            return None if hidden or not file.is_file() else (file, of_report)
+        except (OSError, ValueError, RuntimeError):  # No path, a name that is too long, a loop of links.
+            return None
 
 
 class _Handler(BaseHTTPRequestHandler):
