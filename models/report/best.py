@@ -58,10 +58,9 @@ def _by_loss(entries: Sequence[Entry]) -> Best | None:
     loss, _ = Counter(entry.loss for entry in with_loss).most_common(1)[0]
     group = [entry for entry in with_loss if entry.loss == loss]
     best = min(group, key=lambda entry: entry.best_test_loss or 0)
-    runs = (
-        f"of {len(group)} runs with the loss {loss}" if len(group) > 1 else f"({loss}); the only run with a test loss"
-    )
-    return Best(best.dataset, best, f"lowest test loss, {best.best_test_loss:.4g}, {runs}", "not evaluated yet")
+    runs = f"{len(group)} runs" if len(group) > 1 else "one run"
+    reason = f"lowest test loss, {best.best_test_loss:.4g}, of {runs} with the loss {loss}"
+    return Best(best.dataset, best, reason, "not evaluated yet")
 
 
 def _protocol(entry: Entry) -> str:

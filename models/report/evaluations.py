@@ -88,7 +88,8 @@ def _readable(paths: list[Path], notes: list[str]) -> Iterator[Evaluated]:
             content = json.loads(path.read_text(encoding="utf-8"))
             yield _evaluation(path, content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            notes.append(f"{path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            name = f"{path.parent.name}/{path.name}"
+            notes.append(f"{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluated:

@@ -14,9 +14,10 @@ from PIL import Image
 from models.runs.files import replacing
 
 PNG = b"\x89PNG\r\n\x1a\n"
-MOST_BYTES = 2_300_000  # Of the pictures of one run.
+MOST_BYTES = 2_400_000  # Of the pictures of one run.
 LARGE_BYTES, SMALLER = 200_000, (1600, 1000, 600)  # Larger files are reduced to one of these sides in pixels.
-MOST_SHEETS = 24
+LARGE_FRAME = 30_000  # Larger frames of the reverse process are reduced too, since a page has many.
+MOST_SHEETS, FEWEST_SHEETS, SHEET_BYTES = 24, 4, 800_000  # Sheets of the training: their number, and bytes of all.
 THUMBNAIL = (4, 2)  # Columns and rows.
 THUMBNAIL_SIDE, SHEET_WIDTH = 64, 200  # Pixels. Largest images of a thumbnail, and width of a sheet as a thumbnail.
 FRAME_NAME = re.compile(r"\d+_t([0-9.]+)\.png")
@@ -49,16 +50,19 @@ class Album:
     missing: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
 
-    def add(self, path: Path, label: str = "") -> Picture | None:
-        """Copy a PNG of the run into the page's folder. None if it is missing, damaged or beyond the limit of bytes."""
+    def add(self, path: Path, label: str = "", large: int = LARGE_BYTES) -> Picture | None:
+        """Copy a PNG of the run into the page's folder. None if it is missing, damaged or beyond the limit of bytes.
+
+        large: a file of more bytes is reduced.
+        """
         shown = path.relative_to(self.run).as_posix()
         try:
             stat = path.stat()
             copy = self.folder / safe_name(shown.replace("/", "-"))
             if not _is_copy(copy, stat) and not _is_copy(copy := copy.with_suffix(".webp"), stat):
-                copy = self._copy(path, copy.with_suffix(".png"), stat)
+                copy = self._copy(path, copy.with_suffix(".png"), stat, large)
             size = copy.stat().st_size
-            if self.used + size > MOST_BYTES:
+            if copy.name not in self.names and self.used + size > MOST_BYTES:
                 self.missing.append(f"{shown}: the page would become too large")
                 return None
             with Image.open(copy) as image:
@@ -67,9 +71,13 @@ class Album:
             if not isinstance(error, FileNotFoundError):
                 self.missing.append(f"{shown}: {error}")
             return None
-        self.used += size
+        self.used += size if copy.name not in self.names else 0
         self.names.add(copy.name)
         return Picture(copy.name, width, height, path, label, copy.suffix == ".webp")
+
+    def size_of(self, picture: Picture) -> int:
+        """Return the bytes of a picture of the page."""
+        return (self.folder / picture.source).stat().st_size
 
     def add_all(self, paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Picture]:
         """Copy several PNGs and return those that can be shown."""
@@ -77,17 +85,17 @@ class Album:
         pictures = (self.add(path, label) for path, label in zip(paths, labels, strict=True))
         return [picture for picture in pictures if picture is not None]
 
-    def _copy(self, path: Path, copy: Path, stat: os.stat_result) -> Path:
+    def _copy(self, path: Path, copy: Path, stat: os.stat_result, large: int) -> Path:
         content = path.read_bytes()
         _check_png(content)
-        if len(content) > LARGE_BYTES:
+        if len(content) > large:
             copy.unlink(missing_ok=True)
             copy = copy.with_suffix(".webp")
         with replacing(copy, flush=False) as temporary:
             if copy.suffix == ".png":
                 temporary.write_bytes(content)
             else:
-                _reduce(path, temporary)
+                _reduce(path, temporary, large)
         os.utime(copy, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
         return copy
 
@@ -113,12 +121,12 @@ class Album:
         return path.name
 
 
-def sheets_of(run: Path) -> list[Path]:
-    """Return the sheets that a run drew during training, in order; at most MOST_SHEETS, evenly spaced."""
+def sheets_of(run: Path, most: int = MOST_SHEETS) -> list[Path]:
+    """Return the sheets that a run drew during training, in order; at most `most`, evenly spaced."""
     sheets = sorted(path for path in run.glob("epoch_samples/*.png") if SHEET_NAME.fullmatch(path.name))
-    if len(sheets) <= MOST_SHEETS:
+    if len(sheets) <= most:
         return sheets
-    return [sheets[round(k * (len(sheets) - 1) / (MOST_SHEETS - 1))] for k in range(MOST_SHEETS)]
+    return [sheets[round(k * (len(sheets) - 1) / (most - 1))] for k in range(most)]
 
 
 def sheet_label(path: Path) -> str:
@@ -167,14 +175,14 @@ def _check_png(content: bytes) -> None:
     raise ValueError("the file is cut short or damaged")
 
 
-def _reduce(path: Path, reduced: Path) -> None:
+def _reduce(path: Path, reduced: Path, large: int) -> None:
     """Write a picture as lossy WebP, with the longest side that keeps the file small."""
     with Image.open(path) as image:
         picture = image.convert("RGB")
     for side in SMALLER:
         picture.thumbnail((side, side))
         picture.save(reduced, format="WEBP", quality=75, method=0)
-        if reduced.stat().st_size <= LARGE_BYTES:
+        if reduced.stat().st_size <= large:
             return
 
 

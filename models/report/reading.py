@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -121,19 +122,25 @@ def read_run(folder: Path) -> RunFacts:
     def attempt(read: Callable[[], Value], otherwise: Value) -> Value:
         try:
             return read()
+        except FileNotFoundError as error:
+            notes.append(f"{Path(str(error.filename)).name} is missing")
         except (UserError, OSError, ValueError) as error:
-            notes.append(" ".join(str(error).split()))
-            return otherwise
+            notes.append(text(error).replace(f"{folder}{os.sep}", ""))
+        return otherwise
 
-    status = attempt(lambda: read_status(folder), {})
-    state = liveness(status) if status else "unreadable"
-    reason = DEAD if state == "dead" else text(status.get("reason")) if status else notes[-1]
+    try:
+        status = read_status(folder)
+        state = liveness(status)
+        reason = DEAD if state == "dead" else text(status.get("reason"))
+    except UserError:
+        status, state = {}, "unreadable"
+        reason = f"{STATUS} {'cannot be read' if (folder / STATUS).exists() else 'is missing'}"
     return RunFacts(
         folder,
         state,
         reason,
         status,
-        attempt(lambda: read_config(folder), {}),
+        attempt(lambda: read_config(folder), {}) if (folder / CONFIG).exists() else _missing(CONFIG, notes),
         attempt(lambda: _read_starts(folder / ENVIRONMENT), []),
         attempt(lambda: read_columns(folder / METRICS), {}),
         attempt(lambda: read_columns(folder / MONITOR), {}) if (folder / MONITOR).exists() else {},
@@ -143,6 +150,11 @@ def read_run(folder: Path) -> RunFacts:
         read_evaluations(folder, notes),
         notes,
     )
+
+
+def _missing(name: str, notes: list[str]) -> dict[str, Any]:
+    notes.append(f"{name} is missing")
+    return {}
 
 
 def text(value: Any) -> str:

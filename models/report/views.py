@@ -11,7 +11,18 @@ from urllib.parse import quote
 from models.progress import duration
 from models.report.curves import charts_of, spark
 from models.report.evaluations import Evaluated, Measure
-from models.report.pictures import Album, Picture, frames_of, safe_name, sheet_label, sheets_of
+from models.report.pictures import (
+    FEWEST_SHEETS,
+    LARGE_FRAME,
+    MOST_SHEETS,
+    SHEET_BYTES,
+    Album,
+    Picture,
+    frames_of,
+    safe_name,
+    sheet_label,
+    sheets_of,
+)
 from models.report.reading import RunFacts, text
 from models.runs.lookup import name_loss
 
@@ -175,8 +186,8 @@ def setting(value: Any) -> str:
 
 def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None) -> dict[str, Any]:
     """Return what the page of a run shows. links_from: folder from which links lead to its files; None for no links."""
-    sheets = _sheets(run, album)
     reverse, strips = _reverse(run, album)
+    sheets = _sheets(run, album)
     return {
         "run": run,
         "line": describe(run),
@@ -198,20 +209,21 @@ def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None
 
 
 def _sheets(run: RunFacts, album: Album) -> list[Picture]:
-    """Return the sheets over the training. The last one, of the end, is the last to be left out for its size."""
+    """Return the sheets over the training and at its end. Of large sheets, fewer are shown."""
     finals = (run.folder / "final_samples" / "grid.png", run.folder / "latent_space" / "reconstructions.png")
     end = f"end, step {run.step:,.0f}" if run.step is not None else "end"
-    final = next((picture for path in finals if (picture := album.add(path, end))), None)
-    sheets = sheets_of(run.folder)
-    during = album.add_all(sheets, [sheet_label(path) for path in sheets])
-    return during if final is None else [*during, final]
+    final = [picture for path in finals if (picture := album.add(path, end)) is not None][:1]
+    newest = final or album.add_all(sheets_of(run.folder)[-1:])
+    size = max((album.size_of(picture) for picture in newest), default=1)
+    sheets = sheets_of(run.folder, max(FEWEST_SHEETS, min(MOST_SHEETS, SHEET_BYTES // size)))
+    return [*album.add_all(sheets, [sheet_label(path) for path in sheets]), *final]
 
 
 def _reverse(run: RunFacts, album: Album) -> tuple[list[tuple[str, Picture, Picture | None]], list[Picture]]:
     """Return the steps of the reverse process: time, x_t, clean estimate; for older runs none, but their strips."""
     folder = run.folder / "denoising_steps"
-    noisy = [(label, album.add(path, label)) for label, path in frames_of(folder / "noisy")]
-    estimates = [album.add(path, label) for label, path in frames_of(folder / "clean_estimate")]
+    noisy = [(label, album.add(path, label, LARGE_FRAME)) for label, path in frames_of(folder / "noisy")]
+    estimates = [album.add(path, label, LARGE_FRAME) for label, path in frames_of(folder / "clean_estimate")]
     after = [None] * (len(noisy) - len(estimates)) + estimates  # There is no estimate before the first step.
     steps = [(label, one, other) for (label, one), other in zip(noisy, after, strict=False) if one is not None]
     return steps, [] if steps else album.add_all(sorted(folder.glob("*.png")))

@@ -48,6 +48,8 @@ def commands(folder: Path, task: str, state: str, config: Mapping[str, Any]) -> 
         if longer:
             budget = " ".join(f"--{name} {value:g}" for name, value in longer.items())
             first.append(Command("train it twice as long", make_command(task, "--resume", folder, budget)))
+    elif state == "failed" and (folder / "checkpoints" / "last").is_file():
+        first.append(Command("resume it from its last checkpoint", make_command(task, "--resume", folder)))
     elif state == "running":
         first.append(Command("stop it after a checkpoint", "make stop"))
     if (folder / CONFIG).is_file() and "--config" not in " ".join(command.words for command in first):

@@ -47,9 +47,9 @@
   }
 
   function label(value) {
-    const size = Math.abs(value);
-    if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential().replace(/(\.\d*?)0*\d{8,}/, "$1").replace("e+", "e");
-    return Number(value.toPrecision(6)).toLocaleString("en");
+    const short = Number(value.toPrecision(6));
+    const size = Math.abs(short);
+    return size >= 1e6 || (size > 0 && size < 1e-3) ? short.toExponential().replace("e+", "e") : short.toLocaleString("en");
   }
 
   // Return the index of the x nearest to a value. xs is sorted.
