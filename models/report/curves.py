@@ -34,8 +34,8 @@ def charts_of(run: RunFacts) -> list[Chart]:
     charts = [
         over_steps("loss", "Loss", "loss", losses, log=True),
         _by_t(metrics),
-        *(over_steps(column, title, column, {column: column}, log=True) for column, title in _parts(metrics)),
-        *(over_steps(column, column.replace("_", " "), column, {column: column}) for column in _figures(metrics)),
+        *(over_steps(column, title, title, {column: title}, log=True) for column, title in _parts(metrics)),
+        *(over_steps(column, title, title, {column: title}) for column, title in _figures(metrics)),
         over_steps("lr", "Learning rate", "learning rate", {"lr": "learning rate"}),
         over_steps("grad_norm", "Gradient norm", "norm", {"grad_norm": "gradient norm"}, log=True),
         over_steps("speed", "Speed", "images/s", {"images_per_second": "images/s"}),
@@ -89,12 +89,13 @@ def _by_t(metrics: Columns) -> Chart:
 def _parts(metrics: Columns) -> list[tuple[str, str]]:
     """Return the columns of an autoencoder's parts of the test loss, each with its title."""
     names = [name for name in metrics if name.startswith("test_loss_") and not name[len("test_loss_t") :].isdigit()]
-    return [(name, name.removeprefix("test_loss_").capitalize() + " (test)") for name in names]
+    return [(name, f"{name.removeprefix('test_loss_').capitalize()} (test)") for name in names]
 
 
-def _figures(metrics: Columns) -> list[str]:
-    """Return the columns of samples measured during the training."""
-    return [name for name in metrics if name.startswith("sample_") and not name.endswith(("_low", "_high"))]
+def _figures(metrics: Columns) -> list[tuple[str, str]]:
+    """Return the columns of samples measured during the training, each with its title."""
+    names = [name for name in metrics if name.startswith("sample_")]
+    return [(name, name.replace("_", " ").capitalize()) for name in names]
 
 
 def _thinned(values: Sequence[Any], most: int) -> Sequence[Any]:

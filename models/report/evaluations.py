@@ -22,6 +22,7 @@ from models.evaluation.measure_names import (
 
 OVER_FLOOR = re.compile(r"^\s*fd / floor\s+([0-9.]+)", re.MULTILINE)
 IMAGES = ("samples", "nearest", "farthest", "closest_pairs", "confusion", "checkpoints")
+FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports are files of evaluation/ itself.
 LONGEST = 20_000  # Characters of a text table that are shown.
 
 
@@ -60,6 +61,11 @@ class Evaluated:
     protocol: dict[str, str] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """Date, time and kind, e.g. 20260208_143052-loss."""
+        return self.path.parent.name if self.path.name in FOLDER_REPORTS else self.path.stem
+
+    @property
     def comparable(self) -> str:
         """The protocol as one text."""
         return json.dumps(self.protocol, sort_keys=True)
@@ -95,7 +101,7 @@ def _readable(paths: list[Path], notes: list[str]) -> Iterator[Evaluated]:
 def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluated:
     task = str(content.get("task", "reconstruction"))
     beside = {kind: path.with_suffix(f".{kind}") for kind in ("txt", "png")}
-    if path.name in ("report.json", "metrics.json"):
+    if path.name in FOLDER_REPORTS:
         tables = (path.parent / name for name in ("table.txt", "report.txt", "metrics.txt"))
         beside["txt"] = next((table for table in tables if table.is_file()), path)
         pictures = [path.parent / f"{name}.png" for name in IMAGES]

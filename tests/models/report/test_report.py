@@ -115,7 +115,7 @@ def test_broken_runs_cost_no_other_run_its_page(tmp_path: Path) -> None:
         ("20260202", "unreadable"),
         ("20260201", "finished"),
     ]
-    assert "status.json cannot be read" in entries["20260202"].reason
+    assert entries["20260202"].reason == "status.json is missing"
     assert entries["20260202"].kind == "flow" and entries["20260202"].test_loss == 0.5
     shown = page(tmp_path, entries["20260203"])
     for note in (
