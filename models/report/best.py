@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.evaluation.measure_names import kind_of
-from models.report.evaluations import Evaluated, Measure
+from models.report.evaluations import Evaluated
 from models.report.views import Entry
 
 
@@ -68,13 +68,18 @@ def _protocol(entry: Entry) -> str:
 
 
 def _overlap(one: Evaluated, other: Evaluated | None) -> bool:
-    """Return whether the intervals of two distances overlap."""
-    ends = [_distance(evaluated) for evaluated in (one, other) if evaluated is not None]
-    if None in ends or len(ends) < 2:
+    """Return whether the intervals of two distances overlap. Without intervals they do not."""
+    intervals = [_interval(evaluated) for evaluated in (one, other) if evaluated is not None]
+    if len(intervals) < 2 or intervals[0] is None or intervals[1] is None:
         return False
-    (low, high), (other_low, other_high) = [(end.low, end.high) for end in ends if end is not None]
-    return None not in (low, high, other_low, other_high) and low <= other_high and other_low <= high
+    (low, high), (other_low, other_high) = intervals[0], intervals[1]
+    return low <= other_high and other_low <= high
 
 
-def _distance(evaluated: Evaluated) -> Measure | None:
-    return next((measure for measure in evaluated.measures if kind_of(measure.name) == "fd"), None)
+def _interval(evaluated: Evaluated) -> tuple[float, float] | None:
+    """Return the interval of the first Frechet distance, None if there is none."""
+    distances = (measure for measure in evaluated.measures if kind_of(measure.name) == "fd")
+    distance = next(distances, None)
+    if distance is None or distance.low is None or distance.high is None:
+        return None
+    return distance.low, distance.high

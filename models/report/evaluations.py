@@ -138,17 +138,12 @@ def _measures(results: Mapping[str, Any]) -> list[Measure]:
     measures = []
     for name, row in results.items():
         kind, space, found = kind_of(name), spaces[space_of(name)], _measured(row["found"])
-        measures.append(
-            Measure(
-                name,
-                f"{kind} in {space}" if space else kind,
-                *(number if math.isfinite(number) else None for number in (found.value, found.low, found.high)),
-                format_measurement(name, found),
-                format_measurement(name, _measured(row.get("floor"))),
-                BETTER[kind],
-                MEANINGS[kind],
-            )
-        )
+        ends = (found.value, found.low, found.high)
+        value, low, high = (number if math.isfinite(number) else None for number in ends)
+        label = f"{kind} in {space}" if space else kind
+        floor = format_measurement(name, _measured(row.get("floor")))
+        shown = format_measurement(name, found)
+        measures.append(Measure(name, label, value, low, high, shown, floor, BETTER[kind], MEANINGS[kind]))
     return measures
 
 
