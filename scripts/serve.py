@@ -13,8 +13,8 @@ from scripts.cli.command import run_command
 from scripts.cli.flags import ReportFlags
 
 DESCRIPTION = (
-    "Serve the pages of `report` on 127.0.0.1, until Ctrl-C, and update them while runs train. Prints the address to "
-    "open. It has a secret token, since other people may use the same machine."
+    "Serve the pages of make report on 127.0.0.1, until Ctrl-C. They are updated while runs train. Prints the address "
+    "to open. It has a secret token, since other people may use the same machine."
 )
 
 

@@ -42,8 +42,13 @@ class Report:
     _entries: dict[str, tuple[tuple[str, int, int], Entry]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make the folder, with the scripts and the style sheet. Raises UserError if it has files of something else."""
+        """Make the folder, with the scripts and the style sheet.
+
+        Raises UserError if it has files of something else, or if there is no folder of runs.
+        """
         out = self.out
+        if not self.experiments_dir.is_dir():
+            raise UserError(f"`experiments_dir` {self.experiments_dir}: there is no such folder", "train a run first")
         if out.exists() and not (out / ASSETS / "report.css").is_file() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"`out` {out}: is there already and no report", "name a new folder")
         try:
@@ -104,15 +109,15 @@ class Report:
         self._write(folder / "index.html", "run.html", {**page, "entry": entry, "root": "../../"})
         write_text(folder / DATA, _script(_data(entry, page)), flush=False)
         for path in folder.iterdir():
-            if path.name not in album.names | {"index.html", DATA}:
-                path.unlink()
+            if path.name not in album.names | {"index.html", DATA} and not path.name.startswith("."):
+                path.unlink(missing_ok=True)
         return entry
 
     def _remove_others(self, ids: set[str]) -> None:
         """Delete the pages of runs that do not exist any more."""
         for folder in (self.out / RUNS).iterdir():
             if folder.name not in ids and (folder / DATA).is_file():
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, path: Path, template: str, content: Mapping[str, Any]) -> None:
         html = _environment().get_template(template).render({**content, "live": self.live})

@@ -23,6 +23,7 @@ from models.evaluation.measure_names import (
 OVER_FLOOR = re.compile(r"^\s*fd / floor\s+([0-9.]+)", re.MULTILINE)
 IMAGES = ("samples", "nearest", "farthest", "closest_pairs", "confusion", "checkpoints")
 FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports are files of evaluation/ itself.
+MOST = 30  # Evaluations on a page.
 LONGEST = 20_000  # Characters of a text table that are shown.
 
 
@@ -77,13 +78,15 @@ class Evaluated:
 
 
 def read_evaluations(run: Path, notes: list[str]) -> list[Evaluated]:
-    """Return the evaluations of a run: those of samples, then the others, newest first.
+    """Return the newest evaluations of a run: those of samples, then the others, newest first.
 
     A note is added for each one that cannot be read.
     """
     paths = [*run.glob("evaluation/*/report.json"), *run.glob("evaluation/*.json"), *run.glob("*/*/metrics.json")]
     newest_first = sorted(paths, key=lambda path: path.relative_to(run).as_posix(), reverse=True)
-    return sorted(_readable(newest_first, notes), key=lambda evaluated: evaluated.task != "samples")
+    if len(paths) > MOST:
+        notes.append(f"{len(paths) - MOST} of {len(paths)} evaluations, the oldest ones")
+    return sorted(_readable(newest_first[:MOST], notes), key=lambda evaluated: evaluated.task != "samples")
 
 
 def _readable(paths: list[Path], notes: list[str]) -> Iterator[Evaluated]:

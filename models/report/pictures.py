@@ -59,7 +59,7 @@ class Album:
         try:
             stat = path.stat()
             copy = self.folder / safe_name(shown.replace("/", "-"))
-            if not _is_copy(copy, stat) and not _is_copy(copy := copy.with_suffix(".webp"), stat):
+            if not _is_copy(copy, stat) and not _is_copy(copy := copy.with_suffix(".jpg"), stat):
                 copy = self._copy(path, copy.with_suffix(".png"), stat, large)
             size = copy.stat().st_size
             if copy.name not in self.names and self.used + size > MOST_BYTES:
@@ -73,7 +73,7 @@ class Album:
             return None
         self.used += size if copy.name not in self.names else 0
         self.names.add(copy.name)
-        return Picture(copy.name, width, height, path, label, copy.suffix == ".webp")
+        return Picture(copy.name, width, height, path, label, copy.suffix == ".jpg")
 
     def size_of(self, picture: Picture) -> int:
         """Return the bytes of a picture of the page."""
@@ -90,7 +90,7 @@ class Album:
         _check_png(content)
         if len(content) > large:
             copy.unlink(missing_ok=True)
-            copy = copy.with_suffix(".webp")
+            copy = copy.with_suffix(".jpg")
         with replacing(copy, flush=False) as temporary:
             if copy.suffix == ".png":
                 temporary.write_bytes(content)
@@ -176,13 +176,13 @@ def _check_png(content: bytes) -> None:
 
 
 def _reduce(path: Path, reduced: Path, large: int) -> None:
-    """Write a picture as lossy WebP, with the longest side that keeps the file small."""
+    """Write a picture as JPEG, with the longest side that keeps the file small. WebP takes ten times as long."""
     with Image.open(path) as image:
-        picture = image.convert("RGB")
+        picture = image.convert("RGB" if image.mode not in ("L", "1") else "L")
     for side in SMALLER:
         picture.thumbnail((side, side))
-        picture.save(reduced, format="WEBP", quality=75, method=0)
-        if reduced.stat().st_size <= large:
+        picture.save(reduced, format="JPEG", quality=80)
+        if reduced.stat().st_size <= large or max(picture.size) <= SMALLER[-1]:
             return
 
 

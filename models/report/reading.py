@@ -108,8 +108,6 @@ class RunFacts:
 
 def list_runs(experiments_dir: Path) -> list[Path]:
     """Return the run folders, newest first. A run without its status is one too."""
-    if not experiments_dir.is_dir():
-        return []
     folders = (path for path in experiments_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     runs = (path for path in folders if any((path / mark).is_file() for mark in MARKS))
     return sorted(runs, key=lambda path: path.name, reverse=True)

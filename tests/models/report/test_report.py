@@ -242,6 +242,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_runs_and_a_thousand(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such folder"):
+        build(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "none").mkdir()
     assert build(tmp_path / "none") == []
     assert "make demo" in (tmp_path / "none" / "report" / "index.html").read_text()
     run = write_run(tmp_path, "20260201_000000-flow-digits-a-name-of-usual-length", rows=60)
