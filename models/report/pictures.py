@@ -16,7 +16,7 @@ from models.runs.files import replacing
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES = 2_400_000  # Of the pictures of one run.
 LARGE_BYTES, SMALLER = 200_000, (1600, 1000, 600)  # Larger files are reduced to one of these sides in pixels.
-LARGE_FRAME = 30_000  # Larger frames of the reverse process are reduced too, since a page has many.
+LARGE_FRAME, LARGE_SHEET = 30_000, 60_000  # The same of pictures of which a page has many.
 MOST_SHEETS, FEWEST_SHEETS, SHEET_BYTES = 24, 4, 800_000  # Sheets of the training: their number, and bytes of all.
 THUMBNAIL = (4, 2)  # Columns and rows.
 THUMBNAIL_SIDE, SHEET_WIDTH = 64, 200  # Pixels. Largest images of a thumbnail, and width of a sheet as a thumbnail.
@@ -79,10 +79,10 @@ class Album:
         """Return the bytes of a picture of the page."""
         return (self.folder / picture.source).stat().st_size
 
-    def add_all(self, paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Picture]:
-        """Copy several PNGs and return those that can be shown."""
+    def add_all(self, paths: Sequence[Path], labels: Sequence[str] = (), large: int = LARGE_BYTES) -> list[Picture]:
+        """Copy several PNGs and return those that can be shown. large: as for `add`."""
         labels = labels or [path.stem.replace("_", " ") for path in paths]
-        pictures = (self.add(path, label) for path, label in zip(paths, labels, strict=True))
+        pictures = (self.add(path, label, large) for path, label in zip(paths, labels, strict=True))
         return [picture for picture in pictures if picture is not None]
 
     def _copy(self, path: Path, copy: Path, stat: os.stat_result, large: int) -> Path:

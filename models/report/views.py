@@ -14,6 +14,7 @@ from models.report.evaluations import Evaluated, Measure
 from models.report.pictures import (
     FEWEST_SHEETS,
     LARGE_FRAME,
+    LARGE_SHEET,
     MOST_SHEETS,
     SHEET_BYTES,
     Album,
@@ -213,10 +214,10 @@ def _sheets(run: RunFacts, album: Album) -> list[Picture]:
     finals = (run.folder / "final_samples" / "grid.png", run.folder / "latent_space" / "reconstructions.png")
     end = f"end, step {run.step:,.0f}" if run.step is not None else "end"
     final = [picture for path in finals if (picture := album.add(path, end)) is not None][:1]
-    newest = final or album.add_all(sheets_of(run.folder)[-1:])
+    newest = album.add_all(sheets_of(run.folder)[-1:], large=LARGE_SHEET)
     size = max((album.size_of(picture) for picture in newest), default=1)
     sheets = sheets_of(run.folder, max(FEWEST_SHEETS, min(MOST_SHEETS, SHEET_BYTES // size)))
-    return [*album.add_all(sheets, [sheet_label(path) for path in sheets]), *final]
+    return [*album.add_all(sheets, [sheet_label(path) for path in sheets], LARGE_SHEET), *final]
 
 
 def _reverse(run: RunFacts, album: Album) -> tuple[list[tuple[str, Picture, Picture | None]], list[Picture]]:

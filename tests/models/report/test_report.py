@@ -219,7 +219,7 @@ def test_only_changed_runs_are_written_again(tmp_path: Path) -> None:
 
 def test_pictures_stay_within_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path, "20260201_000000-flow-digits")
-    noise = Image.effect_noise((600, 600), 90)
+    noise = Image.effect_noise((900, 900), 20)
     noise.save(run / "forward_noising.png")
     assert (run / "forward_noising.png").stat().st_size > pictures.LARGE_BYTES
     folder = tmp_path / "page"
