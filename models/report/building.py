@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 import jinja2
 
 from models.errors import UserError
+from models.processes import cores
 from models.progress import duration, progress
 from models.report.best import best_of
 from models.report.evaluations import Evaluated
@@ -60,10 +62,10 @@ class Report:
     def update(self) -> list[Entry]:
         """Write the pages of new and changed runs, the index and the comparison. Return the entries of the index."""
         folders = [folder for folder in list_runs(self.experiments_dir) if folder.resolve() != self.out.resolve()]
-        with progress("pages", len(folders), bar=not self.live) as advance:
-            entries = []
-            for folder in folders:
-                entries.append(self._entry(folder))
+        entries = []
+        with progress("pages", len(folders), bar=not self.live) as advance, ThreadPoolExecutor(cores()) as pool:
+            for entry in pool.map(self._entry, folders):
+                entries.append(entry)
                 advance(1)
         self._remove_others({entry.id for entry in entries})
         written = None if self.live else f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"

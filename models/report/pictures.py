@@ -15,7 +15,7 @@ from models.runs.files import replacing
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES = 2_400_000  # Of the pictures of one run.
-LARGE_BYTES, SMALLER = 200_000, (1600, 1000, 600)  # Larger files are reduced to one of these sides in pixels.
+LARGE_BYTES, SMALLER = 200_000, (1600, 700)  # Larger files are reduced to one of these sides in pixels.
 LARGE_FRAME, LARGE_SHEET = 30_000, 60_000  # The same of pictures of which a page has many.
 MOST_SHEETS, FEWEST_SHEETS, SHEET_BYTES = 24, 4, 800_000  # Sheets of the training: their number, and bytes of all.
 THUMBNAIL = (4, 2)  # Columns and rows.
