@@ -33,7 +33,8 @@ def charts_of(run: RunFacts) -> list[Chart]:
     losses = {"train_loss": "train", "train_grid_loss": "train, frozen grid", "test_loss": "test"}
     charts = [
         over_steps("loss", "Loss", "loss", losses, log=True),
-        _by_t(metrics),
+        _by_bin(metrics, "t", 10, "t (0 clean, 1 noise)"),
+        _by_bin(metrics, "class", _classes(metrics), "class"),
         *(over_steps(column, title, title, {column: title}, log=True) for column, title in _parts(metrics)),
         *(over_steps(column, title, title, {column: title}) for column, title in _figures(metrics)),
         over_steps("lr", "Learning rate", "learning rate", {"lr": "learning rate"}),
@@ -63,32 +64,33 @@ def _series(columns: Columns, x: str, y: str, name: str) -> Chart:
     }
 
 
-def _by_t(metrics: Columns) -> Chart:
-    """Return the chart of the losses in bins of t, at the first and the last evaluation."""
+def _by_bin(metrics: Columns, part: str, count: int, x: str) -> Chart:
+    """Return the chart of the losses in bins of t, or by class, at the first and the last evaluation.
+
+    part: "t" or "class", as in the names of the columns. count: number of bins. x: title of the axis.
+    """
     rows = [k for k, loss in enumerate(metrics.get("test_loss", [])) if loss is not None]
     series = []
     for split, at, name in (("test", 0, "test, first"), ("train", -1, "train, last"), ("test", -1, "test, last")):
-        columns = [metrics.get(f"{split}_loss_t{k}") for k in range(10)]
+        columns = [metrics.get(f"{split}_loss_{part}{k}") for k in range(count)]
         if rows and None not in columns and (at == -1 or len(rows) > 1):
             values = [column[rows[at]] for column in columns if column is not None]
-            known = [(k / 10 + 0.05, value) for k, value in enumerate(values) if value is not None]
+            places = [(k + 0.5) / count if part == "t" else k for k in range(count)]
+            known = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
             style = {"test, first": "dashed", "train, last": "thin"}.get(name, "line")
-            series.append(
-                {"name": name, "style": style, "x": [t for t, _ in known], "y": [_short(v) for _, v in known]}
-            )
-    return {
-        "key": "by_t",
-        "title": "Loss by t",
-        "x": "t (0 clean, 1 noise)",
-        "y": "loss",
-        "log": True,
-        "series": series,
-    }
+            xs, ys = [_short(place) for place, _ in known], [_short(value) for _, value in known]
+            series.append({"name": name, "style": style, "x": xs, "y": ys})
+    return {"key": f"by_{part}", "title": f"Loss by {part}", "x": x, "y": "loss", "log": True, "series": series}
+
+
+def _classes(metrics: Columns) -> int:
+    """Return the number of classes whose test losses a student logs."""
+    return sum(name.startswith("test_loss_class") for name in metrics)
 
 
 def _parts(metrics: Columns) -> list[tuple[str, str]]:
     """Return the columns of an autoencoder's parts of the test loss, each with its title."""
-    names = [name for name in metrics if name.startswith("test_loss_") and not name[len("test_loss_t") :].isdigit()]
+    names = [name for name in metrics if name.startswith("test_loss_") and not name[-1].isdigit()]
     return [(name, f"{name.removeprefix('test_loss_').capitalize()} (test)") for name in names]
 
 

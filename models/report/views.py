@@ -39,6 +39,7 @@ KNOWN = {
     "checkpoints",
     "tensorboard",
 }
+STRIPS = ("final_samples/with_teacher.png", "forward_noising.png")
 MOST_OTHERS, MOST_FILES, MOST_ROWS = 12, 12, 30
 PICTURE_NAMES = {
     "samples": "Samples of the evaluation",
@@ -145,7 +146,12 @@ def describe(run: RunFacts) -> str:
     """Return one sentence about a run: what is trained, on what data, how long, on what device."""
     model = MODEL.search(run.first_line)
     shape = "×".join(map(str, run.shape))
-    kinds = {"train_flow": "Flow", "train_ddpm": "Diffusion model", "train_latent": "Latent model"}
+    kinds = {
+        "train_flow": "Flow",
+        "train_ddpm": "Diffusion model",
+        "train_latent": "Latent model",
+        "distill": "Student",
+    }
     kind = {"vae": "VAE", "autoencoder": "Autoencoder"}.get(text(run.config.get("kind")), kinds.get(run.task, run.task))
     parts = [f"{kind or 'Run'} on {run.dataset or 'unknown data'}"]
     if shape:
@@ -198,7 +204,7 @@ def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None
         "reverse": reverse,
         "curves": album.add(run.folder / "loss_curves.png"),
         "evaluations": [(evaluated, _pictures_of(evaluated, album)) for evaluated in run.evaluations],
-        "strips": [*strips, *album.add_all(sorted(run.folder.glob("forward_noising.png")))],
+        "strips": [*strips, *album.add_all([path for name in STRIPS if (path := run.folder / name).is_file()])],
         "latent": album.add_all(sorted(run.folder.glob("latent_space/[!r]*.png"))),
         "others": _others(run, album),
         "settings": settings_of(run, advice),

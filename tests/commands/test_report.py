@@ -79,8 +79,12 @@ class Page:
         self.faults: list[str] = []
         self.page.on("console", lambda message: self.faults.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
+        self.page.on("requestfailed", self._note_failure)
         self.page.on("request", self._check)
+
+    def _note_failure(self, request: Any) -> None:
+        if "ERR_ABORTED" not in (request.failure or ""):  # A click has left the page while its pictures were loading.
+            self.faults.append(f"failed: {request.url} {request.failure}")
 
     def _check(self, request: Any) -> None:
         if not request.url.startswith((f"{self.root}/", "data:,")):
@@ -265,6 +269,7 @@ def test_settings_are_compared_with_the_recipe_or_the_defaults() -> None:
     name, settings = usual("train_flow", config | {"network": "dit"}, "python -m scripts.train_flow")
     assert name == "the defaults of train_flow" and settings["epochs"] == 20 and "network.depth" in settings
     assert usual("train_vae", {"dataset": "digits", "network": "conv"}, "it's")[1]["kl_weight"] == 1e-6
+    assert usual("distill", {"dataset": "digits"}, "")[1]["optimizer"] == "muon"
     assert usual("train_flow", {**config, "network": "gone"}, "") == ("", {}) == usual("juggle", {}, "")
 
 
