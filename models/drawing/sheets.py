@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from models.drawing.image_files import PAGE, as_array, as_picture, over_page
+from models.drawing.image_files import PAGE, as_array, as_picture, over_page, save_image
 from models.drawing.lettering import Text, fit_texts, font, longest_word
 from models.errors import UserError
 
@@ -33,6 +34,7 @@ GROUP_GAP = 8  # Pixels between the columns of two classes.
 MOST_CLASSES = 16  # A sample sheet has columns for each class up to this number of classes.
 # Ratios of width to height: the one that a sample sheet should have, and the range that it may have.
 SHAPE, NARROWEST, WIDEST = 1.25, 0.5, 3.0
+FRAME_IMAGES, FRAME_COLUMNS = 20, 10  # Of the file of a frame, which is as small as its pixels.
 STRIP_SHAPE = 0.7  # The least ratio of width to height of the images of a strip, before it is divided into blocks.
 
 
@@ -138,6 +140,17 @@ def strip(
         titles = {"title": heading, "column_titles": captions, "row_titles": row_titles[rows]}
         pictures.append(grid(tiles, len(frames), scale=scale, **titles))
     return pictures[0] if blocks == 1 else side_by_side(pictures, title)
+
+
+def save_frames(frames: Sequence[Tensor], times: Sequence[float], folder: Path) -> None:
+    """Write the first images of each frame as a PNG of its own, without text, e.g. `03_t0.70.png`, into a new folder.
+
+    frames: uint8 (N, C, H, W), not enlarged; times: of the frames.
+    """
+    folder.mkdir(exist_ok=True)
+    for index, (frame, t) in enumerate(zip(frames, times, strict=True)):
+        sheet = grid(frame[:FRAME_IMAGES], min(FRAME_COLUMNS, len(frame)), padding=1, scale=1)
+        save_image(sheet, folder / f"{index:02d}_t{t:.2f}.png")
 
 
 def large(image: Tensor, title: str = "") -> Image.Image:

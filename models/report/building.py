@@ -107,7 +107,7 @@ class Report:
         album = Album(run.folder, folder)
         thumbnail = album.thumbnail()
         page = page_of(run, album, self.advice, self._links_from(folder))
-        entry = entry_of(run, thumbnail, self.advice)
+        entry = entry_of(run, thumbnail)
         self._write(folder / "index.html", "run.html", {**page, "entry": entry, "root": "../../"})
         write_text(folder / DATA, _script(_data(entry, page)), flush=False)
         for path in folder.iterdir():

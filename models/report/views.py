@@ -94,7 +94,6 @@ class Entry:
     began: str
     spark: str
     thumbnail: str | None
-    commands: Sequence[Command]
 
     @property
     def kind(self) -> str:
@@ -110,28 +109,28 @@ class Entry:
         return self.evaluated.over_floor if self.evaluated else None
 
 
-def entry_of(run: RunFacts, thumbnail: str | None, advice: Advice) -> Entry:
+def entry_of(run: RunFacts, thumbnail: str | None) -> Entry:
+    options = [(key, value) for key, value in run.config.items() if str(key).startswith("dataset.")]
     return Entry(
-        safe_name(run.name),
-        run.name,
-        run.state,
-        run.reason,
-        run.task,
-        run.dataset,
-        f"{run.dataset} {[(key, value) for key, value in run.config.items() if str(key).startswith('dataset.')]}",
-        run.step,
-        run.progress,
-        run.train_loss,
-        run.test_loss,
-        run.best_test_loss,
-        name_loss(run.config),
-        _best_evaluation(run.evaluations),
-        run.seconds,
-        run.device,
-        run.began,
-        spark(run),
-        thumbnail,
-        advice.commands(run.folder, run.task, run.state, run.config),
+        id=safe_name(run.name),
+        name=run.name,
+        state=run.state,
+        reason=run.reason,
+        task=run.task,
+        dataset=run.dataset,
+        data=f"{run.dataset} {options}",
+        step=run.step,
+        progress=run.progress,
+        train_loss=run.train_loss,
+        test_loss=run.test_loss,
+        best_test_loss=run.best_test_loss,
+        loss=name_loss(run.config),
+        evaluated=_best_evaluation(run.evaluations),
+        seconds=run.seconds,
+        device=run.device,
+        began=run.began,
+        spark=spark(run),
+        thumbnail=thumbnail,
     )
 
 
@@ -187,7 +186,7 @@ def setting(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(setting, value)) or "none"
     if isinstance(value, float):
-        return f"{value:g}"
+        return repr(value).removesuffix(".0")
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else text(value)
 
 

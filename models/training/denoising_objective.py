@@ -22,7 +22,6 @@ from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLos
 
 FRAMES = 10
 STRIP_IMAGES = 10
-FRAME_IMAGES = 20  # In the file of each frame, which is as small as its pixels.
 FEWEST_ROWS, MOST_ROWS, FORWARD_STEPS = 8, 20, 10  # Of the forward process: one row per class within these limits.
 
 
@@ -154,16 +153,9 @@ class DenoisingObjective:
             turns = self._row_titles(labels[: len(shown[0])] if labels else ())
             strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", turns, self.scale)
             self._save(strip, folder / "denoising_steps" / f"{name}.png")
-            self._save_frames(frames, first.frame_times[-len(frames) :], folder / "denoising_steps" / name)
+            sheets.save_frames(frames, first.frame_times[-len(frames) :], folder / "denoising_steps" / name)
         self.draw_forward(folder / "forward_noising.png")
         return ""
-
-    def _save_frames(self, frames: Sequence[Tensor], times: Sequence[float], folder: Path) -> None:
-        """Write each frame as a PNG of its own, not enlarged and without text, e.g. `03_t0.70.png`."""
-        folder.mkdir(exist_ok=True)
-        for index, (frame, t) in enumerate(zip(frames, times, strict=True)):
-            sheet = sheets.grid(frame[:FRAME_IMAGES], min(STRIP_IMAGES, len(frame)), padding=1, scale=1)
-            image_files.save_image(sheet, folder / f"{index:02d}_t{t:.2f}.png")
 
     def _save(self, picture: Image.Image, path: Path) -> None:
         image_files.save_with(picture, path, self.picture_format)
