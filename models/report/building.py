@@ -152,13 +152,16 @@ def whole(value: float | None) -> str:
 
 
 def _version(folder: Path) -> tuple[str, int, int]:
-    """Return what changes when a run does: its state, its number of files, and the time of the newest change."""
+    """Return what changes when a run does: its state, its number of files, and the time of the newest change.
+
+    Files in subfolders are replaced, not appended to, which changes the time of their folder.
+    """
     count, newest = 0, 0
     for path, folders, names in os.walk(folder):
-        for name in (*folders, *names):
+        count += len(folders) + len(names)
+        for name in ("", *names) if path == str(folder) else ("",):
             with suppress(OSError):  # The file has been replaced meanwhile.
                 newest = max(newest, os.lstat(os.path.join(path, name)).st_mtime_ns)
-                count += 1
     try:
         return liveness(read_status(folder)), count, newest  # A run may become dead without a change of its files.
     except UserError:

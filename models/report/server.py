@@ -76,12 +76,6 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        self._answer(with_content=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(with_content=False)
-
-    def _answer(self, with_content: bool) -> None:
         host = (self.headers.get("Host") or "").lower()
         if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
             self._refuse(HTTPStatus.FORBIDDEN, "The Host header names another machine.")
@@ -105,13 +99,16 @@ class _Handler(BaseHTTPRequestHandler):
         with content:
             size = os.fstat(content.fileno()).st_size
             self._send_head(HTTPStatus.OK, kind, size, POLICY if of_report else SANDBOX)
-            if with_content:
+            if self.command == "GET":
                 shutil.copyfileobj(content, self.wfile)
+
+    do_HEAD = do_GET
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         content = (reason + "\n").encode()
         self._send_head(status, "text/plain", len(content), SANDBOX)
-        self.wfile.write(content)
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def _send_head(self, status: HTTPStatus, kind: str, length: int, policy: str) -> None:
         self.send_response(status)
