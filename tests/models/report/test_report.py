@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -107,8 +108,11 @@ def test_broken_runs_cost_no_other_run_its_page(tmp_path: Path) -> None:
     (tmp_path / "20260205_000000-flow-digits").mkdir()
     (tmp_path / "20260205_000000-flow-digits" / "training_log.txt").touch()
     (tmp_path / "no run").mkdir()
+    no_text = write_run(tmp_path, "20260206_000000-flow-digits", rows=1, loss=0.0)
+    no_text.rename(os.fsdecode(os.fsencode(no_text) + b"-\xff"))
     entries = {entry.name[:8]: entry for entry in build(tmp_path)}
     assert [(day, entry.state) for day, entry in entries.items()] == [
+        ("20260206", "finished"),
         ("20260205", "unreadable"),
         ("20260204", "finished"),
         ("20260203", "finished"),
