@@ -147,7 +147,7 @@ def save_frames(frames: Sequence[Tensor], times: Sequence[float], folder: Path) 
 
     frames: uint8 (N, C, H, W), not enlarged; times: of the frames.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for index, (frame, t) in enumerate(zip(frames, times, strict=True)):
         sheet = grid(frame[:FRAME_IMAGES], min(FRAME_COLUMNS, len(frame)), padding=1, scale=1)
         save_image(sheet, folder / f"{index:02d}_t{t:.2f}.png")

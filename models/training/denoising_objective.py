@@ -20,8 +20,7 @@ from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss, rows_to_show
 
-FRAMES = 10
-STRIP_IMAGES = 10
+FRAMES, STRIP_IMAGES = 10, 10  # Of the reverse process: times, and images of a strip.
 FEWEST_ROWS, MOST_ROWS, FORWARD_STEPS = 8, 20, 10  # Of the forward process: one row per class within these limits.
 
 
@@ -141,19 +140,17 @@ class DenoisingObjective:
     def draw_final(self, network: nn.Module, folder: Path, title: str, seconds: float) -> str:
         images, first = self._sample(network, frames=FRAMES)
         title = f"{title}, {self.sampling.describe()}"
-        for name in ("final_samples", "denoising_steps"):
-            (folder / name).mkdir(exist_ok=True)
-        self._save(self._sheet(images, title), folder / "final_samples" / "grid.png")
         labels, names = self._labels(len(images)), self.spec.class_names
         image_files.save_each(images, folder / "final_samples", labels, class_names=names)
+        self._save(self._sheet(images, title), folder / "final_samples" / "grid.png")
         noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
         for name, words, frames in (noisy, estimates):
+            sheets.save_frames(frames, first.frame_times[-len(frames) :], folder / "denoising_steps" / name)
             captions = [f"t = {t:.2f}" for t in first.frame_times[-len(frames) :]]
             shown = [frame[:STRIP_IMAGES] for frame in frames]
             turns = self._row_titles(labels[: len(shown[0])] if labels else ())
             strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", turns, self.scale)
             self._save(strip, folder / "denoising_steps" / f"{name}.png")
-            sheets.save_frames(frames, first.frame_times[-len(frames) :], folder / "denoising_steps" / name)
         self.draw_forward(folder / "forward_noising.png")
         return ""
 

@@ -14,7 +14,7 @@ from models.training.budget import DEFAULT_EPOCHS
 from scripts.cli.arguments import merge, read_ahead, to_config, with_settings
 from scripts.cli.flags import FLOW, LATENT, LATENT_OPTIONS, AutoencoderFlags, ReportFlags, StudentFlags, TrainFlags
 from scripts.cli.next_steps import make_command, next_command
-from scripts.cli.recipes import settings_of
+from scripts.cli.recipes import find_recipe
 
 DEFAULTS: Mapping[str, tuple[TrainFlags | AutoencoderFlags | StudentFlags, Mapping[str, Any]]] = {
     "train_ddpm": (TrainFlags(), {}),
@@ -68,21 +68,23 @@ def usual(task: str, config: Mapping[str, Any], command: str) -> tuple[str, Mapp
     except ValueError:  # A quote is missing.
         recipe = ""
     try:
-        return _usual(task, recipe, variants)
+        return _usual(task, recipe, variants, str(config.get("device")).startswith("cuda"))
     except UserError:  # A recipe, a network or a data set that does not exist any more.
         return "", {}
 
 
 @cache
-def _usual(task: str, recipe: str, variants: Sequence[tuple[str, str]]) -> tuple[str, Mapping[str, Any]]:
+def _usual(task: str, recipe: str, variants: Sequence[tuple[str, str]], on_gpu: bool) -> tuple[str, Mapping[str, Any]]:
     default, options = DEFAULTS[task]
-    layers = ("", options), (recipe, settings_of(recipe, task) if recipe else {}), ("", dict(variants))
-    settings, _ = merge(default, *layers)
+    found = find_recipe(recipe, task) if recipe else None
+    layers = [("", options), *([(recipe, found.settings), (recipe, found.gpu if on_gpu else {})] if found else [])]
+    settings, _ = merge(default, *layers, ("", dict(variants)))
     flags, _ = with_settings(default, settings)
     config = to_config(flags)
     if not any(config[name] for name in BUDGETS):
         config["epochs"] = DEFAULT_EPOCHS
-    return f"recipe {recipe}" if recipe else f"the defaults of {task}", config
+    where = " on a GPU" if found and found.gpu and on_gpu else ""
+    return f"recipe {recipe}{where}" if recipe else f"the defaults of {task}", config
 
 
 def open_report(flags: ReportFlags, live: bool = False) -> Report:

@@ -266,6 +266,7 @@ def test_settings_are_compared_with_the_recipe_or_the_defaults() -> None:
     config = {"dataset": "mnist", "network": "unet", "space": "pixels", "lr": 0.1, "network.width": 8, "epochs": 20.0}
     name, settings = usual("train_flow", config, "python -m scripts.train_flow --recipe mnist --lr 0.1")
     assert name == "recipe mnist" and (settings["lr"], settings["max_minutes"], settings["epochs"]) == (5e-3, 10, None)
+    assert usual("train_flow", config | {"device": "cuda:1"}, "--recipe mnist")[1]["batch_size"] == 512
     name, settings = usual("train_flow", config | {"network": "dit"}, "python -m scripts.train_flow")
     assert name == "the defaults of train_flow" and settings["epochs"] == 20 and "network.depth" in settings
     assert usual("train_vae", {"dataset": "digits", "network": "conv"}, "it's")[1]["kl_weight"] == 1e-6
