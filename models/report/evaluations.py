@@ -21,7 +21,7 @@ from models.evaluation.measure_names import (
 )
 
 OVER_FLOOR = re.compile(r"^\s*fd / floor\s+([0-9.]+)", re.MULTILINE)
-IMAGES = ("samples", "nearest", "farthest", "closest_pairs", "confusion", "checkpoints")
+EVALUATION_PICTURES = ("samples", "nearest", "farthest", "closest_pairs", "confusion", "checkpoints")
 FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports are files of evaluation/ itself.
 MOST = 30  # Evaluations on a page.
 LONGEST = 20_000  # Characters of a text table that are shown.
@@ -107,7 +107,7 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluated:
     if path.name in FOLDER_REPORTS:
         tables = (path.parent / name for name in ("table.txt", "report.txt", "metrics.txt"))
         beside["txt"] = next((table for table in tables if table.is_file()), path)
-        pictures = [path.parent / f"{name}.png" for name in IMAGES]
+        pictures = [path.parent / f"{name}.png" for name in EVALUATION_PICTURES]
         if task == "reconstruction":
             pictures = sorted(path.parent.glob("*.png"))
     else:

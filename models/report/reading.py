@@ -64,11 +64,11 @@ class RunFacts:
 
     @property
     def step(self) -> float | None:
-        return number(self.status.get("step"))
+        return finite(self.status.get("step"))
 
     @property
     def progress(self) -> float | None:
-        return number(self.status.get("progress"))
+        return finite(self.status.get("progress"))
 
     @property
     def seconds(self) -> float | None:
@@ -77,11 +77,11 @@ class RunFacts:
 
     @property
     def train_loss(self) -> float | None:
-        return last(self.metrics.get("train_loss", [])) or number(self.status.get("loss"))
+        return last(self.metrics.get("train_loss", [])) or finite(self.status.get("loss"))
 
     @property
     def test_loss(self) -> float | None:
-        return last(self.metrics.get("test_loss", [])) or number(self.status.get("test_loss"))
+        return last(self.metrics.get("test_loss", [])) or finite(self.status.get("test_loss"))
 
     @property
     def best_test_loss(self) -> float | None:
@@ -160,7 +160,7 @@ def text(value: Any) -> str:
     return "" if value is None else " ".join(str(value).split())
 
 
-def number(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
     return float(value) if usable and math.isfinite(value) else None
@@ -187,7 +187,7 @@ def read_columns(path: Path) -> Columns:
 
 def _cell(word: str) -> float | None:
     try:
-        return number(float(word))
+        return finite(float(word))
     except ValueError:
         pass
     try:

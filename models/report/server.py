@@ -22,7 +22,7 @@ from models.report.building import INDEX, Report
 HOST = "127.0.0.1"
 HOSTS = ("127.0.0.1", "localhost", "[::1]")  # A tunnel may have another port at the reader's end.
 FRESH_SECONDS = 3.0
-TEXTS = (".txt", ".csv", ".json", ".yaml", ".log", ".md", "")
+TEXT_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".log", ".md", "")
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
 # Files of a run are shown, but no script in them may run.
 SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; sandbox; "
@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         file, of_report = found
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        if file.suffix in TEXTS:
+        if file.suffix in TEXT_SUFFIXES:
             kind = "text/plain"
         try:
             content = file.open("rb")

@@ -29,7 +29,16 @@ from models.runs.lookup import name_loss
 
 MODEL = re.compile(r"(\w+) of ([\d,]+) parameters on (\S+?), (\w+)")
 # Settings that say where and on what a run computes. They change no result.
-PLACES = ("data_root", "memory_limit", "experiments_dir", "name", "device", "workers", "compile", "tensorboard")
+MACHINE_SETTINGS = (
+    "data_root",
+    "memory_limit",
+    "experiments_dir",
+    "name",
+    "device",
+    "workers",
+    "compile",
+    "tensorboard",
+)
 KNOWN = {
     "epoch_samples",
     "final_samples",
@@ -40,7 +49,7 @@ KNOWN = {
     "tensorboard",
 }
 STRIPS = ("final_samples/with_teacher.png", "forward_noising.png")
-MOST_OTHERS, MOST_FILES, MOST_ROWS = 12, 12, 30
+MOST_OTHERS, MOST_FILES, TABLE_ROWS = 12, 12, 30
 PICTURE_NAMES = {
     "samples": "Samples of the evaluation",
     "nearest": "Nearest to training images, in features",
@@ -174,7 +183,7 @@ def settings_of(run: RunFacts, advice: Advice) -> dict[str, Any]:
     for key, value in run.config.items():
         shown = (text(key), setting(value))
         unless = ("auto", None, value) if key == "steps" else ("auto", value)  # A run stores resolved values.
-        if usual and key in usual and key not in PLACES and usual[key] not in unless:
+        if usual and key in usual and key not in MACHINE_SETTINGS and usual[key] not in unless:
             differing.append((*shown, setting(usual[key])))
         else:
             same.append(shown)
@@ -194,6 +203,7 @@ def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None
     """Return what the page of a run shows. links_from: folder from which links lead to its files; None for no links."""
     reverse, strips = _reverse(run, album)
     sheets = _sheets(run, album)
+    files = list(_files(run, links_from))
     return {
         "run": run,
         "line": describe(run),
@@ -209,7 +219,9 @@ def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None
         "settings": settings_of(run, advice),
         "rows": _rows(run),
         "charts": charts_of(run),
-        "files": list(_files(run, links_from)),
+        "files": files,
+        # Pages in the folder of the run itself, such as one that generates images.
+        "pages": [file for name, names, _ in files if name == "." for file in names if file[0].endswith(".html")],
         "missing": album.missing,
     }
 
@@ -249,10 +261,10 @@ def _others(run: RunFacts, album: Album) -> list[tuple[str, Picture]]:
 
 
 def _rows(run: RunFacts) -> list[list[Any]]:
-    """Return up to MOST_ROWS rows of the metrics, the last ones included."""
+    """Return up to TABLE_ROWS rows of the metrics, the last ones included."""
     names = ("step", "epoch", "train_loss", "test_loss", "lr", "images_per_second")
     rows = list(zip(*(run.metrics.get(name, []) for name in names), strict=False))
-    step = -(-len(rows) // MOST_ROWS) or 1
+    step = -(-len(rows) // TABLE_ROWS) or 1
     return [list(row) for row in rows[::-1][::step][::-1]]
 
 

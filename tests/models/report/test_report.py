@@ -176,6 +176,14 @@ def test_ids_are_safe_and_differ() -> None:
     )
 
 
+def test_a_page_in_the_folder_of_a_run_is_linked_at_the_top(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "20260201_000000-flow-digits", pictures=False)
+    (run / "generate & try.html").touch()
+    (entry,) = build(tmp_path)
+    link = f'<a href="../../../{run.name}/generate%20%26%20try.html">Try it: generate &amp; try.html</a>'
+    assert link in page(tmp_path, entry).partition("<h1>")[0]
+
+
 def test_a_monitor_with_several_gpus_and_a_zone(tmp_path: Path) -> None:
     (tmp_path / "monitor.csv").write_text("time,cpu_percent,gpu\n2026-02-08T14:00:00Z,1,0\n2026-02-08T14:00:05Z,2,0\n")
     assert read_columns(tmp_path / "monitor.csv") == {"time": [0.0, 5.0], "cpu_percent": [1.0, 2.0], "gpu": [0.0, 0.0]}
