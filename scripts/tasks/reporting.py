@@ -12,9 +12,10 @@ from models.report.views import Advice, Command
 from models.runs.lookup import CONFIG
 from models.training.budget import DEFAULT_EPOCHS
 from scripts.cli.arguments import merge, read_ahead, to_config, with_settings
-from scripts.cli.flags import FLOW, LATENT, LATENT_OPTIONS, AutoencoderFlags, ReportFlags, StudentFlags, TrainFlags
+from scripts.cli.flags import FLOW, LATENT, LATENT_OPTIONS, AutoencoderFlags, ReportFlags, TrainFlags
 from scripts.cli.next_steps import make_command, next_command
 from scripts.cli.recipes import find_recipe
+from scripts.cli.student_flags import StudentFlags
 
 DEFAULTS: Mapping[str, tuple[TrainFlags | AutoencoderFlags | StudentFlags, Mapping[str, Any]]] = {
     "train_ddpm": (TrainFlags(), {}),
