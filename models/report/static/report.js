@@ -23,6 +23,8 @@ const report = {
 
   // Return a number with four digits.
   figure(value) {
-    return value === null || value === undefined ? "–" : String(Number(value.toPrecision(4)));
+    if (value === null || value === undefined) return "–";
+    const short = Number(value.toPrecision(4));
+    return short !== 0 && Math.abs(short) < 1e-3 ? short.toExponential() : String(short);
   },
 };
