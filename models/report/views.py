@@ -38,6 +38,7 @@ MACHINE_SETTINGS = (
     "workers",
     "compile",
     "tensorboard",
+    "logger",
 )
 KNOWN = {
     "epoch_samples",
