@@ -143,7 +143,7 @@ lint: test_environment ## run ruff, pyright, shellcheck and node --check
 	$(python) -m ruff format --check
 	$(python) -m pyright
 	shellcheck --external-sources scripts/sh/*.sh .ci/run
-	@if command -v node >/dev/null; then for file in models/*/static/*.js; do node --check "$$file" || exit 1; done; \
+	@if command -v node >/dev/null; then for file in models/*/*/*.js; do node --check "$$file" || exit 1; done; \
 		else echo 'node is not installed: the JavaScript was not checked' >&2; fi
 
 record: environment ## add a row to the records: DATASET=mnist MINUTES=10

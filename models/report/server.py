@@ -24,7 +24,10 @@ HOSTS = ("127.0.0.1", "localhost", "[::1]")  # A tunnel may have another port at
 FRESH_SECONDS = 3.0
 TEXT_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".log", ".md", "")
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-# Files of a run are shown, but no script in them may run.
+# Pages of a run, such as one that generates images, may compute. They reach nothing else, not even this server.
+COMPUTING = "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval'; worker-src blob:; "
+COMPUTING += "style-src 'unsafe-inline'; img-src data: blob:; sandbox allow-scripts; "
+# Other files of a run are shown, but no script in them may run.
 SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; sandbox; "
 CLOSED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -98,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with content:
             size = os.fstat(content.fileno()).st_size
-            self._send_head(HTTPStatus.OK, kind, size, POLICY if of_report else SANDBOX)
+            of_run = COMPUTING if kind == "text/html" else SANDBOX
+            self._send_head(HTTPStatus.OK, kind, size, POLICY if of_report else of_run)
             if self.command == "GET":
                 shutil.copyfileobj(content, self.wfile)
 

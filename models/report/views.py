@@ -50,6 +50,7 @@ KNOWN = {
     "tensorboard",
 }
 STRIPS = ("final_samples/with_teacher.png", "forward_noising.png")
+EXPORTED = (".", "exported")  # Folders of a run with such pages.
 MOST_OTHERS, MOST_FILES, TABLE_ROWS = 12, 12, 30
 PICTURE_NAMES = {
     "samples": "Samples of the evaluation",
@@ -221,8 +222,8 @@ def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None
         "rows": _rows(run),
         "charts": charts_of(run),
         "files": files,
-        # Pages in the folder of the run itself, such as one that generates images.
-        "pages": [file for name, names, _ in files if name == "." for file in names if file[0].endswith(".html")],
+        # Pages that `make export` has written, which generate images.
+        "pages": [file for name, names, _ in files if name in EXPORTED for file in names if file[0].endswith(".html")],
         "missing": album.missing,
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,10 +15,8 @@ from scripts.cli.flags import ReportFlags
 from scripts.tasks.reporting import commands, open_report, usual
 from tests.commands.tasks import run_here
 from tests.models.report.folders import HOSTILE, write_evaluation, write_run
+from tests.pages import browser as browser
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 HOSTILE_NAME = "20260204_000000-flow-digits-" + HOSTILE.replace("/", "")
 
 
@@ -60,16 +57,7 @@ def report(experiments: Path) -> Path:
     return shutil.copytree(made.out, experiments.parents[1] / "copied" / "report")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=list(SWITCHES))
-        yield browser
-        browser.close()
-
-
-class Page:
+class Visit:
     """A page that fails the test if it logs an error, or asks for anything outside the report."""
 
     def __init__(self, browser: Any, root: Path | str, **options: Any) -> None:
@@ -90,7 +78,7 @@ class Page:
         if not request.url.startswith((f"{self.root}/", "data:,")):
             self.faults.append(f"left the report: {request.url}")
 
-    def __enter__(self) -> Page:
+    def __enter__(self) -> Visit:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -117,9 +105,8 @@ def shown(page: Any) -> list[str]:
     return [row.get_attribute("data-value")[6:8] for row in rows]
 
 
-@needs_browser
 def test_the_index_sorts_filters_and_chooses(browser: Any, report: Path) -> None:
-    with Page(browser, report) as opened:
+    with Visit(browser, report) as opened:
         page = opened.open("index.html")
         opened.check_images()
         assert shown(page) == ["04", "03", "02", "01"]
@@ -143,9 +130,8 @@ def test_the_index_sorts_filters_and_chooses(browser: Any, report: Path) -> None
         assert page.locator("#comparison ul a").first.inner_text() == HOSTILE_NAME
 
 
-@needs_browser
 def test_two_runs_side_by_side(browser: Any, report: Path) -> None:
-    with Page(browser, report) as opened:
+    with Visit(browser, report) as opened:
         page = opened.open("compare.html?a=20260201_000000-flow-digits&b=20260202_000000-flow-digits")
         page.wait_for_selector("#comparison svg polyline")
         opened.check_images()
@@ -163,9 +149,8 @@ def test_two_runs_side_by_side(browser: Any, report: Path) -> None:
         assert page.get_by_text("Choose two runs.").is_visible()
 
 
-@needs_browser
 def test_a_run_by_keyboard(browser: Any, report: Path) -> None:
-    with Page(browser, report) as opened:
+    with Visit(browser, report) as opened:
         page = opened.open("runs/20260201_000000-flow-digits/index.html")
         opened.check_images()
         for slider, first, last in (
@@ -192,10 +177,9 @@ def test_a_run_by_keyboard(browser: Any, report: Path) -> None:
         assert "svg" in tabbed
 
 
-@needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_hostile_text_stays_text_on_a_phone(browser: Any, report: Path, scheme: str) -> None:
-    with Page(browser, report, color_scheme=scheme) as opened:
+    with Visit(browser, report, color_scheme=scheme) as opened:
         opened.page.set_viewport_size({"width": 390, "height": 800})
         page = opened.open("index.html")
         assert page.locator("p.reason", has_text="<img src=x").first.inner_text() == HOSTILE
@@ -213,9 +197,8 @@ def test_hostile_text_stays_text_on_a_phone(browser: Any, report: Path, scheme: 
         assert page.evaluate("document.title") == "Two runs side by side"
 
 
-@needs_browser
 def test_pages_are_readable_without_scripts(browser: Any, report: Path) -> None:
-    with Page(browser, report, java_script_enabled=False) as opened:
+    with Visit(browser, report, java_script_enabled=False) as opened:
         page = opened.open("index.html")
         assert shown(page) == ["04", "03", "02", "01"] and page.locator("button:visible, input:visible").count() == 0
         page = opened.open("runs/20260201_000000-flow-digits/index.html")
@@ -225,7 +208,6 @@ def test_pages_are_readable_without_scripts(browser: Any, report: Path) -> None:
         assert page.locator("noscript p").is_visible()
 
 
-@needs_browser
 def test_a_served_page_follows_its_run(browser: Any, experiments: Path) -> None:
     served = open_report(ReportFlags(str(experiments)), live=True)
     with ReportServer(served, 0) as server:
@@ -233,7 +215,7 @@ def test_a_served_page_follows_its_run(browser: Any, experiments: Path) -> None:
         thread.start()
         try:
             root = server.url.removesuffix("/report/index.html")
-            with Page(browser, root) as opened:
+            with Visit(browser, root) as opened:
                 page = opened.open("report/runs/20260201_000000-flow-digits/index.html")
                 opened.check_images()
                 page.get_by_role("slider", name="Time").press("Home")

@@ -176,11 +176,12 @@ def test_ids_are_safe_and_differ() -> None:
     )
 
 
-def test_a_page_in_the_folder_of_a_run_is_linked_at_the_top(tmp_path: Path) -> None:
+def test_exported_pages_are_linked_at_the_top(tmp_path: Path) -> None:
     run = write_run(tmp_path, "20260201_000000-flow-digits", pictures=False)
-    (run / "generate & try.html").touch()
+    (run / "exported").mkdir()
+    (run / "exported" / "generate & try.html").touch()
     (entry,) = build(tmp_path)
-    link = f'<a href="../../../{run.name}/generate%20%26%20try.html">Try it: generate &amp; try.html</a>'
+    link = f'<a href="../../../{run.name}/exported/generate%20%26%20try.html">Try it: generate &amp; try.html</a>'
     assert link in page(tmp_path, entry).partition("<h1>")[0]
 
 

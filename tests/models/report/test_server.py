@@ -28,6 +28,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReportSe
     (run / "link.txt").symlink_to(tmp_path / "secret.txt")
     (run / "folder").symlink_to(tmp_path)
     (run / "loop").symlink_to(run / "loop")
+    (run / "page.html").touch()
     (run / "own.txt").symlink_to(run / "config.txt")
     report = Report(tmp_path / "experiments", tmp_path / "experiments" / "report", ADVICE, live=True)
     with ReportServer(report, 0, token="token") as made:
@@ -59,6 +60,8 @@ def test_pages_and_files_of_runs_are_served(server: ReportServer) -> None:
         status, content, answer = ask(server, f"/token/{RUN}/{name}")
         assert status == 200 and "dataset: digits" in content and "sandbox" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    policy = ask(server, f"/token/{RUN}/page.html")[2].headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "sandbox allow-scripts;" in policy and "connect-src" not in policy
     status, content, answer = ask(server, "/token/report/index.html", "HEAD")
     assert status == 200 and content == "" and int(answer.headers["Content-Length"]) > 1000
 
