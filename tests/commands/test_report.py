@@ -227,6 +227,9 @@ def test_a_served_page_follows_its_run(browser: Any, experiments: Path) -> None:
         finally:
             server.shutdown()
             thread.join()
+    with Visit(browser, experiments / "report") as opened:
+        opened.open("runs/20260201_000000-flow-digits/index.html")
+        opened.check_images()
 
 
 def test_the_command(tmp_path: Path, capsys) -> None:

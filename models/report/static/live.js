@@ -3,6 +3,7 @@
 
 (() => {
   const EVERY_MILLISECONDS = 5000;
+  if (location.protocol === "file:") return; // The page of a server that has ended, opened from its file.
   const address = document.getElementById("comparison") === null ? location.pathname : "index.html";
   const key = `view of ${location.pathname}`;
   let known = null;
