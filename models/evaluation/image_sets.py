@@ -52,5 +52,5 @@ def sha256_of(*tensors: Tensor) -> str:
     """Return the SHA-256 of the values of CPU tensors, in the given order."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.contiguous().numpy())
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
