@@ -137,6 +137,14 @@ def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
         raise UserError(f"{path} does not fit its network: {' '.join(str(error).split())[:300]}") from None
 
 
+def weights_of(tensors: Mapping[str, Tensor], weights: str, path: Path) -> dict[str, Tensor]:
+    """Return the "ema" or the "raw" weights of a checkpoint. Raises UserError if it does not have them."""
+    chosen = under("ema" if weights == "ema" else "network", tensors)
+    if not chosen and weights == "raw":
+        raise UserError(f"{path} has EMA weights only", "leave out `weights`")
+    return chosen
+
+
 def find_by_hash(sha256: str, folders: Iterable[Path]) -> Path | None:
     """Return the checkpoint with this hash in one of the folders, or None. Reads the YAML files only."""
     for folder in folders:
