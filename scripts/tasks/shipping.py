@@ -90,11 +90,14 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
     unknown = [name for name in flags.models if name not in MODELS]
     if unknown:
         raise UserError(f"--models {unknown[0]}: choose from {', '.join(MODELS)}")
-    for name in [name for name in MODELS if name in flags.models or not flags.models]:
+    chosen = [name for name in MODELS if name in flags.models or not flags.models]
+    experiments = Path(flags.experiments_dir)
+    trained = {name: _newest_run(MODELS[name], experiments) for name in chosen} if flags.trained else {}
+    for name in chosen:
         model = MODELS[name]
         tell(f"{SHIPPED_PREFIX}{name}")
-        if flags.trained:
-            run = _newest_run(model, Path(flags.experiments_dir))
+        if name in trained:
+            run = trained[name]
             commands = commands_of(run, model.task, model.words)
         else:
             flagged = [*shlex.split(model.words), *words]
@@ -103,7 +106,7 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
         folder = PRETRAINED / name
         written, config = ship(run, folder, model)
         made = Made.of(run, commands, written, config)
-        results = results_folder(folder, Path(flags.experiments_dir))
+        results = results_folder(folder, experiments)
         rows = [] if model.task == "train_vae" else [_measure(folder, results, row, flags) for row in ROWS]
         errors = _draw(folder, results, model, flags)
         write_text(folder / "README.md", card(f"{SHIPPED_PREFIX}{name}", model, made, rows, errors))

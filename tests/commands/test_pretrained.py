@@ -125,7 +125,7 @@ def test_without_a_run_generate_takes_the_shipped_model_and_says_so(run, tmp_pat
         (("evaluate", "--task", "bayes", "--num_images", 2), "evaluation"),
         (("evaluate", "--task", "loss", "--num_images", 2), "evaluation"),
         (("inpaint", "--rows", 2, "--steps", 2), "inpainting"),
-        (("interpolate", "--rows", 1, "--steps", 2), "interpolation"),
+        (("interpolate", "--rows", 1, "--steps", 2), "interpolations"),
         (("generate", "--every_checkpoint", "--num_samples", 2, "--steps", 2), "samples"),
     ],
     ids=lambda value: " ".join(map(str, value[:3])) if isinstance(value, tuple) else value,
