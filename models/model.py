@@ -186,7 +186,7 @@ def load_model(
     if autoencoder is not None and not spec.space.needs:
         raise UserError(f"`autoencoder` {autoencoder}: {path} was trained on pixels, which need no autoencoder")
     network = spec.build_network()
-    checkpoints.fill_network(network, checkpoints.weights_of(tensors, weights, path), path)
+    checkpoints.fill_network(network, checkpoints.under("ema" if weights == "ema" else "network", tensors), path)
     network.to(device).eval().requires_grad_(False)
     spec.space.to(device)
     model = spec.model(network, device, autocast)
@@ -194,10 +194,9 @@ def load_model(
 
 
 def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "ema", device: str = "auto") -> Model:
-    """Load the model of a run folder, of the run with that name in `experiments`, or a shipped one. Raises UserError.
+    """Load the model of a run folder, of the run with that name in `experiments`, or pretrained/mnist.
 
-    run: for example "pretrained/mnist". checkpoint: "last" or "best". weights: "ema" or "raw". device: "auto" takes a
-    GPU if there is one.
+    checkpoint: "last" or "best". weights: "ema" or "raw". device: "auto" takes a GPU if there is one. Raises UserError.
     """
     chosen = devices.pick_device(device)
     path = checkpoints.resolve_checkpoint(find_run(str(run), Path("experiments")), checkpoint)

@@ -14,7 +14,7 @@ from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import run_command
 
-DESCRIPTION = """Train the models of models/pretrained, measure them, and write their cards. Prints the folder.
+DESCRIPTION = """Train the models of models/pretrained and write their cards. Prints the folder.
 
 Flags after -- are for each training, as in: -- --max_steps 100"""
 

@@ -110,5 +110,5 @@ def load_autoencoder(path: Path, weights: str = "ema") -> Autoencoder:
         raise UserError(f"{path} is not an autoencoder checkpoint", "train an autoencoder with train_vae")
     spec = AutoencoderSpec.from_facts(facts["autoencoder"])
     network = spec.build_network()
-    checkpoints.fill_network(network, checkpoints.weights_of(tensors, weights, path), path)
+    checkpoints.fill_network(network, checkpoints.under("ema" if weights == "ema" else "network", tensors), path)
     return Autoencoder(network.eval().requires_grad_(False), spec, path, facts["sha256"], facts["step"])

@@ -131,18 +131,12 @@ def copy_checkpoint(path: Path, folder: Path) -> None:
 
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into a network. Raises UserError, with the checkpoint's path, if names or shapes differ."""
+    if not tensors:
+        raise UserError(f"{path} has no such weights", "leave out `weights`")
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:
         raise UserError(f"{path} does not fit its network: {' '.join(str(error).split())[:300]}") from None
-
-
-def weights_of(tensors: Mapping[str, Tensor], weights: str, path: Path) -> dict[str, Tensor]:
-    """Return the "ema" or the "raw" weights of a checkpoint. Raises UserError if it does not have them."""
-    chosen = under("ema" if weights == "ema" else "network", tensors)
-    if not chosen and weights == "raw":
-        raise UserError(f"{path} has EMA weights only", "leave out `weights`")
-    return chosen
 
 
 def find_by_hash(sha256: str, folders: Iterable[Path]) -> Path | None:

@@ -52,8 +52,8 @@ def export(flags: ExportFlags) -> None:
 def export_run(model: Model, out: str | None, experiments_dir: str, flag: str = "--out") -> None:
     """Write the run as a folder and print its name. Raises UserError if the model is not in a run.
 
-    The folder gets settings, one checkpoint, the autoencoder if there is one, and a model card. experiments_dir: holds the
-    results of shipped models. flag: option of `out`.
+    The folder gets settings, one checkpoint, the autoencoder if there is one, and a model card. experiments_dir: holds
+    the results of shipped models. flag: option of `out`.
     """
     path = _path_of(model)
     run = run_of(path)

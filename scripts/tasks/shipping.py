@@ -69,7 +69,11 @@ MODELS = {
         _FASHION,
     ),
     "mnist-vae": Shipped(
-        "train_vae", f"--recipe vae_mnist {_STEPS} 1800", "mnist", "handwritten digits to 4x7x7 latents", _MNIST
+        "train_vae",
+        f"--recipe vae_mnist {_STEPS} 1800",
+        "mnist",
+        "handwritten digits: 28x28 pixels to 4x7x7 latents",
+        _MNIST,
     ),
     "mnist-latent": Shipped(
         "train_latent",

@@ -136,7 +136,7 @@ def card(name: str, model: Shipped, made: Made, rows: Sequence[Row], errors: Map
         ("commit", made.commit),
         ("seed", str(made.seed)),
         ("steps", f"{made.step:,} of {made.batch_size} images"),
-        ("training", f"{made.minutes:.0f} minutes on {made.cpu}, shared with other work; torch {made.torch}"),
+        ("training", f"{made.minutes:.0f} minutes on {made.cpu}; torch {made.torch}"),
         ("data", model.source),
         ("weights", f"{made.parameters:,} parameters, exponential moving average, float16; {made.size / 1e6:.1f} MB"),
         ("SHA-256", made.sha256),

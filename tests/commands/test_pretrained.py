@@ -138,7 +138,7 @@ def test_results_lie_in_the_folder_of_runs(words: tuple[object, ...], kind: str,
 def test_a_shipped_model_begins_a_training_and_is_not_resumed(run) -> None:
     refused = run("train_flow", "--resume", "pretrained/digits")
     check_refusal(refused, "--resume pretrained/digits", "--init_from pretrained/digits")
-    check_refusal(run("generate", "--run", "pretrained/digits", "--weights", "raw"), "EMA weights only")
+    check_refusal(run("generate", "--run", "pretrained/digits", "--weights", "raw"), "has no such weights")
     network = ("--network.width", 8, "--label_drop", 0.1, "--max_steps", 1, "--init_from", "pretrained/digits")
     log = (run("train_flow", *TINY, *network).folder / "training_log.txt").read_text()
     assert re.search(r"initial weights: (\d+) of \1 tensors matched", log)
