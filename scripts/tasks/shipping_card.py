@@ -47,15 +47,17 @@ class Made(NamedTuple):
         environment = dict(line.split(": ", 1) for line in lines if ": " in line)
         figures, facts = read_yaml(run / "performance_metrics.txt"), read_yaml(written.with_suffix(".yaml"))
         return cls(
-            list(commands),
-            facts["step"],
-            config["seed"],
-            config["batch_size"],
-            figures["parameters"],
-            figures["training_seconds"] / 60,
-            *(environment.get(name, "unknown") for name in ("commit", "torch", "cpu")),
-            facts["sha256"],
-            written.stat().st_size,
+            commands=list(commands),
+            step=facts["step"],
+            seed=config["seed"],
+            batch_size=config["batch_size"],
+            parameters=figures["parameters"],
+            minutes=figures["training_seconds"] / 60,
+            commit=environment.get("commit", "unknown"),
+            torch=environment.get("torch", "unknown"),
+            cpu=environment.get("cpu", "unknown"),
+            sha256=facts["sha256"],
+            size=written.stat().st_size,
         )
 
 
