@@ -68,7 +68,7 @@ def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) 
     """
     run = find_run(name, Path(experiments_dir), tasks, or_shipped=True)
     if is_shipped(run) and "/" not in name:
-        tell(f"no run {name} in {experiments_dir}: {run_name(run)} is used, which comes with the repository")
+        tell(f"no run in {experiments_dir} fits {name!r}: {run_name(run)} is used, which comes with the repository")
     status = read_status(run)
     if liveness(status) == "running":
         done = f"step {status.get('step')}, {status.get('progress') or 0:.0%} done"
