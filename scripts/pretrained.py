@@ -29,6 +29,8 @@ class PretrainedFlags:
     """Take the newest finished run of each model, instead of training it again."""
     num_images: PositiveInt | None = None
     """Images that are measured. Default: the number of test images."""
+    classification_accuracy: bool = True
+    """Also measure the classification accuracy score, as evaluate does. Takes minutes for each row of a card."""
     experiments_dir: str = field(default_factory=experiments_dir)
     """Folder of the runs and evaluations. The variable EXPERIMENTS_DIR sets its default."""
 

@@ -163,7 +163,7 @@ def _measure(folder: Path, results: Path, row: tuple[str, int, float], flags: Pr
     sampler, steps, scale = row
     words: list[Any] = ["--sampler", sampler, "--steps", steps, "--guidance_scale", scale]
     words += [] if flags.num_images is None else ["--num_images", flags.num_images]
-    words += ["--extractors", "convnet", "resnet", "--classification_accuracy"]
+    words += ["--extractors", "convnet", "resnet", *(["--classification_accuracy"] * flags.classification_accuracy)]
     places = ("--run", folder, "--experiments_dir", flags.experiments_dir)
     evaluation = _run("evaluate", *places, *words, "--out", _new(results / "evaluation"))
     return Row(json.loads((evaluation / REPORT).read_text(encoding="utf-8")), sampler, steps, scale)
