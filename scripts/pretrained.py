@@ -12,7 +12,7 @@ from models.errors import UserError
 from models.places import experiments_dir
 from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags, split_at_dashes
-from scripts.cli.command import run_command
+from scripts.cli.command import quick_imports, run_command
 
 DESCRIPTION = """Train the models of models/pretrained and write their cards. Prints the folder.
 
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
     flags = parse_flags(own, PretrainedFlags(), "pretrained", DESCRIPTION)
     if flags.trained and words:
         raise UserError("--trained trains nothing: leave out the flags after --")
-    from scripts.tasks.shipping import make_models
-
+    with quick_imports():
+        from scripts.tasks.shipping import make_models
     make_models(flags, words)
 
 
