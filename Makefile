@@ -150,6 +150,9 @@ record: environment ## add a row to the records: DATASET=mnist MINUTES=10
 	@$(WITH_ARGS) scripts/sh/launch.sh record $(if $(DATASET),--dataset $(DATASET)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) "$${args[@]}"
 
+pretrained: environment ## train and measure the models of models/pretrained again
+	@$(WITH_ARGS) scripts/sh/launch.sh pretrained "$${args[@]}"
+
 bench: environment ## measure the speed of the loop and the samplers
 	@$(WITH_ARGS) $(python) -m scripts.bench "$${args[@]}"
 

@@ -194,9 +194,9 @@ def load_model(
 
 
 def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "ema", device: str = "auto") -> Model:
-    """Load the model of a run folder, or of the run with that name in `experiments`. Raises UserError.
+    """Load the model of a run folder, of the run with that name in `experiments`, or pretrained/mnist.
 
-    checkpoint: "last" or "best". weights: "ema" or "raw". device: "auto" takes a GPU if there is one.
+    checkpoint: "last" or "best". weights: "ema" or "raw". device: "auto" takes a GPU if there is one. Raises UserError.
     """
     chosen = devices.pick_device(device)
     path = checkpoints.resolve_checkpoint(find_run(str(run), Path("experiments")), checkpoint)

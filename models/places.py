@@ -1,6 +1,9 @@
 """Files and folders as people type them."""
 
 import os
+from pathlib import Path
+
+PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # Models and feature networks of the repository.
 
 
 def expanded(place: str) -> str:

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 
     model, device = open_autoencoder(flags)
     dataset = load_images(flags, model)
-    folder = folder_in_run(model.path, flags.out, FOLDER)
+    folder = folder_in_run(model.path, flags.experiments_dir, flags.out, FOLDER)
     with Interrupts(at_once=True):
         for name, split, flips in (("train", dataset.train, dataset.flips), ("test", dataset.test, False)):
             codes = replace(

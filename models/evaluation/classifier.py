@@ -23,6 +23,7 @@ from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.recognition import accuracy
 from models.optim import AdamW
+from models.places import PRETRAINED
 from models.progress import progress
 from models.randomness import derive_seed
 from models.runs import checkpoints
@@ -31,7 +32,6 @@ from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
 
 VERSION = 2  # Version of the code that determines the weights. Cached classifiers of other versions are ignored.
-PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 SHIFT = 0.08  # Largest random shift of a training image, as a share of its side.
 BATCH = 250  # Images per forward pass.
 

@@ -11,12 +11,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from models.evaluation.neighbours import nearest
+from models.places import PRETRAINED
 from models.progress import progress
 from models.runs.files import replacing
 from models.spaces import ImageRows
 
 VERSION = 2  # Version of the feature computation. Cached features of other versions are ignored.
-SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "neighbours"  # Cached distances of published data sets.
+SHIPPED = PRETRAINED / "neighbours"  # Cached distances of published data sets.
 
 
 class FeaturesAndLogits(NamedTuple):

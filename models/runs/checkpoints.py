@@ -131,6 +131,8 @@ def copy_checkpoint(path: Path, folder: Path) -> None:
 
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into a network. Raises UserError, with the checkpoint's path, if names or shapes differ."""
+    if not tensors:
+        raise UserError(f"{path} has no such weights", "leave out `weights`")
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -139,11 +141,9 @@ def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
 
 def find_by_hash(sha256: str, folders: Iterable[Path]) -> Path | None:
     """Return the checkpoint with this hash in one of the folders, or None. Reads the YAML files only."""
-    for folder in folders:
-        for path in list_checkpoints(folder):
-            if f"sha256: {sha256}\n" in path.with_suffix(".yaml").read_text(encoding="utf-8", errors="replace"):
-                return path
-    return None
+    paths = (path for folder in folders for path in list_checkpoints(folder))
+    line = f"sha256: {sha256}\n"
+    return next((path for path in paths if line in path.with_suffix(".yaml").read_text("utf-8", "replace")), None)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def command() -> str:
 def git_commit(repository: Path = REPOSITORY) -> str:
     """Return the first 12 digits of the commit, or "unknown", with "-dirty" if files are changed or untracked.
 
-    Changes in experiments/records.md are ignored, because every record changes that file.
+    Changes in experiments/records.md and models/pretrained are ignored, because `record` and `pretrained` make them.
     """
 
     def git(*arguments: str) -> str:
@@ -57,6 +57,10 @@ def git_commit(repository: Path = REPOSITORY) -> str:
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD") or "unknown"
-        return commit + ("-dirty" if git("status", "--porcelain", "--", ".", ":!experiments/records.md") else "")
+        return commit + (
+            "-dirty"
+            if git("status", "--porcelain", "--", ".", ":!experiments/records.md", ":!models/pretrained")
+            else ""
+        )
     except OSError:
         return "unknown (git is not installed)"

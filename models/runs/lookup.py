@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from models.places import expanded
+from models.places import PRETRAINED, expanded
 from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 
@@ -17,6 +17,8 @@ DENOISING = (*TEACHERS, "distill")
 # Settings that decide what a loss measures. Values in PLAIN are not mentioned.
 LOSS_SETTINGS = ("space", "kind", "prediction", "reconstruction", "loss", "weighting")
 PLAIN = ("pixels", "uniform", "null", "None")
+SHIPPED_PREFIX = "pretrained/"  # Begins the name of a shipped model: a run folder in models/pretrained.
+SHIPPED_DATA = "mnist"  # Data set of the shipped model that is used without any run.
 NEEDED = "autoencoder"  # Subfolder of a run, with a copy of the autoencoder checkpoint that the run uses.
 
 
@@ -25,36 +27,78 @@ def find_runs(experiments_dir: Path) -> list[Path]:
     return sorted((path.parent for path in experiments_dir.glob(f"*/{STATUS}")), reverse=True)
 
 
-def find_run(name: str, experiments_dir: Path, task: str | tuple[str, ...] = (), dataset: str | None = None) -> Path:
+def find_run(
+    name: str,
+    experiments_dir: Path,
+    task: str | tuple[str, ...] = (),
+    dataset: str | None = None,
+    or_shipped: bool = False,
+) -> Path:
     """Return the run folder that `name` refers to. Raises UserError if there is none, or more than one.
 
     name: a folder, its name in experiments_dir or a part of that name, "latest" for the newest run of the task or
-    tasks and the data set, or "latest:mnist" for the newest on MNIST. If a part is in several names, runs of the task
-    and the data set are preferred.
+    tasks and the data set, "latest:mnist" for the newest on MNIST, or "pretrained/mnist" for a shipped model. If a part
+    is in several names, runs of the task and the data set are preferred. or_shipped: without such a run, take the
+    shipped model that is called `name`, and for "latest" the one of the task and the data set, by default of MNIST.
     """
     tasks = (task,) if isinstance(task, str) else task
     word, _, named = name.partition(":")
     if word == "latest":
         dataset = named or dataset
-        for folder in find_runs(experiments_dir):
-            if _fits(folder, tasks, dataset):
-                return folder
+        shipped = [folder for folder in find_shipped() if _fits(folder, tasks, dataset or SHIPPED_DATA)]
+        run = next((folder for folder in find_runs(experiments_dir) if _fits(folder, tasks, dataset)), None)
+    else:
+        shipped = [folder for folder in find_shipped() if folder.name == name]
+        run = _find_by_name(name, experiments_dir, tasks, dataset)
+    if run is None and or_shipped and shipped:
+        return shipped[0]
+    if run is None and word == "latest":
         kind = f"of {' or '.join(tasks)} " * bool(tasks) + f"on {dataset} " * bool(dataset)
         raise UserError(f"no run {kind}in {experiments_dir}", "train one", "give another `experiments_dir`")
+    if run is None:
+        ways = [f"take {SHIPPED_PREFIX}{folder.name}, which comes with the repository" for folder in shipped]
+        message = f"no run {name!r}: neither a run folder nor part of a name in {experiments_dir}"
+        raise UserError(message, *ways, "list runs with make status")
+    return run
+
+
+def _find_by_name(name: str, experiments_dir: Path, tasks: tuple[str, ...], dataset: str | None) -> Path | None:
+    """Return the run folder with this name, path or part of a name. Raises UserError if there are several."""
     for folder in (Path(expanded(name)), experiments_dir / name):
         if (folder / STATUS).is_file():
             return folder
+    if name.startswith(SHIPPED_PREFIX):
+        names = {f"{SHIPPED_PREFIX}{folder.name}": folder for folder in find_shipped()}
+        if name not in names:
+            raise UserError(f"no model {name!r} comes with the repository", f"choose from {', '.join(names) or 'none'}")
+        return names[name]
     matches = [folder for folder in find_runs(experiments_dir) if name and name in folder.name]
     if len(matches) > 1:
         matches = [folder for folder in matches if _fits(folder, tasks, dataset)] or matches
     if len(matches) > 1:
         shown = [folder.name for folder in matches[:MATCHES_SHOWN]] + ["..."] * (len(matches) > MATCHES_SHOWN)
         raise UserError(f"{len(matches)} runs match {name!r}: {', '.join(shown)}", "give more of the name")
-    if matches:
-        return matches[0]
-    raise UserError(
-        f"no run {name!r}: neither a run folder nor part of a name in {experiments_dir}", "list runs with make status"
-    )
+    return matches[0] if matches else None
+
+
+def find_shipped() -> list[Path]:
+    """Return the folders of the shipped models, by name."""
+    return sorted(path.parent for path in PRETRAINED.glob(f"[!.]*/{STATUS}"))
+
+
+def is_shipped(run: Path) -> bool:
+    """Return whether a run folder is that of a shipped model."""
+    return run.resolve().parent == PRETRAINED
+
+
+def run_name(run: Path) -> str:
+    """Return the name of a run: that of its folder, and for a shipped model pretrained/NAME."""
+    return f"{SHIPPED_PREFIX}{run.name}" if is_shipped(run) else run.name
+
+
+def results_folder(run: Path, experiments_dir: Path) -> Path:
+    """Return the folder for what is made with a run: the run itself, or for a shipped model one in experiments_dir."""
+    return experiments_dir / run_name(run) if is_shipped(run) else run
 
 
 def _fits(folder: Path, tasks: tuple[str, ...], dataset: str | None) -> bool:

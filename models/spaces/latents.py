@@ -19,7 +19,7 @@ from models.errors import UserError
 from models.randomness import StepRandomness
 from models.ranges import RESUMABLE
 from models.runs import checkpoints
-from models.runs.lookup import find_run
+from models.runs.lookup import find_run, results_folder
 from models.spaces import Fitted, ImageRows, Locate, Space, Surroundings
 from models.spaces.encoded import FOLDER, Encoded, encode_images, file_name, read_encoded
 from models.spaces.pixels import Pixels
@@ -156,7 +156,8 @@ def _codes(
 ) -> tuple[Encoded, str]:
     """Return the codes of the training split, and their source for the log."""
     auto = encoded == "auto"
-    file = model.path.parent.parent / FOLDER / file_name(around.dataset, "train") if auto else Path(encoded)
+    results = results_folder(model.path.parent.parent, around.experiments_dir)
+    file = results / FOLDER / file_name(around.dataset, "train") if auto else Path(encoded)
     if encoded == "none" or (auto and not file.is_file()):
         return encode_images(model, images, flips, around.device), "encoded now"
     try:

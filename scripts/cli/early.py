@@ -35,7 +35,7 @@ def check_places(flags: Any) -> None:
     elif isinstance(model := getattr(flags, "model", None), ModelFlags):
         _check_model(model, getattr(flags, "labels", None))
     if isinstance(sampling := getattr(flags, "sampling", None), SamplerFlags) and sampling.autoguidance:
-        _check_run(sampling.autoguidance, flags.model.experiments_dir, DENOISING)
+        _check_run(sampling.autoguidance, flags.model.experiments_dir, DENOISING, or_shipped=True)
     _check_data(flags)
     if isinstance(flags, (TrainFlags, AutoencoderFlags)):
         if flags.run.init_from is not None:
@@ -53,16 +53,21 @@ def check_samples(path: Path) -> None:
 
 
 def _check_run(
-    name: str, experiments_dir: str, tasks: str | tuple[str, ...], dataset: str | None = None
+    name: str,
+    experiments_dir: str,
+    tasks: str | tuple[str, ...],
+    dataset: str | None = None,
+    or_shipped: bool = False,
 ) -> Path | None:
-    """Return the run folder with this name, None for a checkpoint file. Raises UserError."""
-    is_file = name.endswith(".safetensors")
-    return None if is_file else find_run(name, Path(experiments_dir), tasks, None if dataset == "hf" else dataset)
+    """Return the run folder with this name, None for a checkpoint file. or_shipped: see find_run. Raises UserError."""
+    if name.endswith(".safetensors"):
+        return None
+    return find_run(name, Path(experiments_dir), tasks, None if dataset == "hf" else dataset, or_shipped)
 
 
 def _check_model(model: ModelFlags, labels: Any) -> None:
     if model.checkpoint in ("last", "best"):
-        folder = find_run(model.run, Path(model.experiments_dir), DENOISING)
+        folder = find_run(model.run, Path(model.experiments_dir), DENOISING, or_shipped=True)
         facts = max((folder / "checkpoints").glob("step_*.yaml"), default=None)
     else:
         path = Path(model.checkpoint)

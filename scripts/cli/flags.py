@@ -185,7 +185,8 @@ class RunChoice:
     """The trained model."""
 
     run: str = "latest"
-    """Run: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
+    """Run: its folder, its name or a part of it, latest, latest:mnist for the newest run on MNIST, or pretrained/mnist
+    for a model that comes with the repository."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     weights: Annotated[str, one_of(("ema", "raw"))] = "ema"
@@ -352,7 +353,8 @@ class CodingFlags:
     variants: ClassVar = {"dataset": lambda name: VARIANTS["dataset"](name) if name else ()}
 
     run: str = "latest"
-    """Run of train_vae: its folder, its name or a part of it, latest, or latest:mnist for the newest run on MNIST."""
+    """Run of train_vae: its folder, its name or a part of it, latest, latest:mnist for the newest run on MNIST, or
+    pretrained/mnist-vae."""
     checkpoint: str = "last"
     """last, best, or a checkpoint file; a file needs no --run."""
     experiments_dir: str = field(default_factory=experiments_dir)

@@ -14,7 +14,7 @@ from models.errors import UserError
 from models.learning_rate import OptimizerSettings
 from models.places import experiments_dir
 from models.ranges import Resumable
-from models.runs.lookup import DENOISING, NEEDED, find_run, read_config
+from models.runs.lookup import DENOISING, NEEDED, find_run, is_shipped, read_config, run_name
 from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 from scripts.cli.arguments import (
@@ -146,7 +146,7 @@ def _config_of(ahead: Mapping[str, str], task: str | tuple[str, ...]) -> dict[st
     """
     if ahead.get("checkpoint", "last") in ("last", "best"):
         folder = Path(ahead.get("experiments_dir") or experiments_dir())
-        return read_config(find_run(ahead.get("run") or "latest", folder, task))
+        return read_config(find_run(ahead.get("run") or "latest", folder, task, or_shipped=True))
     facts = Path(ahead["checkpoint"]).with_suffix(".yaml")
     return read_yaml(facts).get("config", {}) if facts.is_file() else {}
 
@@ -172,6 +172,9 @@ def _with_source(
 def _run_to_resume(ahead: Mapping[str, str], task: str, dataset: str | None) -> Path:
     """Return the run that --resume names. latest is the newest run of this task (on `dataset`, if given)."""
     folder = find_run(ahead["resume"], Path(ahead.get("experiments_dir") or experiments_dir()), task, dataset)
+    if is_shipped(folder):
+        name = run_name(folder)
+        raise UserError(f"--resume {name}: a shipped model has no optimizer state; start from it: --init_from {name}")
     other = read_status(folder).get("task")
     if other != task:
         raise UserError(f"{folder} is a run of {other}, not of {task}: resume it with {other}")

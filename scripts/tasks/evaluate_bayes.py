@@ -52,7 +52,7 @@ def main(flags: BayesFlags) -> None:
     log_prior = _log_prior(flags, dataset)
     with Interrupts(at_once=True):
         classify = classifier.fit(dataset, log_prior)
-        folder = folder_in_run(path, flags.out, "evaluation")
+        folder = folder_in_run(path, flags.model.experiments_dir, flags.out, "evaluation")
         started = time.perf_counter()
         posterior = _classify(flags, classify, part)
         seconds = time.perf_counter() - started

@@ -84,7 +84,7 @@ def main(flags: CheckpointsFlags) -> None:
     flags = replace(flags, model=resolve_model(flags.model))
     paths = find_every_checkpoint(flags.model)
     evaluation = _Evaluation.of(flags, open_model(paths[-1], flags.model), paths[-1])
-    with new_folder(flags.out, paths[-1], "evaluation", "checkpoints") as folder:
+    with new_folder(flags.out, paths[-1], flags.model.experiments_dir, "evaluation", "checkpoints") as folder:
         report = _Report(evaluation, list(evaluation.measure(paths)))
         report.write(folder)
     tell(report.table())

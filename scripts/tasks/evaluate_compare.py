@@ -20,7 +20,7 @@ from models.evaluation.measure_names import BETTER, format_value, is_share, kind
 from models.evaluation.statistics import Measurement, Z, difference_of_shares
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
-from models.runs.lookup import DENOISING, find_run
+from models.runs.lookup import DENOISING, find_run, results_folder
 from models.spaces import Identity
 from scripts.cli.terminal import tell
 from scripts.tasks.protocol import unused_path
@@ -67,7 +67,7 @@ def _find(name: str, experiments: Path) -> Path:
     if (folder / REPORT).is_file():
         return folder
     run = find_run(name, experiments, DENOISING)
-    reports = sorted(run.glob(f"evaluation/*-samples*/{REPORT}"))
+    reports = sorted(results_folder(run, experiments).glob(f"evaluation/*-samples*/{REPORT}"))
     if not reports:
         raise UserError(f"{run} has no evaluation of samples", "evaluate the run first")
     return reports[-1].parent

@@ -49,7 +49,7 @@ def main(flags: LikelihoodFlags) -> None:
     dataset = protocol.load_data_of_run(path, flags.data)
     part, indices = protocol.spread_over(dataset, flags.split, flags.num_images, FEWER)
     with Interrupts(at_once=True):
-        folder = folder_in_run(path, flags.out, "evaluation")
+        folder = folder_in_run(path, flags.model.experiments_dir, flags.out, "evaluation")
         started = time.perf_counter()
         parts = _measure(flags, model, method, denoiser, levels, part, indices)
         seconds = time.perf_counter() - started

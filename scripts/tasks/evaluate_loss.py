@@ -36,7 +36,7 @@ def main(flags: NoiseLossFlags) -> None:
     test, indices = protocol.spread_over(dataset, "test", flags.num_images)
     train, _ = protocol.spread_over(dataset, "train", len(test))
     with Interrupts(at_once=True):
-        folder = folder_in_run(path, flags.out, "evaluation")
+        folder = folder_in_run(path, flags.model.experiments_dir, flags.out, "evaluation")
         started = time.perf_counter()
         t, losses = _measure(flags, model, indices, {"test": test, "train": train})
         seconds = time.perf_counter() - started

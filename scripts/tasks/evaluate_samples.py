@@ -93,7 +93,7 @@ def _measure_run(flags: SamplesFlags) -> None:
     if not processes.is_rank_zero():
         draw()
         return
-    with new_folder(flags.out, path, "evaluation", "samples") as folder:
+    with new_folder(flags.out, path, flags.model.experiments_dir, "evaluation", "samples") as folder:
         chosen.tell()
         extractors = _extractors(flags, dataset, device)
         samples = draw()
@@ -121,7 +121,7 @@ def _measure_file(flags: SamplesFlags, path: Path) -> None:
         raise UserError(message, "use a smaller `k`")
     _check_data(flags, dataset)
     out = flags.out or str(path.absolute().parent / "evaluation" / f"{datetime.now():%Y%m%d_%H%M%S}-{path.stem}")
-    with new_folder(out, path, "evaluation", "samples") as folder:
+    with new_folder(out, path, flags.model.experiments_dir, "evaluation", "samples") as folder:
         extractors = _extractors(flags, dataset, device)
         _write(flags, folder, samples, dataset, extractors, device)
 

@@ -44,19 +44,22 @@ def export(flags: ExportFlags) -> None:
     _check_packages(flags.to)
     chosen = resolve_model(ModelFlags(**vars(flags.model), device="cpu", precision="float32"))
     model = open_model(find_checkpoint(chosen), chosen)
-    {"html": _export_page, "onnx": _export_onnx, "folder": export_run}[flags.to](model, flags.out)
+    {"html": _export_page, "onnx": _export_onnx, "folder": export_run}[flags.to](
+        model, flags.out, chosen.experiments_dir
+    )
 
 
-def export_run(model: Model, out: str | None, flag: str = "--out") -> None:
+def export_run(model: Model, out: str | None, experiments_dir: str, flag: str = "--out") -> None:
     """Write the run as a folder and print its name. Raises UserError if the model is not in a run.
 
-    The folder gets settings, one checkpoint, the autoencoder if there is one, and a model card. flag: option of `out`.
+    The folder gets settings, one checkpoint, the autoencoder if there is one, and a model card. experiments_dir: holds
+    the results of shipped models. flag: option of `out`.
     """
     path = _path_of(model)
     run = run_of(path)
     if run is None or not (run / STATUS).is_file():
         raise UserError(f"`export` packs a run, and {path} is not in one", "name a run with `run`")
-    with new_folder(out, path, KIND, "folder", flag) as folder:
+    with new_folder(out, path, experiments_dir, KIND, "folder", flag) as folder:
         for name in COPIED:
             if (run / name).is_file():
                 shutil.copyfile(run / name, folder / name)
@@ -68,20 +71,20 @@ def export_run(model: Model, out: str | None, flag: str = "--out") -> None:
         write_text(folder / "README.md", card)
 
 
-def _export_page(model: Model, out: str | None) -> None:
+def _export_page(model: Model, out: str | None, experiments_dir: str) -> None:
     path = _path_of(model)
-    file = _new_file(model, out)
+    file = _new_file(model, out, experiments_dir)
     with progress("exporting", None):
         write_text(file, build_page(model, name_of(path), _guidance_scale(model)))
     print(file)
 
 
-def _export_onnx(model: Model, out: str | None) -> None:
+def _export_onnx(model: Model, out: str | None, experiments_dir: str) -> None:
     path = _path_of(model)
     sampler, steps = default_sampler(model.spec, None, None, "heun")
     sampling = Sampling(sampler, steps, guidance_scale=_guidance_scale(model))
     sampling.check(model)
-    with new_folder(out, path, KIND, "onnx") as folder:
+    with new_folder(out, path, experiments_dir, KIND, "onnx") as folder:
         write_onnx(model, folder, name_of(path), sampling)
 
 
@@ -117,13 +120,13 @@ def _guidance_scale(model: Model) -> float:
     return float(_config_of(_path_of(model)).get("guidance_scale", 1.0))
 
 
-def _new_file(model: Model, out: str | None) -> Path:
+def _new_file(model: Model, out: str | None, experiments_dir: str) -> Path:
     """Return the HTML file to write. Raises UserError if `out` exists or its folder does not."""
     if out is None:
         assert model.origin is not None
         path, step, weights = model.origin
-        stem = f"{name_of(path)}-step_{step:08d}-{weights}"
-        folder = folder_in_run(path, None, KIND)
+        stem = f"{name_of(path).replace('/', '-')}-step_{step:08d}-{weights}"
+        folder = folder_in_run(path, experiments_dir, None, KIND)
         names = (f"{stem}{'' if count == 1 else f'-{count}'}.html" for count in range(1, 1000))
         return next(folder / name for name in names if not (folder / name).exists())
     file = Path(out).absolute()

@@ -66,7 +66,7 @@ def write_samples(flags: GenerateFlags) -> None:
     model = open_model(paths[-1], flags.model)
     if flags.export is not None:
         if processes.is_rank_zero():
-            export_run(model, flags.export, "--export")
+            export_run(model, flags.export, flags.model.experiments_dir, "--export")
         return
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, sampler=sampling.sampler, steps=sampling.steps))
@@ -80,7 +80,8 @@ def write_samples(flags: GenerateFlags) -> None:
     if not processes.is_rank_zero():
         writer.assist(model, paths)
         return
-    with new_folder(flags.out, paths[-1], "samples", f"{sampling.sampler}-{sampling.steps}") as folder:
+    words = f"{sampling.sampler}-{sampling.steps}"
+    with new_folder(flags.out, paths[-1], flags.model.experiments_dir, "samples", words) as folder:
         if model.spec.student is not None:
             tell(model.spec.student.describe())
         chosen.tell()

@@ -39,7 +39,7 @@ def reconstruct(flags: ReconstructFlags) -> None:
     source, split = _images(flags, model)
     _, height, width = model.spec.shape
     sheets.check_scale(flags.scale, (height, 2 * width), flags.width, flags.height)
-    with new_folder(flags.out, model.path, "reconstructions", source.split()[0]) as folder:
+    with new_folder(flags.out, model.path, flags.experiments_dir, "reconstructions", source.split()[0]) as folder:
         reconstructed = _reconstruct(model, split.images, flags.batch_size, device)
         pairs = zip(split.images.split(500), reconstructed.images.split(500), strict=True)
         at = devices.measuring_device(device)

@@ -22,7 +22,7 @@ from models.generation import Sampling, default_sampler, named_labels
 from models.model import Model, load_model
 from models.progress import progress
 from models.runs import checkpoints
-from models.runs.lookup import DENOISING, find_run
+from models.runs.lookup import DENOISING, find_run, is_shipped, results_folder, run_name
 from models.runs.status import liveness, read_status
 from models.spaces.latents import find_autoencoder
 from models.training.interrupts import Interrupts
@@ -62,8 +62,13 @@ def _find_run(name: str, flags: ModelFlags) -> Path:
 
 
 def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
-    """Return a run folder, as `find_run` does, and say so if the run is still training. Raises UserError."""
-    run = find_run(name, Path(experiments_dir), tasks)
+    """Return a run folder or a shipped model, as `find_run` does. Raises UserError.
+
+    Says so if a shipped model is used that was not named, or if the run is still training.
+    """
+    run = find_run(name, Path(experiments_dir), tasks, or_shipped=True)
+    if is_shipped(run) and "/" not in name:
+        tell(f"no run in {experiments_dir} fits {name!r}: {run_name(run)} is used, which comes with the repository")
     status = read_status(run)
     if liveness(status) == "running":
         done = f"step {status.get('step')}, {status.get('progress') or 0:.0%} done"
@@ -79,7 +84,7 @@ def run_of(path: Path) -> Path | None:
 def name_of(path: Path) -> str:
     """Return the name of a checkpoint for titles: the name of its run, or the file name if it is not in a run."""
     run = run_of(path)
-    return path.name if run is None else run.name
+    return path.name if run is None else run_name(run)
 
 
 def describe_model(model: Model) -> str:
@@ -146,12 +151,13 @@ def read_labels(words: Sequence[str] | None, model: Model) -> Chosen:
     return Chosen(labels, [*notes, f"classes: {', '.join(distinct[:LISTED])}{more}"])
 
 
-def folder_in_run(path: Path, out: str | None, kind: str) -> Path:
+def folder_in_run(path: Path, experiments_dir: str, out: str | None, kind: str) -> Path:
     """Create the folder `out` and return it. Default: `<run>/<kind>` in the run of the checkpoint file `path`.
 
-    Raises UserError if the folder cannot be written, or if `out` is None and the file is not in a run.
+    experiments_dir: holds the results of shipped models. Raises UserError if the folder cannot be written, or if `out`
+    is None and the file is not in a run.
     """
-    folder = Path(out).absolute() if out is not None else _run_to_write(path) / kind
+    folder = Path(out).absolute() if out is not None else _run_to_write(path, experiments_dir) / kind
     make_folder(folder)
     return folder
 
@@ -166,26 +172,29 @@ def make_folder(folder: Path, flag: str = "--out") -> None:
         raise UserError(f"cannot write in {folder}: {error.strerror}; name another folder with {flag}") from None
 
 
-def _run_to_write(path: Path) -> Path:
+def _run_to_write(path: Path, experiments_dir: str) -> Path:
     run = run_of(path)
     if run is None:
         raise UserError(f"{path} lies in no run folder: name a folder to write with --out")
-    return run
+    return results_folder(run, Path(experiments_dir).absolute())
 
 
 @contextmanager
-def new_folder(out: str | None, path: Path, kind: str, words: str, flag: str = "--out") -> Iterator[Path]:
+def new_folder(
+    out: str | None, path: Path, experiments_dir: str, kind: str, words: str, flag: str = "--out"
+) -> Iterator[Path]:
     """Yield a hidden folder to write. At the end of the block, rename it to its final name and print that name.
 
     If the block fails or is interrupted, the folder is deleted. out: the final name, from the option `flag`; by
-    default `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`. Raises UserError.
+    default `<run>/<kind>/<date>_<time>-<words>` in the run of the checkpoint file `path`. experiments_dir: holds the
+    results of shipped models. Raises UserError.
     """
     if out is not None:
         final = Path(out).resolve()
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(f"{flag} {final} is there already and not an empty folder: name a new one")
     else:
-        final = _run_to_write(path) / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
+        final = _run_to_write(path, experiments_dir) / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
     make_folder(final.parent, flag)
     partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
     partial.mkdir()

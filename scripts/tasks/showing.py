@@ -167,7 +167,7 @@ class Shown:
     @contextmanager
     def folder(self, kind: str, words: str, flags: Any) -> Iterator[Path]:
         """Yield the folder to write. At the end of the block, write config.txt with all settings."""
-        with new_folder(self.show.out, self.path, kind, words) as folder:
+        with new_folder(self.show.out, self.path, self.flags.experiments_dir, kind, words) as folder:
             self.chosen.tell()
             yield folder
             settings = {

@@ -212,7 +212,8 @@ def test_images_of_another_size(run, tmp_path: Path) -> None:
         check_refusal(run(task, *words), "1x9x8", "1x8x8")
 
 
-def test_a_denoiser_is_no_autoencoder(run, vae: Path, tmp_path: Path, capsys) -> None:
+def test_a_denoiser_is_no_autoencoder(run, vae: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("models.runs.lookup.PRETRAINED", tmp_path)
     flow = run_here("train_flow", *TINY, "--experiments_dir", tmp_path, "--max_steps", "1", capsys=capsys).folder
     for task in ("reconstruct", "encode_dataset"):
         check_refusal(run(task, "--run", flow), "not an autoencoder checkpoint", "train_vae")

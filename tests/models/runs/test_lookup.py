@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import UserError
-from models.runs.lookup import find_run, find_runs
+from models.runs import lookup
+from models.runs.lookup import find_run, find_runs, results_folder, run_name
 from models.runs.status import read_status
 
 
@@ -89,6 +90,45 @@ def test_the_latest_run_on_a_data_set(folder: Path) -> None:
             find_run(name, folder)
     with pytest.raises(UserError, match="no run of train_vae on emnist"):
         find_run("latest:emnist", folder, "train_vae")
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the shipped models: flows of digits and MNIST, and an autoencoder."""
+    monkeypatch.setattr(lookup, "PRETRAINED", tmp_path / "pretrained")
+    for name, task in {"digits": "train_flow", "mnist": "train_flow", "mnist-vae": "train_vae"}.items():
+        make(tmp_path / "pretrained", name, task, name.removesuffix("-vae"))
+    return tmp_path / "pretrained"
+
+
+def test_a_shipped_model_is_found_by_its_whole_name(folder: Path, shipped: Path) -> None:
+    for name in ("digits", "mnist", "mnist-vae"):
+        assert find_run(f"pretrained/{name}", folder) == shipped / name
+        assert run_name(shipped / name) == f"pretrained/{name}"
+        assert results_folder(shipped / name, folder) == folder / "pretrained" / name
+    with pytest.raises(UserError, match=r"'pretrained/emnist'.*pretrained/digits, pretrained/mnist, "):
+        find_run("pretrained/emnist", folder)
+    run = make(folder, "20260101_000000-flow-mnist", "train_flow", "mnist")
+    assert run_name(run) == run.name and results_folder(run, folder) == run
+
+
+def test_a_shipped_model_stands_in_only_where_no_run_matches(folder: Path, shipped: Path) -> None:
+    flows, defaults = ("train_ddpm", "train_flow"), {"latest": "mnist", "latest:digits": "digits", "mnist": "mnist"}
+    for name, found in defaults.items():
+        assert find_run(name, folder, flows, or_shipped=True) == shipped / found
+        with pytest.raises(UserError, match="no run"):
+            find_run(name, folder, flows)
+    assert find_run("latest", folder, "train_vae", or_shipped=True) == shipped / "mnist-vae"
+    for name in ("latest:emnist", "mnis", "flow"):
+        with pytest.raises(UserError, match="no run"):
+            find_run(name, folder, flows, or_shipped=True)
+    with pytest.raises(UserError, match=r"'mnist'.*take pretrained/mnist"):
+        find_run("mnist", folder)
+    run = make(folder, "20260101_000000-flow-mnist", "train_flow", "mnist")
+    assert {find_run(name, folder, flows, or_shipped=True) for name in ("latest", "latest:mnist", "mnist")} == {run}
+    make(folder, "20260102_000000-flow-mnist", "train_flow", "mnist")
+    with pytest.raises(UserError, match="2 runs match 'mnist'"):
+        find_run("mnist", folder, flows, or_shipped=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])

@@ -1,0 +1,185 @@
+"""The work of `pretrained`: train each model, write its folder in models/pretrained, measure it, and write its card."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import yaml
+
+from models.errors import UserError
+from models.places import PRETRAINED
+from models.runs import checkpoints
+from models.runs.files import write_text
+from models.runs.lookup import CONFIG, SHIPPED_PREFIX, find_runs, results_folder
+from models.runs.status import STATUS, read_status
+from scripts.cli.terminal import tell
+from scripts.tasks.evaluate_compare import REPORT
+from scripts.tasks.shipping_card import Made, Row, card, commands_of, index, make_command
+
+if TYPE_CHECKING:
+    from scripts.pretrained import PretrainedFlags
+
+RUN_NAME = "pretrained"  # Suffix of the run folders.
+
+
+class Shipped(NamedTuple):
+    """A shipped model: its training task with flags, and what it is. The budget is in steps, so a run can be repeated.
+
+    data: name of the data set. title, source: for the card; the source has the licence of the data.
+    """
+
+    task: str
+    words: str
+    data: str
+    title: str
+    source: str
+
+
+_DIGITS = "digits of scikit-learn (UCI, optical recognition of handwritten digits; CC BY 4.0)"
+_MNIST = "MNIST (LeCun, Cortes and Burges; CC BY-SA 3.0)"
+_FASHION = "Fashion-MNIST (Zalando; MIT)"
+_STEPS = "--max_minutes None --max_steps"
+# A latent model follows its autoencoder.
+MODELS = {
+    "digits": Shipped(
+        "train_flow", f"--recipe demo_digits {_STEPS} 2000", "digits", "handwritten digits of 8x8 pixels", _DIGITS
+    ),
+    "mnist": Shipped(
+        "train_flow",
+        f"--recipe mnist {_STEPS} 4700 --coupling optimal --time_mean 0.5",
+        "mnist",
+        "handwritten digits of 28x28 pixels",
+        _MNIST,
+    ),
+    "fashion_mnist": Shipped(
+        "train_flow",
+        f"--recipe fashion_mnist {_STEPS} 4700 --coupling optimal",
+        "fashion_mnist",
+        "clothes of 28x28 pixels",
+        _FASHION,
+    ),
+    "mnist-vae": Shipped(
+        "train_vae",
+        f"--recipe vae_mnist {_STEPS} 1800",
+        "mnist",
+        "handwritten digits: 28x28 pixels to 4x7x7 latents",
+        _MNIST,
+    ),
+    "mnist-latent": Shipped(
+        "train_latent",
+        f"--recipe latent_mnist {_STEPS} 4000 --network.width 48 --autoencoder {SHIPPED_PREFIX}mnist-vae",
+        "mnist",
+        f"handwritten digits, in the latents of {SHIPPED_PREFIX}mnist-vae",
+        _MNIST,
+    ),
+}
+# Sampler, steps and guidance scale of each row of a card.
+ROWS = (("heun", 12, 1.0), ("heun", 12, 1.5), ("heun", 3, 1.5))
+# Settings that belong to the machine of the training, and their values in a shipped config.txt.
+ELSEWHERE = {"data_root": None, "experiments_dir": "experiments", "device": "auto", "name": None}
+
+
+def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
+    """Make the models that the flags name, and the table of all. words: more flags for the trainings."""
+    unknown = [name for name in flags.models if name not in MODELS]
+    if unknown:
+        raise UserError(f"--models {unknown[0]}: choose from {', '.join(MODELS)}")
+    chosen = [name for name in MODELS if name in flags.models or not flags.models]
+    experiments = Path(flags.experiments_dir)
+    trained = {name: _newest_run(MODELS[name], experiments) for name in chosen} if flags.trained else {}
+    for name in chosen:
+        model = MODELS[name]
+        tell(f"{SHIPPED_PREFIX}{name}")
+        if name in trained:
+            run = trained[name]
+            commands = commands_of(run, model.task, model.words)
+        else:
+            flagged = [*shlex.split(model.words), *words]
+            run = _run(model.task, *flagged, "--experiments_dir", flags.experiments_dir, "--name", RUN_NAME)
+            commands = [make_command(model.task, flagged)]
+        folder = PRETRAINED / name
+        written, config = ship(run, folder, model)
+        made = Made.of(run, commands, written, config)
+        results = results_folder(folder, experiments)
+        rows = [] if model.task == "train_vae" else [_measure(folder, results, row, flags) for row in ROWS]
+        errors = _draw(folder, results, model, flags)
+        write_text(folder / "README.md", card(f"{SHIPPED_PREFIX}{name}", model, made, rows, errors))
+    write_text(PRETRAINED / "README.md", index((PRETRAINED / "README.md").read_text(encoding="utf-8"), MODELS))
+    print(PRETRAINED)
+
+
+def _newest_run(model: Shipped, experiments: Path) -> Path:
+    """Return the newest finished run that `pretrained` has trained for a model. Raises UserError if there is none."""
+    for run in find_runs(experiments):
+        status = read_status(run)
+        found = (status.get("task"), status.get("dataset"), status.get("state"))
+        if run.name.endswith(f"-{RUN_NAME}") and found == (model.task, model.data, "finished"):
+            return run
+    raise UserError(f"--trained: no finished run *-{RUN_NAME} of {model.task} on {model.data} in {experiments}")
+
+
+def _run(task: str, *words: object) -> Path:
+    """Run another task in this process, and return the path that it prints."""
+    with redirect_stdout(io.StringIO()) as printed:
+        importlib.import_module(f"scripts.{task}").main([str(word) for word in words])
+    return Path(printed.getvalue().strip())
+
+
+def ship(run: Path, folder: Path, model: Shipped) -> tuple[Path, dict[str, Any]]:
+    """Write the folder of a shipped model: settings, status, and the EMA weights of the last checkpoint in float16.
+
+    Return the file of the weights and the settings.
+    """
+    path = checkpoints.resolve_checkpoint(run)
+    tensors, facts = checkpoints.load_checkpoint(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "checkpoints").mkdir(parents=True)
+    half = {name: tensor.to(torch.float16) for name, tensor in checkpoints.under("ema", tensors).items()}
+    config = {**facts["config"], **ELSEWHERE}
+    config |= {"space.autoencoder": f"{SHIPPED_PREFIX}mnist-vae"} if "space.autoencoder" in config else {}
+    kept = {key: value for key, value in facts.items() if key not in ("format", "sha256", "training", "step")}
+    weights = checkpoints.prefixed("ema", half)
+    written = checkpoints.save_checkpoint(
+        folder / "checkpoints", facts["step"], weights, {**kept, "config": config}, keep=1
+    )
+    write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    status = {"task": model.task, "dataset": model.data, "state": "finished", "step": facts["step"], "progress": 1.0}
+    write_text(folder / STATUS, json.dumps(status, indent=2) + "\n")
+    return written, config
+
+
+def _measure(folder: Path, results: Path, row: tuple[str, int, float], flags: PretrainedFlags) -> Row:
+    """Generate and measure images for one row of the card."""
+    sampler, steps, scale = row
+    words: list[Any] = ["--sampler", sampler, "--steps", steps, "--guidance_scale", scale]
+    words += [] if flags.num_images is None else ["--num_images", flags.num_images]
+    words += ["--extractors", "convnet", "resnet", *(["--classification_accuracy"] * flags.classification_accuracy)]
+    places = ("--run", folder, "--experiments_dir", flags.experiments_dir)
+    evaluation = _run("evaluate", *places, *words, "--out", _new(results / "evaluation"))
+    return Row(json.loads((evaluation / REPORT).read_text(encoding="utf-8")), sampler, steps, scale)
+
+
+def _draw(folder: Path, results: Path, model: Shipped, flags: PretrainedFlags) -> dict[str, Any]:
+    """Draw samples.png, of an autoencoder reconstructions, and return an autoencoder's errors."""
+    places = ("--run", folder, "--experiments_dir", flags.experiments_dir, "--out", _new(results / "pictures"))
+    if model.task == "train_vae":
+        drawn = _run("reconstruct", *places)
+        shutil.copyfile(drawn / "reconstructions.png", folder / "samples.png")
+        return json.loads((drawn / "metrics.json").read_text(encoding="utf-8"))
+    drawn = _run("generate", *places, "--sampler", "heun", "--steps", 12, "--guidance_scale", 1.5)
+    shutil.copyfile(drawn / "grid.png", folder / "samples.png")
+    return {}
+
+
+def _new(folder: Path) -> Path:
+    return folder / f"{datetime.now():%Y%m%d_%H%M%S_%f}-samples"

@@ -1,0 +1,210 @@
+"""Model cards of the shipped models, in the form that the Hugging Face hub reads, and the table of all models."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import yaml
+
+from models.evaluation.measure_names import format_measurement, format_value
+from models.evaluation.statistics import Measurement
+from models.places import PRETRAINED
+from models.runs.lookup import SHIPPED_PREFIX
+from models.runs.yaml_files import read_yaml
+from scripts.cli.arguments import split_at_dashes
+
+if TYPE_CHECKING:
+    from scripts.tasks.shipping import Shipped
+
+BEGIN, END = "<!-- models: written by make pretrained -->", "<!-- end of models -->"
+
+
+class Made(NamedTuple):
+    """How the weights of a shipped model were made. commit, torch, cpu: of the training. sha256, size: of the file.
+
+    commands: the training, and its resumptions.
+    """
+
+    commands: list[str]
+    step: int
+    seed: int
+    batch_size: int
+    parameters: int
+    minutes: float
+    commit: str
+    torch: str
+    cpu: str
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, run: Path, commands: Sequence[str], written: Path, config: Mapping[str, Any]) -> Self:
+        """Read the facts of a run. written: the checkpoint of its shipped model."""
+        lines = (run / "environment.txt").read_text(encoding="utf-8").splitlines()
+        environment = dict(line.split(": ", 1) for line in lines if ": " in line)
+        figures, facts = read_yaml(run / "performance_metrics.txt"), read_yaml(written.with_suffix(".yaml"))
+        return cls(
+            commands=list(commands),
+            step=facts["step"],
+            seed=config["seed"],
+            batch_size=config["batch_size"],
+            parameters=figures["parameters"],
+            minutes=figures["training_seconds"] / 60,
+            commit=environment.get("commit", "unknown"),
+            torch=environment.get("torch", "unknown"),
+            cpu=environment.get("cpu", "unknown"),
+            sha256=facts["sha256"],
+            size=written.stat().st_size,
+        )
+
+
+def make_command(task: str, words: Sequence[str]) -> str:
+    """Return the make command of a training, without the flags that name its run."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
+    for flag in ("--name", "--experiments_dir"):
+        if flag in words:
+            del words[words.index(flag) : words.index(flag) + 2]
+    return f'make {task} ARGS="{shlex.join(words)}"'
+
+
+def commands_of(run: Path, task: str, table: str) -> list[str]:
+    """Return the make commands of a trained run and of its resumptions. table: the flags that `pretrained` gives."""
+    commands = []
+    for line in (run / "environment.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("command: "):
+            typed = shlex.split(line)
+            module, *words = typed[typed.index("-m") + 1 :]
+            if module == "scripts.pretrained":  # It trains in its own process.
+                words = [*shlex.split(table), *split_at_dashes(words)[1]]
+            commands.append(make_command(task, words))
+    return commands
+
+
+class Row(NamedTuple):
+    """A row of the record: the report of an evaluation, and how its images were sampled."""
+
+    report: dict[str, Any]
+    sampler: str
+    steps: int
+    scale: float
+
+    def measure(self, kind: str, extractor: str) -> tuple[str, dict[str, Any]]:
+        """Return the name of a measure in the report, and its row with `found` and `floor`."""
+        prefix = f"{kind}_{extractor}_"
+        return next(item for item in self.report["results"].items() if item[0].startswith(prefix))
+
+    def interval(self, kind: str, extractor: str) -> str:
+        """Return a measure with its interval, e.g. 99.3 % [98.6, 99.7]."""
+        name, row = self.measure(kind, extractor)
+        return format_measurement(name, Measurement(*(row["found"][key] for key in ("value", "low", "high"))))
+
+    def over_floor(self, extractor: str) -> str:
+        _, row = self.measure("fd", extractor)
+        return f"{row['found']['value'] / max(row['floor']['value'], 1e-9):.1f}"
+
+    @property
+    def score(self) -> str:
+        """The classification accuracy score of the samples and, in parentheses, of real images."""
+        row = self.report["results"].get("cas")
+        if row is None:
+            return "not measured"
+        return f"{format_value('cas', row['found']['value'])} ({format_value('cas', row['floor']['value'])})"
+
+    @property
+    def cells(self) -> list[str]:
+        return [
+            f"{self.sampler} {self.steps}, {self.report['samples']['nfe']:g}",
+            f"{self.scale:g}",
+            *(self.interval("recognised", extractor) for extractor in ("convnet", "resnet")),
+            self.score,
+            self.interval("fd", "convnet"),
+            *(self.over_floor(extractor) for extractor in ("convnet", "resnet")),
+        ]
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (headings, ["---"] * len(headings), *rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+HEADINGS = (
+    *("sampler, NFE", "guidance", "recognised, convnet", "recognised, resnet", "accuracy score (real)"),
+    *("distance, convnet", "over floor, convnet", "over floor, resnet"),
+)
+
+
+def card(name: str, model: Shipped, made: Made, rows: Sequence[Row], errors: Mapping[str, Any]) -> str:
+    """Return the card of a model. errors: of an autoencoder's reconstructions. rows: of the record of another model."""
+    kind = {"train_vae": "VAE", "train_latent": "latent flow"}.get(model.task, "flow")
+    head = {"license": "mit", "tags": [kind.replace(" ", "-").lower(), "pytorch"], "datasets": [model.data]}
+    facts = [
+        ("command", ", then ".join(f"`{command}`" for command in made.commands)),
+        ("commit", made.commit),
+        ("seed", str(made.seed)),
+        ("steps", f"{made.step:,} of {made.batch_size} images"),
+        ("training", f"{made.minutes:.0f} minutes on {made.cpu}; torch {made.torch}"),
+        ("data", model.source),
+        ("weights", f"{made.parameters:,} parameters, exponential moving average, float16; {made.size / 1e6:.1f} MB"),
+        ("SHA-256", made.sha256),
+        ("licence", "MIT, as the repository"),
+    ]
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name}\n\nA {kind} of {model.title}.\n\n"
+        f"![samples](samples.png)\n\n## How it was made\n\n{markdown_table(('', ''), facts)}",
+        _errors(errors) if errors else _record(name, rows),
+        f"## Use\n\n{_use(name, model)}",
+    ]
+    return "\n".join(parts)
+
+
+def _record(name: str, rows: Sequence[Row]) -> str:
+    protocol = rows[0].report["protocol"]
+    scale, steps = rows[0].scale, rows[0].steps
+    command = (
+        f"--run {name} --sampler heun --steps {steps} --guidance_scale {scale:g} --num_images {protocol['images']}"
+    )
+    text = (
+        f"{protocol['images']:,} images a row, seed {protocol['seed']}, in the class shares of the training images; "
+        f"features of {' and '.join(protocol['extractors'])}. Brackets are 95 % intervals. The distance is the Frechet "
+        "distance from the training images; its floor is that of as many real test images. The accuracy score is that "
+        "of a classifier trained on the samples, in parentheses on as many real images. The first row again:"
+    )
+    scored = " --classification_accuracy" * ("cas" in rows[0].report["results"])
+    flags = f"{command} --extractors convnet resnet{scored}"
+    table = markdown_table(HEADINGS, [row.cells for row in rows])
+    return f'## Record\n\n{text}\n\n```bash\nmake evaluate ARGS="{flags}"\n```\n\n{table}'
+
+
+def _errors(errors: Mapping[str, Any]) -> str:
+    rows = [
+        ("MSE on [-1, 1]", f"{errors['mse']:.5f}"),
+        ("PSNR", f"{errors['psnr_db']:.2f} dB"),
+        ("SSIM", f"{errors['ssim']:.4f}"),
+        ("latents", "x".join(map(str, errors["latent_shape"]))),
+    ]
+    return f"## Record\n\nReconstructions of all test images:\n\n{markdown_table(('', ''), rows)}"
+
+
+def _use(name: str, model: Shipped) -> str:
+    if model.task == "train_vae":
+        flags = f'make reconstruct ARGS="--run {name}"\nmake train_latent ARGS="--dataset mnist --autoencoder {name}"'
+        return f"```bash\n{flags}\n```\n"
+    words = f'make generate ARGS="--run {name} --guidance_scale 1.5 --sampler heun --steps 12"'
+    code = f'from models import load, sample\n\nimages = sample(load("{name}"), 16, guidance_scale=1.5)'
+    return f"```bash\n{words}\n```\n\n```python\n{code}\n```\n"
+
+
+def index(text: str, models: Mapping[str, Shipped]) -> str:
+    """Return the text of models/pretrained/README.md with a new table of the models that are there."""
+    rows = []
+    for name, model in models.items():
+        files = sorted((PRETRAINED / name / "checkpoints").glob("*.safetensors"))
+        if files:
+            size = f"{files[-1].stat().st_size / 1e6:.1f} MB"
+            rows.append((f"[`{SHIPPED_PREFIX}{name}`]({name}/README.md)", model.title, model.task, size))
+    table = markdown_table(("model", "images", "task", "file"), rows)
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    return f"{text[:begin]}\n{table}{text[end:]}"

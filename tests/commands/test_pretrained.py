@@ -1,0 +1,153 @@
+"""Models that come with the repository: `pretrained` makes them, every task takes them and writes in experiments."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import models
+from models.places import PRETRAINED
+from models.runs import checkpoints, lookup
+from models.runs.lookup import find_shipped
+from scripts.tasks import shipping, shipping_card
+from tests.commands.tasks import TINY, Ended, run_here
+from tests.commands.test_bad_input import check_refusal
+
+SMALL = ("--max_steps", "4", "--network.width", "8", "--network.blocks", "1", "--warmup_steps", "1", "--no-tensorboard")
+MACHINE = re.compile(r"/(tmp|home|root|work|Users)/")
+
+
+def patched(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    for module in (lookup, shipping, shipping_card):
+        patch.setattr(module, "PRETRAINED", folder)
+    patch.setattr(lookup, "SHIPPED_DATA", "digits")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the place of models/pretrained, with the digits as `pretrained` makes them after four steps."""
+    from scripts import pretrained
+
+    folder = tmp_path_factory.mktemp("repository") / "pretrained"
+    folder.mkdir()
+    (folder / "README.md").write_text(f"before\n{shipping_card.BEGIN}\nold\n{shipping_card.END}\nafter\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patched(patch, folder)
+        patch.setattr(shipping, "ROWS", (("heun", 2, 1.5),))
+        words = ["--models", "digits", "--num_images", "30", "--experiments_dir", str(folder.parent / "runs")]
+        pretrained.main([*words, "--", *SMALL])
+    return folder
+
+
+@pytest.fixture
+def shipped(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    patched(monkeypatch, made)
+    return made / "digits"
+
+
+@pytest.fixture
+def run(shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Run a task with an empty folder of runs. The folder of the shipped model must not change."""
+
+    def run(task: str, *words: object) -> Ended:
+        before = {path: path.read_bytes() for path in shipped.rglob("*") if path.is_file()}
+        ended = run_here(task, *words, "--experiments_dir", tmp_path / "mine", capsys=capsys)
+        assert before == {path: path.read_bytes() for path in shipped.rglob("*") if path.is_file()}
+        return ended
+
+    return run
+
+
+def check_card(folder: Path) -> None:
+    """The card names the hash of the weights, and no file names a place of the machine that trained them."""
+    path = checkpoints.resolve_checkpoint(folder)
+    tensors, facts = checkpoints.load_checkpoint(path)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card and f"| {facts['step']:,} of " in card
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
+    assert re.search(r"\| commit \| [0-9a-f]{12}", card) and (folder / "samples.png").stat().st_size > 500
+    texts = [path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.suffix in (".md", ".yaml", ".txt")]
+    assert len(texts) >= 3 and not any(MACHINE.search(text) for text in texts)
+
+
+@pytest.mark.parametrize("folder", find_shipped(), ids=lambda folder: folder.name)
+def test_cards_of_the_shipped_models(folder: Path) -> None:
+    check_card(folder)
+    assert folder.name in shipping.MODELS and f"({folder.name}/README.md)" in (PRETRAINED / "README.md").read_text()
+    assert checkpoints.resolve_checkpoint(folder).stat().st_size < 3e6
+
+
+def test_what_pretrained_makes(made: Path) -> None:
+    check_card(made / "digits")
+    card = (made / "digits" / "README.md").read_text()
+    command = re.search(r'`make train_flow ARGS="(.*)"`', card)
+    assert command and command[1].endswith(f"--max_steps 2000 {' '.join(SMALL)}")
+    assert re.search(r"\| heun 2, 6 \| 1.5 \| \d+\.\d\d % \[\d+\.\d\d, \d+\.\d\d\] \|", card), card
+    index = (made / "README.md").read_text()
+    assert "(digits/README.md)" in index and "old" not in index and index.endswith(f"{shipping_card.END}\nafter\n")
+    (trained,) = (made.parent / "runs").glob("*-flow-digits-pretrained")
+    tensors, _ = checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(trained))
+    model = models.load(trained)
+    ours = dict(model.denoiser.network.named_parameters())
+    assert ours.keys() == checkpoints.under("ema", tensors).keys()
+
+
+def test_the_library_loads_a_shipped_model_in_float32(shipped: Path) -> None:
+    trained = models.load(next((shipped.parents[1] / "runs").glob("*-pretrained"))).denoiser.network.state_dict()
+    loaded = models.load("pretrained/digits").denoiser.network.state_dict()
+    for name, weights in trained.items():
+        assert loaded[name].dtype == torch.float32
+        torch.testing.assert_close(loaded[name], weights.half().float(), rtol=0, atol=0)
+
+
+def test_without_a_run_generate_takes_the_shipped_model_and_says_so(run, tmp_path: Path, capsys) -> None:
+    line = "pretrained/digits is used, which comes with the repository"
+    for words in ((), ("--run", "digits"), ("--run", "pretrained/digits")):
+        ended = run("generate", "--num_samples", 4, "--steps", 2, *words)
+        assert ended.folder.parent == tmp_path / "mine" / "pretrained" / "digits" / "samples"
+        assert ended.err.count(line) == (words[-1:] != ("pretrained/digits",))
+    own = run_here("train_flow", *TINY, "--experiments_dir", tmp_path / "mine", "--max_steps", 1, capsys=capsys).folder
+    for words in ((), ("--run", "digits")):
+        ended = run("generate", "--num_samples", 4, "--steps", 2, *words)
+        assert ended.folder.parent == own / "samples" and line not in ended.err
+    check_refusal(run("generate", "--run", "pretrained/none"), "pretrained/none", "choose from pretrained/digits")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("evaluate", "--task", "bayes", "--num_images", 2), "evaluation"),
+        (("evaluate", "--task", "loss", "--num_images", 2), "evaluation"),
+        (("inpaint", "--rows", 2, "--steps", 2), "inpainting"),
+        (("interpolate", "--rows", 1, "--steps", 2), "interpolations"),
+        (("generate", "--every_checkpoint", "--num_samples", 2, "--steps", 2), "samples"),
+    ],
+    ids=lambda value: " ".join(map(str, value[:3])) if isinstance(value, tuple) else value,
+)
+def test_results_lie_in_the_folder_of_runs(words: tuple[object, ...], kind: str, run, tmp_path: Path) -> None:
+    assert run(*words, "--run", "pretrained/digits").folder.parent.parts[-3:] == ("pretrained", "digits", kind)
+    assert (tmp_path / "mine" / "pretrained" / "digits").is_dir()
+
+
+def test_a_shipped_model_begins_a_training_and_is_not_resumed(run) -> None:
+    refused = run("train_flow", "--resume", "pretrained/digits")
+    check_refusal(refused, "--resume pretrained/digits", "--init_from pretrained/digits")
+    check_refusal(run("generate", "--run", "pretrained/digits", "--weights", "raw"), "has no such weights")
+    network = ("--network.width", 8, "--label_drop", 0.1, "--max_steps", 1, "--init_from", "pretrained/digits")
+    log = (run("train_flow", *TINY, *network).folder / "training_log.txt").read_text()
+    assert re.search(r"initial weights: (\d+) of \1 tensors matched", log)
+
+
+def test_pretrained_refuses_what_it_cannot_make(tmp_path: Path, capsys) -> None:
+    for words, said in {
+        ("--models", "cifar10"): "choose from digits, mnist",
+        ("--trained", "--models", "mnist"): "no finished run",
+        ("--trained", "--", "--max_steps", "3"): "leave out the flags after --",
+    }.items():
+        check_refusal(run_here("pretrained", "--experiments_dir", tmp_path, *words, capsys=capsys), said)
