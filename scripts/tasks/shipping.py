@@ -56,14 +56,14 @@ MODELS = {
     ),
     "mnist": Shipped(
         "train_flow",
-        f"--recipe mnist {_STEPS} 3000 --coupling optimal --time_mean 0.5",
+        f"--recipe mnist {_STEPS} 1200 --coupling optimal --time_mean 0.5",
         "mnist",
         "handwritten digits of 28x28 pixels",
         _MNIST,
     ),
     "fashion_mnist": Shipped(
         "train_flow",
-        f"--recipe fashion_mnist {_STEPS} 3000 --coupling optimal",
+        f"--recipe fashion_mnist {_STEPS} 1200 --coupling optimal",
         "fashion_mnist",
         "clothes of 28x28 pixels",
         _FASHION,
