@@ -26,9 +26,9 @@ from scripts.cli.signatures import Option
 Flags = TypeVar("Flags")
 SWITCH = ("auto", "on", "off")
 NOT_STORED = ("resume", "changed_data", "config", "recipe", "graph")
-# Flags whose values decide how the other flags are read.
+# Flags whose values decide how the other flags are read, or whether they are.
 READ_AHEAD = (
-    *("run", "checkpoint", "experiments_dir", "resume", "config", "recipe"),
+    *("run", "checkpoint", "experiments_dir", "resume", "init_from", "config", "recipe"),
     *("network", "space", "dataset", "task"),
 )
 _spellings: dict[str, str] = {}  # Option name -> flag, for the options of this task. Filled by parse_flags.

@@ -3,6 +3,7 @@
 The library finds each of them again, with the same message.
 """
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from models.class_names import find_labels
 from models.errors import UserError
 from models.runs.lookup import DENOISING, find_run
 from models.runs.yaml_files import read_yaml
+from models.variants import DATA_SETS
 from scripts.cli.flags import (
     AutoencoderFlags,
     ModelFlags,
@@ -21,10 +23,19 @@ from scripts.cli.help import value_names
 
 
 def check_name(option: str, value: Any, kind: Any) -> None:
-    """Raise UserError for a value that is none of the names which a flag takes. kind: type of the flag."""
+    """Raise UserError for a value that is none of the names which a flag takes. kind: type of the flag.
+
+    Networks and spaces have been found already, since their options are flags.
+    """
     names = (value_names(kind) or "").strip("{}").split(",")
-    if isinstance(value, str) and len(names) > 1 and value not in names:
-        raise UserError(f"`{option}` {value!r}: choose from {', '.join(names)}")
+    if not isinstance(value, str) or len(names) < 2 or value in names or option in ("network", "space"):
+        return
+    if option == "dataset":
+        DATA_SETS.source(value)
+    else:
+        close = difflib.get_close_matches(value, names, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"`{option}` {value!r}: {hint}choose from {', '.join(names)}")
 
 
 def check_places(flags: Any) -> None:

@@ -58,9 +58,12 @@ def train_denoiser(request: Request[TrainFlags]) -> None:
 
 def settings_to_measure(words: Sequence[str]) -> TrainFlags:
     """Return the complete flags of a new `train_flow` run with these arguments. Raises UserError as the run would."""
-    request = None if "resume" in read_ahead(words) else read_training(words, "train_flow", FLOW, "")
-    if request is None or request.flags.run.init_from:
-        raise UserError("--resume and --init_from continue an earlier run, which cannot be measured; leave them out")
+    refusal = UserError("--resume and --init_from continue an earlier run, which cannot be measured; leave them out")
+    if {"resume", "init_from"} & read_ahead(words).keys():
+        raise refusal
+    request = read_training(words, "train_flow", FLOW, "")
+    if request.flags.run.init_from is not None:  # from a --config file
+        raise refusal
     request = request.on(devices.pick_device(request.flags.run.device).type)
     settings = complete(resolve_flags(request.flags))
     check_batch(settings)

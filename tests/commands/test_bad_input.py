@@ -110,7 +110,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--variance", "big"), ("--variance big: choose from", "posterior")),
         (("--num_samples", "0"), ("--num_samples 0",)),
         (("--batch_size", "0"), ("--batch_size 0",)),
-        (("--weights", "both"), ("both", "ema or raw")),
+        (("--weights", "both"), ("both", "ema, raw")),
         (("--format", "mp4"), ("mp4", "svg")),
         (("--guidance_interval", "0.8", "0.2"), ("0.8 0.2",)),
         (("--guidance_scale", "nan"), ("--guidance_scale", "finite")),

@@ -319,9 +319,9 @@ def test_samples_that_are_not_there(refused, made: Made, tmp_path: Path) -> None
     [
         (("--num_images", "5"), ("--num_images 5", "--k 5")),
         (("--num_images", "-3"), ("--num_images -3",)),
-        (("--samples", "x.npz", "--sampler", "ddpm"), ("--sampler says how to generate",)),
-        (("--samples", "x.npz", "--labels", "3"), ("--labels says how to generate",)),
-        (("--samples", "x.npz", "--eta", "0.5"), ("--eta says how to generate", "leave out --eta")),
+        (("--samples", "README.md", "--sampler", "ddpm"), ("--sampler says how to generate",)),
+        (("--samples", "README.md", "--labels", "3"), ("--labels says how to generate",)),
+        (("--samples", "README.md", "--eta", "0.5"), ("--eta says how to generate", "leave out --eta")),
         (("--k", "400"), ("--k 400", "359")),
         (("--k", "0"), ("--k 0",)),
         (("--draws", "3"), ("--draws 3",)),

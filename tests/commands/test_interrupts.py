@@ -50,7 +50,7 @@ def wait_for_step(process: subprocess.Popen[str], runs: Path, step: int) -> Path
 
 def test_a_ctrl_c_before_the_task_has_been_imported_is_quiet(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
-    process = start_child("evaluate", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    process = start_child("train_flow", env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert process.stdout is not None and process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
