@@ -9,6 +9,8 @@ import pytest
 
 from tests.commands.tasks import run_here
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--", "--network.width", "8", "--network.multipliers", "1", "1", "--batch_size", "8")
 
 

@@ -40,6 +40,8 @@ from scripts.tasks.sampling import open_sampling
 from scripts.tasks.training import Prepared, resolve_flags
 from tests.commands.tasks import TINY_VAE
 
+pytestmark = pytest.mark.slow
+
 # What makes a network small; one that is not here is built as it is by default.
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"width": 8, "patch_size": 1},

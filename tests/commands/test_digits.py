@@ -21,6 +21,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return load_digits(return_X_y=True)  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 def test_a_short_demo_generates_the_digits_asked_for(tmp_path: Path, capsys, digits) -> None:
     real, labels = digits
     words = ("--recipe", "demo_digits", "--max_steps", STEPS, "--max_minutes", 60, "--batch_size", 64)

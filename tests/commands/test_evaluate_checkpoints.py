@@ -22,6 +22,8 @@ from models.runs import checkpoints
 from scripts.tasks.extractors import real_images
 from tests.commands.tasks import TINY, Ended, grey_folder, rows_of, run_here, weights_hash
 
+pytestmark = pytest.mark.slow
+
 FEW = ("--num_images", "60", "--steps", "4", "--draws", "10")
 LEARNING = ("--max_steps", "120", "--batch_size", "32", "--lr", "1e-2", "--sample_every", "0")
 EVERY = ("--eval_every", "0.02", "--checkpoint_every", "0.02", "--keep_checkpoints", "0", "--max_steps", "4")

@@ -31,6 +31,8 @@ from tests.commands.test_bad_input import check_refusal
 from tests.models.networks.small import CLASSES, awake
 from tests.pages import Page, browser, check_equal
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["browser"]
 OLDER_RUNS = REPOSITORY / "tests" / "data" / "older_runs"
 SHAPE = (1, 9, 6)  # sizes that patches and levels do not divide

@@ -107,6 +107,7 @@ def test_help_shows_the_settings_of_a_config(tmp_path: Path, capsys: pytest.Capt
     assert "(default: 0.0123)" in shown and "(default: 17)" in shown and "mine.txt" in shown
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_reads_well() -> None:
     """The shortest of several times counts: other work on the machine makes processor time longer."""
     slow: Sequence[str] = TASKS

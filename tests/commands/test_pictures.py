@@ -100,6 +100,7 @@ def test_distribution(features: str, kind: str, task) -> None:
     assert frames_of(folder / "animation.gif") == 2 and (folder / "distribution.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_map_by_umap_is_a_function_of_the_seed(task) -> None:
     words = ("--num_samples", 30, "--neighbours", 5, "--k", 2)
     first, second = (task("visualize_distribution", *words).folder / "distribution.png" for _ in range(2))

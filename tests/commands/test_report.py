@@ -17,6 +17,8 @@ from tests.commands.tasks import run_here
 from tests.models.report.folders import HOSTILE, write_evaluation, write_run
 from tests.pages import browser as browser
 
+pytestmark = pytest.mark.slow
+
 HOSTILE_NAME = "20260204_000000-flow-digits-" + HOSTILE.replace("/", "")
 
 

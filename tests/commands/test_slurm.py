@@ -19,6 +19,8 @@ from models.runs import checkpoints
 from tests.commands.fake_repository import eventually, path_without
 from tests.commands.tasks import REPOSITORY, TINY, status_of
 
+pytestmark = pytest.mark.slow
+
 # Each fake command writes its arguments to a file.
 TOOLS = {
     "sbatch": 'printf "%s\\n" "$@" >"$FAKE/sbatch"; echo 7001',

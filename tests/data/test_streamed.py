@@ -25,6 +25,8 @@ from data.readers.streamed import Broken, Streamed
 from models.errors import UserError
 from tests.data.own_images import load, png, zipped
 
+pytestmark = pytest.mark.slow
+
 
 def both(path: Path, **options: Any) -> tuple[data.ImageData, data.ImageData]:
     """Return the data set streamed, and in memory."""

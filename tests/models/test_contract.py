@@ -17,6 +17,8 @@ from models.diffusion.times import DENSITIES, GRIDS, TimeDensity, build_grid
 from models.errors import UserError
 from models.randomness import StepRandomness, image_draw
 
+pytestmark = pytest.mark.slow
+
 SHAPE, COUNT, LENGTHS = (1, 2, 2), 6, (None, 1, 1000)
 FORMS = [
     form for form in product(NOISE_SCHEDULES, LENGTHS, (False, True)) if form[0] != "flow" or form[1:] == (None, False)

@@ -71,6 +71,7 @@ def test_probes_and_noise_are_the_same_for_all_classes() -> None:
 # -- by the denoising error -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_variational_errors_estimate_the_true_posterior() -> None:
     """Half the squared noise error over all log-SNRs is minus the log-density, but for a constant."""
     classes = Classes(FLOW, SHAPE, 3)

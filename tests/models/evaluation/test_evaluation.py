@@ -182,6 +182,7 @@ def test_the_table(protocol: Protocol, real: RealImages) -> None:
     assert "9 classes were not asked for" in evaluation_table(one_class)
 
 
+@pytest.mark.slow
 def test_classification_accuracy_score_depends_on_the_labels(protocol: Protocol, real: RealImages) -> None:
     """The score of real images is about that of the floor. With shuffled labels, it is about chance."""
     examples = real.train[torch.arange(150)]
