@@ -28,7 +28,7 @@ WEIGHTS = ("ema", "raw")
 
 @dataclass(frozen=True)
 class Student:
-    """What a distilled denoiser has learnt: the map of its teacher's sampler, in few evaluations.
+    """The map that a distilled denoiser has learnt: its teacher's sampler, in few evaluations.
 
     times: decreasing from 1 to 0; the student knows no level but these. teacher, sha256: run and hash of the teacher's
     checkpoint. sampling: the teacher's sampler in words. guidance_scale: built into the student's images.

@@ -136,7 +136,7 @@ class Contender:
 
 
 def main(argv: list[str]) -> None:
-    flags, match = read_flags(argv)
+    flags, match = read_peer_flags(argv)
     contenders: list[Contender] = []
     os.environ["TQDM_DISABLE"] = "1"  # Turns off the libraries' progress bars in the child processes.
     with TemporaryDirectory() as folder, Interrupts(at_once=True), progress("measuring", None, bar=False):
@@ -155,7 +155,7 @@ def main(argv: list[str]) -> None:
     print(peers_table(flags, match, [contender.results for contender in contenders], test))
 
 
-def read_flags(argv: Sequence[str]) -> tuple[PeerFlags, Match]:
+def read_peer_flags(argv: Sequence[str]) -> tuple[PeerFlags, Match]:
     """Return the flags and the settings that the contenders share. Every process calls this. Raises UserError."""
     argv, further = split_at_dashes(argv)
     flags = parse_flags(argv, PeerFlags(), "bench_peers", DESCRIPTION)
@@ -192,7 +192,7 @@ def serve(link: Connection, name: str, argv: Sequence[str], folder: str) -> None
     # DataLoader workers start with the platform's default method. With "spawn", each would take seconds to start.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     torch.manual_seed(0)
-    _, match = read_flags(argv)
+    _, match = read_peer_flags(argv)
     devices.prepare_device(match.device, match.settings.run.precision)
     devices.keep_freed_memory(match.device)
     peer = PEERS[name](match, Path(folder) / name)

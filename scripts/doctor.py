@@ -42,7 +42,7 @@ class DoctorFlags:
 
 
 class Finding(NamedTuple):
-    """What a check found. state: "ok", "note" or "missing", without which tasks do not run. way_out: what to type."""
+    """Result of a check. state: "ok", "note" or "missing", without which tasks do not run. way_out: what to type."""
 
     state: str
     subject: str

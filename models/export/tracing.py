@@ -1,4 +1,4 @@
-"""From a network to its graph: `torch.export` traces it, and each of its operations is translated.
+"""The graph of a network: `torch.export` traces it, and each of its operations is translated.
 
 What depends on constants alone is computed here.
 """

@@ -1,4 +1,4 @@
-"""What the folders of a run's evaluations say: measures with their floors, protocol cards, tables and pictures."""
+"""Contents of the folders of a run's evaluations: measures with their floors, protocol cards, tables and pictures."""
 
 import json
 import math

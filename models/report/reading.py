@@ -1,4 +1,4 @@
-"""What a run folder says about its run. A missing or damaged file leaves a note, and never an exception."""
+"""Contents of a run folder. A missing or damaged file leaves a note, and never an exception."""
 
 import csv
 import math

@@ -15,7 +15,7 @@ PROJECT = "small-images"  # Project of the runs in Weights & Biases and Trackio.
 
 
 class Board(Protocol):
-    """What a run tells a board. Tags have a group, for example loss/test."""
+    """Interface of a board to a run. Tags have a group, for example loss/test."""
 
     def add_scalars(self, values: Mapping[str, float], step: int) -> None: ...
 

@@ -36,7 +36,7 @@ EMPTY_TABLE = f"{HEADER}\n|{'---|' * len(COLUMNS)}\n"
 
 
 class Spent(NamedTuple):
-    """What the training of a measured model took, with that of its teacher."""
+    """Cost of the training of a measured model, with that of its teacher."""
 
     seconds: float
     images: int

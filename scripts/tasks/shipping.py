@@ -24,7 +24,7 @@ from models.runs.lookup import CONFIG, SHIPPED_PREFIX, find_runs, results_folder
 from models.runs.status import STATUS, read_status
 from scripts.cli.terminal import tell
 from scripts.tasks.evaluate_compare import REPORT
-from scripts.tasks.shipping_card import Made, Row, card, commands_of, index, make_command
+from scripts.tasks.shipping_card import Made, RecordRow, card, commands_of, index, training_command
 
 if TYPE_CHECKING:
     from scripts.pretrained import PretrainedFlags
@@ -106,7 +106,7 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
         else:
             flagged = [*shlex.split(model.words), *words]
             run = _run(model.task, *flagged, "--experiments_dir", flags.experiments_dir, "--name", RUN_NAME)
-            commands = [make_command(model.task, flagged)]
+            commands = [training_command(model.task, flagged)]
         folder = PRETRAINED / name
         written, config = ship(run, folder, model)
         made = Made.of(run, commands, written, config)
@@ -158,7 +158,7 @@ def ship(run: Path, folder: Path, model: Shipped) -> tuple[Path, dict[str, Any]]
     return written, config
 
 
-def _measure(folder: Path, results: Path, row: tuple[str, int, float], flags: PretrainedFlags) -> Row:
+def _measure(folder: Path, results: Path, row: tuple[str, int, float], flags: PretrainedFlags) -> RecordRow:
     """Generate and measure images for one row of the card."""
     sampler, steps, scale = row
     words: list[Any] = ["--sampler", sampler, "--steps", steps, "--guidance_scale", scale]
@@ -166,7 +166,7 @@ def _measure(folder: Path, results: Path, row: tuple[str, int, float], flags: Pr
     words += ["--extractors", "convnet", "resnet", *(["--classification_accuracy"] * flags.classification_accuracy)]
     places = ("--run", folder, "--experiments_dir", flags.experiments_dir)
     evaluation = _run("evaluate", *places, *words, "--out", _new(results / "evaluation"))
-    return Row(json.loads((evaluation / REPORT).read_text(encoding="utf-8")), sampler, steps, scale)
+    return RecordRow(json.loads((evaluation / REPORT).read_text(encoding="utf-8")), sampler, steps, scale)
 
 
 def _draw(folder: Path, results: Path, model: Shipped, flags: PretrainedFlags) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Made(NamedTuple):
         )
 
 
-def make_command(task: str, words: Sequence[str]) -> str:
+def training_command(task: str, words: Sequence[str]) -> str:
     """Return the make command of a training, without the flags that name its run."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in words]
     for flag in ("--name", "--experiments_dir"):
@@ -79,11 +79,11 @@ def commands_of(run: Path, task: str, table: str) -> list[str]:
             module, *words = typed[typed.index("-m") + 1 :]
             if module == "scripts.pretrained":  # It trains in its own process.
                 words = [*shlex.split(table), *split_at_dashes(words)[1]]
-            commands.append(make_command(task, words))
+            commands.append(training_command(task, words))
     return commands
 
 
-class Row(NamedTuple):
+class RecordRow(NamedTuple):
     """A row of the record: the report of an evaluation, and how its images were sampled."""
 
     report: dict[str, Any]
@@ -136,7 +136,7 @@ HEADINGS = (
 )
 
 
-def card(name: str, model: Shipped, made: Made, rows: Sequence[Row], errors: Mapping[str, Any]) -> str:
+def card(name: str, model: Shipped, made: Made, rows: Sequence[RecordRow], errors: Mapping[str, Any]) -> str:
     """Return the card of a model. errors: of an autoencoder's reconstructions. rows: of the record of another model."""
     kind = {"train_vae": "VAE", "train_latent": "latent flow"}.get(model.task, "flow")
     head = {"license": "mit", "tags": [kind.replace(" ", "-").lower(), "pytorch"], "datasets": [model.data]}
@@ -160,7 +160,7 @@ def card(name: str, model: Shipped, made: Made, rows: Sequence[Row], errors: Map
     return "\n".join(parts)
 
 
-def _record(name: str, rows: Sequence[Row]) -> str:
+def _record(name: str, rows: Sequence[RecordRow]) -> str:
     protocol = rows[0].report["protocol"]
     scale, steps = rows[0].scale, rows[0].steps
     command = (

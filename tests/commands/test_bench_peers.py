@@ -14,7 +14,7 @@ from data import Split
 from models.evaluation.sample_test import RECOGNISED
 from scripts import bench_peers
 from scripts.bench import PILDataset
-from scripts.bench_peers import NEEDED, PEERS, Results, Trial, Turn, read_flags
+from scripts.bench_peers import NEEDED, PEERS, Results, Trial, Turn, read_peer_flags
 from scripts.tasks.denoising import build_sample_test
 from tests.commands.tasks import run_child, run_here
 
@@ -48,7 +48,7 @@ def test_each_loop_learns_and_its_samples_are_what_they_were_asked_for(name: str
     few = ("--recipe", "demo_digits", "--experiments_dir", str(tmp_path), "--num_images", "100")
     torch.manual_seed(0)
     fast = ("--minutes", "1", "--example_lr", "3e-3", "--", "--network.width", "16", "--max_steps", "400")
-    _, match = read_flags([*few, *fast])
+    _, match = read_peer_flags([*few, *fast])
     peer = PEERS[name](match, tmp_path)
     for _ in range(400):
         peer.step()
