@@ -272,9 +272,8 @@ def sample(
 ) -> Tensor:
     """Return `count` images, uint8 (count, C, H, W) on the CPU. Raises UserError.
 
-    labels: classes that the images cycle through, by number or name, None for all. sampler: None for heun, or for what
-    a student has learnt. steps: None for the sampler's default. sampling: other fields of `Sampling`, such as
-    guidance_scale, or options of the sampler.
+    labels: classes that the images cycle through, by number or name, None for all. sampler, steps: None for heun with
+    its default, or for those of a student. sampling: other fields of `Sampling`, or options of the sampler.
     """
     values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
     sampler, steps = default_sampler(model.spec, sampler, steps, "heun")
