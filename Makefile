@@ -150,7 +150,7 @@ record: environment ## add a row to the records: DATASET=mnist MINUTES=10
 	@$(WITH_ARGS) scripts/sh/launch.sh record $(if $(DATASET),--dataset $(DATASET)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) "$${args[@]}"
 
-pretrained: environment ## train and measure the models of models/pretrained again
+pretrained: environment ## train and measure the models in models/pretrained
 	@$(WITH_ARGS) scripts/sh/launch.sh pretrained "$${args[@]}"
 
 bench: environment ## measure the speed of the loop and the samplers
