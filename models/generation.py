@@ -197,8 +197,8 @@ def start_from_noise(
     labels: Sequence[int] | None,
     seed: int,
 ) -> Start:
-    """Return the start of the images with these indices, from the noise of the seed. labels: of all images."""
-    label = None if labels is None else torch.tensor([labels[index] for index in indices], device=model.device)
+    """Return the start of the images with these indices and labels, from the noise of the seed."""
+    label = None if labels is None else torch.tensor(labels, device=model.device)
     draw = image_draw(seed, indices, model.device)
     noise = shape_noise(model.spec.initial_noise, draw((len(indices), *model.space.shape)))
     return Start(noise, 1.0, label, sampling.walk(with_labels(denoiser, label), noise, grid, draw))
@@ -254,7 +254,8 @@ def generate(
     grid = sampling.levels(model)
 
     def begin(denoiser: Denoiser, indices: range) -> Start:
-        return start_from_noise(model, sampling, grid, denoiser, indices, labels, seed)
+        own = None if labels is None else labels[indices.start : indices.stop]
+        return start_from_noise(model, sampling, grid, denoiser, indices, own, seed)
 
     kept = spaced_steps(grid, frames)
     return generate_from(begin, model, sampling, count, sampling.steps, batch_size, kept, FRAMED, over_ranks)
@@ -292,17 +293,17 @@ def named_labels(model: Model, words: Sequence[int | str]) -> tuple[list[int], l
     return find_labels(words, model.spec.class_names)
 
 
-def choose_labels(model: Model, labels: Sequence[int] | None, count: int) -> list[int] | None:
+def choose_labels(model: Model, labels: Sequence[int] | None, count: int, first: int = 0) -> list[int] | None:
     """Return `count` labels that cycle through `labels` or the trained classes; None for a model without classes.
 
-    Raises UserError for classes that had no training image.
+    first: number of the first image. Raises UserError for classes that had no training image.
     """
     for label in labels or ():
         if label in model.spec.untrained:
             name = model.spec.class_names[label]
             raise UserError(f"`labels` {label}: the class {name} had no training image", "choose other `labels`")
     turns = labels or model.spec.trained
-    return [turns[index % len(turns)] for index in range(count)] if turns else None
+    return [turns[index % len(turns)] for index in range(first, first + count)] if turns else None
 
 
 def _collect(

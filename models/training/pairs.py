@@ -35,8 +35,7 @@ class Teacher:
 
     def labels(self, indices: range) -> list[int] | None:
         """Return the labels of the images with these numbers: the trained classes in turn, or None."""
-        in_turn = choose_labels(self.model, None, indices.stop)
-        return None if in_turn is None else in_turn[indices.start :]
+        return choose_labels(self.model, None, len(indices), indices.start)
 
     @torch.no_grad()
     def states(self, indices: range, seed: int) -> Tensor:
@@ -45,9 +44,8 @@ class Teacher:
         The first are the noise of `generate` for this seed, the last its images before they are decoded.
         """
         denoiser, _ = sampled_denoiser(self.model, self.sampling)
-        labels = choose_labels(self.model, None, indices.stop)
         grid = self.sampling.levels(self.model)
-        start = start_from_noise(self.model, self.sampling, grid, denoiser, indices, labels, seed)
+        start = start_from_noise(self.model, self.sampling, grid, denoiser, indices, self.labels(indices), seed)
         states = [start.noisy, *(step.noisy for step in start.steps)]
         return torch.stack([states[position] for position in self.kept])
 
