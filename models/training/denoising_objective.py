@@ -18,7 +18,7 @@ from models.evaluation.sample_test import SampleTest
 from models.generation import Generated, Sampling, choose_labels, generate
 from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
-from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss, rows_to_show
+from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, TestLoss, rows_to_show
 
 FRAMES, STRIP_IMAGES = 10, 10  # Of the reverse process: times, and images of a strip.
 FEWEST_ROWS, MOST_ROWS, FORWARD_STEPS = 8, 20, 10  # Of the forward process: one row per class within these limits.
@@ -67,15 +67,9 @@ class DenoisingObjective:
             )
         return lines
 
-    def model(self, network: nn.Module) -> Model:
-        """Return the model with a network, the same one at every call: on a GPU it keeps its recorded graphs."""
-        if network not in self._models:
-            self._models[network] = self.spec.model(network, self.test_images.device, self.autocast)
-        return self._models[network]
-
     @cached_property
-    def _models(self) -> dict[nn.Module, Model]:
-        return {}
+    def model(self) -> KeptModels:
+        return KeptModels(self.spec, self.test_images.device, self.autocast)
 
     def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
         """Draw the times, with their bins in the log, and which labels are dropped."""

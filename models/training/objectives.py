@@ -1,15 +1,32 @@
 """Interface between the training loop and an objective: loss, evaluation and pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness
 
 EVALUATION_BATCH = 256
+
+
+@dataclass
+class KeptModels:
+    """The model of a specification with each network, made once: on a GPU it keeps its recorded graphs."""
+
+    spec: DenoiserSpec
+    device: torch.device
+    autocast: torch.dtype | None
+    kept: dict[nn.Module, Model] = field(default_factory=dict)
+
+    def __call__(self, network: nn.Module) -> Model:
+        if network not in self.kept:
+            self.kept[network] = self.spec.model(network, self.device, self.autocast)
+        return self.kept[network]
 
 
 class Losses(NamedTuple):

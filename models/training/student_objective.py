@@ -21,7 +21,7 @@ from models.drawing.lettering import class_titles
 from models.generation import Sampling, choose_labels, generate
 from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
-from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss
+from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, TestLoss
 from models.training.pairs import Teacher
 
 # Half-width of the quadratic part of the loss, for a root mean square error (Song and Dhariwal 2023, section 3.3).
@@ -83,15 +83,9 @@ class StudentObjective:
         assert self.spec.student is not None
         return Sampling(steps=self.spec.student.evaluations)
 
-    def model(self, network: nn.Module) -> Model:
-        """Return the model with a network, the same one at every call: on a GPU it keeps its recorded graphs."""
-        if network not in self._models:
-            self._models[network] = self.spec.model(network, self.device, self.autocast)
-        return self._models[network]
-
     @cached_property
-    def _models(self) -> dict[nn.Module, Model]:
-        return {}
+    def model(self) -> KeptModels:
+        return KeptModels(self.spec, self.device, self.autocast)
 
     @cached_property
     def _levels(self) -> NoiseLevel:
