@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from models.errors import UserError
 from models.report.evaluations import Evaluated, read_evaluations
+from models.runs.environment import ENVIRONMENT, read_starts
 from models.runs.lookup import CONFIG, read_config
 from models.runs.status import STATUS, liveness, read_status
 from models.runs.yaml_files import read_yaml
 
-ENVIRONMENT, LOG, METRICS, MONITOR = "environment.txt", "training_log.txt", "metrics.csv", "monitor.csv"
+LOG, METRICS, MONITOR = "training_log.txt", "metrics.csv", "monitor.csv"
 MARKS = (STATUS, CONFIG, ENVIRONMENT, LOG, METRICS)  # A folder with one of these files is a run.
 LOG_LINES, LOG_BYTES = 60, 60_000  # The end of the log that is shown.
 DEAD = "the process ended without writing its state"
@@ -139,7 +140,7 @@ def read_run(folder: Path) -> RunFacts:
         reason,
         status,
         attempt(lambda: read_config(folder), {}) if (folder / CONFIG).exists() else _missing(CONFIG, notes),
-        attempt(lambda: _read_starts(folder / ENVIRONMENT), []),
+        attempt(lambda: read_starts(folder), []),
         attempt(lambda: read_columns(folder / METRICS), {}),
         attempt(lambda: read_columns(folder / MONITOR), {}) if (folder / MONITOR).exists() else {},
         attempt(lambda: _read_log(folder / LOG), []),
@@ -194,18 +195,6 @@ def _cell(word: str) -> float | None:
         return datetime.fromisoformat(word).timestamp()
     except ValueError:
         return None
-
-
-def _read_starts(path: Path) -> list[dict[str, str]]:
-    """Return what is known of each start, by key. Raises OSError."""
-    starts: list[dict[str, str]] = [{}]
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, colon, value = line.partition(": ")
-        if line == "resumed":
-            starts.append({})
-        elif colon:
-            starts[-1][key] = value
-    return [start for start in starts if start]
 
 
 def _read_log(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ from models.processes import cpu_name
 from models.runs.status import utc_now
 
 REPOSITORY = Path(__file__).parents[2]
+ENVIRONMENT = "environment.txt"
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "DATA_ROOT", "EXPERIMENTS_DIR")  # that change what a command does
 
 
@@ -64,3 +65,15 @@ def git_commit(repository: Path = REPOSITORY) -> str:
         )
     except OSError:
         return "unknown (git is not installed)"
+
+
+def read_starts(run: Path) -> list[dict[str, str]]:
+    """Return what ENVIRONMENT of a run says about each of its starts, by key. Raises OSError."""
+    starts: list[dict[str, str]] = [{}]
+    for line in (run / ENVIRONMENT).read_text(encoding="utf-8", errors="replace").splitlines():
+        key, colon, value = line.partition(": ")
+        if line == "resumed":
+            starts.append({})
+        elif colon:
+            starts[-1][key] = value
+    return [start for start in starts if start]

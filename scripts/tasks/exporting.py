@@ -17,6 +17,7 @@ from models.generation import Sampling, default_sampler
 from models.model import Model
 from models.progress import progress
 from models.runs import checkpoints
+from models.runs.environment import ENVIRONMENT, read_starts
 from models.runs.files import write_text
 from models.runs.lookup import CONFIG, NEEDED, read_config
 from models.runs.status import STATUS
@@ -34,7 +35,6 @@ from scripts.tasks.sampling import (
 if TYPE_CHECKING:
     from scripts.export import ExportFlags
 
-ENVIRONMENT = "environment.txt"
 COPIED = (CONFIG, STATUS, ENVIRONMENT)
 KIND = "exported"  # Subfolder of a run for its exports.
 
@@ -67,7 +67,8 @@ def export_run(model: Model, out: str | None, experiments_dir: str, flag: str = 
         write_text(folder / "checkpoints" / checkpoints.LAST, path.name + "\n")
         for autoencoder in model.space.needs:
             checkpoints.copy_checkpoint(autoencoder, folder / NEEDED)
-        card = build_card(model, run.name, _config_of(path), _read_lines(run / ENVIRONMENT))
+        environment = read_starts(run)[-1] if (run / ENVIRONMENT).is_file() else {}
+        card = build_card(model, run.name, _config_of(path), environment)
         write_text(folder / "README.md", card)
 
 
@@ -99,12 +100,6 @@ def _check_packages(to: str) -> None:
 def _path_of(model: Model) -> Path:
     assert model.origin is not None
     return model.origin.path
-
-
-def _read_lines(file: Path) -> dict[str, str]:
-    """Read a file of lines `key: value`. An empty dict if it is missing."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    return dict(line.split(": ", 1) for line in lines if ": " in line)
 
 
 def _config_of(path: Path) -> dict[str, Any]:

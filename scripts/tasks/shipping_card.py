@@ -12,6 +12,7 @@ import yaml
 from models.evaluation.measure_names import format_measurement, format_value
 from models.evaluation.statistics import Measurement
 from models.places import PRETRAINED
+from models.runs.environment import read_starts
 from models.runs.lookup import SHIPPED_PREFIX
 from models.runs.yaml_files import read_yaml
 from scripts.cli.arguments import split_at_dashes
@@ -43,8 +44,7 @@ class Made(NamedTuple):
     @classmethod
     def of(cls, run: Path, commands: Sequence[str], written: Path, config: Mapping[str, Any]) -> Self:
         """Read the facts of a run. written: the checkpoint of its shipped model."""
-        lines = (run / "environment.txt").read_text(encoding="utf-8").splitlines()
-        environment = dict(line.split(": ", 1) for line in lines if ": " in line)
+        environment = read_starts(run)[-1]
         figures, facts = read_yaml(run / "performance_metrics.txt"), read_yaml(written.with_suffix(".yaml"))
         return cls(
             commands=list(commands),
@@ -73,13 +73,12 @@ def training_command(task: str, words: Sequence[str]) -> str:
 def commands_of(run: Path, task: str, table: str) -> list[str]:
     """Return the make commands of a trained run and of its resumptions. table: the flags that `pretrained` gives."""
     commands = []
-    for line in (run / "environment.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("command: "):
-            typed = shlex.split(line)
-            module, *words = typed[typed.index("-m") + 1 :]
-            if module == "scripts.pretrained":  # It trains in its own process.
-                words = [*shlex.split(table), *split_at_dashes(words)[1]]
-            commands.append(training_command(task, words))
+    for start in read_starts(run):
+        typed = shlex.split(start["command"])
+        module, *words = typed[typed.index("-m") + 1 :]
+        if module == "scripts.pretrained":  # It trains in its own process.
+            words = [*shlex.split(table), *split_at_dashes(words)[1]]
+        commands.append(training_command(task, words))
     return commands
 
 

@@ -24,7 +24,7 @@ from models.errors import UserError
 from models.model import match_weights
 from models.progress import duration, progress
 from models.runs import checkpoints, yaml_files
-from models.runs.environment import environment
+from models.runs.environment import ENVIRONMENT, environment
 from models.runs.lookup import NEEDED, find_run
 from models.runs.run import Run
 from models.runs.status import read_status
@@ -141,7 +141,7 @@ def _open_run(
                 checkpoints.copy_checkpoint(needed, run.folder / NEEDED)
         else:
             run = Run.reopen(folder)
-        with (run.folder / "environment.txt").open("a", encoding="utf-8") as file:
+        with (run.folder / ENVIRONMENT).open("a", encoding="utf-8") as file:
             file.write(("" if folder is None else "\nresumed\n") + environment())
         if prepared.files is not None:
             run_data.write_listing(run.folder, prepared.files)
