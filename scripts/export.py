@@ -8,9 +8,9 @@ from typing import Literal
 
 import tyro
 
-from scripts.cli.arguments import parse_flags
-from scripts.cli.command import run_command
+from scripts.cli.command import quick_imports, run_command
 from scripts.cli.flags import RunChoice
+from scripts.cli.settings import read_flags
 
 DESCRIPTION = "Export a trained run for use elsewhere. Prints the file or folder."
 
@@ -28,9 +28,9 @@ class ExportFlags:
 
 
 def main(argv: list[str]) -> None:
-    flags = parse_flags(argv, ExportFlags(), "export", DESCRIPTION)
-    from scripts.tasks.exporting import export
-
+    flags = read_flags(argv, ExportFlags(), "export", DESCRIPTION)
+    with quick_imports():
+        from scripts.tasks.exporting import export
     export(flags)
 
 

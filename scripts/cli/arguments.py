@@ -20,7 +20,7 @@ from models.errors import UserError
 from models.places import expanded
 from models.ranges import check_ranges
 from scripts.cli.early import check_name
-from scripts.cli.help import REGISTRY, error_line, field_types, value_names, wrapped
+from scripts.cli.help import REGISTRY, error_line, field_types, listed_names, wrapped
 from scripts.cli.signatures import Option
 
 Flags = TypeVar("Flags")
@@ -82,8 +82,11 @@ def _refuse_misplaced(argv: Sequence[str], flags: Any, kinds: Mapping[str, Any])
         room, _, option = name.partition(".")
         if not option or name in kinds or room not in getattr(flags, "variants", ()):
             continue
-        names = (value_names(kinds[room]) or "").strip("{}").split(",")
-        owners = [owner for owner in names if option in {known.name for known in flags.variants[room](owner)}]
+        owners = [
+            owner
+            for owner in listed_names(kinds[room])
+            if option in {known.name for known in flags.variants[room](owner)}
+        ]
         if owners:
             message = f"--{name}: {getattr(flags, room) or f'the default {room}'} has no such option"
             raise UserError(message, f"choose `{room}` {' or '.join(owners)}")

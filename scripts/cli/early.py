@@ -13,13 +13,8 @@ from models.errors import UserError
 from models.runs.lookup import DENOISING, find_run
 from models.runs.yaml_files import read_yaml
 from models.variants import DATA_SETS
-from scripts.cli.flags import (
-    AutoencoderFlags,
-    ModelFlags,
-    SamplerFlags,
-    TrainFlags,
-)
-from scripts.cli.help import value_names
+from scripts.cli.flags import AutoencoderFlags, RunChoice, SamplerFlags, TrainFlags
+from scripts.cli.help import listed_names
 
 
 def check_name(option: str, value: Any, kind: Any) -> None:
@@ -27,7 +22,7 @@ def check_name(option: str, value: Any, kind: Any) -> None:
 
     Networks and spaces have been found already, since their options are flags.
     """
-    names = (value_names(kind) or "").strip("{}").split(",")
+    names = listed_names(kind)
     if not isinstance(value, str) or len(names) < 2 or value in names or option in ("network", "space"):
         return
     if option == "dataset":
@@ -43,7 +38,7 @@ def check_places(flags: Any) -> None:
     samples = getattr(flags, "samples", None)
     if isinstance(samples, str):  # of evaluate; a number for other tasks
         check_samples(Path(samples))
-    elif isinstance(model := getattr(flags, "model", None), ModelFlags):
+    elif isinstance(model := getattr(flags, "model", None), RunChoice):
         _check_model(model, getattr(flags, "labels", None))
     if isinstance(sampling := getattr(flags, "sampling", None), SamplerFlags) and sampling.autoguidance:
         _check_run(sampling.autoguidance, flags.model.experiments_dir, DENOISING, or_shipped=True)
@@ -76,7 +71,7 @@ def _check_run(
     return find_run(name, Path(experiments_dir), tasks, None if dataset == "hf" else dataset, or_shipped)
 
 
-def _check_model(model: ModelFlags, labels: Any) -> None:
+def _check_model(model: RunChoice, labels: Any) -> None:
     if model.checkpoint in ("last", "best"):
         folder = find_run(model.run, Path(model.experiments_dir), DENOISING, or_shipped=True)
         facts = max((folder / "checkpoints").glob("step_*.yaml"), default=None)

@@ -85,6 +85,11 @@ def value_names(kind: Any) -> str | None:
     return value_names(parts[0]) if parts else kind.__name__.upper()
 
 
+def listed_names(kind: Any) -> list[str]:
+    """Return the names of a flag that takes one of several, {one,other} in its help. Others have one entry at most."""
+    return (value_names(kind) or "").strip("{}").split(",")
+
+
 def _default_hint(default: str) -> str:
     """Return the end of a help text. None needs no mention: the text says what happens without the flag."""
     return "" if default in ("None", "") else f"(default: {default})"

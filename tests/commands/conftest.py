@@ -1,4 +1,4 @@
-"""What the tests of commands share: runs that draw no curves, which tests/models/drawing looks at."""
+"""Shared by the tests of commands: their runs draw no curves, which tests/models/drawing looks at."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def check_use(page: Page, model: Model) -> None:
 
 
 def test_a_page_of_a_chain(run: Path, browser: Any, capsys: Any) -> None:
-    """By the real command. Guided, then sampled with fresh noise in every step."""
+    """The real command makes the page. It is guided first, then sampled with fresh noise in every step."""
     file = Path(export(run, capsys).out.strip())
     assert file.parent == run / "exported" and file.stat().st_size < 1e6
     page, model = Page(browser, file), load(run, device="cpu")
