@@ -6,6 +6,7 @@ SHELL := bash
 # The shell reads ARGS as if it were typed after the command. Expanded by make, it would lose dollar signs and newlines.
 unexport ARGS
 export RAW_ARGS := $(value ARGS)
+export RAW_NAME := $(value NAME)
 WITH_ARGS = eval "args=($$RAW_ARGS"$$'\n)' &&
 PYTHON ?= .venv/bin/python
 python = "$(PYTHON:~/%=$(HOME)/%)"
@@ -15,7 +16,7 @@ TARGETS := $(shell sed -n 's/^\([a-z_0-9]*\):.*/\1/p' $(MAKEFILE_LIST))
 
 # Make itself ignores a mistyped variable, and runs the targets before a mistyped one.
 VARIABLES := ARGS FOREGROUND GPUS PROCS PYTHON TORCH_BACKEND DATA_ROOT EXPERIMENTS_DIR MEMORY_LIMIT \
-	LAUNCH_WITH LAUNCH_WAIT STOP_WAIT MONITOR_INTERVAL DATASET MINUTES SEEDS
+	LAUNCH_WITH LAUNCH_WAIT STOP_WAIT MONITOR_INTERVAL DATASET MINUTES SEEDS NAME
 typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 $(foreach name,$(filter-out $(VARIABLES),$(typed)),$(error $(name)= is unknown here. Flags: ARGS="--flag value". \
 	Variables of other programs: $(name)=value make TARGET))
@@ -149,6 +150,9 @@ lint: test_environment ## run ruff, pyright, shellcheck and node --check
 record: environment ## add a row to the records: DATASET=mnist MINUTES=10
 	@$(WITH_ARGS) scripts/sh/launch.sh record $(if $(DATASET),--dataset $(DATASET)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) "$${args[@]}"
+
+study: environment ## answer a question: NAME=losses; without NAME: list them
+	@$(WITH_ARGS) $(if $(NAME),,FOREGROUND=1) scripts/sh/launch.sh study $(if $(NAME),--name "$$RAW_NAME") "$${args[@]}"
 
 pretrained: environment ## train and measure the models in models/pretrained
 	@$(WITH_ARGS) scripts/sh/launch.sh pretrained "$${args[@]}"

@@ -19,6 +19,7 @@ LOSS_SETTINGS = ("space", "kind", "prediction", "reconstruction", "loss", "weigh
 PLAIN = ("pixels", "uniform", "null", "None")
 SHIPPED_PREFIX = "pretrained/"  # Begins the name of a shipped model: a run folder in models/pretrained.
 SHIPPED_DATA = "mnist"  # Data set of the shipped model that is used without any run.
+STUDIES_FOLDER = "studies"  # Subfolder of experiments_dir, with a folder for each study.
 NEEDED = "autoencoder"  # Subfolder of a run, with a copy of the autoencoder checkpoint that the run uses.
 
 

@@ -4,12 +4,16 @@ import shlex
 from pathlib import Path
 
 from models.runs.lookup import CONFIG
+from models.runs.status import read_status
 
 AFTER_TRAINING = {"train_vae": "encode_dataset"}  # The other tasks train models to sample from.
 
 
 def next_command(folder: Path, task: str, state: str) -> str:
     """Return the whole command for a run in a state: sample, encode, resume, start again, or read the log."""
+    if task == "study":
+        name = shlex.quote(str(read_status(folder).get("source")))
+        return "make report" if state == "finished" else f"make study NAME={name}"
     if state == "finished":
         return make_command(AFTER_TRAINING.get(task, "generate"), "--run", folder)
     if state in ("interrupted", "dead"):

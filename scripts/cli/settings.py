@@ -30,10 +30,18 @@ from scripts.cli.arguments import (
     with_settings,
 )
 from scripts.cli.early import check_places
-from scripts.cli.flags import AutoencoderFlags, CodingFlags, TrainFlags
+from scripts.cli.flags import FLOW, LATENT, LATENT_OPTIONS, AutoencoderFlags, CodingFlags, TrainFlags
 from scripts.cli.recipes import Recipe, described, find_recipe
 from scripts.cli.student_flags import StudentFlags
 
+# Default flags of each training task, and defaults for options of its default network.
+DEFAULTS: Mapping[str, tuple[TrainFlags | AutoencoderFlags | StudentFlags, Mapping[str, Any]]] = {
+    "train_ddpm": (TrainFlags(), {}),
+    "train_flow": (FLOW, {}),
+    "train_latent": (LATENT, LATENT_OPTIONS),
+    "train_vae": (AutoencoderFlags(), {}),
+    "distill": (StudentFlags(), {}),
+}
 AnyFlags = TypeVar("AnyFlags", TrainFlags, AutoencoderFlags, StudentFlags)
 AnyCoding = TypeVar("AnyCoding", bound=CodingFlags)
 Flags = TypeVar("Flags")

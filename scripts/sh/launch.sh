@@ -4,7 +4,7 @@
 #   scripts/sh/launch.sh TASK [FLAGS...]
 #                       TASK is a file scripts/TASK.py; FLAGS are its flags
 #
-#   FOREGROUND=1        run the task in this terminal; so do --help and -h
+#   FOREGROUND=1        run the task in this terminal; so do --help and --show
 #   GPUS                number of GPUs, one process each; 0 for the CPU
 #                       (default: one GPU, or the CPU if there is none)
 #   PROCS               number of processes on the CPU; needs GPUS=0 (default 1)
@@ -181,7 +181,7 @@ command=("$python" -m)
 command+=("scripts.$task" "$@")
 
 for word in "$@"; do
-    if [[ $word == --help || $word == -h ]]; then FOREGROUND=1; fi
+    if [[ $word == --help || $word == -h || $word == --show ]]; then FOREGROUND=1; fi
 done
 if [[ ${FOREGROUND:-0} != 0 ]]; then
     unset LAUNCH_LOG LAUNCH_SESSION LAUNCH_MONITOR LAUNCH_RECORD

@@ -30,7 +30,7 @@ from scripts.tasks import protocol
 from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, resolve_model
 
 if TYPE_CHECKING:
-    from scripts.evaluate import BayesFlags
+    from scripts.cli.evaluation_flags import BayesFlags
 
 Classify = Callable[[Tensor, Sequence[int]], Posterior]  # Takes uint8 images and their indices in the split.
 

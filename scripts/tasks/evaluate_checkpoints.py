@@ -60,7 +60,7 @@ from scripts.tasks.sampling import (
 )
 
 if TYPE_CHECKING:
-    from scripts.evaluate import CheckpointsFlags
+    from scripts.cli.evaluation_flags import CheckpointsFlags
 
 NOISE_LOSS = "noise_loss"
 HEADINGS = {NOISE_LOSS: "error of the estimated noise", "fd": "distance", "recognised": "recognised, %"}

@@ -27,7 +27,7 @@ from scripts.tasks.protocol import unused_path
 from scripts.tasks.sampling import make_folder
 
 if TYPE_CHECKING:
-    from scripts.evaluate import CompareFlags
+    from scripts.cli.evaluation_flags import CompareFlags
 
 REPORT = "report.json"
 NUMBERS = ("value", "low", "high")

@@ -23,7 +23,7 @@ from scripts.tasks import protocol
 from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, resolve_model
 
 if TYPE_CHECKING:
-    from scripts.evaluate import LikelihoodFlags
+    from scripts.cli.evaluation_flags import LikelihoodFlags
 
 FEWER = 500  # Default number of images. A likelihood takes many network evaluations.
 MEANINGS_OF_PARTS = {

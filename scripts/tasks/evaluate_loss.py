@@ -24,7 +24,7 @@ from scripts.tasks import protocol
 from scripts.tasks.sampling import describe_model, find_checkpoint, folder_in_run, open_model, resolve_model
 
 if TYPE_CHECKING:
-    from scripts.evaluate import NoiseLossFlags
+    from scripts.cli.evaluation_flags import NoiseLossFlags
 
 
 def main(flags: NoiseLossFlags) -> None:

@@ -37,7 +37,7 @@ from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open
 from scripts.tasks.training import load_data, one_loads_first
 
 if TYPE_CHECKING:
-    from scripts.evaluate import SamplesFlags
+    from scripts.cli.evaluation_flags import SamplesFlags
 
 
 def main(flags: SamplesFlags) -> None:

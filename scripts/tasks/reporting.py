@@ -12,18 +12,11 @@ from models.report.views import Advice, Command
 from models.runs.lookup import CONFIG
 from models.training.budget import DEFAULT_EPOCHS
 from scripts.cli.arguments import merge, read_ahead, to_config, with_settings
-from scripts.cli.flags import FLOW, LATENT, LATENT_OPTIONS, AutoencoderFlags, ReportFlags, TrainFlags
+from scripts.cli.flags import ReportFlags
 from scripts.cli.next_steps import make_command, next_command
 from scripts.cli.recipes import find_recipe
-from scripts.cli.student_flags import StudentFlags
+from scripts.cli.settings import DEFAULTS
 
-DEFAULTS: Mapping[str, tuple[TrainFlags | AutoencoderFlags | StudentFlags, Mapping[str, Any]]] = {
-    "train_ddpm": (TrainFlags(), {}),
-    "train_flow": (FLOW, {}),
-    "train_latent": (LATENT, LATENT_OPTIONS),
-    "train_vae": (AutoencoderFlags(), {}),
-    "distill": (StudentFlags(), {}),
-}
 BUDGETS = ("epochs", "max_steps", "max_minutes")
 PURPOSES = {
     "finished": "generate images",

@@ -1,0 +1,114 @@
+"""Plots of studies: each measure by setting, with the values of all seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.drawing.axes import WIDE, scale_axis
+from models.drawing.figure_files import COLOURS, STYLES, figure_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FEWEST = 3  # Numbers on an axis from which on a measure is drawn as a curve.
+
+
+class StudyPanel(NamedTuple):
+    """A measure of the cells. values: (cells, seeds), NaN where a cell failed. means, called: one per cell.
+
+    called: whether the cell differs from the first, the reference. floor: value of real images. ratio: the values are
+    compared by their ratios, so that a wide range is drawn on a logarithmic axis.
+    """
+
+    heading: str
+    values: NDArray[np.float64]
+    means: NDArray[np.float64]
+    called: Sequence[bool]
+    floor: float | None
+    ratio: bool
+
+
+def draw_study(labels: Sequence[Mapping[str, str]], panels: Sequence[StudyPanel], path: Path | str, title: str) -> None:
+    """Draw one panel per measure, in a .png, .pdf or .svg file.
+
+    labels: of each cell, its value on each axis of the study. If the values of one axis are numbers, the measure is a
+    curve over them, with a line for each combination of the others. Otherwise each cell has a row.
+    """
+    axis = _numeric_axis(labels)
+    size = (1 + 3.4 * len(panels), 3.8) if axis else (3 + 2.4 * len(panels), 1.3 + 0.3 * len(labels))
+    with figure_file(size, path, title) as figure:
+        subplots = figure.subplots(1, len(panels), squeeze=False, sharey=not axis)[0]
+        for axes, panel in zip(subplots, panels, strict=True):
+            _draw_curves(axes, panel, labels, axis) if axis else _draw_rows(axes, panel, labels)
+        handles = {str(line.get_label()): line for axes in subplots for line in axes.lines}
+        handles = {label: line for label, line in handles.items() if not label.startswith("_")}
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize=8)
+
+
+def _numeric_axis(labels: Sequence[Mapping[str, str]]) -> str | None:
+    """Return the first axis with at least FEWEST values that are all numbers, if there is one."""
+    for axis in labels[0]:
+        values = {row[axis] for row in labels}
+        if len(values) >= FEWEST and all(_is_number(value) for value in values):
+            return axis
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _draw_curves(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]], axis: str) -> None:
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(labels):
+        others = ", ".join(f"{name} {value}" for name, value in row.items() if name != axis)
+        groups.setdefault(others or "mean over seeds", []).append(index)
+    x = np.array([float(row[axis]) for row in labels])
+    for number, (name, rows) in enumerate(groups.items()):
+        rows = sorted(rows, key=lambda index: x[index])
+        colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+        for seed in panel.values[rows].T:
+            axes.plot(x[rows], seed, "o", color=colour, alpha=0.35, markersize=3)
+        axes.plot(x[rows], panel.means[rows], color=colour, linestyle=style, label=name)
+    _draw_floor(axes.axhline, panel)
+    positive = x[x > 0]
+    if len(positive) == len(x) and x.max() > WIDE * x.min():
+        axes.set_xscale("log")
+    axes.set_xticks(sorted(set(x)), labels=[f"{value:g}" for value in sorted(set(x))], minor=False)
+    axes.minorticks_off()
+    axes.set(title=panel.heading, xlabel=axis.replace("_", " "))
+    if panel.ratio:
+        scale_axis(axes, panel.values)
+
+
+def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]]) -> None:
+    positions = np.arange(len(labels))
+    for seed in panel.values.T:
+        axes.plot(seed, positions, "o", color="0.6", markersize=3, label="one seed")
+    for called, label, colour in (
+        (False, "mean, no difference found", COLOURS[0]),
+        (True, "mean, differs", COLOURS[1]),
+    ):
+        rows = [index for index in positions if bool(panel.called[index]) == called]
+        axes.plot(panel.means[rows], rows, "D", color=colour, markersize=5, label=label)
+    _draw_floor(axes.axvline, panel)
+    names = [", ".join(row.values()) or "the only cell" for row in labels]
+    axes.set_yticks(positions, labels=[f"{names[0]} (reference)", *names[1:]])
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_title(panel.heading)
+    low, high = np.nanmin(panel.values), np.nanmax(panel.values)
+    if panel.ratio and 0 < low < high / WIDE:
+        axes.set_xscale("log")
+
+
+def _draw_floor(draw: object, panel: StudyPanel) -> None:
+    if panel.floor is not None and callable(draw):
+        draw(panel.floor, color="0.35", linestyle="--", linewidth=1, label="real test images")

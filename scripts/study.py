@@ -1,0 +1,68 @@
+"""Answer a question by a study: train and measure a grid of settings over several seeds, and compare them.
+
+A study is a ready one of scripts/tasks/studies.py or a YAML file. Its folder is studies/NAME in the folder of the runs.
+The same command goes on with a study that was stopped; cells that are done are not repeated.
+"""
+
+if not __package__:
+    __import__("cli")  # says what to type, and exits
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import yaml
+
+from models.errors import UserError
+from models.places import experiments_dir
+from models.ranges import Range
+from scripts.cli.arguments import parse_flags
+from scripts.cli.command import run_command
+from scripts.tasks.studies import STUDIES, describe_studies, find_study
+from scripts.tasks.study_plan import MOST_CELLS, as_yaml
+
+DESCRIPTION = (
+    "Answer a question by a study: train a grid of settings over several seeds, measure and compare. Prints the folder."
+)
+
+
+@dataclass(frozen=True)
+class StudyFlags:
+    """Settings of `study`."""
+
+    name: str | None = None
+    """Ready study, or a .yaml file with one. Without a name, the ready studies are listed."""
+    show: bool = False
+    """Print the study as YAML, to edit it and pass the file as --name, and train nothing."""
+    jobs: Annotated[int, Range(1)] | None = None
+    """Cells that run side by side. Default: one for each GPU, or 1 on a CPU."""
+    yes: bool = False
+    """Run a study of one's own with more than 200 cells."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    data_root: str | None = None
+    """Folder of the data sets, in torchvision's layout. Default: the variable DATA_ROOT, else data/store."""
+    experiments_dir: str = field(default_factory=experiments_dir)
+    """Folder with the folder studies/. The variable EXPERIMENTS_DIR sets its default."""
+
+
+def main(argv: list[str]) -> None:
+    flags = parse_flags(argv, StudyFlags(), "study", DESCRIPTION)
+    if flags.name is None:
+        print(describe_studies())
+        return
+    name, study = find_study(flags.name)
+    if flags.show:
+        print(yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100), end="")
+        return
+    study.check(flags.data_root)
+    cells = len(study.cells) * len(study.seeds)
+    if cells > MOST_CELLS and name not in STUDIES and not flags.yes:
+        message = f"the study {name} has {cells} cells, seeds counted, more than {MOST_CELLS}"
+        raise UserError(message, "make its grid smaller", "run them all with `yes`")
+    from scripts.tasks.studying import run_study
+
+    print(run_study(name, study, flags))
+
+
+if __name__ == "__main__":
+    run_command(main)

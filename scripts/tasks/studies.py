@@ -1,0 +1,136 @@
+"""The ready studies. `make study` lists them; `make study NAME=... ARGS=--show` prints one as YAML."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from models.errors import UserError
+from scripts.tasks.study_plan import Study, as_axis, read_study
+
+# Half the width and one block: a quarter of the time for a training image. Every cell sees the same number of images.
+SMALL = {"network.width": 16, "network.blocks": 1}
+CHAIN = {**SMALL, "sampling.sampler": "dpmpp_2m", "sampling.steps": 8}
+FLOW = {**SMALL, "sampling.sampler": "heun", "sampling.steps": 4}
+CLOTHES: dict[str, Any] = {"recipe": "ddpm_fashion_mnist", "images": 40_000, "settings": CHAIN}
+DIGITS: dict[str, Any] = {"recipe": "mnist", "images": 40_000, "settings": FLOW}
+
+
+def _weighted(limit: float) -> dict[str, Any]:
+    return {"weighting": "variational", "weight_limit": limit}
+
+
+STUDIES = {
+    "chain_length": Study(
+        "Are longer chains better?",
+        grid={
+            "timesteps": as_axis("timesteps", [1000, 500, 200, 100]),
+            "betas": as_axis("betas", ["published", "rescaled"]),
+        },
+        **{**CLOTHES, "settings": {**CHAIN, "noise_schedule": "linear"}},
+    ),
+    "full_chains": Study(
+        "Are longer chains better if every step of the chain is taken?",
+        grid={
+            "timesteps": {
+                str(length): {"timesteps": length, "sampling.steps": length} for length in (1000, 500, 200, 100)
+            },
+            "betas": as_axis("betas", ["published", "rescaled"]),
+        },
+        **{**CLOTHES, "settings": {**SMALL, "noise_schedule": "linear", "sampling.sampler": "ddpm"}},
+        seeds=(0,),
+        num_images=500,
+    ),
+    "schedules": Study(
+        "Does the noise schedule of a chain matter?",
+        grid={"noise_schedule": as_axis("noise_schedule", ["linear", "cosine", "quadratic", "sigmoid", "flow"])},
+        **CLOTHES,
+    ),
+    "losses": Study(
+        "Which loss is best?",
+        grid={
+            "loss": {
+                "l2": {},
+                "l1": {"loss": "l1"},
+                "huber": {"loss": "huber"},
+                "weighted l2, clip 1": _weighted(1),
+                "weighted l2, clip 10": _weighted(10),
+                "weighted l2, clip 100": _weighted(100),
+                "min-SNR": {"weighting": "min_snr"},
+                "soft-min-SNR": {"weighting": "soft_min_snr"},
+            }
+        },
+        **CLOTHES,
+    ),
+    "predictions": Study(
+        "What should the network predict?",
+        grid={"prediction": as_axis("prediction", ["eps", "x0", "v", "flow", "edm"])},
+        **{**DIGITS, "recipe": "ddpm_mnist", "settings": CHAIN},
+    ),
+    "conditioning": Study(
+        "How should the network receive the label?",
+        grid={
+            "network.conditioning": as_axis("network.conditioning", ["embedding", "concatenation", "cross_attention"])
+        },
+        **DIGITS,
+    ),
+    "guidance": Study(
+        "How much guidance, and at which noise?",
+        grid={
+            "sampling.guidance_scale": as_axis("sampling.guidance_scale", [1.0, 1.25, 1.5, 2.0, 3.0]),
+            "sampling.guidance_interval": {
+                "everywhere": {},
+                "0.2 to 0.8": {"sampling.guidance_interval": [0.2, 0.8]},
+            },
+        },
+        **{**DIGITS, "images": 80_000},
+    ),
+    "latents": Study(
+        "Which latents are best for a latent flow?",
+        "latent_mnist",
+        80_000,
+        settings={"network.width": 32, "sampling.sampler": "heun", "sampling.steps": 4},
+        grid={
+            "latent_shape": {
+                "4x7x7": {},
+                "2x7x7": {"autoencoder.network.latent_shape": [2, 7, 7]},
+                "8x7x7": {"autoencoder.network.latent_shape": [8, 7, 7]},
+                "4x14x14": {"autoencoder.network.latent_shape": [4, 14, 14]},
+            },
+            "kl_weight": as_axis("autoencoder.kl_weight", [1e-6, 1e-4, 1e-2]),
+        },
+        autoencoder="vae_mnist",
+        autoencoder_images=80_000,
+    ),
+    "averages": Study(
+        "How long should the average of the weights be?",
+        grid={"ema": as_axis("ema", [0.1, 0.0, 0.02, 0.05, 0.2, 0.4])},
+        **DIGITS,
+    ),
+    "batch_size": Study(
+        "Which batch size is best at equal images?",
+        grid={"batch_size": as_axis("batch_size", [128, 32, 64, 256, 512])},
+        **DIGITS,
+    ),
+}
+
+
+def find_study(name: str) -> tuple[str, Study]:
+    """Return the name and the study of a ready study, or of a YAML file. Raises UserError."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.stem in STUDIES:
+            raise UserError(f"`name` {name}: a ready study is called {path.stem}", "give the file another name")
+        return path.stem, read_study(path)
+    if name not in STUDIES:
+        close = difflib.get_close_matches(name, STUDIES, 1)
+        hint = f"did you mean {close[0]}" if close else f"choose from {', '.join(STUDIES)}, or name a .yaml file"
+        raise UserError(f"`name` {name}: no ready study is called so", hint)
+    return name, STUDIES[name]
+
+
+def describe_studies() -> str:
+    """Return the list of the ready studies: name, question, number of trainings and images of each."""
+    rows = [(name, study.question, f"{len(study.trainings())} x {study.images:,}") for name, study in STUDIES.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

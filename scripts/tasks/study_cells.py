@@ -1,0 +1,182 @@
+"""Running the trainings of a study: each trains and measures in a process of its own, several side by side if asked."""
+
+import fcntl
+import importlib
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+from models.processes import cores
+from models.runs.lookup import find_runs
+from models.runs.status import read_status
+from models.training.interrupts import Interrupted, Interrupts
+from scripts.cli.command import quick_imports, run_command
+from scripts.tasks.study_plan import Cell, Training
+
+RUNS, LOGS = "runs", "logs"  # Folders in the study's folder.
+REPORT = "report.json"
+POLL_SECONDS = 1.0
+SESSION = (
+    "LAUNCH_RECORD",
+    "LAUNCH_LOG",
+    "LAUNCH_MONITOR",
+    "LAUNCH_SESSION",
+)  # These belong to the study, not to a training.
+
+
+class Places(NamedTuple):
+    """Folder of the study, and the flags of places and device for its tasks."""
+
+    folder: Path
+    experiments_dir: str
+    data_root: str | None
+    device: str
+
+    @property
+    def data(self) -> list[str]:
+        return [] if self.data_root is None else ["--data_root", self.data_root]
+
+
+def find_finished(training: Training, folder: Path) -> Path | None:
+    """Return the finished run of a training in a study's folder, if there is one."""
+    return next((run for run in _runs_of(training, folder) if read_status(run).get("state") == "finished"), None)
+
+
+def report_of(run: Path, cell: Cell) -> Path:
+    """Return the path of the report of a cell's evaluation."""
+    return run / "evaluation" / cell.evaluation / REPORT
+
+
+def is_done(training: Training, cells: Sequence[Cell], folder: Path) -> bool:
+    """Return whether a training is finished and its cells are measured."""
+    run = find_finished(training, folder)
+    return run is not None and all(report_of(run, cell).is_file() for cell in cells)
+
+
+def _runs_of(training: Training, folder: Path) -> list[Path]:
+    return [run for run in find_runs(folder / RUNS) if run.name.endswith(f"-{training.key}")]
+
+
+# -- in the process of a training --------------------------------------------------------------------------------------
+
+
+def run_task(task: str, words: Sequence[object]) -> Path:
+    """Run a task in this process and return the path that it prints."""
+    with redirect_stdout(io.StringIO()) as printed:
+        importlib.import_module(f"scripts.{task}").main([str(word) for word in words])
+    return Path(printed.getvalue().strip())
+
+
+def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
+    """Train, and measure each cell that the training serves. What has been done is kept."""
+    run = _train(training, places)
+    for cell in cells:
+        out = report_of(run, cell).parent
+        if not (out / REPORT).is_file():
+            words = ["--run", run, *cell.sampling, "--seed", training.seed, "--device", places.device]
+            run_task("evaluate", [*words, "--experiments_dir", places.experiments_dir, *places.data, "--out", out])
+
+
+def _train(training: Training, places: Places) -> Path:
+    """Return the finished run of a training. A run with a checkpoint is resumed, another one starts again."""
+    with _locked(places.folder / RUNS / f".{training.key}.lock"):
+        if run := find_finished(training, places.folder):
+            return run
+        common = ["--experiments_dir", places.folder / RUNS, "--device", places.device]
+        begun = [run for run in _runs_of(training, places.folder) if (run / "checkpoints" / "last").is_file()]
+        if begun:
+            return run_task(training.task, ["--resume", begun[0], *common])
+        needed = [] if training.first is None else ["--autoencoder", _train(training.first, places)]
+        budget = ["--epochs", "None", "--max_minutes", "None", "--max_steps", training.steps(places.data_root)]
+        return run_task(
+            training.task, [*training.words(), *needed, *budget, *common, *places.data, "--name", training.key]
+        )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other cell holds the file: two cells may need the same autoencoder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _process(training: Training, cells: Sequence[Cell], places: Places, environment: dict[str, str]) -> None:
+    """Train and measure as the main function of a process. Its messages go to the training's log."""
+    os.setpgid(0, 0)  # Ctrl-C reaches the study alone, which then stops its cells.
+    log = os.open(places.folder / LOGS / f"{training.key}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    os.environ.update(environment)
+    for name in SESSION:
+        os.environ.pop(name, None)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with quick_imports():
+        import torch  # noqa: F401
+
+    run_command(lambda argv: measure(training, cells, places))
+
+
+def _end_with_parent() -> None:
+    """Stop this process when the study has been killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# -- in the process of the study --------------------------------------------------------------------------------------
+
+
+def run_trainings(
+    trainings: Mapping[Training, Sequence[Cell]],
+    places: Places,
+    jobs: int,
+    gpus: Sequence[str],
+    ended: Callable[[Training, int], None],
+) -> None:
+    """Train and measure, `jobs` side by side. Call `ended(training, exit code)` after each.
+
+    gpus: values of CUDA_VISIBLE_DEVICES that the jobs take in turn; empty for none. Raises Interrupted after a signal,
+    when all jobs have stopped.
+    """
+    for folder in (RUNS, LOGS):
+        (places.folder / folder).mkdir(exist_ok=True)
+    waiting, free = list(trainings), list(range(jobs))
+    running: dict[BaseProcess, tuple[Training, int]] = {}
+    with Interrupts() as interrupts:
+        while (waiting or running) and interrupts.signal is None:
+            while waiting and free:
+                training, slot = waiting.pop(0), free.pop(0)
+                arguments = training, trainings[training], places, _environment(slot, jobs, gpus)
+                process = multiprocessing.get_context("spawn").Process(target=_process, args=arguments)
+                process.start()
+                running[process] = training, slot
+            connection.wait([process.sentinel for process in running], POLL_SECONDS)
+            for process in [process for process in running if process.exitcode is not None]:
+                training, slot = running.pop(process)
+                free.append(slot)
+                ended(training, process.exitcode or 0)
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+    if interrupts.signal is not None:
+        raise Interrupted(interrupts.signal)
+
+
+def _environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
+    """Return the variables of a job: its GPU, or its share of the cores."""
+    if gpus:
+        return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]}
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // jobs)))}

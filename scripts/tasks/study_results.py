@@ -1,0 +1,239 @@
+"""Results of a study, read from the folders of its cells: tables, comparisons, study.json, a plot and a sheet."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.drawing import image_files, sheets
+from models.drawing.study_plots import StudyPanel, draw_study
+from models.evaluation.comparisons import Comparison, compare_with_reference, power
+from models.evaluation.measure_names import kind_of, short_names
+from models.evaluation.text_tables import text_table
+from models.runs.files import write_text
+from scripts.tasks.study_cells import find_finished, report_of
+from scripts.tasks.study_plan import Study, as_yaml
+
+TABLE, RESULTS, PLOT, SHEET = "table.txt", "study.json", "plot.png", "samples.png"
+KINDS = {"fd": "distance / floor", "recognised": "recognised, %", "recall": "recall, %"}
+DEVIATIONS = (3, 4, 6)  # Differences, in deviations over seeds, whose power the table states.
+SHOWN = 20  # Images of each cell on the sheet.
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of all cells. values: (cells, seeds), NaN where a cell has failed.
+
+    ratio: the values are distances over the distance of real test images, and are compared by their ratios, because
+    their deviation grows with them. The others are percentages and are compared by their differences.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+    ratio: bool
+    floor: float | None = None
+
+    @property
+    def heading(self) -> str:
+        kind = kind_of(self.name)
+        network = self.name.removeprefix(kind).strip("_")
+        return f"{KINDS[kind]}, {network}" if network else KINDS[kind]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Mean over the seeds of each cell: geometric for ratios."""
+        counts = np.isfinite(self.values).sum(1)
+        sums = np.nansum(self._linear, axis=1)
+        return self._back(np.divide(sums, counts, out=np.full(len(sums), math.nan), where=counts > 0))
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        return compare_with_reference(self._linear)
+
+    @property
+    def called(self) -> list[bool]:
+        """Whether each cell differs from the reference."""
+        return [difference is not None and difference.called for difference in self.comparison.differences]
+
+    @property
+    def _linear(self) -> NDArray[np.float64]:
+        return np.log(self.values) if self.ratio else self.values
+
+    def _back(self, values: Any) -> Any:
+        return np.exp(values) if self.ratio else values
+
+
+def collect(study: Study, folder: Path) -> list[Measure]:
+    """Read the measures of all cells that are done. A measure that no cell has is left out."""
+    rows: dict[str, NDArray[np.float64]] = {}
+    floors: dict[str, float] = {}
+    shape = len(study.cells), len(study.seeds)
+    for index, cell in enumerate(study.cells):
+        for column, seed in enumerate(study.seeds):
+            run = find_finished(study.training(cell, seed), folder)
+            if run is None or not report_of(run, cell).is_file():
+                continue
+            results = json.loads(report_of(run, cell).read_text(encoding="utf-8"))["results"]
+            short = short_names(results)
+            for name, result in results.items():
+                kind, value = kind_of(name), result["found"]["value"]
+                if kind not in KINDS or value is None or (kind == "recall" and not name.startswith("recall_")):
+                    continue
+                floor = (result["floor"] or {}).get("value")
+                ratio = kind == "fd" and bool(floor)
+                value = value / floor if ratio else 100 * value
+                rows.setdefault(short[name], np.full(shape, math.nan))[index, column] = value
+                if floor is not None:
+                    floors[short[name]] = 1.0 if ratio else 100 * floor
+    order = sorted(rows, key=lambda name: list(KINDS).index(kind_of(name)))
+    return [Measure(name, rows[name], kind_of(name) == "fd", floors.get(name)) for name in order]
+
+
+def table_of(study: Study, measures: Sequence[Measure]) -> str:
+    """Return the tables of all measures, and what they can and cannot show."""
+    cells, seeds = len(study.cells), len(study.seeds)
+    head = f"{study.question}\n{_describe(study)}"
+    parts = [head, *(_measure_table(study, measure) for measure in measures)]
+    if seeds > 1 and cells > 1 and measures:
+        chances = (f"{deviations}: {100 * power(cells, seeds, deviations):.0f} %" for deviations in DEVIATIONS)
+        parts.append(
+            "*: the interval, with Holm's correction for all differences of the table, excludes no difference.\n"
+            "Cells are paired by seed, and the deviation over seeds is pooled over all cells.\n"
+            f"Probability that a true difference of so many deviations is found: {', '.join(chances)}."
+        )
+    elif seeds == 1:
+        parts.append("One seed: differences have no intervals.")
+    return "\n\n".join(parts)
+
+
+def _describe(study: Study) -> str:
+    seeds = f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
+    return f"recipe {study.recipe}, {study.images:,} training images a cell, {seeds}, {study.num_images:,} samples each"
+
+
+def _measure_table(study: Study, measure: Measure) -> str:
+    comparison, rows = measure.comparison, []
+    for index, cell in enumerate(study.cells):
+        values = measure.values[index][np.isfinite(measure.values[index])]
+        spread = f"± {values.std(ddof=1):.3g}" if len(values) > 1 else ""
+        difference = comparison.differences[index]
+        if not len(values):
+            cells = ("failed", "", "")
+        elif index == comparison.reference:
+            cells = (f"{measure.means[index]:.4g}", spread, "reference")
+        else:
+            cells = (f"{measure.means[index]:.4g}", spread, "" if difference is None else _shown(measure, difference))
+        rows.append((cell.name, *cells))
+    floor = "" if measure.floor is None else f"; real test images: {measure.floor:.4g}"
+    better = "lower" if measure.ratio else "higher"
+    headings = (measure.heading, "mean", "over seeds", "ratio [95 %]" if measure.ratio else "difference [95 %]")
+    lines = [text_table(rows, headings, right=(1,)), f"{better} is better{floor}"]
+    if comparison.detectable is not None:
+        seen = f"x {math.exp(comparison.detectable):.3g}" if measure.ratio else f"{comparison.detectable:.3g} points"
+        degrees = f"{comparison.degrees} degrees of freedom"
+        deviation = _deviation(measure, comparison.deviation)
+        lines.append(f"deviation over seeds {deviation} ({degrees}); found in 4 of 5 studies: {seen} or more")
+    return "\n".join(lines)
+
+
+def _deviation(measure: Measure, deviation: float) -> str:
+    return f"{100 * deviation:.2g} %" if measure.ratio else f"{deviation:.2g} points"
+
+
+def _shown(measure: Measure, difference: Any) -> str:
+    value, low, high = (math.exp(number) if measure.ratio else number for number in difference[:3])
+    form = ".3f" if measure.ratio else "+.2f"
+    interval = f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) else ""
+    return f"{value:{form}}{interval}{' *' * difference.called}"
+
+
+def write_results(name: str, study: Study, folder: Path, failures: dict[str, str]) -> str:
+    """Write the table, study.json, the plot and the sheet of a study, and return the table.
+
+    failures: reason of each training that has failed, by its key.
+    """
+    measures = collect(study, folder)
+    table = table_of(study, measures)
+    write_text(folder / TABLE, f"{table}\n")
+    write_text(folder / RESULTS, json.dumps(_content(name, study, folder, measures, failures), indent=2) + "\n")
+    if measures:
+        panels = [StudyPanel(row.heading, row.values, row.means, row.called, row.floor, row.ratio) for row in measures]
+        draw_study([cell.labels for cell in study.cells], panels, folder / PLOT, study.question)
+    draw_samples(study, folder)
+    return table
+
+
+def _content(
+    name: str, study: Study, folder: Path, measures: Sequence[Measure], failures: dict[str, str]
+) -> dict[str, Any]:
+    """Return study.json: the study, its cells with their runs, and the measures with their comparisons."""
+    trainings = []
+    for training, cells in study.trainings().items():
+        run = find_finished(training, folder)
+        place = None if run is None else str(run.relative_to(folder))
+        names = [cell.name for cell in cells]
+        trainings.append({"cells": names, "seed": training.seed, "run": place, "failure": failures.get(training.key)})
+    return {
+        "study": name,
+        "definition": as_yaml(study),
+        "trainings": trainings,
+        "measures": [_measure_content(study, measure) for measure in measures],
+    }
+
+
+def _measure_content(study: Study, measure: Measure) -> dict[str, Any]:
+    comparison = measure.comparison
+    rows = []
+    for index, cell in enumerate(study.cells):
+        values = [float(value) if math.isfinite(value) else None for value in measure.values[index]]
+        difference = comparison.differences[index]
+        finite = difference is not None and math.isfinite(difference.low)
+        numbers = [math.exp(number) if measure.ratio else number for number in difference[:3]] if finite else None
+        mean = float(measure.means[index])
+        rows.append(
+            {
+                "cell": cell.name,
+                "values": values,
+                "mean": mean if math.isfinite(mean) else None,
+                "compared": numbers and dict(zip(("value", "low", "high"), numbers, strict=True)),
+                "p": difference.p if finite and difference is not None else None,
+                "differs": bool(difference and difference.called),
+            }
+        )
+    found = math.isfinite(comparison.deviation)
+    return {
+        "measure": measure.name,
+        "heading": measure.heading,
+        "floor": measure.floor,
+        "compared_by": "ratio" if measure.ratio else "difference",
+        "deviation": comparison.deviation if found else None,
+        "degrees": comparison.degrees,
+        "detectable": comparison.detectable,
+        "rows": rows,
+    }
+
+
+def draw_samples(study: Study, folder: Path) -> None:
+    """Draw images of every cell, from the same noise and labels, below each other. Cells that failed are left out."""
+    seed, rows = study.seeds[0], {}
+    for cell in study.cells:
+        run = find_finished(study.training(cell, seed), folder)
+        path = run and report_of(run, cell).with_name("samples.npz")
+        if path and path.is_file():
+            with np.load(path, allow_pickle=False) as content:
+                rows[cell.name] = content["arr_0"][:SHOWN].transpose(0, 3, 1, 2)
+    if rows:
+        import torch
+
+        images = torch.from_numpy(np.concatenate(list(rows.values())))
+        title = f"{study.question} Seed {seed}, the same noise in every row"
+        columns = len(images) // len(rows)
+        image_files.save_image(sheets.grid(images, columns, title=title, row_titles=list(rows)), folder / SHEET)

@@ -1,0 +1,123 @@
+"""The work of `study`: the study's folder, its cells in turn, and what is said meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import yaml
+
+from models.errors import UserError
+from models.progress import duration
+from models.runs.files import write_text
+from models.runs.lookup import STUDIES_FOLDER
+from models.runs.run import Run
+from models.runs.status import STATUS
+from scripts.cli.command import ending
+from scripts.cli.terminal import tell
+from scripts.tasks.study_cells import LOGS, Places, is_done, run_trainings
+from scripts.tasks.study_plan import Study, Training, as_yaml, read_study
+from scripts.tasks.study_results import write_results
+
+if TYPE_CHECKING:
+    from scripts.study import StudyFlags
+
+DEFINITION = "study.yaml"
+
+
+def run_study(name: str, study: Study, flags: StudyFlags) -> Path:
+    """Run the cells of a study that are not done, and write its results. Return the study's folder.
+
+    Raises UserError at the end if a cell has failed for every seed. Everything else has been written by then.
+    """
+    folder = Path(flags.experiments_dir) / STUDIES_FOLDER / name
+    run = _open(folder, study, flags.name or name)
+    places = Places(folder, flags.experiments_dir, flags.data_root, flags.device)
+    with ending(run):
+        failures = _run(study, places, run, flags)
+        tell(f"\n{write_results(name, study, folder, failures)}\n")
+        _refuse_failed(study, failures)
+    return folder
+
+
+def _open(folder: Path, study: Study, source: str) -> Run:
+    """Make the study's folder, or open it to go on. Raises UserError if it is running or has another study."""
+    definition = folder / DEFINITION
+    if definition.is_file() and not _places_of(read_study(definition)) <= _places_of(study):
+        message = f"{folder} has another study of this name: it has cells that this one does not have"
+        raise UserError(message, "give the file another name", "move the folder away")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / STATUS).is_file():
+            write_text(folder / STATUS, '{"task": "study", "state": "interrupted"}\n')
+    except OSError as error:
+        raise UserError(f"`experiments_dir`: cannot write in {folder} ({error.strerror})") from None
+    run = Run.reopen(folder)
+    write_text(definition, yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100))
+    run.update(source=source, dataset=str(study.dataset))
+    return run
+
+
+def _places_of(study: Study) -> set[tuple[str, str]]:
+    """Return the folder names of a study's evaluations. More seeds or values add to them."""
+    return {(training.key, cell.evaluation) for training, cells in study.trainings().items() for cell in cells}
+
+
+def _run(study: Study, places: Places, run: Run, flags: StudyFlags) -> dict[str, str]:
+    """Run the trainings that are not done, and return the reason of each failure by the training's key."""
+    trainings = study.trainings()
+    waiting = {row: cells for row, cells in trainings.items() if not is_done(row, cells, places.folder)}
+    before, total = len(trainings) - len(waiting), len(trainings)
+    gpus = _gpus(flags.device)
+    jobs = flags.jobs or max(1, len(gpus))
+    failures: dict[str, str] = {}
+    started, ended = time.monotonic(), 0
+    notes = [f"{len(study.cells)} cells, {total} trainings"]
+    notes += [f"{before} done before"] if before else []
+    notes += [f"{jobs} side by side"] if jobs > 1 else []
+    run.log(f"{study.question} {'; '.join(notes)}")
+
+    def after(training: Training, code: int) -> None:
+        nonlocal ended
+        ended += 1
+        if code != 0:
+            failures[training.key] = _reason(places.folder / LOGS / f"{training.key}.log", code)
+        left = (time.monotonic() - started) / ended * (len(waiting) - ended)
+        state = f"failed: {failures[training.key]}" if code else "done"
+        run.update(step=before + ended, progress=(before + ended) / total)
+        run.log(f"{before + ended} of {total}, {training.name}: {state}; {duration(left)} left")
+
+    run.update(step=before, progress=before / total)
+    run_trainings(waiting, places, jobs, gpus, after)
+    return failures
+
+
+def _gpus(device: str) -> list[str]:
+    """Return the values of CUDA_VISIBLE_DEVICES for one GPU each; none if the study runs on a CPU or one named GPU."""
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _reason(log: Path, code: int) -> str:
+    """Return the last line of a training's log, without its "error:"."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+    return last.removeprefix("error: ")
+
+
+def _refuse_failed(study: Study, failures: dict[str, str]) -> None:
+    """Raise UserError if a cell has failed for every seed."""
+    failed: dict[str, str] = {}
+    for cell in study.cells:
+        keys = [study.training(cell, seed).key for seed in study.seeds]
+        if all(key in failures for key in keys):
+            failed[cell.name] = failures[keys[0]]
+    if failed:
+        name, reason = next(iter(failed.items()))
+        others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise UserError(f"cell {name}{others} failed for every seed: {reason}; the results have the other cells")
