@@ -37,17 +37,17 @@ def scale_axis(axes: Axes, values: np.ndarray) -> None:
     low, high = np.nanmin(values), np.nanmax(values)
     if 0 < low < high / WIDE:
         axes.set_yscale("log")
-        label_plainly(axes, low, high)
+        label_plainly(axes.yaxis, low, high)
 
 
-def label_plainly(axes: Any, low: float, high: float) -> None:
-    """Label a logarithmic y axis from low to high with numbers such as 0.2 instead of powers of ten."""
+def label_plainly(axis: Any, low: float, high: float) -> None:
+    """Label a logarithmic axis from low to high with numbers such as 0.2 instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     subs = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 1000 * low else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def label_steps(axes: Axes, ticks: int) -> None:

@@ -101,7 +101,7 @@ def _add_rate_axis(axes: Axes, kl: np.ndarray, rate: np.ndarray) -> None:
     right = axes.secondary_yaxis("right", functions=multiples(factor))
     right.set_ylabel("bits per pixel")
     if axes.get_yscale() == "log":
-        label_plainly(right, axes.get_ylim()[0] * factor, axes.get_ylim()[1] * factor)
+        label_plainly(right.yaxis, axes.get_ylim()[0] * factor, axes.get_ylim()[1] * factor)
 
 
 def _draw_over_steps(

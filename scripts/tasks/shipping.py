@@ -24,7 +24,7 @@ from models.runs.lookup import CONFIG, SHIPPED_PREFIX, find_runs, results_folder
 from models.runs.status import STATUS, read_status
 from scripts.cli.terminal import tell
 from scripts.tasks.evaluate_compare import REPORT
-from scripts.tasks.shipping_card import Made, RecordRow, card, commands_of, index, training_command
+from scripts.tasks.shipping_card import Made, RecordRow, Way, card, commands_of, index, training_command
 
 if TYPE_CHECKING:
     from scripts.pretrained import PretrainedFlags
@@ -49,7 +49,7 @@ _DIGITS = "digits of scikit-learn (UCI, optical recognition of handwritten digit
 _MNIST = "MNIST (LeCun, Cortes and Burges; CC BY-SA 3.0)"
 _FASHION = "Fashion-MNIST (Zalando; MIT)"
 _STEPS = "--max_minutes None --max_steps"
-# A latent model follows its autoencoder.
+# A latent model follows its autoencoder, and a student its teacher.
 MODELS = {
     "digits": Shipped(
         "train_flow", f"--recipe demo_digits {_STEPS} 2000", "digits", "handwritten digits of 8x8 pixels", _DIGITS
@@ -61,11 +61,25 @@ MODELS = {
         "handwritten digits of 28x28 pixels",
         _MNIST,
     ),
+    "mnist-1": Shipped(
+        "distill",
+        f"--run {SHIPPED_PREFIX}mnist --sampler heun --steps 3 --guidance_scale 1.5 {_STEPS} 600",
+        "mnist",
+        "handwritten digits of 28x28 pixels, in one evaluation",
+        _MNIST,
+    ),
     "fashion_mnist": Shipped(
         "train_flow",
         f"--recipe fashion_mnist {_STEPS} 1200 --coupling optimal",
         "fashion_mnist",
         "clothes of 28x28 pixels",
+        _FASHION,
+    ),
+    "fashion_mnist-1": Shipped(
+        "distill",
+        f"--run {SHIPPED_PREFIX}fashion_mnist --sampler heun --steps 3 --guidance_scale 1.5 {_STEPS} 600",
+        "fashion_mnist",
+        "clothes of 28x28 pixels, in one evaluation",
         _FASHION,
     ),
     "mnist-vae": Shipped(
@@ -83,8 +97,9 @@ MODELS = {
         _MNIST,
     ),
 }
-# Sampler, steps and guidance scale of each row of a card.
+# Sampler, steps and guidance scale of each row of a card, and of samples.png. A student has one row, with its own.
 ROWS = (("heun", 12, 1.0), ("heun", 12, 1.5), ("heun", 3, 1.5))
+PICTURED = ("heun", 12, 1.5)
 # Settings that belong to the machine of the training, and their values in a shipped config.txt.
 ELSEWHERE = {"data_root": None, "experiments_dir": "experiments", "device": "auto", "name": None}
 
@@ -111,9 +126,12 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
         written, config = ship(run, folder, model)
         made = Made.of(run, commands, written, config)
         results = results_folder(folder, experiments)
-        rows = [] if model.task == "train_vae" else [_measure(folder, results, row, flags) for row in ROWS]
-        errors = _draw(folder, results, model, flags)
-        write_text(folder / "README.md", card(f"{SHIPPED_PREFIX}{name}", model, made, rows, errors))
+        student = made.student
+        pictured = Way.of(*PICTURED) if student is None else Way.of_student(student)
+        ways = [Way.of(*row) for row in ROWS] if student is None else [pictured]
+        rows = [] if model.task == "train_vae" else [_measure(folder, results, way, flags) for way in ways]
+        errors = _draw(folder, results, model, pictured, flags)
+        write_text(folder / "README.md", card(f"{SHIPPED_PREFIX}{name}", model, made, rows, errors, pictured))
     write_text(PRETRAINED / "README.md", index((PRETRAINED / "README.md").read_text(encoding="utf-8"), MODELS))
     print(PRETRAINED)
 
@@ -158,25 +176,24 @@ def ship(run: Path, folder: Path, model: Shipped) -> tuple[Path, dict[str, Any]]
     return written, config
 
 
-def _measure(folder: Path, results: Path, row: tuple[str, int, float], flags: PretrainedFlags) -> RecordRow:
+def _measure(folder: Path, results: Path, way: Way, flags: PretrainedFlags) -> RecordRow:
     """Generate and measure images for one row of the card."""
-    sampler, steps, scale = row
-    words: list[Any] = ["--sampler", sampler, "--steps", steps, "--guidance_scale", scale]
+    words: list[Any] = [*way.flags]
     words += [] if flags.num_images is None else ["--num_images", flags.num_images]
     words += ["--extractors", "convnet", "resnet", *(["--classification_accuracy"] * flags.classification_accuracy)]
     places = ("--run", folder, "--experiments_dir", flags.experiments_dir)
     evaluation = _run("evaluate", *places, *words, "--out", _new(results / "evaluation"))
-    return RecordRow(json.loads((evaluation / REPORT).read_text(encoding="utf-8")), sampler, steps, scale)
+    return RecordRow(json.loads((evaluation / REPORT).read_text(encoding="utf-8")), way)
 
 
-def _draw(folder: Path, results: Path, model: Shipped, flags: PretrainedFlags) -> dict[str, Any]:
+def _draw(folder: Path, results: Path, model: Shipped, way: Way, flags: PretrainedFlags) -> dict[str, Any]:
     """Draw samples.png, of an autoencoder reconstructions, and return an autoencoder's errors."""
     places = ("--run", folder, "--experiments_dir", flags.experiments_dir, "--out", _new(results / "pictures"))
     if model.task == "train_vae":
         drawn = _run("reconstruct", *places)
         shutil.copyfile(drawn / "reconstructions.png", folder / "samples.png")
         return json.loads((drawn / "metrics.json").read_text(encoding="utf-8"))
-    drawn = _run("generate", *places, "--sampler", "heun", "--steps", 12, "--guidance_scale", 1.5)
+    drawn = _run("generate", *places, *way.flags)
     shutil.copyfile(drawn / "grid.png", folder / "samples.png")
     return {}
 

@@ -11,6 +11,7 @@ import yaml
 
 from models.evaluation.measure_names import format_measurement, format_value
 from models.evaluation.statistics import Measurement
+from models.model import Student
 from models.places import PRETRAINED
 from models.runs.environment import read_starts
 from models.runs.lookup import SHIPPED_PREFIX
@@ -26,7 +27,7 @@ BEGIN, END = "<!-- models: written by make pretrained -->", "<!-- end of models 
 class Made(NamedTuple):
     """How the weights of a shipped model were made. commit, torch, cpu: of the training. sha256, size: of the file.
 
-    commands: the training, and its resumptions.
+    commands: the training, and its resumptions. student: what a distilled model has learnt.
     """
 
     commands: list[str]
@@ -40,12 +41,14 @@ class Made(NamedTuple):
     cpu: str
     sha256: str
     size: int
+    student: Student | None
 
     @classmethod
     def of(cls, run: Path, commands: Sequence[str], written: Path, config: Mapping[str, Any]) -> Self:
         """Read the facts of a run. written: the checkpoint of its shipped model."""
         environment = read_starts(run)[-1]
         figures, facts = read_yaml(run / "performance_metrics.txt"), read_yaml(written.with_suffix(".yaml"))
+        student = facts.get("denoiser", {}).get("student")
         return cls(
             commands=list(commands),
             step=facts["step"],
@@ -58,6 +61,7 @@ class Made(NamedTuple):
             cpu=environment.get("cpu", "unknown"),
             sha256=facts["sha256"],
             size=written.stat().st_size,
+            student=None if student is None else Student(**student),
         )
 
 
@@ -82,13 +86,30 @@ def commands_of(run: Path, task: str, table: str) -> list[str]:
     return commands
 
 
+class Way(NamedTuple):
+    """A way to sample a model: its sampler and guidance in words, and as flags and keyword arguments."""
+
+    sampler: str
+    guidance: str
+    flags: tuple[str, ...]
+    arguments: str
+
+    @classmethod
+    def of(cls, sampler: str, steps: int, scale: float) -> Self:
+        flags = ("--sampler", sampler, "--steps", str(steps), "--guidance_scale", f"{scale:g}")
+        return cls(f"{sampler} {steps}", f"{scale:g}", flags, f", guidance_scale={scale:g}")
+
+    @classmethod
+    def of_student(cls, student: Student) -> Self:
+        """Return the only way to sample a student, which needs no flags."""
+        return cls("student", f"{student.guidance_scale:g}, built in", (), "")
+
+
 class RecordRow(NamedTuple):
     """A row of the record: the report of an evaluation, and how its images were sampled."""
 
     report: dict[str, Any]
-    sampler: str
-    steps: int
-    scale: float
+    way: Way
 
     def measure(self, kind: str, extractor: str) -> tuple[str, dict[str, Any]]:
         """Return the name of a measure in the report, and its row with `found` and `floor`."""
@@ -115,8 +136,8 @@ class RecordRow(NamedTuple):
     @property
     def cells(self) -> list[str]:
         return [
-            f"{self.sampler} {self.steps}, {self.report['samples']['nfe']:g}",
-            f"{self.scale:g}",
+            f"{self.way.sampler}, {self.report['samples']['nfe']:g}",
+            self.way.guidance,
             *(self.interval("recognised", extractor) for extractor in ("convnet", "resnet")),
             self.score,
             self.interval("fd", "convnet"),
@@ -135,12 +156,17 @@ HEADINGS = (
 )
 
 
-def card(name: str, model: Shipped, made: Made, rows: Sequence[RecordRow], errors: Mapping[str, Any]) -> str:
-    """Return the card of a model. errors: of an autoencoder's reconstructions. rows: of the record of another model."""
-    kind = {"train_vae": "VAE", "train_latent": "latent flow"}.get(model.task, "flow")
+def card(name: str, model: Shipped, made: Made, rows: Sequence[RecordRow], errors: Mapping[str, Any], way: Way) -> str:
+    """Return the card of a model.
+
+    errors: of an autoencoder's reconstructions. rows: of the record of another model. way: how it is usually sampled.
+    """
+    kinds = {"train_vae": "VAE", "train_latent": "latent flow", "distill": "distilled flow"}
+    kind, student = kinds.get(model.task, "flow"), made.student
     head = {"license": "mit", "tags": [kind.replace(" ", "-").lower(), "pytorch"], "datasets": [model.data]}
     facts = [
         ("command", ", then ".join(f"`{command}`" for command in made.commands)),
+        *([("student", f"{student.describe()}; teacher's SHA-256 {student.sha256}")] if student else []),
         ("commit", made.commit),
         ("seed", str(made.seed)),
         ("steps", f"{made.step:,} of {made.batch_size} images"),
@@ -154,17 +180,14 @@ def card(name: str, model: Shipped, made: Made, rows: Sequence[RecordRow], error
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name}\n\nA {kind} of {model.title}.\n\n"
         f"![samples](samples.png)\n\n## How it was made\n\n{markdown_table(('', ''), facts)}",
         _errors(errors) if errors else _record(name, rows),
-        f"## Use\n\n{_use(name, model)}",
+        f"## Use\n\n{_use(name, model, way)}",
     ]
     return "\n".join(parts)
 
 
 def _record(name: str, rows: Sequence[RecordRow]) -> str:
     protocol = rows[0].report["protocol"]
-    scale, steps = rows[0].scale, rows[0].steps
-    command = (
-        f"--run {name} --sampler heun --steps {steps} --guidance_scale {scale:g} --num_images {protocol['images']}"
-    )
+    command = shlex.join(["--run", name, *rows[0].way.flags, "--num_images", str(protocol["images"])])
     text = (
         f"{protocol['images']:,} images a row, seed {protocol['seed']}, in the class shares of the training images; "
         f"features of {' and '.join(protocol['extractors'])}. Brackets are 95 % intervals. The distance is the Frechet "
@@ -187,12 +210,12 @@ def _errors(errors: Mapping[str, Any]) -> str:
     return f"## Record\n\nReconstructions of all test images:\n\n{markdown_table(('', ''), rows)}"
 
 
-def _use(name: str, model: Shipped) -> str:
+def _use(name: str, model: Shipped, way: Way) -> str:
     if model.task == "train_vae":
         flags = f'make reconstruct ARGS="--run {name}"\nmake train_latent ARGS="--dataset mnist --autoencoder {name}"'
         return f"```bash\n{flags}\n```\n"
-    words = f'make generate ARGS="--run {name} --guidance_scale 1.5 --sampler heun --steps 12"'
-    code = f'from models import load, sample\n\nimages = sample(load("{name}"), 16, guidance_scale=1.5)'
+    words = f'make generate ARGS="{shlex.join(["--run", name, *way.flags])}"'
+    code = f'from models import load, sample\n\nimages = sample(load("{name}"), 16{way.arguments})'
     return f"```bash\n{words}\n```\n\n```python\n{code}\n```\n"
 
 

@@ -19,6 +19,7 @@ from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
 
 SMALL = ("--max_steps", "4", "--network.width", "8", "--network.blocks", "1", "--warmup_steps", "1", "--no-tensorboard")
+SMALL_STUDENT = (*SMALL[:2], *SMALL[-3:], "--batch_size", "16", "--eval_images", "16", "--num_samples", "10")
 MACHINE = re.compile(r"/(tmp|home|root|work|Users)/")
 
 
@@ -30,7 +31,7 @@ def patched(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the place of models/pretrained, with the digits as `pretrained` makes them after four steps."""
+    """A folder in the place of models/pretrained: the digits as `pretrained` makes them after four steps, a student."""
     from scripts import pretrained
 
     folder = tmp_path_factory.mktemp("repository") / "pretrained"
@@ -39,8 +40,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patched(patch, folder)
         patch.setattr(shipping, "ROWS", (("heun", 2, 1.5),))
-        words = ["--models", "digits", "--num_images", "30", "--experiments_dir", str(folder.parent / "runs")]
-        pretrained.main([*words, "--", *SMALL])
+        student = shipping.MODELS["mnist-1"]._replace(
+            words="--run pretrained/digits --guidance_scale 1.5", data="digits"
+        )
+        patch.setitem(shipping.MODELS, "digits-1", student)
+        words = ["--num_images", "30", "--experiments_dir", str(folder.parent / "runs"), "--models"]
+        pretrained.main([*words, "digits", "--", *SMALL])
+        pretrained.main(["--no-classification_accuracy", *words, "digits-1", "--", *SMALL_STUDENT])
     return folder
 
 
@@ -96,6 +102,20 @@ def test_what_pretrained_makes(made: Path) -> None:
     model = models.load(trained)
     ours = dict(model.denoiser.network.named_parameters())
     assert ours.keys() == checkpoints.under("ema", tensors).keys()
+
+
+def test_the_card_of_a_student_has_one_row(made: Path, run) -> None:
+    """Its teacher is named with its hash, and the model is used by its name."""
+    check_card(made / "digits-1")
+    card = (made / "digits-1" / "README.md").read_text()
+    teacher = hashlib.sha256(checkpoints.resolve_checkpoint(made / "digits").read_bytes()).hexdigest()
+    assert f"1 evaluation, student of pretrained/digits, guidance 1.5 built in; teacher's SHA-256 {teacher}" in card
+    assert len(re.findall(r"^\| student, 1 \| 1.5, built in \| \d", card, re.MULTILINE)) == 1 and "heun" not in card
+    assert 'make generate ARGS="--run pretrained/digits-1"' in card
+    assert "(digits-1/README.md)" in (made / "README.md").read_text()
+    assert "student of pretrained/digits" in run("generate", "--run", "digits-1", "--num_samples", 2).err
+    refused = run("generate", "--run", "pretrained/digits-1", "--steps", 3)
+    check_refusal(refused, "--steps 3", "--run pretrained/digits")
 
 
 def test_the_library_loads_a_shipped_model_in_float32(shipped: Path) -> None:

@@ -8,10 +8,12 @@ import matplotlib.figure
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
 from models.drawing import curves, loss_curves
+from models.drawing.pareto import ParetoPoint, draw_pareto
 from models.errors import UserError
 
 ENDS = (("", 0.0), ("_low", -0.1), ("_high", 0.1))
@@ -255,3 +257,26 @@ def test_the_settings_of_matplotlib_are_unchanged(tmp_path: Path) -> None:
     before = matplotlib.rcParams["axes.grid"], matplotlib.rcParams["font.size"]
     loss_curves.draw_loss_curves([row(1, 1.0)], tmp_path / "loss.png")
     assert (matplotlib.rcParams["axes.grid"], matplotlib.rcParams["font.size"]) == before
+
+
+def test_a_pareto_picture_shows_every_point_and_pales_the_dominated(tmp_path: Path, drawn: list[Figure]) -> None:
+    costs = {"ddim": (2, 8.0), "heun": (4, 4.0), "slow $a$ heun $b$": (4, 6.0), "student": (1, 6.0)}
+    rows = [
+        ParetoPoint(label, group, n, n / 100, value, value - 1, value + 1, 2.0, student=label == "student")
+        for group in ("plain", "guided")
+        for label, (n, value) in costs.items()
+    ]
+    draw_pareto(rows, tmp_path / "pareto.png", "four samplers", "mmd")
+    panels, legend = drawn[0].axes, drawn[0].legends[0]
+    assert [axes.get_title() for axes in panels] == ["plain", "plain", "guided", "guided"]
+    for axes, share in zip(panels, (1, 0.01, 1, 0.01), strict=True):
+        points = {
+            bar.lines[0].get_marker(): bar.lines[0] for bar in axes.containers if isinstance(bar, ErrorbarContainer)
+        }
+        shown = [(line.get_xdata()[0], line.get_ydata()[0]) for line in points.values()]  # type: ignore[index]
+        assert np.allclose(shown, [(n * share, value / 2) for n, value in costs.values()])
+        assert {marker for marker, line in points.items() if line.get_alpha() == 1} == {"s", "*"}
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+    drawn[0].draw_without_rendering()
+    assert not any(legend.get_window_extent().overlaps(axes.get_tightbbox()) for axes in panels)
+    assert [text.get_text() for text in legend.get_texts()] == [*costs, "real images"]
