@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from data.readers.layouts import shorten_names
 from models import devices
 from models.class_names import LISTED, numbered
 from models.errors import UserError
@@ -127,7 +128,7 @@ def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) ->
 
 
 class Chosen(NamedTuple):
-    """Labels of --labels, None without this flag, and the lines that say which classes they are."""
+    """Labels of --labels, None without this flag, and lines on the classes that are chosen or left out."""
 
     labels: list[int] | None
     lines: list[str]
@@ -138,13 +139,11 @@ class Chosen(NamedTuple):
             tell(line)
 
 
-ALL_CLASSES = Chosen(None, [])
-
-
 def read_labels(words: Sequence[str] | None, model: Model) -> Chosen:
     """Find the classes of --labels. Raises UserError if the model does not have such a class."""
     if words is None:
-        return ALL_CLASSES
+        lost = shorten_names(model.spec.class_names[label] for label in model.spec.untrained)
+        return Chosen(None, [f"left out, since the model saw no training image of them: {lost}"] if lost else [])
     labels, notes = named_labels(model, words)
     distinct = [numbered(model.spec.class_names, label) for label in dict.fromkeys(labels)]
     more = f", ... ({len(distinct)} in all)" if len(distinct) > LISTED else ""
