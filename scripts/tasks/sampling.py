@@ -62,14 +62,20 @@ def _find_run(name: str, flags: ModelFlags) -> Path:
     return find_trained(name, flags.experiments_dir, DENOISING)
 
 
-def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
+def find_own_or_shipped(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
     """Return a run folder or a shipped model, as `find_run` does. Raises UserError.
 
-    Says so if a shipped model is used that was not named, or if the run is still training.
+    Says so if a shipped model is used that was not named.
     """
     run = find_run(name, Path(experiments_dir), tasks, or_shipped=True)
     if is_shipped(run) and "/" not in name:
         tell(f"no run in {experiments_dir} fits {name!r}: {run_name(run)} is used, which comes with the repository")
+    return run
+
+
+def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
+    """Return a run folder as `find_own_or_shipped` does. Says so if the run is still training. Raises UserError."""
+    run = find_own_or_shipped(name, experiments_dir, tasks)
     status = read_status(run)
     if liveness(status) == "running":
         done = f"step {status.get('step')}, {status.get('progress') or 0:.0%} done"
