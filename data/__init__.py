@@ -6,7 +6,7 @@ subclass of DataSet with the file's name without underscores. Code that several 
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,18 @@ def load(
     digests: Path | None = None,
     tell: Callable[[str], None] = warn,
     older: bool = False,
+    class_names: Sequence[str] = (),
 ) -> ImageData:
     """Return the data set called `name`, read from the files in `root`.
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
     more than this many GiB; None for half of the free memory. digests: folder that keeps the hashes of streamed files,
     so that unchanged files need not be read to identify them. tell: receives each line of `ImageData.notes`. older:
-    order class names as text and hold images out as earlier versions did. Raises UserError.
+    hold images out as earlier versions did. class_names: the order of the classes, if these are their names. Raises
+    UserError.
     """
     data_set = DATA_SETS.build(name, **options)
-    data_set.older = older
+    data_set.older, data_set.known_classes = older, class_names
     loaded = data_set.load(root)
     for note in loaded.notes:
         tell(note)

@@ -27,9 +27,9 @@ class Folder(DataSet):
     Folders named after splits may be above or below the class folders, in any case: train or training; test or
     testing, else val, valid, validation or dev. Without them, a share of the images is held out by a hash of their
     names, so an image stays in its split when other images are added or removed, and each class keeps an image for
-    training. A single folder around all images is ignored, so data with only one class folder are unlabelled. Class
-    names that are all numbers are sorted as numbers. Hidden files, system folders and files that are not images are
-    ignored.
+    training. A single folder around all images is ignored, so data with only one class folder are unlabelled. Classes
+    are sorted by name, with numbers by value: class_2 before class_10. Hidden files, system folders and files that are
+    not images are ignored.
 
     Args:
         path: Folder, zip or tar of images, relative to the current folder or to the data root.
@@ -76,7 +76,7 @@ class Folder(DataSet):
         inside = splits.inside if splits else str
         names = splits.train if splits else tree.names
         shown, by_name = [inside(name) for name in names], self.labels == "names"
-        classes = FileNameClasses(tree.path, shown) if by_name else FolderClasses(tree.path, shown, self.older)
+        classes = (FileNameClasses if by_name else FolderClasses)(tree.path, shown, self.known_classes)
         labels = {
             name: label for name, label in zip(names, map(classes.label, shown), strict=True) if label is not None
         }

@@ -81,7 +81,7 @@ class Hf(DataSet):
             raise UserError(f"{self.path} has no column of type Image", way_out)
         label = self._choose_column("label_column", features, "ClassLabel", ("int", "uint", "bool", "string"))
         tree = _Rows(Path(self.path), {name: splits[name] for name in chosen}, image)
-        class_names, labels = _labels(self.path, tree.splits, label, self.older)
+        class_names, labels = _labels(self.path, tree.splits, label, self.known_classes)
         if len(chosen) == 2:
             train, test = ([name for name in tree.names if name.startswith(f"{split}/")] for split in chosen)
         else:
@@ -197,7 +197,7 @@ def _sizes(column: Any) -> Sequence[str]:
 
 
 def _labels(
-    path: str, splits: Mapping[str, Any], column: str, older: bool
+    path: str, splits: Mapping[str, Any], column: str, known: Sequence[str]
 ) -> tuple[tuple[str, ...], Mapping[str, int]]:
     """Return the names of the classes, and the label of every row, 0 if there are no classes."""
     values = {
@@ -211,7 +211,7 @@ def _labels(
     present: set[Any] = {value for value in values.values() if value is not None}
     classes: Sequence[Any] = range(len(stored)) if stored else sorted(present)
     if any(isinstance(value, str) for value in present):
-        classes = class_order(present, Path(path), older)
+        classes = class_order(present, Path(path), known)
     numbers = {value: number for number, value in enumerate(classes)}
     for name, value in values.items():
         if value not in numbers:

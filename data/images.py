@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -174,10 +174,12 @@ class ImageData:
 class DataSet:
     """Base class of the data sets. The keyword-only arguments of a constructor are the options of a data set.
 
-    older: whether to order classes and hold out images as earlier versions did, for runs of these versions.
+    older: whether to hold out images as earlier versions did, for runs of these versions. known_classes: names in the
+    order of a run's labels, which is kept if the data have the same classes.
     """
 
     older = False
+    known_classes: Sequence[str] = ()
 
     def begin(self, root: Path) -> None:
         """Begin to read the files in a thread. `load` then waits for them. By default, nothing is begun."""

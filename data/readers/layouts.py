@@ -173,8 +173,8 @@ def _fraction(name: str) -> float:
 class FolderClasses:
     """Classes by folder. names: in the order of the labels, empty if there are no class folders."""
 
-    def __init__(self, path: Path, images: Sequence[str], older: bool = False) -> None:
-        """Take the first folders below all training images. path, older: as for `class_order`. Raises UserError."""
+    def __init__(self, path: Path, images: Sequence[str], known: Sequence[str] = ()) -> None:
+        """Take the first folders below all training images. path, known: as for `class_order`. Raises UserError."""
         self._around = common_folder(images)
         inside = [name.removeprefix(self._around) for name in images]
         alone = [name for name in inside if "/" not in name]
@@ -182,7 +182,7 @@ class FolderClasses:
             raise UserError(
                 f"{path} has images beside its class folders ({alone[0]})", "move them into a class folder or away"
             )
-        self.names = () if alone else class_order({name.partition("/")[0] for name in inside}, path, older)
+        self.names = () if alone else class_order({name.partition("/")[0] for name in inside}, path, known)
         self._labels = {name: label for label, name in enumerate(self.names)}
 
     def label(self, name: str) -> int | None:
@@ -195,13 +195,16 @@ class FolderClasses:
 class FileNameClasses:
     """Classes by file name, as in cat_1.png, dog (2).png, 00003_cat.png. names: in the order of the labels."""
 
-    def __init__(self, path: Path, images: Sequence[str]) -> None:
-        """Find the classes of the training images. Raises UserError for one class, or if no two images share one."""
+    def __init__(self, path: Path, images: Sequence[str], known: Sequence[str] = ()) -> None:
+        """Find the classes of the training images. path, known: as for `class_order`.
+
+        Raises UserError for one class, or if no two images share one.
+        """
         counts = Counter(map(class_in_name, images))
         if len(counts) < 2 or len(counts) == len(images):
             kinds = "one class" if len(counts) < 2 else "another class each"
             raise UserError(f"`dataset.labels` names: the file names in {path} give {kinds} ({shorten_names(counts)})")
-        self.names = class_order(counts, path)
+        self.names = class_order(counts, path, known)
         self._labels = {name: label for label, name in enumerate(self.names)}
 
     def label(self, name: str) -> int | None:
@@ -209,10 +212,11 @@ class FileNameClasses:
         return self._labels.get(class_in_name(name))
 
 
-def class_order(names: Iterable[str], path: Path, older: bool = False) -> tuple[str, ...]:
-    """Return names of classes in the order of their labels: numbers by value if all names are numbers, else as text.
+def class_order(names: Iterable[str], path: Path, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return names of classes in the order of their labels, with numbers by value: 2, 10 and class_2, class_10.
 
-    path: for messages. older: always as text, as runs of earlier versions. Raises UserError for unusable names.
+    path: for messages. known: the class names of a run in their order, which is kept if the names are the same. Raises
+    UserError for unusable names.
     """
     names = sorted(names)
     for name in names:
@@ -222,8 +226,15 @@ def class_order(names: Iterable[str], path: Path, older: bool = False) -> tuple[
             raise UserError(
                 f"{path}: the class name {name!r} has characters that cannot be printed", "rename the class"
             )
-    numeric = not older and all(re.fullmatch(r"[+-]?\d+(\.\d+)?", name) for name in names)
-    return tuple(sorted(names, key=Decimal) if numeric else names)
+    if sorted(known) == names:
+        return tuple(known)
+    numeric = all(re.fullmatch(r"[+-]?\d+(\.\d+)?", name) for name in names)
+    return tuple(sorted(names, key=Decimal if numeric else _by_numbers))
+
+
+def _by_numbers(name: str) -> list[str | int]:
+    """Return the key that sorts names by the numbers in them: texts and whole numbers in turn."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def class_in_name(name: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,8 @@ from models.errors import UserError
 from models.processes import cores
 from models.progress import duration, progress
 from models.report.best import best_of
-from models.report.evaluations import Evaluated
+from models.report.compared import Compared, read_comparisons
+from models.report.evaluations import MOST, Evaluated
 from models.report.pictures import Album, safe_name
 from models.report.reading import RunFacts, list_runs, read_run
 from models.report.views import Advice, Entry, entry_of, page_of, setting
@@ -41,7 +42,8 @@ class Report:
     out: Path
     advice: Advice
     live: bool = False
-    _entries: dict[str, tuple[tuple[str, int, int], Entry]] = field(default_factory=dict)
+    _entries: dict[str, tuple[tuple[Any, ...], Entry]] = field(default_factory=dict)
+    _compared: list[Compared] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Make the folder, with the scripts and the style sheet.
@@ -62,7 +64,7 @@ class Report:
     def update(self) -> list[Entry]:
         """Write the pages of new and changed runs, the index and the comparison. Return the entries of the index."""
         folders = [folder for folder in list_runs(self.experiments_dir) if folder.resolve() != self.out.resolve()]
-        entries = []
+        entries, self._compared = [], read_comparisons(self.experiments_dir, quiet=self.live)
         with progress("pages", len(folders), bar=not self.live) as advance, ThreadPoolExecutor(cores()) as pool:
             for entry in pool.map(self._entry, folders):
                 entries.append(entry)
@@ -82,12 +84,15 @@ class Report:
 
     def _entry(self, folder: Path) -> Entry:
         """Return the entry of a run. Its page is written unless its files are the same as last time."""
-        version = _version(folder)
+        compared = [comparison for comparison in self._compared if folder.name in comparison.runs]
+        version = (*_version(folder), *(comparison.name for comparison in compared))
         known, entry = self._entries.get(folder.name, (None, None))
         if entry is None or known != version:
             run = read_run(folder)
+            if len(compared) > MOST:
+                run.notes.append(f"{len(compared) - MOST} of {len(compared)} comparisons, the oldest ones")
             try:
-                entry = self._write_run(run)
+                entry = self._write_run(run, compared[:MOST])
             except Exception as error:  # One run must not cost the pages of all the others.
                 reason = f"its page cannot be made: {type(error).__name__}: {error}"
                 print(f"{folder}: {reason}", file=sys.stderr, flush=True)
@@ -101,13 +106,14 @@ class Report:
             return self.experiments_dir / "report" / RUNS / page.name  # as the server spells addresses
         return page if page.resolve().is_relative_to(self.experiments_dir.resolve()) else None
 
-    def _write_run(self, run: RunFacts) -> Entry:
+    def _write_run(self, run: RunFacts, compared: Sequence[Compared] = ()) -> Entry:
         folder = self.out / RUNS / safe_name(run.name)
         folder.mkdir(exist_ok=True)
         album = Album(run.folder, folder)
         thumbnail = album.thumbnail()
         page = page_of(run, album, self.advice, self._links_from(folder))
         entry = entry_of(run, thumbnail)
+        page["compared"] = compared
         self._write(folder / "index.html", "run.html", {**page, "entry": entry, "root": "../../"})
         write_text(folder / DATA, _script(_data(entry, page)), flush=False)
         for path in folder.iterdir():
@@ -187,6 +193,7 @@ def _data(entry: Entry, page: Mapping[str, Any]) -> dict[str, Any]:
         if run.task != "train_vae"
         else None,
         "evaluations": [_comparable(evaluated) for evaluated in run.evaluations if evaluated.task == "samples"],
+        "comparisons": [asdict(compared) for compared in page["compared"]],
     }
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +23,10 @@ from models.evaluation.measure_names import (
 OVER_FLOOR = re.compile(r"^\s*fd / floor\s+([0-9.]+)", re.MULTILINE)
 EVALUATION_PICTURES = ("samples", "nearest", "farthest", "closest_pairs", "confusion", "checkpoints")
 FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports are files of evaluation/ itself.
-MOST = 30  # Evaluations on a page.
+MOST = 30  # Evaluations on a page, and comparisons.
 LONGEST = 20_000  # Characters of a text table that are shown.
+# Errors that reading a damaged file of a report raises.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _readable(paths: list[Path], notes: list[str]) -> Iterator[Evaluated]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             yield _evaluation(path, content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except UNREADABLE as error:
             name = f"{path.parent.name}/{path.name}"
             notes.append(f"{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
@@ -137,20 +139,24 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluated:
 
 
 def _measures(results: Mapping[str, Any]) -> list[Measure]:
-    spaces = short_names(map(space_of, results))
-    measures = []
+    labels, measures = labels_of(results), []
     for name, row in results.items():
-        kind, space, found = kind_of(name), spaces[space_of(name)], _measured(row["found"])
+        kind, found = kind_of(name), measured(row["found"])
         ends = (found.value, found.low, found.high)
         value, low, high = (number if math.isfinite(number) else None for number in ends)
-        label = f"{kind} in {space}" if space else kind
-        floor = format_measurement(name, _measured(row.get("floor")))
+        floor = format_measurement(name, measured(row.get("floor")))
         shown = format_measurement(name, found)
-        measures.append(Measure(name, label, value, low, high, shown, floor, BETTER[kind], MEANINGS[kind]))
+        measures.append(Measure(name, labels[name], value, low, high, shown, floor, BETTER[kind], MEANINGS[kind]))
     return measures
 
 
-def _measured(row: Mapping[str, float | None] | None) -> Any:
+def labels_of(names: Iterable[str]) -> dict[str, str]:
+    """Return a label for each measure's name, e.g. "fd in convnet". Raises ValueError for a name of no measure."""
+    spaces = short_names(map(space_of, names))
+    return {name: f"{kind_of(name)} in {space}" if (space := spaces[space_of(name)]) else name for name in names}
+
+
+def measured(row: Mapping[str, float | None] | None) -> Any:
     """Return the value and the interval of a report as a measurement, with NaN for what is undefined."""
     if row is None:
         return None

@@ -14,7 +14,7 @@ from models.errors import UserError
 from models.learning_rate import OptimizerSettings
 from models.places import experiments_dir
 from models.ranges import Resumable
-from models.runs.lookup import DENOISING, NEEDED, find_run, is_shipped, read_config, run_name
+from models.runs.lookup import NEEDED, TEACHERS, find_run, is_shipped, read_config, run_name
 from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 from scripts.cli.arguments import (
@@ -136,7 +136,7 @@ def read_student(argv: Sequence[str], default: StudentFlags, description: str) -
     """
     ahead, settings = read_ahead(argv), {}
     if {"-h", "--help"}.isdisjoint(argv) and "resume" not in ahead:
-        config = _config_of(ahead, DENOISING)
+        config = _config_of(ahead, TEACHERS)
         names = {field.name for field in dataclasses.fields(OptimizerSettings)} - {"accumulate"}
         settings = {key: value for key, value in config.items() if key in names}
     return read_training(argv, "distill", default, description, settings)

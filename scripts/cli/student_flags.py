@@ -17,7 +17,8 @@ class TeacherFlags:
     """A trained model, and the sampler whose map its student learns."""
 
     run: str = "latest"
-    """Run of the teacher: its folder, its name or a part of it, latest, or latest:mnist for the newest on MNIST."""
+    """Run of the teacher: its folder, its name or a part of it, latest, latest:mnist for the newest on MNIST, or a
+    shipped model such as pretrained/mnist, which `latest` takes without any run."""
     checkpoint: str = "last"
     """Checkpoint of the teacher: last, best or a file."""
     weights: str = "ema"

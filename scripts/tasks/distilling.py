@@ -15,7 +15,7 @@ from models.generation import Sampling
 from models.model import Model, Student, load_model
 from models.randomness import derive_seed
 from models.runs import checkpoints
-from models.runs.lookup import TEACHERS, find_run
+from models.runs.lookup import TEACHERS
 from models.runs.status import liveness, read_status
 from models.training.pairs import Teacher, TeacherBatches
 from models.training.student_objective import StudentObjective
@@ -23,7 +23,7 @@ from scripts.cli.arguments import to_config
 from scripts.cli.settings import data_settings
 from scripts.cli.student_flags import StudentFlags, TeacherFlags
 from scripts.tasks.protocol import stored_facts
-from scripts.tasks.sampling import name_of
+from scripts.tasks.sampling import find_own_or_shipped, name_of
 from scripts.tasks.training import Prepared, train_settings
 
 # Largest error of the clean estimate at t = 1 for a unit error of the network's output that a student can learn with.
@@ -33,7 +33,7 @@ LARGEST_FACTOR = 20.0
 def prepare_student(flags: StudentFlags, stored: Mapping[str, Any]) -> Prepared:
     """Load the teacher and build every object. stored: as for `run_training`. Raises UserError."""
     device = torch.device(flags.run.device)
-    path = find_teacher(flags.teacher, Path(flags.run.experiments_dir))
+    path = find_teacher(flags.teacher, flags.run.experiments_dir)
     facts = stored_facts(path)
     _check_same_teacher(path, facts["sha256"], stored)
     autocast = devices.autocast_dtype(flags.run.precision)
@@ -84,11 +84,11 @@ def prepare_student(flags: StudentFlags, stored: Mapping[str, Any]) -> Prepared:
     )
 
 
-def find_teacher(flags: TeacherFlags, experiments_dir: Path) -> Path:
+def find_teacher(flags: TeacherFlags, experiments_dir: str) -> Path:
     """Return the teacher's checkpoint file. Raises UserError if there is none, or if it is still training."""
     if flags.checkpoint not in (checkpoints.LAST, checkpoints.BEST):
         return Path(flags.checkpoint)
-    run = find_run(flags.run, experiments_dir, TEACHERS)
+    run = find_own_or_shipped(flags.run, experiments_dir, TEACHERS)
     if liveness(read_status(run)) == "running":
         raise UserError(
             f"`run` {run.name}: is still training, and its student would imitate weights that change",

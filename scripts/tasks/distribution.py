@@ -19,7 +19,7 @@ from models.evaluation.maps import Map, fit_map
 from models.evaluation.neighbours import expected_coverage, expected_mixing, manifolds, mixing
 from models.generation import Generated
 from scripts.cli.terminal import tell
-from scripts.tasks.showing import Shown, pick_images, write_numbers
+from scripts.tasks.showing import Shown, draw_rows, write_numbers
 
 if TYPE_CHECKING:
     from scripts.visualize_distribution import DistributionFlags
@@ -46,24 +46,25 @@ def draw_distribution(flags: DistributionFlags) -> None:
     """Write the map and the measures into a folder, and print the folder's name. Raises UserError."""
     shown = Shown.open(flags.model, flags.sampling, flags.show)
     dataset = shown.data()
-    count = min(flags.num_samples, len(dataset.test), len(dataset.train))
+    trained, seed = shown.trained_rows(dataset.test), flags.show.seed
+    count = min(flags.num_samples, len(trained), len(dataset.train))
     if count <= flags.k:
         raise UserError(f"`num_samples`: {count} images have fewer than {flags.k} neighbours", "lower `k`")
     if flags.features == "classifier" and not dataset.class_names:
         raise UserError(f"`features` classifier: {dataset.name} has no classes", "choose pixels or latents")
     with shown.folder("distribution", f"{flags.method}-{flags.features}", flags) as folder:
-        rows = pick_images(dataset.test, count, flags.show.seed, None)
+        rows = trained[draw_rows(dataset.test.labels[trained], count, seed)]
         labels = dataset.test.labels[rows].tolist() if shown.model.spec.classes else None
         tell(f"{count} images to generate")
         generated = shown.generate(labels, count, shown.frames)
         read = _reader(shown, flags.features, dataset)
-        floor = dataset.train.images[pick_images(dataset.train, count, flags.show.seed, None)]
+        floor = dataset.train.images[draw_rows(dataset.train.labels, count, seed)]
         features = _Features(read(dataset.test.images[rows]), read(floor), read(generated.images))
         figures = _measure_mixing(features, flags.k, measuring_device(shown.model.device))
         write_numbers(folder, "numbers", figures)
         tell(f"a map by {flags.method}")
         both = torch.cat([features.real, features.generated]).numpy()
-        chart = fit_map(flags.method, both, flags.show.seed, flags.neighbours)
+        chart = fit_map(flags.method, both, seed, flags.neighbours)
         real_labels = dataset.test.labels[rows].numpy() if dataset.class_names else np.full(count, -1)
         real = Cloud(chart.points[:count], real_labels)
         source_map = SourceMap(real, dataset.class_names, chart.axes, _notes(figures))

@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from data.readers.layouts import shorten_names
 from models import processes
 from models.class_names import ending_of
 from models.drawing import image_files, sheets
@@ -71,9 +70,6 @@ def write_samples(flags: GenerateFlags) -> None:
     sampling = open_sampling(flags.sampling, flags.model, model)
     flags = replace(flags, sampling=replace(flags.sampling, sampler=sampling.sampler, steps=sampling.steps))
     chosen, names = read_labels(flags.labels, model), model.spec.class_names
-    if flags.labels is None and model.spec.untrained and processes.is_rank_zero():
-        lost = shorten_names(names[label] for label in model.spec.untrained)
-        tell(f"left out, since the model saw no training image of them: {lost}")
     turns = class_titles(names, chosen.labels or model.spec.trained)
     writer = _Writer(flags, sampling, choose_labels(model, chosen.labels, flags.num_samples), turns)
     writer.check(model.space.image_shape)

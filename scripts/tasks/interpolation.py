@@ -19,7 +19,7 @@ from models.diffusion.guidance import between_labels
 from models.drawing import sheets
 from models.errors import UserError
 from models.generation import Generated, Start, choose_labels, sampled_denoiser
-from scripts.tasks.showing import ROWS, Shown, name_images, pick_images, rmse, write_numbers
+from scripts.tasks.showing import ROWS, Shown, name_images, rmse, write_numbers
 
 if TYPE_CHECKING:
     from scripts.interpolate import InterpolateFlags
@@ -141,8 +141,7 @@ def _draw(
 def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
     """Interpolate between the noises found for test images, and measure how well both ends are reconstructed."""
     dataset = shown.data()
-    count = 2 * min(ROWS, len(dataset.test) // 2) if flags.rows is None else 2 * flags.rows
-    rows = pick_images(dataset.test, count, flags.show.seed, flags.images)
+    rows = shown.pick_rows(dataset.test, None if flags.rows is None else 2 * flags.rows, flags.images, step=2)
     images, labels = dataset.test.images[rows], dataset.test.labels[rows]
     with shown.folder("interpolations", "images", flags) as folder:
         noises = find_noises(shown, images, labels, flags.refinements)

@@ -5,7 +5,7 @@ Checkpoints hold the hash of the training images, counts and classes. The run fo
 
 import csv
 import gzip
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,17 +104,19 @@ def load_data_again(
     """
     located = locate_moved(name, options, root, run)
 
-    def load(older: bool) -> ImageData:
-        return data.load(name, located, root, source.memory_limit, digests, lambda note: None, older)
+    names = (stored.get("denoiser") or {}).get("class_names") or tuple((stored.get("data") or {}).get("classes") or ())
+
+    def load(older: bool, names: Sequence[str]) -> ImageData:
+        return data.load(name, located, root, source.memory_limit, digests, lambda note: None, older, names)
 
     def is_same(dataset: ImageData) -> bool:
         return same_data(stored["data"], data_facts(dataset))
 
-    dataset = load(False)
+    dataset = load(False, names)
     if dataset.train.listing is not None and not is_same(dataset):
-        # The class order and the hold-out may be those of an earlier version.
-        older, names = load(True), tuple((stored.get("denoiser") or {}).get("class_names") or ())
-        if is_same(older) or dataset.class_names != names == older.class_names:
+        # The hold-out may be that of an earlier version. The oldest runs without labels sorted classes as text.
+        older = load(True, names or sorted(dataset.class_names))
+        if is_same(older):
             dataset = older
     for note in dataset.notes:
         tell(note)

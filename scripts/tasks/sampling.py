@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from data.readers.layouts import shorten_names
 from models import devices
 from models.class_names import LISTED, numbered
 from models.errors import UserError
@@ -61,14 +62,20 @@ def _find_run(name: str, flags: ModelFlags) -> Path:
     return find_trained(name, flags.experiments_dir, DENOISING)
 
 
-def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
+def find_own_or_shipped(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
     """Return a run folder or a shipped model, as `find_run` does. Raises UserError.
 
-    Says so if a shipped model is used that was not named, or if the run is still training.
+    Says so if a shipped model is used that was not named.
     """
     run = find_run(name, Path(experiments_dir), tasks, or_shipped=True)
     if is_shipped(run) and "/" not in name:
         tell(f"no run in {experiments_dir} fits {name!r}: {run_name(run)} is used, which comes with the repository")
+    return run
+
+
+def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
+    """Return a run folder as `find_own_or_shipped` does. Says so if the run is still training. Raises UserError."""
+    run = find_own_or_shipped(name, experiments_dir, tasks)
     status = read_status(run)
     if liveness(status) == "running":
         done = f"step {status.get('step')}, {status.get('progress') or 0:.0%} done"
@@ -127,7 +134,7 @@ def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) ->
 
 
 class Chosen(NamedTuple):
-    """Labels of --labels, None without this flag, and the lines that say which classes they are."""
+    """Labels of --labels, None without this flag, and lines on the classes that are chosen or left out."""
 
     labels: list[int] | None
     lines: list[str]
@@ -138,13 +145,11 @@ class Chosen(NamedTuple):
             tell(line)
 
 
-ALL_CLASSES = Chosen(None, [])
-
-
 def read_labels(words: Sequence[str] | None, model: Model) -> Chosen:
     """Find the classes of --labels. Raises UserError if the model does not have such a class."""
     if words is None:
-        return ALL_CLASSES
+        lost = shorten_names(model.spec.class_names[label] for label in model.spec.untrained)
+        return Chosen(None, [f"left out, since the model saw no training image of them: {lost}"] if lost else [])
     labels, notes = named_labels(model, words)
     distinct = [numbered(model.spec.class_names, label) for label in dict.fromkeys(labels)]
     more = f", ... ({len(distinct)} in all)" if len(distinct) > LISTED else ""

@@ -39,7 +39,6 @@ from scripts.tasks.extractors import classifier_of
 from scripts.tasks.protocol import load_data_of_run
 from scripts.tasks.samples import INTERVAL_UNIT
 from scripts.tasks.sampling import (
-    ALL_CLASSES,
     FILM_FRAMES,
     Chosen,
     describe_model,
@@ -62,7 +61,7 @@ class Shown:
     show: ShowFlags
     model: Model
     sampling: Sampling
-    chosen: Chosen = ALL_CLASSES
+    chosen: Chosen
 
     @classmethod
     def open(
@@ -121,16 +120,40 @@ class Shown:
     def test_images(self, count: int | None, numbers: Sequence[int] | None) -> tuple[Tensor, list[int], list[str]]:
         """Return test images, uint8 (N, C, H, W), the labels to sample with, and captions for the picture.
 
-        numbers: rows of the test split; None draws `count` rows with the seed, or ROWS if `count` is None. Without
-        --labels, each image has its true label. Raises UserError.
+        numbers, count: as for `pick_rows`. Without --labels, each image has its true label. Raises UserError.
         """
         dataset = self.data()
-        count = min(ROWS, len(dataset.test)) if count is None else count
-        rows = pick_images(dataset.test, count, self.show.seed, numbers)
+        rows = self.pick_rows(dataset.test, count, numbers)
         chosen = choose_labels(self.model, self.chosen.labels, len(rows)) if self.chosen.labels else None
         shown_labels = dataset.test.labels[rows].tolist() if chosen is None else chosen
         targets = () if chosen is None else [self.class_names[label] for label in chosen]
         return dataset.test.images[rows], shown_labels, name_images(dataset, rows, targets)
+
+    def pick_rows(self, split: Split, count: int | None, numbers: Sequence[int] | None, step: int = 1) -> Tensor:
+        """Return the rows `numbers` of the test split. If None, draw `count` rows with the seed, the classes in turn.
+
+        Without `count`, there are ROWS times `step` rows, or fewer in a small split, a multiple of `step`. Raises
+        UserError.
+        """
+        fit = self.trained_rows(split)
+        if numbers is not None:
+            for number in numbers:
+                if not 0 <= number < len(split):
+                    raise UserError(f"--images {number}: the test split has images 0..{len(split) - 1}")
+                if number not in fit:
+                    name = self.class_names[int(split.labels[number])]
+                    raise UserError(f"--images {number}: its class {name} had no training image; name other images")
+            return torch.tensor(numbers, dtype=torch.long)
+        count = min(ROWS, len(fit) // step) * step if count is None else count
+        if count > len(fit) or not len(fit):
+            kind = "test images" + " of classes with training images" * (len(fit) < len(split))
+            raise UserError(f"--rows: {max(count, 1)} {kind} are needed, and the split has {len(fit)}")
+        return fit[draw_rows(split.labels[fit], count, self.show.seed)]
+
+    def trained_rows(self, split: Split) -> Tensor:
+        """Return the rows of a split without those of classes that had no training image. With --labels, all rows."""
+        lost = () if self.chosen.labels else self.model.spec.untrained
+        return (~torch.isin(split.labels, torch.tensor(lost, dtype=torch.long))).nonzero()[:, 0]
 
     def title(self, content: str, *nfe: float) -> str:
         """Return a title: the origin of the images, and `content`."""
@@ -191,20 +214,10 @@ class Shown:
         return classifier_of(dataset, Path(self.flags.experiments_dir), self.model.device)
 
 
-def pick_images(split: Split, count: int, seed: int, numbers: Sequence[int] | None) -> Tensor:
-    """Return the rows `numbers` of a split. If None, draw `count` rows with the seed, the classes in turn.
-
-    Raises UserError for a row outside the split, or if `count` is larger than the split.
-    """
-    if numbers is not None:
-        for number in numbers:
-            if not 0 <= number < len(split):
-                raise UserError(f"--images {number}: the test split has images 0..{len(split) - 1}")
-        return torch.tensor(numbers, dtype=torch.long)
-    if count > len(split):
-        raise UserError(f"--rows: {count} test images are needed, and the split has {len(split)}")
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(derive_seed(seed, "test images")))
-    return order[rows_in_turn(split.labels[order], count)]
+def draw_rows(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Return up to `count` rows of labels (N,), drawn with the seed, the classes in turn."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "test images")))
+    return order[rows_in_turn(labels[order], count)]
 
 
 def name_images(dataset: ImageData, rows: Tensor, targets: Sequence[str] = ()) -> list[str]:

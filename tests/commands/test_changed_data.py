@@ -158,7 +158,7 @@ def test_a_run_of_before_keeps_its_order_of_classes(
         for number in range(3):
             png(pictures / str(kind) / f"{number}.png", 20 * kind + number, size=(8, 8))
     with monkeypatch.context() as before:
-        before.setattr(layouts, "class_order", lambda names, path, older=False: tuple(sorted(names)))
+        before.setattr(layouts, "class_order", lambda names, path, known=(): tuple(sorted(names)))
         run = new_run(train, pictures, conditional)
     path = checkpoints.resolve_checkpoint(run).with_suffix(".yaml")
     facts = facts_of(run)
@@ -177,6 +177,22 @@ def test_a_run_of_before_keeps_its_order_of_classes(
     assert ended.code == 2 and f"{name}, which is gone" in ended.err
     fresh = new_run(train, pictures)
     assert facts_of(fresh)["denoiser"]["class_names"] == list(map(str, range(12)))
+
+
+@pytest.mark.parametrize("conditional", ["--conditional", "--no-conditional"])
+def test_a_run_of_before_keeps_text_order_and_its_hold_out(
+    conditional: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, pictures = ["c1", "c2", "c10"], tmp_path / "rare"
+    for shade, kind in enumerate(names):  # One image each: the oldest hold-out would differ.
+        png(pictures / kind / "only.png", 20 * shade, size=(8, 8))
+    with monkeypatch.context() as before:
+        before.setattr(layouts, "class_order", lambda names, path, known=(): tuple(sorted(names)))
+        run = new_run(train, pictures, conditional)
+    resumed = train("--resume", run, "--max_steps", "8")
+    assert resumed.code == 0, resumed.err
+    assert list(facts_of(run)["data"]["classes"]) == sorted(names)
+    assert list(facts_of(new_run(train, pictures))["data"]["classes"]) == names
 
 
 def test_a_class_without_a_training_image_is_not_generated(

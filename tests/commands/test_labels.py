@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+import data
+from scripts.tasks.showing import Shown
 from tests.commands.tasks import TINY, Ended, run_here, tiny_classifier
 from tests.commands.test_bad_input import check_refusal
 
@@ -102,3 +107,46 @@ def test_a_class_that_does_not_exist_is_refused(name: str, labels, words, task, 
 
 def test_a_class_named_twice_has_one_row(task) -> None:
     check_refusal(task("visualize_guidance", "--labels", "Bag", 8), "--labels", "twice")
+
+
+@pytest.fixture(scope="module")
+def partly(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run, as if it had seen no image of the classes 0 to 7."""
+    folder = Path(shutil.copytree(run, tmp_path_factory.mktemp("partly") / run.name))
+    for path in folder.glob("checkpoints/*.yaml"):
+        facts = yaml.safe_load(path.read_text())
+        facts["denoiser"]["untrained"] = list(range(8))
+        path.write_text(yaml.safe_dump(facts))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("inpaint", ("--rows", 3, "--samples", 1, "--resample", 1)),
+        ("image_to_image", ("--rows", 3, "--strength", 1)),
+        ("interpolate", ("--between", "images", "--rows", 2, "--columns", 2)),
+        ("visualize_distribution", ("--method", "pca", "--num_samples", 8)),
+    ],
+)
+def test_test_images_of_a_class_that_was_not_trained_are_left_out(
+    name: str, words: tuple[object, ...], partly: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[int] = []
+    for method in ("labels", "generate"):
+        original = getattr(Shown, method)
+
+        def watched(self: Shown, chosen: list[int], *rest: Any, original: Callable[..., Any] = original) -> Any:
+            labels.extend(chosen)
+            return original(self, chosen, *rest)
+
+        monkeypatch.setattr(Shown, method, watched)
+    shared = ("--run", partly, *FEW, *words)
+    ended = run_here(name, *shared, "--out", tmp_path / "out", capsys=capsys)
+    assert ended.code == 0 and set(labels) == {8, 9}
+    lines = [line for line in ended.err.splitlines() if "no training image" in line]
+    assert len(lines) == 1 and lines[0].startswith("left out") and lines[0].endswith(", Sneaker")
+    if name != "visualize_distribution":
+        lost = data.load("digits", {}, Path()).test.labels.tolist().index(3)
+        refused = run_here(name, *shared, "--images", lost, lost, "--out", tmp_path / "two", capsys=capsys)
+        check_refusal(refused, f"--images {lost}", "v1.5 x had no training image")

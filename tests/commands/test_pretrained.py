@@ -13,7 +13,7 @@ import yaml
 import models
 from models.places import PRETRAINED
 from models.runs import checkpoints, lookup
-from models.runs.lookup import find_shipped
+from models.runs.lookup import find_shipped, read_config
 from scripts.tasks import shipping, shipping_card
 from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
@@ -137,6 +137,13 @@ def test_without_a_run_generate_takes_the_shipped_model_and_says_so(run, tmp_pat
         ended = run("generate", "--num_samples", 4, "--steps", 2, *words)
         assert ended.folder.parent == own / "samples" and line not in ended.err
     check_refusal(run("generate", "--run", "pretrained/none"), "pretrained/none", "choose from pretrained/digits")
+
+
+def test_without_a_run_the_shipped_model_is_the_teacher(run) -> None:
+    small = ("--max_steps", 1, "--batch_size", 4, "--eval_images", 4, "--num_samples", 1, "--no-tensorboard")
+    ended = run("distill", *small, "--steps", 1, "--device", "cpu")
+    assert ended.err.count("pretrained/digits is used, which comes with the repository") == 1
+    assert read_config(ended.folder)["run"] == "pretrained/digits"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from models.report.server import ReportServer
 from scripts.cli.flags import ReportFlags
 from scripts.tasks.reporting import commands, open_report, usual
 from tests.commands.tasks import run_here
-from tests.models.report.folders import HOSTILE, write_evaluation, write_run
+from tests.models.report.folders import HOSTILE, write_comparison, write_evaluation, write_run
 from tests.pages import browser as browser
 
 pytestmark = pytest.mark.slow
@@ -48,6 +48,8 @@ def experiments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_evaluation(hostile, "20260210_000000", 4.0)
     (hostile / f"{HOSTILE.replace('/', '')}.txt").touch()
+    evaluations = (str(folder / f"2026020{day}_000000-flow-digits" / "evaluation" / "one-samples") for day in (2, 1))
+    write_comparison(folder, "20260211_000000", *evaluations)
     return folder
 
 
@@ -141,7 +143,9 @@ def test_two_runs_side_by_side(browser: Any, report: Path) -> None:
         assert [row.split() for row in settings] == [["lr", "0.001", "0.002"]]
         assert page.get_by_text("The images come from the same noise: seed 0, shape 1×8×8").is_visible()
         better = page.locator("td.better").all_inner_texts()
-        assert better == ["2 [1.8, 2.2]"]  # the intervals of the shares overlap
+        assert better == ["2 [1.8, 2.2]", "-1 [-1.5, -0.5] *"]  # the intervals of the shares overlap
+        differences = page.locator("section:has(h2:text('Differences')) th").all_inner_texts()
+        assert differences[1:4] == ["B", "A", "A − B [95 %]"]
         assert page.locator(".chart[data-key=loss] polyline").count() == 6
         page.get_by_label("Run B").select_option("20260203_000000-ddpm-mnist")
         page.get_by_text("The noise differs: seed 0 and 3").wait_for()

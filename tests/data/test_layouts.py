@@ -138,12 +138,23 @@ def test_numbers_are_sorted_by_value(numbers: list[object]) -> None:
     assert class_order(texts, WHERE) == tuple(
         sorted(texts, key=float) if len(texts) != 3 else sorted(texts, key=lambda text: (float(text), text))
     )
-    assert class_order(texts, WHERE, older=True) == tuple(sorted(texts))
+    assert class_order(texts, WHERE, known=sorted(texts)) == tuple(sorted(texts))
 
 
-def test_names_that_are_not_all_numbers_are_sorted_as_text() -> None:
-    assert class_order(["10", "9", "cat"], WHERE) == ("10", "9", "cat")
-    assert class_order(["v10", "v9"], WHERE) == ("v10", "v9")
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ("9", "10", "cat"),
+        ("class_1", "class_2", "class_10"),
+        ("2nd", "10th", "fold2-cat9", "fold2-cat10", "fold10-cat1"),
+        ("Zoo", "a", "a01", "a1", "é"),
+        ("x3", "x٣", "x²"),
+    ],
+)
+def test_numbers_inside_names_are_sorted_by_value(ordered: tuple[str, ...]) -> None:
+    assert class_order(reversed(ordered), WHERE) == ordered
+    assert class_order(ordered, WHERE, known=sorted(ordered)) == tuple(sorted(ordered))
+    assert class_order(ordered, WHERE, known=sorted(ordered)[1:]) == ordered
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

@@ -101,6 +101,24 @@
     return "";
   }
 
+  // Return a section for what `evaluate --compare` measured between the two runs; none without a comparison.
+  function comparisons(a, b) {
+    const found = a.comparisons.filter(({ runs }) => (runs[0] === a.name ? runs[1] === b.name : runs[0] === b.name && runs[1] === a.name));
+    if (found.length === 0) return [];
+    const tables = found.flatMap((row) => {
+      const [first, second] = row.runs[0] === a.name ? ["a", "b"] : ["b", "a"];
+      const rows = row.differences.map(({ label, one, other, difference, clear, better }) => [label,
+        ...[one, other].map((text) => element("td", { class: "figure" }, text)),
+        element("td", { class: clear ? "figure better" : "figure" }, clear ? `${difference} *` : difference), better]);
+      const pairing = row.paired ? "paired by seed and label" : "not paired: seeds or labels differ";
+      return [
+        element("p", {}, `${row.images} images each, ${pairing}. Evaluations: ${row.evaluations.join(" and ")}.`),
+        tableOf(["measure", letter(first), letter(second), `${second.toUpperCase()} − ${first.toUpperCase()} [95 %]`, "better"], rows),
+      ];
+    });
+    return [section("Differences", ...tables, element("p", { class: "quiet" }, "*: the interval does not contain 0."))];
+  }
+
   function measures(a, b) {
     const missing = [a, b].filter((run) => run.evaluations.length === 0).map((run) => run.name);
     if (missing.length > 0) return section("Measures", element("p", {}, `Not evaluated yet: ${missing.join(" and ")}.`));
@@ -131,7 +149,7 @@
       const [one, other] = await Promise.all([load(a), load(b)]);
       if (form.a.value !== a || form.b.value !== b) return; // Another choice was made meanwhile.
       const [chart, draw] = curves(one, other);
-      place.replaceChildren(lines(one, other), settings(one, other), sheets(one, other), measures(one, other), chart);
+      place.replaceChildren(lines(one, other), settings(one, other), sheets(one, other), measures(one, other), ...comparisons(one, other), chart);
       draw();
     } catch (error) {
       place.replaceChildren(element("p", { class: "warning" }, error.message));

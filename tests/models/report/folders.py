@@ -109,6 +109,21 @@ def _write_pictures(folder: Path) -> None:
         Image.fromarray(noise.integers(0, 256, size, dtype=np.uint8)).save(path)
 
 
+def write_comparison(experiments: Path, name: str, one: str, other: str, low: float = -0.5) -> None:
+    """Write what `evaluate --compare` does. The difference of the distance is -1, its interval ends at `low`."""
+    undefined = dict.fromkeys(("one", "other", "value", "low", "high"))
+    differences = {
+        "recognised_convnet_12345678": {"one": 0.9, "other": 0.95, "value": 0.05, "low": -0.01, "high": 0.11},
+        "fd_convnet_12345678": {"one": 3.0, "other": 2.0, "value": -1.0, "low": -1.5, "high": low},
+        "kd_convnet_12345678": undefined,
+        "grey_mean": {**undefined, "one": 80.0, "other": 81.0, "value": 1.0},
+    }
+    content = {"one": one, "other": other, "paired": True, "protocol": {"images": 200}, "differences": differences}
+    folder = experiments / "comparisons"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
 def write_evaluation(run: Path, name: str, distance: float, images: int = 200, ratio: bool = True) -> Path:
     """Write the report of an evaluation of samples. The floor of the distance is 1, its interval is +-10 %."""
     folder = run / "evaluation" / f"{name}-samples"

@@ -20,7 +20,7 @@ from models.report.building import Report
 from models.report.pictures import Album, safe_name
 from models.report.reading import list_runs, read_columns, read_run
 from models.report.views import Advice, Command, Entry
-from tests.models.report.folders import HOSTILE, write_evaluation, write_run
+from tests.models.report.folders import HOSTILE, write_comparison, write_evaluation, write_run
 
 OLDER = Path(__file__).resolve().parents[2] / "data" / "older_runs" / "flow"
 ADVICE = Advice(
@@ -243,6 +243,33 @@ def test_pictures_stay_within_their_limits(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(pictures, "MOST_BYTES", album.used + 100)
     assert album.add(run / "loss_curves.png") is None
     assert album.missing == ["loss_curves.png: the page would become too large"]
+
+
+def test_comparisons_are_shown_with_marks_where_intervals_exclude_zero(tmp_path: Path, capsys) -> None:
+    names = ["20260208_143052-flow-digits", "20260209_000000-flow-digits", "20260210_000000-flow-digits"]
+    report = Report(tmp_path, tmp_path / "report", ADVICE)
+    for name in names:
+        write_run(tmp_path, name)
+    report.update()
+    elsewhere = "/other/place/experiments"  # The runs may have been copied here since.
+    evaluations = [f"{elsewhere}/{name}/evaluation/20260211_000000-samples" for name in names]
+    write_comparison(tmp_path, "20260212_000000", *evaluations[:2])
+    write_comparison(tmp_path, "20260213_000000", evaluations[0], "/tmp/<b>alone", low=0.5)
+    (tmp_path / "comparisons" / "20260214_000000.json").write_text('{"one": 3}')
+    entries = {entry.name: entry for entry in report.update()}
+    assert "20260214_000000.json: cannot be read" in capsys.readouterr().err
+    found = [data(tmp_path, entries[name])["comparisons"] for name in names]
+    assert [[row["runs"] for row in rows] for rows in found] == [[[names[0], ""], names[:2]], [names[:2]], []]
+    rows = {row["label"]: row for row in found[1][0]["differences"]}
+    assert (rows["fd in convnet"]["difference"], rows["fd in convnet"]["clear"]) == ("-1 [-1.5, -0.5]", True)
+    recognised = rows["recognised in convnet"]
+    assert (recognised["difference"], recognised["clear"]) == ("5.00 % [-1.00, 11.00]", False)
+    assert [rows[name]["difference"] for name in ("kd in convnet", "grey_mean")] == ["-", "1"]
+    shown = page(tmp_path, entries[names[0]])
+    assert shown.count('<td class="figure better">-1 [-1.5, -0.5] *</td>') == 1
+    assert shown.count('<td class="figure">-1 [-1.5, 0.5]</td>') == 1  # 0 is in this interval
+    assert "<b>alone" not in shown
+    assert "Comparisons" not in page(tmp_path, entries[names[2]])
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
