@@ -91,7 +91,10 @@ class Sampling:
         spec, weak = model.spec.facts(), self.weak.spec.facts()
         for shared, words in (
             (("space", "classes"), "images or classes"),
-            (("noise_schedule", "timesteps", "zero_terminal_snr", "initial_noise"), "noise or noise schedule"),
+            (
+                ("noise_schedule", "timesteps", "zero_terminal_snr", "chain_betas", "initial_noise"),
+                "noise or noise schedule",
+            ),
         ):
             if any(spec[name] != weak[name] for name in shared):
                 raise UserError(f"`autoguidance` {self.weak.name}: trained with other {words} than {model.name}")

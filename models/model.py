@@ -71,6 +71,7 @@ class DenoiserSpec:
     network: a variant of `models.networks`. network_options: options of its constructor. timesteps: length of the
     chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
     guidance. untrained: labels of the classes without a training image. student: None unless it was distilled.
+    chain_betas: older checkpoints do not state it, and are rescaled.
     """
 
     network: str
@@ -86,6 +87,7 @@ class DenoiserSpec:
     initial_noise: str = "gaussian"
     untrained: tuple[int, ...] = ()
     student: Student | None = None
+    chain_betas: str = "rescaled"
 
     @property
     def trained(self) -> list[int]:
@@ -99,7 +101,8 @@ class DenoiserSpec:
     @cached_property
     def _parts(self) -> tuple[NoiseSchedule, Prediction]:
         """Schedule and prediction. Raises UserError if they do not fit together."""
-        schedule = build_noise_schedule(self.noise_schedule, self.timesteps or None, self.zero_terminal_snr)
+        steps = self.timesteps or None
+        schedule = build_noise_schedule(self.noise_schedule, steps, self.zero_terminal_snr, self.chain_betas)
         prediction = build_prediction(self.prediction, self.space.deviation)
         prediction.check(schedule.alpha(torch.ones(())).item())
         return schedule, prediction

@@ -11,7 +11,7 @@ from models.places import experiments_dir
 from models.ranges import NonNegativeInt
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
-from scripts.cli.flags import PictureFormat, ScheduleName
+from scripts.cli.flags import BetasName, PictureFormat, ScheduleName
 from scripts.cli.signatures import names_in
 
 POINTS = 1001
@@ -26,6 +26,8 @@ class ScheduleFlags:
     """Schedules to draw."""
     timesteps: NonNegativeInt = 1000
     """Length T of the chains; 0 draws the continuous schedules."""
+    chain_betas: BetasName = "rescaled"
+    """Betas of linear, quadratic and sigmoid chains, as in a training."""
     zero_terminal_snr: bool = False
     """Rescale the schedules so that the last step is pure noise."""
     format: PictureFormat | None = None
@@ -48,12 +50,13 @@ def main(argv: list[str]) -> None:
     curves = {}
     for name in flags.schedules:
         steps = None if name == "flow" else flags.timesteps or None
-        schedule = build_noise_schedule(name, steps, flags.zero_terminal_snr)
+        schedule = build_noise_schedule(name, steps, flags.zero_terminal_snr, flags.chain_betas)
         values = (t, schedule.alpha(t), schedule.sigma(t), schedule.log_snr(t))
         curves[name] = tuple(value.numpy() for value in values)
     kind = f"chains of {flags.timesteps} steps" if flags.timesteps else "continuous forms"
+    betas = ", published betas" if flags.chain_betas == "published" else ""
     ending = ", zero terminal SNR" if flags.zero_terminal_snr else ""
-    draw_schedule_curves(curves, path, f"noise schedules, {kind}{ending}")
+    draw_schedule_curves(curves, path, f"noise schedules, {kind}{betas}{ending}")
     print(path)
 
 

@@ -255,26 +255,43 @@ def _sigmoid_log_alpha(t: Tensor) -> Tensor:
     return -0.5 * REFERENCE_STEPS * (BETA_FIRST * t + (BETA_LAST - BETA_FIRST) * area)
 
 
-BETAS = {"linear": _linear_betas, "quadratic": _quadratic_betas, "sigmoid": _sigmoid_betas}
+BetaCurve = Callable[[Tensor], Tensor]
+BETAS: dict[str, BetaCurve] = {"linear": _linear_betas, "quadratic": _quadratic_betas, "sigmoid": _sigmoid_betas}
 
 
-def _chain_table(name: str, curve: Curve, steps: int) -> Tensor:
-    """Return alpha at k = 1..T before any rescaling.
+def _published_betas(curve: BetaCurve, steps: int) -> Tensor:
+    """Spread the published betas over T steps, whatever T is. A chain that is shorter than 1000 keeps some signal."""
+    return curve(torch.linspace(0, 1, steps, dtype=torch.float64))
 
-    Chains given by betas are defined at T = 1000, as published. Any other T samples the same curve in steps of 1/T,
-    so that all lengths end at the same noise and can be compared. The cosine schedule is defined for every T.
+
+def _rescaled_betas(curve: BetaCurve, steps: int) -> Tensor:
+    """Sample the published chain of 1000 steps in steps of 1/T. All lengths end at the same noise.
+
     A beta above MAX_BETA is clipped (all chains of one step, a few of two). Then alpha ends at up to 0.03.
     """
-    grid = torch.arange(steps + 1, dtype=torch.float64) / steps
+    log_alpha_bar = torch.log1p(-_published_betas(curve, REFERENCE_STEPS)).cumsum(0)
+    reference = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar])
+    position = torch.arange(steps + 1, dtype=torch.float64) / steps * REFERENCE_STEPS
+    left = position.floor().long().clamp(max=REFERENCE_STEPS - 1)
+    return _betas_of(reference[left] + (position - left) * (reference[left + 1] - reference[left]))
+
+
+CHAIN_BETAS: dict[str, Callable[[BetaCurve, int], Tensor]] = {
+    "rescaled": _rescaled_betas,
+    "published": _published_betas,
+}
+
+
+def _betas_of(log_alpha_bar: Tensor) -> Tensor:
+    return (1 - log_alpha_bar.diff().exp()).clamp(max=MAX_BETA)
+
+
+def _chain_table(name: str, curve: Curve, steps: int, chain_betas: str) -> Tensor:
+    """Return alpha at k = 1..T, before zero terminal SNR. The cosine schedule is defined for every T."""
     if name in BETAS:
-        betas = BETAS[name](torch.linspace(0, 1, REFERENCE_STEPS, dtype=torch.float64))
-        reference = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])
-        position = grid * REFERENCE_STEPS
-        left = position.floor().long().clamp(max=REFERENCE_STEPS - 1)
-        log_alpha_bar = reference[left] + (position - left) * (reference[left + 1] - reference[left])
+        betas = CHAIN_BETAS[chain_betas](BETAS[name], steps)
     else:
-        log_alpha_bar = 2 * curve.log_alpha(grid)
-    betas = (1 - (log_alpha_bar[1:] - log_alpha_bar[:-1]).exp()).clamp(max=MAX_BETA)
+        betas = _betas_of(2 * curve.log_alpha(torch.arange(steps + 1, dtype=torch.float64) / steps))
     return (0.5 * torch.log1p(-betas).cumsum(0)).exp()
 
 
@@ -285,16 +302,28 @@ def _zero_last(table: Tensor) -> Tensor:
     return (table - table[-1]) * table[0] / (table[0] - table[-1])
 
 
-def build_noise_schedule(name: str, steps: int | None = None, zero_terminal_snr: bool = False) -> NoiseSchedule:
+def build_noise_schedule(
+    name: str, steps: int | None = None, zero_terminal_snr: bool = False, chain_betas: str = "rescaled"
+) -> NoiseSchedule:
     """Return the schedule of that name: a chain of `steps` >= 1, or the continuous form if steps is None.
 
-    Raises UserError for an unknown name, steps < 1, or a chain of the flow schedule, which is continuous.
+    chain_betas: key of CHAIN_BETAS, for chains that are given by betas. Raises UserError for an unknown name, for
+    steps < 1, for a chain of the flow schedule, and for "published" with a schedule that is not given by betas.
     """
     if name not in NOISE_SCHEDULES:
         raise UserError(f"`noise_schedule` {name!r}: choose from {', '.join(NOISE_SCHEDULES)}")
     if steps is not None and steps < 1:
         raise UserError(f"`timesteps` {steps}: must be at least 1, or 0 for the continuous form")
+    if chain_betas not in CHAIN_BETAS:
+        raise UserError(f"`chain_betas` {chain_betas!r}: choose from {', '.join(CHAIN_BETAS)}")
     curve = NOISE_SCHEDULES[name]
+    if chain_betas == "published" and (name not in BETAS or steps is None):
+        if name in BETAS:
+            reason, way_out = "a continuous schedule has no betas", "set `timesteps`, e.g. 1000"
+        else:
+            reason = f"the {name} schedule has no betas, only {', '.join(BETAS)} have"
+            way_out = "use `noise_schedule linear`"
+        raise UserError(f"`chain_betas published`: {reason}", "leave out `chain_betas`", way_out)
     if curve is None:
         if steps is not None:
             raise UserError(
@@ -305,7 +334,7 @@ def build_noise_schedule(name: str, steps: int | None = None, zero_terminal_snr:
         return Flow()
     if steps is None:
         return Continuous(curve, zero_terminal_snr)
-    table = _chain_table(name, curve, steps)
+    table = _chain_table(name, curve, steps, chain_betas)
     return Chain(_zero_last(table) if zero_terminal_snr else table)
 
 

@@ -48,13 +48,12 @@ def _rows(model: Model) -> list[tuple[str, str]]:
     weights = sum(parameter.numel() for parameter in model.denoiser.network.parameters())
     names = [_code(name) for name in spec.class_names[:NAMES_SHOWN]]
     more = [f"and {spec.classes - NAMES_SHOWN} more"] if spec.classes > NAMES_SHOWN else []
+    length = f"{spec.timesteps} steps" if spec.timesteps else "continuous"
+    betas = ", published betas" if spec.chain_betas == "published" else ""
     rows = [
         ("network", f"{spec.network}, {weights:,} weights"),
         ("works in", f"{type(model.space).__name__.lower()}, {'×'.join(map(str, model.space.shape))}"),
-        (
-            "noise schedule",
-            f"{spec.noise_schedule}, " + (f"{spec.timesteps} steps" if spec.timesteps else "continuous"),
-        ),
+        ("noise schedule", f"{spec.noise_schedule}, {length}{betas}"),
         ("prediction", spec.prediction),
         ("classes", ", ".join([*names, *more]) if spec.classes else "none"),
         ("guidance", "possible" if spec.classes and spec.label_drop > 0 else "not possible"),

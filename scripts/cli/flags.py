@@ -40,6 +40,7 @@ def one_of(names: Iterable[str]) -> Any:
 
 SAMPLERS_MODULE = "models.diffusion.samplers"
 ScheduleName = Annotated[str, one_of(names_in("models.diffusion.noise_schedules", "NOISE_SCHEDULES"))]
+BetasName = Annotated[str, one_of(names_in("models.diffusion.noise_schedules", "CHAIN_BETAS"))]
 SamplerName = Annotated[str, one_of(names_in(SAMPLERS_MODULE, "SAMPLERS"))]
 PredictionName = Annotated[str, one_of(names_in("models.diffusion.predictions", "PREDICTIONS"))]
 DensityName = Annotated[str, one_of(names_in("models.diffusion.times", "DENSITIES"))]
@@ -93,7 +94,10 @@ class ProcessFlags:
     noise_schedule: ScheduleName = "cosine"
     """Noise schedule. visualize_schedules draws all of them."""
     timesteps: NonNegativeInt = 1000
-    """Length T of the chain; 0 for continuous time. The last step is noise for every T."""
+    """Length T of the chain; 0 for continuous time."""
+    chain_betas: BetasName = "rescaled"
+    """Betas of a linear, quadratic or sigmoid chain. rescaled: the last step is noise for every T. published: from 1e-4
+    to 0.02 for every T, so that a short chain keeps some signal."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that the last step is pure noise. Not possible with prediction eps."""
     prediction: PredictionName = "eps"

@@ -13,6 +13,7 @@ from data import ImageData
 from data.batches import Batches
 from models import devices, processes, spaces
 from models.diffusion.losses import DenoisingLoss
+from models.diffusion.noise_schedules import NoiseSchedule
 from models.diffusion.times import TimeDensity
 from models.drawing.sheets import check_sample_sheet
 from models.errors import UserError
@@ -47,6 +48,7 @@ from scripts.tasks.training import (
     train_settings,
 )
 
+MUCH_SIGNAL = 0.05  # Largest alpha at t = 1 that passes for pure noise. Rescaled chains end at up to 0.03.
 MOST_MEASURED = 10_000  # Largest number of images, if read from files, for measuring the pixels' deviation.
 BEST_BY = {"loss": "test_loss", "distance": DISTANCE}  # Column of metrics.csv for each value of --best_by.
 
@@ -110,7 +112,10 @@ def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | 
     if flags.run.init_from is not None and not stored:
         report.append(initialise(network, flags.run, DENOISING))
     objective = build_objective(flags, spec, dataset, device)
-    objective.sampling.check(objective.model(network))
+    model = objective.model(network)
+    objective.sampling.check(model)
+    if spec.chain_betas == "published":
+        report.append(describe_end(model.noise_schedule))
     if flags.sample_test.eval_samples > 0:
         test = build_sample_test(flags, dataset)
         objective = replace(objective, sample_test=test)
@@ -132,6 +137,13 @@ def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | 
         needs=spec.space.needs,
         files=run_data.rows_of(dataset),
     )
+
+
+def describe_end(schedule: NoiseSchedule) -> str:
+    """Return a line about the signal at t = 1, where samples start from pure noise."""
+    alpha = schedule.level(torch.ones(())).alpha.item()
+    note = ": its last step is not pure noise, but samples start from pure noise" if alpha > MUCH_SIGNAL else ""
+    return f"the chain ends at sqrt(alpha-bar) {alpha:.2g}{note}"
 
 
 def _original_space(stored: Mapping[str, Any], fitted: Space) -> Space:
@@ -170,6 +182,7 @@ def build_spec(flags: TrainFlags, dataset: ImageData, space: Space) -> DenoiserS
         noise_schedule=process.noise_schedule,
         timesteps=process.timesteps,
         zero_terminal_snr=process.zero_terminal_snr,
+        chain_betas=process.chain_betas,
         prediction=process.prediction,
         label_drop=process.label_drop if labelled else 0.0,
         initial_noise=process.initial_noise,

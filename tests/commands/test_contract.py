@@ -21,7 +21,7 @@ from data.digits import Digits
 from data.images import ImageData, Split
 from models.diffusion.losses import DISTANCES, WEIGHTINGS
 from models.diffusion.noise import COUPLINGS, INITIAL_NOISES
-from models.diffusion.noise_schedules import NOISE_SCHEDULES, build_noise_schedule
+from models.diffusion.noise_schedules import BETAS, CHAIN_BETAS, NOISE_SCHEDULES, build_noise_schedule
 from models.diffusion.predictions import PREDICTIONS
 from models.diffusion.samplers import SAMPLERS
 from models.diffusion.times import DENSITIES, GRIDS
@@ -62,6 +62,7 @@ class Setting:
     noise_schedule: str
     timesteps: int
     zero_terminal_snr: bool
+    chain_betas: str
     times: str
     loss: str
     weighting: str
@@ -106,6 +107,7 @@ SETTINGS = st.builds(
     noise_schedule=one_of(tuple(NOISE_SCHEDULES)),
     timesteps=one_of((0, 1, 2, 3, 10)),
     zero_terminal_snr=st.booleans(),
+    chain_betas=one_of(CHAIN_BETAS),
     times=one_of(DENSITIES),
     loss=one_of(DISTANCES),
     weighting=one_of(WEIGHTINGS),
@@ -131,11 +133,14 @@ def reasons(chosen: Setting) -> list[str]:
     """Words of the refusals of which a setting should meet one; none if it should work."""
     chain = chosen.timesteps > 0
     no_chain = chain and chosen.noise_schedule == "flow"
+    no_betas = chosen.chain_betas == "published" and not (chain and chosen.noise_schedule in BETAS)
     steps = None if no_chain else chosen.timesteps or None
-    schedule = build_noise_schedule(chosen.noise_schedule, steps, chosen.zero_terminal_snr)
+    betas = "rescaled" if no_betas else chosen.chain_betas
+    schedule = build_noise_schedule(chosen.noise_schedule, steps, chosen.zero_terminal_snr, betas)
     tokens = CONDITIONINGS.find(chosen.conditioning).tokens > 0
     random_steps = chosen.sampler in STOCHASTIC or bool(chosen.eta)
     possible = {
+        "has no betas": no_betas,
         "flow schedule is continuous": no_chain,
         "times discrete: needs a chain": chosen.times == "discrete" and not chain,
         "prediction eps: the schedule ends in pure noise": chosen.prediction == "eps"

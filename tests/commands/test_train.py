@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+from models.model import load_model
 from models.runs import checkpoints
 from models.training import loop
 from models.training.reporting import ReportSettings
@@ -89,6 +90,17 @@ def test_resume_is_the_same_command_and_refuses_another(train) -> None:
     assert status_of(folder)["step"] == 8
     other = train("train_ddpm", "--resume", folder)
     assert other.code == 2 and "train_flow" in other.err
+
+
+def test_a_published_chain_says_how_much_signal_is_left_and_is_rebuilt(train) -> None:
+    """sqrt(prod(1 - beta)) of 50 betas from 1e-4 to 0.02 is 0.777."""
+    short = ("--noise_schedule", "linear", "--timesteps", "50")
+    folder = train("train_ddpm", *short, "--chain_betas", "published").folder
+    line = "the chain ends at sqrt(alpha-bar) 0.78: its last step is not pure noise, but samples start from pure noise"
+    assert line in (folder / "training_log.txt").read_text()
+    model = load_model(checkpoints.resolve_checkpoint(folder, "last"), "ema", torch.device("cpu"))
+    betas = torch.linspace(1e-4, 0.02, 50, dtype=torch.float64)
+    torch.testing.assert_close(model.noise_schedule.level(torch.ones(())).alpha ** 2, (1 - betas).prod())
 
 
 def test_config_file_gives_the_same_run(train) -> None:

@@ -11,7 +11,14 @@ from tests.commands.tasks import run_here
 
 
 @pytest.mark.parametrize(
-    "flags", [(), ("--timesteps", 0), ("--zero_terminal_snr",), ("--schedules", "cosine")], ids=str
+    "flags",
+    [
+        (),
+        ("--timesteps", 0),
+        ("--zero_terminal_snr",),
+        ("--schedules", "linear", "sigmoid", "--chain_betas", "published", "--timesteps", 50),
+    ],
+    ids=str,
 )
 def test_a_picture(flags: tuple[object, ...], tmp_path: Path, capsys) -> None:
     out = tmp_path / "schedules.png"
@@ -35,7 +42,12 @@ def test_the_format_names_the_file(file_format: str, start: bytes, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("flags", "word"),
-    [(("--schedules", "cosin"), "cosin"), (("--schedules",), "--schedules"), (("--timesteps", -1), "-1")],
+    [
+        (("--schedules", "cosin"), "cosin"),
+        (("--schedules",), "--schedules"),
+        (("--timesteps", -1), "-1"),
+        (("--chain_betas", "published"), "flow schedule has no betas, only linear"),
+    ],
     ids=str,
 )
 def test_mistakes(flags: tuple[object, ...], word: str, tmp_path: Path, capsys) -> None:

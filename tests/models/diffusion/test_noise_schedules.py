@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.diffusion.noise_schedules import MAX_BETA, NOISE_SCHEDULES, Chain, NoiseSchedule, build_noise_schedule
+from models.diffusion.times import build_grid
 from models.errors import UserError
-from tests.exact import betas_of
+from tests.exact import betas_of, pixel_gaussian
+from tests.models.diffusion.sampler_cases import DEVIATIONS, MEANS, walk
 
 CHAINS = tuple(name for name in NOISE_SCHEDULES if name != "flow")
 LENGTHS = (*range(1, 65), 250, 4000)
@@ -143,6 +145,55 @@ def test_a_chain_of_any_length_ends_in_noise(name: str) -> None:
             torch.testing.assert_close(made.table[-1], longest, rtol=1e-9, atol=0)
 
 
+def test_published_betas_are_the_same_for_every_length() -> None:
+    """Ho et al. 2020 for any T, as repositories use it: betas from 1e-4 to 0.02. At T = 1000 nothing is rescaled."""
+    for steps in (1, 2, 100, 1000, 4000):
+        published = build_noise_schedule("linear", steps, chain_betas="published")
+        assert isinstance(published, Chain)
+        expected = np.linspace(1e-4, 0.02, steps)
+        np.testing.assert_allclose(betas_of(published).numpy(), expected, rtol=1e-9)
+        np.testing.assert_allclose(published.table[1:].numpy() ** 2, np.cumprod(1 - expected), rtol=1e-9)
+    for name, (first, middle, last) in {
+        "linear": (1e-4, 0.01005, 0.02),
+        "quadratic": (1e-4, (1e-4**0.5 + 0.02**0.5) ** 2 / 4, 0.02),
+        "sigmoid": (1e-4 + 0.0199 / (1 + math.exp(6)), 0.01005, 1e-4 + 0.0199 / (1 + math.exp(-6))),
+    }.items():
+        published = build_noise_schedule(name, 101, chain_betas="published")
+        assert isinstance(published, Chain)
+        np.testing.assert_allclose(betas_of(published)[[0, 50, 100]].numpy(), [first, middle, last], rtol=1e-9)
+        same = build_noise_schedule(name, 1000, chain_betas="published")
+        torch.testing.assert_close(same.alpha(INSIDE), chain(name, 1000).alpha(INSIDE), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(50, 0.777), (100, 0.604), (250, 0.282), (1000, 0.00635)])
+def test_short_published_chains_keep_signal(steps: int, kept: float) -> None:
+    end = build_noise_schedule("linear", steps, chain_betas="published").level(torch.ones(()))
+    assert end.alpha.item() == pytest.approx(kept, rel=1e-2)
+    inside = build_noise_schedule("linear", steps, True, "published").level(torch.ones(()))
+    assert inside.alpha.item() == 0
+
+
+def test_pure_noise_is_a_wrong_start_of_a_short_published_chain() -> None:
+    """The exact denoiser of a Gaussian takes pure noise along the ODE to the wrong mean, which has a closed form.
+
+    From the true distribution at t = 1 it is right. A rescaled chain of the same length is right from pure noise.
+    """
+    mean, deviation = torch.tensor([MEANS, DEVIATIONS], dtype=torch.float64)
+    found = {}
+    for rule in ("published", "rescaled"):
+        exact = pixel_gaussian(build_noise_schedule("linear", 100, chain_betas=rule), MEANS, DEVIATIONS)
+        grid = build_grid("log_snr", exact.noise_schedule, 60)
+        alpha, sigma = grid.levels.alpha[0], grid.levels.sigma[0]
+        starts = torch.stack([torch.zeros(4, dtype=torch.float64), alpha * mean])  # means of both starts
+        ended = walk(("heun", {}), exact, starts.reshape(2, 1, 1, 4), grid)[-1].noisy.reshape(2, 4)
+        growth = deviation / torch.hypot(alpha * deviation, sigma)
+        torch.testing.assert_close(ended[0], mean * (1 - alpha * growth), rtol=0, atol=2e-3)
+        torch.testing.assert_close(ended[1], mean, rtol=0, atol=2e-3)
+        found[rule] = ended[0]
+    assert (found["published"] - mean).abs().max() > 0.4
+    torch.testing.assert_close(found["rescaled"], mean, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_lengths_walk_the_same_curve(name: str) -> None:
     """A chain of 250 is every fourth point of the chain of 1000."""
@@ -191,6 +242,11 @@ def test_refusals() -> None:
         build_noise_schedule("linear", 0)
     with pytest.raises(UserError, match="flow schedule is continuous"):
         build_noise_schedule("flow", 10)
+    with pytest.raises(UserError, match="'ho': choose from rescaled, published"):
+        build_noise_schedule("linear", 10, chain_betas="ho")
+    for name, steps in (("cosine", 10), ("flow", None), ("linear", None)):
+        with pytest.raises(UserError, match=r"published: .* has no betas"):
+            build_noise_schedule(name, steps, chain_betas="published")
     assert set(CHAINS) == {"cosine", "linear", "quadratic", "sigmoid"}
 
 
