@@ -16,9 +16,9 @@ from models.errors import UserError
 from models.places import experiments_dir
 from models.ranges import Range
 from scripts.cli.arguments import parse_flags
-from scripts.cli.command import run_command
+from scripts.cli.command import quick_imports, run_command
 from scripts.tasks.studies import STUDIES, describe_studies, find_study
-from scripts.tasks.study_plan import MOST_CELLS, as_yaml
+from scripts.tasks.study_plan import MOST_CELLS, Tournament, as_yaml
 
 DESCRIPTION = (
     "Answer a question by a study: train a grid of settings over several seeds, measure and compare. Prints the folder."
@@ -33,6 +33,8 @@ class StudyFlags:
     """Ready study, or a .yaml file with one. Without a name, the ready studies are listed."""
     show: bool = False
     """Print the study as YAML, to edit it and pass the file as --name, and train nothing."""
+    runs: tuple[str, ...] = ()
+    """Trained runs for the study samplers. Default: the shipped flows of MNIST and Fashion-MNIST."""
     jobs: Annotated[int, Range(1)] | None = None
     """Cells that run side by side. Default: one for each GPU, or 1 on a CPU."""
     yes: bool = False
@@ -51,6 +53,16 @@ def main(argv: list[str]) -> None:
         print(describe_studies())
         return
     name, study = find_study(flags.name)
+    if isinstance(study, Tournament):
+        if flags.show:
+            raise UserError(f"`name` {name}: a tournament has no YAML; its settings stand in scripts/tasks/studies.py")
+        with quick_imports():
+            from scripts.tasks.studying import run_samplers
+
+        print(run_samplers(name, study, flags))
+        return
+    if flags.runs:
+        raise UserError("`runs`: only the study samplers takes trained runs", "leave it out")
     if flags.show:
         print(yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100), end="")
         return
@@ -59,7 +71,8 @@ def main(argv: list[str]) -> None:
     if cells > MOST_CELLS and name not in STUDIES and not flags.yes:
         message = f"the study {name} has {cells} cells, seeds counted, more than {MOST_CELLS}"
         raise UserError(message, "make its grid smaller", "run them all with `yes`")
-    from scripts.tasks.studying import run_study
+    with quick_imports():
+        from scripts.tasks.studying import run_study
 
     print(run_study(name, study, flags))
 

@@ -97,7 +97,7 @@ def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]
         (False, "mean, no difference found", COLOURS[0]),
         (True, "mean, differs", COLOURS[1]),
     ):
-        rows = [index for index in positions if bool(panel.called[index]) == called]
+        rows = [index for index in range(len(labels)) if panel.called[index] == called]
         axes.plot(panel.means[rows], rows, "D", color=colour, markersize=5, label=label)
     _draw_floor(axes.axvline, panel)
     names = [", ".join(row.values()) or "the only cell" for row in labels]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
 import shlex
 import shutil
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +21,7 @@ from models.runs.lookup import CONFIG, SHIPPED_PREFIX, find_runs, results_folder
 from models.runs.status import STATUS, read_status
 from scripts.cli.terminal import tell
 from scripts.tasks.evaluate_compare import REPORT
+from scripts.tasks.running import run_task
 from scripts.tasks.shipping_card import Made, RecordRow, Way, card, commands_of, index, training_command
 
 if TYPE_CHECKING:
@@ -91,7 +89,7 @@ MODELS = {
     ),
     "mnist-latent": Shipped(
         "train_latent",
-        f"--recipe latent_mnist {_STEPS} 4000 --network.width 48 --autoencoder {SHIPPED_PREFIX}mnist-vae",
+        f"--recipe latent_mnist {_STEPS} 2000 --network.width 32 --autoencoder {SHIPPED_PREFIX}mnist-vae",
         "mnist",
         f"handwritten digits, in the latents of {SHIPPED_PREFIX}mnist-vae",
         _MNIST,
@@ -120,7 +118,7 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
             commands = commands_of(run, model.task, model.words)
         else:
             flagged = [*shlex.split(model.words), *words]
-            run = _run(model.task, *flagged, "--experiments_dir", flags.experiments_dir, "--name", RUN_NAME)
+            run = run_task(model.task, *flagged, "--experiments_dir", flags.experiments_dir, "--name", RUN_NAME)
             commands = [training_command(model.task, flagged)]
         folder = PRETRAINED / name
         written, config = ship(run, folder, model)
@@ -144,13 +142,6 @@ def _newest_run(model: Shipped, experiments: Path) -> Path:
         if run.name.endswith(f"-{RUN_NAME}") and found == (model.task, model.data, "finished"):
             return run
     raise UserError(f"--trained: no finished run *-{RUN_NAME} of {model.task} on {model.data} in {experiments}")
-
-
-def _run(task: str, *words: object) -> Path:
-    """Run another task in this process, and return the path that it prints."""
-    with redirect_stdout(io.StringIO()) as printed:
-        importlib.import_module(f"scripts.{task}").main([str(word) for word in words])
-    return Path(printed.getvalue().strip())
 
 
 def ship(run: Path, folder: Path, model: Shipped) -> tuple[Path, dict[str, Any]]:
@@ -182,7 +173,7 @@ def _measure(folder: Path, results: Path, way: Way, flags: PretrainedFlags) -> R
     words += [] if flags.num_images is None else ["--num_images", flags.num_images]
     words += ["--extractors", "convnet", "resnet", *(["--classification_accuracy"] * flags.classification_accuracy)]
     places = ("--run", folder, "--experiments_dir", flags.experiments_dir)
-    evaluation = _run("evaluate", *places, *words, "--out", _new(results / "evaluation"))
+    evaluation = run_task("evaluate", *places, *words, "--out", _new(results / "evaluation"))
     return RecordRow(json.loads((evaluation / REPORT).read_text(encoding="utf-8")), way)
 
 
@@ -190,10 +181,10 @@ def _draw(folder: Path, results: Path, model: Shipped, way: Way, flags: Pretrain
     """Draw samples.png, of an autoencoder reconstructions, and return an autoencoder's errors."""
     places = ("--run", folder, "--experiments_dir", flags.experiments_dir, "--out", _new(results / "pictures"))
     if model.task == "train_vae":
-        drawn = _run("reconstruct", *places)
+        drawn = run_task("reconstruct", *places)
         shutil.copyfile(drawn / "reconstructions.png", folder / "samples.png")
         return json.loads((drawn / "metrics.json").read_text(encoding="utf-8"))
-    drawn = _run("generate", *places, *way.flags)
+    drawn = run_task("generate", *places, *way.flags)
     shutil.copyfile(drawn / "grid.png", folder / "samples.png")
     return {}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from scripts.tasks.study_plan import Study, as_axis, read_study
+from scripts.tasks.study_plan import Study, Tournament, as_axis, read_study
 
 # Half the width and one block: a quarter of the time for a training image. Every cell sees the same number of images.
 SMALL = {"network.width": 16, "network.blocks": 1}
@@ -19,12 +19,16 @@ def _weighted(limit: float) -> dict[str, Any]:
     return {"weighting": "variational", "weight_limit": limit}
 
 
-STUDIES = {
+STUDIES: dict[str, Study | Tournament] = {
+    "samplers": Tournament(
+        "Which sampler and grid gives the best images at a number of evaluations?",
+        ("pretrained/mnist", "pretrained/fashion_mnist"),
+    ),
     "chain_length": Study(
         "Are longer chains better?",
         grid={
             "timesteps": as_axis("timesteps", [1000, 500, 200, 100]),
-            "betas": as_axis("betas", ["published", "rescaled"]),
+            "betas": as_axis("chain_betas", ["published", "rescaled"]),
         },
         **{**CLOTHES, "settings": {**CHAIN, "noise_schedule": "linear"}},
     ),
@@ -34,7 +38,7 @@ STUDIES = {
             "timesteps": {
                 str(length): {"timesteps": length, "sampling.steps": length} for length in (1000, 500, 200, 100)
             },
-            "betas": as_axis("betas", ["published", "rescaled"]),
+            "betas": as_axis("chain_betas", ["published", "rescaled"]),
         },
         **{**CLOTHES, "settings": {**SMALL, "noise_schedule": "linear", "sampling.sampler": "ddpm"}},
         seeds=(0,),
@@ -114,7 +118,7 @@ STUDIES = {
 }
 
 
-def find_study(name: str) -> tuple[str, Study]:
+def find_study(name: str) -> tuple[str, Study | Tournament]:
     """Return the name and the study of a ready study, or of a YAML file. Raises UserError."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -129,8 +133,14 @@ def find_study(name: str) -> tuple[str, Study]:
 
 
 def describe_studies() -> str:
-    """Return the list of the ready studies: name, question, number of trainings and images of each."""
-    rows = [(name, study.question, f"{len(study.trainings())} x {study.images:,}") for name, study in STUDIES.items()]
+    """Return the list of the ready studies: name, question, and the number of trainings and images of each."""
+    rows = [(name, study.question, _size(study)) for name, study in STUDIES.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _size(study: Study | Tournament) -> str:
+    if isinstance(study, Tournament):
+        return "of trained runs"
+    return f"{len(study.trainings())} x {study.images:,}"

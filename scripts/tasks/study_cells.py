@@ -1,15 +1,13 @@
 """Running the trainings of a study: each trains and measures in a process of its own, several side by side if asked."""
 
 import fcntl
-import importlib
-import io
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +18,7 @@ from models.runs.lookup import find_runs
 from models.runs.status import read_status
 from models.training.interrupts import Interrupted, Interrupts
 from scripts.cli.command import quick_imports, run_command
+from scripts.tasks.running import run_task
 from scripts.tasks.study_plan import Cell, Training
 
 RUNS, LOGS = "runs", "logs"  # Folders in the study's folder.
@@ -69,13 +68,6 @@ def _runs_of(training: Training, folder: Path) -> list[Path]:
 # -- in the process of a training --------------------------------------------------------------------------------------
 
 
-def run_task(task: str, words: Sequence[object]) -> Path:
-    """Run a task in this process and return the path that it prints."""
-    with redirect_stdout(io.StringIO()) as printed:
-        importlib.import_module(f"scripts.{task}").main([str(word) for word in words])
-    return Path(printed.getvalue().strip())
-
-
 def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
     """Train, and measure each cell that the training serves. What has been done is kept."""
     run = _train(training, places)
@@ -83,7 +75,7 @@ def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
         out = report_of(run, cell).parent
         if not (out / REPORT).is_file():
             words = ["--run", run, *cell.sampling, "--seed", training.seed, "--device", places.device]
-            run_task("evaluate", [*words, "--experiments_dir", places.experiments_dir, *places.data, "--out", out])
+            run_task("evaluate", *words, "--experiments_dir", places.experiments_dir, *places.data, "--out", out)
 
 
 def _train(training: Training, places: Places) -> Path:
@@ -94,7 +86,7 @@ def _train(training: Training, places: Places) -> Path:
         common = ["--experiments_dir", places.folder / RUNS, "--device", places.device]
         begun = [run for run in _runs_of(training, places.folder) if (run / "checkpoints" / "last").is_file()]
         if begun:
-            return run_task(training.task, ["--resume", begun[0], *common])
+            return run_task(training.task, "--resume", begun[0], *common)
         needed = [] if training.first is None else ["--autoencoder", _train(training.first, places)]
         budget = ["--epochs", "None", "--max_minutes", "None", "--max_steps", training.steps(places.data_root)]
         return run_task(

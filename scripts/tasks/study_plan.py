@@ -112,6 +112,25 @@ class Study:
                 raise UserError(f"cell {cell.name}: {error.message}", *error.ways_out) from None
 
 
+@dataclass(frozen=True)
+class Tournament:
+    """A comparison of samplers on trained runs. Each sampler takes the nearest count it can reach to each wanted one.
+
+    runs: the models. evaluations: counts of the denoiser per image. samplers: empty for all. scales: of guidance.
+    screen_images: of every entry, in the first of the extractors. num_images: of the finalists.
+    """
+
+    question: str
+    runs: tuple[str, ...]
+    evaluations: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 23, 50)
+    samplers: tuple[str, ...] = ()
+    grids: tuple[str, ...] = ("uniform", "flow_time", "karras", "log_snr")
+    scales: tuple[float, ...] = (1.0, 1.5)
+    screen_images: int = 500
+    num_images: int = 10_000
+    extractors: tuple[str, ...] = ("convnet", "resnet")
+
+
 def find_recipe(name: str) -> Recipe:
     """Return a training's recipe. Raises UserError."""
     if name not in RECIPES:
@@ -194,7 +213,8 @@ class Training:
                 raise UserError(f"{name} is decided by the study", "leave it out")
         default, options = DEFAULTS[self.task]
         given = ["--data_root", data_root] if data_root else []
-        flags = read_training([*self.words(), *given], self.task, default, "", options).flags
+        words = [*self.words(), *given]
+        flags = read_training(words, self.task, default, "", options).flags  # pyright: ignore[reportArgumentType]
         return math.ceil(self.images / flags.optimizer.batch_size)
 
 

@@ -190,35 +190,31 @@ def _content(
 
 
 def _measure_content(study: Study, measure: Measure) -> dict[str, Any]:
-    comparison = measure.comparison
-    rows = []
+    comparison, rows = measure.comparison, []
     for index, cell in enumerate(study.cells):
-        values = [float(value) if math.isfinite(value) else None for value in measure.values[index]]
         difference = comparison.differences[index]
-        finite = difference is not None and math.isfinite(difference.low)
-        numbers = [math.exp(number) if measure.ratio else number for number in difference[:3]] if finite else None
-        mean = float(measure.means[index])
+        compared = None
+        if difference is not None and math.isfinite(difference.low):
+            numbers = [math.exp(number) if measure.ratio else number for number in difference[:3]]
+            compared = dict(zip(("value", "low", "high"), numbers, strict=True)) | {"p": difference.p}
+        row: dict[str, Any] = {"cell": cell.name, "values": [_finite(value) for value in measure.values[index]]}
         rows.append(
-            {
-                "cell": cell.name,
-                "values": values,
-                "mean": mean if math.isfinite(mean) else None,
-                "compared": numbers and dict(zip(("value", "low", "high"), numbers, strict=True)),
-                "p": difference.p if finite and difference is not None else None,
-                "differs": bool(difference and difference.called),
-            }
+            row | {"mean": _finite(measure.means[index]), "compared": compared, "differs": measure.called[index]}
         )
-    found = math.isfinite(comparison.deviation)
     return {
         "measure": measure.name,
         "heading": measure.heading,
         "floor": measure.floor,
         "compared_by": "ratio" if measure.ratio else "difference",
-        "deviation": comparison.deviation if found else None,
+        "deviation": _finite(comparison.deviation),
         "degrees": comparison.degrees,
         "detectable": comparison.detectable,
         "rows": rows,
     }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def draw_samples(study: Study, folder: Path) -> None:

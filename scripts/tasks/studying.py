@@ -16,11 +16,13 @@ from models.runs.files import write_text
 from models.runs.lookup import STUDIES_FOLDER
 from models.runs.run import Run
 from models.runs.status import STATUS
+from models.training.interrupts import Interrupts
 from scripts.cli.command import ending
 from scripts.cli.terminal import tell
 from scripts.tasks.study_cells import LOGS, Places, is_done, run_trainings
-from scripts.tasks.study_plan import Study, Training, as_yaml, read_study
+from scripts.tasks.study_plan import Study, Tournament, Training, as_yaml, read_study
 from scripts.tasks.study_results import write_results
+from scripts.tasks.tournament import run_tournament
 
 if TYPE_CHECKING:
     from scripts.study import StudyFlags
@@ -29,12 +31,17 @@ DEFINITION = "study.yaml"
 
 
 def run_study(name: str, study: Study, flags: StudyFlags) -> Path:
-    """Run the cells of a study that are not done, and write its results. Return the study's folder.
+    """Run the trainings of a study that are not done, and write its results. Return the study's folder.
 
     Raises UserError at the end if a cell has failed for every seed. Everything else has been written by then.
     """
     folder = Path(flags.experiments_dir) / STUDIES_FOLDER / name
-    run = _open(folder, study, flags.name or name)
+    definition = folder / DEFINITION
+    if definition.is_file() and not _places_of(read_study(definition)) <= _places_of(study):
+        message = f"{folder} has another study of this name: it has cells that this one does not have"
+        raise UserError(message, "give the file another name", "move the folder away")
+    run = _open(folder, flags.name or name, study.dataset)
+    write_text(definition, yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100))
     places = Places(folder, flags.experiments_dir, flags.data_root, flags.device)
     with ending(run):
         failures = _run(study, places, run, flags)
@@ -43,12 +50,18 @@ def run_study(name: str, study: Study, flags: StudyFlags) -> Path:
     return folder
 
 
-def _open(folder: Path, study: Study, source: str) -> Run:
-    """Make the study's folder, or open it to go on. Raises UserError if it is running or has another study."""
-    definition = folder / DEFINITION
-    if definition.is_file() and not _places_of(read_study(definition)) <= _places_of(study):
-        message = f"{folder} has another study of this name: it has cells that this one does not have"
-        raise UserError(message, "give the file another name", "move the folder away")
+def run_samplers(name: str, tournament: Tournament, flags: StudyFlags) -> Path:
+    """Play a tournament of samplers, and return its folder. What was measured before is kept."""
+    folder = Path(flags.experiments_dir) / STUDIES_FOLDER / name
+    run = _open(folder, name, "")
+    with ending(run), Interrupts(at_once=True):
+        for table in run_tournament(tournament, folder, run, flags):
+            tell(f"\n{table}\n")
+    return folder
+
+
+def _open(folder: Path, source: str, dataset: str) -> Run:
+    """Make a study's folder, or open it to go on. Raises UserError if it is running. source: what --name takes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / STATUS).is_file():
@@ -56,8 +69,7 @@ def _open(folder: Path, study: Study, source: str) -> Run:
     except OSError as error:
         raise UserError(f"`experiments_dir`: cannot write in {folder} ({error.strerror})") from None
     run = Run.reopen(folder)
-    write_text(definition, yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100))
-    run.update(source=source, dataset=str(study.dataset))
+    run.update(source=source, dataset=dataset)
     return run
 
 

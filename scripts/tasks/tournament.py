@@ -1,0 +1,365 @@
+"""The tournament of samplers: which sampler and grid gives the best images at a number of evaluations, for a model.
+
+It screens all entries with few images in one feature network, and drops what is clearly dominated. The finalists are
+measured as `evaluate` measures, with many images and in another network too. Whatever is measured is kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from data import ImageData
+from models.diffusion.samplers import SAMPLERS
+from models.drawing.pareto import ParetoPoint, draw_pareto
+from models.evaluation.distances import Gaussian, gaussian
+from models.evaluation.features import FeaturesAndLogits
+from models.evaluation.measures import MeasureSettings, measure_frechet
+from models.evaluation.protocol import Protocol
+from models.evaluation.text_tables import text_table
+from models.generation import Sampling
+from models.model import Model
+from models.processes import cores
+from models.progress import duration
+from models.runs.files import replacing, write_text
+from models.runs.run import Run
+from scripts.cli.flags import ModelFlags, SourceFlags
+from scripts.cli.terminal import tell
+from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
+from scripts.tasks.protocol import load_data_of_run
+from scripts.tasks.running import run_task
+from scripts.tasks.samples import draw_samples, labels_as_real
+from scripts.tasks.sampling import find_checkpoint, name_of, open_model, resolve_model
+from scripts.tasks.study_cells import REPORT
+from scripts.tasks.study_plan import Tournament
+
+if TYPE_CHECKING:
+    from scripts.study import StudyFlags
+
+SCREEN, RESULTS, FINALS, PARETO, TABLE, LOG = (
+    *("screen.csv", "finalists.csv", "finals", "pareto.png", "table.txt", "details.log"),
+)
+SEED = 1  # Of the samples. The shipped models' cards use seed 0.
+FIRST = (5, 12)  # Evaluations at which every sampler is screened.
+FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: of a sampler that is dropped, and of a finalist.
+
+
+class Entry(NamedTuple):
+    """A way to sample. steps: of the sampler; evaluations: of the denoiser, without the second half of guidance."""
+
+    sampler: str
+    grid: str
+    steps: int
+    evaluations: int
+    scale: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.sampler}-{self.grid}-{self.steps}-guidance{self.scale:g}"
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image: guidance doubles them."""
+        return self.evaluations * (1 if self.scale == 1 else 2)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Measurement of an entry: distance in a network with its interval and floor, share recognised, recall.
+
+    seconds: for an image. second: distance over floor in the second network. NaN where it has not been measured.
+    """
+
+    sampler: str
+    grid: str
+    steps: int
+    evaluations: int
+    scale: float
+    seconds: float
+    fd: float
+    low: float
+    high: float
+    floor: float
+    recognised: float
+    recall: float = math.nan
+    second: float = math.nan
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.sampler, self.grid, self.steps, self.evaluations, self.scale)
+
+
+def entries(tournament: Tournament, model: Model) -> list[Entry]:
+    """Return the entries that a model allows: each sampler's nearest count of evaluations to each wanted one."""
+    scales = tournament.scales if model.spec.classes and model.spec.label_drop else (1.0,)
+    found: dict[Entry, None] = {}
+    for wanted, scale, name, grid in product(
+        tournament.evaluations, scales, tournament.samplers or SAMPLERS, tournament.grids
+    ):
+        nfe = SAMPLERS[name].nfe
+        steps = min(range(1, wanted + 1), key=lambda steps: (abs(nfe(steps) - wanted), steps))
+        if model.spec.timesteps and steps > model.spec.timesteps:
+            continue
+        found.setdefault(Entry(name, grid, steps, nfe(steps), scale))
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Bout:
+    """The tournament on one run. folder: of its results."""
+
+    tournament: Tournament
+    run: str
+    flags: StudyFlags
+    studies: Path
+    log: Run
+
+    @cached_property
+    def model_flags(self) -> ModelFlags:
+        return resolve_model(
+            ModelFlags(run=self.run, device=self.flags.device, experiments_dir=self.flags.experiments_dir)
+        )
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        return find_checkpoint(self.model_flags)
+
+    @cached_property
+    def model(self) -> Model:
+        return open_model(self.checkpoint, self.model_flags)
+
+    @property
+    def folder(self) -> Path:
+        return self.studies / name_of(self.checkpoint).replace("/", "-")
+
+    @cached_property
+    def dataset(self) -> ImageData:
+        return load_data_of_run(self.checkpoint, SourceFlags(data_root=self.flags.data_root))
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        experiments, device = Path(self.flags.experiments_dir), torch.device(self.model_flags.device)
+        extractors = find_extractors(self.tournament.extractors[:1], None, self.dataset, experiments, device)
+        settings = MeasureSettings(draws=100)
+        return Protocol(real_images(self.dataset), extractors, settings, experiments / FEATURES_CACHE, device)
+
+    @cached_property
+    def labels(self) -> list[int] | None:
+        return labels_as_real(self.model, self.dataset, self.tournament.screen_images)
+
+    def play(self) -> list[Result]:
+        """Screen and measure the finalists. Return the results of the finalists in the first network."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        screened = self.screen()
+        finalists = choose_finalists(screened)
+        self.log.log(f"{self.run}: {len(finalists)} finalists of {len(screened)} entries")
+        results = []
+        for number, result in enumerate(finalists):
+            results.append(self.measure(result))
+            self.log.log(f"{self.run}: final {number + 1} of {len(finalists)}, {_words(results[-1])}")
+            self.write(results, "finalists")
+        return results
+
+    # -- screening ----------------------------------------------------------------------------------------------------
+
+    def screen(self) -> list[Result]:
+        """Measure all entries with few images: first every sampler at some counts, then those that are not far off."""
+        everything = entries(self.tournament, self.model)
+        first = [entry for entry in everything if entry.scale == 1 and _nearest(entry, everything) in FIRST]
+        results = self.measured(first)
+        able = promising(results)
+        rest = [entry for entry in everything if (entry.sampler, entry.grid) in able and entry not in first]
+        self.log.log(f"{self.run}: {len(able)} of {len({entry[:2] for entry in first})} samplers and grids go on")
+        return self.measured([*first, *rest])
+
+    def measured(self, wanted: Sequence[Entry]) -> list[Result]:
+        """Return the results of entries. Those that screen.csv has are read, the others are measured and added."""
+        known = {result.entry: result for result in read_results(self.folder / SCREEN)}
+        missing = [entry for entry in wanted if entry not in known]
+        total, spent, started = sum(entry.nfe for entry in missing), 0, time.monotonic()
+        for entry in missing:
+            known[entry] = self.screen_one(entry)
+            write_results(self.folder / SCREEN, known.values())
+            spent += entry.nfe
+            left = (time.monotonic() - started) / spent * (total - spent)
+            self.log.log(f"{self.run}: {_words(known[entry])}; screening ends in {duration(left)} at the latest")
+        return [known[entry] for entry in wanted]
+
+    def screen_one(self, entry: Entry) -> Result:
+        (network,) = self.protocol.extractors
+        sampling = Sampling(entry.sampler, entry.steps, entry.grid, guidance_scale=entry.scale)
+        count, started = self.tournament.screen_images, time.perf_counter()
+        with self.quietly():
+            samples = draw_samples(self.model, sampling, count, self.labels, SEED, 256)
+        seconds = (time.perf_counter() - started) / count
+        output = self.protocol.sample_features(network, samples.images)
+        found = measure_frechet(output.features, self.moments, self.protocol.settings)
+        right = torch.nan if samples.labels is None else (output.predictions == samples.labels).double().mean().item()
+        numbers = (found.value, found.low, found.high)
+        return Result(*entry, seconds, *numbers, self.floor, right)
+
+    @cached_property
+    def moments(self) -> Gaussian:
+        return gaussian(self.protocol.train_features(self.protocol.extractors[0]).features)
+
+    @cached_property
+    def floor(self) -> float:
+        """Distance of as many real test images."""
+        rows = self.protocol.floor_rows(self.tournament.screen_images)
+        test: FeaturesAndLogits = self.protocol.test_features(self.protocol.extractors[0])
+        return measure_frechet(test.features[rows], self.moments, self.protocol.settings).value
+
+    # -- finals -------------------------------------------------------------------------------------------------------
+
+    def measure(self, screened: Result) -> Result:
+        """Measure a finalist with `evaluate`, unless it has been, and return its result in the first network."""
+        out = self.folder / FINALS / screened.entry.key
+        if not (out / REPORT).is_file():
+            entry, tournament = screened.entry, self.tournament
+            words = ["--run", self.run, "--sampler", entry.sampler, "--grid", entry.grid, "--steps", entry.steps]
+            words += ["--guidance_scale", entry.scale, "--num_images", tournament.num_images, "--seed", SEED]
+            words += ["--extractors", *tournament.extractors, "--device", self.flags.device, "--out", out]
+            words += ["--experiments_dir", self.flags.experiments_dir]
+            with self.quietly():
+                run_task("evaluate", *words, *(["--data_root", self.flags.data_root] if self.flags.data_root else []))
+        return read_final(out / REPORT, screened, self.tournament.extractors)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Write the messages of a block to a log, since the tournament has a line for each entry."""
+        with (self.folder / LOG).open("a", encoding="utf-8") as log, redirect_stderr(log):
+            yield
+
+    def write(self, results: Sequence[Result], word: str) -> None:
+        """Write the table and the Pareto picture of results."""
+        points = [
+            ParetoPoint(
+                result.sampler if result.grid == "uniform" else f"{result.sampler}, {result.grid}",
+                "plain" if result.scale == 1 else f"guidance {result.scale:g}",
+                result.entry.nfe, result.seconds, result.fd, result.low, result.high, result.floor,
+            )
+            for result in results
+        ]  # fmt: skip
+        draw_pareto(points, self.folder / PARETO, f"{self.run}: {word}", self.tournament.extractors[0])
+        write_text(self.folder / TABLE, self.table(results) + "\n")
+        write_results(self.folder / RESULTS, results)
+
+    def table(self, results: Sequence[Result]) -> str:
+        return table_of(self.run, results, self.tournament.extractors)
+
+
+def promising(results: Sequence[Result]) -> set[tuple[str, str]]:
+    """Return the samplers and grids that are within FAR of the best distance at one of the counts."""
+    best: dict[int, float] = {}
+    for result in results:
+        best[result.evaluations] = min(best.get(result.evaluations, math.inf), result.fd)
+    near = [min(value for count, value in best.items() if count <= result.evaluations) for result in results]
+    return {result.entry[:2] for result, value in zip(results, near, strict=True) if result.fd <= FAR * value}
+
+
+def choose_finalists(results: Sequence[Result]) -> list[Result]:
+    """Return, for each guidance scale, the entries that no cheaper or equally cheap one clearly beats.
+
+    An entry is beaten if a distance at no more evaluations is below it by more than NEAR, or lies below its interval.
+    """
+    finalists: list[Result] = []
+    for result in results:
+        if any((row.scale, row.fd) == (result.scale, result.fd) for row in finalists):
+            continue  # The images are the same: with one step, all samplers are.
+        rivals = [row for row in results if row.scale == result.scale and row.evaluations <= result.evaluations]
+        best = min(rivals, key=lambda row: row.fd)
+        if result.fd <= NEAR * best.fd and result.low <= best.high:
+            finalists.append(result)
+    return sorted(finalists, key=lambda result: (result.scale, result.evaluations, result.fd))
+
+
+def _nearest(entry: Entry, everything: Iterable[Entry]) -> int:
+    """Return the count of FIRST for which an entry stands: its own, or the nearest of its sampler."""
+    own = {row.evaluations for row in everything if row.sampler == entry.sampler}
+    return next((count for count in FIRST if min(own, key=lambda n: (abs(n - count), n)) == entry.evaluations), 0)
+
+
+def _words(result: Result) -> str:
+    entry = result.entry
+    guidance = f", guidance {entry.scale:g}" if entry.scale != 1 else ""
+    ratio = f"{result.fd / result.floor:.2f} times the floor"
+    return f"{entry.sampler}, {entry.grid} grid, {entry.evaluations} evaluations{guidance}: {ratio}"
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_results(path: Path) -> list[Result]:
+    """Read the results of a CSV file; none if there is no such file."""
+    if not path.is_file():
+        return []
+    kinds = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Result)}
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Result(**{name: kinds[name](cell) for name, cell in row.items()}) for row in csv.DictReader(file)]
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """Replace a CSV file by one with these results."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(result) for result in results)
+
+
+def read_final(path: Path, screened: Result, networks: Sequence[str]) -> Result:
+    """Return a finalist's result from its report."""
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+
+    def row(kind: str, network: str) -> dict[str, Any]:
+        return next(row for name, row in results.items() if name.startswith(f"{kind}_{network}"))
+
+    found, floor = row("fd", networks[0])["found"], row("fd", networks[0])["floor"]["value"]
+    numbers = {"fd": found["value"], "low": found["low"], "high": found["high"], "floor": floor}
+    shares = {kind: row(kind, networks[0])["found"]["value"] for kind in ("recognised", "recall")}
+    second = row("fd", networks[1]) if len(networks) > 1 else None
+    ratio = second["found"]["value"] / second["floor"]["value"] if second else math.nan
+    return replace(screened, **numbers, **shares, second=ratio)
+
+
+def table_of(run: str, results: Sequence[Result], networks: Sequence[str]) -> str:
+    """Return the finalists as a text table."""
+    rows = [
+        (
+            f"{result.sampler} {result.steps}, {result.grid}",
+            f"{result.scale:g}",
+            str(result.entry.nfe),
+            f"{1000 * result.seconds:.3g}",
+            f"{result.fd / result.floor:.2f}",
+            f"{result.second:.2f}",
+            f"{100 * result.recognised:.2f}",
+            f"{100 * result.recall:.1f}",
+        )
+        for result in results
+    ]
+    headings = (run, "scale", "NFE", "ms", *networks, "recogn.", "recall")
+    meanings = (
+        "NFE: evaluations of the network for an image; ms: milliseconds for an image.\n"
+        f"{' and '.join(networks)}: distance over that of real test images. recogn., recall: in percent."
+    )
+    return f"{text_table(rows, headings, right=range(1, len(headings)))}\n\n{meanings}"
+
+
+def run_tournament(tournament: Tournament, studies: Path, run: Run, flags: StudyFlags) -> Iterator[str]:
+    """Play the tournament on each run, and yield the table of each."""
+    for number, name in enumerate(flags.runs or tournament.runs):
+        bout = Bout(tournament, name, flags, studies, run)
+        tell(f"{name}: tournament with {cores()} cores")
+        results = bout.play()
+        run.update(step=number + 1, progress=(number + 1) / len(flags.runs or tournament.runs))
+        yield bout.table(results)
