@@ -1,4 +1,4 @@
-"""Print a table of all runs: state, step, progress, loss, age of the last heartbeat, and what to type next.
+"""Print a table of all runs and studies: state, step, progress, loss, age of the last heartbeat, and what to type next.
 
 The task reads only the status.json and config.txt of each run and imports no torch, so the table appears at once.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from models.errors import UserError
 from models.places import experiments_dir
-from models.runs.lookup import CONFIG, find_runs, name_loss
+from models.runs.lookup import CONFIG, STUDIES_FOLDER, find_runs, find_studies, name_loss
 from models.runs.status import liveness, read_status
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
@@ -28,9 +28,10 @@ TEXTS = ("state", "loss", "folder")  # Columns of text. The others have figures.
 COLOURS = {"running": "green", "finished": "blue", "interrupted": "yellow", "failed": "red", "dead": "red"}
 AGES = ((120, 1, "s"), (7200, 60, "m"), (172_800, 3600, "h"), (float("inf"), 86_400, "d"))
 DESCRIPTION = (
-    "Show all runs, and what to type next. loss: what the run minimises. value: its mean in the last row of the log; "
-    "compare it among runs with the same loss and data set only. age: time since the last heartbeat. dead: the state "
-    "is running, but the process has ended or has been silent for two minutes."
+    "Show all runs and studies, and what to type next. loss: what the run minimises. value: its mean in the last row "
+    "of the log; compare it among runs with the same loss and data set only. age: time since the last heartbeat. dead: "
+    "the state is running, but the process has ended or has been silent for two minutes. The steps of a study are its "
+    "trainings."
 )
 
 
@@ -40,7 +41,7 @@ class StatusFlags:
     """Folder of the run folders. The variable EXPERIMENTS_DIR sets its default."""
     dataset: tuple[str, ...] = ()
     """Show only runs on these data sets."""
-    task: tuple[Literal["train_ddpm", "train_flow", "train_latent", "distill", "train_vae"], ...] = ()
+    task: tuple[Literal["train_ddpm", "train_flow", "train_latent", "distill", "train_vae", "study"], ...] = ()
     """Show only runs of these tasks."""
     state: tuple[Literal["running", "finished", "interrupted", "failed", "dead", "unreadable"], ...] = ()
     """Show only runs in these states."""
@@ -109,16 +110,17 @@ def read_loss(folder: Path) -> str:
 
 
 def describe_run(folder: Path, now: datetime) -> Row:
-    """Return the row of one run. If its status cannot be read, the row says so."""
+    """Return the row of one run or study. If its status cannot be read, the row says so."""
+    name = str(Path(STUDIES_FOLDER, folder.name)) if folder.parent.name == STUDIES_FOLDER else folder.name
     try:
         status = read_status(folder)
     except UserError as error:
-        return Row(("unreadable", *"-" * 5, folder.name), str(error), {})
+        return Row(("unreadable", *"-" * 5, name), str(error), {})
     state = liveness(status)
     reason = "the process ended without writing its state" if state == "dead" else status.get("reason") or ""
     figures = number(status.get("step"), ".0f"), number(status.get("progress"), ".0%")
     value = number(status.get("loss"), ".4g")
-    cells = (state, *figures, read_loss(folder), value, age(status.get("heartbeat"), now), folder.name)
+    cells = (state, *figures, read_loss(folder), value, age(status.get("heartbeat"), now), name)
     return Row(cells, " ".join(str(reason).split()), status, next_command(folder, str(status.get("task")), state))
 
 
@@ -173,7 +175,7 @@ def print_table(rows: Sequence[Row]) -> None:
 def main(argv: list[str]) -> None:
     flags = parse_flags(argv, StatusFlags(), "status", DESCRIPTION)
     now, folder = datetime.now(UTC), Path(flags.experiments_dir)
-    every = [describe_run(run, now) for run in find_runs(folder)]
+    every = [describe_run(found, now) for found in (*find_runs(folder), *find_studies(folder))]
     rows = select(every, flags)
     if not every:
         print(f"no runs in {folder}: 'make demo' trains one in three minutes", file=sys.stderr)
@@ -183,7 +185,7 @@ def main(argv: list[str]) -> None:
     else:
         print_table(rows) if sys.stdout.isatty() else print(plain_table(rows))
         sys.stdout.flush()
-        newest = max(rows, key=lambda row: row.cells[-1])
+        newest = max(rows, key=lambda row: row.status.get("started") or "")
         if newest.next and not newest.advice:
             print(f"newest: {newest.cells[-1]} ({newest.cells[0]}); next: {newest.next}", file=sys.stderr)
 

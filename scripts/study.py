@@ -66,11 +66,11 @@ def main(argv: list[str]) -> None:
     if flags.show:
         print(yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100), end="")
         return
-    study.check(flags.data_root)
     cells = len(study.cells) * len(study.seeds)
     if cells > MOST_CELLS and name not in STUDIES and not flags.yes:
         message = f"the study {name} has {cells} cells, seeds counted, more than {MOST_CELLS}"
         raise UserError(message, "make its grid smaller", "run them all with `yes`")
+    study.check(flags.data_root)
     with quick_imports():
         from scripts.tasks.studying import run_study
 

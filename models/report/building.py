@@ -23,12 +23,15 @@ from models.report.compared import Compared, read_comparisons
 from models.report.evaluations import MOST, Evaluated
 from models.report.pictures import Album, safe_name
 from models.report.reading import RunFacts, list_runs, read_run
+from models.report.studies import StudyPage, read_study_page
 from models.report.views import Advice, Entry, entry_of, page_of, setting
 from models.runs.files import write_text
+from models.runs.lookup import find_studies
 from models.runs.status import liveness, read_status
 
 HERE = Path(__file__).parent
-ASSETS, RUNS, INDEX, COMPARE, DATA = "assets", "runs", "index.html", "compare.html", "data.js"
+ASSETS, RUNS, STUDIES = "assets", "runs", "studies"
+INDEX, COMPARE, DATA = "index.html", "compare.html", "data.js"
 
 
 @dataclass
@@ -69,10 +72,13 @@ class Report:
             for entry in pool.map(self._entry, folders):
                 entries.append(entry)
                 advance(1)
-        self._remove_others({entry.id for entry in entries})
+        self._remove_others(RUNS, {entry.id for entry in entries})
+        studies = [self._write_study(folder) for folder in find_studies(self.experiments_dir)]
+        self._remove_others(STUDIES, {safe_name(study.name) for study in studies})
         written = None if self.live else f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         common = {
             "entries": entries,
+            "studies": [(safe_name(study.name), study) for study in studies],
             "counts": count_states(entries),
             "experiments": str(self.experiments_dir),
             "written": written,
@@ -116,20 +122,35 @@ class Report:
         page["compared"] = compared
         self._write(folder / "index.html", "run.html", {**page, "entry": entry, "root": "../../"})
         write_text(folder / DATA, _script(_data(entry, page)), flush=False)
-        for path in folder.iterdir():
-            if path.name not in album.names | {"index.html", DATA} and not path.name.startswith("."):
-                path.unlink(missing_ok=True)
+        _keep_only(folder, album.names | {INDEX, DATA})
         return entry
 
-    def _remove_others(self, ids: set[str]) -> None:
-        """Delete the pages of runs that do not exist any more."""
-        for folder in (self.out / RUNS).iterdir():
-            if folder.name not in ids and (folder / DATA).is_file():
+    def _write_study(self, folder: Path) -> StudyPage:
+        page = self.out / STUDIES / safe_name(folder.name)
+        page.mkdir(parents=True, exist_ok=True)
+        album = Album(folder, page)
+        study = read_study_page(folder, album)
+        commands = self.advice.commands(folder, "study", study.state, {})
+        self._write(page / INDEX, "study.html", {"study": study, "commands": commands, "root": "../../"})
+        _keep_only(page, album.names | {INDEX})
+        return study
+
+    def _remove_others(self, kind: str, ids: set[str]) -> None:
+        """Delete the pages of runs or studies that do not exist any more."""
+        for folder in (self.out / kind).glob("*"):
+            if folder.name not in ids and (folder / INDEX).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, path: Path, template: str, content: Mapping[str, Any]) -> None:
         html = _environment().get_template(template).render({**content, "live": self.live})
         write_text(path, html.encode(errors="replace").decode(), flush=False)
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    """Delete the other files of a page's folder."""
+    for path in folder.iterdir():
+        if path.name not in names and not path.name.startswith("."):
+            path.unlink(missing_ok=True)
 
 
 @cache

@@ -28,6 +28,11 @@ def find_runs(experiments_dir: Path) -> list[Path]:
     return sorted((path.parent for path in experiments_dir.glob(f"*/{STATUS}")), reverse=True)
 
 
+def find_studies(experiments_dir: Path) -> list[Path]:
+    """Return the folders of the studies in experiments_dir, by name."""
+    return sorted(path.parent for path in experiments_dir.glob(f"{STUDIES_FOLDER}/*/{STATUS}"))
+
+
 def find_run(
     name: str,
     experiments_dir: Path,

@@ -29,6 +29,8 @@ PURPOSES = {
 
 def commands(folder: Path, task: str, state: str, config: Mapping[str, Any]) -> list[Command]:
     """Return the commands for a run, the likeliest first."""
+    if task == "study" and state != "finished":
+        return [Command("watch its log" if state == "running" else "go on with it", next_command(folder, task, state))]
     if task not in DEFAULTS:
         return []
     first = []

@@ -89,9 +89,8 @@ def _train(training: Training, places: Places) -> Path:
             return run_task(training.task, "--resume", begun[0], *common)
         needed = [] if training.first is None else ["--autoencoder", _train(training.first, places)]
         budget = ["--epochs", "None", "--max_minutes", "None", "--max_steps", training.steps(places.data_root)]
-        return run_task(
-            training.task, [*training.words(), *needed, *budget, *common, *places.data, "--name", training.key]
-        )
+        words = [*training.words(), *needed, *budget, "--name", training.key]
+        return run_task(training.task, *words, *common, *places.data)
 
 
 @contextmanager

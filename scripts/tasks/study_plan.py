@@ -96,7 +96,10 @@ class Study:
         return dict(by_key.values())
 
     def check(self, data_root: str | None = None) -> None:
-        """Raise UserError for settings that no flag has, and for values that a task would refuse."""
+        """Raise UserError for settings that no flag has, and for values that a task would refuse.
+
+        Every value of an axis is checked once, beside the first values of the other axes.
+        """
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"the study's seeds {list(self.seeds)}: name one or more, each once")
         if self.images < 1 or self.num_images < 2:
@@ -104,7 +107,10 @@ class Study:
         names = [cell.name for cell in self.cells]
         if len(set(names)) < len(names):
             raise UserError(f"two cells of the study have the same name: {max(names, key=names.count)}")
+        first = self.cells[0].labels
         for cell in self.cells:
+            if sum(cell.labels[axis] != first[axis] for axis in first) > 1:
+                continue
             try:
                 self.training(cell, self.seeds[0]).steps(data_root)
                 parse_flags(cell.sampling, SamplesFlags(), "evaluate", "")

@@ -15,7 +15,7 @@ from models.progress import duration
 from models.runs.files import write_text
 from models.runs.lookup import STUDIES_FOLDER
 from models.runs.run import Run
-from models.runs.status import STATUS
+from models.runs.status import STATUS, utc_now
 from models.training.interrupts import Interrupts
 from scripts.cli.command import ending
 from scripts.cli.terminal import tell
@@ -69,7 +69,7 @@ def _open(folder: Path, source: str, dataset: str) -> Run:
     except OSError as error:
         raise UserError(f"`experiments_dir`: cannot write in {folder} ({error.strerror})") from None
     run = Run.reopen(folder)
-    run.update(source=source, dataset=dataset)
+    run.update(source=source, dataset=dataset, started=utc_now())
     return run
 
 

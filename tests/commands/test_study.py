@@ -1,0 +1,302 @@
+"""Studies: their plan, their results against closed forms, and real ones that are killed, continued and fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from models.errors import UserError
+from scripts.tasks.studies import STUDIES, find_study
+from scripts.tasks.study_cells import report_of
+from scripts.tasks.study_plan import Study, Tournament, as_axis, as_yaml, read_study
+from scripts.tasks.study_results import collect, table_of, write_results
+from tests.commands.tasks import REPOSITORY, run_here
+
+READY = {name: study for name, study in STUDIES.items() if isinstance(study, Study)}
+MINE: dict[str, Any] = {
+    "question": "Does a larger batch help?",
+    "recipe": "demo_digits",
+    "images": 128,
+    "seeds": [0, 1],
+    "settings": {"network.width": 8, "network.blocks": 1, "sampling.sampler": "heun", "sampling.steps": 1},
+    "grid": {"batch_size": [32, 64]},
+    "num_images": 24,
+    "extractors": ["convnet"],
+}
+
+
+def write(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**MINE, **changes}))
+    return path
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_study_has_settings_that_the_tasks_take(name: str) -> None:
+    READY[name].check()
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_study_written_as_yaml_is_the_same_study(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(as_yaml(READY[name]), sort_keys=False))
+    again = read_study(path)
+    assert [training.key for training in again.trainings()] == [training.key for training in READY[name].trainings()]
+    assert [(cell.name, cell.evaluation) for cell in again.cells] == [
+        (cell.name, cell.evaluation) for cell in READY[name].cells
+    ]
+
+
+def test_cells_that_differ_in_sampling_share_a_training_and_others_do_not(tmp_path: Path) -> None:
+    grid = {"batch_size": [32, 64], "sampling.guidance_scale": [1.0, 2.0, 3.0]}
+    study = read_study(write(tmp_path / "mine.yaml", grid=grid))
+    trainings = study.trainings()
+    assert len(study.cells) == 6 and len(trainings) == 4
+    assert [len(cells) for cells in trainings.values()] == [3] * 4
+    first, *_ = trainings
+    assert first.name == "batch_size 32, seed 0" and first.steps() == 4  # 128 images in batches of 32
+    assert [cell.of("sampling.")["guidance_scale"] for cell in trainings[first]] == [1.0, 2.0, 3.0]
+    assert len({cell.evaluation for cell in trainings[first]}) == 3
+
+
+def test_an_autoencoder_is_trained_once_for_the_cells_that_share_it() -> None:
+    trainings = list(READY["latents"].trainings())
+    assert all(training.first is not None for training in trainings)
+    assert len({training.first.key for training in trainings if training.first}) == 12 * 3
+    assert trainings[0].first and trainings[0].first.settings == {"kl_weight": 1e-6}
+    assert not any(key.startswith("autoencoder.") for training in trainings for key in training.settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": {"batchsize": [1, 2]}}, "batch_size"),
+        ({"settings": {"sampling.sampler": "hoin"}}, "choose from ddpm, ddim"),
+        ({"settings": {"seed": 3}}, "seed is decided by the study"),
+        ({"grid": {"batch_size": 32}}, "axis batch_size must be a list"),
+        ({"grid": {"batch_size": {"a": {"batch_size": 1}, "b": 2}}}, "axis batch_size must be a list"),
+        ({"recipe": "demo_digit"}, "did you mean demo_digits"),
+        ({"quesiton": "?"}, "unknown key quesiton; did you mean question"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"images": 0}, "at least 1"),
+        ({"grid": {"batch_size": list(range(1, 103))}}, "204 cells"),
+    ],
+)
+def test_mistakes_in_a_study_are_one_line_and_make_no_folder(
+    changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "mine.yaml", **changes)
+    ended = run_here("study", "--name", path, "--experiments_dir", tmp_path / "experiments", capsys=capsys)
+    assert ended.code == 2 and message in ended.err and len(ended.err.splitlines()) == 1
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_unknown_studies_and_taken_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean losses"):
+        find_study("loses")
+    with pytest.raises(UserError, match="a ready study is called losses"):
+        find_study(str(write(tmp_path / "losses.yaml")))
+
+
+def test_the_list_and_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    listed = run_here("study", capsys=capsys)
+    assert listed.code == 0 and [line.split()[0] for line in listed.out.splitlines()] == list(STUDIES)
+    shown = run_here("study", "--name", "schedules", "--show", capsys=capsys)
+    (tmp_path / "mine.yaml").write_text(shown.out)
+    assert read_study(tmp_path / "mine.yaml").cells == READY["schedules"].cells
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+def made(study: Study, folder: Path, distances: np.ndarray, shares: np.ndarray) -> None:
+    """Write runs with reports. distances, shares: (cells, seeds), NaN for a failed run. The floor is 2."""
+    for training, cells in study.trainings().items():
+        index, column = study.cells.index(cells[0]), study.seeds.index(training.seed)
+        failed = math.isnan(distances[index, column])
+        run = folder / "runs" / f"20260101_000000-flow-digits-{training.key}"
+        run.mkdir(parents=True)
+        (run / "status.json").write_text(json.dumps({"state": "failed" if failed else "finished"}))
+        if failed:
+            continue
+        report = report_of(run, cells[0])
+        report.parent.mkdir(parents=True)
+        results = {
+            "fd_convnet_0123abcd": {"found": {"value": distances[index, column]}, "floor": {"value": 2.0}},
+            "recognised_convnet_0123abcd": {"found": {"value": shares[index, column]}, "floor": {"value": 0.98}},
+        }
+        report.write_text(json.dumps({"results": results}))
+        np.savez(report.with_name("samples.npz"), arr_0=np.zeros((24, 8, 8, 1), np.uint8))
+
+
+def test_distances_are_compared_by_ratios_and_shares_by_differences(tmp_path: Path) -> None:
+    study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2, 0.3])}, seeds=(0, 1))
+    distances = np.array([[4.0, 8.0], [8.0, 16.0], [4.1, np.nan]])  # the second is twice the first, for both seeds
+    made(study, tmp_path, distances, np.array([[0.5, 0.6], [0.7, 0.8], [0.5, 0.5]]))
+    fd, recognised = collect(study, tmp_path)
+    assert fd.ratio and fd.values[0].tolist() == [2.0, 4.0] and fd.floor == 1.0
+    assert fd.means[:2] == pytest.approx([math.sqrt(8), 2 * math.sqrt(8)])
+    assert fd.comparison.differences[1].value == pytest.approx(math.log(2))  # pyright: ignore[reportOptionalMemberAccess]
+    assert recognised.comparison.differences[1].value == pytest.approx(20)  # pyright: ignore[reportOptionalMemberAccess]
+    table = write_results("mine", study, tmp_path, {"key": "it burnt"})
+    assert "2.000" in table and "+20.00" in table and "reference" in table
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert [row["run"] is None for row in content["trainings"]] == [False] * 5 + [True]
+    row = content["measures"][0]["rows"][1]
+    assert row["compared"]["value"] == pytest.approx(2) and row["values"] == [4.0, 8.0]
+    assert {"plot.png", "samples.png", "table.txt"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_one_seed_has_values_but_no_intervals(tmp_path: Path) -> None:
+    study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2])}, seeds=(7,))
+    made(study, tmp_path, np.array([[4.0], [9.0]]), np.array([[0.5], [0.6]]))
+    table = table_of(study, collect(study, tmp_path))
+    assert "2.25" in table and "One seed" in table and "[" not in table.split("95 %]")[-1]
+
+
+# -- real studies -----------------------------------------------------------------------------------------------------
+
+
+def study_process(path: Path, experiments: Path, jobs: int = 1) -> subprocess.Popen[str]:
+    words = ["-m", "scripts.study", "--name", str(path), "--experiments_dir", str(experiments), "--jobs", str(jobs)]
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"the study ended without {words!r}")
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_without_repeating_and_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    path, killed, calm = write(tmp_path / "my study.yaml", seeds=[0]), tmp_path / "killed", tmp_path / "calm"
+    process = study_process(path, killed)
+    wait_for_line(process, "1 of 2")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = killed / "studies" / "my study"
+    done = {run.parent: run.stat().st_mtime_ns for run in folder.glob("runs/*/evaluation/*/report.json")}
+    assert len(done) == 1
+    deadline = time.monotonic() + 60
+    while any("-c from multiprocessing" in line for line in processes_in(folder)) and time.monotonic() < deadline:
+        time.sleep(0.2)  # The cells stop by themselves when the study is gone.
+    out, err = study_process(path, killed).communicate()
+    assert out.strip() == str(folder), err
+    assert {run.parent: run.stat().st_mtime_ns for run in folder.glob("runs/*/evaluation/*/report.json")}.items() >= (
+        done.items()
+    )
+    out, err = study_process(path, calm).communicate()
+    assert (folder / "table.txt").read_text() == (Path(out.strip()) / "table.txt").read_text(), err
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of the processes that have a file of a folder open."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            files = [os.readlink(link) for link in (path / "fd").iterdir()]
+            if any(name.startswith(str(folder)) for name in files):
+                lines.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return lines
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_for_every_seed_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    settings = {**MINE["settings"], "sampling.guidance_scale": 2.0}
+    path = write(tmp_path / "mine.yaml", grid={"label_drop": [0.1, 0.0]}, settings=settings, seeds=[0])
+    process = study_process(path, tmp_path, jobs=2)
+    _, err = process.communicate()
+    assert process.returncode == 2
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: cell label_drop 0.0 failed for every seed: ") and "label_drop" in last.split(":")[-1]
+    table = (tmp_path / "studies" / "mine" / "table.txt").read_text()
+    assert "failed" in table and "label_drop 0.1" in table
+    other = study_process(write(tmp_path / "mine.yaml", grid={"batch_size": [32]}), tmp_path)
+    _, err = other.communicate()
+    assert other.returncode == 2 and "another study of this name" in err and len(err.strip().splitlines()) == 1
+
+
+# -- the tournament ---------------------------------------------------------------------------------------------------
+
+
+def test_entries_are_the_nearest_counts_that_a_sampler_reaches() -> None:
+    from models.model import load_model
+    from models.runs.checkpoints import resolve_checkpoint
+    from models.runs.lookup import find_run
+    from scripts.tasks.tournament import entries
+
+    model = load_model(resolve_checkpoint(find_run("pretrained/digits", REPOSITORY)), "ema", torch.device("cpu"))
+    tournament = Tournament("?", (), (1, 2, 3, 12), ("heun", "midpoint", "ddim"), ("uniform",), (1.0, 1.5))
+    found = [entry for entry in entries(tournament, model) if entry.scale == 1]
+    counts = {name: [entry.evaluations for entry in found if entry.sampler == name] for name in tournament.samplers}
+    assert counts == {"heun": [1, 3, 11], "midpoint": [2, 12], "ddim": [1, 2, 3, 12]}
+    assert {entry.nfe for entry in entries(tournament, model) if entry.scale != 1 and entry.sampler == "ddim"} == {
+        *(2, 4, 6, 24)
+    }
+
+
+def test_finalists_are_those_that_no_cheaper_one_clearly_beats() -> None:
+    from scripts.tasks.tournament import Result, choose_finalists, promising
+
+    def result(sampler: str, evaluations: int, fd: float, scale: float = 1.0) -> Result:
+        return Result(sampler, "uniform", evaluations, evaluations, scale, 0.1, fd, 0.95 * fd, 1.05 * fd, 1.0, 0.9)
+
+    results = [result("a", 5, 10), result("b", 5, 10.5), result("c", 5, 16), result("a", 12, 11.5), result("b", 12, 6)]
+    guided = result("c", 5, 30, 1.5)
+    assert [(row.sampler, row.evaluations) for row in choose_finalists(results)] == [("a", 5), ("b", 5), ("b", 12)]
+    assert choose_finalists([*results, guided])[-1] == guided
+    assert promising(results) == {("a", "uniform"), ("b", "uniform")}
+    twin = replace(results[0], sampler="d")
+    assert [row.sampler for row in choose_finalists([results[0], twin])] == ["a"]
+
+
+def test_a_tournament_keeps_what_it_has_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scripts.tasks import tournament
+
+    small = Tournament(
+        "?", ("pretrained/digits",), (1, 5), ("heun", "ddim"), ("uniform",), (1.0,), 40, 30, ("convnet",)
+    )
+    monkeypatch.setitem(STUDIES, "samplers", small)
+    words = ("--name", "samplers", "--experiments_dir", tmp_path)
+    folder = run_here("study", *words, capsys=capsys).folder / "pretrained-digits"
+    screened, reports = (folder / "screen.csv").read_bytes(), sorted(folder.glob("finals/*/report.json"))
+    assert len(screened.splitlines()) == 5 and reports and (folder / "pareto.png").is_file()
+    assert "1, uniform" in (folder / "table.txt").read_text()
+    monkeypatch.setattr(tournament, "draw_samples", None)
+    monkeypatch.setattr(tournament, "run_task", None)
+    run_here("study", *words, capsys=capsys)
+    assert (folder / "screen.csv").read_bytes() == screened
+    status = run_here("status", "--experiments_dir", tmp_path, capsys=capsys)
+    assert "studies/samplers" in status.out and "finished" in status.out
+    report = run_here("report", "--experiments_dir", tmp_path, capsys=capsys)
+    page = Path(report.out.strip()).parent / "studies" / "samplers" / "index.html"
+    assert "pretrained-digits-pareto.png" in page.read_text() and "1, uniform" in page.read_text()
