@@ -56,11 +56,15 @@ const framesOf = (network, image) => state.frames[network][image] ?? [];
 const stepsOf = (network) => network.samplers[samplerOf(network)].steps;
 const filmed = (image) => state.images.length < WALL || image === state.selected;
 
-/** Ask the worker for all images that are not finished: the selected one, that of the teacher, then the others. */
-function request() {
-  const order = [...state.images.keys()].sort((one, other) => (other === state.selected) - (one === state.selected));
-  const wanted = order.map((image) => [DRAWS, image]);
-  if (taught) wanted.splice(1, 0, [TEACHES, state.selected]);
+/** Ask the worker for all images that are not finished: the selected one, that of the teacher, then the others.
+ *
+ * alone: ask for the selected one, and for the others when it is complete. The worker cannot interrupt an evaluation, so
+ * a slider would wait for them.
+ */
+function request(alone = false) {
+  const others = [...state.images.keys()].filter((image) => image !== state.selected).map((image) => [DRAWS, image]);
+  const wanted = [[DRAWS, state.selected]];
+  if (!alone) wanted.push(...(taught ? [[TEACHES, state.selected]] : []), ...others);
   const missing = wanted.filter(([network, image]) => {
     const lacksFilm = filmed(image) && framesOf(network, image).length < 2;
     return !state.finished.has(key(network, image)) || lacksFilm;
@@ -71,9 +75,9 @@ function request() {
     state.finished.delete(key(index, image));
     return { network: index, image, label, sampler: samplerOf(network), guidance: guidance(network), film: filmed(image) };
   });
-  state.missing = jobs.length;
-  state.busy = jobs.length > 0 && jobs[0].image === state.selected;
-  delete document.body.dataset.finished;
+  const busy = jobs.some(({ network, image }) => network === DRAWS && image === state.selected);
+  Object.assign(state, { alone, busy, missing: jobs.length });
+  if (jobs.length) delete document.body.dataset.finished;
   worker.postMessage({ id: ++state.request, jobs, ...noise() });
 }
 
@@ -96,7 +100,7 @@ function restart(sliding = false) {
   }
   showValues();
   element("command").textContent = command();
-  request();
+  request(sliding);
 }
 
 /** Write the values of the sliders beside them. */
@@ -127,11 +131,16 @@ function command() {
 
 const duration = (seconds) => (seconds < 0.1 ? `${Math.ceil(1000 * seconds)} ms` : `${seconds.toFixed(2)} s`);
 
-/** Write below an image which network has drawn it, and how long it took. */
+/** Return the mean time of a network's images, in words. An empty list before the first one. */
+function time(network) {
+  const times = state.seconds[network], sum = times.reduce((sum, value) => sum + value, 0);
+  return times.length ? [duration(sum / times.length)] : [];
+}
+
+/** Write below an image which network has drawn it, and how long it takes. */
 function describe(network) {
-  const single = stepsOf(model.networks[network]) === 1, [seconds] = state.seconds[network].slice(-1);
-  const usual = single ? "image" : "clean estimate";
-  const facts = [evaluations(model.networks[network]), ...(seconds === undefined ? [] : [duration(seconds)])];
+  const usual = stepsOf(model.networks[network]) === 1 ? "image" : "clean estimate";
+  const facts = [evaluations(model.networks[network]), ...time(network)];
   element(network === DRAWS ? "clean-title" : "teacher-title").textContent =
     taught ? `${model.networks[network].role}\n${facts.join(", ")}` : usual;
 }
@@ -196,14 +205,16 @@ function receiveEnd({ network, image, seconds }) {
   describe(network);
   if (network === DRAWS) {
     element("sheet").children[image].classList.add("drawn");
-    const times = state.seconds[DRAWS], mean = times.reduce((sum, value) => sum + value) / times.length;
     const done = state.images.filter((_, index) => state.finished.has(key(DRAWS, index))).length;
     element("status").textContent =
-      `${done} of ${state.images.length} images, ${duration(mean)} each, ${evaluations(model.networks[DRAWS])}`;
+      `${done} of ${state.images.length} images, ${time(DRAWS)} each, ${evaluations(model.networks[DRAWS])}`;
     if (image === state.selected) state.busy = false;
   }
   if (state.waiting && !state.busy) restart(true);
-  else if (--state.missing === 0) document.body.dataset.finished = "";
+  else if (--state.missing === 0) {
+    document.body.dataset.finished = "";
+    if (state.alone) request();
+  }
 }
 
 worker.onmessage = ({ data }) => {
