@@ -39,11 +39,10 @@ class Page:
         self.tab.on("pageerror", lambda error: self.said.append(str(error)))
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.goto(file.as_uri())
-        self.drawn = 1
 
     def wait(self) -> None:
         """Wait until all images of the last setting are there."""
-        self.tab.wait_for_selector(f'body[data-finished="{self.drawn}"]', timeout=60_000)
+        self.tab.wait_for_selector("body[data-finished]", timeout=60_000)
 
     def images(self) -> Tensor:
         """Wait for all images, and return their grey levels: (N, H, W)."""
@@ -59,11 +58,11 @@ class Page:
     def set(self, setting: str, value: object) -> None:
         """Change a setting, as a person does."""
         field = self.tab.locator(f"#{setting}")
-        if setting in ("sampler", "steps"):
+        if setting in ("sampler", "steps", "shown"):
             field.select_option(label=str(value))
         else:
-            field.evaluate("(e, value) => { e.value = value; e.dispatchEvent(new Event('change')) }", str(value))
-        self.drawn += 1
+            events = "for (const name of ['input', 'change']) e.dispatchEvent(new Event(name))"
+            field.evaluate(f"(e, value) => {{ e.value = value; {events} }}", str(value))
 
     def check_quiet(self) -> None:
         """Check that the page reported nothing and asked for nothing but itself and its worker."""

@@ -6,8 +6,10 @@ the weights are rounded to half precision.
 
 import base64
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from models.errors import UserError
 from models.export.graph import Graph
@@ -21,7 +23,6 @@ BROWSER = Path(__file__).parent / "browser"
 ENGINE = ("matmul", "operations", "interpreter", "philox", "sampler", "worker")  # scripts of the worker, in order
 MOST_CLASSES = 100
 UNLABELLED = 10  # Images of a model without classes.
-USUAL = ("heun", 6)
 # Samplers of the page, with their titles and numbers of steps.
 OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
     "heun": ("Heun", (2, 3, 4, 6, 10, 16, 25)),
@@ -31,21 +32,30 @@ OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-def build_page(model: Model, run: str, guidance_scale: float) -> str:
-    """Return the HTML of a page.
+class Shown(NamedTuple):
+    """A model of a page. run: name of its run, or of its file outside of runs. sampling: what is set at first."""
 
-    run: name of the model's run, or of its file outside of runs. guidance_scale: the scale that is set at first.
+    model: Model
+    run: str
+    sampling: Sampling
+
+
+def build_page(shown: Shown, teacher: Shown | None = None) -> str:
+    """Return the HTML of a page. teacher: of a student, to be compared with it; a model of the same space and classes.
+
     Raises UserError if a network cannot be traced, has an operation that the page lacks, or weights above 65,504.
     """
-    graph = build_graph(export_network(model)[0])
+    model, drawn = shown.model, [shown, *([teacher] if teacher else [])]
+    graphs = [build_graph(export_network(each.model)[0]) for each in drawn]
     decoder = None if model.space.grey_levels else build_graph(export_decoder(model.space)[0])
-    facts = {"graph": _graph_facts(graph), "decoder": decoder and _graph_facts(decoder)}
+    networks = [_network_facts(*each) for each in zip(drawn, graphs, ("student", "teacher"), strict=False)]
     return render(
         "page.html",
-        title=run,
+        title=shown.run,
         subtitle=_describe(model),
-        model={**_facts(model, run, guidance_scale), **facts},
-        weights=" ".join(_encoded(each) for each in (graph, decoder) if each),
+        taught=teacher is not None,
+        model={**_facts(model), "networks": networks, "decoder": decoder and _graph_facts(decoder)},
+        weights=" ".join(_encoded(each) for each in (*graphs, decoder) if each),
         style=_read("page.css"),
         engine="\n".join(_read(f"{name}.js") for name in ENGINE),
         script=_read("page.js"),
@@ -59,19 +69,19 @@ def _read(name: str) -> str:
 def _describe(model: Model) -> str:
     weights = sum(parameter.numel() for parameter in model.denoiser.network.parameters())
     size = "×".join(map(str, model.space.image_shape[1:]))
-    return f"A network of {weights:,} weights draws {size} images on this device. This file needs no connection."
+    student = "" if model.spec.student is None else f" ({model.spec.student.describe()})"
+    text = f"A network of {weights:,} weights{student} draws {size} images on this device."
+    return f"{text} This file needs no connection."
 
 
-def _facts(model: Model, run: str, guidance_scale: float) -> dict[str, Any]:
+def _facts(model: Model) -> dict[str, Any]:
+    """Return what the networks of a page have in common."""
     spec = model.spec
-    guided = spec.classes > 0 and spec.label_drop > 0 and spec.student is None
-    samplers = _samplers(model)
-    flag = "--checkpoint" if run.endswith(".safetensors") else "--run"
-    weights = ["--weights", "raw"] if model.origin is not None and model.origin.weights == "raw" else []
-    usual = next((index for index, row in enumerate(samplers) if (row["name"], row["steps"]) == USUAL), 0)
-    named = [{"label": label, "name": spec.class_names[label]} for label in spec.trained]
+    named = [
+        {"label": label, "name": spec.class_names[label], "word": _word(label, spec.class_names)}
+        for label in spec.trained
+    ]
     return {
-        "source": shlex.join([flag, run, *weights]),
         "shape": model.space.shape,
         "bounds": model.space.bounds,
         "imageShape": model.space.image_shape,
@@ -79,28 +89,52 @@ def _facts(model: Model, run: str, guidance_scale: float) -> dict[str, Any]:
         "initialNoise": spec.initial_noise,
         "nullLabel": spec.classes,
         "images": (named or [{"label": None, "name": str(index)} for index in range(UNLABELLED)])[:MOST_CLASSES],
+    }
+
+
+def _word(label: int, names: Sequence[str]) -> str:
+    """Return the word for a class after --labels: its number, unless that is the name of a class."""
+    return shlex.quote(names[label]) if str(label) in names else str(label)
+
+
+def _network_facts(shown: Shown, graph: Graph, role: str) -> dict[str, Any]:
+    """Return what a page must know of one network. role: its name beside the other one."""
+    (model, run, sampling), spec = shown, shown.model.spec
+    guided = spec.classes > 0 and spec.label_drop > 0 and spec.student is None
+    flag = "--checkpoint" if run.endswith(".safetensors") else "--run"
+    weights = ["--weights", "raw"] if model.origin is not None and model.origin.weights == "raw" else []
+    samplers, usual = _samplers(model, replace(sampling, guidance_scale=1.0))
+    return {
+        "role": role,
+        "source": shlex.join([flag, run, *weights]),
+        "graph": _graph_facts(graph),
         "guided": guided,
-        "guidance": guidance_scale if guided else 1.0,
+        "guidance": sampling.guidance_scale if guided else 1.0,
         "samplers": samplers,
         "sampler": usual,
     }
 
 
-def _samplers(model: Model) -> list[dict[str, Any]]:
-    """Return the moves of all offered samplers that fit the model. A student has one."""
-    rows, student = [], model.spec.student
-    offered = OFFERED if student is None else {"ddim": ("that of the student", (student.evaluations,))}
-    for name, (title, steps) in offered.items():
-        for count in steps:
-            sampling = Sampling(name, count)
-            try:
-                sampling.check(model)
-            except UserError:
-                continue  # A chain may have fewer steps, and some initial noises rule out samplers that add noise.
-            moves = trace_sampler(model, sampling)
-            nfe = sum("evaluate" in move for move in moves)
-            rows.append({"name": name, "title": title, "steps": count, "nfe": nfe, "moves": moves})
-    return rows
+def _samplers(model: Model, usual: Sampling) -> tuple[list[dict[str, Any]], int]:
+    """Return the moves of the samplers that fit the model, and the number of the usual one.
+
+    A student has the usual one alone. A teacher may have one that is not offered to others.
+    """
+    offered = [(title, Sampling(name, steps)) for name, (title, counts) in OFFERED.items() for steps in counts]
+    if model.spec.student is not None:
+        offered = [("that of the student", usual)]
+    elif usual not in [sampling for _, sampling in offered]:
+        offered.insert(0, (f"{usual.sampler}, as for the student", usual))
+    rows, first = [], 0
+    for title, sampling in offered:
+        try:
+            sampling.check(model)
+        except UserError:
+            continue  # A chain may have fewer steps, and some initial noises rule out samplers that add noise.
+        first = len(rows) if sampling == usual else first
+        moves = trace_sampler(model, sampling)
+        rows.append({"name": sampling.sampler, "title": title, "steps": sampling.steps, "moves": moves})
+    return rows, first
 
 
 def _graph_facts(graph: Graph) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def trace_sampler(model: Model, sampling: Sampling) -> Moves:
 
     - draw: append standard normal noise.
     - evaluate: mix the sources to noisy images, call the network with `scale` times these and t, and append
-      `clean[0] * noisy + clean[1] * output`, after guidance and clipping.
+      `clean[0] * noisy + clean[1] * output`, after guidance if it is `guided`, and clipping.
     - step: mix the sources to the noisy images after a step, at t. `estimate` is the number of the source that holds
       the step's clean estimate.
     """
@@ -34,14 +34,16 @@ def trace_sampler(model: Model, sampling: Sampling) -> Moves:
     size = 1 + sampler.nfe(sampling.steps) + 2 * sampling.steps  # sources: at most two draws a step
     units, prediction = torch.eye(size, dtype=torch.float64), model.denoiser.prediction
     moves: Moves = []
+    low, high = sampling.guidance_interval
     sources = iter(range(1, size))
 
     def denoiser(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
         alpha, sigma = level.alpha, level.sigma
         clean, _ = prediction.solve(units[1, :2], units[0, :2], alpha, sigma)
         scale = float(prediction.input_scale(alpha, sigma))
+        inside = low <= float(level.flow_time) <= high
         evaluation = {"t": float(level.t), "scale": scale, "clean": clean.tolist(), "mix": _shortened(noisy)}
-        moves.append({"evaluate": evaluation})
+        moves.append({"evaluate": {**evaluation, "guided": inside}})
         return estimate_from_clean(noisy, level, units[next(sources)])
 
     def draw(shape: Sequence[int]) -> Tensor:

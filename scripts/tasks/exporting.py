@@ -5,23 +5,28 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from models.errors import UserError
 from models.export.card import build_card
 from models.export.onnx import write_onnx
-from models.export.page import build_page
+from models.export.page import Shown, build_page
 from models.generation import Sampling, default_sampler
-from models.model import Model
+from models.model import Model, Student, load_model
 from models.progress import progress
 from models.runs import checkpoints
 from models.runs.environment import ENVIRONMENT, read_starts
 from models.runs.files import write_text
-from models.runs.lookup import CONFIG, NEEDED, read_config
+from models.runs.lookup import CONFIG, NEEDED, find_run, read_config
 from models.runs.status import STATUS
 from scripts.cli.flags import ModelFlags
+from scripts.cli.terminal import tell
+from scripts.tasks.protocol import stored_facts
 from scripts.tasks.sampling import (
     find_checkpoint,
     folder_in_run,
@@ -73,11 +78,41 @@ def export_run(model: Model, out: str | None, experiments_dir: str, flag: str = 
 
 
 def _export_page(model: Model, out: str | None, experiments_dir: str) -> None:
-    path = _path_of(model)
     file = _new_file(model, out, experiments_dir)
+    shown, teacher = _shown(model, Path(experiments_dir))
     with progress("exporting", None):
-        write_text(file, build_page(model, name_of(path), _guidance_scale(model)))
+        write_text(file, build_page(shown, teacher))
     print(file)
+
+
+def _shown(model: Model, experiments_dir: Path) -> tuple[Shown, Shown | None]:
+    """Return a model and, if it is a student, its teacher as its page shows them. Says whether there is a teacher."""
+    path, student = _path_of(model), model.spec.student
+    if student is None:
+        return Shown(model, name_of(path), Sampling("heun", 6, guidance_scale=_guidance_scale(model))), None
+    teacher = _find_teacher(student, path, experiments_dir)
+    if teacher is None:
+        tell(f"its teacher {student.teacher} ({student.sha256[:12]}) is not found: the page has the student alone")
+    else:
+        tell(f"its teacher {teacher.run} is in the page too, {teacher.sampling.describe()}")
+    return Shown(model, name_of(path), Sampling(steps=student.evaluations)), teacher
+
+
+def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> Shown | None:
+    """Return the teacher of a student, sampled as the student has learnt it. None if its checkpoint is not found.
+
+    path: checkpoint of the student. Its run and that of the teacher may lie together outside of experiments_dir.
+    """
+    folders = [run.parent / student.teacher for run in [run_of(path)] if run is not None]
+    with suppress(UserError):
+        folders.append(find_run(student.teacher, experiments_dir))
+    found = checkpoints.find_by_hash(student.sha256, [folder / "checkpoints" for folder in folders])
+    if found is None:
+        return None
+    config = stored_facts(path)["config"]
+    model = load_model(found, config["weights"], torch.device("cpu"))
+    settings = {name: config[name] for name in ("sampler", "steps", "grid", "guidance_scale")}
+    return Shown(model, name_of(found), Sampling(**settings, guidance_interval=tuple(config["guidance_interval"])))
 
 
 def _export_onnx(model: Model, out: str | None, experiments_dir: str) -> None:

@@ -19,13 +19,16 @@ from torch import Tensor, nn
 from models import load, sample
 from models.autoencoders.autoencoder import Autoencoder, AutoencoderSpec
 from models.diffusion.denoiser import with_labels
-from models.export.page import build_page
+from models.export.page import Shown, build_page
 from models.generation import Sampling, generate, sampled_denoiser
 from models.model import DenoiserSpec, Model, Student
 from models.networks.dit import DiT
+from models.randomness import image_draw
+from models.runs import checkpoints
 from models.spaces import Space
 from models.spaces.latents import Latents
 from models.spaces.pixels import Pixels
+from scripts.tasks.interpolation import slerp
 from tests.commands.tasks import REPOSITORY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
 from tests.models.networks.small import CLASSES, awake
@@ -65,12 +68,22 @@ def rounded(network: nn.Module) -> nn.Module:
     return network
 
 
-def truth(model: Model, seed: int, sampling: Sampling) -> Tensor:
-    """The images of a page, drawn by PyTorch."""
-    count = model.spec.classes
+def truth(model: Model, seed: int, sampling: Sampling, labels: list[int] | None = None) -> Tensor:
+    """The images of a page, drawn by PyTorch: one of each class, or those of the labels."""
+    labels = list(range(model.spec.classes)) if labels is None else labels
     drawn = model.spec.model(rounded(model.denoiser.network), CPU)
-    (batch,) = generate(drawn, sampling, count, list(range(count)), seed, count)
+    (batch,) = generate(drawn, sampling, len(labels), labels, seed, len(labels))
     return batch.images[:, 0]
+
+
+def truth_between(model: Model, seeds: tuple[int, int], weight: float, sampling: Sampling) -> Tensor:
+    """The images of the noise on the arc between two seeds, drawn by PyTorch."""
+    count = model.spec.classes
+    one, other = (image_draw(seed, range(count), CPU)((count, *SHAPE)) for seed in seeds)
+    denoiser = with_labels(sampled_denoiser(model, sampling)[0], torch.arange(count))
+    noise, grid = slerp(one, other, torch.full((count,), weight)), sampling.levels(model)
+    *_, last = sampling.walk(denoiser, noise, grid, lambda shape: torch.zeros(*shape))
+    return model.space.decode(last.noisy)[:, 0]
 
 
 def check_seeds(page: Page, model: Model, seeds: tuple[int, ...] = SEEDS) -> None:
@@ -86,7 +99,7 @@ def check_seeds(page: Page, model: Model, seeds: tuple[int, ...] = SEEDS) -> Non
 def test_a_page_draws_the_images_of_pytorch(name: str, initial_noise: str, browser: Any, tmp_path: Path) -> None:
     model = model_of(awake(name, SHAPE, CLASSES), Pixels(SHAPE, 0.5), initial_noise)
     file = tmp_path / "a page.html"
-    file.write_text(build_page(model, "a <b>run</b>", 2.0), encoding="utf-8")
+    file.write_text(build_page(Shown(model, "a <b>run</b>", HEUN)), encoding="utf-8")
     page = Page(browser, file)
     check_seeds(page, model)
     if name == "unet":
@@ -152,22 +165,94 @@ def test_a_page_decodes_latents(browser: Any, tmp_path: Path) -> None:
     coder = spec.build_network().eval().requires_grad_(False)
     space = Latents(Autoencoder(coder, spec, tmp_path, "", 0), (0.1, -0.2), (1.5, 2.0), 5.0)
     model = model_of(Shrinking(), space)
-    (tmp_path / "page.html").write_text(build_page(model, "latents", 2.0), encoding="utf-8")
+    (tmp_path / "page.html").write_text(build_page(Shown(model, "latents", HEUN)), encoding="utf-8")
     for parameter in coder.parameters():
         parameter.data = parameter.data.half().float()
     check_seeds(Page(browser, tmp_path / "page.html"), model, SEEDS[:2])
 
 
+def student_of(teacher: Model, times: tuple[float, ...]) -> Model:
+    spec = replace(teacher.spec, label_drop=0.0, student=Student(times, "its teacher", "", "heun", 1.5))
+    return spec.model(Shrinking(), CPU)
+
+
 def test_a_page_of_a_student(browser: Any, tmp_path: Path) -> None:
-    """It has two levels of its own, and no other sampler, steps or guidance."""
-    spec = model_of(Shrinking(), Pixels(SHAPE, 0.5)).spec
-    spec = replace(spec, student=Student((1.0, 0.3, 0.0), "its teacher", "", "heun", 1.5))
-    model = spec.model(Shrinking(), CPU)
-    (tmp_path / "page.html").write_text(build_page(model, "student", 1.5), encoding="utf-8")
+    """It has two levels of its own, and no control of a sampler, steps or guidance."""
+    model, sampling = student_of(model_of(Shrinking(), Pixels(SHAPE, 0.5)), (1.0, 0.3, 0.0)), Sampling("ddim", 2)
+    (tmp_path / "page.html").write_text(build_page(Shown(model, "student", sampling)), encoding="utf-8")
     page = Page(browser, tmp_path / "page.html")
-    check_equal(page.images(), truth(model, 0, Sampling("ddim", 2)))
-    assert page.tab.locator("#sampler option, #steps option").count() == 2
-    assert not page.tab.is_visible("#guidance")
+    check_equal(page.images(), truth(model, 0, sampling))
+    for name in ("sampler", "steps", "guidance", "teacher"):
+        assert not page.tab.is_visible(f"#{name}")
+    assert page.tab.is_visible("#timeline") and page.tab.text_content("#clean-title") == "clean estimate"
+    assert page.tab.text_content("#command") == 'make generate ARGS="--run student --seed 0 --num_samples 3"'
+
+
+def test_a_student_beside_its_teacher(browser: Any, tmp_path: Path) -> None:
+    """Both draw the same noise. The images follow a slider between two seeds, and fill a wall."""
+    teacher = model_of(awake("convnext", SHAPE, CLASSES), Pixels(SHAPE, 0.5))
+    model, one = student_of(teacher, (1.0, 0.0)), Sampling("ddim", 1)
+    learned = Sampling("heun", 3, "karras", guidance_scale=1.5, guidance_interval=(0.1, 0.8))
+    (tmp_path / "page.html").write_text(
+        build_page(Shown(model, "s", one), Shown(teacher, "t", learned)), encoding="utf-8"
+    )
+    page = Page(browser, tmp_path / "page.html")
+
+    def check_both(images: Tensor, taught: Tensor) -> None:
+        check_equal(page.images(), images)
+        assert (page.pixels(page.tab.query_selector("#teacher")).int() - taught.int()).abs().max() <= 2
+
+    check_both(truth(model, 0, one), truth(teacher, 0, learned)[0])
+    assert not page.tab.is_visible("#timeline")
+    assert page.tab.inner_text("#clean-title").startswith("student\n1 evaluation, ")
+    (batch,) = generate(teacher, learned, 1, [0], 0, 1)
+    assert page.tab.inner_text("#teacher-title").startswith(f"teacher\n{batch.nfe:g} evaluations, ")
+    page.set("other", 2**40)
+    moves = "for (const x of [0.1, 0.9, 0.2, 0.35]) { e.value = x; e.dispatchEvent(new Event('input')) }"
+    page.tab.locator("#mix").evaluate(f"e => {{ {moves} }}")
+    rounded_teacher = teacher.spec.model(rounded(teacher.denoiser.network), CPU)
+    seeds = 0, 2**40
+    check_both(truth_between(model, seeds, 0.35, one), truth_between(rounded_teacher, seeds, 0.35, learned)[0])
+    page.set("mix", 0)
+    page.set("shown", "100 images")
+    check_equal(page.images(), truth(model, 0, one, [index % 3 for index in range(100)]))
+    page.set("shown", "100 of it's `two`")
+    page.tab.click("#sheet button:nth-child(8)")
+    check_both(truth(model, 0, one, [2] * 100), truth(teacher, 0, learned, [2] * 8)[7])
+    assert "--labels 2 --seed 0 --num_samples 100" in page.tab.text_content("#command")
+    page.set("sampler", "Euler (DDIM)")
+    page.set("steps", 5)
+    page.set("guidance", 1)
+    check_both(truth(model, 0, one, [2] * 100), truth(teacher, 0, Sampling("euler", 5), [2] * 8)[7])
+    page.check_quiet()
+
+
+def test_the_page_of_a_student_has_its_teacher_if_it_is_found(
+    run: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DiT, "forward", Shrinking.forward)
+    tensors, facts = checkpoints.load_checkpoint(checkpoints.resolve_checkpoint(run))
+    student = {
+        "times": [1.0, 0.0],
+        "teacher": run.name,
+        "sha256": facts["sha256"],
+        "sampling": "",
+        "guidance_scale": 1.0,
+    }
+    learned = {"weights": "ema", "sampler": "heun", "steps": 3, "grid": "uniform", "guidance_scale": 1.0}
+    config = {**facts["config"], **learned, "guidance_interval": [0.0, 1.0]}
+    folder = Path(shutil.copytree(run, run.with_name("student")))
+    kept = {name: value for name, value in facts.items() if name not in ("format", "sha256", "step")}
+    shutil.rmtree(folder / "checkpoints")
+    facts = {**kept, "config": config, "denoiser": {**facts["denoiser"], "student": student}}
+    checkpoints.save_checkpoint(folder / "checkpoints", 3, tensors, facts, keep=1)
+    ended = export(folder, capsys)
+    assert f"its teacher {run.name} is in the page too, heun, 3 steps" in ended.err
+    assert '"role": "teacher"' in Path(ended.out.strip()).read_text(encoding="utf-8")
+    shutil.rmtree(run)
+    ended = export(folder, capsys)
+    assert "is not found: the page has the student alone" in ended.err
+    assert '"role": "teacher"' not in Path(ended.out.strip()).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

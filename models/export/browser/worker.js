@@ -1,23 +1,31 @@
 // The worker of the page. It draws the images one after the other, and leaves off when other settings arrive.
 "use strict";
 
-let model, network, decoder, current = 0;
+let model, networks, decoder, current = 0;
 
-const pause = () => new Promise((resume) => setTimeout(resume));
+const channel = new MessageChannel();
+
+/** Let messages of the page arrive. A timer would wait for 4 ms, a tenth of an image. */
+const pause = () => new Promise((resume) => {
+  channel.port1.onmessage = resume;
+  channel.port2.postMessage(null);
+});
 
 /** Return values of the model's space as an image. Pixels are one; latents must be decoded. */
 const decoded = (values) => (decoder && values ? decoder.run(1, values).slice() : values);
 
-/** Draw images. Each frame is a message, then `finished`. A newer request ends this one. */
-async function drawAll({ id, sampler, images, seed, guidance }) {
-  for (const { image, label } of images) {
-    const started = performance.now();
-    for (const frame of sample(model, network, model.samplers[sampler].moves, { seed, image, label, guidance })) {
-      postMessage({ id, image, ...frame, noisy: decoded(frame.noisy), clean: decoded(frame.clean) });
+/** Draw images. Each frame is a message, or the last one alone without `film`; then `finished`. A newer request ends this one. */
+async function drawAll({ id, jobs, ...noise }) {
+  for (const { network, sampler, film, ...job } of jobs) {
+    const started = performance.now(), { image } = job, { moves } = model.networks[network].samplers[sampler];
+    for (const frame of sample(model, networks[network], moves, { ...noise, ...job })) {
+      if (film || frame.done === 1) {
+        postMessage({ id, network, image, ...frame, noisy: decoded(frame.noisy), clean: decoded(frame.clean) });
+      }
       await pause();
       if (id !== current) return;
     }
-    postMessage({ id, image, finished: true, seconds: (performance.now() - started) / 1000 });
+    postMessage({ id, network, image, finished: true, seconds: (performance.now() - started) / 1000 });
   }
 }
 
@@ -25,9 +33,9 @@ onmessage = ({ data }) => {
   try {
     if (data.model) {
       model = data.model;
-      const [weights, decoderWeights] = data.weights.map((text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
-      network = new Network(model.graph, weights);
-      decoder = model.decoder && new Network(model.decoder, decoderWeights);
+      const weights = data.weights.map((text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+      networks = model.networks.map(({ graph }, index) => new Network(graph, weights[index]));
+      decoder = model.decoder && new Network(model.decoder, weights[networks.length]);
     } else {
       current = data.id;
       drawAll(data).catch((error) => postMessage({ error: String(error) }));
