@@ -16,6 +16,7 @@ from models.export.sampling import trace_sampler
 from models.export.tracing import build_graph, export_decoder, export_network
 from models.generation import Sampling
 from models.model import Model
+from models.places import PALETTE
 
 BROWSER = Path(__file__).parent / "browser"
 ENGINE = ("matmul", "operations", "interpreter", "philox", "sampler", "worker")  # scripts of the worker, in order
@@ -46,7 +47,7 @@ def build_page(model: Model, run: str, guidance_scale: float) -> str:
         subtitle=_describe(model),
         model={**_facts(model, run, guidance_scale), **facts},
         weights=" ".join(_encoded(each) for each in (graph, decoder) if each),
-        style=_read("page.css"),
+        style=PALETTE.read_text(encoding="utf-8") + _read("page.css"),
         engine="\n".join(_read(f"{name}.js") for name in ENGINE),
         script=_read("page.js"),
     )

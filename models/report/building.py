@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from models.errors import UserError
+from models.places import PALETTE
 from models.processes import cores
 from models.progress import duration, progress
 from models.report.best import best_of
@@ -58,6 +59,7 @@ class Report:
         try:
             (out / RUNS).mkdir(parents=True, exist_ok=True)
             shutil.copytree(HERE / "static", out / ASSETS, dirs_exist_ok=True)
+            shutil.copy(PALETTE, out / ASSETS)
         except OSError as error:
             raise UserError(f"`out` {out}: cannot be written ({error.strerror})", "name another folder") from None
 
