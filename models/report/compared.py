@@ -39,7 +39,7 @@ class Compared:
     differences: list[MeasureDifference]
 
 
-def read_comparisons(experiments_dir: Path, quiet: bool = False) -> list[Compared]:
+def read_comparisons(experiments_dir: Path, quiet: bool) -> list[Compared]:
     """Return the comparisons of evaluations, newest first. Says which file cannot be read, unless `quiet`."""
     return list(_readable(sorted((experiments_dir / COMPARISONS).glob("[!.]*.json"), reverse=True), quiet))
 
