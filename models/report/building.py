@@ -34,7 +34,7 @@ ASSETS, RUNS, INDEX, COMPARE, DATA = "assets", "runs", "index.html", "compare.ht
 
 @dataclass
 class Report:
-    """A report in a folder. It is written anew by `update`, which leaves out the runs that have not changed.
+    """A report in a folder. `update` writes the index, and the pages of the runs that have changed.
 
     out: its folder. live: whether its pages are served, and stay open while runs train.
     """
