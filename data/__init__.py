@@ -40,8 +40,8 @@ def load(
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
     more than this many GiB; None for half of the free memory. digests: folder that keeps the hashes of streamed files,
     so that unchanged files need not be read to identify them. tell: receives each line of `ImageData.notes`. older:
-    hold images out as earlier versions did. class_names: the order of the classes, if these are their names. Raises
-    UserError.
+    hold images out as earlier versions did. class_names: names of classes in the order of a run,
+    which is kept if the data have these classes. Raises UserError.
     """
     data_set = DATA_SETS.build(name, **options)
     data_set.older, data_set.known_classes = older, class_names

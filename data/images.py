@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from typing_extensions import Doc
 
 from models.errors import UserError
 from models.ranges import Range
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from data.readers.streamed import Broken, Streamed
@@ -219,6 +219,7 @@ def make_split(images: np.ndarray, labels: np.ndarray, classes: int, source: str
 
     source: name of the files in messages. Raises UserError for other shapes, counts or labels, and for an empty set.
     """
+    import numpy as np
     import torch
 
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.ndim != 1 or 0 in images.shape:

@@ -15,7 +15,7 @@ LONGEST_IN_FILE = 40  # Bytes.
 
 
 def find_labels(words: Sequence[int | str], names: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return the labels that the words name, in their order, and a line for each name that is another class's number.
+    """Return the labels of words in their order, and a line for each word that is both a name and another number.
 
     words: an integer is a label. A string is a class name, else a label such as "3", else a range of labels such as
     "0-4" with both ends. names: the name of each label. Raises UserError if a class does not exist.
@@ -47,6 +47,11 @@ def change_title(*names: str) -> str:
 def numbered(names: Sequence[str], label: int) -> str:
     """Return number and name of a class, or the number alone if it is the name, e.g. "8 Bag" or "8"."""
     return str(label) if names[label] == str(label) else f"{label} {title_of(names, label)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names on one line, at most LISTED of them."""
+    return ", ".join(names[:LISTED]) + (f", ... ({len(names)} in all)" if len(names) > LISTED else "")
 
 
 def ending_of(names: Sequence[str], label: int) -> str:
@@ -93,9 +98,7 @@ def _choices(names: Sequence[str]) -> str:
     last = len(names) - 1
     if all(name == str(label) for label, name in enumerate(names)):
         return f"the model has the classes 0 to {last}"
-    listed = [title_of(names, label) for label in range(len(names))][:LISTED]
-    more = f", ... ({len(names)} in all)" if len(names) > LISTED else ""
-    return f"the model has the classes 0 to {last}: {', '.join(listed)}{more}"
+    return f"the model has the classes 0 to {last}: {listed([title_of(names, label) for label in range(len(names))])}"
 
 
 def _suggestion(word: str, names: Sequence[str]) -> str:

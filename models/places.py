@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # Models and feature networks of the repository.
+PALETTE = PRETRAINED.with_name("drawing") / "palette.css"  # Colours of all pages for a browser.
 
 
 def expanded(place: str) -> str:

@@ -75,8 +75,8 @@ class RecordFlags:
     steps: PositiveInt | None = None
     """Sampling steps. Default: as for generate, or for distill with --student."""
     student: ShareBelowOne = 0.0
-    """Share of the minutes, at their end, in which a student of the trained model is trained. The student is measured.
-    0: none."""
+    """Share of the minutes, the last ones, in which a student of the model is trained; 0 for none. The student is
+    measured."""
     evaluations: Literal[1, 2, 4] = 1
     """With --student: its network evaluations for an image."""
     num_images: int | None = None

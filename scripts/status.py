@@ -91,7 +91,7 @@ def age(heartbeat: Any, now: datetime) -> str:
 
 
 def _figure(value: Any, otherwise: float) -> float:
-    """Return a finite number, or another one in its place."""
+    """Return the value if it is a finite number, else `otherwise`."""
     return value if isinstance(value, int | float) and math.isfinite(value) else otherwise
 
 

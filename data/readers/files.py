@@ -27,7 +27,7 @@ def read_file(path: Path, md5: str | None = None) -> bytes:
 
 
 def unpack(stored: bytes, source: str, md5: str | None = None) -> bytes:
-    """Return the contents of the bytes of a raw or gzipped file, checked like `read_file`. source: file name."""
+    """Unpack the bytes of a raw or gzipped file, and check them as `read_file` does. source: file name."""
     contents = _gunzip(stored, source) if stored[:2] == b"\x1f\x8b" else stored
     if md5 is not None and (actual := hashlib.md5(contents, usedforsecurity=False).hexdigest()) != md5:
         raise UserError(

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+from data.readers.layouts import shorten_names
+
 # Formats that Pillow decodes itself, by Pillow's names. Formats that Pillow passes to another program or to a handler
 # are left out (EPS, WMF, BUFR, GRIB, HDF5, MPEG), and so are measurements without a known range (FITS, SPIDER, IPTC).
 FORMATS = {
@@ -69,7 +71,7 @@ def choose_images(entries: Iterable[str]) -> tuple[list[str], str]:
     if others:
         parts.append(f"{number_of(len(others), 'file')} passed over ({count_by_suffix(others)})")
     if without:
-        parts.append(f"no image in {_few(sorted(without))}")
+        parts.append(f"no image in {shorten_names(sorted(without), _MOST_NAMED, longest=255)}")
     return images, ", ".join(parts)
 
 
@@ -85,11 +87,6 @@ def count_by_suffix(names: Iterable[str]) -> str:
 def number_of(count: int, noun: str) -> str:
     """Return a count with its noun, such as "1 file" or "2 files"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _folders(name: str) -> Iterator[str]:

@@ -105,7 +105,7 @@ def _splits_at(path: Path, names: Sequence[str], level: int, counts: Counter[str
 
 
 def _likely_role(name: str) -> str | None:
-    """Return the split that the first or the last word of a name names, as in trainA, cats_test, train-extra."""
+    """Return the role of a split that the first or last word of a name gives, as in trainA, cats_test, train-extra."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     ends = {*words[:1], *words[-1:]}
     return next((role for role, pattern in _LIKELY.items() if any(map(pattern.fullmatch, ends))), None)

@@ -150,7 +150,7 @@ class Streamed:
         return (self[first : first + size] for first in range(0, len(self), size))
 
     def decode(self, rows: Sequence[int], images: np.ndarray) -> dict[str, str]:
-        """Fill `images` (n, C, H, W) with these rows. Return the reasons of the broken images by name.
+        """Fill `images` (n, C, H, W) with these rows. Return why images are broken, by name.
 
         Raises UserError if no image of a class can be decoded.
         """

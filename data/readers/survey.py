@@ -1,4 +1,4 @@
-"""Images whose contents are lost in decoding: of one colour, or nearly black. They are counted, and told of once."""
+"""Images whose contents are lost in decoding: of one colour, or nearly black. They are counted, and reported once."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING

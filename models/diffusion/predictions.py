@@ -31,8 +31,9 @@ def _flow(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tenso
 
 
 def _edm(alpha: Tensor, sigma: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """Target of EDM's preconditioning (Karras et al. 2022, table 1): unit variance for data of this deviation.
+    """Target of EDM's preconditioning (Karras et al. 2022, table 1).
 
+    Its variance is 1 if the data have the standard deviation d.
     With s = sigma/alpha, c_skip and c_out of the paper give (up to the sign)
     target = (alpha * d^2 * noise - sigma * clean) / (d * sqrt(sigma^2 + alpha^2 d^2)).
     """

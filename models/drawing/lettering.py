@@ -120,7 +120,7 @@ def _wrap(line: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
 
 
 def keep_together(text: str) -> str:
-    """Return a text that breaks neither beside the number of "step 294", "8 steps" or "t = 0.5", nor before a "·"."""
+    """Return a text with no-break spaces in "step 294", "8 steps" and "t = 0.5", and before each "·"."""
     return re.sub(BOUND, "\N{NO-BREAK SPACE}", text)
 
 

@@ -237,7 +237,7 @@ def tiled(images: Tensor, columns: int, padding: int = 1) -> Tensor:
 
 
 def _columns(count: int) -> int:
-    """Return the number of columns, from the root of `count` to twice that, with the fewest holes in the last row."""
+    """Return the number of columns, within 1 and 2 square roots of `count`, with the fewest holes in the last row."""
     root = math.isqrt(count - 1) + 1  # The square root, rounded up.
     return min(range(root, 2 * root + 1), key=lambda columns: (-count % columns, columns))
 

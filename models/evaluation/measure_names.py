@@ -61,7 +61,7 @@ def space_of(name: str) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return each name without the hash of its network's weights, which is kept where names would become equal."""
+    """Return each name without the hash of its network's weights. Names that would become equal keep theirs."""
     names = list(dict.fromkeys(names))
     counts = Counter(_HASH.sub("", name) for name in names)
     return {name: short if counts[short := _HASH.sub("", name)] == 1 else name for name in names}

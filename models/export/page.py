@@ -18,6 +18,7 @@ from models.export.sampling import trace_sampler
 from models.export.tracing import build_graph, export_decoder, export_network
 from models.generation import Sampling
 from models.model import Model
+from models.places import PALETTE
 
 BROWSER = Path(__file__).parent / "browser"
 ENGINE = ("matmul", "operations", "interpreter", "philox", "sampler", "worker")  # scripts of the worker, in order
@@ -56,7 +57,7 @@ def build_page(shown: Shown, teacher: Shown | None = None) -> str:
         taught=teacher is not None,
         model={**_facts(model), "networks": networks, "decoder": decoder and _graph_facts(decoder)},
         weights=" ".join(_encoded(each) for each in (*graphs, decoder) if each),
-        style=_read("page.css"),
+        style=PALETTE.read_text(encoding="utf-8") + _read("page.css"),
         engine="\n".join(_read(f"{name}.js") for name in ENGINE),
         script=_read("page.js"),
     )

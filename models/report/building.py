@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from models.errors import UserError
+from models.places import PALETTE
 from models.processes import cores
 from models.progress import duration, progress
 from models.report.best import best_of
@@ -36,7 +37,7 @@ INDEX, COMPARE, DATA = "index.html", "compare.html", "data.js"
 
 @dataclass
 class Report:
-    """A report in a folder. It is written anew by `update`, which leaves out the runs that have not changed.
+    """A report in a folder. `update` writes the index, and the pages of the runs that have changed.
 
     out: its folder. live: whether its pages are served, and stay open while runs train.
     """
@@ -61,6 +62,7 @@ class Report:
         try:
             (out / RUNS).mkdir(parents=True, exist_ok=True)
             shutil.copytree(HERE / "static", out / ASSETS, dirs_exist_ok=True)
+            shutil.copy(PALETTE, out / ASSETS)
         except OSError as error:
             raise UserError(f"`out` {out}: cannot be written ({error.strerror})", "name another folder") from None
 

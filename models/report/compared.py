@@ -39,7 +39,7 @@ class Compared:
     differences: list[MeasureDifference]
 
 
-def read_comparisons(experiments_dir: Path, quiet: bool = False) -> list[Compared]:
+def read_comparisons(experiments_dir: Path, quiet: bool) -> list[Compared]:
     """Return the comparisons of evaluations, newest first. Says which file cannot be read, unless `quiet`."""
     return list(_readable(sorted((experiments_dir / COMPARISONS).glob("[!.]*.json"), reverse=True), quiet))
 
@@ -62,8 +62,8 @@ def _comparison(path: Path) -> Compared:
         low, high = row["low"], row["high"]
         clear = None not in (low, high) and (low > 0 or high < 0)
         shown = "-" if row["value"] is None else format_measurement(name, measured(row))
-        ends = (format_value(name, row[end]) for end in ("one", "other"))
-        differences.append(MeasureDifference(labels[name], *ends, shown, clear, BETTER[kind_of(name)]))
+        first, second = (format_value(name, row[end]) for end in ("one", "other"))
+        differences.append(MeasureDifference(labels[name], first, second, shown, clear, BETTER[kind_of(name)]))
     images = str(content["protocol"]["images"])
     runs = _run_of(one), _run_of(other)
     return Compared(path.stem, runs, (one.name, other.name), images, bool(content["paired"]), differences)

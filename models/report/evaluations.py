@@ -25,6 +25,7 @@ EVALUATION_PICTURES = ("samples", "nearest", "farthest", "closest_pairs", "confu
 FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports are files of evaluation/ itself.
 MOST = 30  # Evaluations on a page, and comparisons.
 LONGEST = 20_000  # Characters of a text table that are shown.
+SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # The former is faster, and not in every build.
 # Errors that reading a damaged file of a report raises.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -118,7 +119,8 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluated:
     pictures = [picture for picture in pictures if picture.is_file()]
     warnings = [str(warning) for warning in content.get("warnings", ())]
     protocol = content.get("protocol", {})
-    card = yaml.safe_dump({key: content[key] for key in ("protocol", "samples") if key in content}, sort_keys=False)
+    parts = {key: content[key] for key in ("protocol", "samples") if key in content}
+    card = yaml.dump(parts, Dumper=SafeDumper, sort_keys=False)
     if task != "samples":
         return Evaluated(path, task, task, [], text.partition("\n\nprotocol\n")[0], card, warnings, pictures)
     ratio = OVER_FLOOR.search(text)

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -17,7 +18,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES = 2_400_000  # Of the pictures of one run.
 LARGE_BYTES, SMALLER = 200_000, (1600, 700)  # Larger files are reduced to one of these sides in pixels.
 LARGE_FRAME, LARGE_SHEET = 30_000, 60_000  # The same of pictures of which a page has many.
-MOST_SHEETS, FEWEST_SHEETS, SHEET_BYTES = 24, 4, 800_000  # Sheets of the training: their number, and bytes of all.
+MOST_SHEETS, FEWEST_SHEETS, SHEET_BYTES = 24, 4, 600_000  # Sheets of the training: their number, and bytes of all.
 THUMBNAIL = (4, 2)  # Columns and rows.
 THUMBNAIL_SIDE, SHEET_WIDTH = 64, 200  # Pixels. Largest images of a thumbnail, and width of a sheet as a thumbnail.
 FRAME_NAME = re.compile(r"\d+_t([0-9.]+)\.png")
@@ -59,14 +60,15 @@ class Album:
         try:
             stat = path.stat()
             copy = self.folder / safe_name(shown.replace("/", "-"))
-            if not _is_copy(copy, stat) and not _is_copy(copy := copy.with_suffix(".jpg"), stat):
-                copy = self._copy(path, copy.with_suffix(".png"), stat, large)
+            if _is_copy(copy, stat) or _is_copy(copy := copy.with_suffix(".jpg"), stat):
+                with Image.open(copy) as image:
+                    width, height = image.size
+            else:
+                copy, width, height = self._copy(path, copy.with_suffix(".png"), stat, large)
             size = copy.stat().st_size
             if copy.name not in self.names and self.used + size > MOST_BYTES:
                 self.missing.append(f"{shown}: the page would become too large")
                 return None
-            with Image.open(copy) as image:
-                width, height = image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             if not isinstance(error, FileNotFoundError):
                 self.missing.append(f"{shown}: {error}")
@@ -85,19 +87,21 @@ class Album:
         pictures = (self.add(path, label, large) for path, label in zip(paths, labels, strict=True))
         return [picture for picture in pictures if picture is not None]
 
-    def _copy(self, path: Path, copy: Path, stat: os.stat_result, large: int) -> Path:
+    def _copy(self, path: Path, copy: Path, stat: os.stat_result, large: int) -> tuple[Path, int, int]:
+        """Return the file that was written, with its width and height."""
         content = path.read_bytes()
         _check_png(content)
         if len(content) > large:
             copy.unlink(missing_ok=True)
             copy = copy.with_suffix(".jpg")
-        with replacing(copy, flush=False) as temporary:
+        with Image.open(BytesIO(content)) as image, replacing(copy, flush=False) as temporary:
+            width, height = image.size
             if copy.suffix == ".png":
                 temporary.write_bytes(content)
             else:
-                _reduce(path, temporary, large)
+                width, height = _reduce(image, temporary, large)
         os.utime(copy, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
-        return copy
+        return copy, width, height
 
     def thumbnail(self) -> str | None:
         """Write the thumbnail of the run and return its name; None if the run has no pictures."""
@@ -175,15 +179,19 @@ def _check_png(content: bytes) -> None:
     raise ValueError("the file is cut short or damaged")
 
 
-def _reduce(path: Path, reduced: Path, large: int) -> None:
-    """Write a picture as JPEG, with the longest side that keeps the file small. WebP takes ten times as long."""
-    with Image.open(path) as image:
-        picture = image.convert("RGB" if image.mode not in ("L", "1") else "L")
+def _reduce(picture: Image.Image, path: Path, large: int) -> tuple[int, int]:
+    """Write a picture as JPEG, with the longest side that keeps the file small. Return its width and height.
+
+    WebP takes ten times as long.
+    """
+    if picture.mode not in ("L", "RGB"):
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
     for side in SMALLER:
         picture.thumbnail((side, side))
-        picture.save(reduced, format="JPEG", quality=80)
-        if reduced.stat().st_size <= large or max(picture.size) <= SMALLER[-1]:
-            return
+        picture.save(path, format="JPEG", quality=80)
+        if path.stat().st_size <= large or max(picture.size) <= SMALLER[-1]:
+            break
+    return picture.size
 
 
 def _tiled(paths: Sequence[Path]) -> Image.Image:

@@ -188,7 +188,8 @@ def read_columns(path: Path) -> Columns:
 
 def _cell(word: str) -> float | None:
     try:
-        return finite(float(word))
+        value = float(word)
+        return value if -1e300 < value < 1e300 else None
     except ValueError:
         pass
     try:

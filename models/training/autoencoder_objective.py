@@ -18,7 +18,7 @@ from models.progress import duration
 from models.randomness import StepRandomness, derive_seed
 from models.spaces.pixels import Pixels
 from models.training.latent_pictures import Codec, draw_latent_space
-from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, TestLoss, rows_to_show
+from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, Objective, TestLoss, rows_to_show
 
 SHOWN = 32
 UMAP_SECONDS = 60  # A UMAP takes up to this, mostly to compile. Shorter trainings have no UMAP.
@@ -29,11 +29,11 @@ COLLAPSE_SHARE = 0.5
 
 
 @dataclass
-class AutoencoderObjective:
-    """Objective of the autoencoder of `spec`. Images are uint8 on the device. umap: also draw a UMAP of latents.
-    picture_format: pictures are written in it, beside PNG.
+class AutoencoderObjective(Objective):
+    """Objective of the autoencoder of `spec`. Images are uint8 on the device.
 
-    latent_shape: (c, h, w) of the network. scale: enlargement of the images of sheets.
+    latent_shape: (c, h, w) of the network. umap: also draw a UMAP of latents. scale: enlargement of the images of
+    sheets. picture_format: pictures are written in it, beside PNG.
     """
 
     spec: AutoencoderSpec
@@ -47,12 +47,6 @@ class AutoencoderObjective:
     umap: bool = False
     scale: int | None = None
     picture_format: str = "png"
-
-    figures = ()
-    version = 1
-
-    def changes_since(self, version: int) -> list[str]:
-        return []
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ AGREE_SECONDS = 5.0
 class SharedClock:
     """Seconds of training so far. seconds: the same in all processes at every step.
 
-    One process counts its own time. Several agree on the longest time every few steps, and between two agreements all
-    count the time of a step since the agreement before. So a step need not wait for the slowest process's clock.
+    One process counts its own time. Several processes agree on the longest time every few steps. Until the next
+    agreement, each step counts the mean time of the steps before the last one, so no step waits for other processes.
     """
 
     def __init__(self) -> None:

@@ -56,7 +56,6 @@ class DenoisingObjective:
         return () if self.sample_test is None else self.sample_test.names(bool(self.spec.classes))
 
     def changes_since(self, version: int) -> list[str]:
-        """Return a log line for each change in the definition of the losses since `version`."""
         if version >= self.version:
             return []
         lines = ["the test loss now uses another frozen grid: the best test loss so far is discarded"]

@@ -1,4 +1,4 @@
-"""Memory of a GPU: a batch that does not fit is refused before the run folder is made, with a batch that does."""
+"""Memory of a GPU. A batch that does not fit is refused before the run folder is made, and one that fits is named."""
 
 import copy
 import gc

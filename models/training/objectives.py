@@ -16,7 +16,7 @@ EVALUATION_BATCH = 256
 
 @dataclass
 class KeptModels:
-    """The model of a specification with each network, made once: on a GPU it keeps its recorded graphs."""
+    """Models of one specification, by network. Each is built once, because it keeps its graphs recorded on a GPU."""
 
     spec: DenoiserSpec
     device: torch.device
@@ -61,7 +61,8 @@ class Objective(Protocol):
     def parts(self) -> Sequence[str]: ...
 
     @property
-    def figures(self) -> Sequence[str]: ...
+    def figures(self) -> Sequence[str]:
+        return ()
 
     @property
     def picture_format(self) -> str:
@@ -79,11 +80,11 @@ class Objective(Protocol):
     @property
     def version(self) -> int:
         """Version of the losses. Test losses of two versions are not compared."""
-        ...
+        return 1
 
     def changes_since(self, version: int) -> list[str]:
         """Return a log line for each change in the definition of the losses since `version`."""
-        ...
+        return []
 
     def evaluate(self, network: nn.Module) -> TestLoss:
         """Measure the network on the same images, times and noise at every call."""
@@ -111,7 +112,7 @@ def rows_in_turn(labels: Tensor, count: int) -> Tensor:
 
 
 def rows_to_show(labels: Tensor, count: int) -> Tensor:
-    """Return up to `count` rows of labels (N,) for a picture: the classes in turn, evenly spaced rows of one class."""
+    """Return up to `count` rows of labels (N,) for a picture: the classes in turn, evenly spaced if there is one."""
     if len(labels.unique()) > 1:
         return rows_in_turn(labels, count)
     return torch.linspace(0, len(labels) - 1, min(count, len(labels))).long()

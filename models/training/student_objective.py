@@ -21,7 +21,7 @@ from models.drawing.lettering import class_titles
 from models.generation import Sampling, choose_labels, generate
 from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
-from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, TestLoss
+from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, Objective, TestLoss
 from models.training.pairs import Teacher
 
 # Half-width of the quadratic part of the loss, for a root mean square error (Song and Dhariwal 2023, section 3.3).
@@ -44,7 +44,7 @@ def clean_between(noisy: Tensor, reached: Tensor, here: NoiseLevel, there: Noise
 
 
 @dataclass
-class StudentObjective:
+class StudentObjective(Objective):
     """Objective of the student of `spec`.
 
     train_seed: seed of the teacher's images that are trained on. eval_images: number of its images for each loss at an
@@ -62,12 +62,6 @@ class StudentObjective:
     columns: int | None = None
     scale: int | None = None
     picture_format: str = "png"
-
-    figures = ()
-    version = 1
-
-    def changes_since(self, version: int) -> list[str]:
-        return []
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def spell(option: str) -> str | None:
 
 
 def forget_flags() -> None:
-    """Clear the flags that `spell` knows from tasks which this process has run before."""
+    """Clear what `spell` knows of the flags of earlier tasks in this process."""
     _spellings.clear()
 
 

@@ -18,7 +18,7 @@ from scripts.cli.help import listed_names
 
 
 def check_name(option: str, value: Any, kind: Any) -> None:
-    """Raise UserError for a value that is none of the names which a flag takes. kind: type of the flag.
+    """Raise UserError if a flag takes one of several names and the value is another one. kind: type of the flag.
 
     Networks and spaces have been found already, since their options are flags.
     """

@@ -346,7 +346,7 @@ class AutoencoderFlags:
     run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
     report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=lambda: ReportSettings(eval_images=2048))
     umap: Annotated[bool, RESUMABLE] = True
-    """Also map the latents with UMAP at the end of the run, which takes up to a minute, if training took longer."""
+    """Also draw a UMAP of the latents at the end, which takes up to a minute; after a shorter training, none."""
     scale: Annotated[Scale, RESUMABLE] = None
 
 

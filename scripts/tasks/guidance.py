@@ -73,7 +73,7 @@ def _real_diversity(classifier: Classifier, images: ImageRows, labels: Tensor, c
 
 
 def _measure(classifier: Classifier, scale: float, column: Generated, real: float) -> dict[str, float]:
-    """Return one row of the table. real: the diversity of test images, by which the samples' is divided."""
+    """Return one row of the table. real: diversity of test images, the unit of the samples'."""
     output = classifier.extract(column.images)
     assert column.labels is not None
     recognised, count = int((output.predictions == column.labels).sum()), len(column.images)

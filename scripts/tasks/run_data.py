@@ -34,7 +34,7 @@ def identity_of(split: Split, read: bool = True) -> Identity:
 
 
 def split_hash(split: Split) -> str:
-    """Return the SHA-256 of a split's images and labels. For image files, it is of names and sizes."""
+    """Return the SHA-256 of a split's images and labels. For image files, it is that of their names and sizes."""
     return split.sha256 or sha256_of(split.in_memory(), split.labels)
 
 

@@ -45,7 +45,7 @@ def read_sample_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | N
         raise UserError(f"`samples` {path}: images are {given} (CxHxW), those of {dataset.name} {expected}")
     classes = len(dataset.class_names)
     if labels is not None and not (len(labels) == len(images) and labels.min() >= 0 and labels.max() < classes):
-        raise UserError(f"`samples` {path}: the labels are not one of {classes} classes per image")
+        raise UserError(f"`samples` {path}: needs one label per image, from 0 to {classes - 1}")
     return images, labels
 
 

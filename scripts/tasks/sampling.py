@@ -17,7 +17,7 @@ import torch
 
 from data.readers.layouts import shorten_names
 from models import devices
-from models.class_names import LISTED, numbered
+from models.class_names import listed, numbered
 from models.errors import UserError
 from models.generation import Sampling, default_sampler, named_labels
 from models.model import Model, load_model
@@ -152,8 +152,7 @@ def read_labels(words: Sequence[str] | None, model: Model) -> Chosen:
         return Chosen(None, [f"left out, since the model saw no training image of them: {lost}"] if lost else [])
     labels, notes = named_labels(model, words)
     distinct = [numbered(model.spec.class_names, label) for label in dict.fromkeys(labels)]
-    more = f", ... ({len(distinct)} in all)" if len(distinct) > LISTED else ""
-    return Chosen(labels, [*notes, f"classes: {', '.join(distinct[:LISTED])}{more}"])
+    return Chosen(labels, [*notes, f"classes: {listed(distinct)}"])
 
 
 def folder_in_run(path: Path, experiments_dir: str, out: str | None, kind: str) -> Path:

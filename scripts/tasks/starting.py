@@ -1,4 +1,4 @@
-"""The start of a training. What takes seconds begins in threads, before the main thread imports torch."""
+"""The start of a training: slow preparations begin in threads, before the main thread imports torch."""
 
 import functools
 import os

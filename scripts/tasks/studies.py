@@ -46,7 +46,13 @@ STUDIES: dict[str, Study | Tournament] = {
     ),
     "schedules": Study(
         "Does the noise schedule of a chain matter?",
-        grid={"noise_schedule": as_axis("noise_schedule", ["linear", "cosine", "quadratic", "sigmoid", "flow"])},
+        grid={
+            "noise_schedule": {
+                **as_axis("noise_schedule", ["linear", "cosine", "quadratic", "sigmoid"]),
+                # At the end of a flow there is only noise, from which the network cannot predict the noise.
+                "flow, v predicted": {"noise_schedule": "flow", "timesteps": 0, "times": "uniform", "prediction": "v"},
+            }
+        },
         **CLOTHES,
     ),
     "losses": Study(

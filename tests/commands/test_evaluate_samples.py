@@ -265,9 +265,9 @@ NPZ = {
     "beyond 255": (lambda path: save(path, grey(9, 8, 8, 1) + np.int64(200)), ("images are int64 from 290 to 290",)),
     "below 0": (lambda path: save(path, np.full((9, 8, 8, 1), -1)), ("images are int64 from -1 to -1",)),
     "truth values": (lambda path: save(path, grey(9, 8, 8, 1) > 3), ("images are bool; they must be uint8",)),
-    "label 10": (lambda path: save(path, grey(9, 8, 8, 1), np.full(9, 10)), ("not one of 10 classes per image",)),
-    "label -1": (lambda path: save(path, grey(9, 8, 8, 1), np.full(9, -1)), ("not one of 10 classes per image",)),
-    "fewer labels": (lambda path: save(path, grey(9, 8, 8, 1), np.zeros(8, int)), ("10 classes per image",)),
+    "label 10": (lambda path: save(path, grey(9, 8, 8, 1), np.full(9, 10)), ("one label per image, from 0 to 9",)),
+    "label -1": (lambda path: save(path, grey(9, 8, 8, 1), np.full(9, -1)), ("one label per image, from 0 to 9",)),
+    "fewer labels": (lambda path: save(path, grey(9, 8, 8, 1), np.zeros(8, int)), ("one label per image",)),
     "broken labels": (lambda path: save(path, grey(9, 8, 8, 1), np.zeros(9)), ("arr_1 must hold one whole number",)),
     "several arrays": (
         lambda path: np.savez(path, real=grey(9, 8, 8, 1), fake=grey(9, 8, 8, 1)),
