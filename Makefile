@@ -151,7 +151,7 @@ record: environment ## add a row to the records: DATASET=mnist MINUTES=10
 	@$(WITH_ARGS) scripts/sh/launch.sh record $(if $(DATASET),--dataset $(DATASET)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) "$${args[@]}"
 
-study: environment ## answer a question: NAME=losses; without NAME: list them
+study: environment ## answer a question: NAME=losses; alone: list them
 	@$(WITH_ARGS) $(if $(NAME),,FOREGROUND=1) scripts/sh/launch.sh study $(if $(NAME),--name "$$RAW_NAME") "$${args[@]}"
 
 pretrained: environment ## train and measure the models in models/pretrained

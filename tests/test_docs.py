@@ -13,7 +13,14 @@ from scripts.cli.flags import FLOW, LATENT, AutoencoderFlags
 from scripts.cli.recipes import RECIPES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "experiments/README.md", "experiments/records.md", "docs/reading.md", "docs/CHANGELOG.md"]
+DOCUMENTS = [
+    "README.md",
+    "experiments/README.md",
+    "experiments/records.md",
+    "docs/reading.md",
+    "docs/CHANGELOG.md",
+    "docs/studies.md",
+]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 TRAINING = {"train_ddpm": FLOW, "train_flow": FLOW, "train_latent": LATENT, "train_vae": AutoencoderFlags()}

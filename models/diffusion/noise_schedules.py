@@ -15,11 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.diffusion.chains import BETA_FIRST, BETA_LAST, BETAS, CHAIN_BETAS, REFERENCE_STEPS, chain_table, zero_last
 from models.errors import UserError
-
-MAX_BETA = 0.999
-REFERENCE_STEPS = 1000
-BETA_FIRST, BETA_LAST = 1e-4, 0.02
 
 
 @dataclass(frozen=True)
@@ -213,22 +210,7 @@ def _cosine_inverse(log_alpha: Tensor) -> Tensor:
     return angle * 2 / math.pi * (1 + COSINE_OFFSET) - COSINE_OFFSET
 
 
-def _linear_betas(position: Tensor) -> Tensor:
-    """Straight line from 1e-4 to 0.02 (Ho et al. 2020, section 4); position in [0, 1]."""
-    return BETA_FIRST + position * (BETA_LAST - BETA_FIRST)
-
-
-def _quadratic_betas(position: Tensor) -> Tensor:
-    """Square of a straight line from sqrt(1e-4) to sqrt(0.02)."""
-    return (BETA_FIRST**0.5 + position * (BETA_LAST**0.5 - BETA_FIRST**0.5)) ** 2
-
-
-def _sigmoid_betas(position: Tensor) -> Tensor:
-    """Logistic function of [-6, 6], scaled to values between 1e-4 and 0.02."""
-    return BETA_FIRST + torch.sigmoid(12 * position - 6) * (BETA_LAST - BETA_FIRST)
-
-
-# log alpha(t) = -1/2 * 1000 * integral of beta from 0 to t, in closed form for each of the betas above.
+# log alpha(t) = -1/2 * 1000 * integral of beta from 0 to t, in closed form for each row of BETAS.
 def _linear_log_alpha(t: Tensor) -> Tensor:
     """Song et al. 2021 eq. 29 with beta from 0.1 to 20."""
     return -0.5 * REFERENCE_STEPS * (BETA_FIRST * t + (BETA_LAST - BETA_FIRST) * t**2 / 2)
@@ -253,53 +235,6 @@ def _sigmoid_log_alpha(t: Tensor) -> Tensor:
     softplus = torch.nn.functional.softplus
     area = (softplus(12 * t - 6) - softplus(torch.full_like(t, -6.0))) / 12
     return -0.5 * REFERENCE_STEPS * (BETA_FIRST * t + (BETA_LAST - BETA_FIRST) * area)
-
-
-BetaCurve = Callable[[Tensor], Tensor]
-BETAS: dict[str, BetaCurve] = {"linear": _linear_betas, "quadratic": _quadratic_betas, "sigmoid": _sigmoid_betas}
-
-
-def _published_betas(curve: BetaCurve, steps: int) -> Tensor:
-    """Spread the published betas over T steps, whatever T is. A chain that is shorter than 1000 keeps some signal."""
-    return curve(torch.linspace(0, 1, steps, dtype=torch.float64))
-
-
-def _rescaled_betas(curve: BetaCurve, steps: int) -> Tensor:
-    """Sample the published chain of 1000 steps in steps of 1/T. All lengths end at the same noise.
-
-    A beta above MAX_BETA is clipped (all chains of one step, a few of two). Then alpha ends at up to 0.03.
-    """
-    log_alpha_bar = torch.log1p(-_published_betas(curve, REFERENCE_STEPS)).cumsum(0)
-    reference = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar])
-    position = torch.arange(steps + 1, dtype=torch.float64) / steps * REFERENCE_STEPS
-    left = position.floor().long().clamp(max=REFERENCE_STEPS - 1)
-    return _betas_of(reference[left] + (position - left) * (reference[left + 1] - reference[left]))
-
-
-CHAIN_BETAS: dict[str, Callable[[BetaCurve, int], Tensor]] = {
-    "rescaled": _rescaled_betas,
-    "published": _published_betas,
-}
-
-
-def _betas_of(log_alpha_bar: Tensor) -> Tensor:
-    return (1 - log_alpha_bar.diff().exp()).clamp(max=MAX_BETA)
-
-
-def _chain_table(name: str, curve: Curve, steps: int, chain_betas: str) -> Tensor:
-    """Return alpha at k = 1..T, before zero terminal SNR. The cosine schedule is defined for every T."""
-    if name in BETAS:
-        betas = CHAIN_BETAS[chain_betas](BETAS[name], steps)
-    else:
-        betas = _betas_of(2 * curve.log_alpha(torch.arange(steps + 1, dtype=torch.float64) / steps))
-    return (0.5 * torch.log1p(-betas).cumsum(0)).exp()
-
-
-def _zero_last(table: Tensor) -> Tensor:
-    """Shift and scale alpha so that the last value is 0 and the first is unchanged (Lin et al. 2024, algorithm 1)."""
-    if len(table) == 1:
-        return torch.zeros_like(table)
-    return (table - table[-1]) * table[0] / (table[0] - table[-1])
 
 
 def build_noise_schedule(
@@ -334,8 +269,8 @@ def build_noise_schedule(
         return Flow()
     if steps is None:
         return Continuous(curve, zero_terminal_snr)
-    table = _chain_table(name, curve, steps, chain_betas)
-    return Chain(_zero_last(table) if zero_terminal_snr else table)
+    table = chain_table(name, curve.log_alpha, steps, chain_betas)
+    return Chain(zero_last(table) if zero_terminal_snr else table)
 
 
 # Curves of the variance-preserving schedules. None stands for the class `Flow`.

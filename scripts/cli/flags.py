@@ -40,7 +40,7 @@ def one_of(names: Iterable[str]) -> Any:
 
 SAMPLERS_MODULE = "models.diffusion.samplers"
 ScheduleName = Annotated[str, one_of(names_in("models.diffusion.noise_schedules", "NOISE_SCHEDULES"))]
-BetasName = Annotated[str, one_of(names_in("models.diffusion.noise_schedules", "CHAIN_BETAS"))]
+BetasName = Annotated[str, one_of(names_in("models.diffusion.chains", "CHAIN_BETAS"))]
 SamplerName = Annotated[str, one_of(names_in(SAMPLERS_MODULE, "SAMPLERS"))]
 PredictionName = Annotated[str, one_of(names_in("models.diffusion.predictions", "PREDICTIONS"))]
 DensityName = Annotated[str, one_of(names_in("models.diffusion.times", "DENSITIES"))]

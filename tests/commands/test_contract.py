@@ -19,9 +19,10 @@ from torch import Tensor
 
 from data.digits import Digits
 from data.images import ImageData, Split
+from models.diffusion.chains import BETAS, CHAIN_BETAS
 from models.diffusion.losses import DISTANCES, WEIGHTINGS
 from models.diffusion.noise import COUPLINGS, INITIAL_NOISES
-from models.diffusion.noise_schedules import BETAS, CHAIN_BETAS, NOISE_SCHEDULES, build_noise_schedule
+from models.diffusion.noise_schedules import NOISE_SCHEDULES, build_noise_schedule
 from models.diffusion.predictions import PREDICTIONS
 from models.diffusion.samplers import SAMPLERS
 from models.diffusion.times import DENSITIES, GRIDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,16 +27,20 @@ from scripts.tasks.study_results import collect, table_of, write_results
 from tests.commands.tasks import REPOSITORY, run_here
 
 READY = {name: study for name, study in STUDIES.items() if isinstance(study, Study)}
-MINE: dict[str, Any] = {
-    "question": "Does a larger batch help?",
-    "recipe": "demo_digits",
-    "images": 128,
-    "seeds": [0, 1],
-    "settings": {"network.width": 8, "network.blocks": 1, "sampling.sampler": "heun", "sampling.steps": 1},
-    "grid": {"batch_size": [32, 64]},
-    "num_images": 24,
-    "extractors": ["convnet"],
-}
+# The example of the README, made small.
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+MINE: dict[str, Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])
+MINE |= {"images": 128, "num_images": 24}
+MINE["settings"] |= {"network.width": 8, "sampling.steps": 1}
+MINE["grid"] = {"batch_size": [32, 64]}
+
+
+def test_the_example_of_the_readme_is_a_study(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])
+    study = read_study(path)
+    study.check()
+    assert [training.steps() for training in study.trainings()] == [469] * 4 and study.seeds == (0, 1)
 
 
 def write(path: Path, **changes: Any) -> Path:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.diffusion.noise_schedules import MAX_BETA, NOISE_SCHEDULES, Chain, NoiseSchedule, build_noise_schedule
+from models.diffusion.chains import MAX_BETA
+from models.diffusion.noise_schedules import NOISE_SCHEDULES, Chain, NoiseSchedule, build_noise_schedule
 from models.diffusion.times import build_grid
 from models.errors import UserError
 from tests.exact import betas_of, pixel_gaussian
