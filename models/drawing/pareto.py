@@ -72,7 +72,7 @@ def undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return for each point whether no other one is at most as large in both, and smaller in one of them."""
     no_worse = (costs[:, None] <= costs) & (values[:, None] <= values)  # (N, N): point of the row, of the column
     better = (costs[:, None] < costs) | (values[:, None] < values)
-    return ~(no_worse & better).any(0)
+    return np.logical_not(np.any(no_worse & better, axis=0))
 
 
 def _draw_panel(axes: Axes, points: Sequence[ParetoPoint], cost: str, looks: dict[str, dict[str, Any]]) -> None:

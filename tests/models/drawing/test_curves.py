@@ -270,13 +270,13 @@ def test_a_pareto_picture_shows_every_point_and_pales_the_dominated(tmp_path: Pa
     panels, legend = drawn[0].axes, drawn[0].legends[0]
     assert [axes.get_title() for axes in panels] == ["plain", "plain", "guided", "guided"]
     for axes, share in zip(panels, (1, 0.01, 1, 0.01), strict=True):
-        points = {
-            bar.lines[0].get_marker(): bar.lines[0] for bar in axes.containers if isinstance(bar, ErrorbarContainer)
-        }
-        shown = [(line.get_xdata()[0], line.get_ydata()[0]) for line in points.values()]  # type: ignore[index]
+        bars = [bar for bar in axes.containers if isinstance(bar, ErrorbarContainer)]
+        points: dict[str, Any] = {str(bar.lines[0].get_marker()): bar.lines[0] for bar in bars}
+        shown = [(line.get_xdata()[0], line.get_ydata()[0]) for line in points.values()]
         assert np.allclose(shown, [(n * share, value / 2) for n, value in costs.values()])
         assert {marker for marker, line in points.items() if line.get_alpha() == 1} == {"s", "*"}
         assert axes.get_xscale() == axes.get_yscale() == "log"
     drawn[0].draw_without_rendering()
-    assert not any(legend.get_window_extent().overlaps(axes.get_tightbbox()) for axes in panels)
+    boxes = [axes.get_tightbbox() for axes in panels]
+    assert not any(box is None or legend.get_window_extent().overlaps(box) for box in boxes)
     assert [text.get_text() for text in legend.get_texts()] == [*costs, "real images"]
