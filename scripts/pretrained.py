@@ -14,7 +14,8 @@ from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import quick_imports, run_command
 
-DESCRIPTION = """Train the models of models/pretrained and write their cards. Prints the folder.
+DESCRIPTION = """Train the models of models/pretrained, write their cards, and make their pages and the pictures of
+README and tour again. Prints the folder.
 
 Flags after -- are for each training, as in: -- --max_steps 100"""
 

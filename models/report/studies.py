@@ -1,7 +1,7 @@
 """Contents of a study's folder, for its page. A missing or damaged file leaves a note, and never an exception."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class StudyPage:
     question: str = ""
     trainings: int = 0
     done: int = 0
-    measures: list[Mapping[str, Any]] = field(default_factory=list)
+    measures: Sequence[Mapping[str, Any]] = field(default_factory=list)
     tables: list[tuple[str, str]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     runs: list[Mapping[str, Any]] = field(default_factory=list)
@@ -72,7 +72,7 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
     values = [f"{value:.4g}" for value in cell["values"] if value is not None]
     compared = cell["compared"]
     interval = compared and f"{compared['value']:.3g} [{compared['low']:.3g}, {compared['high']:.3g}]"
-    mean = "failed" if cell["mean"] is None else f"{cell['mean']:.4g}"
+    mean = "none" if cell["mean"] is None else f"{cell['mean']:.4g}"
     return {"cell": str(cell["cell"]), "mean": mean, "values": ", ".join(values), "compared": interval or "",
             "differs": bool(cell["differs"])}  # fmt: skip
 

@@ -23,6 +23,7 @@ from scripts.cli.terminal import tell
 from scripts.tasks.evaluate_compare import REPORT
 from scripts.tasks.running import run_task
 from scripts.tasks.shipping_card import Made, RecordRow, Way, card, commands_of, index, training_command
+from scripts.tasks.shipping_pictures import draw_pictures
 
 if TYPE_CHECKING:
     from scripts.pretrained import PretrainedFlags
@@ -131,6 +132,7 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
         errors = _draw(folder, results, model, pictured, flags)
         write_text(folder / "README.md", card(f"{SHIPPED_PREFIX}{name}", model, made, rows, errors, pictured))
     write_text(PRETRAINED / "README.md", index((PRETRAINED / "README.md").read_text(encoding="utf-8"), MODELS))
+    draw_pictures([name for name in chosen if MODELS[name].task != "train_vae"], flags.experiments_dir)
     print(PRETRAINED)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,8 +97,8 @@ def collect(study: Study, folder: Path) -> list[Measure]:
     return [Measure(name, rows[name], kind_of(name) == "fd", floors.get(name)) for name in order]
 
 
-def table_of(study: Study, measures: Sequence[Measure]) -> str:
-    """Return the tables of all measures, and what they can and cannot show."""
+def table_of(study: Study, measures: Sequence[Measure], failures: Mapping[str, str]) -> str:
+    """Return the tables of all measures, what they can and cannot show, and the trainings that failed."""
     cells, seeds = len(study.cells), len(study.seeds)
     head = f"{study.question}\n{_describe(study)}"
     parts = [head, *(_measure_table(study, measure) for measure in measures)]
@@ -111,6 +111,9 @@ def table_of(study: Study, measures: Sequence[Measure]) -> str:
         )
     elif seeds == 1:
         parts.append("One seed: differences have no intervals.")
+    names = {training.key: training.name for training in study.trainings()}
+    if failures:
+        parts.append("\n".join(f"failed: {names[key]}: {reason}" for key, reason in failures.items()))
     return "\n\n".join(parts)
 
 
@@ -126,7 +129,7 @@ def _measure_table(study: Study, measure: Measure) -> str:
         spread = f"± {values.std(ddof=1):.3g}" if len(values) > 1 else ""
         difference = comparison.differences[index]
         if not len(values):
-            cells = ("failed", "", "")
+            cells = ("none", "", "")
         elif index == comparison.reference:
             cells = (f"{measure.means[index]:.4g}", spread, "reference")
         else:
@@ -155,13 +158,13 @@ def _shown(measure: Measure, difference: Any) -> str:
     return f"{value:{form}}{interval}{' *' * difference.called}"
 
 
-def write_results(name: str, study: Study, folder: Path, failures: dict[str, str]) -> str:
+def write_results(name: str, study: Study, folder: Path, failures: Mapping[str, str]) -> str:
     """Write the table, study.json, the plot and the sheet of a study, and return the table.
 
     failures: reason of each training that has failed, by its key.
     """
     measures = collect(study, folder)
-    table = table_of(study, measures)
+    table = table_of(study, measures, failures)
     write_text(folder / TABLE, f"{table}\n")
     write_text(folder / RESULTS, json.dumps(_content(name, study, folder, measures, failures), indent=2) + "\n")
     if measures:
@@ -172,7 +175,7 @@ def write_results(name: str, study: Study, folder: Path, failures: dict[str, str
 
 
 def _content(
-    name: str, study: Study, folder: Path, measures: Sequence[Measure], failures: dict[str, str]
+    name: str, study: Study, folder: Path, measures: Sequence[Measure], failures: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return study.json: the study, its cells with their runs, and the measures with their comparisons."""
     trainings = []

@@ -44,8 +44,12 @@ def run_study(name: str, study: Study, flags: StudyFlags) -> Path:
     write_text(definition, yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100))
     places = Places(folder, flags.experiments_dir, flags.data_root, flags.device)
     with ending(run):
-        failures = _run(study, places, run, flags)
-        tell(f"\n{write_results(name, study, folder, failures)}\n")
+        failures: dict[str, str] = {}
+        try:
+            _run(study, places, run, flags, failures)
+        finally:
+            table = write_results(name, study, folder, failures)
+        tell(f"\n{table}\n")
         _refuse_failed(study, failures)
     return folder
 
@@ -78,14 +82,13 @@ def _places_of(study: Study) -> set[tuple[str, str]]:
     return {(training.key, cell.evaluation) for training, cells in study.trainings().items() for cell in cells}
 
 
-def _run(study: Study, places: Places, run: Run, flags: StudyFlags) -> dict[str, str]:
-    """Run the trainings that are not done, and return the reason of each failure by the training's key."""
+def _run(study: Study, places: Places, run: Run, flags: StudyFlags, failures: dict[str, str]) -> None:
+    """Run the trainings that are not done, and add the reason of each failure by the training's key."""
     trainings = study.trainings()
     waiting = {row: cells for row, cells in trainings.items() if not is_done(row, cells, places.folder)}
     before, total = len(trainings) - len(waiting), len(trainings)
     gpus = _gpus(flags.device)
     jobs = flags.jobs or max(1, len(gpus))
-    failures: dict[str, str] = {}
     started, ended = time.monotonic(), 0
     notes = [f"{len(study.cells)} cells, {total} trainings"]
     notes += [f"{before} done before"] if before else []
@@ -104,7 +107,6 @@ def _run(study: Study, places: Places, run: Run, flags: StudyFlags) -> dict[str,
 
     run.update(step=before, progress=before / total)
     run_trainings(waiting, places, jobs, gpus, after)
-    return failures
 
 
 def _gpus(device: str) -> list[str]:

@@ -14,8 +14,8 @@ import models
 from models.places import PRETRAINED
 from models.runs import checkpoints, lookup
 from models.runs.lookup import find_shipped, read_config
-from scripts.tasks import shipping, shipping_card
-from tests.commands.tasks import TINY, Ended, run_here
+from scripts.tasks import shipping, shipping_card, shipping_pictures
+from tests.commands.tasks import REPOSITORY, TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
 
 SMALL = ("--max_steps", "4", "--network.width", "8", "--network.blocks", "1", "--warmup_steps", "1", "--no-tensorboard")
@@ -40,6 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patched(patch, folder)
         patch.setattr(shipping, "ROWS", (("heun", 2, 1.5),))
+        patch.setattr(shipping, "draw_pictures", lambda models, folder: None)
         student = shipping.MODELS["mnist-1"]._replace(
             words="--run pretrained/digits --guidance_scale 1.5", data="digits"
         )
@@ -87,6 +88,29 @@ def test_cards_of_the_shipped_models(folder: Path) -> None:
     check_card(folder)
     assert folder.name in shipping.MODELS and f"({folder.name}/README.md)" in (PRETRAINED / "README.md").read_text()
     assert checkpoints.resolve_checkpoint(folder).stat().st_size < 3e6
+
+
+def test_every_picture_of_readme_and_tour_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every picture in docs/images is drawn by its own command, from the model that the command names."""
+    ran: list[tuple[object, ...]] = []
+
+    def run_task(task: str, *words: object) -> Path:
+        folder = tmp_path / f"{len(ran)}"
+        folder.mkdir()
+        ran.append((task, *words))
+        for name in (*shipping_pictures.RESULTS.values(), "animation.webp"):
+            (folder / name).write_text(f"{name} of {task} {words[:2]}")
+        return folder
+
+    monkeypatch.setattr(shipping_pictures, "run_task", run_task)
+    monkeypatch.setattr(shipping_pictures, "IMAGES", tmp_path)
+    drawn = REPOSITORY / "docs" / "images"
+    shipping_pictures.draw_pictures(["digits"], "runs")
+    assert not (tmp_path / "reverse.webp").exists() and ran[-1][:3] == ("export", "--run", "pretrained/digits")
+    shipping_pictures.draw_pictures(["mnist"], "runs")
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {path.name for path in drawn.iterdir()}
+    assert (tmp_path / "tour_reverse.png").read_text().startswith("denoising_strip.png of generate")
+    assert (tmp_path / "tour_inpaint.png").read_text().startswith("inpainting.png of inpaint")
 
 
 def test_what_pretrained_makes(made: Path) -> None:

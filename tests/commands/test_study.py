@@ -158,8 +158,9 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(tmp_path: Pa
     assert fd.means[:2] == pytest.approx([math.sqrt(8), 2 * math.sqrt(8)])
     assert fd.comparison.differences[1].value == pytest.approx(math.log(2))  # pyright: ignore[reportOptionalMemberAccess]
     assert recognised.comparison.differences[1].value == pytest.approx(20)  # pyright: ignore[reportOptionalMemberAccess]
-    table = write_results("mine", study, tmp_path, {"key": "it burnt"})
+    table = write_results("mine", study, tmp_path, {list(study.trainings())[-1].key: "it burnt"})
     assert "2.000" in table and "+20.00" in table and "reference" in table
+    assert "failed: lr 0.3, seed 1: it burnt" in table
     content = json.loads((tmp_path / "study.json").read_text())
     assert [row["run"] is None for row in content["trainings"]] == [False] * 5 + [True]
     row = content["measures"][0]["rows"][1]
@@ -170,7 +171,7 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(tmp_path: Pa
 def test_one_seed_has_values_but_no_intervals(tmp_path: Path) -> None:
     study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2])}, seeds=(7,))
     made(study, tmp_path, np.array([[4.0], [9.0]]), np.array([[0.5], [0.6]]))
-    table = table_of(study, collect(study, tmp_path))
+    table = table_of(study, collect(study, tmp_path), {})
     assert "2.25" in table and "One seed" in table and "[" not in table.split("95 %]")[-1]
 
 
@@ -242,7 +243,7 @@ def test_a_cell_that_fails_for_every_seed_is_named_and_the_others_are_kept(tmp_p
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: cell label_drop 0.0 failed for every seed: ") and "label_drop" in last.split(":")[-1]
     table = (tmp_path / "studies" / "mine" / "table.txt").read_text()
-    assert "failed" in table and "label_drop 0.1" in table
+    assert "failed: label_drop 0.0, seed 0: " in table and "label_drop 0.1" in table
     other = study_process(write(tmp_path / "mine.yaml", grid={"batch_size": [32]}), tmp_path)
     _, err = other.communicate()
     assert other.returncode == 2 and "another study of this name" in err and len(err.strip().splitlines()) == 1
