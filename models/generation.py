@@ -89,13 +89,8 @@ class Sampling:
         if self.guidance_scale == 1:
             raise UserError("`autoguidance`: it does nothing at `guidance_scale` 1", "give a larger `guidance_scale`")
         spec, weak = model.spec.facts(), self.weak.spec.facts()
-        for shared, words in (
-            (("space", "classes"), "images or classes"),
-            (
-                ("noise_schedule", "timesteps", "zero_terminal_snr", "chain_betas", "initial_noise"),
-                "noise or noise schedule",
-            ),
-        ):
+        noise = "noise_schedule", "timesteps", "zero_terminal_snr", "chain_betas", "initial_noise"
+        for shared, words in ((("space", "classes"), "images or classes"), (noise, "noise or noise schedule")):
             if any(spec[name] != weak[name] for name in shared):
                 raise UserError(f"`autoguidance` {self.weak.name}: trained with other {words} than {model.name}")
 

@@ -44,8 +44,9 @@ from models.runs.run import Run
 from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import run_command
 from scripts.cli.flags import TrainFlags, usual_workers
-from scripts.tasks.denoising import assemble, build_spec, fit_space, settings_to_measure
+from scripts.tasks.denoising import assemble, build_spec, fit_space
 from scripts.tasks.gpu_table import BATCHES, gpu_table
+from scripts.tasks.measuring import settings_to_measure
 from scripts.tasks.peers import PILDataset
 from scripts.tasks.sampling import make_folder
 from scripts.tasks.start_table import start_table

@@ -39,7 +39,9 @@ from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import run_command
 from scripts.cli.flags import SampleTestFlags
 from scripts.cli.terminal import tell
-from scripts.tasks.denoising import build_sample_test, build_spec, fit_space, settings_to_measure
+from scripts.tasks.denoising import build_spec, fit_space
+from scripts.tasks.extractors import build_sample_test
+from scripts.tasks.measuring import settings_to_measure
 from scripts.tasks.peers import EXAMPLE_LR, PEERS, Match, Ours
 from scripts.tasks.training import load_data
 

@@ -40,10 +40,11 @@ from scripts.cli.flags import DatasetName, ModelFlags, SamplerFlags, SamplerName
 from scripts.cli.recipes import RECIPES
 from scripts.cli.student_flags import TeacherFlags
 from scripts.cli.terminal import tell
-from scripts.tasks.denoising import build_spec, fit_space, settings_to_measure
+from scripts.tasks.denoising import build_spec, fit_space
 from scripts.tasks.distilling import check_map
 from scripts.tasks.evaluate_compare import REPORT
 from scripts.tasks.extractors import CLASSIFIERS_CACHE
+from scripts.tasks.measuring import settings_to_measure
 from scripts.tasks.record_table import EMPTY_TABLE, Spent, Trained, add_rows, refuse_copies, row, table_of
 from scripts.tasks.run_data import identity_of
 from scripts.tasks.sampling import make_folder, open_sampling

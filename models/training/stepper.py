@@ -70,7 +70,7 @@ class Stepper:
         self.ema_plan: dict[str, Tensor] = {}
         computations = (self._compute, self._update) if settings.accumulate > 1 else (self._compute_and_update,)
         self.recorders = [Recorder(work, self.randomness.generators, obstacle, tell) for work in computations]
-        self.averaging = Recorder(self._average, {}, obstacle, tell)
+        self.averaging = Recorder(lambda: self.ema.update(network, self.ema_plan["weight"]), {}, obstacle, tell)
 
     def take(self, step: int, progress: float) -> None:
         """Take an optimizer step on the global batch. This process computes its share, in `accumulate` parts."""
@@ -126,6 +126,3 @@ class Stepper:
         """Update the EMA. elapsed: share of the run since the last update."""
         self.ema_plan = self.ema_buffer.send(self.ema.plan(elapsed))
         self.averaging()
-
-    def _average(self) -> None:
-        self.ema.update(self.network, self.ema_plan["weight"])

@@ -1,6 +1,6 @@
 """Code shared by `train_ddpm`, `train_flow` and `train_latent`: build a denoising objective from the flags."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,8 @@ from models.diffusion.noise_schedules import NoiseSchedule
 from models.diffusion.times import TimeDensity
 from models.drawing.sheets import check_sample_sheet
 from models.errors import UserError
-from models.evaluation.distances import gaussian
-from models.evaluation.features import cached_features
 from models.evaluation.measures import covariance_warnings
-from models.evaluation.sample_test import DISTANCE, SampleTest
+from models.evaluation.sample_test import DISTANCE
 from models.generation import Sampling, default_steps
 from models.model import DenoiserSpec
 from models.randomness import derive_seed
@@ -28,20 +26,18 @@ from models.runs.lookup import DENOISING
 from models.spaces import Fitted, Space, Surroundings
 from models.training.denoising_objective import DenoisingObjective
 from models.variants import SPACES
-from scripts.cli.arguments import read_ahead, to_config
-from scripts.cli.flags import FLOW, TrainFlags
-from scripts.cli.settings import Request, read_training
+from scripts.cli.arguments import to_config
+from scripts.cli.flags import TrainFlags
+from scripts.cli.settings import Request
 from scripts.tasks import run_data
-from scripts.tasks.extractors import FEATURES_CACHE, classifier_of
+from scripts.tasks.extractors import build_sample_test
 from scripts.tasks.run_data import data_facts, identity_of
 from scripts.tasks.training import (
     Prepared,
-    check_batch,
     describe_run_line,
     few,
     initialise,
     load_data,
-    resolve_flags,
     run_training,
     spaced_rows,
     spelled,
@@ -56,20 +52,6 @@ BEST_BY = {"loss": "test_loss", "distance": DISTANCE}  # Column of metrics.csv f
 def train_denoiser(request: Request[TrainFlags]) -> None:
     """Train a denoiser and print the run folder. Raises UserError before it writes to the run folder."""
     run_training(request, prepare_denoiser)
-
-
-def settings_to_measure(words: Sequence[str]) -> TrainFlags:
-    """Return the complete flags of a new `train_flow` run with these arguments. Raises UserError as the run would."""
-    refusal = UserError("--resume and --init_from continue an earlier run, which cannot be measured; leave them out")
-    if {"resume", "init_from"} & read_ahead(words).keys():
-        raise refusal
-    request = read_training(words, "train_flow", FLOW, "")
-    if request.flags.run.init_from is not None:  # from a --config file
-        raise refusal
-    request = request.on(devices.pick_device(request.flags.run.device).type)
-    settings = complete(resolve_flags(request.flags))
-    check_batch(settings)
-    return settings
 
 
 def complete(flags: TrainFlags) -> TrainFlags:
@@ -233,18 +215,3 @@ def build_objective(
         scale=sheets.scale,
         seed=flags.run.seed,
     )
-
-
-def build_sample_test(flags: TrainFlags, dataset: ImageData) -> SampleTest:
-    """Build the sample test. It uses the data set's classifier, which is trained if missing. Raises UserError."""
-    if not dataset.class_names:
-        raise UserError(
-            f"`eval_samples` {flags.sample_test.eval_samples}: {dataset.name} has no classes to train a classifier on"
-        )
-    experiments = Path(flags.run.experiments_dir)
-    device = torch.device(flags.run.device)
-    extractor = classifier_of(dataset, experiments, device)
-    key = identity_of(dataset.train).key
-    train = cached_features(extractor, dataset.train.images, key, experiments / FEATURES_CACHE)
-    features = train.on(devices.measuring_device(device)).features
-    return SampleTest(extractor, gaussian(features), flags.sample_test.eval_samples)

@@ -6,13 +6,17 @@ from pathlib import Path
 import torch
 
 from data import ImageData, Split
+from models import devices
 from models.errors import UserError
 from models.evaluation.classifier import Classifier, ClassifierSettings, find_or_train, load_classifier
+from models.evaluation.distances import gaussian
 from models.evaluation.feature_networks import NETWORKS
-from models.evaluation.features import Extractor
+from models.evaluation.features import Extractor, cached_features
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.inception import Inception
+from models.evaluation.sample_test import SampleTest
 from models.spaces import Identity
+from scripts.cli.flags import TrainFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.run_data import identity_of
 
@@ -80,3 +84,18 @@ def _load_for(dataset: ImageData, path: Path, device: torch.device) -> Classifie
         images = f"{classifier.facts.get('dataset')}, whose images differ from those of {dataset.name}"
         raise UserError(f"`extractors` {path}: trained on {images}")
     return classifier
+
+
+def build_sample_test(flags: TrainFlags, dataset: ImageData) -> SampleTest:
+    """Build the sample test. It uses the data set's classifier, which is trained if missing. Raises UserError."""
+    if not dataset.class_names:
+        raise UserError(
+            f"`eval_samples` {flags.sample_test.eval_samples}: {dataset.name} has no classes to train a classifier on"
+        )
+    experiments = Path(flags.run.experiments_dir)
+    device = torch.device(flags.run.device)
+    extractor = classifier_of(dataset, experiments, device)
+    key = identity_of(dataset.train).key
+    train = cached_features(extractor, dataset.train.images, key, experiments / FEATURES_CACHE)
+    features = train.on(devices.measuring_device(device)).features
+    return SampleTest(extractor, gaussian(features), flags.sample_test.eval_samples)

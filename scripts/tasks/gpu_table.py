@@ -13,7 +13,8 @@ from data import ImageData
 from models import devices
 from models.runs.run import Run
 from scripts.cli.flags import TrainFlags
-from scripts.tasks.denoising import assemble, settings_to_measure
+from scripts.tasks.denoising import assemble
+from scripts.tasks.measuring import settings_to_measure
 
 BATCHES = (128, 512, 2048)
 WARM_STEPS = 8  # Steps before the time is taken: kernels are chosen, and the step is recorded.

@@ -15,7 +15,7 @@ from models.evaluation.sample_test import RECOGNISED
 from scripts import bench_peers
 from scripts.bench import PILDataset
 from scripts.bench_peers import NEEDED, PEERS, Results, Trial, Turn, read_peer_flags
-from scripts.tasks.denoising import build_sample_test
+from scripts.tasks.extractors import build_sample_test
 from tests.commands.tasks import run_child, run_here
 
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]

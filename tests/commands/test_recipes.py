@@ -18,7 +18,7 @@ from scripts.cli.flags import FLOW
 from scripts.cli.recipes import RECIPES, find_recipe
 from scripts.cli.settings import read_training
 from scripts.recipes import recipes_table
-from scripts.tasks.denoising import settings_to_measure
+from scripts.tasks.measuring import settings_to_measure
 from scripts.tasks.training import run_training
 from tests.commands.tasks import REPOSITORY, run_here, status_of, use_tiny_data
 
