@@ -233,7 +233,7 @@ def train_seed(plan: Plan, seed: int) -> Trained:
     flags = plan.flags
     tell(f"seed {seed} of {', '.join(map(str, flags.seeds))}: training for {flags.minutes:g} minutes")
     commit, started = git_commit(), time.monotonic()
-    run = run_task("train_flow", plan.training(seed))
+    run = run_process("train_flow", plan.training(seed))
     seconds, spent, reports = time.monotonic() - started, [], []
     for scale in flags.scales:
         measured, taken = run, Spent.of(run)
@@ -242,16 +242,16 @@ def train_seed(plan: Plan, seed: int) -> Trained:
             if left <= 0:
                 reason = f"the teacher's process took {seconds / 60:.2f} of {flags.minutes:g} minutes"
                 raise UserError(f"`student` {flags.student:g}: {reason}", "use more `minutes`")
-            measured = run_task("distill", plan.distillation(run, seed, scale, left))
+            measured = run_process("distill", plan.distillation(run, seed, scale, left))
             own = Spent.of(measured)
             taken = Spent(seconds + own.seconds, taken.images + own.images, own.parameters)
-        folder = run_task("evaluate", plan.evaluation(measured, seed, scale))
+        folder = run_process("evaluate", plan.evaluation(measured, seed, scale))
         spent.append(taken)
         reports.append(json.loads((folder / REPORT).read_text(encoding="utf-8")))
     return Trained(commit, spent, reports)
 
 
-def run_task(task: str, words: Sequence[str]) -> Path:
+def run_process(task: str, words: Sequence[str]) -> Path:
     """Run a task in its own process and return the path that it prints. If the task fails, exit with its exit code."""
     with Interrupts(at_once=True), TemporaryDirectory() as compiled:
         # In its own process group it gets Ctrl-C only once, from this process. Two would end it without a checkpoint.

@@ -33,7 +33,7 @@ OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-class Shown(NamedTuple):
+class PageModel(NamedTuple):
     """A model of a page. run: name of its run, or of its file outside of runs. sampling: what is set at first."""
 
     model: Model
@@ -41,7 +41,7 @@ class Shown(NamedTuple):
     sampling: Sampling
 
 
-def build_page(shown: Shown, teacher: Shown | None = None) -> str:
+def build_page(shown: PageModel, teacher: PageModel | None = None) -> str:
     """Return the HTML of a page. teacher: of a student, to be compared with it; a model of the same space and classes.
 
     Raises UserError if a network cannot be traced, has an operation that the page lacks, or weights above 65,504.
@@ -98,7 +98,7 @@ def _word(label: int, names: Sequence[str]) -> str:
     return shlex.quote(names[label]) if str(label) in names else str(label)
 
 
-def _network_facts(shown: Shown, graph: Graph, role: str) -> dict[str, Any]:
+def _network_facts(shown: PageModel, graph: Graph, role: str) -> dict[str, Any]:
     """Return what a page must know of one network. role: its name beside the other one."""
     (model, run, sampling), spec = shown, shown.model.spec
     guided = spec.classes > 0 and spec.label_drop > 0 and spec.student is None

@@ -15,7 +15,7 @@ import torch
 from models.errors import UserError
 from models.export.card import build_card
 from models.export.onnx import write_onnx
-from models.export.page import Shown, build_page
+from models.export.page import PageModel, build_page
 from models.generation import Sampling, default_sampler
 from models.model import Model, Student, load_model
 from models.progress import progress
@@ -85,20 +85,20 @@ def _export_page(model: Model, out: str | None, experiments_dir: str) -> None:
     print(file)
 
 
-def _shown(model: Model, experiments_dir: Path) -> tuple[Shown, Shown | None]:
+def _shown(model: Model, experiments_dir: Path) -> tuple[PageModel, PageModel | None]:
     """Return a model and, if it is a student, its teacher as its page shows them. Says whether there is a teacher."""
     path, student = _path_of(model), model.spec.student
     if student is None:
-        return Shown(model, name_of(path), Sampling("heun", 6, guidance_scale=_guidance_scale(model))), None
+        return PageModel(model, name_of(path), Sampling("heun", 6, guidance_scale=_guidance_scale(model))), None
     teacher = _find_teacher(student, path, experiments_dir)
     if teacher is None:
         tell(f"its teacher {student.teacher} ({student.sha256[:12]}) is not found: the page has the student alone")
     else:
         tell(f"its teacher {teacher.run} is in the page too, {teacher.sampling.describe()}")
-    return Shown(model, name_of(path), Sampling(steps=student.evaluations)), teacher
+    return PageModel(model, name_of(path), Sampling(steps=student.evaluations)), teacher
 
 
-def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> Shown | None:
+def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> PageModel | None:
     """Return the teacher of a student, sampled as the student has learnt it. None if its checkpoint is not found.
 
     path: checkpoint of the student. Its run and that of the teacher may lie together outside of experiments_dir.
@@ -112,7 +112,7 @@ def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> Shown 
     config = stored_facts(path)["config"]
     model = load_model(found, config["weights"], torch.device("cpu"))
     settings = {name: config[name] for name in ("sampler", "steps", "grid", "guidance_scale")}
-    return Shown(model, name_of(found), Sampling(**settings, guidance_interval=tuple(config["guidance_interval"])))
+    return PageModel(model, name_of(found), Sampling(**settings, guidance_interval=tuple(config["guidance_interval"])))
 
 
 def _export_onnx(model: Model, out: str | None, experiments_dir: str) -> None:

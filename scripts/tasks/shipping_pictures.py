@@ -1,4 +1,4 @@
-"""What is made from the shipped models besides their cards: pictures of README and tour, and a page for each model."""
+"""Pictures of README and tour, and a page for each shipped model, made from the shipped models."""
 
 import re
 import shlex

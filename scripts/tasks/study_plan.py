@@ -57,11 +57,11 @@ class Study:
 
     @property
     def task(self) -> str:
-        return find_recipe(self.recipe).task
+        return recipe_of(self.recipe).task
 
     @property
     def dataset(self) -> str:
-        return str(self.settings.get("dataset") or find_recipe(self.recipe).settings.get("dataset", "digits"))
+        return str(self.settings.get("dataset") or recipe_of(self.recipe).settings.get("dataset", "digits"))
 
     @cached_property
     def cells(self) -> list["Cell"]:
@@ -137,7 +137,7 @@ class Tournament:
     extractors: tuple[str, ...] = ("convnet", "resnet")
 
 
-def find_recipe(name: str) -> Recipe:
+def recipe_of(name: str) -> Recipe:
     """Return a training's recipe. Raises UserError."""
     if name not in RECIPES:
         close = difflib.get_close_matches(name, RECIPES, 1)
@@ -193,7 +193,7 @@ class Training:
 
     @property
     def task(self) -> str:
-        return find_recipe(self.recipe).task
+        return recipe_of(self.recipe).task
 
     @property
     def name(self) -> str:

@@ -29,7 +29,7 @@ SHOWN = 20  # Images of each cell on the sheet.
 
 
 @dataclass(frozen=True)
-class Measure:
+class StudyMeasure:
     """A measure of all cells. values: (cells, seeds), NaN where a cell has failed.
 
     ratio: the values are distances over the distance of real test images, and are compared by their ratios, because
@@ -60,7 +60,7 @@ class Measure:
 
     @property
     def called(self) -> list[bool]:
-        """Whether each cell differs from the reference."""
+        """True for each cell that differs from the reference."""
         return [difference is not None and difference.called for difference in self.comparison.differences]
 
     @property
@@ -71,7 +71,7 @@ class Measure:
         return np.exp(values) if self.ratio else values
 
 
-def collect(study: Study, folder: Path) -> list[Measure]:
+def collect(study: Study, folder: Path) -> list[StudyMeasure]:
     """Read the measures of all cells that are done. A measure that no cell has is left out."""
     rows: dict[str, NDArray[np.float64]] = {}
     floors: dict[str, float] = {}
@@ -94,10 +94,10 @@ def collect(study: Study, folder: Path) -> list[Measure]:
                 if floor is not None:
                     floors[short[name]] = 1.0 if ratio else 100 * floor
     order = sorted(rows, key=lambda name: list(KINDS).index(kind_of(name)))
-    return [Measure(name, rows[name], kind_of(name) == "fd", floors.get(name)) for name in order]
+    return [StudyMeasure(name, rows[name], kind_of(name) == "fd", floors.get(name)) for name in order]
 
 
-def table_of(study: Study, measures: Sequence[Measure], failures: Mapping[str, str]) -> str:
+def study_table(study: Study, measures: Sequence[StudyMeasure], failures: Mapping[str, str]) -> str:
     """Return the tables of all measures, what they can and cannot show, and the trainings that failed."""
     cells, seeds = len(study.cells), len(study.seeds)
     head = f"{study.question}\n{_describe(study)}"
@@ -122,7 +122,7 @@ def _describe(study: Study) -> str:
     return f"recipe {study.recipe}, {study.images:,} training images a cell, {seeds}, {study.num_images:,} samples each"
 
 
-def _measure_table(study: Study, measure: Measure) -> str:
+def _measure_table(study: Study, measure: StudyMeasure) -> str:
     comparison, rows = measure.comparison, []
     for index, cell in enumerate(study.cells):
         values = measure.values[index][np.isfinite(measure.values[index])]
@@ -147,35 +147,35 @@ def _measure_table(study: Study, measure: Measure) -> str:
     return "\n".join(lines)
 
 
-def _deviation(measure: Measure, deviation: float) -> str:
+def _deviation(measure: StudyMeasure, deviation: float) -> str:
     return f"{100 * deviation:.2g} %" if measure.ratio else f"{deviation:.2g} points"
 
 
-def _shown(measure: Measure, difference: Any) -> str:
+def _shown(measure: StudyMeasure, difference: Any) -> str:
     value, low, high = (math.exp(number) if measure.ratio else number for number in difference[:3])
     form = ".3f" if measure.ratio else "+.2f"
     interval = f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) else ""
     return f"{value:{form}}{interval}{' *' * difference.called}"
 
 
-def write_results(name: str, study: Study, folder: Path, failures: Mapping[str, str]) -> str:
+def write_study_results(name: str, study: Study, folder: Path, failures: Mapping[str, str]) -> str:
     """Write the table, study.json, the plot and the sheet of a study, and return the table.
 
     failures: reason of each training that has failed, by its key.
     """
     measures = collect(study, folder)
-    table = table_of(study, measures, failures)
+    table = study_table(study, measures, failures)
     write_text(folder / TABLE, f"{table}\n")
     write_text(folder / RESULTS, json.dumps(_content(name, study, folder, measures, failures), indent=2) + "\n")
     if measures:
         panels = [StudyPanel(row.heading, row.values, row.means, row.called, row.floor, row.ratio) for row in measures]
         draw_study([cell.labels for cell in study.cells], panels, folder / PLOT, study.question)
-    draw_samples(study, folder)
+    draw_study_samples(study, folder)
     return table
 
 
 def _content(
-    name: str, study: Study, folder: Path, measures: Sequence[Measure], failures: Mapping[str, str]
+    name: str, study: Study, folder: Path, measures: Sequence[StudyMeasure], failures: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return study.json: the study, its cells with their runs, and the measures with their comparisons."""
     trainings = []
@@ -192,7 +192,7 @@ def _content(
     }
 
 
-def _measure_content(study: Study, measure: Measure) -> dict[str, Any]:
+def _measure_content(study: Study, measure: StudyMeasure) -> dict[str, Any]:
     comparison, rows = measure.comparison, []
     for index, cell in enumerate(study.cells):
         difference = comparison.differences[index]
@@ -220,7 +220,7 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def draw_samples(study: Study, folder: Path) -> None:
+def draw_study_samples(study: Study, folder: Path) -> None:
     """Draw images of every cell, from the same noise and labels, below each other. Cells that failed are left out."""
     seed, rows = study.seeds[0], {}
     for cell in study.cells:

@@ -21,7 +21,7 @@ from scripts.cli.command import ending
 from scripts.cli.terminal import tell
 from scripts.tasks.study_cells import LOGS, Places, is_done, run_trainings
 from scripts.tasks.study_plan import Study, Tournament, Training, as_yaml, read_study
-from scripts.tasks.study_results import write_results
+from scripts.tasks.study_results import write_study_results
 from scripts.tasks.tournament import run_tournament
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run_study(name: str, study: Study, flags: StudyFlags) -> Path:
         try:
             _run(study, places, run, flags, failures)
         finally:
-            table = write_results(name, study, folder, failures)
+            table = write_study_results(name, study, folder, failures)
         tell(f"\n{table}\n")
         _refuse_failed(study, failures)
     return folder

@@ -55,7 +55,7 @@ FIRST = (5, 12)  # Evaluations at which every sampler is screened.
 FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: of a sampler that is dropped, and of a finalist.
 
 
-class Entry(NamedTuple):
+class Candidate(NamedTuple):
     """A way to sample. steps: of the sampler; evaluations: of the denoiser, without the second half of guidance."""
 
     sampler: str
@@ -96,14 +96,14 @@ class Result:
     second: float = math.nan
 
     @property
-    def entry(self) -> Entry:
-        return Entry(self.sampler, self.grid, self.steps, self.evaluations, self.scale)
+    def entry(self) -> Candidate:
+        return Candidate(self.sampler, self.grid, self.steps, self.evaluations, self.scale)
 
 
-def entries(tournament: Tournament, model: Model) -> list[Entry]:
+def entries(tournament: Tournament, model: Model) -> list[Candidate]:
     """Return the entries that a model allows: each sampler's nearest count of evaluations to each wanted one."""
     scales = tournament.scales if model.spec.classes and model.spec.label_drop else (1.0,)
-    found: dict[Entry, None] = {}
+    found: dict[Candidate, None] = {}
     for wanted, scale, name, grid in product(
         tournament.evaluations, scales, tournament.samplers or SAMPLERS, tournament.grids
     ):
@@ -111,7 +111,7 @@ def entries(tournament: Tournament, model: Model) -> list[Entry]:
         steps = min(range(1, wanted + 1), key=lambda steps: (abs(nfe(steps) - wanted), steps))
         if model.spec.timesteps and steps > model.spec.timesteps:
             continue
-        found.setdefault(Entry(name, grid, steps, nfe(steps), scale))
+        found.setdefault(Candidate(name, grid, steps, nfe(steps), scale))
     return list(found)
 
 
@@ -183,20 +183,20 @@ class Bout:
         self.log.log(f"{self.run}: {len(able)} of {len({entry[:2] for entry in first})} samplers and grids go on")
         return self.measured([*first, *rest])
 
-    def measured(self, wanted: Sequence[Entry]) -> list[Result]:
+    def measured(self, wanted: Sequence[Candidate]) -> list[Result]:
         """Return the results of entries. Those that screen.csv has are read, the others are measured and added."""
-        known = {result.entry: result for result in read_results(self.folder / SCREEN)}
+        known = {result.entry: result for result in read_rows(self.folder / SCREEN)}
         missing = [entry for entry in wanted if entry not in known]
         total, spent, started = sum(entry.nfe for entry in missing), 0, time.monotonic()
         for entry in missing:
             known[entry] = self.screen_one(entry)
-            write_results(self.folder / SCREEN, known.values())
+            write_rows(self.folder / SCREEN, known.values())
             spent += entry.nfe
             left = (time.monotonic() - started) / spent * (total - spent)
             self.log.log(f"{self.run}: {_words(known[entry])}; screening ends in {duration(left)} at the latest")
         return [known[entry] for entry in wanted]
 
-    def screen_one(self, entry: Entry) -> Result:
+    def screen_one(self, entry: Candidate) -> Result:
         (network,) = self.protocol.extractors
         sampling = Sampling(entry.sampler, entry.steps, entry.grid, guidance_scale=entry.scale)
         count, started = self.tournament.screen_images, time.perf_counter()
@@ -253,10 +253,10 @@ class Bout:
         ]  # fmt: skip
         draw_pareto(points, self.folder / PARETO, f"{self.run}: {word}", self.tournament.extractors[0])
         write_text(self.folder / TABLE, self.table(results) + "\n")
-        write_results(self.folder / RESULTS, results)
+        write_rows(self.folder / RESULTS, results)
 
     def table(self, results: Sequence[Result]) -> str:
-        return table_of(self.run, results, self.tournament.extractors)
+        return finalists_table(self.run, results, self.tournament.extractors)
 
 
 def promising(results: Sequence[Result]) -> set[tuple[str, str]]:
@@ -284,7 +284,7 @@ def choose_finalists(results: Sequence[Result]) -> list[Result]:
     return sorted(finalists, key=lambda result: (result.scale, result.evaluations, result.fd))
 
 
-def _nearest(entry: Entry, everything: Iterable[Entry]) -> int:
+def _nearest(entry: Candidate, everything: Iterable[Candidate]) -> int:
     """Return the count of FIRST for which an entry stands: its own, or the nearest of its sampler."""
     own = {row.evaluations for row in everything if row.sampler == entry.sampler}
     return next((count for count in FIRST if min(own, key=lambda n: (abs(n - count), n)) == entry.evaluations), 0)
@@ -300,7 +300,7 @@ def _words(result: Result) -> str:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def read_results(path: Path) -> list[Result]:
+def read_rows(path: Path) -> list[Result]:
     """Read the results of a CSV file; none if there is no such file."""
     if not path.is_file():
         return []
@@ -309,7 +309,7 @@ def read_results(path: Path) -> list[Result]:
         return [Result(**{name: kinds[name](cell) for name, cell in row.items()}) for row in csv.DictReader(file)]
 
 
-def write_results(path: Path, results: Iterable[Result]) -> None:
+def write_rows(path: Path, results: Iterable[Result]) -> None:
     """Replace a CSV file by one with these results."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
@@ -332,7 +332,7 @@ def read_final(path: Path, screened: Result, networks: Sequence[str]) -> Result:
     return replace(screened, **numbers, **shares, second=ratio)
 
 
-def table_of(run: str, results: Sequence[Result], networks: Sequence[str]) -> str:
+def finalists_table(run: str, results: Sequence[Result], networks: Sequence[str]) -> str:
     """Return the finalists as a text table."""
     rows = [
         (

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models import load, sample
 from models.autoencoders.autoencoder import Autoencoder, AutoencoderSpec
 from models.diffusion.denoiser import with_labels
-from models.export.page import Shown, build_page
+from models.export.page import PageModel, build_page
 from models.generation import Sampling, generate, sampled_denoiser
 from models.model import DenoiserSpec, Model, Student
 from models.networks.dit import DiT
@@ -99,7 +99,7 @@ def check_seeds(page: Page, model: Model, seeds: tuple[int, ...] = SEEDS) -> Non
 def test_a_page_draws_the_images_of_pytorch(name: str, initial_noise: str, browser: Any, tmp_path: Path) -> None:
     model = model_of(awake(name, SHAPE, CLASSES), Pixels(SHAPE, 0.5), initial_noise)
     file = tmp_path / "a page.html"
-    file.write_text(build_page(Shown(model, "a <b>run</b>", HEUN)), encoding="utf-8")
+    file.write_text(build_page(PageModel(model, "a <b>run</b>", HEUN)), encoding="utf-8")
     page = Page(browser, file)
     check_seeds(page, model)
     if name == "unet":
@@ -165,7 +165,7 @@ def test_a_page_decodes_latents(browser: Any, tmp_path: Path) -> None:
     coder = spec.build_network().eval().requires_grad_(False)
     space = Latents(Autoencoder(coder, spec, tmp_path, "", 0), (0.1, -0.2), (1.5, 2.0), 5.0)
     model = model_of(Shrinking(), space)
-    (tmp_path / "page.html").write_text(build_page(Shown(model, "latents", HEUN)), encoding="utf-8")
+    (tmp_path / "page.html").write_text(build_page(PageModel(model, "latents", HEUN)), encoding="utf-8")
     for parameter in coder.parameters():
         parameter.data = parameter.data.half().float()
     check_seeds(Page(browser, tmp_path / "page.html"), model, SEEDS[:2])
@@ -179,7 +179,7 @@ def student_of(teacher: Model, times: tuple[float, ...]) -> Model:
 def test_a_page_of_a_student(browser: Any, tmp_path: Path) -> None:
     """It has two levels of its own, and no control of a sampler, steps or guidance."""
     model, sampling = student_of(model_of(Shrinking(), Pixels(SHAPE, 0.5)), (1.0, 0.3, 0.0)), Sampling("ddim", 2)
-    (tmp_path / "page.html").write_text(build_page(Shown(model, "student", sampling)), encoding="utf-8")
+    (tmp_path / "page.html").write_text(build_page(PageModel(model, "student", sampling)), encoding="utf-8")
     page = Page(browser, tmp_path / "page.html")
     check_equal(page.images(), truth(model, 0, sampling))
     for name in ("sampler", "steps", "guidance", "teacher"):
@@ -194,7 +194,7 @@ def test_a_student_beside_its_teacher(browser: Any, tmp_path: Path) -> None:
     model, one = student_of(teacher, (1.0, 0.0)), Sampling("ddim", 1)
     learned = Sampling("heun", 3, "karras", guidance_scale=1.5, guidance_interval=(0.1, 0.8))
     (tmp_path / "page.html").write_text(
-        build_page(Shown(model, "s", one), Shown(teacher, "t", learned)), encoding="utf-8"
+        build_page(PageModel(model, "s", one), PageModel(teacher, "t", learned)), encoding="utf-8"
     )
     page = Page(browser, tmp_path / "page.html")
 

@@ -114,7 +114,7 @@ def test_a_student_has_what_its_teacher_left_of_the_minutes(
         (folder / "report.json").write_text(json.dumps({"samples": {"device": "cpu", "nfe": 1}, "results": results}))
         return folder
 
-    monkeypatch.setattr(record, "run_task", run_task)
+    monkeypatch.setattr(record, "run_process", run_task)
     monkeypatch.setattr(record.time, "monotonic", lambda: next(clock))
     words = ("--minutes", 10, "--seeds", 4, "--scales", 1, 1.25, "--student", 0.4, "--steps", 4, "--evaluations", 2)
     assert run(*words).code == 0
@@ -200,7 +200,7 @@ def test_a_signal_ends_the_training_first_and_writes_no_row(tmp_path: Path) -> N
 
 def test_a_task_that_fails_ends_the_record_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        record.run_task("train_flow", ["--batch_size", "0"])
+        record.run_process("train_flow", ["--batch_size", "0"])
     printed = capfd.readouterr()
     assert ended.value.code == 2 and printed.out == "" and "train_flow has failed: no row" in printed.err
 

@@ -23,7 +23,7 @@ from models.errors import UserError
 from scripts.tasks.studies import STUDIES, find_study
 from scripts.tasks.study_cells import report_of
 from scripts.tasks.study_plan import Study, Tournament, as_axis, as_yaml, read_study
-from scripts.tasks.study_results import collect, table_of, write_results
+from scripts.tasks.study_results import collect, study_table, write_study_results
 from tests.commands.tasks import REPOSITORY, run_here
 
 READY = {name: study for name, study in STUDIES.items() if isinstance(study, Study)}
@@ -158,7 +158,7 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(tmp_path: Pa
     assert fd.means[:2] == pytest.approx([math.sqrt(8), 2 * math.sqrt(8)])
     assert fd.comparison.differences[1].value == pytest.approx(math.log(2))  # pyright: ignore[reportOptionalMemberAccess]
     assert recognised.comparison.differences[1].value == pytest.approx(20)  # pyright: ignore[reportOptionalMemberAccess]
-    table = write_results("mine", study, tmp_path, {list(study.trainings())[-1].key: "it burnt"})
+    table = write_study_results("mine", study, tmp_path, {list(study.trainings())[-1].key: "it burnt"})
     assert "2.000" in table and "+20.00" in table and "reference" in table
     assert "failed: lr 0.3, seed 1: it burnt" in table
     content = json.loads((tmp_path / "study.json").read_text())
@@ -171,7 +171,7 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(tmp_path: Pa
 def test_one_seed_has_values_but_no_intervals(tmp_path: Path) -> None:
     study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2])}, seeds=(7,))
     made(study, tmp_path, np.array([[4.0], [9.0]]), np.array([[0.5], [0.6]]))
-    table = table_of(study, collect(study, tmp_path), {})
+    table = study_table(study, collect(study, tmp_path), {})
     assert "2.25" in table and "One seed" in table and "[" not in table.split("95 %]")[-1]
 
 
