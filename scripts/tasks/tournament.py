@@ -1,6 +1,6 @@
 """The tournament of samplers: which sampler and grid gives the best images at a number of evaluations, for a model.
 
-It screens all entries with few images in one feature network, and drops what is clearly dominated. The finalists are
+It screens all candidates with few images in one feature network, and drops what is clearly dominated. The finalists are
 measured as `evaluate` measures, with many images and in another network too. Whatever is measured is kept.
 """
 
@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import product
@@ -23,6 +23,7 @@ import torch
 from data import ImageData
 from models.diffusion.samplers import SAMPLERS
 from models.drawing.pareto import ParetoPoint, draw_pareto
+from models.errors import UserError
 from models.evaluation.distances import Gaussian, gaussian
 from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.measures import MeasureSettings, measure_frechet
@@ -37,7 +38,7 @@ from models.runs.run import Run
 from scripts.cli.flags import ModelFlags, SourceFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
-from scripts.tasks.protocol import load_data_of_run
+from scripts.tasks.protocol import load_data_of_run, stored_facts
 from scripts.tasks.running import run_task
 from scripts.tasks.samples import draw_samples, labels_as_real
 from scripts.tasks.sampling import find_checkpoint, name_of, open_model, resolve_model
@@ -76,7 +77,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """Measurement of an entry: distance in a network with its interval and floor, share recognised, recall.
+    """Measurement of an candidate: distance in a network with its interval and floor, share recognised, recall.
 
     seconds: for an image. second: distance over floor in the second network. NaN where it has not been measured.
     """
@@ -96,12 +97,12 @@ class Result:
     second: float = math.nan
 
     @property
-    def entry(self) -> Candidate:
+    def candidate(self) -> Candidate:
         return Candidate(self.sampler, self.grid, self.steps, self.evaluations, self.scale)
 
 
-def entries(tournament: Tournament, model: Model) -> list[Candidate]:
-    """Return the entries that a model allows: each sampler's nearest count of evaluations to each wanted one."""
+def candidates(tournament: Tournament, model: Model) -> list[Candidate]:
+    """Return the candidates that a model allows: each sampler's nearest count of evaluations to each wanted one."""
     scales = tournament.scales if model.spec.classes and model.spec.label_drop else (1.0,)
     found: dict[Candidate, None] = {}
     for wanted, scale, name, grid in product(
@@ -109,15 +110,15 @@ def entries(tournament: Tournament, model: Model) -> list[Candidate]:
     ):
         nfe = SAMPLERS[name].nfe
         steps = min(range(1, wanted + 1), key=lambda steps: (abs(nfe(steps) - wanted), steps))
-        if model.spec.timesteps and steps > model.spec.timesteps:
-            continue
-        found.setdefault(Candidate(name, grid, steps, nfe(steps), scale))
+        with suppress(UserError):  # A chain of fewer steps, or noise that a sampler cannot start from.
+            Sampling(name, steps, grid, guidance_scale=scale).check(model)
+            found.setdefault(Candidate(name, grid, steps, nfe(steps), scale))
     return list(found)
 
 
 @dataclass(frozen=True)
 class Bout:
-    """The tournament on one run. folder: of its results."""
+    """The tournament on one run."""
 
     tournament: Tournament
     run: str
@@ -139,9 +140,11 @@ class Bout:
     def model(self) -> Model:
         return open_model(self.checkpoint, self.model_flags)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        return self.studies / name_of(self.checkpoint).replace("/", "-")
+        """Folder of the results. Its name has the checkpoint's hash, because results of another one are others."""
+        name = name_of(self.checkpoint).replace("/", "-")
+        return self.studies / f"{name}-{stored_facts(self.checkpoint)['sha256'][:8]}"
 
     @cached_property
     def dataset(self) -> ImageData:
@@ -163,42 +166,50 @@ class Bout:
         self.folder.mkdir(parents=True, exist_ok=True)
         screened = self.screen()
         finalists = choose_finalists(screened)
-        self.log.log(f"{self.run}: {len(finalists)} finalists of {len(screened)} entries")
+        self.log.log(f"{self.run}: {len(finalists)} finalists of {len(screened)} candidates")
         results = []
         for number, result in enumerate(finalists):
             results.append(self.measure(result))
             self.log.log(f"{self.run}: final {number + 1} of {len(finalists)}, {_words(results[-1])}")
-            self.write(results, "finalists")
+            self.write(results)
         return results
 
     # -- screening ----------------------------------------------------------------------------------------------------
 
     def screen(self) -> list[Result]:
-        """Measure all entries with few images: first every sampler at some counts, then those that are not far off."""
-        everything = entries(self.tournament, self.model)
-        first = [entry for entry in everything if entry.scale == 1 and _nearest(entry, everything) in FIRST]
+        """Measure all candidates with few images: first every sampler at some counts, then those that are not far off."""
+        everything = candidates(self.tournament, self.model)
+        first = [
+            candidate for candidate in everything if candidate.scale == 1 and _nearest(candidate, everything) in FIRST
+        ]
         results = self.measured(first)
         able = promising(results)
-        rest = [entry for entry in everything if (entry.sampler, entry.grid) in able and entry not in first]
-        self.log.log(f"{self.run}: {len(able)} of {len({entry[:2] for entry in first})} samplers and grids go on")
+        rest = [
+            candidate
+            for candidate in everything
+            if (candidate.sampler, candidate.grid) in able and candidate not in first
+        ]
+        self.log.log(
+            f"{self.run}: {len(able)} of {len({candidate[:2] for candidate in first})} samplers and grids go on"
+        )
         return self.measured([*first, *rest])
 
     def measured(self, wanted: Sequence[Candidate]) -> list[Result]:
-        """Return the results of entries. Those that screen.csv has are read, the others are measured and added."""
-        known = {result.entry: result for result in read_rows(self.folder / SCREEN)}
-        missing = [entry for entry in wanted if entry not in known]
-        total, spent, started = sum(entry.nfe for entry in missing), 0, time.monotonic()
-        for entry in missing:
-            known[entry] = self.screen_one(entry)
+        """Return the results of candidates. Those that screen.csv has are read, the others are measured and added."""
+        known = {result.candidate: result for result in read_rows(self.folder / SCREEN)}
+        missing = [candidate for candidate in wanted if candidate not in known]
+        total, spent, started = sum(candidate.nfe for candidate in missing), 0, time.monotonic()
+        for candidate in missing:
+            known[candidate] = self.screen_one(candidate)
             write_rows(self.folder / SCREEN, known.values())
-            spent += entry.nfe
+            spent += candidate.nfe
             left = (time.monotonic() - started) / spent * (total - spent)
-            self.log.log(f"{self.run}: {_words(known[entry])}; screening ends in {duration(left)} at the latest")
-        return [known[entry] for entry in wanted]
+            self.log.log(f"{self.run}: {_words(known[candidate])}; screening ends in {duration(left)} at the latest")
+        return [known[candidate] for candidate in wanted]
 
-    def screen_one(self, entry: Candidate) -> Result:
+    def screen_one(self, candidate: Candidate) -> Result:
         (network,) = self.protocol.extractors
-        sampling = Sampling(entry.sampler, entry.steps, entry.grid, guidance_scale=entry.scale)
+        sampling = Sampling(candidate.sampler, candidate.steps, candidate.grid, guidance_scale=candidate.scale)
         count, started = self.tournament.screen_images, time.perf_counter()
         with self.quietly():
             samples = draw_samples(self.model, sampling, count, self.labels, SEED, 256)
@@ -207,7 +218,7 @@ class Bout:
         found = measure_frechet(output.features, self.moments, self.protocol.settings)
         right = torch.nan if samples.labels is None else (output.predictions == samples.labels).double().mean().item()
         numbers = (found.value, found.low, found.high)
-        return Result(*entry, seconds, *numbers, self.floor, right)
+        return Result(*candidate, seconds, *numbers, self.floor, right)
 
     @cached_property
     def moments(self) -> Gaussian:
@@ -224,11 +235,20 @@ class Bout:
 
     def measure(self, screened: Result) -> Result:
         """Measure a finalist with `evaluate`, unless it has been, and return its result in the first network."""
-        out = self.folder / FINALS / screened.entry.key
+        out = self.folder / FINALS / screened.candidate.key
         if not (out / REPORT).is_file():
-            entry, tournament = screened.entry, self.tournament
-            words = ["--run", self.run, "--sampler", entry.sampler, "--grid", entry.grid, "--steps", entry.steps]
-            words += ["--guidance_scale", entry.scale, "--num_images", tournament.num_images, "--seed", SEED]
+            candidate, tournament = screened.candidate, self.tournament
+            words = [
+                "--run",
+                self.run,
+                "--sampler",
+                candidate.sampler,
+                "--grid",
+                candidate.grid,
+                "--steps",
+                candidate.steps,
+            ]
+            words += ["--guidance_scale", candidate.scale, "--num_images", tournament.num_images, "--seed", SEED]
             words += ["--extractors", *tournament.extractors, "--device", self.flags.device, "--out", out]
             words += ["--experiments_dir", self.flags.experiments_dir]
             with self.quietly():
@@ -237,21 +257,23 @@ class Bout:
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
-        """Write the messages of a block to a log, since the tournament has a line for each entry."""
+        """Write the messages of a block to a log, since the tournament has a line for each candidate."""
         with (self.folder / LOG).open("a", encoding="utf-8") as log, redirect_stderr(log):
             yield
 
-    def write(self, results: Sequence[Result], word: str) -> None:
+    def write(self, results: Sequence[Result]) -> None:
         """Write the table and the Pareto picture of results."""
         points = [
             ParetoPoint(
                 result.sampler if result.grid == "uniform" else f"{result.sampler}, {result.grid}",
                 "plain" if result.scale == 1 else f"guidance {result.scale:g}",
-                result.entry.nfe, result.seconds, result.fd, result.low, result.high, result.floor,
+                result.candidate.nfe, result.seconds, result.fd, result.low, result.high, result.floor,
             )
             for result in results
         ]  # fmt: skip
-        draw_pareto(points, self.folder / PARETO, f"{self.run}: {word}", self.tournament.extractors[0])
+        draw_pareto(
+            points, self.folder / PARETO, f"{self.run}: finalists of the tournament", self.tournament.extractors[0]
+        )
         write_text(self.folder / TABLE, self.table(results) + "\n")
         write_rows(self.folder / RESULTS, results)
 
@@ -265,13 +287,13 @@ def promising(results: Sequence[Result]) -> set[tuple[str, str]]:
     for result in results:
         best[result.evaluations] = min(best.get(result.evaluations, math.inf), result.fd)
     near = [min(value for count, value in best.items() if count <= result.evaluations) for result in results]
-    return {result.entry[:2] for result, value in zip(results, near, strict=True) if result.fd <= FAR * value}
+    return {result.candidate[:2] for result, value in zip(results, near, strict=True) if result.fd <= FAR * value}
 
 
 def choose_finalists(results: Sequence[Result]) -> list[Result]:
-    """Return, for each guidance scale, the entries that no cheaper or equally cheap one clearly beats.
+    """Return, for each guidance scale, the candidates that no cheaper or equally cheap one clearly beats.
 
-    An entry is beaten if a distance at no more evaluations is below it by more than NEAR, or lies below its interval.
+    An candidate is beaten if a distance at no more evaluations is below it by more than NEAR, or lies below its interval.
     """
     finalists: list[Result] = []
     for result in results:
@@ -284,17 +306,17 @@ def choose_finalists(results: Sequence[Result]) -> list[Result]:
     return sorted(finalists, key=lambda result: (result.scale, result.evaluations, result.fd))
 
 
-def _nearest(entry: Candidate, everything: Iterable[Candidate]) -> int:
-    """Return the count of FIRST for which an entry stands: its own, or the nearest of its sampler."""
-    own = {row.evaluations for row in everything if row.sampler == entry.sampler}
-    return next((count for count in FIRST if min(own, key=lambda n: (abs(n - count), n)) == entry.evaluations), 0)
+def _nearest(candidate: Candidate, everything: Iterable[Candidate]) -> int:
+    """Return the count of FIRST for which an candidate stands: its own, or the nearest of its sampler."""
+    own = {row.evaluations for row in everything if row.sampler == candidate.sampler}
+    return next((count for count in FIRST if min(own, key=lambda n: (abs(n - count), n)) == candidate.evaluations), 0)
 
 
 def _words(result: Result) -> str:
-    entry = result.entry
-    guidance = f", guidance {entry.scale:g}" if entry.scale != 1 else ""
+    candidate = result.candidate
+    guidance = f", guidance {candidate.scale:g}" if candidate.scale != 1 else ""
     ratio = f"{result.fd / result.floor:.2f} times the floor"
-    return f"{entry.sampler}, {entry.grid} grid, {entry.evaluations} evaluations{guidance}: {ratio}"
+    return f"{candidate.sampler}, {candidate.grid} grid, {candidate.evaluations} evaluations{guidance}: {ratio}"
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -338,7 +360,7 @@ def finalists_table(run: str, results: Sequence[Result], networks: Sequence[str]
         (
             f"{result.sampler} {result.steps}, {result.grid}",
             f"{result.scale:g}",
-            str(result.entry.nfe),
+            str(result.candidate.nfe),
             f"{1000 * result.seconds:.3g}",
             f"{result.fd / result.floor:.2f}",
             f"{result.second:.2f}",

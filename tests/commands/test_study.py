@@ -256,14 +256,14 @@ def test_entries_are_the_nearest_counts_that_a_sampler_reaches() -> None:
     from models.model import load_model
     from models.runs.checkpoints import resolve_checkpoint
     from models.runs.lookup import find_run
-    from scripts.tasks.tournament import entries
+    from scripts.tasks.tournament import candidates
 
     model = load_model(resolve_checkpoint(find_run("pretrained/digits", REPOSITORY)), "ema", torch.device("cpu"))
     tournament = Tournament("?", (), (1, 2, 3, 12), ("heun", "midpoint", "ddim"), ("uniform",), (1.0, 1.5))
-    found = [entry for entry in entries(tournament, model) if entry.scale == 1]
+    found = [entry for entry in candidates(tournament, model) if entry.scale == 1]
     counts = {name: [entry.evaluations for entry in found if entry.sampler == name] for name in tournament.samplers}
     assert counts == {"heun": [1, 3, 11], "midpoint": [2, 12], "ddim": [1, 2, 3, 12]}
-    assert {entry.nfe for entry in entries(tournament, model) if entry.scale != 1 and entry.sampler == "ddim"} == {
+    assert {entry.nfe for entry in candidates(tournament, model) if entry.scale != 1 and entry.sampler == "ddim"} == {
         *(2, 4, 6, 24)
     }
 
@@ -293,7 +293,7 @@ def test_a_tournament_keeps_what_it_has_measured(
     )
     monkeypatch.setitem(STUDIES, "samplers", small)
     words = ("--name", "samplers", "--experiments_dir", tmp_path)
-    folder = run_here("study", *words, capsys=capsys).folder / "pretrained-digits"
+    (folder,) = run_here("study", *words, capsys=capsys).folder.glob("pretrained-digits-*")
     screened, reports = (folder / "screen.csv").read_bytes(), sorted(folder.glob("finals/*/report.json"))
     assert len(screened.splitlines()) == 5 and reports and (folder / "pareto.png").is_file()
     assert "1, uniform" in (folder / "table.txt").read_text()
@@ -305,4 +305,4 @@ def test_a_tournament_keeps_what_it_has_measured(
     assert "studies/samplers" in status.out and "finished" in status.out
     report = run_here("report", "--experiments_dir", tmp_path, capsys=capsys)
     page = Path(report.out.strip()).parent / "studies" / "samplers" / "index.html"
-    assert "pretrained-digits-pareto.png" in page.read_text() and "1, uniform" in page.read_text()
+    assert f"{folder.name}-pareto.png" in page.read_text() and "1, uniform" in page.read_text()
