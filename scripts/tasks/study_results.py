@@ -141,7 +141,7 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
     lines = [text_table(rows, headings, right=(1,)), f"{better} is better{floor}"]
     if comparison.detectable is not None:
         seen = f"x {math.exp(comparison.detectable):.3g}" if measure.ratio else f"{comparison.detectable:.3g} points"
-        degrees = f"{comparison.degrees} degrees of freedom"
+        degrees = f"{comparison.degrees} degree{'s' * (comparison.degrees > 1)} of freedom"
         deviation = _deviation(measure, comparison.deviation)
         lines.append(f"deviation over seeds {deviation} ({degrees}); found in 4 of 5 studies: {seen} or more")
     return "\n".join(lines)

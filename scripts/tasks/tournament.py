@@ -77,7 +77,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """Measurement of an candidate: distance in a network with its interval and floor, share recognised, recall.
+    """Measurement of a candidate: distance in a network with its interval and floor, share recognised, recall.
 
     seconds: for an image. second: distance over floor in the second network. NaN where it has not been measured.
     """
@@ -189,9 +189,7 @@ class Bout:
             for candidate in everything
             if (candidate.sampler, candidate.grid) in able and candidate not in first
         ]
-        self.log.log(
-            f"{self.run}: {len(able)} of {len({candidate[:2] for candidate in first})} samplers and grids go on"
-        )
+        self.log.log(f"{self.run}: {len(able)} of {len({row[:2] for row in first})} samplers and grids go on")
         return self.measured([*first, *rest])
 
     def measured(self, wanted: Sequence[Candidate]) -> list[Result]:
@@ -293,7 +291,7 @@ def promising(results: Sequence[Result]) -> set[tuple[str, str]]:
 def choose_finalists(results: Sequence[Result]) -> list[Result]:
     """Return, for each guidance scale, the candidates that no cheaper or equally cheap one clearly beats.
 
-    An candidate is beaten if a distance at no more evaluations is below it by more than NEAR, or lies below its interval.
+    A candidate is beaten if a distance at no more evaluations is smaller by more than NEAR, or lies below its interval.
     """
     finalists: list[Result] = []
     for result in results:
@@ -307,7 +305,7 @@ def choose_finalists(results: Sequence[Result]) -> list[Result]:
 
 
 def _nearest(candidate: Candidate, everything: Iterable[Candidate]) -> int:
-    """Return the count of FIRST for which an candidate stands: its own, or the nearest of its sampler."""
+    """Return the count of FIRST for which a candidate stands: its own, or the nearest of its sampler."""
     own = {row.evaluations for row in everything if row.sampler == candidate.sampler}
     return next((count for count in FIRST if min(own, key=lambda n: (abs(n - count), n)) == candidate.evaluations), 0)
 
