@@ -177,7 +177,7 @@ class Bout:
     # -- screening ----------------------------------------------------------------------------------------------------
 
     def screen(self) -> list[Result]:
-        """Measure all candidates with few images: first every sampler at some counts, then those that are not far off."""
+        """Measure with few images: every sampler at the counts FIRST, then those that are not far off at all counts."""
         everything = candidates(self.tournament, self.model)
         first = [
             candidate for candidate in everything if candidate.scale == 1 and _nearest(candidate, everything) in FIRST
