@@ -24,6 +24,16 @@ STUDIES: dict[str, Study | Tournament] = {
         "Which sampler and grid gives the best images at a number of evaluations?",
         ("pretrained/mnist", "pretrained/fashion_mnist"),
     ),
+    "width": Study(
+        "Does a wider network help in the same number of images?",
+        "demo_digits",
+        60_000,
+        settings={"network.blocks": 1, "sampling.sampler": "heun", "sampling.steps": 6},
+        grid={"network.width": as_axis("network.width", [16, 32])},
+        seeds=(0, 1),
+        num_images=300,
+        extractors=("convnet",),
+    ),
     "chain_length": Study(
         "Are longer chains better?",
         grid={
