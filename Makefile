@@ -152,7 +152,7 @@ record: environment ## add a row to the records: DATASET=mnist MINUTES=10
 		$(if $(SEEDS),--seeds $(SEEDS)) "$${args[@]}"
 
 study: environment ## answer a question: NAME=losses; alone: list them
-	@$(WITH_ARGS) $(if $(NAME),,FOREGROUND=1) scripts/sh/launch.sh study $(if $(NAME),--name "$$RAW_NAME") "$${args[@]}"
+	@$(WITH_ARGS) scripts/sh/launch.sh study $(if $(filter NAME,$(typed)),--name "$$RAW_NAME") "$${args[@]}"
 
 pretrained: environment ## train and measure the models in models/pretrained
 	@$(WITH_ARGS) scripts/sh/launch.sh pretrained "$${args[@]}"

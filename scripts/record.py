@@ -28,6 +28,7 @@ from models.errors import UserError
 from models.evaluation.classifier import cached_path, pretrained_path
 from models.evaluation.classifier_settings import ClassifierSettings
 from models.evaluation.feature_networks import NETWORKS
+from models.evaluation.measure_names import REPORT
 from models.places import experiments_dir
 from models.progress import progress
 from models.ranges import NonNegative, NonNegativeInt, Positive, PositiveInt, ShareBelowOne
@@ -42,7 +43,6 @@ from scripts.cli.student_flags import TeacherFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_spec, fit_space
 from scripts.tasks.distilling import check_map
-from scripts.tasks.evaluate_compare import REPORT
 from scripts.tasks.extractors import CLASSIFIERS_CACHE
 from scripts.tasks.measuring import settings_to_measure
 from scripts.tasks.record_table import EMPTY_TABLE, Spent, Trained, add_rows, refuse_copies, row, table_of

@@ -36,7 +36,7 @@ class StudyFlags:
     runs: tuple[str, ...] = ()
     """Trained runs for the study samplers. Default: the shipped flows of MNIST and Fashion-MNIST."""
     jobs: Annotated[int, Range(1)] | None = None
-    """Cells that run side by side. Default: one for each GPU, or 1 on a CPU."""
+    """Trainings that run side by side. Default: one for each GPU, or 1 on a CPU. The study samplers has none."""
     yes: bool = False
     """Run a study of one's own with more than 200 cells."""
     device: str = "auto"
@@ -54,6 +54,8 @@ def main(argv: list[str]) -> None:
         return
     name, study = find_study(flags.name)
     if isinstance(study, Tournament):
+        if flags.jobs is not None:
+            raise UserError(f"`jobs` {flags.jobs}: the study {name} trains nothing", "leave it out")
         if flags.show:
             raise UserError(f"`name` {name}: a tournament has no YAML; its settings stand in scripts/tasks/studies.py")
         with quick_imports():
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> None:
         return
     cells = len(study.cells) * len(study.seeds)
     if cells > MOST_CELLS and name not in STUDIES and not flags.yes:
-        message = f"the study {name} has {cells} cells, seeds counted, more than {MOST_CELLS}"
+        message = f"the study {name} has {cells} cells times seeds, more than {MOST_CELLS}"
         raise UserError(message, "make its grid smaller", "run them all with `yes`")
     study.check(flags.data_root)
     with quick_imports():

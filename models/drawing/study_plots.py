@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from models.drawing.figure_files import COLOURS, STYLES, figure_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FEWEST = 3  # Numbers on an axis from which on a measure is drawn as a curve.
+FEWEST = 3  # Fewest numbers on an axis that are drawn as a curve.
 
 
 class StudyPanel(NamedTuple):
@@ -109,6 +109,6 @@ def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]
         axes.set_xscale("log")
 
 
-def _draw_floor(draw: object, panel: StudyPanel) -> None:
-    if panel.floor is not None and callable(draw):
+def _draw_floor(draw: Callable[..., Any], panel: StudyPanel) -> None:
+    if panel.floor is not None:
         draw(panel.floor, color="0.35", linestyle="--", linewidth=1, label="real test images")

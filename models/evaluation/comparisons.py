@@ -148,9 +148,8 @@ def power(cells: int, seeds: int, deviations: float, level: float = 0.05) -> flo
     """Return the probability that a difference of that many deviations from the reference is called.
 
     deviations: true difference of the cell, in standard deviations of the residuals. No run has failed. The probability
-    is that of the first step of Holm's method, from the noncentral t distribution. It is exact if no other cell
-    differs, except for the gain of later steps, which is less than `level` because a false call precedes them. If
-    others differ, the true power is higher.
+    is that of the first step of Holm's method, from the noncentral t distribution. If no other cell differs, later
+    steps add less than `level`. If others differ, the true power is higher.
     """
     degrees = (cells - 1) * (seeds - 1)
     if degrees <= 0:

@@ -19,6 +19,7 @@ from models.evaluation.measure_names import (
     AS_FLOOR,
     BETTER,
     MEANINGS,
+    REPORT,
     for_json,
     format_measurement,
     kind_of,
@@ -53,7 +54,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, picture_format: str =
     content: dict[str, Any] = {"task": "samples", **card, "results": results, "warnings": evaluation.warnings}
     if evaluation.confusion is not None:
         content["confusion"] = evaluation.confusion.tolist()
-    write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(folder / REPORT, json.dumps(content, indent=2, allow_nan=False) + "\n")
     tensors = {name: measurement.resampled for name, measurement in measurements.items()}
     resampled = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
     (folder / RESAMPLED).write_bytes(safetensors.torch.save(resampled))

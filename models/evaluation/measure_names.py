@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from models.evaluation.statistics import Measurement
 
+REPORT = "report.json"  # File with the measures of an evaluation of samples, in its folder.
 _HASH = re.compile(r"_[0-9a-f]{8}$")  # The last part of a feature network's name.
 # A measure's name is one of these words, or begins with one and ends with the feature network or "pixels".
 MEANINGS = {

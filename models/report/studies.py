@@ -10,7 +10,7 @@ from models.errors import UserError
 from models.report.pictures import Album, Picture
 from models.runs.status import liveness, read_status
 
-RESULTS, TABLE = "study.json", "table.txt"
+RESULTS, TABLE, PLOT, SHEET, PARETO = "study.json", "table.txt", "plot.png", "samples.png", "pareto.png"
 # Names of the pictures, with their titles. Those of a tournament lie in a folder for each model.
 PICTURES = {
     "plot.png": "Every measure by cell",
@@ -61,7 +61,7 @@ def read_study_page(folder: Path, album: Album) -> StudyPage:
         for path in (folder / name, *sorted(folder.glob(f"*/{name}")))
         if (picture := album.add(path, title if path.parent == folder else f"{title} of {path.parent.name}"))
     ]
-    done = sum(1 for row in runs if row.get("run"))
+    done = sum(bool(row.get("run")) and not row.get("failure") for row in runs)
     return StudyPage(
         folder.name, folder, state, question, len(runs), done, measures, tables, pictures, runs, notes + album.missing
     )

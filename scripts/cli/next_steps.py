@@ -12,8 +12,7 @@ AFTER_TRAINING = {"train_vae": "encode_dataset"}  # The other tasks train models
 def next_command(folder: Path, task: str, state: str) -> str:
     """Return the whole command for a run in a state: sample, encode, resume, start again, or read the log."""
     if task == "study" and state != "running":
-        name = shlex.quote(str(read_status(folder).get("source")))
-        return "make report" if state == "finished" else f"make study NAME={name}"
+        return "make report" if state == "finished" else str(read_status(folder).get("command"))
     if state == "finished":
         return make_command(AFTER_TRAINING.get(task, "generate"), "--run", folder)
     if state in ("interrupted", "dead"):

@@ -180,6 +180,7 @@ command=("$python" -m)
 ((processes == 1)) || command+=(models.distributed --nproc-per-node "$processes" -m)
 command+=("scripts.$task" "$@")
 
+if [[ $task == study && $# -eq 0 ]]; then FOREGROUND=1; fi # it lists the studies
 for word in "$@"; do
     if [[ $word == --help || $word == -h || $word == --show ]]; then FOREGROUND=1; fi
 done

@@ -24,6 +24,7 @@ from models.evaluation.images import Images
 from models.evaluation.measure_names import (
     BETTER,
     MEANINGS,
+    REPORT,
     for_json,
     format_measurement,
     format_value,
@@ -214,7 +215,7 @@ class _Report:
                 for row in self.rows
             ],
         }
-        write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_text(folder / REPORT, json.dumps(content, indent=2, allow_nan=False) + "\n")
         card_text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
         write_text(folder / "table.txt", f"{self.table()}\n\n{card_text}")
         buffer = io.StringIO()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.evaluation.evaluation_report import RESAMPLED
-from models.evaluation.measure_names import BETTER, format_value, is_share, kind_of, short_names
+from models.evaluation.measure_names import BETTER, REPORT, format_value, is_share, kind_of, short_names
 from models.evaluation.statistics import Measurement, Z, difference_of_shares
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
@@ -29,7 +29,6 @@ from scripts.tasks.sampling import make_folder
 if TYPE_CHECKING:
     from scripts.cli.evaluation_flags import CompareFlags
 
-REPORT = "report.json"
 NUMBERS = ("value", "low", "high")
 
 

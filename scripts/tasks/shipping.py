@@ -14,13 +14,13 @@ import torch
 import yaml
 
 from models.errors import UserError
+from models.evaluation.measure_names import REPORT
 from models.places import PRETRAINED
 from models.runs import checkpoints
 from models.runs.files import write_text
 from models.runs.lookup import CONFIG, SHIPPED_PREFIX, find_runs, results_folder
 from models.runs.status import STATUS, read_status
 from scripts.cli.terminal import tell
-from scripts.tasks.evaluate_compare import REPORT
 from scripts.tasks.running import run_task
 from scripts.tasks.shipping_card import Made, RecordRow, Way, card, commands_of, index, training_command
 from scripts.tasks.shipping_pictures import draw_pictures

@@ -15,6 +15,15 @@ CLOTHES: dict[str, Any] = {"recipe": "ddpm_fashion_mnist", "images": 40_000, "se
 DIGITS: dict[str, Any] = {"recipe": "mnist", "images": 40_000, "settings": FLOW}
 
 
+def _chains(as_long: set[str]) -> dict[str, dict[str, Any]]:
+    """Return chains of four lengths. At 1000 the published betas are the rescaled ones. as_long: set to the length."""
+    chains: dict[str, dict[str, Any]] = {"1000": {"timesteps": 1000}}
+    for length in (500, 200, 100):
+        for betas in ("published", "rescaled"):
+            chains[f"{length}, {betas}"] = {"timesteps": length, "chain_betas": betas}
+    return {label: row | dict.fromkeys(as_long, row["timesteps"]) for label, row in chains.items()}
+
+
 def _weighted(limit: float) -> dict[str, Any]:
     return {"weighting": "variational", "weight_limit": limit}
 
@@ -36,20 +45,12 @@ STUDIES: dict[str, Study | Tournament] = {
     ),
     "chain_length": Study(
         "Are longer chains better?",
-        grid={
-            "timesteps": as_axis("timesteps", [1000, 500, 200, 100]),
-            "betas": as_axis("chain_betas", ["published", "rescaled"]),
-        },
+        grid={"timesteps": _chains(set())},
         **{**CLOTHES, "settings": {**CHAIN, "noise_schedule": "linear"}},
     ),
     "full_chains": Study(
         "Are longer chains better if every step of the chain is taken?",
-        grid={
-            "timesteps": {
-                str(length): {"timesteps": length, "sampling.steps": length} for length in (1000, 500, 200, 100)
-            },
-            "betas": as_axis("chain_betas", ["published", "rescaled"]),
-        },
+        grid={"timesteps": _chains({"sampling.steps"})},
         **{**CLOTHES, "settings": {**SMALL, "noise_schedule": "linear", "sampling.sampler": "ddpm"}},
         seeds=(0,),
         num_images=500,
@@ -96,11 +97,16 @@ STUDIES: dict[str, Study | Tournament] = {
     "guidance": Study(
         "How much guidance, and at which noise?",
         grid={
-            "sampling.guidance_scale": as_axis("sampling.guidance_scale", [1.0, 1.25, 1.5, 2.0, 3.0]),
-            "sampling.guidance_interval": {
-                "everywhere": {},
-                "0.2 to 0.8": {"sampling.guidance_interval": [0.2, 0.8]},
-            },
+            "guidance": {
+                **{f"{scale:g}": {"sampling.guidance_scale": scale} for scale in (1.0, 1.25, 1.5, 2.0, 3.0)},
+                **{
+                    f"{scale:g} in 0.2 to 0.8": {
+                        "sampling.guidance_scale": scale,
+                        "sampling.guidance_interval": [0.2, 0.8],
+                    }
+                    for scale in (1.5, 2.0, 3.0)
+                },
+            }
         },
         **{**DIGITS, "images": 80_000},
     ),

@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from models.errors import UserError
+from models.evaluation.measure_names import REPORT
 from models.processes import cores
 from models.runs.lookup import find_runs
 from models.runs.status import read_status
@@ -22,7 +24,6 @@ from scripts.tasks.running import run_task
 from scripts.tasks.study_plan import Cell, Training
 
 RUNS, LOGS = "runs", "logs"  # Folders in the study's folder.
-REPORT = "report.json"
 POLL_SECONDS = 1.0
 SESSION = (
     "LAUNCH_RECORD",
@@ -69,17 +70,26 @@ def _runs_of(training: Training, folder: Path) -> list[Path]:
 
 
 def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
-    """Train, and measure each cell that the training serves. What has been done is kept."""
-    run = _train(training, places)
+    """Train, and measure each cell that the training serves. What has been done is kept.
+
+    Raises UserError at the end if a cell cannot be measured. The others have been measured by then.
+    """
+    run, refusals = _train(training, places), []
     for cell in cells:
         out = report_of(run, cell).parent
-        if not (out / REPORT).is_file():
-            words = ["--run", run, *cell.sampling, "--seed", training.seed, "--device", places.device]
+        if (out / REPORT).is_file():
+            continue
+        words = ["--run", run, *cell.sampling, "--seed", training.seed, "--device", places.device]
+        try:
             run_task("evaluate", *words, "--experiments_dir", places.experiments_dir, *places.data, "--out", out)
+        except UserError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
 
 
 def _train(training: Training, places: Places) -> Path:
-    """Return the finished run of a training. A run with a checkpoint is resumed, another one starts again."""
+    """Return the finished run of a training. A run with a checkpoint is resumed. One without starts again."""
     with _locked(places.folder / RUNS / f".{training.key}.lock"):
         if run := find_finished(training, places.folder):
             return run
@@ -146,22 +156,24 @@ def run_trainings(
     waiting, free = list(trainings), list(range(jobs))
     running: dict[BaseProcess, tuple[Training, int]] = {}
     with Interrupts() as interrupts:
-        while (waiting or running) and interrupts.signal is None:
-            while waiting and free:
-                training, slot = waiting.pop(0), free.pop(0)
-                arguments = training, trainings[training], places, _environment(slot, jobs, gpus)
-                process = multiprocessing.get_context("spawn").Process(target=_process, args=arguments)
-                process.start()
-                running[process] = training, slot
-            connection.wait([process.sentinel for process in running], POLL_SECONDS)
-            for process in [process for process in running if process.exitcode is not None]:
-                training, slot = running.pop(process)
-                free.append(slot)
-                ended(training, process.exitcode or 0)
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join()
+        try:
+            while (waiting or running) and interrupts.signal is None:
+                while waiting and free:
+                    training, slot = waiting.pop(0), free.pop(0)
+                    arguments = training, trainings[training], places, _environment(slot, jobs, gpus)
+                    process = multiprocessing.get_context("spawn").Process(target=_process, args=arguments)
+                    process.start()
+                    running[process] = training, slot
+                connection.wait([process.sentinel for process in running], POLL_SECONDS)
+                for process in [process for process in running if process.exitcode is not None]:
+                    training, slot = running.pop(process)
+                    free.append(slot)
+                    ended(training, process.exitcode or 0)
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.join()
     if interrupts.signal is not None:
         raise Interrupted(interrupts.signal)
 

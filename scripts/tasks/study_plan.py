@@ -20,13 +20,16 @@ from scripts.cli.arguments import fitted, parse_flags, to_arguments
 from scripts.cli.evaluation_flags import SamplesFlags
 from scripts.cli.recipes import RECIPES, Recipe
 from scripts.cli.settings import DEFAULTS, read_training
+from scripts.cli.signatures import names_in
 
 MOST_CELLS = 200  # Largest number of cells of a user's study without --yes.
 # Sheets, evaluations and checkpoints during training would take longer than the training of a cell.
 QUIET = {"eval_every": 0, "sample_every": 0, "checkpoint_every": 0, "logger": "none"}
 SAMPLING, AUTOENCODER = "sampling.", "autoencoder."  # Prefixes of settings that are not of the cell's training.
-# Settings that the study itself decides.
-OWN = ("seed", "epochs", "max_steps", "max_minutes", "name", "recipe", "config", "resume", "run", "out")
+# Flags of the training and of evaluate that the study itself gives.
+OWN = ("seed", "epochs", "max_steps", "max_minutes", "name", "recipe", "config", "resume", "init_from")
+OWN += ("run", "checkpoint", "samples", "task", "out", "num_images", "extractors")
+OWN += ("device", "data_root", "experiments_dir")
 
 Axis = Mapping[str, Mapping[str, Any]]  # Settings of each value of an axis, by the value's label.
 
@@ -102,11 +105,23 @@ class Study:
         """
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"the study's seeds {list(self.seeds)}: name one or more, each once")
-        if self.images < 1 or self.num_images < 2:
-            raise UserError("the study's images must be at least 1, and its num_images at least 2")
+        if self.images < 1 or (self.autoencoder and self.autoencoder_images < 1):
+            raise UserError("the study's images, and autoencoder_images of an autoencoder, must be at least 1")
+        if self.num_images <= SamplesFlags.k:
+            raise UserError(f"the study's num_images {self.num_images}: must be more than {SamplesFlags.k}")
+        known = (*names_in("models.evaluation.feature_networks", "NETWORKS"), "inception")
+        for name in self.extractors:
+            if name not in known and not name.endswith(".safetensors"):
+                raise UserError(f"the study's extractors {name}: choose from {', '.join(known)}, or name a file")
         names = [cell.name for cell in self.cells]
         if len(set(names)) < len(names):
             raise UserError(f"two cells of the study have the same name: {max(names, key=names.count)}")
+        given = {*self.settings, *(key for axis in self.grid.values() for row in axis.values() for key in row)}
+        for key in given:
+            if key.removeprefix(SAMPLING).removeprefix(AUTOENCODER) in OWN:
+                raise UserError(f"{key} is decided by the study", "leave it out")
+            if key.startswith(AUTOENCODER) and not self.autoencoder:
+                raise UserError(f"{key} needs an autoencoder", "name its recipe with the key autoencoder")
         first = self.cells[0].labels
         for cell in self.cells:
             if sum(cell.labels[axis] != first[axis] for axis in first) > 1:
@@ -120,7 +135,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Tournament:
-    """A comparison of samplers on trained runs. Each sampler takes the nearest count it can reach to each wanted one.
+    """A comparison of samplers on trained runs. For each wanted count, a sampler takes the nearest that it can reach.
 
     runs: the models. evaluations: counts of the denoiser per image. samplers: empty for all. scales: of guidance.
     screen_images: of every entry, in the first of the extractors. num_images: of the finalists.
@@ -214,9 +229,6 @@ class Training:
         """Return the training steps that the budget makes. Raises UserError as the training would for its flags."""
         if self.first is not None:
             self.first.steps(data_root)
-        for name in self.settings:
-            if name in OWN:
-                raise UserError(f"{name} is decided by the study", "leave it out")
         default, options = DEFAULTS[self.task]
         given = ["--data_root", data_root] if data_root else []
         words = [*self.words(), *given]

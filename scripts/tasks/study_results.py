@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from models.drawing import image_files, sheets
 from models.drawing.study_plots import StudyPanel, draw_study
 from models.evaluation.comparisons import Comparison, compare_with_reference, power
-from models.evaluation.measure_names import kind_of, short_names
+from models.evaluation.measure_names import kind_of, short_names, space_of
 from models.evaluation.text_tables import text_table
+from models.report.studies import PLOT, RESULTS, SHEET, TABLE
 from models.runs.files import write_text
 from scripts.tasks.study_cells import find_finished, report_of
 from scripts.tasks.study_plan import Study, as_yaml
 
-TABLE, RESULTS, PLOT, SHEET = "table.txt", "study.json", "plot.png", "samples.png"
 KINDS = {"fd": "distance / floor", "recognised": "recognised, %", "recall": "recall, %"}
 DEVIATIONS = (3, 4, 6)  # Differences, in deviations over seeds, whose power the table states.
 SHOWN = 20  # Images of each cell on the sheet.
@@ -43,16 +43,14 @@ class StudyMeasure:
 
     @property
     def heading(self) -> str:
-        kind = kind_of(self.name)
-        network = self.name.removeprefix(kind).strip("_")
-        return f"{KINDS[kind]}, {network}" if network else KINDS[kind]
+        return f"{KINDS[kind_of(self.name)]}, {space_of(self.name)}".removesuffix(", ")
 
     @property
     def means(self) -> NDArray[np.float64]:
         """Mean over the seeds of each cell: geometric for ratios."""
         counts = np.isfinite(self.values).sum(1)
         sums = np.nansum(self._linear, axis=1)
-        return self._back(np.divide(sums, counts, out=np.full(len(sums), math.nan), where=counts > 0))
+        return self.back(np.divide(sums, counts, out=np.full(len(sums), math.nan), where=counts > 0))
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -67,7 +65,8 @@ class StudyMeasure:
     def _linear(self) -> NDArray[np.float64]:
         return np.log(self.values) if self.ratio else self.values
 
-    def _back(self, values: Any) -> Any:
+    def back(self, values: Any) -> Any:
+        """Return a ratio for a difference of logarithms; for other measures, the value itself."""
         return np.exp(values) if self.ratio else values
 
 
@@ -76,28 +75,33 @@ def collect(study: Study, folder: Path) -> list[StudyMeasure]:
     rows: dict[str, NDArray[np.float64]] = {}
     floors: dict[str, float] = {}
     shape = len(study.cells), len(study.seeds)
-    for index, cell in enumerate(study.cells):
-        for column, seed in enumerate(study.seeds):
-            run = find_finished(study.training(cell, seed), folder)
-            if run is None or not report_of(run, cell).is_file():
+    for index, column, report in _reports(study, folder):
+        short = short_names(report["results"])
+        for name, result in report["results"].items():
+            kind, value = kind_of(name), result["found"]["value"]
+            floor = (result["floor"] or {}).get("value")
+            if kind not in KINDS or value is None or (kind == "fd" and not floor):
                 continue
-            results = json.loads(report_of(run, cell).read_text(encoding="utf-8"))["results"]
-            short = short_names(results)
-            for name, result in results.items():
-                kind, value = kind_of(name), result["found"]["value"]
-                if kind not in KINDS or value is None or (kind == "recall" and not name.startswith("recall_")):
-                    continue
-                floor = (result["floor"] or {}).get("value")
-                ratio = kind == "fd" and bool(floor)
-                value = value / floor if ratio else 100 * value
-                rows.setdefault(short[name], np.full(shape, math.nan))[index, column] = value
-                if floor is not None:
-                    floors[short[name]] = 1.0 if ratio else 100 * floor
+            value = value / floor if kind == "fd" else 100 * value
+            rows.setdefault(short[name], np.full(shape, math.nan))[index, column] = value
+            if floor is not None:
+                floors[short[name]] = 1.0 if kind == "fd" else 100 * floor
     order = sorted(rows, key=lambda name: list(KINDS).index(kind_of(name)))
     return [StudyMeasure(name, rows[name], kind_of(name) == "fd", floors.get(name)) for name in order]
 
 
-def study_table(study: Study, measures: Sequence[StudyMeasure], failures: Mapping[str, str]) -> str:
+def _reports(study: Study, folder: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield the position of a cell, that of a seed, and the report, for all that are done."""
+    for index, cell in enumerate(study.cells):
+        for column, seed in enumerate(study.seeds):
+            run = find_finished(study.training(cell, seed), folder)
+            if run is not None and report_of(run, cell).is_file():
+                yield index, column, json.loads(report_of(run, cell).read_text(encoding="utf-8"))
+
+
+def study_table(
+    study: Study, measures: Sequence[StudyMeasure], failures: Mapping[str, str], warnings: Iterable[str] = ()
+) -> str:
     """Return the tables of all measures, what they can and cannot show, and the trainings that failed."""
     cells, seeds = len(study.cells), len(study.seeds)
     head = f"{study.question}\n{_describe(study)}"
@@ -105,13 +109,15 @@ def study_table(study: Study, measures: Sequence[StudyMeasure], failures: Mappin
     if seeds > 1 and cells > 1 and measures:
         chances = (f"{deviations}: {100 * power(cells, seeds, deviations):.0f} %" for deviations in DEVIATIONS)
         parts.append(
-            "*: the interval, with Holm's correction for all differences of the table, excludes no difference.\n"
-            "Cells are paired by seed, and the deviation over seeds is pooled over all cells.\n"
-            f"Probability that a true difference of so many deviations is found: {', '.join(chances)}."
+            "*: differs from the reference, with Holm's correction for all differences of the table. Each interval\n"
+            "alone has at least 95 % confidence. Cells are paired by seed; the deviation of the paired residuals is\n"
+            "pooled over all cells. Probability to find a true difference of that many such deviations, if no\n"
+            f"training fails: {', '.join(chances)}."
         )
     elif seeds == 1:
         parts.append("One seed: differences have no intervals.")
     names = {training.key: training.name for training in study.trainings()}
+    parts += [f"warning: {warning}" for warning in warnings]
     if failures:
         parts.append("\n".join(f"failed: {names[key]}: {reason}" for key, reason in failures.items()))
     return "\n\n".join(parts)
@@ -143,7 +149,7 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
         seen = f"x {math.exp(comparison.detectable):.3g}" if measure.ratio else f"{comparison.detectable:.3g} points"
         degrees = f"{comparison.degrees} degree{'s' * (comparison.degrees > 1)} of freedom"
         deviation = _deviation(measure, comparison.deviation)
-        lines.append(f"deviation over seeds {deviation} ({degrees}); found in 4 of 5 studies: {seen} or more")
+        lines.append(f"paired residuals {deviation} ({degrees}); found in 4 of 5 studies: {seen} or more")
     return "\n".join(lines)
 
 
@@ -152,30 +158,35 @@ def _deviation(measure: StudyMeasure, deviation: float) -> str:
 
 
 def _shown(measure: StudyMeasure, difference: Any) -> str:
-    value, low, high = (math.exp(number) if measure.ratio else number for number in difference[:3])
+    value, low, high = map(measure.back, difference[:3])
     form = ".3f" if measure.ratio else "+.2f"
     interval = f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) else ""
     return f"{value:{form}}{interval}{' *' * difference.called}"
 
 
-def write_study_results(name: str, study: Study, folder: Path, failures: Mapping[str, str]) -> str:
-    """Write the table, study.json, the plot and the sheet of a study, and return the table.
+def write_tables(folder: Path, study: Study, failures: Mapping[str, str]) -> tuple[list[StudyMeasure], str]:
+    """Write the table and study.json of what is done so far. Return the measures and the table.
 
     failures: reason of each training that has failed, by its key.
     """
     measures = collect(study, folder)
-    table = study_table(study, measures, failures)
+    warnings = dict.fromkeys(text for *_, report in _reports(study, folder) for text in report.get("warnings", ()))
+    table = study_table(study, measures, failures, warnings)
     write_text(folder / TABLE, f"{table}\n")
-    write_text(folder / RESULTS, json.dumps(_content(name, study, folder, measures, failures), indent=2) + "\n")
+    write_text(folder / RESULTS, json.dumps(_content(study, folder, measures, failures), indent=2) + "\n")
+    return measures, table
+
+
+def draw_study_pictures(folder: Path, study: Study, measures: Sequence[StudyMeasure]) -> None:
+    """Draw the plot of the measures and the sheet of samples."""
     if measures:
         panels = [StudyPanel(row.heading, row.values, row.means, row.called, row.floor, row.ratio) for row in measures]
         draw_study([cell.labels for cell in study.cells], panels, folder / PLOT, study.question)
     draw_study_samples(study, folder)
-    return table
 
 
 def _content(
-    name: str, study: Study, folder: Path, measures: Sequence[StudyMeasure], failures: Mapping[str, str]
+    study: Study, folder: Path, measures: Sequence[StudyMeasure], failures: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return study.json: the study, its cells with their runs, and the measures with their comparisons."""
     trainings = []
@@ -185,7 +196,7 @@ def _content(
         names = [cell.name for cell in cells]
         trainings.append({"cells": names, "seed": training.seed, "run": place, "failure": failures.get(training.key)})
     return {
-        "study": name,
+        "study": folder.name,
         "definition": as_yaml(study),
         "trainings": trainings,
         "measures": [_measure_content(study, measure) for measure in measures],
@@ -198,7 +209,7 @@ def _measure_content(study: Study, measure: StudyMeasure) -> dict[str, Any]:
         difference = comparison.differences[index]
         compared = None
         if difference is not None and math.isfinite(difference.low):
-            numbers = [math.exp(number) if measure.ratio else number for number in difference[:3]]
+            numbers = [float(measure.back(number)) for number in difference[:3]]
             compared = dict(zip(("value", "low", "high"), numbers, strict=True)) | {"p": difference.p}
         row: dict[str, Any] = {"cell": cell.name, "values": [_finite(value) for value in measure.values[index]]}
         rows.append(

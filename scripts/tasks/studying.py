@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +20,13 @@ from models.runs.lookup import STUDIES_FOLDER
 from models.runs.run import Run
 from models.runs.status import STATUS, utc_now
 from models.training.interrupts import Interrupts
+from scripts.cli.arguments import to_arguments, to_config
 from scripts.cli.command import ending
 from scripts.cli.terminal import tell
-from scripts.tasks.study_cells import LOGS, Places, is_done, run_trainings
+from scripts.tasks.studies import STUDIES
+from scripts.tasks.study_cells import LOGS, Places, find_finished, is_done, report_of, run_trainings
 from scripts.tasks.study_plan import Study, Tournament, Training, as_yaml, read_study
-from scripts.tasks.study_results import write_study_results
+from scripts.tasks.study_results import draw_study_pictures, write_tables
 from scripts.tasks.tournament import run_tournament
 
 if TYPE_CHECKING:
@@ -39,33 +44,40 @@ def run_study(name: str, study: Study, flags: StudyFlags) -> Path:
     definition = folder / DEFINITION
     if definition.is_file() and not _places_of(read_study(definition)) <= _places_of(study):
         message = f"{folder} has another study of this name: it has cells that this one does not have"
-        raise UserError(message, "give the file another name", "move the folder away")
-    run = _open(folder, flags.name or name, study.dataset)
+        ways = [] if name in STUDIES else ["give the file another name"]
+        raise UserError(message, *ways, "move the folder away")
+    run = _open(folder, _command(flags), study.dataset)
     write_text(definition, yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100))
     places = Places(folder, flags.experiments_dir, flags.data_root, flags.device)
     with ending(run):
         failures: dict[str, str] = {}
-        try:
-            _run(study, places, run, flags, failures)
-        finally:
-            table = write_study_results(name, study, folder, failures)
+        _run(study, places, run, flags, failures)
+        measures, table = write_tables(folder, study, failures)
+        draw_study_pictures(folder, study, measures)
         tell(f"\n{table}\n")
-        _refuse_failed(study, failures)
+        _refuse_failed(study, folder, failures)
     return folder
 
 
 def run_samplers(name: str, tournament: Tournament, flags: StudyFlags) -> Path:
     """Play a tournament of samplers, and return its folder. What was measured before is kept."""
     folder = Path(flags.experiments_dir) / STUDIES_FOLDER / name
-    run = _open(folder, name, "")
+    run = _open(folder, _command(flags), "")
     with ending(run), Interrupts(at_once=True):
         for table in run_tournament(tournament, folder, run, flags):
             tell(f"\n{table}\n")
     return folder
 
 
-def _open(folder: Path, source: str, dataset: str) -> Run:
-    """Make a study's folder, or open it to go on. Raises UserError if it is running. source: what --name takes."""
+def _command(flags: StudyFlags) -> str:
+    """Return the command that goes on with a study, with the flags that are not the defaults."""
+    config, defaults = to_config(flags), to_config(type(flags)())
+    words = to_arguments({key: value for key, value in config.items() if value != defaults[key]})
+    return f"make study ARGS={shlex.quote(shlex.join(words))}"
+
+
+def _open(folder: Path, command: str, dataset: str) -> Run:
+    """Make a study's folder, or open it to go on. Raises UserError if it is running. command: goes on with it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / STATUS).is_file():
@@ -73,7 +85,7 @@ def _open(folder: Path, source: str, dataset: str) -> Run:
     except OSError as error:
         raise UserError(f"`experiments_dir`: cannot write in {folder} ({error.strerror})") from None
     run = Run.reopen(folder)
-    run.update(source=source, dataset=dataset, started=utc_now())
+    run.update(command=command, dataset=dataset, started=utc_now())
     return run
 
 
@@ -104,6 +116,7 @@ def _run(study: Study, places: Places, run: Run, flags: StudyFlags, failures: di
         state = f"failed: {failures[training.key]}" if code else "done"
         run.update(step=before + ended, progress=(before + ended) / total)
         run.log(f"{before + ended} of {total}, {training.name}: {state}; {duration(left)} left")
+        write_tables(places.folder, study, failures)
 
     run.update(step=before, progress=before / total)
     run_trainings(waiting, places, jobs, gpus, after)
@@ -118,19 +131,22 @@ def _gpus(device: str) -> list[str]:
 
 
 def _reason(log: Path, code: int) -> str:
-    """Return the last line of a training's log, without its "error:"."""
+    """Return why a training failed: the signal that killed it, or the last line of its log without its "error:"."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}{' (out of memory?)' * (code == -signal.SIGKILL)}"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
     last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
     return last.removeprefix("error: ")
 
 
-def _refuse_failed(study: Study, failures: dict[str, str]) -> None:
-    """Raise UserError if a cell has failed for every seed."""
+def _refuse_failed(study: Study, folder: Path, failures: Mapping[str, str]) -> None:
+    """Raise UserError if a cell has no result for any seed."""
     failed: dict[str, str] = {}
     for cell in study.cells:
-        keys = [study.training(cell, seed).key for seed in study.seeds]
-        if all(key in failures for key in keys):
-            failed[cell.name] = failures[keys[0]]
+        trainings = [study.training(cell, seed) for seed in study.seeds]
+        runs = [find_finished(training, folder) for training in trainings]
+        if not any(run and report_of(run, cell).is_file() for run in runs):
+            failed[cell.name] = failures[trainings[0].key]
     if failed:
         name, reason = next(iter(failed.items()))
         others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""

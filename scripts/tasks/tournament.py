@@ -7,6 +7,7 @@ measured as `evaluate` measures, with many images and in another network too. Wh
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import time
@@ -26,13 +27,14 @@ from models.drawing.pareto import ParetoPoint, draw_pareto
 from models.errors import UserError
 from models.evaluation.distances import Gaussian, gaussian
 from models.evaluation.features import FeaturesAndLogits
+from models.evaluation.measure_names import REPORT
 from models.evaluation.measures import MeasureSettings, measure_frechet
 from models.evaluation.protocol import Protocol
 from models.evaluation.text_tables import text_table
 from models.generation import Sampling
 from models.model import Model
-from models.processes import cores
 from models.progress import duration
+from models.report.studies import PARETO, TABLE
 from models.runs.files import replacing, write_text
 from models.runs.run import Run
 from scripts.cli.flags import ModelFlags, SourceFlags
@@ -42,15 +44,12 @@ from scripts.tasks.protocol import load_data_of_run, stored_facts
 from scripts.tasks.running import run_task
 from scripts.tasks.samples import draw_samples, labels_as_real
 from scripts.tasks.sampling import find_checkpoint, name_of, open_model, resolve_model
-from scripts.tasks.study_cells import REPORT
 from scripts.tasks.study_plan import Tournament
 
 if TYPE_CHECKING:
     from scripts.study import StudyFlags
 
-SCREEN, RESULTS, FINALS, PARETO, TABLE, LOG = (
-    *("screen.csv", "finalists.csv", "finals", "pareto.png", "table.txt", "details.log"),
-)
+SCREEN, FINALISTS, FINALS, LOG = "screen.csv", "finalists.csv", "finals", "details.log"
 SEED = 1  # Of the samples. The shipped models' cards use seed 0.
 FIRST = (5, 12)  # Evaluations at which every sampler is screened.
 FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: of a sampler that is dropped, and of a finalist.
@@ -142,9 +141,11 @@ class Bout:
 
     @cached_property
     def folder(self) -> Path:
-        """Folder of the results. Its name has the checkpoint's hash, because results of another one are others."""
-        name = name_of(self.checkpoint).replace("/", "-")
-        return self.studies / f"{name}-{stored_facts(self.checkpoint)['sha256'][:8]}"
+        """Folder of the results. Its name has a hash of the checkpoint and of how it is measured."""
+        name, tournament = name_of(self.checkpoint).replace("/", "-"), self.tournament
+        settings = (tournament.screen_images, tournament.num_images, tournament.extractors)
+        what = f"{stored_facts(self.checkpoint)['sha256']} {settings}"
+        return self.studies / f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
     @cached_property
     def dataset(self) -> ImageData:
@@ -202,7 +203,7 @@ class Bout:
             write_rows(self.folder / SCREEN, known.values())
             spent += candidate.nfe
             left = (time.monotonic() - started) / spent * (total - spent)
-            self.log.log(f"{self.run}: {_words(known[candidate])}; screening ends in {duration(left)} at the latest")
+            self.log.log(f"{self.run}: {_words(known[candidate])}; {duration(left)} left in this round")
         return [known[candidate] for candidate in wanted]
 
     def screen_one(self, candidate: Candidate) -> Result:
@@ -273,14 +274,14 @@ class Bout:
             points, self.folder / PARETO, f"{self.run}: finalists of the tournament", self.tournament.extractors[0]
         )
         write_text(self.folder / TABLE, self.table(results) + "\n")
-        write_rows(self.folder / RESULTS, results)
+        write_rows(self.folder / FINALISTS, results)
 
     def table(self, results: Sequence[Result]) -> str:
         return finalists_table(self.run, results, self.tournament.extractors)
 
 
 def promising(results: Sequence[Result]) -> set[tuple[str, str]]:
-    """Return the samplers and grids that are within FAR of the best distance at one of the counts."""
+    """Return the samplers and grids that are once within FAR of the best distance at no more evaluations."""
     best: dict[int, float] = {}
     for result in results:
         best[result.evaluations] = min(best.get(result.evaluations, math.inf), result.fd)
@@ -291,7 +292,8 @@ def promising(results: Sequence[Result]) -> set[tuple[str, str]]:
 def choose_finalists(results: Sequence[Result]) -> list[Result]:
     """Return, for each guidance scale, the candidates that no cheaper or equally cheap one clearly beats.
 
-    A candidate is beaten if a distance at no more evaluations is smaller by more than NEAR, or lies below its interval.
+    A candidate is beaten if the best one at no more evaluations has a distance smaller by a factor of more than NEAR,
+    or an interval that lies wholly below.
     """
     finalists: list[Result] = []
     for result in results:
@@ -305,7 +307,7 @@ def choose_finalists(results: Sequence[Result]) -> list[Result]:
 
 
 def _nearest(candidate: Candidate, everything: Iterable[Candidate]) -> int:
-    """Return the count of FIRST for which a candidate stands: its own, or the nearest of its sampler."""
+    """Return the count of FIRST that is nearest to the candidate's; 0 if its sampler has a nearer one."""
     own = {row.evaluations for row in everything if row.sampler == candidate.sampler}
     return next((count for count in FIRST if min(own, key=lambda n: (abs(n - count), n)) == candidate.evaluations), 0)
 
@@ -341,12 +343,13 @@ def read_final(path: Path, screened: Result, networks: Sequence[str]) -> Result:
     """Return a finalist's result from its report."""
     results = json.loads(path.read_text(encoding="utf-8"))["results"]
 
-    def row(kind: str, network: str) -> dict[str, Any]:
-        return next(row for name, row in results.items() if name.startswith(f"{kind}_{network}"))
+    def row(kind: str, network: str) -> Any:
+        return next((row for name, row in results.items() if name.startswith(f"{kind}_{network}")), None)
 
     found, floor = row("fd", networks[0])["found"], row("fd", networks[0])["floor"]["value"]
     numbers = {"fd": found["value"], "low": found["low"], "high": found["high"], "floor": floor}
-    shares = {kind: row(kind, networks[0])["found"]["value"] for kind in ("recognised", "recall")}
+    measured = {kind: row(kind, networks[0]) for kind in ("recognised", "recall")}
+    shares = {kind: found["found"]["value"] if found else math.nan for kind, found in measured.items()}
     second = row("fd", networks[1]) if len(networks) > 1 else None
     ratio = second["found"]["value"] / second["floor"]["value"] if second else math.nan
     return replace(screened, **numbers, **shares, second=ratio)
@@ -377,9 +380,11 @@ def finalists_table(run: str, results: Sequence[Result], networks: Sequence[str]
 
 def run_tournament(tournament: Tournament, studies: Path, run: Run, flags: StudyFlags) -> Iterator[str]:
     """Play the tournament on each run, and yield the table of each."""
-    for number, name in enumerate(flags.runs or tournament.runs):
-        bout = Bout(tournament, name, flags, studies, run)
-        tell(f"{name}: tournament with {cores()} cores")
+    bouts = [Bout(tournament, name, flags, studies, run) for name in flags.runs or tournament.runs]
+    for bout in bouts:
+        _ = bout.checkpoint  # A run that does not exist is found before hours of measuring.
+    for number, bout in enumerate(bouts):
+        tell(f"{bout.run}: tournament on {bout.model_flags.device}")
         results = bout.play()
-        run.update(step=number + 1, progress=(number + 1) / len(flags.runs or tournament.runs))
+        run.update(step=number + 1, progress=(number + 1) / len(bouts))
         yield bout.table(results)

@@ -23,7 +23,7 @@ from models.errors import UserError
 from scripts.tasks.studies import STUDIES, find_study
 from scripts.tasks.study_cells import report_of
 from scripts.tasks.study_plan import Study, Tournament, as_axis, as_yaml, read_study
-from scripts.tasks.study_results import collect, study_table, write_study_results
+from scripts.tasks.study_results import collect, draw_study_pictures, study_table, write_tables
 from tests.commands.tasks import REPOSITORY, run_here
 
 READY = {name: study for name, study in STUDIES.items() if isinstance(study, Study)}
@@ -99,6 +99,10 @@ def test_an_autoencoder_is_trained_once_for_the_cells_that_share_it() -> None:
         ({"quesiton": "?"}, "unknown key quesiton; did you mean question"),
         ({"seeds": [1, 1]}, "each once"),
         ({"images": 0}, "at least 1"),
+        ({"num_images": 5}, "must be more than 5"),
+        ({"extractors": ["convnets"]}, "extractors convnets: choose from convnet, resnet, inception"),
+        ({"settings": {"sampling.run": "latest"}}, "sampling.run is decided by the study"),
+        ({"settings": {"autoencoder.kl_weight": 1}}, "needs an autoencoder"),
         ({"grid": {"batch_size": list(range(1, 103))}}, "204 cells"),
     ],
 )
@@ -158,7 +162,8 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(tmp_path: Pa
     assert fd.means[:2] == pytest.approx([math.sqrt(8), 2 * math.sqrt(8)])
     assert fd.comparison.differences[1].value == pytest.approx(math.log(2))  # pyright: ignore[reportOptionalMemberAccess]
     assert recognised.comparison.differences[1].value == pytest.approx(20)  # pyright: ignore[reportOptionalMemberAccess]
-    table = write_study_results("mine", study, tmp_path, {list(study.trainings())[-1].key: "it burnt"})
+    measures, table = write_tables(tmp_path, study, {list(study.trainings())[-1].key: "it burnt"})
+    draw_study_pictures(tmp_path, study, measures)
     assert "2.000" in table and "+20.00" in table and "reference" in table
     assert "failed: lr 0.3, seed 1: it burnt" in table
     content = json.loads((tmp_path / "study.json").read_text())
