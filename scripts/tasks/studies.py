@@ -11,8 +11,8 @@ from scripts.tasks.study_plan import Study, Tournament, as_axis, read_study
 SMALL = {"network.width": 16, "network.blocks": 1}
 CHAIN = {**SMALL, "sampling.sampler": "dpmpp_2m", "sampling.steps": 8}
 FLOW = {**SMALL, "sampling.sampler": "heun", "sampling.steps": 4}
-CLOTHES: dict[str, Any] = {"recipe": "ddpm_fashion_mnist", "images": 40_000, "settings": CHAIN}
-DIGITS: dict[str, Any] = {"recipe": "mnist", "images": 40_000, "settings": FLOW}
+CLOTHES: dict[str, Any] = {"recipe": "ddpm_fashion_mnist", "images": 120_000, "settings": CHAIN}
+DIGITS: dict[str, Any] = {"recipe": "mnist", "images": 120_000, "settings": FLOW}
 
 
 def _chains(as_long: set[str]) -> dict[str, dict[str, Any]]:
@@ -108,7 +108,7 @@ STUDIES: dict[str, Study | Tournament] = {
                 },
             }
         },
-        **{**DIGITS, "images": 80_000},
+        **{**DIGITS, "images": 200_000},
     ),
     "latents": Study(
         "Which latents are best for a latent flow?",
