@@ -50,6 +50,8 @@ class StudyFlags:
 def main(argv: list[str]) -> None:
     flags = parse_flags(argv, StudyFlags(), "study", DESCRIPTION)
     if flags.name is None:
+        if flags.show:
+            raise UserError("`show` needs a study", "name it with `name`")
         print(describe_studies())
         return
     name, study = find_study(flags.name)

@@ -43,6 +43,9 @@ def draw_study(labels: Sequence[Mapping[str, str]], panels: Sequence[StudyPanel]
     size = (1 + 3.4 * len(panels), 3.8) if axis else (3 + 2.4 * len(panels), 1.3 + 0.3 * len(labels))
     with figure_file(size, path, title) as figure:
         subplots = figure.subplots(1, len(panels), squeeze=False, sharey=not axis)[0]
+        if not axis:
+            names = (name.removeprefix("sampling.").replace("_", " ") for name in labels[0])
+            subplots[0].set_ylabel(", ".join(names))
         for axes, panel in zip(subplots, panels, strict=True):
             _draw_curves(axes, panel, labels, axis) if axis else _draw_rows(axes, panel, labels)
         handles = {str(line.get_label()): line for axes in subplots for line in axes.lines}

@@ -23,7 +23,7 @@ class Difference(NamedTuple):
     """Cell minus reference with its interval. It is called if the interval excludes zero.
 
     p is adjusted by Holm's method, so a difference is called if p < level. p, low and high are NaN without degrees of
-    freedom.
+    freedom, and if all seeds agree exactly.
     """
 
     value: float
@@ -40,7 +40,7 @@ class Comparison:
     differences: one per cell; None for the reference, and for a cell that cannot be compared because its runs failed
     deviation: standard deviation of the residuals over seeds, pooled over all cells; NaN without degrees of freedom
     degrees: degrees of freedom of the deviation
-    detectable: smallest true difference that is called with a probability of 80 %; None without degrees of freedom. If
+    detectable: smallest true difference that is called with a probability of 80 %; None where there is no interval. If
         runs failed, it is that of the cell with the largest standard error
     seeds: number of seeds, those of failed runs included
     comparisons: number of differences, for which Holm's method corrects
@@ -73,13 +73,14 @@ def compare_with_reference(values: np.ndarray, reference: int = 0, level: float 
     deviation = math.sqrt(np.square(residuals).sum() / fit.degrees) if fit.degrees > 0 else math.nan
     estimates = _without_rounding(fit.contrasts @ observed, rounding)
     errors = fit.errors * deviation
+    degrees = fit.degrees if deviation > 0 else 0  # Seeds that agree exactly do not say how much others would differ.
 
     differences: list[Difference | None] = [None] * len(values)
-    for row, difference in zip(fit.rows, _holm(estimates, errors, fit.degrees, level), strict=True):
+    for row, difference in zip(fit.rows, _holm(estimates, errors, degrees, level), strict=True):
         differences[row] = difference
     detectable, comparisons = None, len(fit.rows)
-    if fit.degrees > 0 and comparisons > 0:
-        shift = special.nctdtrinc(fit.degrees, 1 - DETECTION, _critical_value(level / comparisons, fit.degrees))
+    if degrees > 0 and comparisons > 0:
+        shift = special.nctdtrinc(degrees, 1 - DETECTION, _critical_value(level / comparisons, degrees))
         detectable = float(shift * errors.max())
     return Comparison(reference, differences, deviation, fit.degrees, detectable, values.shape[1], comparisons)
 
@@ -130,8 +131,7 @@ def _holm(estimates: NDArray[np.float64], errors: NDArray[np.float64], degrees: 
     if degrees <= 0:
         return [Difference(float(value), math.nan, math.nan, math.nan, False) for value in estimates]
     differences: dict[int, Difference] = {}
-    certain = np.where(estimates == 0, 0.0, math.inf)  # the ratio without noise
-    ratios = np.divide(np.abs(estimates), errors, out=certain, where=errors > 0)
+    ratios = np.abs(estimates) / errors
     p, step_level, stopped = 0.0, level, False
     for step, row in enumerate(np.argsort(-ratios, kind="stable")):
         left = len(estimates) - step

@@ -1,8 +1,8 @@
 """Contents of a study's folder, for its page. A missing or damaged file leaves a note, and never an exception."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,20 @@ PICTURES = {
 
 @dataclass(frozen=True)
 class StudyPage:
-    """A study. measures: tables of study.json. tables: texts, for a study without it, by the folder of each model."""
+    """A study. tables: the text of each table, with the folder's name. runs: trainings as study.json has them."""
 
     name: str
-    folder: Path
     state: str
-    question: str = ""
-    trainings: int = 0
-    done: int = 0
-    measures: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    tables: list[tuple[str, str]] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    runs: list[Mapping[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    question: str
+    tables: list[tuple[str, str]]
+    pictures: list[Picture]
+    runs: list[Mapping[str, Any]]
+    notes: list[str]
+
+    @property
+    def done(self) -> int:
+        """Number of trainings that are finished and measured."""
+        return sum(bool(row.get("run")) and not row.get("failure") for row in self.runs)
 
 
 def read_study_page(folder: Path, album: Album) -> StudyPage:
@@ -43,39 +44,25 @@ def read_study_page(folder: Path, album: Album) -> StudyPage:
         state = liveness(read_status(folder))
     except UserError as error:
         state, notes = "unreadable", [str(error)]
-    content: Mapping[str, Any] = {}
+    question, runs = "", []
     try:
         content = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        runs = [row for row in content["trainings"] if isinstance(row["cells"], list)]
-        measures = [{**row, "rows": [_row(cell) for cell in row["rows"]]} for row in content["measures"]]
         question = str(content["definition"]["question"])
-    except FileNotFoundError:
-        runs, measures, question = [], [], ""
+        runs = [row for row in content["trainings"] if isinstance(row["cells"], list)]
+    except FileNotFoundError:  # a tournament, or a study that has just begun
+        pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"{RESULTS} cannot be read: {type(error).__name__}: {error}")
-        runs, measures, question = [], [], ""
-    tables = [] if measures else [_table(path) for path in sorted(folder.glob(f"*/{TABLE}"))]
+    places = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
+    tables = [(place.name, _text(place / TABLE)) for place in places if (place / TABLE).is_file()]
     pictures = [
         picture
         for name, title in PICTURES.items()
-        for path in (folder / name, *sorted(folder.glob(f"*/{name}")))
-        if (picture := album.add(path, title if path.parent == folder else f"{title} of {path.parent.name}"))
+        for place in places
+        if (picture := album.add(place / name, title if place == folder else f"{title} of {place.name}"))
     ]
-    done = sum(bool(row.get("run")) and not row.get("failure") for row in runs)
-    return StudyPage(
-        folder.name, folder, state, question, len(runs), done, measures, tables, pictures, runs, notes + album.missing
-    )
+    return StudyPage(folder.name, state, question, tables, pictures, runs, [*notes, *album.missing])
 
 
-def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table row with its numbers as text. Raises KeyError or TypeError for a damaged one."""
-    values = [f"{value:.4g}" for value in cell["values"] if value is not None]
-    compared = cell["compared"]
-    interval = compared and f"{compared['value']:.3g} [{compared['low']:.3g}, {compared['high']:.3g}]"
-    mean = "none" if cell["mean"] is None else f"{cell['mean']:.4g}"
-    return {"cell": str(cell["cell"]), "mean": mean, "values": ", ".join(values), "compared": interval or "",
-            "differs": bool(cell["differs"])}  # fmt: skip
-
-
-def _table(path: Path) -> tuple[str, str]:
-    return path.parent.name, path.read_text(encoding="utf-8", errors="replace")
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")

@@ -143,7 +143,7 @@ STUDIES: dict[str, Study | Tournament] = {
 def find_study(name: str) -> tuple[str, Study | Tournament]:
     """Return the name and the study of a ready study, or of a YAML file. Raises UserError."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix.lower() in (".yaml", ".yml"):
         if path.stem in STUDIES:
             raise UserError(f"`name` {name}: a ready study is called {path.stem}", "give the file another name")
         return path.stem, read_study(path)

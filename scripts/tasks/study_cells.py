@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,9 @@ SESSION = (
     "LAUNCH_MONITOR",
     "LAUNCH_SESSION",
 )  # These belong to the study, not to a training.
+
+
+_stop = threading.Event()  # Set in the process of a training when the study has stopped.
 
 
 class Places(NamedTuple):
@@ -56,6 +60,11 @@ def report_of(run: Path, cell: Cell) -> Path:
     return run / "evaluation" / cell.evaluation / REPORT
 
 
+def log_of(training: Training, folder: Path) -> Path:
+    """Return the path of the output of a training."""
+    return folder / LOGS / f"{training.run_name}.log"
+
+
 def is_done(training: Training, cells: Sequence[Cell], folder: Path) -> bool:
     """Return whether a training is finished and its cells are measured."""
     run = find_finished(training, folder)
@@ -76,6 +85,7 @@ def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
     """
     run, refusals = _train(training, places), []
     for cell in cells:
+        _stop_if_asked()
         out = report_of(run, cell).parent
         if (out / REPORT).is_file():
             continue
@@ -98,8 +108,9 @@ def _train(training: Training, places: Places) -> Path:
         if begun:
             return run_task(training.task, "--resume", begun[0], *common)
         needed = [] if training.first is None else ["--autoencoder", _train(training.first, places)]
+        _stop_if_asked()
         budget = ["--epochs", "None", "--max_minutes", "None", "--max_steps", training.steps(places.data_root)]
-        words = [*training.words(), *needed, *budget, "--name", training.key]
+        words = [*training.words(), *needed, *budget, "--name", training.run_name]
         return run_task(training.task, *words, *common, *places.data)
 
 
@@ -112,28 +123,38 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _process(training: Training, cells: Sequence[Cell], places: Places, environment: dict[str, str]) -> None:
-    """Train and measure as the main function of a process. Its messages go to the training's log."""
-    os.setpgid(0, 0)  # Ctrl-C reaches the study alone, which then stops its cells.
-    log = os.open(places.folder / LOGS / f"{training.key}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+def _process(
+    training: Training, cells: Sequence[Cell], places: Places, environment: dict[str, str], study: Connection
+) -> None:
+    """Train and measure as the main function of a process. Its messages go to the training's log.
+
+    study: closes when the study stops or has been killed.
+    """
+    os.setpgid(0, 0)  # Ctrl-C reaches the study alone, which then stops its trainings.
+    log = os.open(log_of(training, places.folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
     os.environ.update(environment)
     for name in SESSION:
         os.environ.pop(name, None)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(study,), daemon=True).start()
     with quick_imports():
         import torch  # noqa: F401
 
     run_command(lambda argv: measure(training, cells, places))
 
 
-def _end_with_parent() -> None:
-    """Stop this process when the study has been killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _end_with(study: Connection) -> None:
+    """Stop this process when the study stops. A task may have no more use for the signal, so the wish is kept."""
+    connection.wait([study])
+    _stop.set()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _stop_if_asked() -> None:
+    """Raise Interrupted if the study has stopped during the last task."""
+    if _stop.is_set():
+        raise Interrupted(signal.SIGTERM)
 
 
 # -- in the process of the study --------------------------------------------------------------------------------------
@@ -154,24 +175,28 @@ def run_trainings(
     for folder in (RUNS, LOGS):
         (places.folder / folder).mkdir(exist_ok=True)
     waiting, free = list(trainings), list(range(jobs))
-    running: dict[BaseProcess, tuple[Training, int]] = {}
+    running: dict[BaseProcess, tuple[Training, int, Connection]] = {}
+    spawning = multiprocessing.get_context("spawn")
     with Interrupts() as interrupts:
         try:
             while (waiting or running) and interrupts.signal is None:
                 while waiting and free:
                     training, slot = waiting.pop(0), free.pop(0)
-                    arguments = training, trainings[training], places, _environment(slot, jobs, gpus)
-                    process = multiprocessing.get_context("spawn").Process(target=_process, args=arguments)
+                    study, ours = spawning.Pipe(duplex=False)
+                    arguments = training, trainings[training], places, _environment(slot, jobs, gpus), study
+                    process = spawning.Process(target=_process, args=arguments)
                     process.start()
-                    running[process] = training, slot
+                    study.close()
+                    running[process] = training, slot, ours
                 connection.wait([process.sentinel for process in running], POLL_SECONDS)
                 for process in [process for process in running if process.exitcode is not None]:
-                    training, slot = running.pop(process)
+                    training, slot, ours = running.pop(process)
+                    ours.close()
                     free.append(slot)
                     ended(training, process.exitcode or 0)
         finally:
-            for process in running:
-                process.terminate()
+            for _, _, ours in running.values():
+                ours.close()
             for process in running:
                 process.join()
     if interrupts.signal is not None:

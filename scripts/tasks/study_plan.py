@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from models.errors import UserError
+from models.runs.lookup import TEACHERS
 from models.runs.yaml_files import plain, read_yaml
 from scripts.cli.arguments import fitted, parse_flags, to_arguments
 from scripts.cli.evaluation_flags import SamplesFlags
@@ -85,7 +86,7 @@ class Study:
         labels = [
             f"{axis} {label}"
             for axis, label in cell.labels.items()
-            if any(not key.startswith(SAMPLING) for key in self.grid[axis][label])
+            if any(not key.startswith(SAMPLING) for row in self.grid[axis].values() for key in row)
         ]
         return Training(self.recipe, cell.training, self.images, seed, ", ".join(labels), first)
 
@@ -103,25 +104,24 @@ class Study:
 
         Every value of an axis is checked once, beside the first values of the other axes.
         """
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"the study's seeds {list(self.seeds)}: name one or more, each once")
+        if not self.question:
+            raise UserError("the study's question is empty")
+        for name, values in (("seeds", self.seeds), ("extractors", self.extractors)):
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"the study's {name} {list(values)}: name one or more, each once")
         if self.images < 1 or (self.autoencoder and self.autoencoder_images < 1):
             raise UserError("the study's images, and autoencoder_images of an autoencoder, must be at least 1")
         if self.num_images <= SamplesFlags.k:
             raise UserError(f"the study's num_images {self.num_images}: must be more than {SamplesFlags.k}")
+        if self.task not in TEACHERS:
+            raise UserError(f"the study's recipe {self.recipe} trains nothing to sample from", "name it as autoencoder")
+        if self.autoencoder and recipe_of(self.autoencoder).task != "train_vae":
+            raise UserError(f"the study's autoencoder {self.autoencoder} is no recipe of train_vae")
         known = (*names_in("models.evaluation.feature_networks", "NETWORKS"), "inception")
         for name in self.extractors:
             if name not in known and not name.endswith(".safetensors"):
                 raise UserError(f"the study's extractors {name}: choose from {', '.join(known)}, or name a file")
-        names = [cell.name for cell in self.cells]
-        if len(set(names)) < len(names):
-            raise UserError(f"two cells of the study have the same name: {max(names, key=names.count)}")
-        given = {*self.settings, *(key for axis in self.grid.values() for row in axis.values() for key in row)}
-        for key in given:
-            if key.removeprefix(SAMPLING).removeprefix(AUTOENCODER) in OWN:
-                raise UserError(f"{key} is decided by the study", "leave it out")
-            if key.startswith(AUTOENCODER) and not self.autoencoder:
-                raise UserError(f"{key} needs an autoencoder", "name its recipe with the key autoencoder")
+        self._check_names()
         first = self.cells[0].labels
         for cell in self.cells:
             if sum(cell.labels[axis] != first[axis] for axis in first) > 1:
@@ -131,6 +131,22 @@ class Study:
                 parse_flags(cell.sampling, SamplesFlags(), "evaluate", "")
             except UserError as error:
                 raise UserError(f"cell {cell.name}: {error.message}", *error.ways_out) from None
+
+    def _check_names(self) -> None:
+        """Raise UserError for names of cells and settings that contradict each other, or that the study decides."""
+        names = [cell.name for cell in self.cells]
+        if len(set(names)) < len(names):
+            raise UserError(f"two cells of the study have the same name: {max(names, key=names.count)}")
+        given = {*self.settings, *(key for axis in self.grid.values() for row in axis.values() for key in row)}
+        for key in given:
+            if key.removeprefix(SAMPLING).removeprefix(AUTOENCODER) in OWN:
+                raise UserError(f"{key} is decided by the study", "leave it out")
+            if key.startswith(AUTOENCODER) and not self.autoencoder:
+                raise UserError(f"{key} needs an autoencoder", "name its recipe with the key autoencoder")
+        axes = [{key for row in axis.values() for key in row} for axis in self.grid.values()]
+        for one, other in itertools.combinations(axes, 2):
+            if both := one & other:
+                raise UserError(f"two axes of the study set {min(both)}", "put the settings of both in one axis")
 
 
 @dataclass(frozen=True)
@@ -185,14 +201,14 @@ class Cell:
     @property
     def evaluation(self) -> str:
         """Name of the folder of this cell's evaluation in the run."""
-        return _key(" ".join(self.labels.values()), self.of(SAMPLING))
+        return "-".join(filter(None, (_readable(" ".join(self.labels.values())), _digest(self.of(SAMPLING)))))
 
     def of(self, prefix: str) -> dict[str, Any]:
         """Return the settings with a prefix, without it."""
         return {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Training:
     """A training of a study: recipe, settings, budget in images and seed. first: that of the autoencoder it needs."""
 
@@ -206,6 +222,9 @@ class Training:
     def __hash__(self) -> int:
         return hash(self.key)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Training) and self.key == other.key
+
     @property
     def task(self) -> str:
         return recipe_of(self.recipe).task
@@ -216,10 +235,15 @@ class Training:
 
     @cached_property
     def key(self) -> str:
-        """Suffix of the name of the run folder: the same for the same settings, budget and seed."""
+        """End of the name of the run folder: the same for the same settings, budget and seed."""
         everything = {**self.settings, "recipe": self.recipe, "images": self.images}
         everything |= {} if self.first is None else {"first": self.first.key}
-        return f"{_key(self.label, everything)}-seed{self.seed}"
+        return f"{_digest(everything)}-seed{self.seed}"
+
+    @property
+    def run_name(self) -> str:
+        """Suffix of the name of the run folder, for --name."""
+        return "-".join(filter(None, (_readable(self.label), self.key)))
 
     def words(self) -> list[str]:
         """Return the arguments of the task, without budget and places."""
@@ -231,16 +255,20 @@ class Training:
             self.first.steps(data_root)
         default, options = DEFAULTS[self.task]
         given = ["--data_root", data_root] if data_root else []
+        given += ["--autoencoder", "first.safetensors"] if self.first is not None else []  # It is trained first.
         words = [*self.words(), *given]
         flags = read_training(words, self.task, default, "", options).flags  # pyright: ignore[reportArgumentType]
         return math.ceil(self.images / flags.optimizer.batch_size)
 
 
-def _key(words: str, settings: Mapping[str, Any]) -> str:
-    """Return a file name: readable words, and a hash of the settings that makes it unique."""
-    readable = re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-.")[:40]
-    digest = hashlib.sha256(repr(sorted(plain(settings).items())).encode()).hexdigest()[:8]
-    return f"{readable}-{digest}" if readable else digest
+def _readable(words: str) -> str:
+    """Return words that can be part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-.")[:40]
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    """Return a short hash of settings."""
+    return hashlib.sha256(repr(sorted(plain(settings).items())).encode()).hexdigest()[:8]
 
 
 # -- studies in files -------------------------------------------------------------------------------------------------
@@ -269,18 +297,31 @@ def read_study(path: Path) -> Study:
 
 def _read_value(name: str, value: Any, kind: Any) -> Any:
     if name not in ("grid", "settings"):
+        if get_origin(kind) is tuple and not isinstance(value, list):
+            raise UserError(f"{name} must be a list, not {value!r}")
         return fitted(name, value, kind)
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise UserError(f"{name} must be a mapping from names, not {value!r}")
-    return {axis: as_axis(axis, values) for axis, values in value.items()} if name == "grid" else value
+    return {axis: as_axis(axis, values) for axis, values in value.items()} if name == "grid" else _settings(value)
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings. Raises UserError if one is a mapping, or its name is no text."""
+    for name, value in settings.items():
+        if not isinstance(name, str) or isinstance(value, dict):
+            raise UserError(f"setting {name}: {value!r}", "write settings as flags, such as network.width: 16")
+    return settings
 
 
 def as_axis(name: str, values: Any) -> dict[str, dict[str, Any]]:
     """Return an axis. values: a list of values of the setting `name`, or a mapping from label to settings."""
     if isinstance(values, list | tuple) and values:
-        return {_label(value): {name: value} for value in values}
+        axis = {_label(value): _settings({name: value}) for value in values}
+        if len(axis) < len(values):
+            raise UserError(f"axis {name} has a value twice: {values}")
+        return axis
     if isinstance(values, dict) and values and all(isinstance(row, dict) for row in values.values()):
-        return {str(label): row for label, row in values.items()}
+        return {str(label): _settings(row) for label, row in values.items()}
     raise UserError(f"axis {name} must be a list of values, or a mapping from label to settings, not {values!r}")
 
 
@@ -290,7 +331,8 @@ def _label(value: Any) -> str:
 
 def as_yaml(study: Study) -> dict[str, Any]:
     """Return a study as plain data for a YAML file that `read_study` reads."""
-    content = {name: value for name, value in asdict(study).items() if value}
+    default = {row.name: row.default for row in fields(Study)}
+    content = {name: value for name, value in asdict(study).items() if value != default[name] and value != {}}
     if study.grid:
         content["grid"] = {name: _short_axis(name, axis) for name, axis in study.grid.items()}
     return plain(content)
@@ -298,5 +340,7 @@ def as_yaml(study: Study) -> dict[str, Any]:
 
 def _short_axis(name: str, axis: Axis) -> Any:
     """Return an axis as a list if it has values of one setting, labelled by themselves."""
-    values = [row.get(name) for row in axis.values()]
-    return values if as_axis(name, values) == axis else axis
+    if any(list(row) != [name] for row in axis.values()):
+        return axis
+    values = [row[name] for row in axis.values()]
+    return values if [_label(value) for value in values] == list(axis) else axis

@@ -24,7 +24,7 @@ from scripts.cli.arguments import to_arguments, to_config
 from scripts.cli.command import ending
 from scripts.cli.terminal import tell
 from scripts.tasks.studies import STUDIES
-from scripts.tasks.study_cells import LOGS, Places, find_finished, is_done, report_of, run_trainings
+from scripts.tasks.study_cells import LOGS, Places, find_finished, is_done, log_of, report_of, run_trainings
 from scripts.tasks.study_plan import Study, Tournament, Training, as_yaml, read_study
 from scripts.tasks.study_results import draw_study_pictures, write_tables
 from scripts.tasks.tournament import run_tournament
@@ -42,9 +42,9 @@ def run_study(name: str, study: Study, flags: StudyFlags) -> Path:
     """
     folder = Path(flags.experiments_dir) / STUDIES_FOLDER / name
     definition = folder / DEFINITION
-    if definition.is_file() and not _places_of(read_study(definition)) <= _places_of(study):
-        message = f"{folder} has another study of this name: it has cells that this one does not have"
+    if definition.is_file() and (question := read_study(definition).question) != study.question:
         ways = [] if name in STUDIES else ["give the file another name"]
+        message = f"{folder} has another study of this name, with the question {question!r}"
         raise UserError(message, *ways, "move the folder away")
     run = _open(folder, _command(flags), study.dataset)
     write_text(definition, yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100))
@@ -89,11 +89,6 @@ def _open(folder: Path, command: str, dataset: str) -> Run:
     return run
 
 
-def _places_of(study: Study) -> set[tuple[str, str]]:
-    """Return the folder names of a study's evaluations. More seeds or values add to them."""
-    return {(training.key, cell.evaluation) for training, cells in study.trainings().items() for cell in cells}
-
-
 def _run(study: Study, places: Places, run: Run, flags: StudyFlags, failures: dict[str, str]) -> None:
     """Run the trainings that are not done, and add the reason of each failure by the training's key."""
     trainings = study.trainings()
@@ -105,13 +100,13 @@ def _run(study: Study, places: Places, run: Run, flags: StudyFlags, failures: di
     notes = [f"{len(study.cells)} cells, {total} trainings"]
     notes += [f"{before} done before"] if before else []
     notes += [f"{jobs} side by side"] if jobs > 1 else []
-    run.log(f"{study.question} {'; '.join(notes)}")
+    run.log(f"{study.question} {'; '.join(notes)}; their output: {places.folder / LOGS}")
 
     def after(training: Training, code: int) -> None:
         nonlocal ended
         ended += 1
         if code != 0:
-            failures[training.key] = _reason(places.folder / LOGS / f"{training.key}.log", code)
+            failures[training.key] = _reason(log_of(training, places.folder), code)
         left = (time.monotonic() - started) / ended * (len(waiting) - ended)
         state = f"failed: {failures[training.key]}" if code else "done"
         run.update(step=before + ended, progress=(before + ended) / total)

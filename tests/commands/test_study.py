@@ -20,6 +20,8 @@ import torch
 import yaml
 
 from models.errors import UserError
+from models.report.pictures import Album
+from models.report.studies import read_study_page
 from scripts.tasks.studies import STUDIES, find_study
 from scripts.tasks.study_cells import report_of
 from scripts.tasks.study_plan import Study, Tournament, as_axis, as_yaml, read_study
@@ -44,7 +46,7 @@ def test_the_example_of_the_readme_is_a_study(tmp_path: Path) -> None:
 
 
 def write(path: Path, **changes: Any) -> Path:
-    path.write_text(yaml.safe_dump({**MINE, **changes}))
+    path.write_text(yaml.safe_dump({**MINE, **changes}, sort_keys=False))
     return path
 
 
@@ -100,6 +102,15 @@ def test_an_autoencoder_is_trained_once_for_the_cells_that_share_it() -> None:
         ({"seeds": [1, 1]}, "each once"),
         ({"images": 0}, "at least 1"),
         ({"num_images": 5}, "must be more than 5"),
+        ({"question": ""}, "question is empty"),
+        ({"seeds": 3}, "seeds must be a list, not 3"),
+        ({"extractors": []}, "name one or more"),
+        ({"recipe": "vae_mnist"}, "trains nothing to sample from"),
+        ({"autoencoder": "demo_digits", "autoencoder_images": 9}, "is no recipe of train_vae"),
+        ({"grid": {"batch_size": [32, 32]}}, "has a value twice"),
+        ({"grid": {"batch_size": {"a": {1: 2}}}}, "setting 1: 2"),
+        ({"settings": {"network": {"width": 8}}}, "write settings as flags"),
+        ({"grid": {"batch_size": [32], "b": {"c": {"batch_size": 64}}}}, "two axes of the study set batch_size"),
         ({"extractors": ["convnets"]}, "extractors convnets: choose from convnet, resnet, inception"),
         ({"settings": {"sampling.run": "latest"}}, "sampling.run is decided by the study"),
         ({"settings": {"autoencoder.kl_weight": 1}}, "needs an autoencoder"),
@@ -113,6 +124,14 @@ def test_mistakes_in_a_study_are_one_line_and_make_no_folder(
     ended = run_here("study", "--name", path, "--experiments_dir", tmp_path / "experiments", capsys=capsys)
     assert ended.code == 2 and message in ended.err and len(ended.err.splitlines()) == 1
     assert not (tmp_path / "experiments").exists()
+
+
+def test_the_same_settings_are_trained_once_whatever_their_labels(tmp_path: Path) -> None:
+    """A reference without settings of its own, and a value that is set already, are the same training."""
+    axis = {"as usual": {}, "8": {"network.width": 8}, "16": {"network.width": 16}}
+    study = read_study(write(tmp_path / "mine.yaml", grid={"width": axis}, seeds=[0]))
+    assert [training.name for training in study.trainings()] == ["width as usual, seed 0", "width 16, seed 0"]
+    assert len(next(iter(study.trainings().values()))) == 2
 
 
 def test_unknown_studies_and_taken_names_are_refused(tmp_path: Path) -> None:
@@ -138,7 +157,7 @@ def made(study: Study, folder: Path, distances: np.ndarray, shares: np.ndarray) 
     for training, cells in study.trainings().items():
         index, column = study.cells.index(cells[0]), study.seeds.index(training.seed)
         failed = math.isnan(distances[index, column])
-        run = folder / "runs" / f"20260101_000000-flow-digits-{training.key}"
+        run = folder / "runs" / f"20260101_000000-flow-digits-{training.run_name}"
         run.mkdir(parents=True)
         (run / "status.json").write_text(json.dumps({"state": "failed" if failed else "finished"}))
         if failed:
@@ -153,9 +172,11 @@ def made(study: Study, folder: Path, distances: np.ndarray, shares: np.ndarray) 
         np.savez(report.with_name("samples.npz"), arr_0=np.zeros((24, 8, 8, 1), np.uint8))
 
 
-def test_distances_are_compared_by_ratios_and_shares_by_differences(tmp_path: Path) -> None:
+def test_distances_are_compared_by_ratios_and_shares_by_differences(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2, 0.3])}, seeds=(0, 1))
-    distances = np.array([[4.0, 8.0], [8.0, 16.0], [4.1, np.nan]])  # the second is twice the first, for both seeds
+    distances = np.array([[4.0, 8.0], [9.0, 14.22222222], [4.1, np.nan]])  # the second is twice the first, in the mean
     made(study, tmp_path, distances, np.array([[0.5, 0.6], [0.7, 0.8], [0.5, 0.5]]))
     fd, recognised = collect(study, tmp_path)
     assert fd.ratio and fd.values[0].tolist() == [2.0, 4.0] and fd.floor == 1.0
@@ -169,7 +190,10 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(tmp_path: Pa
     content = json.loads((tmp_path / "study.json").read_text())
     assert [row["run"] is None for row in content["trainings"]] == [False] * 5 + [True]
     row = content["measures"][0]["rows"][1]
-    assert row["compared"]["value"] == pytest.approx(2) and row["values"] == [4.0, 8.0]
+    assert row["compared"]["value"] == pytest.approx(2) and row["values"] == pytest.approx([4.5, 7.11111111])
+    page = read_study_page(tmp_path, Album(tmp_path, tmp_path_factory.mktemp("page")))
+    assert page.done == 5 and page.question == "?" and page.tables == [(tmp_path.name, f"{table}\n")]
+    assert [picture.path.name for picture in page.pictures] == ["plot.png", "samples.png"]
     assert {"plot.png", "samples.png", "table.txt"} <= {path.name for path in tmp_path.iterdir()}
 
 
@@ -249,7 +273,7 @@ def test_a_cell_that_fails_for_every_seed_is_named_and_the_others_are_kept(tmp_p
     assert last.startswith("error: cell label_drop 0.0 failed for every seed: ") and "label_drop" in last.split(":")[-1]
     table = (tmp_path / "studies" / "mine" / "table.txt").read_text()
     assert "failed: label_drop 0.0, seed 0: " in table and "label_drop 0.1" in table
-    other = study_process(write(tmp_path / "mine.yaml", grid={"batch_size": [32]}), tmp_path)
+    other = study_process(write(tmp_path / "mine.yaml", question="What else?"), tmp_path)
     _, err = other.communicate()
     assert other.returncode == 2 and "another study of this name" in err and len(err.strip().splitlines()) == 1
 
