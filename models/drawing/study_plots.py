@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,21 +35,25 @@ class StudyPanel(NamedTuple):
 
 
 def draw_study(labels: Sequence[Mapping[str, str]], panels: Sequence[StudyPanel], path: Path | str, title: str) -> None:
-    """Draw one panel per measure, in a .png, .pdf or .svg file.
+    """Draw one panel per measure, in a .png, .pdf or .svg file: up to three side by side, more in rows of two.
 
     labels: of each cell, its value on each axis of the study. If the values of one axis are numbers, the measure is a
     curve over them, with a line for each combination of the others. Otherwise each cell has a row.
     """
     axis = _numeric_axis(labels)
-    size = (1 + 3.4 * len(panels), 3.8) if axis else (3 + 2.4 * len(panels), 1.3 + 0.3 * len(labels))
-    with figure_file(size, path, title) as figure:
-        subplots = figure.subplots(1, len(panels), squeeze=False, sharey=not axis)[0]
+    columns = len(panels) if len(panels) <= 3 else 2
+    rows = math.ceil(len(panels) / columns)
+    width, height = (3.4, 3.0) if axis else (2.9, 0.6 + 0.25 * len(labels))
+    with figure_file((2 + width * columns, 0.8 + height * rows), path, title) as figure:
+        subplots = figure.subplots(rows, columns, squeeze=False, sharey=not axis)
         if not axis:
             names = (name.removeprefix("sampling.").replace("_", " ") for name in labels[0])
-            subplots[0].set_ylabel(", ".join(names))
-        for axes, panel in zip(subplots, panels, strict=True):
+            figure.supylabel(", ".join(names))
+        for axes in subplots.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(subplots.flat, panels, strict=False):
             _draw_curves(axes, panel, labels, axis) if axis else _draw_rows(axes, panel, labels)
-        handles = {str(line.get_label()): line for axes in subplots for line in axes.lines}
+        handles = {str(line.get_label()): line for axes in subplots.flat for line in axes.lines}
         handles = {label: line for label, line in handles.items() if not label.startswith("_")}
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize=8)
 
