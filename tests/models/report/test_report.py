@@ -296,13 +296,13 @@ def test_no_runs_and_a_thousand(tmp_path: Path) -> None:
         report._entries.clear()
         report.update()
         shutil.rmtree(tmp_path / "report" / "runs" / run.name)
-    assert time.process_time() - started < 1.0  # 50 runs in 5 s
+    assert time.process_time() - started < 3.0  # 50 runs take 5 s on an idle core, and more on a busy one.
     (entry,) = report.update()
     monkey = [entry] * 1000
     report._write(
         tmp_path / "index.html",
         "index.html",
-        {"entries": monkey, "counts": "", "experiments": "", "written": None, "root": "", "best": []},
+        {"entries": monkey, "studies": [], "counts": "", "experiments": "", "written": None, "root": "", "best": []},
     )
     assert (tmp_path / "index.html").stat().st_size < 3_000_000
 
