@@ -109,7 +109,7 @@ def _write_pictures(folder: Path) -> None:
         Image.fromarray(noise.integers(0, 256, size, dtype=np.uint8)).save(path)
 
 
-def write_comparison(experiments: Path, name: str, one: str, other: str, low: float = -0.5) -> None:
+def write_comparison(experiments: Path, name: str, one: str, other: str, low: float | str = -0.5) -> None:
     """Write what `evaluate --compare` does. The difference of the distance is -1, its interval ends at `low`."""
     undefined = dict.fromkeys(("one", "other", "value", "low", "high"))
     differences = {
