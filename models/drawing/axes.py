@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,12 +32,12 @@ def marker(points: np.ndarray) -> str | None:
     return "o" if len(points) <= FEW else None
 
 
-def scale_axis(axes: Axes, values: np.ndarray) -> None:
-    """Make the y axis logarithmic, with decimal labels, if the values are positive and span a wide range."""
+def scale_axis(axes: Axes, values: np.ndarray, which: Literal["x", "y"] = "y") -> None:
+    """Make an axis logarithmic, with decimal labels, if the values are positive and span a wide range."""
     low, high = np.nanmin(values), np.nanmax(values)
     if 0 < low < high / WIDE:
-        axes.set_yscale("log")
-        label_plainly(axes.yaxis, low, high)
+        axes.set(**{f"{which}scale": "log"})
+        label_plainly(getattr(axes, f"{which}axis"), low, high)
 
 
 def label_plainly(axis: Any, low: float, high: float) -> None:

@@ -112,9 +112,8 @@ def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]
     axes.set_yticks(positions, labels=[f"{names[0]} (reference)", *names[1:]])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_title(panel.heading)
-    low, high = np.nanmin(panel.values), np.nanmax(panel.values)
-    if panel.ratio and 0 < low < high / WIDE:
-        axes.set_xscale("log")
+    if panel.ratio:
+        scale_axis(axes, panel.values, "x")
 
 
 def _draw_floor(draw: Callable[..., Any], panel: StudyPanel) -> None:

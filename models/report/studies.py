@@ -54,7 +54,11 @@ def read_study_page(folder: Path, album: Album) -> StudyPage:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"{RESULTS} cannot be read: {type(error).__name__}: {error}")
     places = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
-    tables = [(place.name, _text(place / TABLE)) for place in places if (place / TABLE).is_file()]
+    tables = [
+        (place.name, (place / TABLE).read_text(encoding="utf-8", errors="replace"))
+        for place in places
+        if (place / TABLE).is_file()
+    ]
     pictures = [
         picture
         for name, title in PICTURES.items()
@@ -62,7 +66,3 @@ def read_study_page(folder: Path, album: Album) -> StudyPage:
         if (picture := album.add(place / name, title if place == folder else f"{title} of {place.name}"))
     ]
     return StudyPage(folder.name, state, question, tables, pictures, runs, [*notes, *album.missing])
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")

@@ -179,11 +179,11 @@ RECIPES = {
 }
 
 
-def find_recipe(name: str, task: str) -> Recipe:
-    """Return a recipe. Raises UserError if there is no such recipe, or if it is for another task."""
-    if name in RECIPES and RECIPES[name].task == task:
+def find_recipe(name: str, task: str | None = None) -> Recipe:
+    """Return a recipe of a task, or of any. Raises UserError if there is none, or if it is for another task."""
+    if name in RECIPES and task in (None, RECIPES[name].task):
         return RECIPES[name]
-    names = [other for other, recipe in RECIPES.items() if recipe.task == task]
+    names = [other for other, recipe in RECIPES.items() if task in (None, recipe.task)]
     choice = f"choose from {', '.join(names)}" if names else f"{task} has none"
     if name in RECIPES:
         raise UserError(f"recipe {name} is for {RECIPES[name].task}, not for {task}: {choice}")

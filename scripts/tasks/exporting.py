@@ -103,7 +103,8 @@ def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> PageMo
 
     path: checkpoint of the student. Its run and that of the teacher may lie together outside of experiments_dir.
     """
-    folders = [run.parent / student.teacher for run in [run_of(path)] if run is not None]
+    run = run_of(path)
+    folders = [] if run is None else [run.parent / student.teacher]
     with suppress(UserError):
         folders.append(find_run(student.teacher, experiments_dir))
     found = checkpoints.find_by_hash(student.sha256, [folder / "checkpoints" for folder in folders])

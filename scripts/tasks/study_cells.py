@@ -26,14 +26,8 @@ from scripts.tasks.study_plan import Cell, Training
 
 RUNS, LOGS = "runs", "logs"  # Folders in the study's folder.
 POLL_SECONDS = 1.0
-SESSION = (
-    "LAUNCH_RECORD",
-    "LAUNCH_LOG",
-    "LAUNCH_MONITOR",
-    "LAUNCH_SESSION",
-)  # These belong to the study, not to a training.
-
-
+# Variables of the session, which belong to the study and not to its trainings.
+SESSION = ("LAUNCH_RECORD", "LAUNCH_LOG", "LAUNCH_MONITOR", "LAUNCH_SESSION")
 _stop = threading.Event()  # Set in the process of a training when the study has stopped.
 
 
@@ -50,9 +44,15 @@ class Places(NamedTuple):
         return [] if self.data_root is None else ["--data_root", self.data_root]
 
 
-def find_finished(training: Training, folder: Path) -> Path | None:
-    """Return the finished run of a training in a study's folder, if there is one."""
-    return next((run for run in _runs_of(training, folder) if read_status(run).get("state") == "finished"), None)
+def finished_runs(folder: Path) -> dict[str, Path]:
+    """Return the finished runs in a study's folder, the newest of each training, by the training's key."""
+    oldest_first = reversed(find_runs(folder / RUNS))
+    return {_key_of(run): run for run in oldest_first if read_status(run).get("state") == "finished"}
+
+
+def _key_of(run: Path) -> str:
+    """Return the key of the training that made a run, with which the folder's name ends."""
+    return "-".join(run.name.split("-")[-2:])
 
 
 def report_of(run: Path, cell: Cell) -> Path:
@@ -65,14 +65,10 @@ def log_of(training: Training, folder: Path) -> Path:
     return folder / LOGS / f"{training.run_name}.log"
 
 
-def is_done(training: Training, cells: Sequence[Cell], folder: Path) -> bool:
-    """Return whether a training is finished and its cells are measured."""
-    run = find_finished(training, folder)
+def is_done(training: Training, cells: Sequence[Cell], finished: Mapping[str, Path]) -> bool:
+    """Return whether a training and all its evaluations are done. finished: from `finished_runs`."""
+    run = finished.get(training.key)
     return run is not None and all(report_of(run, cell).is_file() for cell in cells)
-
-
-def _runs_of(training: Training, folder: Path) -> list[Path]:
-    return [run for run in find_runs(folder / RUNS) if run.name.endswith(f"-{training.key}")]
 
 
 # -- in the process of a training --------------------------------------------------------------------------------------
@@ -101,10 +97,11 @@ def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
 def _train(training: Training, places: Places) -> Path:
     """Return the finished run of a training. A run with a checkpoint is resumed. One without starts again."""
     with _locked(places.folder / RUNS / f".{training.key}.lock"):
-        if run := find_finished(training, places.folder):
+        if run := finished_runs(places.folder).get(training.key):
             return run
         common = ["--experiments_dir", places.folder / RUNS, "--device", places.device]
-        begun = [run for run in _runs_of(training, places.folder) if (run / "checkpoints" / "last").is_file()]
+        own = [run for run in find_runs(places.folder / RUNS) if _key_of(run) == training.key]
+        begun = [run for run in own if (run / "checkpoints" / "last").is_file()]
         if begun:
             return run_task(training.task, "--resume", begun[0], *common)
         needed = [] if training.first is None else ["--autoencoder", _train(training.first, places)]

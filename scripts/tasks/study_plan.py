@@ -19,7 +19,7 @@ from models.runs.lookup import TEACHERS
 from models.runs.yaml_files import plain, read_yaml
 from scripts.cli.arguments import fitted, parse_flags, to_arguments
 from scripts.cli.evaluation_flags import SamplesFlags
-from scripts.cli.recipes import RECIPES, Recipe
+from scripts.cli.recipes import find_recipe
 from scripts.cli.settings import DEFAULTS, read_training
 from scripts.cli.signatures import names_in
 
@@ -61,11 +61,11 @@ class Study:
 
     @property
     def task(self) -> str:
-        return recipe_of(self.recipe).task
+        return find_recipe(self.recipe).task
 
     @property
     def dataset(self) -> str:
-        return str(self.settings.get("dataset") or recipe_of(self.recipe).settings.get("dataset", "digits"))
+        return str(self.settings.get("dataset") or find_recipe(self.recipe).settings.get("dataset", "digits"))
 
     @cached_property
     def cells(self) -> list["Cell"]:
@@ -92,12 +92,11 @@ class Study:
 
     def trainings(self) -> dict["Training", list["Cell"]]:
         """Return all trainings with the cells that each serves. Those of one seed come after all of another."""
-        by_key: dict[str, tuple[Training, list[Cell]]] = {}
+        trainings: dict[Training, list[Cell]] = {}
         for seed in self.seeds:
             for cell in self.cells:
-                training = self.training(cell, seed)
-                by_key.setdefault(training.key, (training, []))[1].append(cell)
-        return dict(by_key.values())
+                trainings.setdefault(self.training(cell, seed), []).append(cell)
+        return trainings
 
     def check(self, data_root: str | None = None) -> None:
         """Raise UserError for settings that no flag has, and for values that a task would refuse.
@@ -115,7 +114,7 @@ class Study:
             raise UserError(f"the study's num_images {self.num_images}: must be more than {SamplesFlags.k}")
         if self.task not in TEACHERS:
             raise UserError(f"the study's recipe {self.recipe} trains nothing to sample from", "name it as autoencoder")
-        if self.autoencoder and recipe_of(self.autoencoder).task != "train_vae":
+        if self.autoencoder and find_recipe(self.autoencoder).task != "train_vae":
             raise UserError(f"the study's autoencoder {self.autoencoder} is no recipe of train_vae")
         known = (*names_in("models.evaluation.feature_networks", "NETWORKS"), "inception")
         for name in self.extractors:
@@ -168,15 +167,6 @@ class Tournament:
     extractors: tuple[str, ...] = ("convnet", "resnet")
 
 
-def recipe_of(name: str) -> Recipe:
-    """Return a training's recipe. Raises UserError."""
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, 1)
-        hint = f"did you mean {close[0]}" if close else f"choose from {', '.join(RECIPES)}"
-        raise UserError(f"the study's recipe {name!r} does not exist", hint)
-    return RECIPES[name]
-
-
 @dataclass(frozen=True)
 class Cell:
     """A combination of values. labels: the value of each axis. settings: with their prefixes."""
@@ -227,7 +217,7 @@ class Training:
 
     @property
     def task(self) -> str:
-        return recipe_of(self.recipe).task
+        return find_recipe(self.recipe).task
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from models.evaluation.measure_names import kind_of, short_names, space_of
 from models.evaluation.text_tables import text_table
 from models.report.studies import PLOT, RESULTS, SHEET, TABLE
 from models.runs.files import write_text
-from scripts.tasks.study_cells import find_finished, report_of
+from scripts.tasks.study_cells import RUNS, finished_runs, report_of
 from scripts.tasks.study_plan import Study, as_yaml
 
 KINDS = {"fd": "distance / floor", "recognised": "recognised, %", "recall": "recall, %"}
@@ -70,12 +70,12 @@ class StudyMeasure:
         return np.exp(values) if self.ratio else values
 
 
-def collect(study: Study, folder: Path) -> list[StudyMeasure]:
-    """Read the measures of all cells that are done. A measure that no cell has is left out."""
+def collect(study: Study, reports: Sequence[tuple[int, int, dict[str, Any]]]) -> list[StudyMeasure]:
+    """Return the measures in the reports of `read_reports`. A measure that no cell has is left out."""
     rows: dict[str, NDArray[np.float64]] = {}
     floors: dict[str, float] = {}
     shape = len(study.cells), len(study.seeds)
-    for index, column, report in _reports(study, folder):
+    for index, column, report in reports:
         short = short_names(report["results"])
         for name, result in report["results"].items():
             kind, value = kind_of(name), result["found"]["value"]
@@ -90,13 +90,18 @@ def collect(study: Study, folder: Path) -> list[StudyMeasure]:
     return [StudyMeasure(name, rows[name], kind_of(name) == "fd", floors.get(name)) for name in order]
 
 
-def _reports(study: Study, folder: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield the position of a cell, that of a seed, and the report, for all that are done."""
+def read_reports(study: Study, finished: Mapping[str, Path]) -> list[tuple[int, int, dict[str, Any]]]:
+    """Return the position of a cell, that of a seed, and the report, for all that are done.
+
+    finished: from `finished_runs`.
+    """
+    reports = []
     for index, cell in enumerate(study.cells):
         for column, seed in enumerate(study.seeds):
-            run = find_finished(study.training(cell, seed), folder)
-            if run is not None and report_of(run, cell).is_file():
-                yield index, column, json.loads(report_of(run, cell).read_text(encoding="utf-8"))
+            run = finished.get(study.training(cell, seed).key)
+            if run is not None and (path := report_of(run, cell)).is_file():
+                reports.append((index, column, json.loads(path.read_text(encoding="utf-8"))))
+    return reports
 
 
 def study_table(
@@ -169,11 +174,15 @@ def write_tables(folder: Path, study: Study, failures: Mapping[str, str]) -> tup
 
     failures: reason of each training that has failed, by its key.
     """
-    measures = collect(study, folder)
-    warnings = dict.fromkeys(text for *_, report in _reports(study, folder) for text in report.get("warnings", ()))
+    finished = finished_runs(folder)
+    reports = read_reports(study, finished)
+    measures = collect(study, reports)
+    warnings = dict.fromkeys(text for *_, report in reports for text in report.get("warnings", ()))
     table = study_table(study, measures, failures, warnings)
     write_text(folder / TABLE, f"{table}\n")
-    write_text(folder / RESULTS, json.dumps(_content(study, folder, measures, failures), indent=2) + "\n")
+    write_text(
+        folder / RESULTS, json.dumps(_content(study, folder.name, finished, measures, failures), indent=2) + "\n"
+    )
     return measures, table
 
 
@@ -186,17 +195,21 @@ def draw_study_pictures(folder: Path, study: Study, measures: Sequence[StudyMeas
 
 
 def _content(
-    study: Study, folder: Path, measures: Sequence[StudyMeasure], failures: Mapping[str, str]
+    study: Study,
+    name: str,
+    finished: Mapping[str, Path],
+    measures: Sequence[StudyMeasure],
+    failures: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return study.json: the study, its cells with their runs, and the measures with their comparisons."""
     trainings = []
     for training, cells in study.trainings().items():
-        run = find_finished(training, folder)
-        place = None if run is None else str(run.relative_to(folder))
+        run = finished.get(training.key)
+        place = None if run is None else str(Path(RUNS, run.name))
         names = [cell.name for cell in cells]
         trainings.append({"cells": names, "seed": training.seed, "run": place, "failure": failures.get(training.key)})
     return {
-        "study": folder.name,
+        "study": name,
         "definition": as_yaml(study),
         "trainings": trainings,
         "measures": [_measure_content(study, measure) for measure in measures],
@@ -233,9 +246,9 @@ def _finite(value: float) -> float | None:
 
 def draw_study_samples(study: Study, folder: Path) -> None:
     """Draw images of every cell, from the same noise and labels, below each other. Cells that failed are left out."""
-    seed, rows = study.seeds[0], {}
+    seed, rows, finished = study.seeds[0], {}, finished_runs(folder)
     for cell in study.cells:
-        run = find_finished(study.training(cell, seed), folder)
+        run = finished.get(study.training(cell, seed).key)
         path = run and report_of(run, cell).with_name("samples.npz")
         if path and path.is_file():
             with np.load(path, allow_pickle=False) as content:

@@ -24,7 +24,7 @@ from scripts.cli.arguments import to_arguments, to_config
 from scripts.cli.command import ending
 from scripts.cli.terminal import tell
 from scripts.tasks.studies import STUDIES
-from scripts.tasks.study_cells import LOGS, Places, find_finished, is_done, log_of, report_of, run_trainings
+from scripts.tasks.study_cells import LOGS, Places, finished_runs, is_done, log_of, report_of, run_trainings
 from scripts.tasks.study_plan import Study, Tournament, Training, as_yaml, read_study
 from scripts.tasks.study_results import draw_study_pictures, write_tables
 from scripts.tasks.tournament import run_tournament
@@ -92,7 +92,8 @@ def _open(folder: Path, command: str, dataset: str) -> Run:
 def _run(study: Study, places: Places, run: Run, flags: StudyFlags, failures: dict[str, str]) -> None:
     """Run the trainings that are not done, and add the reason of each failure by the training's key."""
     trainings = study.trainings()
-    waiting = {row: cells for row, cells in trainings.items() if not is_done(row, cells, places.folder)}
+    finished = finished_runs(places.folder)
+    waiting = {row: cells for row, cells in trainings.items() if not is_done(row, cells, finished)}
     before, total = len(trainings) - len(waiting), len(trainings)
     gpus = _gpus(flags.device)
     jobs = flags.jobs or max(1, len(gpus))
@@ -137,9 +138,10 @@ def _reason(log: Path, code: int) -> str:
 def _refuse_failed(study: Study, folder: Path, failures: Mapping[str, str]) -> None:
     """Raise UserError if a cell has no result for any seed."""
     failed: dict[str, str] = {}
+    finished = finished_runs(folder)
     for cell in study.cells:
         trainings = [study.training(cell, seed) for seed in study.seeds]
-        runs = [find_finished(training, folder) for training in trainings]
+        runs = [finished.get(training.key) for training in trainings]
         if not any(run and report_of(run, cell).is_file() for run in runs):
             failed[cell.name] = failures[trainings[0].key]
     if failed:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -55,7 +55,8 @@ FIRST = (5, 12)  # Evaluations at which every sampler is screened.
 FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: of a sampler that is dropped, and of a finalist.
 
 
-class Candidate(NamedTuple):
+@dataclass(frozen=True)
+class Candidate:
     """A way to sample. steps: of the sampler; evaluations: of the denoiser, without the second half of guidance."""
 
     sampler: str
@@ -63,6 +64,11 @@ class Candidate(NamedTuple):
     steps: int
     evaluations: int
     scale: float
+
+    @property
+    def method(self) -> tuple[str, str]:
+        """The sampler and its grid."""
+        return self.sampler, self.grid
 
     @property
     def key(self) -> str:
@@ -75,17 +81,12 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Candidate):
     """Measurement of a candidate: distance in a network with its interval and floor, share recognised, recall.
 
     seconds: for an image. second: distance over floor in the second network. NaN where it has not been measured.
     """
 
-    sampler: str
-    grid: str
-    steps: int
-    evaluations: int
-    scale: float
     seconds: float
     fd: float
     low: float
@@ -97,7 +98,7 @@ class Result:
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(self.sampler, self.grid, self.steps, self.evaluations, self.scale)
+        return Candidate(*(getattr(self, field.name) for field in fields(Candidate)))
 
 
 def candidates(tournament: Tournament, model: Model) -> list[Candidate]:
@@ -180,17 +181,11 @@ class Bout:
     def screen(self) -> list[Result]:
         """Measure with few images: every sampler at the counts FIRST, then those that are not far off at all counts."""
         everything = candidates(self.tournament, self.model)
-        first = [
-            candidate for candidate in everything if candidate.scale == 1 and _nearest(candidate, everything) in FIRST
-        ]
+        first = [row for row in everything if row.scale == 1 and _nearest(row, everything) in FIRST]
         results = self.measured(first)
         able = promising(results)
-        rest = [
-            candidate
-            for candidate in everything
-            if (candidate.sampler, candidate.grid) in able and candidate not in first
-        ]
-        self.log.log(f"{self.run}: {len(able)} of {len({row[:2] for row in first})} samplers and grids go on")
+        rest = [row for row in everything if row.method in able and row not in first]
+        self.log.log(f"{self.run}: {len(able)} of {len({row.method for row in first})} samplers and grids go on")
         return self.measured([*first, *rest])
 
     def measured(self, wanted: Sequence[Candidate]) -> list[Result]:
@@ -216,8 +211,15 @@ class Bout:
         output = self.protocol.sample_features(network, samples.images)
         found = measure_frechet(output.features, self.moments, self.protocol.settings)
         right = torch.nan if samples.labels is None else (output.predictions == samples.labels).double().mean().item()
-        numbers = (found.value, found.low, found.high)
-        return Result(*candidate, seconds, *numbers, self.floor, right)
+        return Result(
+            **asdict(candidate),
+            seconds=seconds,
+            fd=found.value,
+            low=found.low,
+            high=found.high,
+            floor=self.floor,
+            recognised=right,
+        )
 
     @cached_property
     def moments(self) -> Gaussian:
@@ -234,24 +236,17 @@ class Bout:
 
     def measure(self, screened: Result) -> Result:
         """Measure a finalist with `evaluate`, unless it has been, and return its result in the first network."""
-        out = self.folder / FINALS / screened.candidate.key
+        out = self.folder / FINALS / screened.key
         if not (out / REPORT).is_file():
-            candidate, tournament = screened.candidate, self.tournament
-            words = [
-                "--run",
-                self.run,
-                "--sampler",
-                candidate.sampler,
-                "--grid",
-                candidate.grid,
-                "--steps",
-                candidate.steps,
-            ]
-            words += ["--guidance_scale", candidate.scale, "--num_images", tournament.num_images, "--seed", SEED]
-            words += ["--extractors", *tournament.extractors, "--device", self.flags.device, "--out", out]
-            words += ["--experiments_dir", self.flags.experiments_dir]
+            tournament, flags = self.tournament, self.flags
+            words: list[object] = ["--run", self.run, "--seed", SEED, "--out", out]
+            words += ["--sampler", screened.sampler, "--grid", screened.grid, "--steps", screened.steps]
+            words += ["--guidance_scale", screened.scale, "--num_images", tournament.num_images]
+            words += ["--extractors", *tournament.extractors]
+            words += ["--device", flags.device, "--experiments_dir", flags.experiments_dir]
+            words += ["--data_root", flags.data_root] if flags.data_root else []
             with self.quietly():
-                run_task("evaluate", *words, *(["--data_root", self.flags.data_root] if self.flags.data_root else []))
+                run_task("evaluate", *words)
         return read_final(out / REPORT, screened, self.tournament.extractors)
 
     @contextmanager
@@ -266,7 +261,7 @@ class Bout:
             ParetoPoint(
                 result.sampler if result.grid == "uniform" else f"{result.sampler}, {result.grid}",
                 "plain" if result.scale == 1 else f"guidance {result.scale:g}",
-                result.candidate.nfe, result.seconds, result.fd, result.low, result.high, result.floor,
+                result.nfe, result.seconds, result.fd, result.low, result.high, result.floor,
             )
             for result in results
         ]  # fmt: skip
@@ -286,7 +281,7 @@ def promising(results: Sequence[Result]) -> set[tuple[str, str]]:
     for result in results:
         best[result.evaluations] = min(best.get(result.evaluations, math.inf), result.fd)
     near = [min(value for count, value in best.items() if count <= result.evaluations) for result in results]
-    return {result.candidate[:2] for result, value in zip(results, near, strict=True) if result.fd <= FAR * value}
+    return {result.method for result, value in zip(results, near, strict=True) if result.fd <= FAR * value}
 
 
 def choose_finalists(results: Sequence[Result]) -> list[Result]:
@@ -313,10 +308,9 @@ def _nearest(candidate: Candidate, everything: Iterable[Candidate]) -> int:
 
 
 def _words(result: Result) -> str:
-    candidate = result.candidate
-    guidance = f", guidance {candidate.scale:g}" if candidate.scale != 1 else ""
+    guidance = f", guidance {result.scale:g}" if result.scale != 1 else ""
     ratio = f"{result.fd / result.floor:.2f} times the floor"
-    return f"{candidate.sampler}, {candidate.grid} grid, {candidate.evaluations} evaluations{guidance}: {ratio}"
+    return f"{result.sampler}, {result.grid} grid, {result.evaluations} evaluations{guidance}: {ratio}"
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -361,7 +355,7 @@ def finalists_table(run: str, results: Sequence[Result], networks: Sequence[str]
         (
             f"{result.sampler} {result.steps}, {result.grid}",
             f"{result.scale:g}",
-            str(result.candidate.nfe),
+            str(result.nfe),
             f"{1000 * result.seconds:.3g}",
             f"{result.fd / result.floor:.2f}",
             f"{result.second:.2f}",

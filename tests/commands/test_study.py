@@ -23,9 +23,9 @@ from models.errors import UserError
 from models.report.pictures import Album
 from models.report.studies import read_study_page
 from scripts.tasks.studies import STUDIES, find_study
-from scripts.tasks.study_cells import report_of
+from scripts.tasks.study_cells import finished_runs, report_of
 from scripts.tasks.study_plan import Study, Tournament, as_axis, as_yaml, read_study
-from scripts.tasks.study_results import collect, draw_study_pictures, study_table, write_tables
+from scripts.tasks.study_results import collect, draw_study_pictures, read_reports, study_table, write_tables
 from tests.commands.tasks import REPOSITORY, run_here
 
 READY = {name: study for name, study in STUDIES.items() if isinstance(study, Study)}
@@ -178,7 +178,7 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(
     study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2, 0.3])}, seeds=(0, 1))
     distances = np.array([[4.0, 8.0], [9.0, 14.22222222], [4.1, np.nan]])  # the second is twice the first, in the mean
     made(study, tmp_path, distances, np.array([[0.5, 0.6], [0.7, 0.8], [0.5, 0.5]]))
-    fd, recognised = collect(study, tmp_path)
+    fd, recognised = collect(study, read_reports(study, finished_runs(tmp_path)))
     assert fd.ratio and fd.values[0].tolist() == [2.0, 4.0] and fd.floor == 1.0
     assert fd.means[:2] == pytest.approx([math.sqrt(8), 2 * math.sqrt(8)])
     assert fd.comparison.differences[1].value == pytest.approx(math.log(2))  # pyright: ignore[reportOptionalMemberAccess]
@@ -200,7 +200,7 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(
 def test_one_seed_has_values_but_no_intervals(tmp_path: Path) -> None:
     study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2])}, seeds=(7,))
     made(study, tmp_path, np.array([[4.0], [9.0]]), np.array([[0.5], [0.6]]))
-    table = study_table(study, collect(study, tmp_path), {})
+    table = study_table(study, collect(study, read_reports(study, finished_runs(tmp_path))), {})
     assert "2.25" in table and "One seed" in table and "[" not in table.split("95 %]")[-1]
 
 
