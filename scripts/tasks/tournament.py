@@ -31,7 +31,7 @@ from models.evaluation.measure_names import REPORT
 from models.evaluation.measures import MeasureSettings, measure_frechet
 from models.evaluation.protocol import Protocol
 from models.evaluation.text_tables import text_table
-from models.generation import Sampling
+from models.generation import Sampling, default_sampler
 from models.model import Model
 from models.progress import duration
 from models.report.studies import PARETO, TABLE
@@ -102,7 +102,13 @@ class Result(Candidate):
 
 
 def candidates(tournament: Tournament, model: Model) -> list[Candidate]:
-    """Return the candidates that a model allows: each sampler's nearest count of evaluations to each wanted one."""
+    """Return the candidates that a model allows: each sampler's nearest count of evaluations to each wanted one.
+
+    A student has one, with its own evaluations.
+    """
+    if model.spec.student is not None:
+        sampler, steps = default_sampler(model.spec, None, None, "")
+        return [Candidate(sampler, "uniform", steps, model.spec.student.evaluations, 1.0)]
     scales = tournament.scales if model.spec.classes and model.spec.label_drop else (1.0,)
     found: dict[Candidate, None] = {}
     for wanted, scale, name, grid in product(
@@ -141,11 +147,16 @@ class Bout:
         return open_model(self.checkpoint, self.model_flags)
 
     @cached_property
+    def sha256(self) -> str:
+        """Hash of the checkpoint."""
+        return str(stored_facts(self.checkpoint)["sha256"])
+
+    @cached_property
     def folder(self) -> Path:
         """Folder of the results. Its name has a hash of the checkpoint and of how it is measured."""
         name, tournament = name_of(self.checkpoint).replace("/", "-"), self.tournament
         settings = (tournament.screen_images, tournament.num_images, tournament.extractors)
-        what = f"{stored_facts(self.checkpoint)['sha256']} {settings}"
+        what = f"{self.sha256} {settings}"
         return self.studies / f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
     @cached_property
@@ -255,21 +266,31 @@ class Bout:
         with (self.folder / LOG).open("a", encoding="utf-8") as log, redirect_stderr(log):
             yield
 
+    def points(self, results: Sequence[Result]) -> list[ParetoPoint]:
+        """Return results as points of the Pareto picture. A student is a point of its teacher's guidance scale."""
+        student = self.model.spec.student
+        points = []
+        for result in results:
+            label = result.sampler if result.grid == "uniform" else f"{result.sampler}, {result.grid}"
+            scale = result.scale if student is None else student.guidance_scale
+            point = ParetoPoint(
+                label if student is None else "students",
+                "plain" if scale == 1 else f"guidance {scale:g}",
+                result.nfe, result.seconds, result.fd, result.low, result.high, result.floor, student is not None,
+            )  # fmt: skip
+            points.append(point)
+        return points
+
     def write(self, results: Sequence[Result]) -> None:
         """Write the table and the Pareto picture of results."""
-        points = [
-            ParetoPoint(
-                result.sampler if result.grid == "uniform" else f"{result.sampler}, {result.grid}",
-                "plain" if result.scale == 1 else f"guidance {result.scale:g}",
-                result.nfe, result.seconds, result.fd, result.low, result.high, result.floor,
-            )
-            for result in results
-        ]  # fmt: skip
-        draw_pareto(
-            points, self.folder / PARETO, f"{self.run}: finalists of the tournament", self.tournament.extractors[0]
-        )
+        self.draw(self.points(results))
         write_text(self.folder / TABLE, self.table(results) + "\n")
         write_rows(self.folder / FINALISTS, results)
+
+    def draw(self, points: Sequence[ParetoPoint]) -> None:
+        """Draw the Pareto picture."""
+        title = f"{self.run}: finalists of the tournament"
+        draw_pareto(points, self.folder / PARETO, title, self.tournament.extractors[0])
 
     def table(self, results: Sequence[Result]) -> str:
         return finalists_table(self.run, results, self.tournament.extractors)
@@ -357,8 +378,7 @@ def finalists_table(run: str, results: Sequence[Result], networks: Sequence[str]
             f"{result.scale:g}",
             str(result.nfe),
             f"{1000 * result.seconds:.3g}",
-            f"{result.fd / result.floor:.2f}",
-            f"{result.second:.2f}",
+            *(f"{ratio:.2f}" for ratio in (result.fd / result.floor, result.second)[: len(networks)]),
             f"{100 * result.recognised:.2f}",
             f"{100 * result.recall:.1f}",
         )
@@ -373,12 +393,22 @@ def finalists_table(run: str, results: Sequence[Result], networks: Sequence[str]
 
 
 def run_tournament(tournament: Tournament, studies: Path, run: Run, flags: StudyFlags) -> Iterator[str]:
-    """Play the tournament on each run, and yield the table of each."""
+    """Play the tournament on each run, and yield the table of each. Students are drawn in their teacher's picture too.
+
+    They follow their teacher in the runs.
+    """
     bouts = [Bout(tournament, name, flags, studies, run) for name in flags.runs or tournament.runs]
     for bout in bouts:
         _ = bout.checkpoint  # A run that does not exist is found before hours of measuring.
+    drawn: dict[str, tuple[Bout, list[ParetoPoint]]] = {}  # by the checkpoint's hash
     for number, bout in enumerate(bouts):
         tell(f"{bout.run}: tournament on {bout.model_flags.device}")
         results = bout.play()
+        drawn[bout.sha256] = bout, bout.points(results)
+        student = bout.model.spec.student
+        if student is not None and student.sha256 in drawn:
+            teacher, points = drawn[student.sha256]
+            points += bout.points(results)
+            teacher.draw(points)
         run.update(step=number + 1, progress=(number + 1) / len(bouts))
         yield bout.table(results)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+from models.drawing.pareto import ParetoPoint
 from models.errors import UserError
 from models.report.pictures import Album
 from models.report.studies import read_study_page
@@ -325,7 +327,8 @@ def test_a_tournament_keeps_what_it_has_measured(
     (folder,) = run_here("study", *words, capsys=capsys).folder.glob("pretrained-digits-*")
     screened, reports = (folder / "screen.csv").read_bytes(), sorted(folder.glob("finals/*/report.json"))
     assert len(screened.splitlines()) == 5 and reports and (folder / "pareto.png").is_file()
-    assert "1, uniform" in (folder / "table.txt").read_text()
+    table = (folder / "table.txt").read_text().splitlines()
+    assert any(re.fullmatch(r"(heun|ddim) \d, uniform( +[\d.]+){6}", line) for line in table)
     monkeypatch.setattr(tournament, "draw_samples", None)
     monkeypatch.setattr(tournament, "run_task", None)
     run_here("study", *words, capsys=capsys)
@@ -335,3 +338,27 @@ def test_a_tournament_keeps_what_it_has_measured(
     report = run_here("report", "--experiments_dir", tmp_path, capsys=capsys)
     page = Path(report.out.strip()).parent / "studies" / "samplers" / "index.html"
     assert f"{folder.name}-pareto.png" in page.read_text() and "1, uniform" in page.read_text()
+
+
+def test_students_are_drawn_in_the_picture_of_their_teacher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scripts.tasks import tournament
+
+    teacher = ("--run", "pretrained/digits", "--steps", 2, "--guidance_scale", 1.5)
+    small = ("--evaluations", 2, "--max_steps", 1, "--pairs", 1, "--num_samples", 10, "--experiments_dir", tmp_path)
+    student = run_here("distill", *teacher, *small, capsys=capsys).folder
+    drawn: list[tuple[Path, list[tuple[str, str, float, bool]]]] = []
+
+    def draw(points: Sequence[ParetoPoint], path: Path, *_: object) -> None:
+        drawn.append((path, [(point.label, point.group, point.evaluations, point.student) for point in points]))
+
+    monkeypatch.setattr(tournament, "draw_pareto", draw)
+    entries = Tournament("?", (), (1,), ("heun",), ("uniform",), (1.0,), 40, 30, ("convnet",))
+    monkeypatch.setitem(STUDIES, "samplers", entries)
+    words = ("--runs", "pretrained/digits", student.name, "--experiments_dir", tmp_path)
+    run_here("study", "--name", "samplers", *words, capsys=capsys)
+    own, of_student, together = drawn
+    assert own[1] == [("heun", "plain", 1, False)]
+    assert of_student[1] == [("students", "guidance 1.5", 2, True)]
+    assert together == (own[0], [*own[1], *of_student[1]])
