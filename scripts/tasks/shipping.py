@@ -90,7 +90,7 @@ MODELS = {
     ),
     "mnist-latent": Shipped(
         "train_latent",
-        f"--recipe latent_mnist {_STEPS} 2000 --network.width 32 --autoencoder {SHIPPED_PREFIX}mnist-vae",
+        f"--recipe latent_mnist {_STEPS} 5000 --network.width 32 --autoencoder {SHIPPED_PREFIX}mnist-vae",
         "mnist",
         f"handwritten digits, in the latents of {SHIPPED_PREFIX}mnist-vae",
         _MNIST,
