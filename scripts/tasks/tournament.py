@@ -104,22 +104,24 @@ class Result(Candidate):
 def candidates(tournament: Tournament, model: Model) -> list[Candidate]:
     """Return the candidates that a model allows: each sampler's nearest count of evaluations to each wanted one.
 
-    A student has one, with its own evaluations.
+    Grids of the same times are one candidate. A student is one, with its own evaluations.
     """
     if model.spec.student is not None:
         sampler, steps = default_sampler(model.spec, None, None, "")
         return [Candidate(sampler, "uniform", steps, model.spec.student.evaluations, 1.0)]
     scales = tournament.scales if model.spec.classes and model.spec.label_drop else (1.0,)
-    found: dict[Candidate, None] = {}
+    found: dict[tuple[object, ...], Candidate] = {}
     for wanted, scale, name, grid in product(
         tournament.evaluations, scales, tournament.samplers or SAMPLERS, tournament.grids
     ):
         nfe = SAMPLERS[name].nfe
         steps = min(range(1, wanted + 1), key=lambda steps: (abs(nfe(steps) - wanted), steps))
+        sampling = Sampling(name, steps, grid, guidance_scale=scale)
         with suppress(UserError):  # A chain of fewer steps, or noise that a sampler cannot start from.
-            Sampling(name, steps, grid, guidance_scale=scale).check(model)
-            found.setdefault(Candidate(name, grid, steps, nfe(steps), scale))
-    return list(found)
+            sampling.check(model)
+            times = tuple(round(t, 9) for t in sampling.levels(model).levels.t.tolist())
+            found.setdefault((name, scale, times), Candidate(name, grid, steps, nfe(steps), scale))
+    return list(found.values())
 
 
 @dataclass(frozen=True)

@@ -290,7 +290,7 @@ def test_entries_are_the_nearest_counts_that_a_sampler_reaches() -> None:
     from scripts.tasks.tournament import candidates
 
     model = load_model(resolve_checkpoint(find_run("pretrained/digits", REPOSITORY)), "ema", torch.device("cpu"))
-    tournament = Tournament("?", (), (1, 2, 3, 12), ("heun", "midpoint", "ddim"), ("uniform",), (1.0, 1.5))
+    tournament = Tournament("?", (), (1, 2, 3, 12), ("heun", "midpoint", "ddim"), ("uniform", "flow_time"), (1.0, 1.5))
     found = [entry for entry in candidates(tournament, model) if entry.scale == 1]
     counts = {name: [entry.evaluations for entry in found if entry.sampler == name] for name in tournament.samplers}
     assert counts == {"heun": [1, 3, 11], "midpoint": [2, 12], "ddim": [1, 2, 3, 12]}
