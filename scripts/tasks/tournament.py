@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 SCREEN, FINALISTS, FINALS, LOG = "screen.csv", "finalists.csv", "finals", "details.log"
 SEED = 1  # Of the samples. The shipped models' cards use seed 0.
-FIRST = (5, 12)  # Evaluations at which every sampler is screened.
+DROPPING = 8  # Evaluations from which on samplers are dropped. With fewer, all are rough.
 FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: of a sampler that is dropped, and of a finalist.
 
 
@@ -101,27 +101,30 @@ class Result(Candidate):
         return Candidate(*(getattr(self, field.name) for field in fields(Candidate)))
 
 
-def candidates(tournament: Tournament, model: Model) -> list[Candidate]:
-    """Return the candidates that a model allows: each sampler's nearest count of evaluations to each wanted one.
+def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate]]:
+    """Return the candidates that a model allows: for each wanted count of evaluations, each sampler's nearest one.
 
-    Grids of the same times are one candidate. A student is one, with its own evaluations.
+    What is nearest to two counts belongs to the first. Grids of the same times are one candidate. A student is one,
+    with its own evaluations.
     """
     if model.spec.student is not None:
         sampler, steps = default_sampler(model.spec, None, None, "")
-        return [Candidate(sampler, "uniform", steps, model.spec.student.evaluations, 1.0)]
+        count = model.spec.student.evaluations
+        return {count: [Candidate(sampler, "uniform", steps, count, 1.0)]}
     scales = tournament.scales if model.spec.classes and model.spec.label_drop else (1.0,)
-    found: dict[tuple[object, ...], Candidate] = {}
-    for wanted, scale, name, grid in product(
-        tournament.evaluations, scales, tournament.samplers or SAMPLERS, tournament.grids
-    ):
+    found: dict[int, list[Candidate]] = {wanted: [] for wanted in sorted(tournament.evaluations)}
+    known: set[tuple[object, ...]] = set()
+    for wanted, scale, name, grid in product(found, scales, tournament.samplers or SAMPLERS, tournament.grids):
         nfe = SAMPLERS[name].nfe
         steps = min(range(1, wanted + 1), key=lambda steps: (abs(nfe(steps) - wanted), steps))
         sampling = Sampling(name, steps, grid, guidance_scale=scale)
         with suppress(UserError):  # A chain of fewer steps, or noise that a sampler cannot start from.
             sampling.check(model)
             times = tuple(round(t, 9) for t in sampling.levels(model).levels.t.tolist())
-            found.setdefault((name, scale, times), Candidate(name, grid, steps, nfe(steps), scale))
-    return list(found.values())
+            if (name, scale, times) not in known:
+                known.add((name, scale, times))
+                found[wanted].append(Candidate(name, grid, steps, nfe(steps), scale))
+    return found
 
 
 @dataclass(frozen=True)
@@ -192,26 +195,34 @@ class Bout:
     # -- screening ----------------------------------------------------------------------------------------------------
 
     def screen(self) -> list[Result]:
-        """Measure with few images: every sampler at the counts FIRST, then those that are not far off at all counts."""
-        everything = candidates(self.tournament, self.model)
-        first = [row for row in everything if row.scale == 1 and _nearest(row, everything) in FIRST]
-        results = self.measured(first)
-        able = promising(results)
-        rest = [row for row in everything if row.method in able and row not in first]
-        self.log.log(f"{self.run}: {len(able)} of {len({row.method for row in first})} samplers and grids go on")
-        return self.measured([*first, *rest])
+        """Measure with few images, a round for each wanted count. Guidance is tried where a sampler is not far off.
 
-    def measured(self, wanted: Sequence[Candidate]) -> list[Result]:
+        From the count DROPPING on, samplers that are far off are out of all later rounds.
+        """
+        results: list[Result] = []
+        out: set[tuple[str, str]] = set()
+        for wanted, entries in candidates(self.tournament, self.model).items():
+            plain = self.measured([row for row in entries if row.scale == 1 and row.method not in out], wanted)
+            far = far_off(plain, results)
+            results += plain
+            guided = [row for row in entries if row.scale != 1 and row.method not in out | far]
+            results += self.measured(guided, wanted)
+            if wanted >= DROPPING:
+                out |= far
+            left = f"{len({row.method for row in entries} - out)} go on"
+            self.log.log(f"{self.run}: {wanted} evaluations: {len(far)} of {len(plain)} are far off; {left}")
+        return results
+
+    def measured(self, wanted: Sequence[Candidate], count: int) -> list[Result]:
         """Return the results of candidates. Those that screen.csv has are read, the others are measured and added."""
         known = {result.candidate: result for result in read_rows(self.folder / SCREEN)}
         missing = [candidate for candidate in wanted if candidate not in known]
-        total, spent, started = sum(candidate.nfe for candidate in missing), 0, time.monotonic()
-        for candidate in missing:
+        started = time.monotonic()
+        for number, candidate in enumerate(missing):
             known[candidate] = self.screen_one(candidate)
             write_rows(self.folder / SCREEN, known.values())
-            spent += candidate.nfe
-            left = (time.monotonic() - started) / spent * (total - spent)
-            self.log.log(f"{self.run}: {_words(known[candidate])}; {duration(left)} left in this round")
+            left = duration((time.monotonic() - started) / (number + 1) * (len(missing) - number - 1))
+            self.log.log(f"{self.run}: {_words(known[candidate])}; {left} left at {count} evaluations")
         return [known[candidate] for candidate in wanted]
 
     def screen_one(self, candidate: Candidate) -> Result:
@@ -298,13 +309,13 @@ class Bout:
         return finalists_table(self.run, results, self.tournament.extractors)
 
 
-def promising(results: Sequence[Result]) -> set[tuple[str, str]]:
-    """Return the samplers and grids that are once within FAR of the best distance at no more evaluations."""
-    best: dict[int, float] = {}
-    for result in results:
-        best[result.evaluations] = min(best.get(result.evaluations, math.inf), result.fd)
-    near = [min(value for count, value in best.items() if count <= result.evaluations) for result in results]
-    return {result.method for result, value in zip(results, near, strict=True) if result.fd <= FAR * value}
+def far_off(results: Sequence[Result], before: Iterable[Result]) -> set[tuple[str, str]]:
+    """Return the samplers and grids whose distance is more than FAR times the best at no more evaluations.
+
+    results: without guidance, in a round. before: those of earlier rounds.
+    """
+    best = min((row.fd for row in (*results, *before) if row.scale == 1), default=math.inf)
+    return {row.method for row in results if row.fd > FAR * best}
 
 
 def choose_finalists(results: Sequence[Result]) -> list[Result]:
@@ -321,13 +332,7 @@ def choose_finalists(results: Sequence[Result]) -> list[Result]:
         best = min(rivals, key=lambda row: row.fd)
         if result.fd <= NEAR * best.fd and result.low <= best.high:
             finalists.append(result)
-    return sorted(finalists, key=lambda result: (result.scale, result.evaluations, result.fd))
-
-
-def _nearest(candidate: Candidate, everything: Iterable[Candidate]) -> int:
-    """Return the count of FIRST that is nearest to the candidate's; 0 if its sampler has a nearer one."""
-    own = {row.evaluations for row in everything if row.sampler == candidate.sampler}
-    return next((count for count in FIRST if min(own, key=lambda n: (abs(n - count), n)) == candidate.evaluations), 0)
+    return sorted(finalists, key=lambda result: (result.nfe, result.scale, result.fd))
 
 
 def _words(result: Result) -> str:
