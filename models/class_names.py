@@ -1,11 +1,10 @@
 """Classes as people name them: by name, by number, by a range of numbers; and their names in file names and titles."""
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from models.errors import UserError
+from models.errors import UserError, suggestion
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 RANGE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
@@ -91,7 +90,8 @@ def _find(part: int | str, word: int | str, names: Sequence[str]) -> int:
         return part
     missing = "" if str(part) == str(word) else f"there is no class {part}, and "
     shown = title_of((str(word),), 0)
-    raise UserError(f"`labels` {shown}: {missing}{_choices(names)}{_suggestion(shown, names)}")
+    titles = () if NUMBER.fullmatch(shown) else (title_of(names, label) for label in range(len(names)))
+    raise UserError(f"`labels` {shown}: {missing}{_choices(names)}{suggestion(shown, titles)}")
 
 
 def _choices(names: Sequence[str]) -> str:
@@ -99,13 +99,6 @@ def _choices(names: Sequence[str]) -> str:
     if all(name == str(label) for label, name in enumerate(names)):
         return f"the model has the classes 0 to {last}"
     return f"the model has the classes 0 to {last}: {listed([title_of(names, label) for label in range(len(names))])}"
-
-
-def _suggestion(word: str, names: Sequence[str]) -> str:
-    """Return the hint at the name that was probably meant. Case does not count."""
-    by_plain = {_plain(name).casefold(): label for label, name in reversed(list(enumerate(names)))}
-    close = difflib.get_close_matches(_plain(word).casefold(), by_plain, 1) if not NUMBER.fullmatch(word) else []
-    return f"; did you mean {title_of(names, by_plain[close[0]])}?" if close else ""
 
 
 def _plain(name: str) -> str:

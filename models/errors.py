@@ -1,7 +1,8 @@
 """Exception for mistakes of the user, in the library and in the data sets."""
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _OPTION = re.compile(r"`([a-z_.]+)")
 
@@ -32,3 +33,10 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return self.text()
+
+
+def suggestion(word: str, names: Iterable[str]) -> str:
+    """Return "; did you mean NAME?" for the name that is closest to a word, or "" if none is close. Ignores case."""
+    by_lower = {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(word.casefold(), by_lower, 1)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""

@@ -5,7 +5,6 @@ the module's name (unet.py: `class UNet(Network)`), else a helper. Names are rea
 """
 
 import ast
-import difflib
 import functools
 import importlib.util
 import sys
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from models.errors import UserError
+from models.errors import UserError, suggestion
 from models.ranges import check_ranges
 
 
@@ -41,9 +40,7 @@ class Room:
             if path.stem == name and self._class_in(path) is not None:
                 return path
         names = self.names()
-        close = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"no {self.word} is called {name!r}: {hint}choose from {', '.join(names)}")
+        raise UserError(f"no {self.word} is called {name!r}: choose from {', '.join(names)}{suggestion(name, names)}")
 
     def find(self, name: str) -> type[Any]:
         """Import a variant's class. Raises UserError, with the closest name, if no variant has that name."""

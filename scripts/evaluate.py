@@ -6,12 +6,11 @@ Each evaluation is implemented in scripts/tasks/evaluate_<name>.py, which is imp
 if not __package__:
     __import__("cli")  # says what to type, and exits
 
-import difflib
 import importlib
 from typing import Any
 
 from models import processes
-from models.errors import UserError
+from models.errors import UserError, suggestion
 from scripts.cli.arguments import read_ahead
 from scripts.cli.command import quick_imports, run_command
 from scripts.cli.evaluation_flags import (
@@ -45,9 +44,7 @@ def main(argv: list[str]) -> None:
     name = mode or read_ahead(argv).get("task") or "samples"
     tasks = [task for task in EVALUATIONS if task not in MODES.values()]
     if mode is None and name not in tasks:
-        close = difflib.get_close_matches(name, tasks, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"`task` {name}: choose from {', '.join(tasks)}{hint}")
+        raise UserError(f"`task` {name}: choose from {', '.join(tasks)}{suggestion(name, tasks)}")
     flags_class, description = EVALUATIONS[name]
     flags = read_flags(argv, flags_class(), "evaluate", description)
     with quick_imports():

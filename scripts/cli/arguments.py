@@ -5,7 +5,6 @@ defaults; then tyro parses the command line.
 """
 
 import dataclasses
-import difflib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
-from models.errors import UserError
+from models.errors import UserError, suggestion
 from models.places import expanded
 from models.ranges import check_ranges
 from scripts.cli.early import check_name
@@ -46,9 +45,7 @@ def parse_flags(
     settings, _ = merge(default, ("", settings or {}), ("", chosen_variants(default, argv)))
     flags, unknown = with_settings(default, settings)
     if unknown:
-        close = difflib.get_close_matches(unknown[0], to_config(flags), 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"unknown setting {unknown[0]}{hint}")
+        raise UserError(f"unknown setting {unknown[0]}{suggestion(unknown[0], to_config(flags))}")
     names = [name for name, _, _ in leaves(flags)]
     short = [name.removeprefix("space.") for name in names if name.startswith("space.")]
     _spellings.update({name: f"--{name}" for name in (*short, *names)})

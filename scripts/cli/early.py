@@ -3,13 +3,12 @@
 The library finds each of them again, with the same message.
 """
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import data
 from models.class_names import find_labels
-from models.errors import UserError
+from models.errors import UserError, suggestion
 from models.runs.lookup import DENOISING, find_run
 from models.runs.yaml_files import read_yaml
 from models.variants import DATA_SETS
@@ -28,9 +27,7 @@ def check_name(option: str, value: Any, kind: Any) -> None:
     if option == "dataset":
         DATA_SETS.source(value)
     else:
-        close = difflib.get_close_matches(value, names, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"`{option}` {value!r}: {hint}choose from {', '.join(names)}")
+        raise UserError(f"`{option}` {value!r}: choose from {', '.join(names)}{suggestion(value, names)}")
 
 
 def check_places(flags: Any) -> None:

@@ -4,12 +4,11 @@ Flags on the command line override a recipe. `make recipes` lists all recipes. A
 with machine and date. A recipe without a comment has not been measured.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.errors import UserError
+from models.errors import UserError, suggestion
 
 
 @dataclass(frozen=True)
@@ -187,9 +186,7 @@ def find_recipe(name: str, task: str | None = None) -> Recipe:
     choice = f"choose from {', '.join(names)}" if names else f"{task} has none"
     if name in RECIPES:
         raise UserError(f"recipe {name} is for {RECIPES[name].task}, not for {task}: {choice}")
-    close = [*difflib.get_close_matches(name, names, 1), *difflib.get_close_matches(name, RECIPES, 1)]
-    hint = f"; did you mean {close[0]} of {RECIPES[close[0]].task}?" if close else ""
-    raise UserError(f"unknown recipe {name!r}: {choice}{hint}")
+    raise UserError(f"unknown recipe {name!r}: {choice}{suggestion(name, names) or suggestion(name, RECIPES)}")
 
 
 def described(settings: Mapping[str, Any]) -> str:

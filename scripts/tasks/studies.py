@@ -1,10 +1,9 @@
 """The ready studies. `make study` lists them; `make study NAME=... ARGS=--show` prints one as YAML."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
-from models.errors import UserError
+from models.errors import UserError, suggestion
 from scripts.tasks.study_plan import Study, Tournament, as_axis, read_study
 
 # Half the width and one block: a quarter of the time for a training image. Every cell sees the same number of images.
@@ -148,9 +147,8 @@ def find_study(name: str) -> tuple[str, Study | Tournament]:
             raise UserError(f"`name` {name}: a ready study is called {path.stem}", "give the file another name")
         return path.stem, read_study(path)
     if name not in STUDIES:
-        close = difflib.get_close_matches(name, STUDIES, 1)
-        hint = f"did you mean {close[0]}" if close else f"choose from {', '.join(STUDIES)}, or name a .yaml file"
-        raise UserError(f"`name` {name}: no ready study is called so", hint)
+        choice = f"choose from {', '.join(STUDIES)}, or name a .yaml file"
+        raise UserError(f"`name` {name}: no ready study is called so; {choice}{suggestion(name, STUDIES)}")
     return name, STUDIES[name]
 
 

@@ -3,7 +3,6 @@
 Imports no torch, so that a mistake in a study is found at once.
 """
 
-import difflib
 import hashlib
 import itertools
 import math
@@ -14,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_origin
 
-from models.errors import UserError
+from models.errors import UserError, suggestion
 from models.runs.lookup import TEACHERS
 from models.runs.yaml_files import plain, read_yaml
 from scripts.cli.arguments import fitted, parse_flags, to_arguments
@@ -273,9 +272,8 @@ def read_study(path: Path) -> Study:
     known = {row.name: row for row in fields(Study)}
     for name in content:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {close[0]}" if close else f"choose from {', '.join(known)}"
-            raise UserError(f"{path}: unknown key {name}", hint)
+            choice = f"choose from {', '.join(known)}"
+            raise UserError(f"{path}: unknown key {name}: {choice}{suggestion(str(name), known)}")
     missing = [name for name in ("question", "recipe", "images") if name not in content]
     if missing:
         raise UserError(f"{path}: the key {missing[0]} is missing")

@@ -209,8 +209,8 @@ class Bout:
             results += self.measured(guided, wanted)
             if wanted >= DROPPING:
                 out |= far
-            left = f"{len({row.method for row in entries} - out)} go on"
-            self.log.log(f"{self.run}: {wanted} evaluations: {len(far)} of {len(plain)} are far off; {left}")
+            dropped = ", and drop out" if wanted >= DROPPING else ""
+            self.log.log(f"{self.run}: {wanted} evaluations: {len(far)} of {len(plain)} are far off{dropped}")
         return results
 
     def measured(self, wanted: Sequence[Candidate], count: int) -> list[Result]:

@@ -25,8 +25,8 @@ def check_refusal(ended: Ended, *words: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--dataset", "digitz"), ("digitz", "did you mean 'digits'")),
-        (("--network", "unett"), ("unett", "did you mean 'unet'")),
+        (("--dataset", "digitz"), ("digitz", "did you mean digits")),
+        (("--network", "unett"), ("unett", "did you mean unet")),
         (("--batch_sise", "3"), ("--batch_sise", "did you mean --batch_size")),
         (("--network.widht", "3"), ("--network.widht", "--network.width")),
         (("--batch_size", "0"), ("--batch_size 0",)),

@@ -136,7 +136,7 @@ def test_a_student_has_what_its_teacher_left_of_the_minutes(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--dataset", "digitz"), ("digitz", "did you mean 'digits'")),
+        (("--dataset", "digitz"), ("digitz", "did you mean digits")),
         (("--dataset", "folder"), ("no recipe of train_flow", "-- --recipe")),
         (("--minutes", 0), ("--minutes 0",)),
         (("--minutes", "inf"), ("--minutes inf",)),

@@ -100,7 +100,7 @@ def test_an_autoencoder_is_trained_once_for_the_cells_that_share_it() -> None:
         ({"grid": {"batch_size": 32}}, "axis batch_size must be a list"),
         ({"grid": {"batch_size": {"a": {"batch_size": 1}, "b": 2}}}, "axis batch_size must be a list"),
         ({"recipe": "demo_digit"}, "did you mean demo_digits"),
-        ({"quesiton": "?"}, "unknown key quesiton; did you mean question"),
+        ({"quesiton": "?"}, "did you mean question?"),
         ({"seeds": [1, 1]}, "each once"),
         ({"images": 0}, "at least 1"),
         ({"num_images": 5}, "must be more than 5"),

@@ -23,7 +23,7 @@ def _added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_that_expose_their_class_are_found() -> None:
     assert NETWORKS.names() == sorted([*SMALL, "one_layer"])
     assert CONDITIONINGS.names() == ["concatenation", "cross_attention", "embedding", "everything"]
-    with pytest.raises(UserError, match="did you mean 'everything'"):
+    with pytest.raises(UserError, match="did you mean everything"):
         CONDITIONINGS.find("everythin")
 
 

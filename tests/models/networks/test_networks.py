@@ -19,9 +19,9 @@ def test_small_options_cover_every_network() -> None:
     assert NETWORKS.names() == sorted(SMALL)
 
 
-@pytest.mark.parametrize(("wrong", "hint"), [("unt", "did you mean 'unet'?"), ("blocks", "choose from"), ("", "unet")])
+@pytest.mark.parametrize(("wrong", "hint"), [("unt", "did you mean unet?"), ("blocks", "choose from"), ("", "unet")])
 def test_an_unknown_name_is_the_users_mistake(wrong: str, hint: str) -> None:
-    with pytest.raises(UserError, match=r"^no network is called .*convnext, dit, unet$") as error:
+    with pytest.raises(UserError, match=r"^no network is called .*convnext, dit, unet") as error:
         NETWORKS.find(wrong)
     assert hint in str(error.value)
 
