@@ -1,7 +1,7 @@
 """Objective of a denoiser, for every network, schedule, prediction and space: loss, test loss and pictures."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from models.diffusion.times import BINS, TimeBins, bin_of, build_grid
 from models.drawing import image_files, sheets
 from models.drawing.lettering import class_titles
 from models.evaluation.sample_test import SampleTest
-from models.generation import Generated, Sampling, choose_labels, generate
+from models.generation import SMOOTH, Generated, Sampling, choose_labels, choose_solver, generate
 from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, TestLoss, rows_to_show
@@ -103,7 +103,7 @@ class DenoisingObjective:
         if self.sample_test is None:
             return tested
         count = self.sample_test.count
-        images = torch.cat([batch.images for batch in self._generate(network, count, "sample test")])
+        images = torch.cat([batch.images for batch in self._generate(network, count, "sample test", self.sampling)])
         figures = self.sample_test.measure(images, self._labels(count))
         return tested._replace(note=self.sample_test.describe(figures), figures=figures)
 
@@ -127,25 +127,33 @@ class DenoisingObjective:
         return torch.cat(losses).double(), t, weights
 
     def draw_progress(self, network: nn.Module, path: Path, title: str) -> None:
-        images, _ = self._sample(network, frames=0)
+        images = self._sample(network)
         self._save(self._sheet(images, f"{title}, {self.sampling.describe()}"), path)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str, seconds: float) -> str:
-        images, first = self._sample(network, frames=FRAMES)
-        title = f"{title}, {self.sampling.describe()}"
+        images = self._sample(network)
         labels, names = self._labels(len(images)), self.spec.class_names
         image_files.save_each(images, folder / "final_samples", labels, class_names=names)
-        self._save(self._sheet(images, title), folder / "final_samples" / "grid.png")
-        noisy, estimates = ("noisy", "x_t", first.frames), ("clean_estimate", "clean estimate", first.estimates)
-        for name, words, frames in (noisy, estimates):
-            sheets.save_frames(frames, first.frame_times[-len(frames) :], folder / "denoising_steps" / name)
-            captions = [f"t = {t:.2f}" for t in first.frame_times[-len(frames) :]]
-            shown = [frame[:STRIP_IMAGES] for frame in frames]
-            turns = self._row_titles(labels[: len(shown[0])] if labels else ())
-            strip = sheets.strip(shown, captions, f"{title}: {words} along the reverse process", turns, self.scale)
-            self._save(strip, folder / "denoising_steps" / f"{name}.png")
+        self._save(self._sheet(images, f"{title}, {self.sampling.describe()}"), folder / "final_samples" / "grid.png")
+        self._draw_reverse(network, folder / "denoising_steps", title)
         self.draw_forward(folder / "forward_noising.png")
         return ""
+
+    def _draw_reverse(self, network: nn.Module, folder: Path, title: str) -> None:
+        """Draw the reverse process of the sheet's first images, by SMOOTH if the sheet's sampler has few steps."""
+        sampling, count = self.sampling, min(STRIP_IMAGES, self.num_samples)
+        if sampling.steps < FRAMES:
+            solver = choose_solver(self.spec, usual=SMOOTH)
+            sampling = replace(sampling, sampler=solver.sampler, steps=solver.steps)
+        (walk,) = self._generate(network, count, "pictures", sampling, FRAMES)
+        turns = self._row_titles(self._labels(count) or ())
+        noisy, estimates = ("noisy", "x_t", walk.frames), ("clean_estimate", "clean estimate", walk.estimates)
+        for name, words, frames in (noisy, estimates):
+            times = walk.frame_times[-len(frames) :]
+            sheets.save_frames(frames, times, folder / name)
+            captions = [f"t = {t:.2f}" for t in times]
+            heading = f"{title}, {sampling.describe()}: {words} along the reverse process"
+            self._save(sheets.strip(frames, captions, heading, turns, self.scale), folder / f"{name}.png")
 
     def _save(self, picture: Image.Image, path: Path) -> None:
         image_files.save_with(picture, path, self.picture_format)
@@ -182,13 +190,14 @@ class DenoisingObjective:
         """Return labels that cycle through the classes with training images; None for a model without classes."""
         return choose_labels(self._unbuilt, None, count)
 
-    def _sample(self, network: nn.Module, frames: int) -> tuple[Tensor, Generated]:
-        """Return the images of a sheet, and its first batch, which has the frames."""
-        batches = self._generate(network, self.num_samples, "pictures", frames)
-        first = next(batches)
-        return torch.cat([first.images, *(batch.images for batch in batches)]), first
+    def _sample(self, network: nn.Module) -> Tensor:
+        """Return the images of a sheet."""
+        batches = self._generate(network, self.num_samples, "pictures", self.sampling)
+        return torch.cat([batch.images for batch in batches])
 
-    def _generate(self, network: nn.Module, count: int, stream: str, frames: int = 0) -> Iterator[Generated]:
+    def _generate(
+        self, network: nn.Module, count: int, stream: str, sampling: Sampling, frames: int = 0
+    ) -> Iterator[Generated]:
         labels = self._labels(count)
         seed = derive_seed(self.seed, stream)
-        return generate(self.model(network), self.sampling, count, labels, seed, EVALUATION_BATCH, frames)
+        return generate(self.model(network), sampling, count, labels, seed, EVALUATION_BATCH, frames)

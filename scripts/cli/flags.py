@@ -167,8 +167,8 @@ class SheetLayout:
 
 @dataclass(frozen=True)
 class SheetFlags(SheetLayout):
-    sampler: Annotated[SamplerName, UNLESS_MEASURED] = "ddim"
-    """Sampler of the sample sheets."""
+    sampler: Annotated[SamplerName | None, UNLESS_MEASURED] = None
+    """Sampler of the sample sheets. Default: as for generate."""
     steps: Annotated[PositiveInt | None, UNLESS_MEASURED] = None
     """Sampling steps of the sample sheets. Default: as for generate."""
     guidance_scale: Annotated[float, UNLESS_MEASURED] = 1.0
@@ -232,10 +232,11 @@ class SamplerFlags:
     """Settings for sampling a trained model."""
 
     sampler: SamplerName | None = None
-    """Sampler; each works with every model. Default: ddim."""
+    """Sampler; each works with every model. Default: for images, the best of the study samplers for this kind of model
+    and few steps. For pictures of single steps and for edited images, ddim with 50 steps."""
     steps: PositiveInt | None = None
-    """Sampling steps, at most T on a chain. Default: 50 (12 for heun and midpoint), or T if that is less. A student
-    has its own number."""
+    """Sampling steps, at most T on a chain. Default of a named sampler: 50 (12 for heun and midpoint). A student has
+    its own number."""
     grid: GridName = "uniform"
     """Spacing of the steps over time."""
     options: tyro.conf.OmitArgPrefixes[SamplerOptions] = field(default_factory=SamplerOptions)  # pyright: ignore
@@ -303,10 +304,7 @@ class TrainFlags:
     sample_test: tyro.conf.OmitArgPrefixes[SampleTestFlags] = field(default_factory=SampleTestFlags)
 
 
-FLOW = TrainFlags(
-    process=ProcessFlags(noise_schedule="flow", timesteps=0, prediction="flow", times="logit_normal"),
-    sheets=SheetFlags(sampler="heun"),
-)
+FLOW = TrainFlags(process=ProcessFlags(noise_schedule="flow", timesteps=0, prediction="flow", times="logit_normal"))
 LATENT = dataclasses.replace(FLOW, space="latents")
 # Latents are small, so patches are not folded into channels (patch_size 1), and the network can be wider.
 LATENT_OPTIONS = {"network.patch_size": 1, "network.width": 64}

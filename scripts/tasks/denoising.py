@@ -19,7 +19,7 @@ from models.drawing.sheets import check_sample_sheet
 from models.errors import UserError
 from models.evaluation.measures import covariance_warnings
 from models.evaluation.sample_test import DISTANCE
-from models.generation import Sampling, default_steps
+from models.generation import Sampling, fill_solver, usual_solver
 from models.model import DenoiserSpec
 from models.randomness import derive_seed
 from models.runs.lookup import DENOISING
@@ -65,8 +65,9 @@ def complete(flags: TrainFlags) -> TrainFlags:
         raise UserError("`eval_samples` 1: must be at least 2, or 0 for none")
     if flags.sample_test.best_by == "distance" and flags.sample_test.eval_samples == 0:
         raise UserError("`best_by` distance: there are no samples to measure", "set `eval_samples`, e.g. 500")
-    if sheets.steps is None:
-        sheets = replace(sheets, steps=default_steps(sheets.sampler, process.timesteps))
+    usual = usual_solver(process.timesteps, flags.space == "latents")
+    solver = fill_solver(usual, process.timesteps, sheets.sampler, sheets.steps)
+    sheets = replace(sheets, sampler=solver.sampler, steps=solver.steps)
     root = str(data.data_root(flags.data.data_root))
     return replace(flags, sheets=sheets, data=replace(flags.data, data_root=root))
 
@@ -182,7 +183,7 @@ def build_objective(
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # Draw one time here: this raises UserError if the schedule does not allow the density.
     density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)
-    assert sheets.steps is not None, "complete the flags first"
+    assert sheets.sampler is not None and sheets.steps is not None, "complete the flags first"
     scale = sheets.guidance_scale if spec.classes else 1.0
     if scale != 1 and spec.label_drop == 0:
         raise UserError(

@@ -33,7 +33,15 @@ from scripts.cli.terminal import tell
 from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_images
 from scripts.tasks.protocol import load_data_of_run, model_card
 from scripts.tasks.samples import INTERVAL_UNIT, draw_samples, labels_as_real, read_samples, settings_beside
-from scripts.tasks.sampling import find_checkpoint, new_folder, open_model, open_sampling, read_labels, resolve_model
+from scripts.tasks.sampling import (
+    find_checkpoint,
+    new_folder,
+    open_model,
+    open_sampling,
+    read_labels,
+    resolve_model,
+    tell_sampling,
+)
 from scripts.tasks.training import load_data, one_loads_first
 
 if TYPE_CHECKING:
@@ -94,6 +102,7 @@ def _measure_run(flags: SamplesFlags) -> None:
         draw()
         return
     with new_folder(flags.out, path, flags.model.experiments_dir, "evaluation", "samples") as folder:
+        tell_sampling(flags.sampling, sampling, model)
         chosen.tell()
         extractors = _extractors(flags, dataset, device)
         samples = draw()

@@ -21,7 +21,7 @@ from models.class_names import ending_of
 from models.drawing import image_files, sheets
 from models.drawing.lettering import class_titles
 from models.errors import UserError
-from models.generation import FRAMED, Generated, Sampling, choose_labels, generate
+from models.generation import FRAMED, SMOOTH, Generated, Sampling, choose_labels, generate
 from models.model import Model
 from models.progress import duration
 from models.randomness import IMAGE_NOISE
@@ -45,6 +45,7 @@ from scripts.tasks.sampling import (
     read_labels,
     resolve_model,
     run_of,
+    tell_sampling,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def write_samples(flags: GenerateFlags) -> None:
         if processes.is_rank_zero():
             export_run(model, flags.export, flags.model.experiments_dir, "--export")
         return
-    sampling = open_sampling(flags.sampling, flags.model, model)
+    smooth = SMOOTH if flags.animate or flags.sample_folders else None
+    given, sampling = flags.sampling, open_sampling(flags.sampling, flags.model, model, smooth)
     flags = replace(flags, sampling=replace(flags.sampling, sampler=sampling.sampler, steps=sampling.steps))
     chosen, names = read_labels(flags.labels, model), model.spec.class_names
     turns = class_titles(names, chosen.labels or model.spec.trained)
@@ -78,8 +80,7 @@ def write_samples(flags: GenerateFlags) -> None:
         return
     words = f"{sampling.sampler}-{sampling.steps}"
     with new_folder(flags.out, paths[-1], flags.model.experiments_dir, "samples", words) as folder:
-        if model.spec.student is not None:
-            tell(model.spec.student.describe())
+        tell_sampling(given, sampling, model)
         chosen.tell()
         facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
         if flags.every_checkpoint:

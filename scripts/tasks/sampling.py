@@ -19,7 +19,7 @@ from data.readers.layouts import shorten_names
 from models import devices
 from models.class_names import listed, numbered
 from models.errors import UserError
-from models.generation import Sampling, default_sampler, named_labels
+from models.generation import Sampling, Solver, choose_solver, named_labels
 from models.model import Model, load_model
 from models.progress import progress
 from models.runs import checkpoints
@@ -109,18 +109,19 @@ def open_model(path: Path, flags: ModelFlags) -> Model:
     return load_model(path, flags.weights, device, autocast, autoencoder)
 
 
-def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) -> Sampling:
-    """Return the sampling settings for a model. Raises UserError if schedule, labels or sampler do not allow them."""
+def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model, usual: Solver | None = None) -> Sampling:
+    """Return the sampling settings for a model. usual: default of the sampler and its steps, as for `choose_solver`.
+
+    Raises UserError if schedule, labels or sampler do not allow them.
+    """
     weak = None
     if flags.autoguidance is not None:
         path = Path(flags.autoguidance)
         if path.suffix != ".safetensors":
             path = checkpoints.resolve_checkpoint(_find_run(flags.autoguidance, model_flags))
         weak = open_model(path, model_flags)
-    sampler, steps = default_sampler(model.spec, flags.sampler, flags.steps, "ddim")
     sampling = Sampling(
-        sampler=sampler,
-        steps=steps,
+        *choose_solver(model.spec, flags.sampler, flags.steps, usual),
         grid=flags.grid,
         options={name: value for name, value in vars(flags.options).items() if value is not None},
         guidance_scale=flags.guidance_scale,
@@ -131,6 +132,14 @@ def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model) ->
     )
     sampling.check(model)
     return sampling
+
+
+def tell_sampling(flags: SamplerFlags, sampling: Sampling, model: Model) -> None:
+    """Say how the images are made if the flags do not: by a student, or by the default sampler."""
+    if model.spec.student is not None:
+        tell(model.spec.student.describe())
+    elif flags.sampler is None:
+        tell(f"{sampling.describe()}: the default sampler for models of this kind")
 
 
 class Chosen(NamedTuple):

@@ -22,6 +22,7 @@ from models.drawing import image_files, sheets
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.generation import (
+    SMOOTH,
     Generated,
     Sampling,
     Start,
@@ -80,7 +81,7 @@ class Shown:
         model = open_model(find_checkpoint(flags), flags)
         if every_level:
             require_every_level(model, every_level)
-        return cls(flags, show, model, open_sampling(sampler, flags, model), read_labels(labels, model))
+        return cls(flags, show, model, open_sampling(sampler, flags, model, SMOOTH), read_labels(labels, model))
 
     @property
     def class_names(self) -> tuple[str, ...]:

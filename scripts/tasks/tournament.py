@@ -31,7 +31,7 @@ from models.evaluation.measure_names import REPORT
 from models.evaluation.measures import MeasureSettings, measure_frechet
 from models.evaluation.protocol import Protocol
 from models.evaluation.text_tables import text_table
-from models.generation import Sampling, default_sampler
+from models.generation import Sampling, choose_solver
 from models.model import Model
 from models.progress import duration
 from models.report.studies import PARETO, TABLE
@@ -108,7 +108,7 @@ def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate
     with its own evaluations.
     """
     if model.spec.student is not None:
-        sampler, steps = default_sampler(model.spec, None, None, "")
+        sampler, steps = choose_solver(model.spec)
         count = model.spec.student.evaluations
         return {count: [Candidate(sampler, "uniform", steps, count, 1.0)]}
     scales = tournament.scales if model.spec.classes and model.spec.label_drop else (1.0,)

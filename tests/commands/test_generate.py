@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from models.diffusion.samplers import SAMPLERS
 from models.drawing import sheets
+from models.generation import CHAIN, FLOW, SMOOTH
 from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
@@ -200,9 +202,10 @@ def test_the_options_of_samplers_and_guidance_act(sampler: str, flags: tuple[str
 
 
 def test_guidance_costs_one_pass_of_twice_the_images(generate) -> None:
-    timing = generate("flow", "--guidance_scale", "2").folder / "timing.txt"
+    timing = generate("flow", "--guidance_scale", "2", "--sampler", "ddim").folder / "timing.txt"
     assert yaml.safe_load(timing.read_text())["network_evaluations_per_image"] == 8
-    timing = generate("flow", "--guidance_scale", "2", "--guidance_interval", "0.4", "0.8").folder / "timing.txt"
+    interval = ("--guidance_interval", "0.4", "0.8", "--sampler", "ddim")
+    timing = generate("flow", "--guidance_scale", "2", *interval).folder / "timing.txt"
     assert yaml.safe_load(timing.read_text())["network_evaluations_per_image"] == 6
 
 
@@ -258,8 +261,28 @@ def test_autoguidance(generate, runs: Path) -> None:
 
 def test_the_default_steps_fit_a_short_chain(runs: Path, tmp_path: Path, capsys) -> None:
     (run,) = runs.glob("*-ddpm-*")
-    folder = run_here("generate", "--run", run, "--num_samples", 1, "--out", tmp_path / "out", capsys=capsys).folder
+    words = ("--run", run, "--num_samples", 1, "--sampler", "ddim", "--out", tmp_path / "out")
+    folder = run_here("generate", *words, capsys=capsys).folder
     assert yaml.safe_load((folder / "config.txt").read_text())["steps"] == 20
+
+
+def test_the_default_sampler_is_that_of_the_kind_of_model_and_is_said(runs: Path, tmp_path: Path, capsys) -> None:
+    def made(kind: str, *words: object) -> tuple[dict[str, Any], str]:
+        (run,) = runs.glob(f"*-{kind}-*")
+        fixed = ("--run", run, "--num_samples", 1, "--out", tmp_path / f"{kind}{len(words)}")
+        ended = run_here("generate", *fixed, *words, capsys=capsys)
+        return yaml.safe_load((ended.folder / "config.txt").read_text()), ended.err.splitlines()[0]
+
+    for kind, usual in (("flow", FLOW), ("ddpm", CHAIN)):
+        config, first = made(kind)
+        assert (config["sampler"], config["steps"]) == (usual.sampler, min(usual.steps, 20 if kind == "ddpm" else 99))
+        assert first == f"{config['sampler']}, {config['steps']} steps: the default sampler for models of this kind"
+    config, first = made("flow", "--animate")
+    assert (config["sampler"], config["steps"]) == SMOOTH
+    config, first = made("flow", "--sampler", "heun")
+    assert config["steps"] == 12 and "default" not in first
+    config, first = made("flow", "--steps", "2", "--seed", "1")
+    assert (config["sampler"], config["steps"]) == (FLOW.sampler, 2)
 
 
 def test_the_default_folder_lies_in_the_run(runs: Path, capsys) -> None:

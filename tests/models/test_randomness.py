@@ -62,7 +62,8 @@ def test_steps_seeds_and_streams_differ() -> None:
 def test_a_step_does_not_depend_on_the_steps_before() -> None:
     """The generators are kept and seeded again. `rows` are those of the plan."""
     moved = step_randomness(step=1)
-    moved.noise((3,)), moved.noise((3,), "posterior")
+    moved.noise((3,))
+    moved.noise((3,), "posterior")
     moved.move_to(2, 4, 8)
     moved.rows = torch.arange(4, 8)
     new = step_randomness(start=4, stop=8)
