@@ -6,36 +6,29 @@ measured as `evaluate` measures, with many images and in another network too. Wh
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from data import ImageData
-from models.diffusion.samplers import SAMPLERS
 from models.drawing.pareto import ParetoPoint, draw_pareto
-from models.errors import UserError
 from models.evaluation.distances import Gaussian, gaussian
 from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.measure_names import REPORT
 from models.evaluation.measures import MeasureSettings, measure_frechet
 from models.evaluation.protocol import Protocol
-from models.evaluation.text_tables import text_table
-from models.generation import Sampling, choose_solver
+from models.generation import Sampling
 from models.model import Model
 from models.progress import duration
 from models.report.studies import PARETO, TABLE
-from models.runs.files import replacing, write_text
+from models.runs.files import write_text
 from models.runs.run import Run
 from scripts.cli.flags import ModelFlags, SourceFlags
 from scripts.cli.terminal import tell
@@ -45,6 +38,17 @@ from scripts.tasks.running import run_task
 from scripts.tasks.samples import draw_samples, labels_as_real
 from scripts.tasks.sampling import find_checkpoint, name_of, open_model, resolve_model
 from scripts.tasks.study_plan import Tournament
+from scripts.tasks.tournament_candidates import (
+    Candidate,
+    Result,
+    candidates,
+    choose_finalists,
+    far_off,
+    finalists_table,
+    read_final,
+    read_rows,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from scripts.study import StudyFlags
@@ -52,79 +56,6 @@ if TYPE_CHECKING:
 SCREEN, FINALISTS, FINALS, LOG = "screen.csv", "finalists.csv", "finals", "details.log"
 SEED = 1  # Of the samples. The shipped models' cards use seed 0.
 DROPPING = 8  # Evaluations from which on samplers are dropped. With fewer, all are rough.
-FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: of a sampler that is dropped, and of a finalist.
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to sample. steps: of the sampler; evaluations: of the denoiser, without the second half of guidance."""
-
-    sampler: str
-    grid: str
-    steps: int
-    evaluations: int
-    scale: float
-
-    @property
-    def method(self) -> tuple[str, str]:
-        """The sampler and its grid."""
-        return self.sampler, self.grid
-
-    @property
-    def key(self) -> str:
-        return f"{self.sampler}-{self.grid}-{self.steps}-guidance{self.scale:g}"
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations per image: guidance doubles them."""
-        return self.evaluations * (1 if self.scale == 1 else 2)
-
-
-@dataclass(frozen=True)
-class Result(Candidate):
-    """Measurement of a candidate: distance in a network with its interval and floor, share recognised, recall.
-
-    seconds: for an image. second: distance over floor in the second network. NaN where it has not been measured.
-    """
-
-    seconds: float
-    fd: float
-    low: float
-    high: float
-    floor: float
-    recognised: float
-    recall: float = math.nan
-    second: float = math.nan
-
-    @property
-    def candidate(self) -> Candidate:
-        return Candidate(*(getattr(self, field.name) for field in fields(Candidate)))
-
-
-def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate]]:
-    """Return the candidates that a model allows: for each wanted count of evaluations, each sampler's nearest one.
-
-    What is nearest to two counts belongs to the first. Grids of the same times are one candidate. A student is one,
-    with its own evaluations.
-    """
-    if model.spec.student is not None:
-        sampler, steps = choose_solver(model.spec)
-        count = model.spec.student.evaluations
-        return {count: [Candidate(sampler, "uniform", steps, count, 1.0)]}
-    scales = tournament.scales if model.spec.classes and model.spec.label_drop else (1.0,)
-    found: dict[int, list[Candidate]] = {wanted: [] for wanted in sorted(tournament.evaluations)}
-    known: set[tuple[object, ...]] = set()
-    for wanted, scale, name, grid in product(found, scales, tournament.samplers or SAMPLERS, tournament.grids):
-        nfe = SAMPLERS[name].nfe
-        steps = min(range(1, wanted + 1), key=lambda steps: (abs(nfe(steps) - wanted), steps))
-        sampling = Sampling(name, steps, grid, guidance_scale=scale)
-        with suppress(UserError):  # A chain of fewer steps, or noise that a sampler cannot start from.
-            sampling.check(model)
-            times = tuple(round(t, 9) for t in sampling.levels(model).levels.t.tolist())
-            if (name, scale, times) not in known:
-                known.add((name, scale, times))
-                found[wanted].append(Candidate(name, grid, steps, nfe(steps), scale))
-    return found
 
 
 @dataclass(frozen=True)
@@ -188,7 +119,7 @@ class Bout:
         results = []
         for number, result in enumerate(finalists):
             results.append(self.measure(result))
-            self.log.log(f"{self.run}: final {number + 1} of {len(finalists)}, {_words(results[-1])}")
+            self.log.log(f"{self.run}: final {number + 1} of {len(finalists)}, {results[-1].describe()}")
             self.write(results)
         return results
 
@@ -222,7 +153,7 @@ class Bout:
             known[candidate] = self.screen_one(candidate)
             write_rows(self.folder / SCREEN, known.values())
             left = duration((time.monotonic() - started) / (number + 1) * (len(missing) - number - 1))
-            self.log.log(f"{self.run}: {_words(known[candidate])}; {left} left at {count} evaluations")
+            self.log.log(f"{self.run}: {known[candidate].describe()}; {left} left at {count} evaluations")
         return [known[candidate] for candidate in wanted]
 
     def screen_one(self, candidate: Candidate) -> Result:
@@ -306,97 +237,8 @@ class Bout:
         draw_pareto(points, self.folder / PARETO, title, self.tournament.extractors[0])
 
     def table(self, results: Sequence[Result]) -> str:
+        """Return the finalists as a text table."""
         return finalists_table(self.run, results, self.tournament.extractors)
-
-
-def far_off(results: Sequence[Result], before: Iterable[Result]) -> set[tuple[str, str]]:
-    """Return the samplers and grids whose distance is more than FAR times the best at no more evaluations.
-
-    results: without guidance, in a round. before: those of earlier rounds.
-    """
-    best = min((row.fd for row in (*results, *before) if row.scale == 1), default=math.inf)
-    return {row.method for row in results if row.fd > FAR * best}
-
-
-def choose_finalists(results: Sequence[Result]) -> list[Result]:
-    """Return, for each guidance scale, the candidates that no cheaper or equally cheap one clearly beats.
-
-    A candidate is beaten if the best one at no more evaluations has a distance smaller by a factor of more than NEAR,
-    or an interval that lies wholly below.
-    """
-    finalists: list[Result] = []
-    for result in results:
-        if any((row.scale, row.fd) == (result.scale, result.fd) for row in finalists):
-            continue  # The images are the same: with one step, all samplers are.
-        rivals = [row for row in results if row.scale == result.scale and row.evaluations <= result.evaluations]
-        best = min(rivals, key=lambda row: row.fd)
-        if result.fd <= NEAR * best.fd and result.low <= best.high:
-            finalists.append(result)
-    return sorted(finalists, key=lambda result: (result.nfe, result.scale, result.fd))
-
-
-def _words(result: Result) -> str:
-    guidance = f", guidance {result.scale:g}" if result.scale != 1 else ""
-    ratio = f"{result.fd / result.floor:.2f} times the floor"
-    return f"{result.sampler}, {result.grid} grid, {result.evaluations} evaluations{guidance}: {ratio}"
-
-
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> list[Result]:
-    """Read the results of a CSV file; none if there is no such file."""
-    if not path.is_file():
-        return []
-    kinds = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Result)}
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Result(**{name: kinds[name](cell) for name, cell in row.items()}) for row in csv.DictReader(file)]
-
-
-def write_rows(path: Path, results: Iterable[Result]) -> None:
-    """Replace a CSV file by one with these results."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(result) for result in results)
-
-
-def read_final(path: Path, screened: Result, networks: Sequence[str]) -> Result:
-    """Return a finalist's result from its report."""
-    results = json.loads(path.read_text(encoding="utf-8"))["results"]
-
-    def row(kind: str, network: str) -> Any:
-        return next((row for name, row in results.items() if name.startswith(f"{kind}_{network}")), None)
-
-    found, floor = row("fd", networks[0])["found"], row("fd", networks[0])["floor"]["value"]
-    numbers = {"fd": found["value"], "low": found["low"], "high": found["high"], "floor": floor}
-    measured = {kind: row(kind, networks[0]) for kind in ("recognised", "recall")}
-    shares = {kind: found["found"]["value"] if found else math.nan for kind, found in measured.items()}
-    second = row("fd", networks[1]) if len(networks) > 1 else None
-    ratio = second["found"]["value"] / second["floor"]["value"] if second else math.nan
-    return replace(screened, **numbers, **shares, second=ratio)
-
-
-def finalists_table(run: str, results: Sequence[Result], networks: Sequence[str]) -> str:
-    """Return the finalists as a text table."""
-    rows = [
-        (
-            f"{result.sampler} {result.steps}, {result.grid}",
-            f"{result.scale:g}",
-            str(result.nfe),
-            f"{1000 * result.seconds:.3g}",
-            *(f"{ratio:.2f}" for ratio in (result.fd / result.floor, result.second)[: len(networks)]),
-            f"{100 * result.recognised:.2f}",
-            f"{100 * result.recall:.1f}",
-        )
-        for result in results
-    ]
-    headings = (run, "scale", "NFE", "ms", *networks, "recogn.", "recall")
-    meanings = (
-        "NFE: evaluations of the network for an image; ms: milliseconds for an image.\n"
-        f"{' and '.join(networks)}: distance over that of real test images. recogn., recall: in percent."
-    )
-    return f"{text_table(rows, headings, right=range(1, len(headings)))}\n\n{meanings}"
 
 
 def run_tournament(tournament: Tournament, studies: Path, run: Run, flags: StudyFlags) -> Iterator[str]:

@@ -287,7 +287,7 @@ def test_entries_are_the_nearest_counts_that_a_sampler_reaches() -> None:
     from models.model import load_model
     from models.runs.checkpoints import resolve_checkpoint
     from models.runs.lookup import find_run
-    from scripts.tasks.tournament import candidates
+    from scripts.tasks.tournament_candidates import candidates
 
     model = load_model(resolve_checkpoint(find_run("pretrained/digits", REPOSITORY)), "ema", torch.device("cpu"))
     tournament = Tournament("?", (), (1, 2, 3, 12), ("heun", "midpoint", "ddim"), ("uniform", "flow_time"), (1.0, 1.5))
@@ -307,7 +307,7 @@ def test_entries_are_the_nearest_counts_that_a_sampler_reaches() -> None:
 
 
 def test_finalists_are_those_that_no_cheaper_one_clearly_beats() -> None:
-    from scripts.tasks.tournament import Result, choose_finalists, far_off
+    from scripts.tasks.tournament_candidates import Result, choose_finalists, far_off
 
     def result(sampler: str, evaluations: int, fd: float, scale: float = 1.0) -> Result:
         return Result(sampler, "uniform", evaluations, evaluations, scale, 0.1, fd, 0.95 * fd, 1.05 * fd, 1.0, 0.9)
