@@ -14,9 +14,9 @@ from data.readers.layouts import (
     find_splits,
     hold_out,
     names_look_labelled,
-    shorten_names,
 )
 from data.readers.trees import Tree, find_tree, open_tree
+from models.class_names import shorten_names
 from models.errors import UserError
 from models.ranges import RESUMABLE
 

@@ -16,8 +16,9 @@ from data import warn
 from data.images import Background, Channels, Crop, DataSet, Flips, HeldOutShare, ImageData, Sides, WhiteLevel
 from data.readers.digests import State
 from data.readers.downloads import ANSWER_SECONDS, answer_of
-from data.readers.layouts import class_order, hold_out, shorten_names, split_role
+from data.readers.layouts import class_order, hold_out, split_role
 from data.readers.trees import Tree, look_for, read_limited
+from models.class_names import shorten_names
 from models.errors import UserError
 from models.ranges import RESUMABLE
 

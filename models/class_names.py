@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from models.errors import UserError, suggestion
 
@@ -48,9 +48,17 @@ def numbered(names: Sequence[str], label: int) -> str:
     return str(label) if names[label] == str(label) else f"{label} {title_of(names, label)}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names on one line, at most LISTED of them."""
-    return ", ".join(names[:LISTED]) + (f", ... ({len(names)} in all)" if len(names) > LISTED else "")
+def shorten_names(names: Iterable[str], most: int = 10, longest: int = 40) -> str:
+    """Return names as one short line: at most `most` names, each of at most `longest` characters."""
+    names = list(names)
+    shown = ", ".join(short_name(name, longest) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def short_name(name: str, longest: int = 80) -> str:
+    """Return a name for a one-line message: short, and with escapes for characters that cannot be printed."""
+    shown = name if name.isprintable() else repr(name)[1:-1]
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
 
 
 def ending_of(names: Sequence[str], label: int) -> str:
@@ -98,7 +106,8 @@ def _choices(names: Sequence[str]) -> str:
     last = len(names) - 1
     if all(name == str(label) for label, name in enumerate(names)):
         return f"the model has the classes 0 to {last}"
-    return f"the model has the classes 0 to {last}: {listed([title_of(names, label) for label in range(len(names))])}"
+    titles = shorten_names((title_of(names, label) for label in range(len(names))), LISTED)
+    return f"the model has the classes 0 to {last}: {titles}"
 
 
 def _plain(name: str) -> str:

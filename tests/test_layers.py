@@ -41,6 +41,7 @@ LAYERS = (
     "errors",
 )
 GROUND = {
+    "class_names",
     "progress",
     "processes",
     "variants",

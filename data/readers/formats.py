@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
-from data.readers.layouts import shorten_names
+from models.class_names import shorten_names
 
 # Formats that Pillow decodes itself, by Pillow's names. Formats that Pillow passes to another program or to a handler
 # are left out (EPS, WMF, BUFR, GRIB, HDF5, MPEG), and so are measurements without a known range (FITS, SPIDER, IPTC).

@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
+from models.class_names import short_name, shorten_names
 from models.errors import UserError
 
 _WORDS = {
@@ -72,8 +73,8 @@ def find_splits(path: Path, names: Sequence[str]) -> Splits | None:
         unknown = [name for name in counts if split_role(name) is None]
         if "train" in roles.values() and {"val", "test"} & set(roles.values()):
             if unknown:
-                reason = f"{_shown(unknown[0])} is not the name of a split" if unknown[0] else "images lie beside them"
-                _refuse(path, counts, reason)
+                name = short_name(unknown[0])
+                _refuse(path, counts, f"{name} is not the name of a split" if name else "images lie beside them")
             splits = _splits_at(path, names, level, counts)
             if find_splits(path, list(map(splits.inside, splits.train))):
                 _refuse(path, counts, "there are splits inside the training split")
@@ -83,7 +84,7 @@ def find_splits(path: Path, names: Sequence[str]) -> Splits | None:
         deep = level == first and any(parts[level : level + 1] == known and len(parts) > level + 1 for parts in folders)
         if len(known) > 1 or (known and len(counts) > 1 and (deep or "train" not in roles.values())):
             other = "training" if split_role(known[0]) != "train" else "test"
-            _refuse(path, counts, f"there is no {other} split beside {_shown(known[0])}")
+            _refuse(path, counts, f"there is no {other} split beside {short_name(known[0])}")
     return None
 
 
@@ -94,7 +95,7 @@ def _splits_at(path: Path, names: Sequence[str], level: int, counts: Counter[str
     test = folders["test"] or folders["val"]
     for same in (folders["train"], test):
         if len(same) > 1:
-            _refuse(path, counts, f"{_shown(same[0])} and {_shown(same[1])} name the same split")
+            _refuse(path, counts, f"{short_name(same[0])} and {short_name(same[1])} name the same split")
     members = {folder: [name for name in names if name.split("/")[level] == folder] for folder in counts}
     notes = [
         f"{path}: {folder} ({counts[folder]} images) is not used, since {test[0]} is the test split"
@@ -221,7 +222,7 @@ def class_order(names: Iterable[str], path: Path, known: Sequence[str] = ()) -> 
     names = sorted(names)
     for name in names:
         if len(name.encode(errors="surrogateescape")) > _LONGEST_NAME:
-            raise UserError(f"{path}: a class name has {len(name)} characters ({_shown(name)})", "shorten it")
+            raise UserError(f"{path}: a class name has {len(name)} characters ({short_name(name)})", "shorten it")
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
             raise UserError(
                 f"{path}: the class name {name!r} has characters that cannot be printed", "rename the class"
@@ -250,16 +251,3 @@ def names_look_labelled(images: Sequence[str]) -> tuple[str, ...]:
     counts = Counter(map(class_in_name, images))
     likely = 2 <= len(counts) <= len(images) / 2 and min(counts.values()) > 1
     return tuple(sorted(counts)) if likely else ()
-
-
-def shorten_names(names: Iterable[str], most: int = 10, longest: int = 40) -> str:
-    """Return names as one short line: at most `most` names, each of at most `longest` characters."""
-    names = list(names)
-    shown = ", ".join(_shown(name, longest) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _shown(name: str, longest: int = 80) -> str:
-    """Return a name for a one-line message: short, and with escapes for characters that cannot be printed."""
-    shown = name if name.isprintable() else repr(name)[1:-1]
-    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."

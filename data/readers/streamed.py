@@ -13,7 +13,6 @@ from torch import Tensor
 
 from data.images import ImageData, Split
 from data.readers.decoding import BROKEN
-from data.readers.layouts import shorten_names
 from data.readers.pictures import (
     Target,
     decode_all,
@@ -26,6 +25,7 @@ from data.readers.pictures import (
 )
 from data.readers.survey import Survey
 from data.readers.trees import Tree
+from models.class_names import shorten_names
 from models.errors import UserError
 
 # A run stops if the number of broken images exceeds both limits, because replacements would change the data.

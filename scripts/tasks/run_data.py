@@ -11,8 +11,8 @@ from typing import Any
 
 import data
 from data import ImageData, Split
-from data.readers.layouts import shorten_names
 from data.readers.trees import FolderTree, look_for
+from models.class_names import shorten_names
 from models.errors import UserError
 from models.evaluation.image_sets import sha256_of
 from models.places import expanded

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from data.readers.layouts import shorten_names
 from models import devices
-from models.class_names import listed, numbered
+from models.class_names import LISTED, numbered, shorten_names
 from models.errors import UserError
 from models.generation import Sampling, Solver, choose_solver, named_labels
 from models.model import Model, load_model
@@ -161,7 +160,7 @@ def read_labels(words: Sequence[str] | None, model: Model) -> Chosen:
         return Chosen(None, [f"left out, since the model saw no training image of them: {lost}"] if lost else [])
     labels, notes = named_labels(model, words)
     distinct = [numbered(model.spec.class_names, label) for label in dict.fromkeys(labels)]
-    return Chosen(labels, [*notes, f"classes: {listed(distinct)}"])
+    return Chosen(labels, [*notes, f"classes: {shorten_names(distinct, LISTED)}"])
 
 
 def folder_in_run(path: Path, experiments_dir: str, out: str | None, kind: str) -> Path:

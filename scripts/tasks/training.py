@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 import data
 from data import ImageData, Split
-from data.readers.layouts import shorten_names
 from data.readers.memory import free_memory
 from data.readers.streamed import Broken
 from models import devices, distributed, processes
+from models.class_names import shorten_names
 from models.errors import UserError
 from models.model import match_weights
 from models.progress import duration, progress

@@ -14,7 +14,6 @@ from data.readers.layouts import (
     find_splits,
     hold_out,
     names_look_labelled,
-    shorten_names,
     split_role,
 )
 from models.errors import UserError
@@ -255,9 +254,3 @@ def test_most_file_names_do_not_look_like_labels() -> None:
     assert names_look_labelled(["cat_1.png", "cat_2.png", "owl_1.png", "owl_2.png"]) == ("cat", "owl")
     for others in (["IMG_1.png", "IMG_2.png"], ["1.png", "2.png"], ["cat_1.png", "cat_2.png", "owl.png"], ["a.png"]):
         assert names_look_labelled(others) == ()
-
-
-def test_shorten_names() -> None:
-    assert shorten_names(["a", "b"]) == "a, b"
-    assert shorten_names(map(str, range(15))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 5 more"
-    assert len(shorten_names(["x" * 300])) == 40 and shorten_names(["a\nb"]) == "a\\nb"

@@ -6,7 +6,16 @@ import unicodedata
 
 import pytest
 
-from models.class_names import LONGEST_IN_FILE, LONGEST_TITLE, change_title, ending_of, find_labels, numbered, title_of
+from models.class_names import (
+    LONGEST_IN_FILE,
+    LONGEST_TITLE,
+    change_title,
+    ending_of,
+    find_labels,
+    numbered,
+    shorten_names,
+    title_of,
+)
 from models.errors import UserError
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -55,7 +64,7 @@ def test_a_name_wins_over_a_number() -> None:
         ("", DIGITS, ("0 to 9",)),
         ("a\nb", DIGITS, ("`labels` a b",)),
         ("twin", ("twin", "b", "twin"), ("0 and 2", "give the number")),
-        ("x", tuple(f"class {k}" for k in range(1000)), ("0 to 999", "class 19, ... (1000 in all)")),
+        ("x", tuple(f"class {k}" for k in range(1000)), ("0 to 999", "class 19 and 980 more")),
         ("x", ("n" * 300, "two\nlines"), ("…", "two lines")),
         (-1, CLOTHES, ("-1",)),
         (10, CLOTHES, ("10", "0 to 9")),
@@ -113,3 +122,9 @@ def test_titles_of_changes() -> None:
 def test_number_and_name() -> None:
     assert [numbered(CLOTHES, 8), numbered(DIGITS, 8)] == ["8 Bag", "8"]
     assert ending_of((), 3) == "_label3"
+
+
+def test_shorten_names() -> None:
+    assert shorten_names(["a", "b"]) == "a, b"
+    assert shorten_names(map(str, range(15))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 5 more"
+    assert len(shorten_names(["x" * 300])) == 40 and shorten_names(["a\nb"]) == "a\\nb"
