@@ -1,4 +1,4 @@
-"""Classes as people name them: by name, by number, by a range of numbers; and their names in file names and titles."""
+"""Classes as people name them: by name, number or range; and names in messages, file names and titles."""
 
 import re
 import unicodedata
@@ -99,7 +99,7 @@ def _find(part: int | str, word: int | str, names: Sequence[str]) -> int:
     missing = "" if str(part) == str(word) else f"there is no class {part}, and "
     shown = title_of((str(word),), 0)
     titles = () if NUMBER.fullmatch(shown) else (title_of(names, label) for label in range(len(names)))
-    raise UserError(f"`labels` {shown}: {missing}{_choices(names)}{suggestion(shown, titles)}")
+    raise UserError(f"`labels` {shown}: {missing}{_choices(names)}{suggestion(_plain(shown), titles)}")
 
 
 def _choices(names: Sequence[str]) -> str:

@@ -37,6 +37,6 @@ class UserError(Exception):
 
 def suggestion(word: str, names: Iterable[str]) -> str:
     """Return "; did you mean NAME?" for the name that is closest to a word, or "" if none is close. Ignores case."""
-    by_lower = {name.casefold(): name for name in names}
+    by_lower = {name.casefold(): name for name in reversed(list(names))}
     close = difflib.get_close_matches(word.casefold(), by_lower, 1)
     return f"; did you mean {by_lower[close[0]]}?" if close else ""

@@ -23,7 +23,6 @@ from models.model import DenoiserSpec, Model
 from models.progress import progress
 from models.randomness import Draw, image_draw
 from models.ranges import Share, check_ranges
-from models.spaces.latents import Latents
 
 FRAMED = 100  # Largest number of images whose frames are kept.
 
@@ -35,34 +34,25 @@ class Solver(NamedTuple):
     steps: int
 
 
-# The study `samplers` found these best for what they cost, for each kind of model: docs/studies.md.
-FLOW, CHAIN, LATENT = Solver("heun", 3), Solver("ddim", 50), Solver("heun", 12)
-# For work that walks every level or shows it.
-SMOOTH = Solver("ddim", 50)
-
-
-def usual_solver(timesteps: int, latent: bool) -> Solver:
-    """Return the default for a kind of model. timesteps: length of the chain, 0 for a continuous schedule."""
-    return CHAIN if timesteps > 0 else LATENT if latent else FLOW
-
-
-def fill_solver(usual: Solver, timesteps: int, sampler: str | None, steps: int | None) -> Solver:
-    """Return a sampler and its steps, with defaults for those that are None. usual: taken if no sampler is named."""
-    if sampler is not None:
-        usual = Solver(sampler, 12 if find_sampler(sampler).nfe(50) > 50 else 50)
-    if steps is None:
-        steps = min(usual.steps, timesteps) if timesteps > 0 else usual.steps
-    return Solver(usual.sampler, steps)
+FEW_STEPS = Solver("heun", 3)  # Default for flows: docs/studies.md.
+MANY_STEPS = Solver("ddim", 50)  # Default for other schedules, and for work that edits or shows the reverse process.
 
 
 def choose_solver(
     spec: DenoiserSpec, sampler: str | None = None, steps: int | None = None, usual: Solver | None = None
 ) -> Solver:
-    """Return the sampler and its steps for a model, as `fill_solver` does. A student has its own."""
+    """Return the sampler and its steps for a model, with defaults for those that are None. A student has its own.
+
+    usual: the default, FEW_STEPS or MANY_STEPS by the model's noise schedule if it is None.
+    """
     if spec.student is not None:
         return Solver(sampler or "ddim", steps or spec.student.evaluations)
-    usual = usual or usual_solver(spec.timesteps, isinstance(spec.space, Latents))
-    return fill_solver(usual, spec.timesteps, sampler, steps)
+    usual = usual or (FEW_STEPS if spec.noise_schedule == "flow" else MANY_STEPS)
+    if sampler is not None:
+        usual = Solver(sampler, 12 if find_sampler(sampler).nfe(50) > 50 else 50)
+    if steps is None:
+        steps = min(usual.steps, spec.timesteps) if spec.timesteps > 0 else usual.steps
+    return Solver(usual.sampler, steps)
 
 
 @dataclass(frozen=True)
@@ -88,8 +78,8 @@ class Sampling:
         for name in options:
             if name not in sampler.options:
                 able = [other for other, row in SAMPLERS.items() if name in row.options]
-                others = ", ".join(able) or "no sampler"
-                raise UserError(f"`{name}`: sampler {self.sampler} does not have it; {others} has it")
+                reason = f"`{name}`: sampler {self.sampler} does not have it"
+                raise UserError(reason, *(f"use `sampler {other}`" for other in able))
         sampler.check(options)
         if model.spec.student is not None:
             model.spec.student.check(vars(self))

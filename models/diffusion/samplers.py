@@ -20,7 +20,7 @@ from torch import Tensor
 from models.diffusion.denoiser import Denoiser, Estimate
 from models.diffusion.noise_schedules import NoiseLevel
 from models.diffusion.times import Grid
-from models.errors import UserError
+from models.errors import UserError, suggestion
 from models.randomness import Draw
 from models.ranges import NonNegative, Range, Share, check_ranges
 
@@ -307,5 +307,5 @@ SAMPLERS: dict[str, Sampler] = {
 def find_sampler(name: str) -> Sampler:
     """Return a row of SAMPLERS. Raises UserError for an unknown name."""
     if name not in SAMPLERS:
-        raise UserError(f"`sampler` {name!r}: choose from {', '.join(SAMPLERS)}")
+        raise UserError(f"`sampler` {name!r}: choose from {', '.join(SAMPLERS)}{suggestion(name, SAMPLERS)}")
     return SAMPLERS[name]

@@ -15,7 +15,7 @@ from models.diffusion.times import BINS, TimeBins, bin_of, build_grid
 from models.drawing import image_files, sheets
 from models.drawing.lettering import class_titles
 from models.evaluation.sample_test import SampleTest
-from models.generation import SMOOTH, Generated, Sampling, choose_labels, choose_solver, generate
+from models.generation import MANY_STEPS, Generated, Sampling, choose_labels, choose_solver, generate
 from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, TestLoss, rows_to_show
@@ -140,20 +140,21 @@ class DenoisingObjective:
         return ""
 
     def _draw_reverse(self, network: nn.Module, folder: Path, title: str) -> None:
-        """Draw the reverse process of the sheet's first images, by SMOOTH if the sheet's sampler has few steps."""
-        sampling, count = self.sampling, min(STRIP_IMAGES, self.num_samples)
+        """Draw the reverse process of the sheet's first images, by MANY_STEPS if the sheet's sampler has few."""
+        sampling, count = self.sampling, min(sheets.FRAME_IMAGES, self.num_samples)
         if sampling.steps < FRAMES:
-            solver = choose_solver(self.spec, usual=SMOOTH)
+            solver = choose_solver(self.spec, usual=MANY_STEPS)
             sampling = replace(sampling, sampler=solver.sampler, steps=solver.steps)
         (walk,) = self._generate(network, count, "pictures", sampling, FRAMES)
-        turns = self._row_titles(self._labels(count) or ())
+        turns = self._row_titles(self._labels(min(STRIP_IMAGES, count)) or ())
         noisy, estimates = ("noisy", "x_t", walk.frames), ("clean_estimate", "clean estimate", walk.estimates)
         for name, words, frames in (noisy, estimates):
             times = walk.frame_times[-len(frames) :]
             sheets.save_frames(frames, times, folder / name)
             captions = [f"t = {t:.2f}" for t in times]
             heading = f"{title}, {sampling.describe()}: {words} along the reverse process"
-            self._save(sheets.strip(frames, captions, heading, turns, self.scale), folder / f"{name}.png")
+            shown = [frame[:STRIP_IMAGES] for frame in frames]
+            self._save(sheets.strip(shown, captions, heading, turns, self.scale), folder / f"{name}.png")
 
     def _save(self, picture: Image.Image, path: Path) -> None:
         image_files.save_with(picture, path, self.picture_format)

@@ -232,11 +232,11 @@ class SamplerFlags:
     """Settings for sampling a trained model."""
 
     sampler: SamplerName | None = None
-    """Sampler; each works with every model. Default: for images, the best of the study samplers for this kind of model
-    and few steps. For pictures of single steps and for edited images, ddim with 50 steps."""
+    """Sampler; each works with every model. Default: heun with 3 steps for a flow, ddim with 50 for other models, for
+    edited images and for animations."""
     steps: PositiveInt | None = None
-    """Sampling steps, at most T on a chain. Default of a named sampler: 50 (12 for heun and midpoint). A student has
-    its own number."""
+    """Sampling steps, at most T on a chain. Default if --sampler is given: 50, or 12 for heun and midpoint. A student
+    has its own number."""
     grid: GridName = "uniform"
     """Spacing of the steps over time."""
     options: tyro.conf.OmitArgPrefixes[SamplerOptions] = field(default_factory=SamplerOptions)  # pyright: ignore

@@ -172,7 +172,7 @@ RECIPES = {
     "latent_ddpm_mnist": Recipe(
         "train_latent",
         "a DDPM in latents of handwritten digits",
-        {**LATENTS, **DDPM, "sampler": "ddim", "dataset": "mnist", "max_minutes": 10},
+        {**LATENTS, **DDPM, "dataset": "mnist", "max_minutes": 10},
         gpu=GPU_ADAMW,
     ),
 }
@@ -186,7 +186,7 @@ def find_recipe(name: str, task: str | None = None) -> Recipe:
     choice = f"choose from {', '.join(names)}" if names else f"{task} has none"
     if name in RECIPES:
         raise UserError(f"recipe {name} is for {RECIPES[name].task}, not for {task}: {choice}")
-    raise UserError(f"unknown recipe {name!r}: {choice}{suggestion(name, names) or suggestion(name, RECIPES)}")
+    raise UserError(f"unknown recipe {name!r}: {choice}{suggestion(name, names)}")
 
 
 def described(settings: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from models.drawing.sheets import check_sample_sheet
 from models.errors import UserError
 from models.evaluation.measures import covariance_warnings
 from models.evaluation.sample_test import DISTANCE
-from models.generation import Sampling, fill_solver, usual_solver
+from models.generation import Sampling, choose_solver
 from models.model import DenoiserSpec
 from models.randomness import derive_seed
 from models.runs.lookup import DENOISING
@@ -56,7 +56,7 @@ def train_denoiser(request: Request[TrainFlags]) -> None:
 
 def complete(flags: TrainFlags) -> TrainFlags:
     """Fill in the defaults that depend on other flags. Raises UserError for flags that contradict each other."""
-    process, sheets = flags.process, flags.sheets
+    process = flags.process
     if process.coupling != "independent" and (flags.optimizer.accumulate > 1 or processes.world_size() > 1):
         raise UserError(
             f"`coupling` {process.coupling} pairs whole batches", "leave out `accumulate` and use one process"
@@ -65,11 +65,8 @@ def complete(flags: TrainFlags) -> TrainFlags:
         raise UserError("`eval_samples` 1: must be at least 2, or 0 for none")
     if flags.sample_test.best_by == "distance" and flags.sample_test.eval_samples == 0:
         raise UserError("`best_by` distance: there are no samples to measure", "set `eval_samples`, e.g. 500")
-    usual = usual_solver(process.timesteps, flags.space == "latents")
-    solver = fill_solver(usual, process.timesteps, sheets.sampler, sheets.steps)
-    sheets = replace(sheets, sampler=solver.sampler, steps=solver.steps)
     root = str(data.data_root(flags.data.data_root))
-    return replace(flags, sheets=sheets, data=replace(flags.data, data_root=root))
+    return replace(flags, data=replace(flags.data, data_root=root))
 
 
 def prepare_denoiser(flags: TrainFlags, stored: Mapping[str, Any]) -> Prepared:
@@ -86,6 +83,8 @@ def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | 
         fitted = fitted._replace(space=_original_space(stored, fitted.space).to(device))
     flags = replace(flags, space_options=replace(flags.space_options, **fitted.options))
     spec = build_spec(flags, dataset, fitted.space)
+    solver = choose_solver(spec, flags.sheets.sampler, flags.sheets.steps)
+    flags = replace(flags, sheets=replace(flags.sheets, sampler=solver.sampler, steps=solver.steps))
     torch.manual_seed(derive_seed(flags.run.seed, "weights"))
     network = spec.build_network().to(device)
     report = [describe_run_line(dataset, flags.network, network, flags.run), *spelled(dataset.notes), *fitted.report]
@@ -183,7 +182,7 @@ def build_objective(
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
     # Draw one time here: this raises UserError if the schedule does not allow the density.
     density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)
-    assert sheets.sampler is not None and sheets.steps is not None, "complete the flags first"
+    assert sheets.sampler is not None and sheets.steps is not None, "assemble sets both"
     scale = sheets.guidance_scale if spec.classes else 1.0
     if scale != 1 and spec.label_drop == 0:
         raise UserError(

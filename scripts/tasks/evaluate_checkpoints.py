@@ -58,6 +58,7 @@ from scripts.tasks.sampling import (
     open_model,
     open_sampling,
     resolve_model,
+    tell_sampling,
 )
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _Evaluation:
         extractors = find_extractors(flags.extractors, flags.inception_weights, dataset, experiments, device)
         settings = MeasureSettings(draws=flags.draws)
         protocol = Protocol(real_images(dataset), extractors, settings, experiments / FEATURES_CACHE, device)
+        tell_sampling(flags.sampling, sampling, model)
         return cls(flags, protocol, sampling, count, labels)
 
     @cached_property

@@ -102,9 +102,9 @@ def _measure_run(flags: SamplesFlags) -> None:
         draw()
         return
     with new_folder(flags.out, path, flags.model.experiments_dir, "evaluation", "samples") as folder:
+        extractors = _extractors(flags, dataset, device)
         tell_sampling(flags.sampling, sampling, model)
         chosen.tell()
-        extractors = _extractors(flags, dataset, device)
         samples = draw()
         card = {**model_card(path, flags.model), **samples.card}
         _write(flags, folder, replace(samples, card=card), dataset, extractors, device)

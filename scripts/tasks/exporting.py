@@ -88,7 +88,7 @@ def _export_page(model: Model, out: str | None, experiments_dir: str) -> None:
 def _shown(model: Model, experiments_dir: Path) -> tuple[PageModel, PageModel | None]:
     """Return a model and, if it is a student, its teacher as its page shows them. Says whether there is a teacher."""
     path, student = _path_of(model), model.spec.student
-    if student is None:
+    if student is None:  # The page begins with steps that one can follow.
         return PageModel(model, name_of(path), Sampling("heun", 6, guidance_scale=_guidance_scale(model))), None
     teacher = _find_teacher(student, path, experiments_dir)
     if teacher is None:

@@ -21,7 +21,7 @@ from models.class_names import ending_of
 from models.drawing import image_files, sheets
 from models.drawing.lettering import class_titles
 from models.errors import UserError
-from models.generation import FRAMED, SMOOTH, Generated, Sampling, choose_labels, generate
+from models.generation import FRAMED, MANY_STEPS, Generated, Sampling, choose_labels, generate
 from models.model import Model
 from models.progress import duration
 from models.randomness import IMAGE_NOISE
@@ -68,8 +68,9 @@ def write_samples(flags: GenerateFlags) -> None:
         if processes.is_rank_zero():
             export_run(model, flags.export, flags.model.experiments_dir, "--export")
         return
-    smooth = SMOOTH if flags.animate or flags.sample_folders else None
-    given, sampling = flags.sampling, open_sampling(flags.sampling, flags.model, model, smooth)
+    film = (flags.animate and not flags.every_checkpoint) or flags.sample_folders
+    given = flags.sampling
+    sampling = open_sampling(given, flags.model, model, MANY_STEPS if film else None)
     flags = replace(flags, sampling=replace(flags.sampling, sampler=sampling.sampler, steps=sampling.steps))
     chosen, names = read_labels(flags.labels, model), model.spec.class_names
     turns = class_titles(names, chosen.labels or model.spec.trained)

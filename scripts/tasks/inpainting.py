@@ -17,7 +17,7 @@ from models.diffusion.samplers import Step
 from models.diffusion.times import Grid
 from models.drawing import sheets
 from models.errors import UserError
-from models.generation import Generated, Start
+from models.generation import MANY_STEPS, Generated, Start
 from models.randomness import derive_seed
 from scripts.tasks.showing import Shown, rmse, write_numbers
 
@@ -29,7 +29,7 @@ HIDDEN_GREY = 128
 
 def fill_test_images(flags: InpaintFlags) -> None:
     """Write the picture and the errors of the filled-in images into a folder, and print its name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "inpainting")
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "inpainting", MANY_STEPS)
     shown.need_gaussian_noise("inpaint")
     known = read_mask(flags.mask, shown.model.space.image_shape[1:], flags.show.seed)
     images, labels, names = shown.test_images(flags.rows, flags.images)

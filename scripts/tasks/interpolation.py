@@ -18,7 +18,7 @@ from models.diffusion.editing import invert
 from models.diffusion.guidance import between_labels
 from models.drawing import sheets
 from models.errors import UserError
-from models.generation import Generated, Start, choose_labels, sampled_denoiser
+from models.generation import MANY_STEPS, Generated, Start, choose_labels, sampled_denoiser
 from scripts.tasks.showing import ROWS, Shown, name_images, rmse, write_numbers
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def draw_interpolation(flags: InterpolateFlags) -> None:
         flags.show,
         flags.labels,
         "the noise of an image" if flags.between == "images" else "",
+        MANY_STEPS,
     )
     if flags.between != "classes":
         shown.need_gaussian_noise(f"--between {flags.between}")

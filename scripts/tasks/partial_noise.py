@@ -11,7 +11,7 @@ from torch import Tensor
 from models.diffusion.denoiser import Denoiser, add_noise, with_labels
 from models.diffusion.times import Grid
 from models.drawing import sheets
-from models.generation import Generated, Start
+from models.generation import MANY_STEPS, Generated, Start
 from scripts.cli.terminal import tell
 from scripts.tasks.showing import Shown, rmse, write_table
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def sample_from_images(flags: ImageToImageFlags) -> None:
     """Write the picture and the table of changes into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "noise in parts")
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "noise in parts", MANY_STEPS)
     images, labels, names = shown.test_images(flags.rows, flags.images)
     shown.check_scale(flags.show.scale, len(flags.strength) + 1, len(images))
     with shown.folder("image_to_image", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:

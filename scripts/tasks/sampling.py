@@ -138,7 +138,7 @@ def tell_sampling(flags: SamplerFlags, sampling: Sampling, model: Model) -> None
     if model.spec.student is not None:
         tell(model.spec.student.describe())
     elif flags.sampler is None:
-        tell(f"{sampling.describe()}: the default sampler for models of this kind")
+        tell(f"by default: --sampler {sampling.sampler} --steps {sampling.steps}")
 
 
 class Chosen(NamedTuple):

@@ -22,9 +22,10 @@ from models.drawing import image_files, sheets
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.generation import (
-    SMOOTH,
+    MANY_STEPS,
     Generated,
     Sampling,
+    Solver,
     Start,
     choose_labels,
     generate,
@@ -72,8 +73,11 @@ class Shown:
         show: ShowFlags,
         labels: Sequence[str] | None = None,
         every_level: str = "",
+        usual: Solver | None = None,
     ) -> Shown:
         """Load the model. labels: words of --labels. every_level: the work, if it needs a model of all noise levels.
+
+        usual: as for `open_sampling`; MANY_STEPS for an animation.
 
         Raises UserError if the flags do not fit the model.
         """
@@ -81,7 +85,8 @@ class Shown:
         model = open_model(find_checkpoint(flags), flags)
         if every_level:
             require_every_level(model, every_level)
-        return cls(flags, show, model, open_sampling(sampler, flags, model, SMOOTH), read_labels(labels, model))
+        usual = MANY_STEPS if show.animate else usual
+        return cls(flags, show, model, open_sampling(sampler, flags, model, usual), read_labels(labels, model))
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -122,6 +122,11 @@ class Study:
         self._check_names()
         first = self.cells[0].labels
         for cell in self.cells:
+            if "sampling.sampler" not in cell.settings:
+                raise UserError(
+                    f"cell {cell.name} names no sampler, and cells must be measured alike",
+                    "set sampling.sampler, e.g. to heun",
+                )
             if sum(cell.labels[axis] != first[axis] for axis in first) > 1:
                 continue
             try:

@@ -1,7 +1,8 @@
 """The tournament of samplers: which sampler and grid gives the best images at a number of evaluations, for a model.
 
-It screens all candidates with few images in one feature network, and drops what is clearly dominated. The finalists are
-measured as `evaluate` measures, with many images and in another network too. Whatever is measured is kept.
+It screens with few images in one feature network, in rounds of more and more evaluations. From DROPPING evaluations on,
+samplers that are far off are dropped. The finalists are measured by `evaluate`, with many images and in two networks.
+Whatever is measured is kept.
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ class Bout:
         """Hash of the checkpoint."""
         return str(stored_facts(self.checkpoint)["sha256"])
 
+    @property
+    def teacher(self) -> str | None:
+        """Hash of the teacher's checkpoint; None unless the model is a student."""
+        student = self.model.spec.student
+        return None if student is None else student.sha256
+
     @cached_property
     def folder(self) -> Path:
         """Folder of the results. Its name has a hash of the checkpoint and of how it is measured."""
@@ -126,35 +133,34 @@ class Bout:
     # -- screening ----------------------------------------------------------------------------------------------------
 
     def screen(self) -> list[Result]:
-        """Measure with few images, a round for each wanted count. Guidance is tried where a sampler is not far off.
-
-        From the count DROPPING on, samplers that are far off are out of all later rounds.
-        """
+        """Measure with few images, a round for each wanted count. Guidance is tried where a sampler is not far off."""
         results: list[Result] = []
         out: set[tuple[str, str]] = set()
-        for wanted, entries in candidates(self.tournament, self.model).items():
-            plain = self.measured([row for row in entries if row.scale == 1 and row.method not in out], wanted)
+        for count, entries in candidates(self.tournament, self.model).items():
+            plain = self.measured([row for row in entries if row.scale == 1 and row.method not in out], count)
             far = far_off(plain, results)
             results += plain
             guided = [row for row in entries if row.scale != 1 and row.method not in out | far]
-            results += self.measured(guided, wanted)
-            if wanted >= DROPPING:
+            results += self.measured(guided, count)
+            if count >= DROPPING:
                 out |= far
-            dropped = ", and drop out" if wanted >= DROPPING else ""
-            self.log.log(f"{self.run}: {wanted} evaluations: {len(far)} of {len(plain)} are far off{dropped}")
+                self.log.log(f"{self.run}: {len(far)} of {len(plain)} samplers are dropped at {count} evaluations")
         return results
 
-    def measured(self, wanted: Sequence[Candidate], count: int) -> list[Result]:
-        """Return the results of candidates. Those that screen.csv has are read, the others are measured and added."""
+    def measured(self, entries: Sequence[Candidate], count: int) -> list[Result]:
+        """Return the results of candidates. Those that screen.csv has are read, the others are measured and added.
+
+        count: evaluations of the round.
+        """
         known = {result.candidate: result for result in read_rows(self.folder / SCREEN)}
-        missing = [candidate for candidate in wanted if candidate not in known]
+        missing = [candidate for candidate in entries if candidate not in known]
         started = time.monotonic()
         for number, candidate in enumerate(missing):
             known[candidate] = self.screen_one(candidate)
             write_rows(self.folder / SCREEN, known.values())
             left = duration((time.monotonic() - started) / (number + 1) * (len(missing) - number - 1))
             self.log.log(f"{self.run}: {known[candidate].describe()}; {left} left at {count} evaluations")
-        return [known[candidate] for candidate in wanted]
+        return [known[candidate] for candidate in entries]
 
     def screen_one(self, candidate: Candidate) -> Result:
         (network,) = self.protocol.extractors
@@ -242,22 +248,18 @@ class Bout:
 
 
 def run_tournament(tournament: Tournament, studies: Path, run: Run, flags: StudyFlags) -> Iterator[str]:
-    """Play the tournament on each run, and yield the table of each. Students are drawn in their teacher's picture too.
-
-    They follow their teacher in the runs.
-    """
+    """Play the tournament on each run, and yield the table of each. Draw students in their teacher's picture too."""
     bouts = [Bout(tournament, name, flags, studies, run) for name in flags.runs or tournament.runs]
     for bout in bouts:
         _ = bout.checkpoint  # A run that does not exist is found before hours of measuring.
-    drawn: dict[str, tuple[Bout, list[ParetoPoint]]] = {}  # by the checkpoint's hash
+    points: dict[str, list[ParetoPoint]] = {}  # by the checkpoint's hash
     for number, bout in enumerate(bouts):
         tell(f"{bout.run}: tournament on {bout.model_flags.device}")
         results = bout.play()
-        drawn[bout.sha256] = bout, bout.points(results)
-        student = bout.model.spec.student
-        if student is not None and student.sha256 in drawn:
-            teacher, points = drawn[student.sha256]
-            points += bout.points(results)
-            teacher.draw(points)
+        points[bout.sha256] = bout.points(results)
         run.update(step=number + 1, progress=(number + 1) / len(bouts))
         yield bout.table(results)
+    for bout in bouts:
+        students = [other for other in bouts if other.teacher == bout.sha256]
+        if students:
+            bout.draw([point for one in (bout, *students) for point in points[one.sha256]])

@@ -21,6 +21,7 @@ from models.runs.files import replacing
 from scripts.tasks.study_plan import Tournament
 
 FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: of a sampler that is dropped, and of a finalist.
+MOST = 2  # Finalists of the same scale and evaluations.
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Result(Candidate):
 def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate]]:
     """Return the candidates that a model allows: for each wanted count of evaluations, each sampler's nearest one.
 
-    What is nearest to two counts belongs to the first. Grids of the same times are one candidate. A student is one,
-    with its own evaluations.
+    A candidate that is nearest to two counts is listed under the smaller. Grids with the same times count once. A
+    student has a single candidate.
     """
     if model.spec.student is not None:
         sampler, steps = choose_solver(model.spec)
@@ -106,25 +107,31 @@ def far_off(results: Sequence[Result], before: Iterable[Result]) -> set[tuple[st
 
     results: without guidance, in a round. before: those of earlier rounds.
     """
-    best = min((row.fd for row in (*results, *before) if row.scale == 1), default=math.inf)
-    return {row.method for row in results if row.fd > FAR * best}
+    rivals = [row for row in (*results, *before) if row.scale == 1]
+    far = set()
+    for result in results:
+        best = min(row.fd for row in rivals if row.evaluations <= result.evaluations)
+        if result.fd > FAR * best:
+            far.add(result.method)
+    return far
 
 
 def choose_finalists(results: Sequence[Result]) -> list[Result]:
     """Return, for each guidance scale, the candidates that no cheaper or equally cheap one clearly beats.
 
     A candidate is beaten if the best one at no more evaluations has a distance smaller by a factor of more than NEAR,
-    or an interval that lies wholly below.
+    or an interval that lies wholly below. At most MOST have the same scale and evaluations. The cheapest come first.
     """
     finalists: list[Result] = []
-    for result in results:
-        if any((row.scale, row.fd) == (result.scale, result.fd) for row in finalists):
-            continue  # The images are the same: with one step, all samplers are.
+    for result in sorted(results, key=lambda result: (result.nfe, result.scale, result.fd)):
+        equals = [row for row in finalists if (row.scale, row.evaluations) == (result.scale, result.evaluations)]
+        if len(equals) == MOST or any(row.fd == result.fd for row in equals):
+            continue  # Equal distances have equal images: with one step, all samplers are the same.
         rivals = [row for row in results if row.scale == result.scale and row.evaluations <= result.evaluations]
         best = min(rivals, key=lambda row: row.fd)
         if result.fd <= NEAR * best.fd and result.low <= best.high:
             finalists.append(result)
-    return sorted(finalists, key=lambda result: (result.nfe, result.scale, result.fd))
+    return finalists
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def check_refusal(ended: Ended, *words: str) -> None:
         (("--network.patch_size", "0"), ("patch_size",)),
         (("--device", "cuda:77"), ("cuda:77",)),
         (("--precision", "fp16"), ("fp16", "bf16")),
-        (("--recipe", "mnits"), ("mnits", "did you mean mnist")),
+        (("--recipe", "ddpm_mnits"), ("ddpm_mnits", "did you mean ddpm_mnist?")),
         (("--config", "absent.txt"), ("absent.txt",)),
         (("--resume", "latest"), ("no run",)),
         (("--resume", "yesterday"), ("yesterday",)),

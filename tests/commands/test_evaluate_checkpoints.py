@@ -117,11 +117,11 @@ def test_the_report_carries_its_protocol_and_the_floor(usual: Path, quick_classi
     name = f"convnet_{facts['sha256'][:8]}"
     card = report["protocol"]
     assert (card["images"], card["dataset"], card["extractors"]) == (60, "digits", [name])
-    assert report["samples"]["nfe"] == 4 and "uint8" in report["samples"]["quantisation"]
+    assert report["samples"]["nfe"] == 7 and "uint8" in report["samples"]["quantisation"]
     (warning,) = report["warnings"]
     assert warning.startswith(f"60 images for 128 features of {name}: their covariance is singular")
     assert f"warning: {report['warnings'][0]}" in (usual / "table.txt").read_text()
-    assert report["samples"]["sampling"] == "ddim, 4 steps" and "checkpoint_sha256" not in report["samples"]
+    assert report["samples"]["sampling"] == "heun, 4 steps" and "checkpoint_sha256" not in report["samples"]
     assert set(report["floor"]) == {f"fd_{name}", f"recognised_{name}"}
     for row in report["checkpoints"]:
         assert set(row["results"]) == {"noise_loss", f"fd_{name}", f"recognised_{name}"}
@@ -154,7 +154,7 @@ def test_other_runs_and_flags(measure, quick_classifier: Path) -> None:
     assert len(figures_of(measure("latent-digits").folder, "recognised")) == 1
     few = ("--num_images", "30")
     first = measure("labels", *few).folder
-    for words in (("--seed", "1"), ("--steps", "2"), ("--guidance_scale", "3"), ("--sampler", "heun")):
+    for words in (("--seed", "1"), ("--steps", "2"), ("--guidance_scale", "3"), ("--sampler", "ddim")):
         other = measure("labels", *few, *words).folder
         assert figures_of(other, "fd") != figures_of(first, "fd"), words
         same_loss = figures_of(other, "noise_loss") == figures_of(first, "noise_loss")

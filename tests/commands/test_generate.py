@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.diffusion.samplers import SAMPLERS
 from models.drawing import sheets
-from models.generation import CHAIN, FLOW, SMOOTH
+from models.generation import FEW_STEPS, MANY_STEPS
 from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
@@ -273,16 +273,16 @@ def test_the_default_sampler_is_that_of_the_kind_of_model_and_is_said(runs: Path
         ended = run_here("generate", *fixed, *words, capsys=capsys)
         return yaml.safe_load((ended.folder / "config.txt").read_text()), ended.err.splitlines()[0]
 
-    for kind, usual in (("flow", FLOW), ("ddpm", CHAIN)):
+    for kind, usual in (("flow", FEW_STEPS), ("ddpm", MANY_STEPS)):
         config, first = made(kind)
         assert (config["sampler"], config["steps"]) == (usual.sampler, min(usual.steps, 20 if kind == "ddpm" else 99))
-        assert first == f"{config['sampler']}, {config['steps']} steps: the default sampler for models of this kind"
+        assert first == f"by default: --sampler {config['sampler']} --steps {config['steps']}"
     config, first = made("flow", "--animate")
-    assert (config["sampler"], config["steps"]) == SMOOTH
+    assert (config["sampler"], config["steps"]) == MANY_STEPS and "--sampler ddim" in first
     config, first = made("flow", "--sampler", "heun")
-    assert config["steps"] == 12 and "default" not in first
+    assert config["steps"] == 12 and "by default" not in first
     config, first = made("flow", "--steps", "2", "--seed", "1")
-    assert (config["sampler"], config["steps"]) == (FLOW.sampler, 2)
+    assert (config["sampler"], config["steps"]) == (FEW_STEPS.sampler, 2)
 
 
 def test_the_default_folder_lies_in_the_run(runs: Path, capsys) -> None:

@@ -316,8 +316,11 @@ def test_finalists_are_those_that_no_cheaper_one_clearly_beats() -> None:
     guided = result("c", 5, 30, 1.5)
     assert [(row.sampler, row.evaluations) for row in choose_finalists(results)] == [("a", 5), ("b", 5), ("b", 12)]
     assert [row.nfe for row in choose_finalists([*results, guided])] == [5, 5, 10, 12]
+    near = [result("a", 5, 3), result("b", 5, 3.2), result("c", 5, 3.1)]
+    assert [row.sampler for row in choose_finalists(near)] == ["a", "c"]
     assert far_off(results[:3], []) == {("c", "uniform")} and not far_off(results[:2], [guided])
     assert far_off(results[:2], [result("c", 3, 6)]) == {("a", "uniform"), ("b", "uniform")}
+    assert not far_off([result("a", 1, 30), result("b", 2, 3)], [])
     twin = replace(results[0], sampler="d")
     assert [row.sampler for row in choose_finalists([results[0], twin])] == ["a"]
 
@@ -364,9 +367,9 @@ def test_students_are_drawn_in_the_picture_of_their_teacher(
     monkeypatch.setattr(tournament, "draw_pareto", draw)
     entries = Tournament("?", (), (1,), ("heun",), ("uniform",), (1.0,), 40, 30, ("convnet",))
     monkeypatch.setitem(STUDIES, "samplers", entries)
-    words = ("--runs", "pretrained/digits", student.name, "--experiments_dir", tmp_path)
+    words = ("--runs", student.name, "pretrained/digits", "--experiments_dir", tmp_path)
     run_here("study", "--name", "samplers", *words, capsys=capsys)
-    own, of_student, together = drawn
+    of_student, own, together = drawn
     assert own[1] == [("heun", "plain", 1, False)]
     assert of_student[1] == [("students", "guidance 1.5", 2, True)]
     assert together == (own[0], [*own[1], *of_student[1]])
