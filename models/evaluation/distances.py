@@ -80,8 +80,8 @@ def kernel_distance(features: Tensor, reference: Tensor, counts: Tensor | None =
 
 
 def _kernel(rows: Tensor, columns: Tensor) -> Tensor:
-    base = rows @ columns.T / rows.shape[1] + 1
-    return base * base * base  # Seven times faster than base**3.
+    base = torch.addmm(rows.new_ones(1, 1), rows, columns.T, alpha=1 / rows.shape[1])
+    return base.square().mul_(base)  # Many times faster than base**3.
 
 
 def _within(features: Tensor, weights: Tensor) -> Tensor:

@@ -80,7 +80,12 @@ def manifolds(real: Tensor, generated: Tensor, k: int) -> Manifolds:
 
 
 def _squared_radii(points: Tensor, k: int) -> Tensor:
-    return torch.cat([squares.kthvalue(k, dim=1).values for _, squares in _squares_within(points)])
+    return torch.cat([_kth_least(squares, k) for _, squares in _squares_within(points)])
+
+
+def _kth_least(squares: Tensor, k: int) -> Tensor:
+    """Return the k-th least value of each row. Several times faster than `kthvalue` for a small k."""
+    return squares.topk(k, dim=1, largest=False).values[:, -1]
 
 
 def expected_coverage(real: int, generated: int, k: int) -> float:
@@ -113,4 +118,4 @@ def nearest(rows: Tensor, columns: Tensor) -> Nearest:
 
 def distance_to(rows: Tensor, columns: Tensor, k: int) -> Tensor:
     """Return the distance of each row to its k-th nearest column, (N,). It is large for outliers."""
-    return torch.cat([squares.kthvalue(k, dim=1).values for _, squares in _squares(rows, columns)]).sqrt().cpu()
+    return torch.cat([_kth_least(squares, k) for _, squares in _squares(rows, columns)]).sqrt().cpu()
