@@ -34,8 +34,9 @@ class Solver(NamedTuple):
     steps: int
 
 
-FEW_STEPS = Solver("heun", 3)  # Default for flows: docs/studies.md.
-MANY_STEPS = Solver("ddim", 50)  # Default for other schedules, and for work that edits or shows the reverse process.
+# Defaults for flows and for chains. They were found best for models trained for minutes: docs/studies.md.
+OF_FLOW, OF_CHAIN = Solver("heun", 3), Solver("ddpm", 12)
+MANY_STEPS = Solver("ddim", 50)  # Default for other models, and for work that edits or shows the reverse process.
 
 
 def choose_solver(
@@ -43,16 +44,23 @@ def choose_solver(
 ) -> Solver:
     """Return the sampler and its steps for a model, with defaults for those that are None. A student has its own.
 
-    usual: the default, FEW_STEPS or MANY_STEPS by the model's noise schedule if it is None.
+    usual: the default; by the kind of model if it is None.
     """
     if spec.student is not None:
         return Solver(sampler or "ddim", steps or spec.student.evaluations)
-    usual = usual or (FEW_STEPS if spec.noise_schedule == "flow" else MANY_STEPS)
+    usual = usual or _usual_solver(spec)
     if sampler is not None:
         usual = Solver(sampler, 12 if find_sampler(sampler).nfe(50) > 50 else 50)
     if steps is None:
         steps = min(usual.steps, spec.timesteps) if spec.timesteps > 0 else usual.steps
     return Solver(usual.sampler, steps)
+
+
+def _usual_solver(spec: DenoiserSpec) -> Solver:
+    if spec.noise_schedule == "flow":
+        return OF_FLOW
+    # The noise that ddpm adds is Gaussian.
+    return OF_CHAIN if spec.timesteps > 0 and spec.initial_noise == "gaussian" else MANY_STEPS
 
 
 @dataclass(frozen=True)

@@ -232,8 +232,8 @@ class SamplerFlags:
     """Settings for sampling a trained model."""
 
     sampler: SamplerName | None = None
-    """Sampler; each works with every model. Default: heun with 3 steps for a flow, ddim with 50 for other models, for
-    edited images and for animations."""
+    """Sampler; each works with every model. Default: heun with 3 steps for a flow, ddpm with 12 for a chain, ddim with
+    50 for other models, for edited images and for animations."""
     steps: PositiveInt | None = None
     """Sampling steps, at most T on a chain. Default if --sampler is given: 50, or 12 for heun and midpoint. A student
     has its own number."""

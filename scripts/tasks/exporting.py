@@ -16,7 +16,7 @@ from models.errors import UserError
 from models.export.card import build_card
 from models.export.onnx import write_onnx
 from models.export.page import PageModel, build_page
-from models.generation import Sampling, choose_solver
+from models.generation import Sampling, Solver, choose_solver
 from models.model import Model, Student, load_model
 from models.progress import progress
 from models.runs import checkpoints
@@ -118,7 +118,8 @@ def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> PageMo
 
 def _export_onnx(model: Model, out: str | None, experiments_dir: str) -> None:
     path = _path_of(model)
-    sampling = Sampling(*choose_solver(model.spec), guidance_scale=_guidance_scale(model))
+    solver = choose_solver(model.spec, usual=Solver("heun", 12))  # The file has its moves, so it must add no noise.
+    sampling = Sampling(*solver, guidance_scale=_guidance_scale(model))
     sampling.check(model)
     with new_folder(out, path, experiments_dir, KIND, "onnx") as folder:
         write_onnx(model, folder, name_of(path), sampling)

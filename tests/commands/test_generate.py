@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.diffusion.samplers import SAMPLERS
 from models.drawing import sheets
-from models.generation import FEW_STEPS, MANY_STEPS
+from models.generation import MANY_STEPS, OF_CHAIN, OF_FLOW
 from models.runs import checkpoints
 from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
@@ -273,7 +273,7 @@ def test_the_default_sampler_is_that_of_the_kind_of_model_and_is_said(runs: Path
         ended = run_here("generate", *fixed, *words, capsys=capsys)
         return yaml.safe_load((ended.folder / "config.txt").read_text()), ended.err.splitlines()[0]
 
-    for kind, usual in (("flow", FEW_STEPS), ("ddpm", MANY_STEPS)):
+    for kind, usual in (("flow", OF_FLOW), ("ddpm", OF_CHAIN)):
         config, first = made(kind)
         assert (config["sampler"], config["steps"]) == (usual.sampler, min(usual.steps, 20 if kind == "ddpm" else 99))
         assert first == f"by default: --sampler {config['sampler']} --steps {config['steps']}"
@@ -282,7 +282,7 @@ def test_the_default_sampler_is_that_of_the_kind_of_model_and_is_said(runs: Path
     config, first = made("flow", "--sampler", "heun")
     assert config["steps"] == 12 and "by default" not in first
     config, first = made("flow", "--steps", "2", "--seed", "1")
-    assert (config["sampler"], config["steps"]) == (FEW_STEPS.sampler, 2)
+    assert (config["sampler"], config["steps"]) == (OF_FLOW.sampler, 2)
 
 
 def test_the_default_folder_lies_in_the_run(runs: Path, capsys) -> None:
