@@ -18,7 +18,7 @@ import torch
 from models import devices
 from models.class_names import LISTED, numbered, shorten_names
 from models.errors import UserError
-from models.generation import Sampling, Solver, choose_solver, named_labels
+from models.generation import MANY_STEPS, Sampling, Solver, choose_solver, named_labels
 from models.model import Model, load_model
 from models.progress import progress
 from models.runs import checkpoints
@@ -111,18 +111,19 @@ def open_model(path: Path, flags: ModelFlags) -> Model:
 def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model, usual: Solver | None = None) -> Sampling:
     """Return the sampling settings for a model. usual: default of the sampler and its steps, as for `choose_solver`.
 
-    Raises UserError if schedule, labels or sampler do not allow them.
+    An option without a sampler is one of MANY_STEPS. Raises UserError if schedule, labels or sampler do not allow them.
     """
     weak = None
+    options = {name: value for name, value in vars(flags.options).items() if value is not None}
     if flags.autoguidance is not None:
         path = Path(flags.autoguidance)
         if path.suffix != ".safetensors":
             path = checkpoints.resolve_checkpoint(_find_run(flags.autoguidance, model_flags))
         weak = open_model(path, model_flags)
     sampling = Sampling(
-        *choose_solver(model.spec, flags.sampler, flags.steps, usual),
+        *choose_solver(model.spec, flags.sampler, flags.steps, MANY_STEPS if options else usual),
         grid=flags.grid,
-        options={name: value for name, value in vars(flags.options).items() if value is not None},
+        options=options,
         guidance_scale=flags.guidance_scale,
         guidance_interval=flags.guidance_interval,
         guidance_rescale=flags.guidance_rescale,

@@ -62,6 +62,6 @@ def test_training_writes_pictures_beside_png(task: str, picture_format: str, tmp
     tiny = TINY if task == "train_flow" else TINY_VAE
     words = (*tiny, "--experiments_dir", tmp_path, "--sample_every", 0.03, "--format", picture_format)
     run = run_here(task, *words, capsys=capsys).folder
-    pictures = {path for path in run.rglob("*.png") if not path.name.startswith("0")}  # single samples are data
+    pictures = {path for path in run.rglob("*.png") if not path.name[0].isdigit()}  # single samples are data
     assert {"loss_curves.png", "epoch_samples"} <= {path.name for path in run.iterdir()} and len(pictures) >= 5
     assert {path.with_suffix(f".{picture_format}") for path in pictures} == set(run.rglob(f"*.{picture_format}"))

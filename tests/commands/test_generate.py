@@ -171,7 +171,7 @@ def test_the_batch_size_changes_nothing(kind: str, sampler: str, generate) -> No
         ("--weights", "raw"),
         ("--sampler", "heun"),
         ("--steps", "3"),
-        ("--eta", "1"),
+        ("--eta", "0.5"),
         ("--grid", "karras"),
         ("--grid", "log_snr"),
         ("--guidance_scale", "0"),
