@@ -105,6 +105,7 @@ def test_no_task_imports_another() -> None:
         assert not {f"scripts.{other}" for other in tasks} & imported, task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["data", "models", "models.training.loop", "scripts.tasks.generation"])
 def test_importing_touches_neither_network_nor_disk(package: str, tmp_path: Path) -> None:
     """A hook on every open for writing and on every socket, in a folder that must stay empty."""

@@ -149,6 +149,7 @@ def test_data_that_moved(
     assert changed.code == 2 and "a/new.png, which is new" in changed.err and changed.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", ["--conditional", "--no-conditional"])
 def test_a_run_of_before_keeps_its_order_of_classes(
     conditional: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def test_a_student_leaves_a_folder_that_explains_itself(run: Run) -> None:
     assert f"1 evaluation, student of {teacher.name}, guidance 1.25 built in" in log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -123,6 +123,7 @@ def test_help_is_quick_and_reads_well() -> None:
     pytest.fail(f"import torch takes {imported.seconds:.2f} s; the help of these takes too long: {slow}")
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_import_no_torch(tmp_path: Path) -> None:
     """A module in the place of torch ends the process. Only text files of a run are read."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')", encoding="utf-8")

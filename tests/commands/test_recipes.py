@@ -43,6 +43,7 @@ def train(name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return run_here(task, "--recipe", name, "--experiments_dir", runs, *quick, capsys=capsys).folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains(name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = RECIPES[name]

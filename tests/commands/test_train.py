@@ -50,6 +50,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(task: str, train) -> None:
     assert "gap" in (folder / "training_log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_uncompiled_run_imports_no_compiler(optimizer: str, tmp_path: Path) -> None:
     """It imports no other slow package that it does not need either."""

@@ -161,6 +161,7 @@ def test_memory_format_changes_nothing(name: str) -> None:
     torch.testing.assert_close(last, contiguous, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_network
 def test_it_compiles_as_one_graph(name: str) -> None:
     network, (noisy, t, label) = awake(name), inputs()

@@ -39,6 +39,7 @@ def let_fit(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "images", "ways_out"),
     [

@@ -102,6 +102,7 @@ def test_bfloat16_autocast_stays_near_float32(name: str, way: str) -> None:
     assert (rounded - exact).square().mean().sqrt() < 0.03 * exact.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dit", "unet"])
 def test_it_compiles_as_one_graph(name: str) -> None:
     network, (noisy, t, label) = awake(name, conditioning="cross_attention"), inputs()
