@@ -21,6 +21,7 @@ QUICK = (
 SMALL_UNET = ("--network.width", "8", "--network.patch_size", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "stored", "size"),
     [

@@ -180,6 +180,7 @@ def test_a_run_of_before_keeps_its_order_of_classes(
     assert facts_of(fresh)["denoiser"]["class_names"] == list(map(str, range(12)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", ["--conditional", "--no-conditional"])
 def test_a_run_of_before_keeps_text_order_and_its_hold_out(
     conditional: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

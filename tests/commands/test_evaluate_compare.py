@@ -55,6 +55,7 @@ def comparison_of(ended: Ended) -> dict[str, Any]:
     return json.loads(ended.folder.read_text())
 
 
+@pytest.mark.slow
 def test_two_runs_are_paired_by_their_noise(experiments: Path, compare) -> None:
     ended = compare(run_of(experiments, "short"), run_of(experiments, "long"))
     found = comparison_of(ended)

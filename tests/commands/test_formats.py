@@ -23,6 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "names"),
     [
@@ -56,6 +57,7 @@ def test_pictures_have_the_chosen_format(
         assert any(path.match(f"{name}.pdf") for path in pictures), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["train_flow", "train_vae"])
 @pytest.mark.parametrize("picture_format", ["pdf", "svg"])
 def test_training_writes_pictures_beside_png(task: str, picture_format: str, tmp_path: Path, capsys) -> None:

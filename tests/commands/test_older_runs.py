@@ -108,6 +108,7 @@ def test_evaluate_measures_them(kind: str, older: Path, capsys: pytest.CaptureFi
     assert 0.1 < report["results"]["test"]["mean"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("noise_of_before")
 @pytest.mark.parametrize(("kind", "task", "step", "told"), RESUMED)
 def test_a_resumed_run_tells_each_change_once_and_forgets_its_best(

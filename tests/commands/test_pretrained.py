@@ -114,6 +114,7 @@ def test_every_picture_of_readme_and_tour_is_drawn_again(tmp_path: Path, monkeyp
     assert (tmp_path / "tour_inpaint.png").read_text().startswith("inpainting.png of inpaint")
 
 
+@pytest.mark.slow
 def test_what_pretrained_makes(made: Path) -> None:
     check_card(made / "digits")
     card = (made / "digits" / "README.md").read_text()

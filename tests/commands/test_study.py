@@ -325,6 +325,7 @@ def test_finalists_are_those_that_no_cheaper_one_clearly_beats() -> None:
     assert [row.sampler for row in choose_finalists([results[0], twin])] == ["a"]
 
 
+@pytest.mark.slow
 def test_a_tournament_keeps_what_it_has_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +352,7 @@ def test_a_tournament_keeps_what_it_has_measured(
     assert f"{folder.name}-pareto.png" in page.read_text() and "1, uniform" in page.read_text()
 
 
+@pytest.mark.slow
 def test_students_are_drawn_in_the_picture_of_their_teacher(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

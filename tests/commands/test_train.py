@@ -112,6 +112,7 @@ def test_config_file_gives_the_same_run(train) -> None:
     assert weights_hash(third) != weights_hash(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

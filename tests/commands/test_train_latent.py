@@ -171,6 +171,7 @@ def write_pictures(folder: Path, suffix: str, seed: int) -> tuple[object, ...]:
     return "--dataset", "folder", "--dataset.path", folder, "--dataset.channels", 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "limit"), [(".bmp", 1), (".ppm", 0), (".tif", 1)])
 def test_latents_of_pictures_that_were_edited_are_encoded_anew(
     suffix: str, limit: float, copy: Path, tmp_path: Path, train, capsys

@@ -29,6 +29,7 @@ def cloud(seed: int, classes: int) -> Cloud:
     return Cloud(random.standard_normal((50, 2)), random.integers(-1, classes, 50))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_the_same_figure_gives_the_same_bytes_in_every_format(suffix: str, start: bytes, tmp_path: Path) -> None:
     names = [f"class {k}" for k in range(12)]

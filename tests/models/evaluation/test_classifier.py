@@ -52,6 +52,7 @@ def make(
     return find_or_train(folder, settings or ClassifierSettings(epochs=1), real, CPU, lines.append), lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 20, 36)])
 def test_a_trained_classifier_is_accurate_and_cached(network: str, shape: tuple[int, int, int], tmp_path: Path) -> None:

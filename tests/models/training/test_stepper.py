@@ -255,6 +255,7 @@ def plain_step(trainer: Trainer, step: int, images: Tensor, labels: Tensor, opti
             averaged.data.lerp_(weight.data, 1 - decay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "words"),
     [

@@ -45,6 +45,7 @@ class Affine(nn.Module):
         return outputs[((1 - t) * len(self.maps)).round().long(), torch.arange(len(noisy))].reshape(noisy.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluations", [1, 2])
 def test_a_student_fits_the_teachers_map_of_gaussian_data(evaluations: int) -> None:
     """To a thousandth of its deviation, by the objective's own loss and evaluation."""
