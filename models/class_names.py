@@ -98,16 +98,12 @@ def _find(part: int | str, word: int | str, names: Sequence[str]) -> int:
         return part
     missing = "" if str(part) == str(word) else f"there is no class {part}, and "
     shown = title_of((str(word),), 0)
-    titles = () if NUMBER.fullmatch(shown) else (title_of(names, label) for label in range(len(names)))
-    raise UserError(f"`labels` {shown}: {missing}{_choices(names)}{suggestion(_plain(shown), titles)}")
-
-
-def _choices(names: Sequence[str]) -> str:
-    last = len(names) - 1
-    if all(name == str(label) for label, name in enumerate(names)):
-        return f"the model has the classes 0 to {last}"
-    titles = shorten_names((title_of(names, label) for label in range(len(names))), LISTED)
-    return f"the model has the classes 0 to {last}: {titles}"
+    titles = [title_of(names, label) for label in range(len(names))]
+    choices = f"the model has the classes 0 to {len(names) - 1}"
+    if any(name != str(label) for label, name in enumerate(names)):
+        choices += f": {shorten_names(titles, LISTED)}"
+    hint = "" if NUMBER.fullmatch(shown) else suggestion(_plain(shown), titles)
+    raise UserError(f"`labels` {shown}: {missing}{choices}{hint}")
 
 
 def _plain(name: str) -> str:

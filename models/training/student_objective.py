@@ -18,7 +18,7 @@ from models.diffusion.denoiser import NetworkDenoiser
 from models.diffusion.noise_schedules import NoiseLevel
 from models.drawing import image_files, sheets
 from models.drawing.lettering import class_titles
-from models.generation import Sampling, choose_labels, generate
+from models.generation import Sampling, choose_labels, choose_solver, generate
 from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, Objective, TestLoss
@@ -74,8 +74,7 @@ class StudentObjective(Objective):
 
     @property
     def sampling(self) -> Sampling:
-        assert self.spec.student is not None
-        return Sampling(steps=self.spec.student.evaluations)
+        return Sampling(*choose_solver(self.spec))
 
     @cached_property
     def model(self) -> KeptModels:

@@ -95,7 +95,7 @@ def _shown(model: Model, experiments_dir: Path) -> tuple[PageModel, PageModel | 
         tell(f"its teacher {student.teacher} ({student.sha256[:12]}) is not found: the page has the student alone")
     else:
         tell(f"its teacher {teacher.run} is in the page too, {teacher.sampling.describe()}")
-    return PageModel(model, name_of(path), Sampling(steps=student.evaluations)), teacher
+    return PageModel(model, name_of(path), Sampling(*choose_solver(model.spec))), teacher
 
 
 def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> PageModel | None:

@@ -69,9 +69,7 @@ def write_samples(flags: GenerateFlags) -> None:
             export_run(model, flags.export, flags.model.experiments_dir, "--export")
         return
     film = (flags.animate and not flags.every_checkpoint) or flags.sample_folders
-    given = flags.sampling
-    sampling = open_sampling(given, flags.model, model, MANY_STEPS if film else None)
-    flags = replace(flags, sampling=replace(flags.sampling, sampler=sampling.sampler, steps=sampling.steps))
+    sampling = open_sampling(flags.sampling, flags.model, model, MANY_STEPS if film else None)
     chosen, names = read_labels(flags.labels, model), model.spec.class_names
     turns = class_titles(names, chosen.labels or model.spec.trained)
     writer = _Writer(flags, sampling, choose_labels(model, chosen.labels, flags.num_samples), turns)
@@ -81,9 +79,10 @@ def write_samples(flags: GenerateFlags) -> None:
         return
     words = f"{sampling.sampler}-{sampling.steps}"
     with new_folder(flags.out, paths[-1], flags.model.experiments_dir, "samples", words) as folder:
-        tell_sampling(given, sampling, model)
+        tell_sampling(flags.sampling, sampling, model)
         chosen.tell()
-        facts: dict[str, Any] = {"checkpoints": [str(path) for path in paths]}
+        facts: dict[str, Any] = {"sampler": sampling.sampler, "steps": sampling.steps}
+        facts["checkpoints"] = [str(path) for path in paths]
         if flags.every_checkpoint:
             writer.draw_training(paths, folder)
         else:
