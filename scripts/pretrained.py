@@ -27,7 +27,8 @@ class PretrainedFlags:
     models: tuple[str, ...] = ()
     """Names of the models to make, such as mnist or mnist-vae. Default: all."""
     trained: bool = False
-    """Take the newest finished run of each model, instead of training it again."""
+    """Take the newest finished run of each model, or the shipped weights where there is none, instead of training it
+    again."""
     num_images: PositiveInt | None = None
     """Images that are measured. Default: the number of test images."""
     classification_accuracy: bool = True

@@ -22,7 +22,18 @@ from models.runs.lookup import CONFIG, SHIPPED_PREFIX, find_runs, results_folder
 from models.runs.status import STATUS, read_status
 from scripts.cli.terminal import tell
 from scripts.tasks.running import run_task
-from scripts.tasks.shipping_card import Made, RecordRow, Way, card, commands_of, index, training_command
+from scripts.tasks.shipping_card import (
+    Made,
+    RecordRow,
+    Way,
+    card_head,
+    card_results,
+    commands_of,
+    index,
+    read_head,
+    student_of,
+    training_command,
+)
 from scripts.tasks.shipping_pictures import draw_pictures
 
 if TYPE_CHECKING:
@@ -96,8 +107,8 @@ MODELS = {
         _MNIST,
     ),
 }
-# Sampler, steps and guidance scale of each row of a card, and of samples.png. A student has one row, with its own.
-ROWS = (("heun", 12, 1.0), ("heun", 12, 1.5), ("heun", 3, 1.5))
+# Sampler, steps and guidance scale of each row of a card; the first is the default of `evaluate`. Students have one row.
+ROWS = (("heun", 3, 1.0), ("heun", 3, 1.5), ("heun", 12, 1.5))
 PICTURED = ("heun", 12, 1.5)
 # Settings that belong to the machine of the training, and their values in a shipped config.txt.
 ELSEWHERE = {"data_root": None, "experiments_dir": "experiments", "device": "auto", "name": None}
@@ -109,48 +120,51 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"--models {unknown[0]}: choose from {', '.join(MODELS)}")
     chosen = [name for name in MODELS if name in flags.models or not flags.models]
-    experiments = Path(flags.experiments_dir)
-    trained = {name: _newest_run(MODELS[name], experiments) for name in chosen} if flags.trained else {}
     for name in chosen:
-        model = MODELS[name]
         tell(f"{SHIPPED_PREFIX}{name}")
-        if name in trained:
-            run = trained[name]
-            commands = commands_of(run, model.task, model.words)
-        else:
-            flagged = [*shlex.split(model.words), *words]
-            run = run_task(model.task, *flagged, "--experiments_dir", flags.experiments_dir, "--name", RUN_NAME)
-            commands = [training_command(model.task, flagged)]
-        folder = PRETRAINED / name
-        written, config = ship(run, folder, model)
-        made = Made.of(run, commands, written, config)
-        results = results_folder(folder, experiments)
-        student = made.student
-        pictured = Way.of(*PICTURED) if student is None else Way.of_student(student)
-        ways = [Way.of(*row) for row in ROWS] if student is None else [pictured]
-        rows = [] if model.task == "train_vae" else [_measure(folder, results, way, flags) for way in ways]
-        errors = _draw(folder, results, model, pictured, flags)
-        write_text(folder / "README.md", card(f"{SHIPPED_PREFIX}{name}", model, made, rows, errors, pictured))
+        _make_model(name, flags, words)
     write_text(PRETRAINED / "README.md", index((PRETRAINED / "README.md").read_text(encoding="utf-8"), MODELS))
     draw_pictures([name for name in chosen if MODELS[name].task != "train_vae"], flags.experiments_dir)
     print(PRETRAINED)
 
 
-def _newest_run(model: Shipped, experiments: Path) -> Path:
-    """Return the newest finished run that `pretrained` has trained for a model. Raises UserError if there is none."""
+def _make_model(name: str, flags: PretrainedFlags, words: Sequence[str]) -> None:
+    """Train a model, or with --trained take its run or the shipped weights; then measure it and write its card."""
+    model, folder = MODELS[name], PRETRAINED / name
+    if not flags.trained:
+        flagged = [*shlex.split(model.words), *words]
+        run = run_task(model.task, *flagged, "--experiments_dir", flags.experiments_dir, "--name", RUN_NAME)
+        head = ship(run, folder, name, [training_command(model.task, flagged)])
+    elif run := _newest_run(model, Path(flags.experiments_dir)):
+        head = ship(run, folder, name, commands_of(run, model.task, model.words))
+    else:
+        tell(f"no run of it in {flags.experiments_dir}: the shipped weights are measured")
+        head = read_head(folder)
+    results = results_folder(folder, Path(flags.experiments_dir))
+    student = student_of(folder)
+    pictured = Way.of(*PICTURED) if student is None else Way.of_student(student)
+    ways = [Way.of(*row) for row in ROWS] if student is None else [pictured]
+    rows = [] if model.task == "train_vae" else [_measure(folder, results, way, flags) for way in ways]
+    errors = _draw(folder, results, model, pictured, flags)
+    write_text(folder / "README.md", head + card_results(f"{SHIPPED_PREFIX}{name}", model, rows, errors, pictured))
+
+
+def _newest_run(model: Shipped, experiments: Path) -> Path | None:
+    """Return the newest finished run that `pretrained` has trained for a model, or None."""
     for run in find_runs(experiments):
         status = read_status(run)
         found = (status.get("task"), status.get("dataset"), status.get("state"))
         if run.name.endswith(f"-{RUN_NAME}") and found == (model.task, model.data, "finished"):
             return run
-    raise UserError(f"--trained: no finished run *-{RUN_NAME} of {model.task} on {model.data} in {experiments}")
+    return None
 
 
-def ship(run: Path, folder: Path, model: Shipped) -> tuple[Path, dict[str, Any]]:
+def ship(run: Path, folder: Path, name: str, commands: Sequence[str]) -> str:
     """Write the folder of a shipped model: settings, status, and the EMA weights of the last checkpoint in float16.
 
-    Return the file of the weights and the settings.
+    commands: the training, and its resumptions. Return the first part of its card.
     """
+    model = MODELS[name]
     path = checkpoints.resolve_checkpoint(run)
     tensors, facts = checkpoints.load_checkpoint(path)
     shutil.rmtree(folder, ignore_errors=True)
@@ -166,7 +180,7 @@ def ship(run: Path, folder: Path, model: Shipped) -> tuple[Path, dict[str, Any]]
     write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
     status = {"task": model.task, "dataset": model.data, "state": "finished", "step": facts["step"], "progress": 1.0}
     write_text(folder / STATUS, json.dumps(status, indent=2) + "\n")
-    return written, config
+    return card_head(f"{SHIPPED_PREFIX}{name}", model, Made.of(run, commands, written, config))
 
 
 def _measure(folder: Path, results: Path, way: Way, flags: PretrainedFlags) -> RecordRow:

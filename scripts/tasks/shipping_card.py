@@ -13,6 +13,7 @@ from models.evaluation.measure_names import format_measurement, format_value
 from models.evaluation.statistics import Measurement
 from models.model import Student
 from models.places import PRETRAINED
+from models.runs.checkpoints import resolve_checkpoint
 from models.runs.environment import read_starts
 from models.runs.lookup import SHIPPED_PREFIX
 from models.runs.yaml_files import read_yaml
@@ -21,6 +22,7 @@ from scripts.cli.arguments import split_at_dashes
 if TYPE_CHECKING:
     from scripts.tasks.shipping import Shipped
 
+RECORD = "## Record"
 BEGIN, END = "<!-- models: written by make pretrained -->", "<!-- end of models -->"
 
 
@@ -48,7 +50,6 @@ class Made(NamedTuple):
         """Read the facts of a run. written: the checkpoint of its shipped model."""
         environment = read_starts(run)[-1]
         figures, facts = read_yaml(run / "performance_metrics.txt"), read_yaml(written.with_suffix(".yaml"))
-        student = facts.get("denoiser", {}).get("student")
         return cls(
             commands=list(commands),
             step=facts["step"],
@@ -61,8 +62,15 @@ class Made(NamedTuple):
             cpu=environment.get("cpu", "unknown"),
             sha256=facts["sha256"],
             size=written.stat().st_size,
-            student=None if student is None else Student(**student),
+            student=student_of(written.parent.parent),
         )
+
+
+def student_of(folder: Path) -> Student | None:
+    """Return what the model of a folder has learnt if it is a student, else None."""
+    facts = read_yaml(resolve_checkpoint(folder).with_suffix(".yaml"))
+    student = facts.get("denoiser", {}).get("student")
+    return None if student is None else Student(**student)
 
 
 def training_command(task: str, words: Sequence[str]) -> str:
@@ -156,11 +164,8 @@ HEADINGS = (
 )
 
 
-def card(name: str, model: Shipped, made: Made, rows: Sequence[RecordRow], errors: Mapping[str, Any], way: Way) -> str:
-    """Return the card of a model.
-
-    errors: of an autoencoder's reconstructions. rows: of the record of another model. way: how it is usually sampled.
-    """
+def card_head(name: str, model: Shipped, made: Made) -> str:
+    """Return the first part of the card of a model: what it is, and how it was made."""
     kinds = {"train_vae": "VAE", "train_latent": "latent flow", "distill": "distilled flow"}
     kind, student = kinds.get(model.task, "flow"), made.student
     head = {"license": "mit", "tags": [kind.replace(" ", "-").lower(), "pytorch"], "datasets": [model.data]}
@@ -176,13 +181,24 @@ def card(name: str, model: Shipped, made: Made, rows: Sequence[RecordRow], error
         ("SHA-256", made.sha256),
         ("licence", "MIT, as the repository"),
     ]
-    parts = [
+    return (
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name}\n\nA {kind} of {model.title}.\n\n"
-        f"![samples](samples.png)\n\n## How it was made\n\n{markdown_table(('', ''), facts)}",
-        _errors(errors) if errors else _record(name, rows),
-        f"## Use\n\n{_use(name, model, way)}",
-    ]
-    return "\n".join(parts)
+        f"![samples](samples.png)\n\n## How it was made\n\n{markdown_table(('', ''), facts)}\n"
+    )
+
+
+def read_head(folder: Path) -> str:
+    """Return the first part of the card of a shipped model, as `card_head` has written it."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    return text[: text.index(RECORD)]
+
+
+def card_results(name: str, model: Shipped, rows: Sequence[RecordRow], errors: Mapping[str, Any], way: Way) -> str:
+    """Return the second part of the card of a model: its record, and how it is used.
+
+    errors: of an autoencoder's reconstructions. rows: of the record of another model. way: how it is usually sampled.
+    """
+    return f"{_errors(errors) if errors else _record(name, rows)}\n## Use\n\n{_use(name, model, way)}"
 
 
 def _record(name: str, rows: Sequence[RecordRow]) -> str:
@@ -197,7 +213,7 @@ def _record(name: str, rows: Sequence[RecordRow]) -> str:
     scored = " --classification_accuracy" * ("cas" in rows[0].report["results"])
     flags = f"{command} --extractors convnet resnet{scored}"
     table = markdown_table(HEADINGS, [row.cells for row in rows])
-    return f'## Record\n\n{text}\n\n```bash\nmake evaluate ARGS="{flags}"\n```\n\n{table}'
+    return f'{RECORD}\n\n{text}\n\n```bash\nmake evaluate ARGS="{flags}"\n```\n\n{table}'
 
 
 def _errors(errors: Mapping[str, Any]) -> str:
@@ -207,7 +223,7 @@ def _errors(errors: Mapping[str, Any]) -> str:
         ("SSIM", f"{errors['ssim']:.4f}"),
         ("latents", "x".join(map(str, errors["latent_shape"]))),
     ]
-    return f"## Record\n\nReconstructions of all test images:\n\n{markdown_table(('', ''), rows)}"
+    return f"{RECORD}\n\nReconstructions of all test images:\n\n{markdown_table(('', ''), rows)}"
 
 
 def _use(name: str, model: Shipped, way: Way) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,24 @@ def test_what_pretrained_makes(made: Path) -> None:
     assert ours.keys() == checkpoints.under("ema", tensors).keys()
 
 
+def test_shipped_weights_are_measured_without_a_run(made: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """`--trained` keeps weights and how they were made, and measures the first row of the card again."""
+    from scripts import pretrained
+
+    folder = Path(shutil.copytree(made, tmp_path / "pretrained"))
+    patched(monkeypatch, folder)
+    monkeypatch.setattr(shipping, "ROWS", (("heun", 3, 1.0),))
+    monkeypatch.setattr(shipping, "draw_pictures", lambda models, folder: None)
+    weights = checkpoints.resolve_checkpoint(folder / "digits")
+    before, card = weights.read_bytes(), (folder / "digits" / "README.md").read_text()
+    words = ["--num_images", "20", "--no-classification_accuracy", "--experiments_dir", str(tmp_path / "runs")]
+    pretrained.main(["--trained", "--models", "digits", *words])
+    assert "the shipped weights are measured" in capsys.readouterr().err and weights.read_bytes() == before
+    again = (folder / "digits" / "README.md").read_text()
+    begin = card.index(shipping_card.RECORD)
+    assert again[:begin] == card[:begin] and "| heun 3, 5 | 1 |" in again and "heun 2" not in again[begin:]
+
+
 def test_the_card_of_a_student_has_one_row(made: Path, run) -> None:
     """Its teacher is named with its hash, and the model is used by its name."""
     check_card(made / "digits-1")
@@ -201,7 +220,6 @@ def test_a_shipped_model_begins_a_training_and_is_not_resumed(run) -> None:
 def test_pretrained_refuses_what_it_cannot_make(tmp_path: Path, capsys) -> None:
     for words, said in {
         ("--models", "cifar10"): "choose from digits, mnist",
-        ("--trained", "--models", "mnist"): "no finished run",
         ("--trained", "--", "--max_steps", "3"): "leave out the flags after --",
     }.items():
         check_refusal(run_here("pretrained", "--experiments_dir", tmp_path, *words, capsys=capsys), said)
