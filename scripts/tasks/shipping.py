@@ -107,7 +107,7 @@ MODELS = {
         _MNIST,
     ),
 }
-# Sampler, steps and guidance scale of each row of a card; the first is the default of `evaluate`. Students have one row.
+# Sampler, steps and guidance scale of each row of a card; the first is the default of `evaluate`. A student has one.
 ROWS = (("heun", 3, 1.0), ("heun", 3, 1.5), ("heun", 12, 1.5))
 PICTURED = ("heun", 12, 1.5)
 # Settings that belong to the machine of the training, and their values in a shipped config.txt.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
@@ -117,8 +118,11 @@ class Bout:
     def labels(self) -> list[int] | None:
         return labels_as_real(self.model, self.dataset, self.tournament.screen_images)
 
-    def play(self) -> list[Result]:
-        """Screen and measure the finalists. Return the results of the finalists in the first network."""
+    def play(self, students: Sequence[ParetoPoint]) -> list[Result]:
+        """Screen and measure the finalists. Return the results of the finalists in the first network.
+
+        After each finalist, table and picture are written. students: results of the model's students, for its picture.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         screened = self.screen()
         finalists = choose_finalists(screened)
@@ -127,7 +131,11 @@ class Bout:
         for number, result in enumerate(finalists):
             results.append(self.measure(result))
             self.log.log(f"{self.run}: final {number + 1} of {len(finalists)}, {results[-1].describe()}")
-            self.write(results)
+            title = f"{self.run}: finalists of the tournament"
+            points = [*self.points(results), *students]
+            draw_pareto(points, self.folder / PARETO, title, self.tournament.extractors[0])
+            write_text(self.folder / TABLE, self.table(results) + "\n")
+            write_rows(self.folder / FINALISTS, results)
         return results
 
     # -- screening ----------------------------------------------------------------------------------------------------
@@ -231,17 +239,6 @@ class Bout:
             points.append(point)
         return points
 
-    def write(self, results: Sequence[Result]) -> None:
-        """Write the table and the Pareto picture of results."""
-        self.draw(self.points(results))
-        write_text(self.folder / TABLE, self.table(results) + "\n")
-        write_rows(self.folder / FINALISTS, results)
-
-    def draw(self, points: Sequence[ParetoPoint]) -> None:
-        """Draw the Pareto picture."""
-        title = f"{self.run}: finalists of the tournament"
-        draw_pareto(points, self.folder / PARETO, title, self.tournament.extractors[0])
-
     def table(self, results: Sequence[Result]) -> str:
         """Return the finalists as a text table."""
         return finalists_table(self.run, results, self.tournament.extractors)
@@ -252,14 +249,10 @@ def run_tournament(tournament: Tournament, studies: Path, run: Run, flags: Study
     bouts = [Bout(tournament, name, flags, studies, run) for name in flags.runs or tournament.runs]
     for bout in bouts:
         _ = bout.checkpoint  # A run that does not exist is found before hours of measuring.
-    points: dict[str, list[ParetoPoint]] = {}  # by the checkpoint's hash
-    for number, bout in enumerate(bouts):
+    of_students: dict[str | None, list[ParetoPoint]] = defaultdict(list)  # by the hash of the teacher's checkpoint
+    for number, bout in enumerate(sorted(bouts, key=lambda bout: bout.teacher is None)):  # students first
         tell(f"{bout.run}: tournament on {bout.model_flags.device}")
-        results = bout.play()
-        points[bout.sha256] = bout.points(results)
+        results = bout.play(of_students[bout.sha256])
+        of_students[bout.teacher] += bout.points(results)
         run.update(step=number + 1, progress=(number + 1) / len(bouts))
         yield bout.table(results)
-    for bout in bouts:
-        students = [other for other in bouts if other.teacher == bout.sha256]
-        if students:
-            bout.draw([point for one in (bout, *students) for point in points[one.sha256]])

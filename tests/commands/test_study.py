@@ -369,9 +369,9 @@ def test_students_are_drawn_in_the_picture_of_their_teacher(
     monkeypatch.setattr(tournament, "draw_pareto", draw)
     entries = Tournament("?", (), (1,), ("heun",), ("uniform",), (1.0,), 40, 30, ("convnet",))
     monkeypatch.setitem(STUDIES, "samplers", entries)
-    words = ("--runs", student.name, "pretrained/digits", "--experiments_dir", tmp_path)
+    words = ("--runs", "pretrained/digits", student.name, "--experiments_dir", tmp_path)
     run_here("study", "--name", "samplers", *words, capsys=capsys)
-    of_student, own, together = drawn
-    assert own[1] == [("heun", "plain", 1, False)]
-    assert of_student[1] == [("students", "guidance 1.5", 2, True)]
-    assert together == (own[0], [*own[1], *of_student[1]])
+    (_, of_student), (path, of_teacher) = drawn
+    assert of_student == [("students", "guidance 1.5", 2, True)]
+    assert path.parent.name.startswith("pretrained-digits-")
+    assert of_teacher == [("heun", "plain", 1, False), *of_student]
