@@ -110,7 +110,7 @@ class Hf(DataSet):
                 opened = package.load_dataset(str(local), self.subset or None)
         except (OSError, ValueError, RuntimeError, package.exceptions.DatasetsError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"`dataset.path` {self.path}: the package datasets cannot read it: {reason}") from None
+            raise UserError(f"`dataset.path` {self.path}: the package 'datasets' cannot read it: {reason}") from None
         return opened if isinstance(opened, Mapping) else {self.train_split: opened}
 
     def _choose_splits(self, splits: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -185,7 +185,7 @@ class _Rows(Tree):
 
 
 def _sizes(column: Any) -> Sequence[str]:
-    """Return the size of each image of an Arrow column, without reading the images."""
+    """Return the size in bytes, as text, of each image of an Arrow column without reading it; "" if it is unknown."""
     compute = importlib.import_module("pyarrow.compute")
     types = importlib.import_module("pyarrow.types")
     nested = types.is_struct(column.type)

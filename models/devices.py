@@ -85,8 +85,8 @@ def prepare_device(device: torch.device, precision: str = "float32") -> None:
     distributed.init_process_group(device)
     torch.set_flush_denormal(True)
     if device.type == "cuda":
-        if device.index is not None:  # otherwise torch's helper threads also open a context on GPU 0
-            torch.cuda.set_device(device)
+        if device.index is not None:
+            torch.cuda.set_device(device)  # Without it, torch's helper threads also open a context on GPU 0.
         torch.backends.cudnn.benchmark = True  # shapes rarely change
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -19,11 +19,11 @@ PAUSE_SECONDS = 1.0  # Work that begins this soon after other work continues its
 def progress(
     title: str, total: float | None, unit: Unit = "items", bar: bool = True, lines: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """Show the progress of the block on rank 0. On a terminal, the lines that the block prints stand above the bar.
+    """Show the progress of the block on rank 0: a bar on a terminal, elsewhere a line every LINE_SECONDS.
 
-    total: None if unknown. bar: on a terminal, show a bar. lines: elsewhere, print lines; False for a block that prints
-    lines of its own. Yields `advance(amount, title=None)`, which adds to the progress and may change the title. Inside
-    another progress, its title follows the other's.
+    On a terminal, the lines that the block prints stand above the bar. total: None if unknown. bar: whether to show the
+    bar. lines: whether to print the lines; False for a block that prints its own. Yields `advance(amount, title=None)`,
+    which adds to the progress and may change the title. The lines of a nested progress begin with the outer titles.
     """
     on_terminal = sys.stderr.isatty()
     if not is_rank_zero() or (on_terminal and not bar):

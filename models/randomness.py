@@ -51,7 +51,7 @@ class StepRandomness:
     def move_to(self, step: int, start: int, stop: int) -> None:
         """Go on to the rows start:stop of another step, and seed all generators for it, dropout's too.
 
-        `rows` stays as it is: it belongs to the plan of the step.
+        The tensor `rows` is not changed: `Stepper.take` fills it from the step's plan.
         """
         self.step, self.start, self.stop = step, start, stop
         for stream, generator in self.generators.items():

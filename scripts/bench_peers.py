@@ -97,7 +97,7 @@ class Trial(NamedTuple):
 
 @dataclass
 class Results:
-    """Measurements of one contender. seconds, images: training totals. memory: peak bytes. trials: after training."""
+    """Measurements of one contender. seconds, images: of all training. memory: peak bytes. trials: after it."""
 
     name: str
     turns: list[Turn] = field(default_factory=list)

@@ -74,12 +74,12 @@ class RecordFlags:
     sampler: SamplerName = "heun"
     """Sampler of the measured samples, or of the teacher with --student."""
     steps: PositiveInt | None = None
-    """Sampling steps. Default: as for generate, or for distill with --student."""
+    """Sampling steps. Default: that of generate; with --student, that of distill."""
     student: ShareBelowOne = 0.0
     """Share of the minutes, the last ones, in which a student of the model is trained; 0 for none. The student is
     measured."""
     evaluations: Literal[1, 2, 4] = 1
-    """With --student: its network evaluations for an image."""
+    """With --student: network evaluations of the student for an image."""
     num_images: int | None = None
     """Samples per seed. Default: the number of test images, at most 10,000."""
     device: str = "auto"
@@ -208,7 +208,7 @@ def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
         cached = cached_path(cache, ClassifierSettings(name, flips=dataset.flips), data.key)
         if pretrained_path(name, data.sha256) is None and not cached.is_file():
             words = f"--dataset {dataset.name} --network {name}"
-            raise UserError(f"there is no {name} of {dataset.name}: make train_classifier ARGS='{words}' trains one")
+            raise UserError(f"there is no {name} of {dataset.name}", f"train it: make train_classifier ARGS='{words}'")
 
 
 def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData) -> int:

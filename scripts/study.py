@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
         print(run_samplers(name, study, flags))
         return
     if flags.runs:
-        raise UserError("`runs`: only the study samplers takes trained runs", "leave it out")
+        raise UserError(f"`runs`: the study {name} takes no trained runs, only `name samplers` does", "leave it out")
     if flags.show:
         print(yaml.safe_dump(as_yaml(study), sort_keys=False, allow_unicode=True, width=100), end="")
         return

@@ -25,7 +25,7 @@ _CHECKED_DISK = re.compile(r"found\.\d{3}", re.IGNORECASE)
 
 
 class Tree(ABC):
-    """Images of a folder or archive. names: sorted relative POSIX paths. note: what else is there.
+    """Images of a folder or archive. names: sorted relative POSIX paths. note: text about the other files.
 
     key: identifies the tree on this machine.
     """

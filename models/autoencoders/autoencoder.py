@@ -21,7 +21,7 @@ KINDS = ("vae", "autoencoder")
 
 
 class PixelLikelihood(NamedTuple):
-    """Distribution of an image given the decoder's output. image(output): the image in [-1, 1].
+    """Distribution of an image given the decoder's output. image(output): the image, in about [-1, 1].
 
     distance(output, images): -log p(images | output) of every pixel, up to a constant.
     """
@@ -42,9 +42,9 @@ LIKELIHOODS = {
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """Specification of an autoencoder. shape: (C, H, W) of the images. likelihood: a row of LIKELIHOODS.
+    """Specification of an autoencoder. shape: (C, H, W) of the images. likelihood: a key of LIKELIHOODS.
 
-    kind: one of KINDS. network: a name of AUTOENCODERS, with the options of its constructor.
+    kind: one of KINDS. network: a name of AUTOENCODERS. network_options: of its constructor.
     """
 
     kind: str

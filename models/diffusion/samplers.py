@@ -182,10 +182,10 @@ def dpmpp_2m_sde(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> I
 
 
 def _unipc_weights(ratios: list[float], step: float) -> list[float]:
-    """Return the coefficients of UniPC's B2 form for data prediction, B(h) = e^-h - 1 (Zhao et al. 2023, eq. 5).
+    """Return the coefficients of UniPC's B2 form for data prediction, B(step) = e^-step - 1 (Zhao et al. 2023, eq. 5).
 
-    ratios: positions of the earlier points in units of the step, relative to the current point. The corrector adds 1
-    for the new point. Solves the small Vandermonde system in float64.
+    ratios: positions of the earlier points in units of the step, relative to the current point. The corrector has one
+    more, 1, for the new point. Solves the small Vandermonde system in float64.
     """
     h = -step
     factor, phi = 1.0, math.expm1(h) / h - 1

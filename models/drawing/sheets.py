@@ -172,10 +172,11 @@ def pairs(images: Tensor, partners: Tensor, columns: int, title: str = "", scale
 def sample_sheet(
     images: Tensor, names: Sequence[str], title: str, columns: int | None = None, scale: int | None = None
 ) -> Image.Image:
-    """Return a sheet of samples of the classes in turn. Each class has a heading above its columns.
+    """Return a sheet of samples whose classes take turns. Each class has its own columns below a heading.
 
-    names: titles of the classes, in the order in which the images take turns; empty for images without a class. Where
-    columns for each class would leave holes, or `columns` is no multiple of the classes, each image has a caption.
+    names: titles of the classes, in the order in which the images take turns; empty for images without a class. Each
+    image has a caption instead if there are many classes, if `columns` is not a multiple of their number, or if columns
+    by class would leave many holes or make the sheet too narrow or too wide (see `sample_columns`).
     """
     import torch
 

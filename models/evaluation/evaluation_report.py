@@ -108,7 +108,7 @@ def _ratio(evaluation: Evaluation, name: str) -> str:
 
 
 def _draw_samples(evaluation: Evaluation, path: Path) -> None:
-    """Draw samples of their classes in turn, with the names of the classes."""
+    """Draw up to SHOWN samples. The classes take turns, and headings or captions name them."""
     samples, names = evaluation.samples, evaluation.protocol.real.class_names
     numbers = torch.arange(len(samples.images))
     rows = _classes_in_turn(samples.labels, numbers, numbers if samples.labels is None else samples.labels)[:SHOWN]

@@ -53,11 +53,12 @@ def expected_mixing(one: int, other: int) -> float:
 
 
 class Manifolds(NamedTuple):
-    """Precision, density, recall and coverage of each image.
+    """Precision and density of each generated image, recall and coverage of each real image.
 
     The ball around a point reaches to its k-th nearest neighbour in its own set. precision: whether a generated image
-    lies in the ball of a real image. density: in how many such balls, divided by k. recall: whether a real image lies
-    in the ball of a generated image. coverage: whether the ball of a real image contains a generated image.
+    lies in the ball of a real image. density: the number of real images in whose balls it lies, divided by k. recall:
+    whether a real image lies in the ball of a generated image. coverage: whether the ball of a real image contains a
+    generated image.
     """
 
     precision: Tensor

@@ -1,4 +1,4 @@
-"""A denoising network as ONNX, with the moves of a sampler and the lines of numpy that sample from both."""
+"""Export to ONNX: the network, a sampler as a list of moves, and the lines of numpy that sample with the two."""
 
 import json
 from pathlib import Path

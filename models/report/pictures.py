@@ -104,7 +104,7 @@ class Album:
         return copy, width, height
 
     def thumbnail(self) -> str | None:
-        """Write the thumbnail of the run and return its name; None if the run has no pictures."""
+        """Write the thumbnail of the run and return its name; None if no picture can be read."""
         singles = sorted((self.run / "final_samples").glob("[0-9]*.png"))[: THUMBNAIL[0] * THUMBNAIL[1]]
         sheets = [*sheets_of(self.run)[-1:], *self.run.glob("latent_space/reconstructions.png")]
         for sources in ([singles] if singles else []) + [[sheet] for sheet in sheets]:

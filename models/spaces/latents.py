@@ -117,7 +117,7 @@ class Latents(Space):
         return mean, scale
 
     def draw(self, prepared: Tensor, randomness: StepRandomness) -> Tensor:
-        """Sample each image's posterior: (N, 2c, h, w) -> (N, c, h, w)."""
+        """Draw a standardised latent from each image's posterior: (N, 2c, h, w) -> (N, c, h, w)."""
         mean, log_variance = prepared.chunk(2, dim=1)
         noise = randomness.noise(self.shape, "posterior")
         return self._standardise(mean + (log_variance / 2).exp() * noise)

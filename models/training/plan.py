@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A host buffer may be written again once its copy to the device has ended. With three, the host need not wait for it.
+# A host buffer is written again only after its copy to the device has ended. Three in turn make waiting for it rare.
 HOST_BUFFERS = 3
 ALIGNMENT = 16
 

@@ -130,7 +130,7 @@ class StudentObjective(Objective):
         return torch.cat(losses)
 
     def _states(self, indices: range, seed: int) -> tuple[Tensor, Tensor]:
-        """Return the teacher's images at the student's levels and their labels, computed once."""
+        """Return the teacher's noisy images (evaluations + 1, N, C, H, W) at the student's levels, and labels (N,)."""
         if (indices, seed) not in self._computed:
             labels = self.teacher.labels(indices) or [0] * len(indices)
             self._computed[indices, seed] = self.teacher.states(indices, seed), torch.tensor(labels, device=self.device)

@@ -25,7 +25,7 @@ from scripts.cli.signatures import Option
 Flags = TypeVar("Flags")
 SWITCH = ("auto", "on", "off")
 NOT_STORED = ("resume", "changed_data", "config", "recipe", "graph")
-# Flags whose values decide how the other flags are read, or whether they are.
+# Flags that are read first: they decide which other flags exist, and what their defaults are.
 READ_AHEAD = (
     *("run", "checkpoint", "experiments_dir", "resume", "init_from", "config", "recipe"),
     *("network", "space", "dataset", "task"),

@@ -55,7 +55,7 @@ class SamplesFlags:
     classification_accuracy: bool = False
     """Also measure the classification accuracy score of a classifier trained on the samples. Takes a minute or more."""
     seed: int = 0
-    """Seed. An image depends only on seed and index. --compare pairs images of two models with the same seed."""
+    """Seed. An image depends only on seed and index. With equal seeds, --compare compares two models image by image."""
     batch_size: PositiveInt = 256
     """Images per batch. It does not change the result."""
     format: PictureFormat = "png"

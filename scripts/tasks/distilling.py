@@ -144,6 +144,6 @@ def _check_same_teacher(path: Path, sha256: str, stored: Mapping[str, Any]) -> N
     known = (((stored.get("denoiser") or {}).get("student")) or {}).get("sha256", sha256)
     if known != sha256:
         raise UserError(
-            f"{path} is not the teacher of this student ({known[:12]}), but another model ({sha256[:12]})",
+            f"{path} has the hash {sha256[:12]}, but the teacher of this student has {known[:12]}",
             "name the teacher's file with `checkpoint`",
         )

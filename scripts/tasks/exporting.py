@@ -92,9 +92,9 @@ def _shown(model: Model, experiments_dir: Path) -> tuple[PageModel, PageModel | 
         return PageModel(model, name_of(path), Sampling("heun", 6, guidance_scale=_guidance_scale(model))), None
     teacher = _find_teacher(student, path, experiments_dir)
     if teacher is None:
-        tell(f"its teacher {student.teacher} ({student.sha256[:12]}) is not found: the page has the student alone")
+        tell(f"the teacher {student.teacher} ({student.sha256[:12]}) is not found: the page shows the student alone")
     else:
-        tell(f"its teacher {teacher.run} is in the page too, {teacher.sampling.describe()}")
+        tell(f"the teacher {teacher.run} is in the page too, {teacher.sampling.describe()}")
     return PageModel(model, name_of(path), Sampling(*choose_solver(model.spec))), teacher
 
 

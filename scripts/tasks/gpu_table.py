@@ -1,4 +1,4 @@
-"""Table of training steps on a GPU: layouts, precisions, batch sizes, eager, recorded and compiled."""
+"""Table of training steps on a GPU by memory layout, precision, batch size and mode (eager, recorded, compiled)."""
 
 import gc
 import time

@@ -85,7 +85,7 @@ def read_mask(name: str, size: tuple[int, int], seed: int) -> Tensor:
         raise UserError(f"--mask {name}: {grey.shape[1]} x {grey.shape[0]} pixels; the images have {width} x {height}")
     known = torch.from_numpy(grey < 128)
     if bool(known.all()):
-        raise UserError(f"--mask {name}: hides nothing; paint the part to fill in white")
+        raise UserError(f"--mask {name}: no pixel is white, so nothing is hidden; make the hidden part white")
     return known
 
 

@@ -57,7 +57,7 @@ def _grids(grid: Grid, strengths: Sequence[float]) -> list[Grid]:
         part = grid_from(grid, strength)
         if len(part) in grids:
             start = f"flow time {part[0].flow_time.item():.2g}"
-            tell(f"strength {strength:g} has no column of its own: {start} is another strength's start; add --steps")
+            tell(f"strength {strength:g} shares the column of another one that also starts at {start}; add --steps")
         grids.setdefault(len(part), part)
     return list(grids.values())
 

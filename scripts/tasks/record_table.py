@@ -51,7 +51,7 @@ class Spent(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Results of one seed. spent, reports: of each guidance scale; the reports are of `evaluate`."""
+    """Results of one seed. spent, reports: one for each guidance scale. The reports are those of `evaluate`."""
 
     commit: str
     spent: list[Spent]

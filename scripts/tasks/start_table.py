@@ -1,4 +1,4 @@
-"""Table of the seconds from the command to the first training step. A child process takes them."""
+"""Table of the seconds from the command to the first training step, most of them measured in a child process."""
 
 import json
 import os

@@ -66,7 +66,7 @@ class StudyMeasure:
         return np.log(self.values) if self.ratio else self.values
 
     def back(self, values: Any) -> Any:
-        """Return a ratio for a difference of logarithms; for other measures, the value itself."""
+        """Undo `_linear`: return exp(values) for a ratio, otherwise the values."""
         return np.exp(values) if self.ratio else values
 
 

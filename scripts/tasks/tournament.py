@@ -152,7 +152,8 @@ class Bout:
             results += self.measured(guided, count)
             if count >= DROPPING:
                 out |= far
-                self.log.log(f"{self.run}: {len(far)} of {len(plain)} samplers are dropped at {count} evaluations")
+                dropped = f"{len(far)} of {len(plain)} pairs of sampler and grid"
+                self.log.log(f"{self.run}: {dropped} are dropped after {count} evaluations")
         return results
 
     def measured(self, entries: Sequence[Candidate], count: int) -> list[Result]:

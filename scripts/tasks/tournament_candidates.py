@@ -77,7 +77,7 @@ class Result(Candidate):
 
 
 def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate]]:
-    """Return the candidates that a model allows: for each wanted count of evaluations, each sampler's nearest one.
+    """Return a model's candidates by wanted count of evaluations: the nearest of each sampler, grid and scale.
 
     A candidate that is nearest to two counts is listed under the smaller. Grids with the same times count once. A
     student has a single candidate.

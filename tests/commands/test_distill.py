@@ -99,7 +99,7 @@ def test_another_teacher_of_the_same_name_is_not_resumed_with(run: Run, runs: Pa
     finally:
         shutil.rmtree(chain / "checkpoints")
         shutil.move(kept, chain / "checkpoints")
-    assert refused.code == 2 and "is not the teacher of this student" in refused.err
+    assert refused.code == 2 and "but the teacher of this student has" in refused.err
     assert len(refused.err.splitlines()) == 1
 
 

@@ -247,11 +247,11 @@ def test_the_page_of_a_student_has_its_teacher_if_it_is_found(
     facts = {**kept, "config": config, "denoiser": {**facts["denoiser"], "student": student}}
     checkpoints.save_checkpoint(folder / "checkpoints", 3, tensors, facts, keep=1)
     ended = export(folder, capsys)
-    assert f"its teacher {run.name} is in the page too, heun, 3 steps" in ended.err
+    assert f"the teacher {run.name} is in the page too, heun, 3 steps" in ended.err
     assert '"role": "teacher"' in Path(ended.out.strip()).read_text(encoding="utf-8")
     shutil.rmtree(run)
     ended = export(folder, capsys)
-    assert "is not found: the page has the student alone" in ended.err
+    assert "is not found: the page shows the student alone" in ended.err
     assert '"role": "teacher"' not in Path(ended.out.strip()).read_text(encoding="utf-8")
 
 

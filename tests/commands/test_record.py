@@ -175,7 +175,7 @@ def test_a_data_set_without_feature_networks(run, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(record, "pretrained_path", lambda network, sha256: None)
     ended = run()
     assert ended.code == 2 and list(tmp_path.iterdir()) == []
-    assert "make train_classifier ARGS='--dataset digits --network convnet' trains one" in ended.err
+    assert "train it: make train_classifier ARGS='--dataset digits --network convnet'" in ended.err
 
 
 def test_a_signal_ends_the_training_first_and_writes_no_row(tmp_path: Path) -> None:
