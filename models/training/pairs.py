@@ -53,8 +53,8 @@ class Teacher:
 class TeacherBatches:
     """Batches of (noisy image at one of the student's levels, the image that its estimate is to reach).
 
-    Every batch of the teacher is used in `reuse` steps, and at most `buffer` batches are kept. size: length of an
-    epoch in images. share: the rows [first, last) of every batch that this process takes.
+    After the first steps, every batch of the teacher is used in `reuse` steps. At most `buffer` batches are kept.
+    size: length of an epoch in images. share: the rows [first, last) of every batch that this process takes.
     """
 
     def __init__(
@@ -82,13 +82,14 @@ class TeacherBatches:
     def plan(self, step: int) -> dict[str, Tensor]:
         """Return the place of each row in the buffer, and the index of its level: (N,) int64 on the CPU.
 
-        The teacher computes the batch of the step first, unless the buffer holds it.
+        Every use of an image has another level, until all have been used. The teacher computes the batch of the step
+        first, unless the buffer holds it.
         """
         number, rows = self.number(step), torch.arange(self.share[1] - self.share[0])
         slot = number % len(self.held)
         if self.held[slot] != number:
             self._fill(slot, number)
-        levels = (rows + self.share[0] + step) % self.teacher.evaluations
+        levels = (rows + self.share[0] + number + step % self.reuse) % self.teacher.evaluations
         return {"place": slot * len(rows) + rows, "level": levels}
 
     def _fill(self, slot: int, number: int) -> None:

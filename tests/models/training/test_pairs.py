@@ -46,6 +46,18 @@ def test_every_batch_is_used_equally_often_within_the_buffer(reuse: int, buffer:
     assert {uses[number] for number in range(buffer, 400 - buffer)} == {reuse}
 
 
+@pytest.mark.parametrize(("evaluations", "reuse", "buffer"), [(2, 3, 64), (2, 2, 7), (4, 3, 64), (4, 6, 8)])
+def test_an_image_is_used_at_another_level_each_time(evaluations: int, reuse: int, buffer: int) -> None:
+    """Otherwise the same pairs would be learnt again, and other levels of the image never."""
+    batches = batches_of(Teacher(model_of(), Sampling("euler", 4), evaluations), reuse, buffer)
+    levels: dict[int, list[list[int]]] = {}
+    for step in range(reuse * 200):
+        levels.setdefault(batches.number(step), []).append(batches.plan(step)["level"].tolist())
+    for number in range(buffer, 200 - buffer):
+        of_images = zip(*levels[number], strict=True)
+        assert all(len(set(of_image)) == min(evaluations, reuse) for of_image in of_images)
+
+
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     """A buffer that begins in the middle of a run gives what one from the start gives."""
     teacher = Teacher(model_of(), Sampling("heun", 4), 2)
