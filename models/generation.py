@@ -108,6 +108,9 @@ class Sampling:
         if self.weak is None:
             check_guidance(model, self.guidance_scale)
             return
+        if (student := self.weak.spec.student) is not None:
+            message = f"`autoguidance` {self.weak.name}: a student does not know every noise level"
+            raise UserError(message, f"use its teacher: `autoguidance {student.teacher}`")
         if self.guidance_scale == 1:
             raise UserError("`autoguidance`: it does nothing at `guidance_scale` 1", "give a larger `guidance_scale`")
         spec, weak = model.spec.facts(), self.weak.spec.facts()

@@ -16,14 +16,16 @@ class Memorisation:
 
     distances: (N,) to the nearest training image, root mean square over dimensions. test_distances: (M,) the same for
     test images. nearest: (N,) index of the nearest training image. near_copy: (N,) whether that image is nearer than
-    for 99 % of the test images. nearer_to_train: (N,) whether the nearest real image is a training image. expected: the
-    share of nearer_to_train if nothing is copied.
+    for 99 % of the test images, or as near. test_near_copies: the share of test images of which that is true: 1 %, or
+    more if test images are copies of training images. nearer_to_train: (N,) whether the nearest real image is a
+    training image. expected: the share of nearer_to_train if nothing is copied.
     """
 
     distances: Tensor
     test_distances: Tensor
     nearest: Tensor
     near_copy: Tensor
+    test_near_copies: float
     nearer_to_train: Tensor
     expected: float
 
@@ -42,7 +44,8 @@ def memorisation(samples: Tensor, train: Tensor, test: Tensor, test_squares: Ten
         distances=(to_train.squares / size).sqrt(),
         test_distances=(test_squares / size).sqrt(),
         nearest=to_train.columns,
-        near_copy=to_train.squares < limit,
+        near_copy=to_train.squares <= limit,
+        test_near_copies=(test_squares <= limit).double().mean().item(),
         nearer_to_train=to_train.squares < to_test.squares,
         expected=len(train) / (len(train) + len(test)),
     )

@@ -27,18 +27,20 @@ FILE_NAME = re.compile(r"step_\d+\.safetensors")
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int
+    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int, best: bool = False
 ) -> Path:
     """Write a checkpoint and its name in `last`, and delete older checkpoints except the newest `keep` and the best.
 
-    keep: 0 keeps all. Raises OSError if writing fails; existing checkpoints are then unchanged.
+    keep: 0 keeps all. best: also write its name in `best`, first, so that `last` never knows of a best checkpoint that
+    `best` does not name. Raises OSError if writing fails; existing checkpoints are then unchanged.
     """
     folder.mkdir(exist_ok=True)
     for temporary in folder.glob(".*.tmp"):  # left by a process that was killed; a folder has one writer at a time
         temporary.unlink(missing_ok=True)
     path = folder / f"step_{step:08d}.safetensors"
     write_checkpoint(path, tensors, {"step": step, **facts})
-    write_text(folder / LAST, path.name + "\n")
+    for pointer in (BEST, LAST) if best else (LAST,):
+        write_text(folder / pointer, path.name + "\n")
     _prune(folder, keep, path)
     return path
 
@@ -50,11 +52,6 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
         temporary.write_bytes(content)
     facts = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), **plain(facts)}
     write_text(path.with_suffix(".yaml"), yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
-
-
-def mark_best(folder: Path, path: Path) -> None:
-    """Write the name of this checkpoint in `best`."""
-    write_text(folder / BEST, path.name + "\n")
 
 
 def _prune(folder: Path, keep: int, newest: Path) -> None:

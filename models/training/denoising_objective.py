@@ -82,7 +82,7 @@ class DenoisingObjective:
         return self.model(nn.Identity())
 
     def loss_of(self, network: nn.Module) -> LossOf:
-        denoiser = self.model(network).denoiser
+        denoiser = self.spec.model(network, self.test_images.device, self.autocast).denoiser
 
         def loss(images: Tensor, labels: Tensor, plan: Mapping[str, Tensor], randomness: StepRandomness) -> Losses:
             clean = self.spec.space.draw(images, randomness)

@@ -171,13 +171,14 @@ class TrainingLog:
     def state(self) -> dict[str, Any]:
         """Return the values that a checkpoint stores beside the loss sums."""
         names = ("row_seconds", "row_spent", "row_step", "tested_step")
-        return {name: getattr(self, name) for name in names}
+        return {**{name: getattr(self, name) for name in names}, "other_seconds": dict(self.other_seconds)}
 
     def restore(self, loss_sums: Tensor, state: Mapping[str, Any], step: int) -> None:
         """Restore the log at a checkpoint. loss_sums: sums over all ranks of the run that wrote it."""
         self.row_seconds, self.row_step = state["row_seconds"], state["row_step"]
         # Older checkpoints have neither. Their rows all had a test loss.
         self.row_spent, self.tested_step = state.get("row_spent", 0.0), state.get("tested_step", self.row_step)
+        self.other_seconds |= state.get("other_seconds", {})
         if processes.is_rank_zero():
             self.loss_sums.copy_(loss_sums)
             self.metrics.cut_after(step)

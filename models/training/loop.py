@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,8 @@ from models.training.stepper import BatchSource, Stepper
 READ_EVERY = 20
 # Weights change little in four steps, and an EMA update takes 2 % of the time of a small network's step.
 AVERAGE_EVERY = 4
+# Work after a step. An evaluation logs a row too.
+EVALUATION, ROW, SHEET, CHECKPOINT = "evaluation", "row", "sheet", "checkpoint"
 # Pictures of a finished run that the board gets too.
 FINAL_PICTURES = ("final_samples/grid.png", "denoising_steps/*.png", "latent_space/*.png", "forward_noising.png")
 
@@ -87,12 +88,15 @@ class Trainer:
             run.log,
         )
         self.ema, self.optimizer = self.stepper.ema, self.stepper.optimizer
-        self.epochs_between = report.epochs_between(len(batches) / optimizer.batch_size)
+        works = EVALUATION, SHEET, CHECKPOINT
+        between = report.epochs_between(len(batches) / optimizer.batch_size)
+        self.epochs_between = dict(zip(works, between, strict=True))
         self.total_steps = settings.budget.steps(len(batches), optimizer.batch_size)
         self.step, self.clock = 0, SharedClock()
         self.averaged_progress = 0.0
         self.best_loss, self.worse = float("inf"), 0
-        self.saved: tuple[int, Path | None] | None = None
+        self.saved_step = -1
+        self.due: list[str] = []
 
     @property
     def epoch(self) -> float:
@@ -116,40 +120,46 @@ class Trainer:
         ended = time.perf_counter() - (process_age() if wall_clock else 0)
         with progress("", 1, "percent", lines=False) as advance:
             shown, compiling = 0.0, self.settings.compile
-            while self.progress < 1:
+            stop = self.progress < 1 and self.do_due()  # work of the step at which the run was interrupted
+            while self.progress < 1 and not stop:
                 # Wall-clock time includes all work since the last step: start-up, evaluation, pictures, saving.
                 started, epoch = ended if wall_clock else time.perf_counter(), self.epoch
                 with progress("compiling", None) if compiling else nullcontext():
                     self.train_step()
                 compiling = False
-                evaluation_due, picture_due, checkpoint_due = (
-                    _due(every, epoch, self.epoch) for every in self.epochs_between
-                )
+                self.due = [work for work, every in self.epochs_between.items() if _due(every, epoch, self.epoch)]
                 # All ranks have the same seconds until they measure this step.
-                row_due = evaluation_due or self.log.row_due(self.step, self.seconds, self.progress)
-                if self.step % READ_EVERY == 0 or row_due or picture_due:
+                if EVALUATION not in self.due and self.log.row_due(self.step, self.seconds, self.progress):
+                    self.due.insert(0, ROW)
+                if self.step % READ_EVERY == 0 or self.due:
                     self.check()  # waits for queued work, which is training time
                     self.run.note(**self._position())
                     advance(self.progress - shown, self.log.describe(self.step, self.seconds))
                     shown = self.progress
                 ended = time.perf_counter()
-                due = evaluation_due or picture_due or checkpoint_due
-                if signal := self.clock.advance(ended - started, interrupts.signal or 0, agree=due):
+                if signal := self.clock.advance(ended - started, interrupts.signal or 0, agree=bool(self.due)):
                     self.save()
                     raise Interrupted(signal)
-                if self.progress < 1:
-                    if evaluation_due and self.evaluate():
-                        break
-                    if row_due and not evaluation_due:
-                        self.write_row()
-                    if picture_due:
-                        self.draw()
-                    if checkpoint_due:
-                        self.save()
+                stop = self.progress < 1 and self.do_due()
             ended = time.perf_counter()
             self.check()
             self.clock.advance(time.perf_counter() - ended, 0, agree=True)
             self.finish()
+
+    def do_due(self) -> bool:
+        """Do the work that is due after a step. Returns True to stop early. Checkpoints store what is still due."""
+        stop = False
+        while self.due and not stop:
+            work = self.due.pop(0)
+            if work == EVALUATION:
+                stop = self.evaluate()
+            elif work == ROW:
+                self.write_row()
+            elif work == SHEET:
+                self.draw()
+            else:
+                self.save()
+        return stop
 
     def train_step(self) -> None:
         """Take one optimizer step, and update the EMA every few steps."""
@@ -196,8 +206,7 @@ class Trainer:
         best_by, patience = self.settings.best_by, self.settings.budget.patience
         if row[best_by] < self.best_loss:
             self.best_loss, self.worse = row[best_by], 0
-            if (path := self.save()) is not None:
-                checkpoints.mark_best(self.run.folder / "checkpoints", path)
+            self.save(best=True)
             return False
         self.worse += 1
         stop = 0 < patience <= self.worse
@@ -207,11 +216,13 @@ class Trainer:
 
     def write_row(self, tested: TestLoss | None = None) -> dict[str, Any]:
         """Log a row of the training loss and, after an evaluation, of the test loss. Return the row."""
-        lr, norm = float(self.optimizer.param_groups[0]["lr"]), float(self.stepper.norm)
-        facts = {"epoch": round(self.epoch, 3), "lr": lr, "grad_norm": norm}
+        facts = {"epoch": round(self.epoch, 3), **self._last_step()}
         row = self.log.row(self.step, self.seconds, self.progress, tested, facts)
         self.run.note(**self._position(), loss=row["train_loss"])
         return row
+
+    def _last_step(self) -> dict[str, float]:
+        return {"lr": float(self.optimizer.param_groups[0]["lr"]), "grad_norm": float(self.stepper.norm)}
 
     def draw(self) -> None:
         """Write a sample sheet with the EMA weights, and the loss curves."""
@@ -228,8 +239,9 @@ class Trainer:
 
     def finish(self) -> None:
         """Write the last row, checkpoint and pictures, and the summary."""
-        self.average()
+        self.due = []
         if distributed.run_on_rank_zero(lambda: self.log.tested_step != self.step or not self.log.metrics.rows):
+            self.average()
             self.evaluate()
         self.save()
         if not processes.is_rank_zero():
@@ -252,11 +264,11 @@ class Trainer:
     def _position(self) -> dict[str, Any]:
         return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
 
-    def save(self) -> Path | None:
-        """Write a checkpoint, unless this step is already saved. Returns its path on rank 0, None on other ranks."""
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint, unless this step is already saved. best: it is the best so far."""
         self.check()
-        if self.saved is not None and self.saved[0] == self.step:
-            return self.saved[1]
+        if self.saved_step == self.step and not best:
+            return
         with self.log.timed("checkpoints"):
             tensors = {
                 **checkpoints.prefixed("network", self.network.state_dict()),
@@ -272,15 +284,15 @@ class Trainer:
                 "best_loss": self.best_loss,
                 "worse": self.worse,
                 "loss_version": self.objective.version,
+                "due": self.due,
+                **self._last_step(),
             }
-            path = None
             if processes.is_rank_zero():
                 folder, facts = self.run.folder / "checkpoints", {**self.facts, "training": state}
                 keep = self.settings.report.keep_checkpoints
-                path = checkpoints.save_checkpoint(folder, self.step, tensors, facts, keep)
+                checkpoints.save_checkpoint(folder, self.step, tensors, facts, keep, best)
             self.run.update(**self._position())
-            self.saved = self.step, path
-        return path
+            self.saved_step = self.step
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         state = self.optimizer.state_dict()["state"]
@@ -299,10 +311,13 @@ class Trainer:
         state = facts["training"]
         self.step = facts["step"]
         self.clock.set(state["seconds"])
+        for group in self.optimizer.param_groups:  # The next step sets it anew. A row that is due has it.
+            group["lr"] = state.get("lr", group["lr"])
+        self.stepper.norm.fill_(state.get("grad_norm", 0.0))
         self.ema.updates = state["ema_updates"]
         # If the run is resumed with a longer budget, its progress is less than before.
         self.averaged_progress = min(state["averaged_progress"], self.progress)
-        self.best_loss, self.worse = state["best_loss"], state["worse"]
+        self.best_loss, self.worse, self.due = state["best_loss"], state["worse"], list(state.get("due", ()))
         self.log.restore(tensors["gathered"], state, self.step)
         self.log.row_spent = min(self.log.row_spent, self.progress)
         changes = self.objective.changes_since(state.get("loss_version", 1))

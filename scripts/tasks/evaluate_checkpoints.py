@@ -143,7 +143,9 @@ class _Evaluation:
                 compared = self._compare(
                     lambda network, of=samples: self.protocol.sample_features(network, of.images), samples.labels
                 )
-                measurements = {NOISE_LOSS: self._noise_loss(model), **compared}
+                # A student knows its own noise levels alone.
+                noise_loss = {} if model.spec.student else {NOISE_LOSS: self._noise_loss(model)}
+                measurements = {**noise_loss, **compared}
                 values = ", ".join(f"{name} {format_value(name, row.value)}" for name, row in measurements.items())
                 tell(f"step {step}, {weights} weights: {values}")
                 yield _Row(step, step * epochs_per_step, weights, path, measurements, samples.card)
@@ -241,12 +243,12 @@ class _Report:
         card = model_card(self.rows[-1].path, evaluation.flags.model)
         for key in ("checkpoint", "checkpoint_sha256", "step", "weights"):
             del card[key]
-        images = f"{len(evaluation.rows)} test images, ten times each"
+        protocol = evaluation.protocol.card(evaluation.count)
+        if NOISE_LOSS in self.rows[0].measurements:
+            images = f"{len(evaluation.rows)} test images, ten times each"
+            protocol[NOISE_LOSS] = f"mean squared error of the estimated noise, {images}"
         return {
-            "protocol": {
-                **evaluation.protocol.card(evaluation.count),
-                NOISE_LOSS: f"mean squared error of the estimated noise, {images}",
-            },
+            "protocol": protocol,
             "samples": {**self.rows[-1].samples_card, **card},
         }
 

@@ -107,6 +107,8 @@ class Study:
         for name, values in (("seeds", self.seeds), ("extractors", self.extractors)):
             if not values or len(set(values)) < len(values):
                 raise UserError(f"the study's {name} {list(values)}: name one or more, each once")
+        if min(self.seeds) < 0:
+            raise UserError(f"the study's seeds {list(self.seeds)}: must be 0 or larger")
         if self.images < 1 or (self.autoencoder and self.autoencoder_images < 1):
             raise UserError("the study's images, and autoencoder_images of an autoencoder, must be at least 1")
         if self.num_images <= SamplesFlags.k:

@@ -188,9 +188,8 @@ class Workshop:
         trainer.check()
         assert trainer.log.loss_sums.isfinite().all()
         trainer.average()
-        path = trainer.save()
-        assert path is not None
-        return path
+        trainer.save()
+        return checkpoints.resolve_checkpoint(trainer.run.folder)
 
     def open(self, path: Path, chosen: Setting) -> tuple[Model, Sampling]:
         model = load_model(path, "ema", CPU)

@@ -156,11 +156,21 @@ def test_what_only_the_teacher_can(task: str, words: str, run: Run, runs: Path) 
     assert next(runs.glob("*-teacher")).name in refused.err
 
 
+def test_a_student_is_no_weaker_model(run: Run, runs: Path) -> None:
+    student = next(iter(runs.glob("*-student")), None) or run("distill", "--run", "teacher", "--name", "student").folder
+    refused = run("generate", "--run", "teacher", "--autoguidance", student, "--guidance_scale", 2)
+    assert refused.code == 2 and len(refused.err.splitlines()) == 1, refused.err
+    assert f"use its teacher: --autoguidance {next(runs.glob('*-teacher')).name}" in refused.err
+
+
 def test_a_student_is_measured_and_interpolated(run: Run, runs: Path) -> None:
     student = run("distill", "--run", "teacher", "--name", "another").folder
     images = load(student, device="cpu")
     assert images.spec.student is not None and images.spec.student.evaluations == 1
     measured = run("evaluate", "--run", student, "--num_images", "40", "--extractors", "convnet")
     assert measured.code == 0 and "NFE 1" in measured.err, measured.err
+    words = ("--num_images", "40", "--extractors", "convnet", "--every_checkpoint")
+    table = (run("evaluate", "--run", student, *words).folder / "table.txt").read_text()
+    assert "recognised" in table and "noise_loss" not in table
     assert run("interpolate", "--run", student, "--between", "noises", "--rows", "2").code == 0
     assert checkpoints.load_newest(student)[1]["denoiser"]["label_drop"] == 0

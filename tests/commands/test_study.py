@@ -106,6 +106,7 @@ def test_an_autoencoder_is_trained_once_for_the_cells_that_share_it() -> None:
         ({"num_images": 5}, "must be more than 5"),
         ({"question": ""}, "question is empty"),
         ({"seeds": 3}, "seeds must be a list, not 3"),
+        ({"seeds": [0, -1]}, "must be 0 or larger"),
         ({"extractors": []}, "name one or more"),
         ({"recipe": "vae_mnist"}, "trains nothing to sample from"),
         ({"autoencoder": "demo_digits", "autoencoder_images": 9}, "is no recipe of train_vae"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,31 @@ def test_stopped_and_resumed_equals_uninterrupted(train) -> None:
     assert again == part and weights_hash(part) == weights_hash(whole)
     assert "resumed at step 4" in (part / "training_log.txt").read_text()
     assert [row["test_loss"] for row in rows_of(part)][-1] == [row["test_loss"] for row in rows_of(whole)][-1]
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_work_that_was_due_at_an_interruption_is_done_at_the_resumption(step: int, train, monkeypatch) -> None:
+    """The rows, the best checkpoint and the sheets are those of a run that was not interrupted."""
+    flags = ("--max_steps", "8", "--log_every", "5", "--eval_every", "0.03", "--sample_every", "0.03")
+    whole = train("train_flow", *flags).folder  # It evaluates at the steps 3, 6 and 8.
+    advance = loop.SharedClock.advance
+
+    def interrupted(clock: loop.SharedClock, *values: float, agree: bool = False) -> int:
+        nonlocal step
+        step -= 1
+        return advance(clock, *values, agree=agree) or (signal.SIGINT if step == 0 else 0)
+
+    monkeypatch.setattr(loop.SharedClock, "advance", interrupted)
+    assert train("train_flow", *flags).code == 128 + signal.SIGINT
+    part = train("train_flow", *flags, "--resume", "latest").folder
+    columns = ("step", "test_loss", "train_loss", "lr")
+    assert [[row[name] for name in columns] for row in rows_of(part, evaluated=False)] == [
+        [row[name] for name in columns] for row in rows_of(whole, evaluated=False)
+    ]
+    sheets, others = (sorted(path.name for path in run.glob("epoch_samples/*.png")) for run in (part, whole))
+    assert sheets == others and len(sheets) == 2
+    assert weights_hash(part) == weights_hash(whole)
+    assert (part / "checkpoints" / "best").read_text() == (whole / "checkpoints" / "best").read_text()
 
 
 def test_resume_is_the_same_command_and_refuses_another(train) -> None:

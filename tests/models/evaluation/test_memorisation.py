@@ -41,6 +41,15 @@ def test_training_images_among_samples_are_detected_and_named(alter) -> None:
     assert result.distances[100:].min() > 1
 
 
+def test_copies_are_detected_although_test_images_are_copies_too() -> None:
+    """If 2 % of the test images are training images, the limit is a distance of 0. Its floor is then 2 %."""
+    train, test = pictures(300, 0), pictures(300, 1)
+    test[:6] = train[:6]
+    result = memorisation(train[:50], train, test)
+    assert result.near_copy.all() and result.test_near_copies == pytest.approx(0.02)
+    assert not memorisation(pictures(100, 2), train, test).near_copy.any()
+
+
 def test_new_images_are_as_new_as_test_images() -> None:
     """About 1 % are near copies. As many are nearest to training images as these are among real images."""
     comparisons = [

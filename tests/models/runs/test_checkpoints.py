@@ -85,7 +85,7 @@ def test_a_run_knows_its_last_and_best(saved: Path) -> None:
     run = saved.parent.parent
     with pytest.raises(UserError, match="has no best checkpoint yet"):
         checkpoints.resolve_checkpoint(run, checkpoints.BEST)
-    checkpoints.mark_best(saved.parent, saved)
+    checkpoints.save_checkpoint(saved.parent, 12, tensors(), FACTS, keep=0, best=True)
     newer = checkpoints.save_checkpoint(saved.parent, 20, tensors(1), FACTS, keep=0)
     assert checkpoints.resolve_checkpoint(run) == newer
     assert checkpoints.resolve_checkpoint(run, checkpoints.BEST) == saved
@@ -95,17 +95,31 @@ def test_a_run_knows_its_last_and_best(saved: Path) -> None:
 def test_only_the_last_few_and_the_best_are_kept(folder: Path) -> None:
     folder.parent.mkdir()
     for step in range(1, 8):
-        path = checkpoints.save_checkpoint(folder, step, tensors(step), FACTS, keep=2)
-        if step == 2:
-            checkpoints.mark_best(folder, path)
+        checkpoints.save_checkpoint(folder, step, tensors(step), FACTS, keep=2, best=step == 2)
     steps = [int(path.stem.removeprefix("step_")) for path in checkpoints.list_checkpoints(folder)]
     assert steps == [2, 6, 7]
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert files == [f"step_{step:08d}.safetensors" for step in steps]
     assert checkpoints.resolve_checkpoint(folder.parent, checkpoints.BEST).is_file()
-    checkpoints.mark_best(folder, checkpoints.save_checkpoint(folder, 8, tensors(), FACTS, keep=2))
-    checkpoints.save_checkpoint(folder, 9, tensors(), FACTS, keep=2)
-    assert len(checkpoints.list_checkpoints(folder)) == 2
+    checkpoints.save_checkpoint(folder, 8, tensors(), FACTS, keep=2, best=True)
+    assert [path.stem for path in checkpoints.list_checkpoints(folder)] == ["step_00000007", "step_00000008"]
+
+
+def test_a_best_checkpoint_is_marked_before_it_is_the_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed between the two resumes from an older checkpoint, which has an older best loss."""
+    folder.parent.mkdir()
+    first = checkpoints.save_checkpoint(folder, 1, tensors(1), FACTS, keep=0, best=True)
+
+    def write_text(path: Path, text: str) -> None:
+        if path.name == checkpoints.LAST:
+            raise KeyboardInterrupt
+        path.write_text(text)
+
+    monkeypatch.setattr(checkpoints, "write_text", write_text)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save_checkpoint(folder, 2, tensors(2), FACTS, keep=0, best=True)
+    assert checkpoints.resolve_checkpoint(folder.parent) == first
+    assert checkpoints.resolve_checkpoint(folder.parent, checkpoints.BEST).stem == "step_00000002"
 
 
 def test_keep_0_keeps_all(folder: Path) -> None:
@@ -277,9 +291,8 @@ def test_temporary_files_of_a_killed_writer_are_deleted(saved: Path) -> None:
 def test_a_run_resumed_from_an_earlier_checkpoint_deletes_the_later_ones(folder: Path) -> None:
     folder.parent.mkdir()
     for step in (80, 90, 100):
-        checkpoints.save_checkpoint(folder, step, tensors(step), FACTS, keep=0)
+        checkpoints.save_checkpoint(folder, step, tensors(step), FACTS, keep=0, best=step == 100)
     newest = folder / "step_00000100.safetensors"
-    checkpoints.mark_best(folder, newest)
     newest.write_bytes(b"cut short")
     assert checkpoints.load_newest(folder.parent)[1]["step"] == 90
     path = checkpoints.save_checkpoint(folder, 95, tensors(95), FACTS, keep=1)

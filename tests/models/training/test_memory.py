@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch
 from models.devices import pick_precision
 from models.errors import UserError
 from models.randomness import StepRandomness
+from models.training import memory
+from models.training.objectives import Objective
 from models.training.stepper import Stepper
 from scripts.cli.arguments import parse_flags
 from scripts.cli.flags import TrainFlags
@@ -98,3 +102,16 @@ def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert pick_precision("bf16", torch.device("cpu")) == "bf16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert (pick_precision("auto", gpu), pick_precision("bf16", gpu)) == ("bf16", "bf16")
+
+
+def test_the_copy_of_a_trial_step_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare()
+    copies: list[weakref.ref[torch.nn.Module]] = []
+
+    def stepper(objective: Objective, network: torch.nn.Module, *rest: Any) -> Stepper:
+        copies.append(weakref.ref(network))
+        return Stepper(objective, network, *rest)
+
+    monkeypatch.setattr(memory, "Stepper", stepper)
+    prepared.check_memory()
+    assert len(copies) == 1 and copies[0]() is None

@@ -21,6 +21,7 @@ from models.diffusion.noise_schedules import NoiseLevel
 from models.errors import UserError
 from models.optim import AdamW, Muon
 from models.randomness import StepRandomness
+from models.runs import checkpoints
 from models.runs.run import Run
 from models.training.loop import AVERAGE_EVERY, Trainer
 from models.training.plan import PlanBuffer
@@ -64,11 +65,16 @@ def build(tmp_path: Path) -> Build:
     return trainer
 
 
+def saved(trainer: Trainer) -> str:
+    """Save a checkpoint and return its path."""
+    trainer.save()
+    return str(checkpoints.resolve_checkpoint(trainer.run.folder))
+
+
 @pytest.fixture
 def latent(build: Build) -> Sequence[str]:
     """The flags of a small network in the latents of a small autoencoder."""
-    path = build("train_vae").save()
-    return "--space.autoencoder", str(path), "--network.patch_size", "1", *NETWORKS["unet"]
+    return "--space.autoencoder", saved(build("train_vae")), "--network.patch_size", "1", *NETWORKS["unet"]
 
 
 # -- two successive steps are the same computation -----------------------------------------------------------------
@@ -151,7 +157,7 @@ def test_two_steps_in_latents_issue_the_same_operations(build: Build, latent: Se
 @pytest.mark.parametrize("evaluations", ["1", "2"])
 def test_two_steps_of_a_student_issue_the_same_operations(evaluations: str, build: Build) -> None:
     """The teacher's sampling is not among them: it belongs to the plan."""
-    teacher = str(build("train_ddpm", *NETWORKS["dit"], "--prediction", "v").save())
+    teacher = saved(build("train_ddpm", *NETWORKS["dit"], "--prediction", "v"))
     words = ("--checkpoint", teacher, "--steps", "2", "--evaluations", evaluations, "--optimizer", "muon")
     check_two_steps(with_planned_rate(build("distill", *words)))
 
