@@ -19,7 +19,7 @@ class OptimizerSettings:
     batch_size: PositiveInt = 128
     """Images per optimizer step, over all processes."""
     accumulate: Annotated[PositiveInt, RESUMABLE] = 1
-    """Parts into which a batch is split to save memory. The result is the same, except for dropout."""
+    """Parts into which a batch is split to save memory. The result is the same up to rounding, except for dropout."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon orthogonalises the updates of hidden matrices and filters; AdamW trains the other weights."""
     lr: Positive = 1e-3

@@ -1,1 +1,1 @@
-"""Mathematics of diffusion and flows. Imports only torch and the base modules errors, randomness and ranges."""
+"""Mathematics of diffusion and flows. It imports torch, scipy for optimal coupling, and base modules of models/."""

@@ -1,4 +1,4 @@
-"""Evaluation of samples: every measure with its floor, which is the same measure of equally many test images."""
+"""Evaluation of samples. Every measure has a floor beside it, its value for real images: usually as many test images."""
 
 from dataclasses import dataclass, field
 

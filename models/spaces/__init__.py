@@ -23,7 +23,7 @@ Locate = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Identity:
-    """Hashes of a split. sha256: of its pixels and labels, or of names, sizes and labels of image files.
+    """Hashes of a split. sha256: of its pixels and labels, or of names, sizes, labels and decoding of image files.
 
     contents: of contents and labels of image files, "" if they are not known.
     """

@@ -79,7 +79,7 @@ class Objective(Protocol):
 
     @property
     def version(self) -> int:
-        """Version of the losses. Test losses of two versions are not compared."""
+        """Version of the losses. A run resumed in another version begins its best test loss anew."""
         return 1
 
     def changes_since(self, version: int) -> list[str]:
