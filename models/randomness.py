@@ -1,7 +1,7 @@
 """Random numbers as functions of (seed, step) in training and of (seed, image index) in sampling.
 
-Every rank draws the random numbers of the global batch and takes its slice, so a run depends on the number of ranks only by
-rounding, and by dropout.
+Every rank draws the random numbers of the global batch and takes its slice, so a run depends on the number of ranks
+only by rounding, and by dropout.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Evaluation of samples. Every measure has a floor beside it, its value for real images: usually as many test images."""
+"""Evaluation of samples. Beside every measure is its floor: its value for real images, usually as many test images."""
 
 from dataclasses import dataclass, field
 

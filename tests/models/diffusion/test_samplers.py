@@ -207,7 +207,7 @@ def test_options_and_refusals() -> None:
     with pytest.raises(UserError, match=r"dimm.*choose from ddpm, ddim"):
         find_sampler("dimm")
     wrong: list[tuple[str, Options, str]] = [
-        ("ddpm", {"variance": "tilde"}, "variance 'tilde': choose from posterior, beta"),
+        ("ddpm", {"variance": "tilde"}, "variance tilde: must be one of posterior, beta"),
         ("ddim", {"eta": 1.5}, "eta 1.5: must be at least 0 and at most 1"),
         ("dpmpp_2m", {"eta": -0.1}, "eta -0.1"),
         ("sde", {"diffusion": -1.0}, "diffusion -1.0: must be at least 0"),
