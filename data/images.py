@@ -75,7 +75,7 @@ class Split:
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash of names, sizes, labels and decoding of image files, the same in memory and streamed. None for other images."""
+        """Hash of names, sizes, labels and decoding of image files, in memory or streamed. None for other images."""
         return None if self.identify is None else self.identify()
 
     def contents(self, read: bool = True) -> str | None:
