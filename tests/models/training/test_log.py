@@ -63,6 +63,15 @@ def test_rows_every_so_many_steps(every: int, run: Run) -> None:
     assert [step for step in range(1, 101) if log.row_due(step, 1e6, 0.9)] == list(range(every, 101, every))
 
 
+def test_a_resumed_log_goes_on_counting_other_work(run: Run) -> None:
+    before, after = make_log(run), make_log(run)
+    with before.timed("evaluation"):
+        pass
+    before.other_seconds["pictures"] = 7.5
+    after.restore(torch.zeros_like(after.loss_sums), before.state(), 10)
+    assert after.other_seconds == before.other_seconds and after.other_seconds["evaluation"] > 0
+
+
 def test_the_board_has_groups_pictures_and_settings(run: Run) -> None:
     log = make_log(run, config={"lr": 1e-3, "network": "unet", "conditional": True, "betas": [0.9, 0.99], "name": None})
     log.open_board("tensorboard", 0)
