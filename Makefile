@@ -17,10 +17,10 @@ TARGETS := $(shell sed -n 's/^\([a-z_0-9]*\):.*/\1/p' $(MAKEFILE_LIST))
 # Make itself ignores a mistyped variable, and runs the targets before a mistyped one.
 VARIABLES := ARGS FOREGROUND GPUS PROCS PYTHON TORCH_BACKEND DATA_ROOT EXPERIMENTS_DIR MEMORY_LIMIT \
 	LAUNCH_WITH LAUNCH_WAIT STOP_WAIT MONITOR_INTERVAL DATASET MINUTES SEEDS NAME
-typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-$(foreach name,$(filter-out $(VARIABLES),$(typed)),$(error $(name)= is unknown here. Flags: ARGS="--flag value". \
-	Variables of other programs: $(name)=value make TARGET))
-$(foreach name,$(filter-out $(TARGETS),$(MAKECMDGOALS)),$(error no target is called '$(name)': make lists them. \
+typed := $(foreach variable,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(variable)))),$(variable)))
+$(foreach variable,$(filter-out $(VARIABLES),$(typed)),$(error $(variable)= is unknown here. Flags: ARGS="--flag value". \
+	Variables of other programs: $(variable)=value make TARGET))
+$(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),$(error no target is called '$(goal)': make lists them. \
 	Flags: ARGS="--flag value"))
 
 help: ## show this list

@@ -16,8 +16,9 @@ LONGEST_IN_FILE = 40  # Bytes.
 def find_labels(words: Sequence[int | str], names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Return the labels of words in their order, and a line for each word that is both a name and another number.
 
-    words: an integer is a label. A string is a class name, else a label such as "3", else a range of labels such as
-    "0-4" with both ends. names: the name of each label. Raises UserError if a class does not exist.
+    words: an integer is a label. A string is a class name, else a label such as "3", else a range of these such as
+    "0-4" with both ends. If all names are numbers, a label whose name is another number is none. names: the name of
+    each label. Raises UserError if a class does not exist.
     """
     labels, notes = [], []
     for word in words:
@@ -93,7 +94,8 @@ def _find(part: int | str, word: int | str, names: Sequence[str]) -> int:
             raise UserError(f"`labels` {part}: the classes {numbers} have this name", "give the number")
         if same:
             return same[0]
-        part = int(part) if NUMBER.fullmatch(part) else part
+        if NUMBER.fullmatch(part) and not _means_another(int(part), names):
+            part = int(part)
     if isinstance(part, int) and 0 <= part < len(names):
         return part
     missing = "" if str(part) == str(word) else f"there is no class {part}, and "
@@ -104,6 +106,11 @@ def _find(part: int | str, word: int | str, names: Sequence[str]) -> int:
         choices += f": {shorten_names(titles, LISTED)}"
     hint = "" if NUMBER.fullmatch(shown) else suggestion(_plain(shown), titles)
     raise UserError(f"`labels` {shown}: {missing}{choices}{hint}")
+
+
+def _means_another(label: int, names: Sequence[str]) -> bool:
+    """Return whether all names are numbers, and the class with this label has another number as its name."""
+    return label < len(names) and all(map(NUMBER.fullmatch, names)) and int(names[label]) != label
 
 
 def _plain(name: str) -> str:

@@ -28,6 +28,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and processes.world_size() > 1:  # replaces the GPU in the settings of a resumed run
             device = torch.device("cuda", processes.local_rank())
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise UserError(f"`device` {name}: choose auto, cpu, cuda, cuda:1 or mps")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"`device` {name}: not available ({str(error).splitlines()[0]})") from None

@@ -62,9 +62,9 @@ def main(argv: list[str]) -> None:
 
 def _path(flags: ScheduleFlags) -> Path:
     """Return the file to write. Raises UserError if its suffix is not --format, or its folder does not exist."""
-    if flags.out is None:
-        from scripts.tasks.sampling import make_folder
+    from scripts.tasks.sampling import check_writable, make_folder
 
+    if flags.out is None:
         folder = Path(experiments_dir())
         make_folder(folder)
         return folder / f"noise_schedules.{flags.format or 'png'}"
@@ -73,6 +73,7 @@ def _path(flags: ScheduleFlags) -> Path:
         raise UserError(f"--out {path}: does not end in .{flags.format}, the --format; leave one of the two out")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--out {path}: its folder does not exist")
+    check_writable(path)
     return path
 
 

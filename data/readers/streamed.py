@@ -165,7 +165,8 @@ class Streamed:
                     broken[name] = one_line(error)
             else:
                 name = self.names[row]
-                raise UserError(f"{self.tree.path}: no image of the class of {name} can be used ({broken[name]})")
+                others = "and so are the other images of its class and split"
+                raise UserError(f"{self.tree.path}: {name} is broken ({broken[name]}), {others}", "mend or remove them")
         return broken
 
     def _candidates(self, row: int) -> Iterator[int]:

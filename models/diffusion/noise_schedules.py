@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion.chains import BETA_FIRST, BETA_LAST, BETAS, CHAIN_BETAS, REFERENCE_STEPS, chain_table, zero_last
-from models.errors import UserError
+from models.errors import UserError, suggestion
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,8 @@ def build_noise_schedule(
     steps < 1, for a chain of the flow schedule, and for "published" with a schedule that is not given by betas.
     """
     if name not in NOISE_SCHEDULES:
-        raise UserError(f"`noise_schedule` {name!r}: choose from {', '.join(NOISE_SCHEDULES)}")
+        choices = f"choose from {', '.join(NOISE_SCHEDULES)}{suggestion(name, NOISE_SCHEDULES)}"
+        raise UserError(f"`noise_schedule` {name!r}: {choices}")
     if steps is not None and steps < 1:
         raise UserError(f"`timesteps` {steps}: must be at least 1, or 0 for the continuous form")
     if chain_betas not in CHAIN_BETAS:

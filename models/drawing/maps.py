@@ -61,7 +61,7 @@ class SourceMap:
     def draw(self, generated: Cloud, path: Path, title: str) -> None:
         """Draw the real images, and beside them the generated ones. Raises UserError as `figure_file` does."""
         with figure_file(MAP_INCHES, path, title) as figure:
-            self._draw(figure, generated)
+            self._draw(figure, generated, np.concatenate([self.real.points, generated.points]))
 
     def frame(self, generated: Cloud, title: str) -> Image.Image:
         """Return the same map as a frame of an animation."""
@@ -70,22 +70,24 @@ class SourceMap:
         with new_figure(MAP_INCHES, title) as figure:
             figure.set_dpi(FRAME_DPI)
             canvas = FigureCanvasAgg(figure)
-            self._draw(figure, generated)
+            self._draw(figure, generated, self.real.points)  # The axes are the same in every frame.
             canvas.draw()
             return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
 
-    def _draw(self, figure: Figure, generated: Cloud) -> None:
+    def _draw(self, figure: Figure, generated: Cloud, shown: np.ndarray) -> None:
+        """Draw both clouds. shown: points (N, 2) that are inside the axes; the title counts generated ones outside."""
         left, right, margin = figure.subplots(1, 3, width_ratios=(4, 4, 1.7))
         size = float(np.clip(4000 / (len(self.real.points) + len(generated.points)), 4, 14))
         left.set_title("real images, by class" if self.class_names else "real images")
         _scatter_classes(left, self.real, size)
-        right.set_title("generated images, real ones in grey")
         right.scatter(*self.real.points.T, s=size, c=BEHIND, linewidths=0)
         _scatter_classes(right, generated, size, COLOURS[1])
         _add_legend(figure, np.concatenate([self.real.labels, generated.labels]), self.class_names)
-        # The limits depend on the real images alone, so that they are the same in every frame.
-        low, high = self.real.points.min(0), self.real.points.max(0)
+        low, high = shown.min(0), shown.max(0)
         limits = np.stack([low - 0.08 * (high - low), high + 0.08 * (high - low)], axis=1)
+        outside = int(((generated.points < limits[:, 0]) | (generated.points > limits[:, 1])).any(1).sum())
+        note = f" ({outside} generated ones are outside)" if outside else ""
+        right.set_title(f"generated images, real ones in grey{note}")
         for axes in (left, right):
             axes.set(xlabel=self.axes_names[0], ylabel=self.axes_names[1], xticks=[], yticks=[])
             axes.set(xlim=limits[0], ylim=limits[1])

@@ -48,7 +48,7 @@ def draw_study(labels: Sequence[Mapping[str, str]], panels: Sequence[StudyPanel]
         subplots = figure.subplots(rows, columns, squeeze=False, sharey=not axis)
         if not axis:
             names = (name.removeprefix("sampling.").replace("_", " ") for name in labels[0])
-            figure.supylabel(", ".join(names))
+            figure.supylabel(",\n".join(names))
         for axes in subplots.flat[len(panels) :]:
             axes.set_visible(False)
         for axes, panel in zip(subplots.flat, panels, strict=False):
@@ -102,7 +102,7 @@ def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]
     for seed in panel.values.T:
         axes.plot(seed, positions, "o", color="0.6", markersize=3, label="one seed")
     for called, label, colour in (
-        (False, "mean, no difference found", COLOURS[0]),
+        (False, "mean, no difference found" if np.isfinite(panel.means[0]) else "mean, not compared", COLOURS[0]),
         (True, "mean, differs", COLOURS[1]),
     ):
         rows = [index for index in range(len(labels)) if panel.called[index] == called]

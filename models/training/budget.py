@@ -32,14 +32,12 @@ class Budget:
         return max(1, min(limits)) if limits else None
 
     def used_up(self, images: int, batch_size: int, step: int, seconds: float) -> dict[str, float]:
-        """Return the limits, by name, that are reached after `step` steps and `seconds` seconds."""
-        alone = [Budget(epochs=self.epochs), Budget(max_steps=self.max_steps), Budget(max_minutes=self.max_minutes)]
-        return {
-            name: limit
-            for budget in alone
-            for name, limit in vars(budget).items()
-            if limit and budget.spent(budget.steps(images, batch_size), step, seconds) == 1
-        }
+        """Return what was spent, by name, of the limits that are reached after `step` steps and `seconds` seconds."""
+        limits = {"epochs": self.epochs, "max_steps": self.max_steps, "max_minutes": self.max_minutes}
+        spent = {"epochs": step * batch_size / images, "max_steps": step, "max_minutes": seconds / 60}
+        alone = {name: Budget(**{name: limit}) for name, limit in limits.items() if limit}
+        shares = {name: one.spent(one.steps(images, batch_size), step, seconds) for name, one in alone.items()}
+        return {name: max(limits[name], spent[name]) for name, share in shares.items() if share == 1}
 
     def spent(self, steps: int | None, step: int, seconds: float) -> float:
         """Return the spent share of the budget, in [0, 1], after `step` of `steps` steps and `seconds` seconds."""

@@ -16,6 +16,7 @@ from models.class_names import change_title
 from models.drawing import sheets
 from models.drawing.figure_files import in_formats
 from models.drawing.image_files import save_with
+from models.drawing.lettering import class_titles
 from models.drawing.maps import Cloud, draw_class_map
 from models.evaluation.maps import fit_map, principal_axes
 from models.randomness import derive_seed
@@ -152,7 +153,7 @@ def _draw_interpolations(latents: _Latents, images: Tensor, labels: Tensor) -> N
     frames = [images[starts], *decoded, images[ends]]
     captions = ["image", *(f"{share:.1f}" for share in shares), "image"]
     title = f"{latents.title}: decoded points on straight lines between the latents of two test images"
-    names = latents.codec.spec.class_names
+    names = class_titles(latents.codec.spec.class_names)
     rows = [
         change_title(*(names[k] for k in pair)) for pair in labels[torch.stack([starts, ends], 1)].tolist() if names
     ]

@@ -143,7 +143,7 @@ class RunFlags:
     10. --compile alone is --compile on."""
     graph: Annotated[Literal["auto", "on", "off"], RESUMABLE] = "auto"
     """Record the training step as a CUDA graph, which is replayed at once. auto: where it is possible, on one GPU."""
-    init_from: Annotated[str | None, RESUMABLE] = None
+    init_from: str | None = None
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
     """Run to resume, named as for generate --run. Only budgets, reports, folders, the device and --accumulate may
@@ -207,7 +207,7 @@ class ModelFlags(RunChoice):
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    precision: str = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     """float32 (TF32 on GPUs) or bf16 (autocast). auto: bf16 on GPUs that support it, else float32."""
 
 

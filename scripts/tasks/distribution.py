@@ -49,7 +49,8 @@ def draw_distribution(flags: DistributionFlags) -> None:
     trained, seed = shown.trained_rows(dataset.test), flags.show.seed
     count = min(flags.num_samples, len(trained), len(dataset.train))
     if count <= flags.k:
-        raise UserError(f"`num_samples`: {count} images have fewer than {flags.k} neighbours", "lower `k`")
+        ways = ["lower `k`"] if count > 1 else []
+        raise UserError(f"`num_samples`: {count} images have fewer than {flags.k} neighbours", *ways)
     if flags.features == "classifier" and not dataset.class_names:
         raise UserError(f"`features` classifier: {dataset.name} has no classes", "choose pixels or latents")
     with shown.folder("distribution", f"{flags.method}-{flags.features}", flags) as folder:

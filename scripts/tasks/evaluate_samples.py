@@ -81,7 +81,8 @@ def _check_data(flags: SamplesFlags, dataset: ImageData) -> None:
         split.in_memory()
     fewest = min(len(dataset.train), len(dataset.test))
     if fewest <= flags.k:
-        raise UserError(f"`k` {flags.k}: {dataset.name} has a split of {fewest} images", "use a smaller `k`")
+        ways = ["use a smaller `k`"] if fewest > 1 else []
+        raise UserError(f"{dataset.name} has a split of {fewest} images, too few for `k` {flags.k}", *ways)
 
 
 def _measure_run(flags: SamplesFlags) -> None:

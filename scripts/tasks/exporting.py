@@ -28,6 +28,7 @@ from scripts.cli.flags import ModelFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.protocol import stored_facts
 from scripts.tasks.sampling import (
+    check_writable,
     find_checkpoint,
     folder_in_run,
     name_of,
@@ -167,4 +168,5 @@ def _new_file(model: Model, out: str | None, experiments_dir: str) -> Path:
         raise UserError(f"--out {out} is there already: name a new file")
     if not file.parent.is_dir():
         raise UserError(f"--out {out}: its folder does not exist")
+    check_writable(file)
     return file

@@ -80,7 +80,9 @@ def read_mask(name: str, size: tuple[int, int], seed: int) -> Tensor:
         with Image.open(name) as file:
             grey = np.asarray(file.convert("L"))
     except OSError:
-        raise UserError(f"--mask {name}: choose {', '.join((*regions, 'random'))}, or an image file") from None
+        reason = "cannot be read as an image" if Path(name).is_file() else "no such file"
+        choices = f"choose {', '.join((*regions, 'random'))}, or an image file"
+        raise UserError(f"--mask {name}: {reason}; {choices}") from None
     if grey.shape != size:
         raise UserError(f"--mask {name}: {grey.shape[1]} x {grey.shape[0]} pixels; the images have {width} x {height}")
     known = torch.from_numpy(grey < 128)

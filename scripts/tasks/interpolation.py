@@ -17,6 +17,7 @@ from models.diffusion.denoiser import Denoiser, with_labels
 from models.diffusion.editing import invert
 from models.diffusion.guidance import between_labels
 from models.drawing import sheets
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 from models.generation import MANY_STEPS, Generated, Start, choose_labels, sampled_denoiser
 from scripts.tasks.showing import ROWS, Shown, name_images, rmse, write_numbers
@@ -55,7 +56,7 @@ def draw_interpolation(flags: InterpolateFlags) -> None:
         return
     rows = flags.rows or ROWS
     labels = choose_labels(shown.model, shown.chosen.labels, rows + 1) or []
-    names = [shown.class_names[label] for label in labels]
+    names = class_titles(shown.class_names, labels)
     first, second = shown.labels(labels[:-1]), shown.labels(labels[1:])
     shape = (rows, *shown.model.space.shape)
     noise, other_noise = (shown.draw([2 * row + end for row in range(rows)])(shape) for end in (0, 1))
@@ -150,7 +151,7 @@ def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
         names = name_images(dataset, rows)
         titles = [f"test images {a}, {b}" for a, b in rows.unflatten(0, (-1, 2)).tolist()]
         if dataset.class_names:
-            of_rows = [dataset.class_names[label] for label in labels.tolist()]
+            of_rows = class_titles(dataset.class_names, labels.tolist())
             changes = [change_title(*pair) for pair in zip(of_rows[0::2], of_rows[1::2], strict=True)]
             titles = [f"{change}\n{title}" for change, title in zip(changes, titles, strict=True)]
         content = "spherical interpolation between the noises of two test images"

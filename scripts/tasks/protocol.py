@@ -51,8 +51,10 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     now, rows = data_facts(dataset), run_data.rows_of(dataset)
     if not same_data(facts["data"], now):
         change = run_data.describe_change(path.parent.parent, facts["data"], now, rows)
-        message = f"the data set {dataset.name} in {root} differs from the data that {path} was trained on: {change}"
-        raise UserError(message, "name the folder of the original data with `data_root`")
+        place = options.get("path") or root
+        message = f"the data set {dataset.name} in {place} differs from the data that {path} was trained on: {change}"
+        moved = Path(str(place)).expanduser().is_absolute() and place is not root
+        raise UserError(message, *([] if moved else ["name the folder of the original data with `data_root`"]))
     for note in notes_on_data(facts["data"], now, rows):
         tell(note)
     return dataset
@@ -81,6 +83,8 @@ def spread_over(dataset: ImageData, split: str, count: int | None, usual: int = 
 def _count(description: str, available: int, count: int | None, usual: int, fewest: int) -> int:
     """Return the number of images to take. count: 0 for all; None for the smaller of `usual` and `available`."""
     number = min(usual, available) if count is None else count or available
+    if available < fewest:
+        raise UserError(f"{fewest} {description} are needed, and there is only {available}")
     if not fewest <= number <= available:
         message = f"`num_images` {number}: must be {fewest} to {available}, the number of {description}"
         raise UserError(message, "use 0 for all")

@@ -19,6 +19,7 @@ from models.diffusion.denoiser import Denoiser
 from models.diffusion.noise import shape_noise
 from models.diffusion.times import Grid
 from models.drawing import image_files, sheets
+from models.drawing.lettering import class_titles
 from models.errors import UserError
 from models.evaluation.classifier import Classifier
 from models.generation import (
@@ -151,9 +152,9 @@ class Shown:
                     raise UserError(f"--images {number}: its class {name} had no training image; name other images")
             return torch.tensor(numbers, dtype=torch.long)
         count = min(ROWS, len(fit) // step) * step if count is None else count
-        if count > len(fit) or not len(fit):
+        if count > len(fit) or not count:
             kind = "test images" + " of classes with training images" * (len(fit) < len(split))
-            raise UserError(f"--rows: {max(count, 1)} {kind} are needed, and the split has {len(fit)}")
+            raise UserError(f"--rows: {max(count, step)} {kind} are needed, and the split has {len(fit)}")
         return fit[draw_rows(split.labels[fit], count, self.show.seed)]
 
     def trained_rows(self, split: Split) -> Tensor:
@@ -231,7 +232,7 @@ def name_images(dataset: ImageData, rows: Tensor, targets: Sequence[str] = ()) -
     numbers = [f"test image {row}" for row in rows.tolist()]
     if not dataset.class_names:
         return numbers
-    names = [dataset.class_names[label] for label in dataset.test.labels[rows].tolist()]
+    names = class_titles(dataset.class_names, dataset.test.labels[rows].tolist())
     changes = [change_title(*pair) for pair in zip(names, *([targets] if targets else ()), strict=True)]
     return [f"{change}\n{number}" for change, number in zip(changes, numbers, strict=True)]
 

@@ -123,6 +123,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--checkpoint", "absent.safetensors"), ("absent.safetensors",)),
         (("--autoguidance", "yesterday", "--guidance_scale", "2"), ("yesterday",)),
         (("--out", "/proc/nothing/here"), ("/proc/nothing",)),
+        (("--precision", "fp16"), ("--precision fp16", "auto, float32, bf16")),
+        (("--device", "meta"), ("--device meta", "choose auto, cpu")),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -210,11 +212,11 @@ def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
     ("flags", "words"),
     [
         ((), ("6 steps", "add --max_steps above 6")),
-        (("--max_steps", "3"), ("add --max_steps above 3",)),
+        (("--max_steps", "3"), ("add --max_steps above 6",)),
         (("--max_steps", "6", "--lr", "1e-3"), ("add --max_steps above 6",)),
-        (("--max_steps", "9", "--epochs", "0.01"), ("add --epochs above 0.01",)),
-        (("--max_steps", "6", "--epochs", "0.01"), ("add --epochs above 0.01 and --max_steps above 6",)),
-        (("--max_steps", "9", "--max_minutes", "1e-9"), ("add --max_minutes above 1e-09",)),
+        (("--max_steps", "9", "--epochs", "0.01"), ("add --epochs above 0.0667",)),
+        (("--max_steps", "6", "--epochs", "0.01"), ("add --epochs above 0.0667", "and --max_steps above 6")),
+        (("--max_steps", "9", "--max_minutes", "1e-9"), ("add --max_minutes above 0.",)),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -222,6 +224,13 @@ def test_a_finished_run_is_not_resumed_without_a_longer_budget(flags, words, cop
     before = contents(copy)
     ended = run_here("train_ddpm", "--resume", copy, *flags, capsys=capsys)
     check_refusal(ended, copy.name, "has finished", *words)
+    assert contents(copy) == before
+
+
+def test_other_initial_weights_are_refused_when_a_run_is_resumed(copy: Path, run: Path, capsys) -> None:
+    before = contents(copy)
+    refused = run_here("train_ddpm", "--resume", copy, "--init_from", run, "--max_steps", "9", capsys=capsys)
+    check_refusal(refused, "--init_from")
     assert contents(copy) == before
 
 

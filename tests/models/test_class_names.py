@@ -41,6 +41,15 @@ def test_names_numbers_and_ranges(words, names, labels: list[int]) -> None:
     assert find_labels(words, names) == (labels, [])
 
 
+@pytest.mark.parametrize("word", ["12", "10-12"])
+def test_the_label_of_another_number_is_no_class(word: str) -> None:
+    """Of the classes 0 to 11 and 13, 12 is the label of the class 13, which nobody means by it."""
+    names = (*map(str, range(12)), "13")
+    assert find_labels(("13", "11", 12), names)[0] == [12, 11, 12]
+    with pytest.raises(UserError, match="12"):
+        find_labels((word,), names)
+
+
 def test_a_name_wins_over_a_number() -> None:
     labels, notes = find_labels(("2", "1-3", "2"), SORTED_AS_TEXT)
     assert labels == [4, 1, 4, 5, 4]

@@ -19,18 +19,18 @@ const state = { request: 0, selected: 0, images: [], frames: [], finished: new S
 
 const key = (network, image) => network * WALL + image;
 
-/** Draw values on a canvas, one plane for grey or three for colours. */
+/** Draw values on a canvas: one plane for grey, three for colours, or four for colours and opacity. */
 function paint(canvas, values) {
   canvas.width = width;
   canvas.height = height;
   const pixels = new ImageData(width, height), size = width * height, [black, white] = model.greyLevels;
+  pixels.data.fill(255);
   for (let i = 0; i < size; i++) {
-    for (let channel = 0; channel < 3; channel++) {
+    for (let channel = 0; channel < Math.max(channels, 3); channel++) {
       // Clamped arrays round half to even and clip, as the Python side does.
-      const value = values[(channels === 3 ? channel * size : 0) + i];
+      const value = values[(channels >= 3 ? channel * size : 0) + i];
       pixels.data[4 * i + channel] = (value - black) * (255 / (white - black));
     }
-    pixels.data[4 * i + 3] = 255;
   }
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
