@@ -43,7 +43,7 @@ RESUMABLE = {
     *("log_every", "eval_every", "sample_every", "checkpoint_every", "keep_checkpoints", "logger", "format"),
     *("num_samples", "columns", "scale", "sampler", "steps", "guidance_scale"),
     *("data_root", "dataset.path", "dataset.test_path", "memory_limit", "workers"),
-    *("experiments_dir", "name", "device", "init_from", "graph", "accumulate"),
+    *("experiments_dir", "name", "device", "graph", "accumulate"),
     *("space.autoencoder", "space.encoded", "umap"),
 }
 

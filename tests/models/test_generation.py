@@ -205,7 +205,7 @@ WRONG: list[tuple[Sampling, str]] = [
     (Sampling("ddim", steps=5, options={"nonsense": 1}), "nonsense: sampler ddim does not have it"),
     (Sampling("ddim", steps=5, options={"eta": 2.0}), r"eta 2\.0"),
     (Sampling("unipc", steps=5, options={"order": 9}), "order 9: must be at least 1 and at most 3"),
-    (Sampling("ddpm", steps=5, options={"variance": "none"}), "variance 'none': choose from posterior, beta"),
+    (Sampling("ddpm", steps=5, options={"variance": "none"}), "variance none: must be one of posterior, beta"),
     (Sampling("sde", steps=5, options={"diffusion": -0.1}), r"diffusion -0\.1"),
     (Sampling("ddim", steps=0), "steps 0: must be at least 1"),
     (Sampling("ddim", steps=21), "steps 21: the chain has 20 steps"),
