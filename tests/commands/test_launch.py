@@ -140,7 +140,7 @@ def test_a_wait_that_ends_first_says_just_that(repository: FakeRepository) -> No
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ctrl_c_ends_the_wait_and_not_the_task(repository: FakeRepository, launcher: str) -> None:
-    env = repository.env | {"FAKE": "serve", "FAKE_DELAY": "5", "LAUNCH_WITH": launcher}
+    env = repository.env | {"FAKE": "serve", "FAKE_DELAY": "12", "LAUNCH_WITH": launcher}
     command = ["scripts/sh/launch.sh", "fake"]
     waiting = subprocess.Popen(
         command, cwd=repository.root, env=env, start_new_session=True, stdout=PIPE, stderr=PIPE, text=True
