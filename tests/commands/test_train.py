@@ -91,10 +91,10 @@ def test_work_that_was_due_at_an_interruption_is_done_at_the_resumption(step: in
     whole = train("train_flow", *flags).folder  # It evaluates at the steps 3, 6 and 8.
     advance = loop.SharedClock.advance
 
-    def interrupted(clock: loop.SharedClock, *values: float, agree: bool = False) -> int:
+    def interrupted(clock: loop.SharedClock, elapsed: float, sent: int, agree: bool = False) -> int:
         nonlocal step
         step -= 1
-        return advance(clock, *values, agree=agree) or (signal.SIGINT if step == 0 else 0)
+        return advance(clock, elapsed, sent, agree=agree) or (signal.SIGINT if step == 0 else 0)
 
     monkeypatch.setattr(loop.SharedClock, "advance", interrupted)
     assert train("train_flow", *flags).code == 128 + signal.SIGINT
