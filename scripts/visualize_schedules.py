@@ -9,6 +9,7 @@ from pathlib import Path
 from models.errors import UserError
 from models.places import experiments_dir
 from models.ranges import NonNegativeInt
+from models.runs.files import check_writable
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
 from scripts.cli.flags import BetasName, PictureFormat, ScheduleName
@@ -62,9 +63,9 @@ def main(argv: list[str]) -> None:
 
 def _path(flags: ScheduleFlags) -> Path:
     """Return the file to write. Raises UserError if its suffix is not --format, or its folder does not exist."""
-    from scripts.tasks.sampling import check_writable, make_folder
-
     if flags.out is None:
+        from scripts.tasks.sampling import make_folder
+
         folder = Path(experiments_dir())
         make_folder(folder)
         return folder / f"noise_schedules.{flags.format or 'png'}"

@@ -21,14 +21,13 @@ from models.model import Model, Student, load_model
 from models.progress import progress
 from models.runs import checkpoints
 from models.runs.environment import ENVIRONMENT, read_starts
-from models.runs.files import write_text
+from models.runs.files import check_writable, write_text
 from models.runs.lookup import CONFIG, NEEDED, find_run, read_config
 from models.runs.status import STATUS
 from scripts.cli.flags import ModelFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.protocol import stored_facts
 from scripts.tasks.sampling import (
-    check_writable,
     find_checkpoint,
     folder_in_run,
     name_of,

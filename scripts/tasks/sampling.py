@@ -175,17 +175,6 @@ def folder_in_run(path: Path, experiments_dir: str, out: str | None, kind: str) 
     return folder
 
 
-def check_writable(file: Path) -> None:
-    """Raise UserError if the file of --out cannot be written. Its contents are not changed."""
-    existed = file.exists()
-    try:
-        file.open("ab").close()
-        if not existed:
-            file.unlink()
-    except OSError as error:
-        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from None
-
-
 def make_folder(folder: Path, flag: str = "--out") -> None:
     """Create a folder if it is missing. flag: the option that sets it. Raises UserError if it cannot be written."""
     try:

@@ -20,6 +20,7 @@ from models.runs import checkpoints
 from models.runs.files import write_text
 from models.runs.lookup import CONFIG, SHIPPED_PREFIX, find_runs, results_folder
 from models.runs.status import STATUS, read_status
+from models.runs.yaml_files import read_yaml
 from scripts.cli.terminal import tell
 from scripts.tasks.running import run_task
 from scripts.tasks.shipping_card import (
@@ -141,7 +142,7 @@ def _make_model(name: str, flags: PretrainedFlags, words: Sequence[str]) -> None
         tell(f"no run of it in {flags.experiments_dir}: the shipped weights are measured")
         head = read_head(folder)
     results = results_folder(folder, Path(flags.experiments_dir))
-    student = student_of(folder)
+    student = student_of(read_yaml(checkpoints.resolve_checkpoint(folder).with_suffix(".yaml")))
     pictured = Way.of(*PICTURED) if student is None else Way.of_student(student)
     ways = [Way.of(*row) for row in ROWS] if student is None else [pictured]
     rows = [] if model.task == "train_vae" else [_measure(folder, results, way, flags) for way in ways]

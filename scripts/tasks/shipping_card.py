@@ -13,7 +13,6 @@ from models.evaluation.measure_names import format_measurement, format_value
 from models.evaluation.statistics import Measurement
 from models.model import Student
 from models.places import PRETRAINED
-from models.runs.checkpoints import resolve_checkpoint
 from models.runs.environment import read_starts
 from models.runs.lookup import SHIPPED_PREFIX
 from models.runs.yaml_files import read_yaml
@@ -62,13 +61,12 @@ class Made(NamedTuple):
             cpu=environment.get("cpu", "unknown"),
             sha256=facts["sha256"],
             size=written.stat().st_size,
-            student=student_of(written.parent.parent),
+            student=student_of(facts),
         )
 
 
-def student_of(folder: Path) -> Student | None:
-    """Return what the model of a folder has learnt if it is a student, else None."""
-    facts = read_yaml(resolve_checkpoint(folder).with_suffix(".yaml"))
+def student_of(facts: Mapping[str, Any]) -> Student | None:
+    """Return what a model has learnt if it is a student, else None. facts: of its checkpoint."""
     student = facts.get("denoiser", {}).get("student")
     return None if student is None else Student(**student)
 

@@ -133,7 +133,7 @@ class Shown:
         rows = self.pick_rows(dataset.test, count, numbers)
         chosen = choose_labels(self.model, self.chosen.labels, len(rows)) if self.chosen.labels else None
         shown_labels = dataset.test.labels[rows].tolist() if chosen is None else chosen
-        targets = () if chosen is None else [self.class_names[label] for label in chosen]
+        targets = () if chosen is None else class_titles(self.class_names, chosen)
         return dataset.test.images[rows], shown_labels, name_images(dataset, rows, targets)
 
     def pick_rows(self, split: Split, count: int | None, numbers: Sequence[int] | None, step: int = 1) -> Tensor:
@@ -228,7 +228,7 @@ def draw_rows(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def name_images(dataset: ImageData, rows: Tensor, targets: Sequence[str] = ()) -> list[str]:
-    """Return captions of test images: the class, then the row in the split. targets: names of the classes to become."""
+    """Return captions of test images: the class, then the row in the split. targets: titles of the classes wanted."""
     numbers = [f"test image {row}" for row in rows.tolist()]
     if not dataset.class_names:
         return numbers

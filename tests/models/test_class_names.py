@@ -43,7 +43,7 @@ def test_names_numbers_and_ranges(words, names, labels: list[int]) -> None:
 
 @pytest.mark.parametrize("word", ["12", "10-12"])
 def test_the_label_of_another_number_is_no_class(word: str) -> None:
-    """Of the classes 0 to 11 and 13, 12 is the label of the class 13, which nobody means by it."""
+    """The class 13 of the classes 0 to 11 and 13 has the label 12. Nobody who asks for 12 means it."""
     names = (*map(str, range(12)), "13")
     assert find_labels(("13", "11", 12), names)[0] == [12, 11, 12]
     with pytest.raises(UserError, match="12"):
