@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.evaluation import measures
-from models.evaluation.classifier import Classifier, ClassifierSettings, fit_classifier, for_inference
+from models.evaluation.classifier import Classifier
 from models.evaluation.distances import Gaussian, frechet_distance, gaussian
 from models.evaluation.features import Extractor, FeaturesAndLogits
 from models.evaluation.image_sets import LabelledImages, Samples
@@ -154,19 +154,10 @@ class Evaluation:
 
     def _measure_classification_accuracy(self) -> None:
         """Measure the classification accuracy score (Ravuri & Vinyals 2019). Its floor uses training images."""
-        real, samples, seed, device = (
-            self.protocol.real,
-            self.samples,
-            self.protocol.settings.seed,
-            self.protocol.device,
-        )
+        samples, protocol = self.samples, self.protocol
         if samples.labels is None:
             self.warnings.append("no classification accuracy score was measured: the images have no labels")
             return
-        rows = measures.random_rows(len(real.train), min(len(samples.images), len(real.train)), seed, "learning")
         generated = LabelledImages(samples.images, samples.labels)
-        settings = ClassifierSettings(flips=real.flips, seed=seed)
-        for target, examples in ((self.measurements, generated), (self.floors, real.train[rows])):
-            network = fit_classifier(settings, examples, len(real.class_names), device)
-            output = Classifier(for_inference(network, device), {}).extract(real.test.images)
-            target["cas"] = share_measurement(output.predictions == real.test.labels)
+        self.measurements["cas"] = share_measurement(protocol.recognised_after(generated))
+        self.floors["cas"] = share_measurement(protocol.recognised_after_real(len(generated)))

@@ -62,7 +62,7 @@ def cached_features(extractor: Extractor, images: ImageRows, images_key: str, ca
         return len(tensors["features"]) == len(tensors["logits"]) == len(images)
 
     name = f"{extractor.name}-{_key(extractor.name, images_key)}"
-    return FeaturesAndLogits(**_cached(name, (cache,), compute, fits))
+    return FeaturesAndLogits(**cached_tensors(name, (cache,), compute, fits))
 
 
 def cached_squares(space: str, test: Tensor, train: Tensor, keys: Sequence[str], cache: Path) -> Tensor:
@@ -77,20 +77,25 @@ def cached_squares(space: str, test: Tensor, train: Tensor, keys: Sequence[str],
             return {"squares": nearest(test, train).squares}
 
     name = f"neighbours-{space}-{_key(space, *keys)}"
-    return _cached(name, (SHIPPED, cache), compute, lambda tensors: len(tensors["squares"]) == len(test))["squares"]
+    return cached_tensors(name, (SHIPPED, cache), compute, lambda tensors: len(tensors["squares"]) == len(test))[
+        "squares"
+    ]
 
 
 def _key(*words: str) -> str:
     return hashlib.sha256(f"{VERSION} {' '.join(words)}".encode()).hexdigest()[:16]
 
 
-def _cached(
+def cached_tensors(
     name: str,
     folders: Sequence[Path],
     compute: Callable[[], dict[str, Tensor]],
     fits: Callable[[dict[str, Tensor]], bool],
 ) -> dict[str, Tensor]:
-    """Return the tensors of a file in one of the folders if they fit. Otherwise compute and write them, in the last."""
+    """Return the tensors of a file in one of the folders if they fit. Otherwise compute and write them, in the last.
+
+    name: of the file, without its suffix. It must differ for everything that changes the tensors.
+    """
     for folder in folders:
         try:
             tensors = safetensors.torch.load_file(folder / f"{name}.safetensors")

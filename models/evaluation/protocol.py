@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from models.devices import measuring_device
-from models.evaluation.classifier import Classifier
-from models.evaluation.features import Extractor, FeaturesAndLogits, cached_features, cached_squares
+from models.evaluation.classifier import Classifier, ClassifierSettings, cached_path, fit_classifier, for_inference
+from models.evaluation.features import Extractor, FeaturesAndLogits, cached_features, cached_squares, cached_tensors
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.measures import MAX_PAIRED, MeasureSettings, random_rows
 from models.spaces import ImageRows
@@ -22,7 +22,7 @@ VERSION = 2  # Version of the measures. Reports of different versions are not co
 class Protocol:
     """Real images, feature networks and settings of an evaluation.
 
-    cache: folder for the features of real images. device: for the measures; MPS is replaced by the CPU.
+    cache: folder for what is computed from real images alone. device: for the measures; MPS is replaced by the CPU.
     """
 
     real: RealImages
@@ -54,6 +54,31 @@ class Protocol:
         return cached_squares(
             space, test, train, (self.real.train.identity.key, self.real.test.identity.key), self.cache
         )
+
+    def recognised_after(self, examples: LabelledImages) -> Tensor:
+        """Train a classifier on images. Return whether it recognises each test image, bool (M,)."""
+        network = fit_classifier(self._learning, examples, len(self.real.class_names), self.device)
+        output = Classifier(for_inference(network, self.device), {}).extract(self.real.test.images)
+        return output.predictions == self.real.test.labels
+
+    def recognised_after_real(self, count: int) -> Tensor:
+        """Return `recognised_after` of `count` random training images, or of all if there are fewer. It is cached."""
+        train, test = self.real.train, self.real.test
+        rows = random_rows(len(train), min(count, len(train)), self.settings.seed, "learning")
+        key = f"{train.identity.key} {test.identity.key} {len(rows)} {self.device.type}"
+
+        def compute() -> dict[str, Tensor]:
+            return {"recognised": self.recognised_after(train[rows])}
+
+        def fits(tensors: dict[str, Tensor]) -> bool:
+            return len(tensors["recognised"]) == len(test)
+
+        name = f"recognised-{cached_path(self.cache, self._learning, key).stem}"
+        return cached_tensors(name, (self.cache,), compute, fits)["recognised"]
+
+    @property
+    def _learning(self) -> ClassifierSettings:
+        return ClassifierSettings(flips=self.real.flips, seed=self.settings.seed)
 
     def floor_rows(self, count: int) -> Tensor:
         """Return the rows of `count` random test images, which are the floor; of all test images if there are fewer."""

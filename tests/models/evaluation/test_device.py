@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from models.devices import measuring_device
-from models.evaluation import evaluation as evaluations
+from models.evaluation import protocol as protocols
 from models.evaluation.classifier import Classifier, for_inference
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.feature_networks import NETWORKS
@@ -79,8 +79,8 @@ def test_an_evaluation_computes_on_the_device_of_the_run(protocol: Protocol, mon
         trained.append(device)
         return protocol.extractors[0].network  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(evaluations, "fit_classifier", fit)
-    monkeypatch.setattr(evaluations, "for_inference", lambda network, device: network)
+    monkeypatch.setattr(protocols, "fit_classifier", fit)
+    monkeypatch.setattr(protocols, "for_inference", lambda network, device: network)
     rows = protocol.floor_rows(200)
     samples = Samples(protocol.real.test.images[rows], protocol.real.test.labels[rows], "images", {})
     here = Evaluation(protocol, samples)

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.evaluation import evaluation_report
 from models.evaluation.classifier import Classifier, ClassifierSettings, fit_classifier, for_inference
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.evaluation_report import evaluation_table
-from models.evaluation.image_sets import RealImages, Samples
+from models.evaluation.image_sets import LabelledImages, RealImages, Samples
 from models.evaluation.measure_names import AS_FLOOR, BETTER, MEANINGS, kind_of, short_names
 from models.evaluation.measures import MeasureSettings
 from models.evaluation.protocol import Protocol
@@ -183,8 +183,20 @@ def test_the_table(protocol: Protocol, real: RealImages) -> None:
 
 
 @pytest.mark.slow
-def test_classification_accuracy_score_depends_on_the_labels(protocol: Protocol, real: RealImages) -> None:
-    """The score of real images is about that of the floor. With shuffled labels, it is about chance."""
+def test_classification_accuracy_score_depends_on_the_labels(
+    protocol: Protocol, real: RealImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score of real images is about that of the floor. With shuffled labels, it is about chance.
+
+    The classifier of the floor is trained once: what it recognises is cached.
+    """
+    sets: list[Tensor] = []
+
+    def fit(settings: ClassifierSettings, examples: LabelledImages, *others: Any) -> nn.Module:
+        sets.append(examples.labels)
+        return fit_classifier(settings, examples, *others)
+
+    monkeypatch.setattr("models.evaluation.protocol.fit_classifier", fit)
     examples = real.train[torch.arange(150)]
     shuffled = examples.labels[torch.randperm(150, generator=torch.Generator().manual_seed(0))]
     scores = []
@@ -194,6 +206,7 @@ def test_classification_accuracy_score_depends_on_the_labels(protocol: Protocol,
         scores.append(evaluation.measurements["cas"].value)
         assert evaluation.floors["cas"].value > 0.7
     assert scores[0] > 0.7 and scores[1] < 0.3
+    assert len(sets) == 3 and torch.equal(sets[0], examples.labels) and torch.equal(sets[2], shuffled)
     unlabelled = Evaluation(protocol, Samples(examples.images[:], None, "images", {}))
     unlabelled.measure(classification_accuracy=True)
     assert "cas" not in unlabelled.measurements and has_warning(unlabelled, "no labels")
