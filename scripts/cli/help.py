@@ -1,10 +1,14 @@
 """The texts that tyro prints: the help of each flag, and error messages in one line."""
 
+import ast
 import dataclasses
 import functools
+import inspect
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -12,6 +16,8 @@ import docstring_parser
 import tyro
 from typing_extensions import Doc
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from models.variants import syntax_tree
 
 REGISTRY = ConstructorRegistry()
 
@@ -52,10 +58,23 @@ def doc_of(kind: Any) -> str | None:
 @functools.cache
 def help_texts(source: str | type | None) -> dict[str, str]:
     """Return the help texts, each one paragraph, of the arguments in a docstring, or of the fields of a class."""
-    parsed = (
-        docstring_parser.parse_from_object(source) if isinstance(source, type) else docstring_parser.parse(source or "")
-    )
-    return {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
+    docstring, below = (source.__doc__, _texts_below(source)) if isinstance(source, type) else (source, {})
+    params = docstring_parser.parse(docstring or "").params
+    texts = {**below, **{param.arg_name: param.description or "" for param in params}}
+    return {name: " ".join(text.split()) for name, text in texts.items()}
+
+
+def _texts_below(cls: type) -> dict[str, str]:
+    """Return the strings below the fields of a class; none if the class is not written in a file."""
+    tree = syntax_tree(Path(inspect.getfile(cls)))  # The file is parsed once for all of its classes.
+    return {
+        field.target.id: below.value.value
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == cls.__name__
+        for field, below in pairwise(node.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
 
 
 def braced(names: Iterable[str]) -> str:

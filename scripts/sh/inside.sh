@@ -18,8 +18,10 @@ record=$1
 command=()
 while IFS= read -r -d '' word; do command+=("$word"); done <"$record/argv"
 # nohup writes the log itself. In a session, tee does. So the task writes to no terminal, and the log has plain lines.
+tee=
 if [[ $(get "$record" with) != nohup ]]; then
     exec > >(trap '' INT HUP TERM && exec tee -a "$record.log") 2>&1
+    tee=$!
 fi
 put "$record" id "${STY:-${record##*/}}"
 
@@ -30,5 +32,12 @@ trap : INT TERM HUP
 # shellcheck disable=SC2016  # the inner shell expands the variables; its process becomes the task
 bash -c 'echo $$ >"$1/pid.new" && mv -f "$1/pid.new" "$1/pid" && shift && exec "$@"' _ "$record" "${command[@]}"
 code=$?
-put "$record" exit "$code"
+if [[ -n $tee ]]; then
+    exec >/dev/null 2>&1 # tee ends, unless a process that outlives the task writes to it
+    for ((tick = 0; tick < 50; tick++)); do
+        kill -0 "$tee" 2>/dev/null || break
+        sleep 0.05
+    done
+fi
+put "$record" exit "$code" # at the end, so that the log is complete
 exit "$code"

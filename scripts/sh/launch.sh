@@ -104,7 +104,7 @@ await_task() {
     while ((waited < ${LAUNCH_WAIT:-300})) && ! $interrupted; do
         if has_ended "$record" || [[ -e $record/folder ]]; then break; fi
         [[ -e $record/pid ]] || ((waited < 30)) || break # the session has not started
-        sleep 0.2 || true # Ctrl-C ends it, too
+        sleep 0.1 || true # Ctrl-C ends it, too
         waited=$((SECONDS - start))
         if ((waited >= 2 && told == 0)); then
             say "waiting until $task has made its run folder or ended (Ctrl-C ends the wait, not the task)"
@@ -125,14 +125,8 @@ no_session() {
 }
 
 report_end() {
-    local code id tick
+    local code
     code=$(get "$record" exit)
-    id=$(get "$record" id)
-    # The last lines reach the log after the end of the task, through tee.
-    for ((tick = 0; tick < 50; tick++)); do
-        if [[ -s $log ]] && ! kill -0 "${id%%.*}" 2>/dev/null; then break; fi
-        sleep 0.1
-    done
     if ((code == 2)) && [[ ! -e $record/folder ]] && (($(wc -l <"$log") <= 20)); then
         # A mistake in the command: the task has said what it is, as in a terminal. Nothing else is worth keeping.
         tr -d '\r' <"$log" >&2
