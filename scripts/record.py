@@ -39,6 +39,7 @@ from scripts.cli.arguments import parse_flags, read_ahead, split_at_dashes, to_a
 from scripts.cli.command import run_command
 from scripts.cli.flags import DatasetName, ModelFlags, SamplerFlags, SamplerName, TrainFlags
 from scripts.cli.recipes import RECIPES
+from scripts.cli.settings import data_settings
 from scripts.cli.student_flags import TeacherFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_spec, fit_space
@@ -178,7 +179,7 @@ def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
     if settings.space != "pixels":
         raise UserError("a record counts all training, also that of an autoencoder", "set `space` pixels")
     dataset = load_data(settings, settings.run.experiments_dir)
-    _check_extractors(flags, dataset)
+    _check_extractors(flags, settings, dataset)
     most = min(len(dataset.test), MOST_IMAGES)
     count = most if flags.num_images is None else flags.num_images
     features = max(network.features for network in NETWORKS.values())
@@ -199,7 +200,7 @@ def _recipe_of(dataset: str) -> str:
     raise UserError(f"`dataset` {dataset}: there is no recipe of train_flow for it; name one with -- --recipe")
 
 
-def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
+def _check_extractors(flags: RecordFlags, settings: TrainFlags, dataset: ImageData) -> None:
     """Raise UserError if a feature network is missing. Comparable records need the same feature networks."""
     if not dataset.class_names:
         raise UserError(f"`dataset` {dataset.name}: it has no classes, and a record measures recognition")
@@ -207,8 +208,9 @@ def _check_extractors(flags: RecordFlags, dataset: ImageData) -> None:
     for name in NETWORKS:
         cached = cached_path(cache, ClassifierSettings(name, flips=dataset.flips), data.key)
         if pretrained_path(name, data.sha256) is None and not cached.is_file():
-            words = f"--dataset {dataset.name} --network {name}"
-            raise UserError(f"there is no {name} of {dataset.name}", f"train it: make train_classifier ARGS='{words}'")
+            given = {key: value for key, value in data_settings(to_config(settings)).items() if value}
+            words = shlex.quote(shlex.join([*to_arguments(given), "--network", name]))
+            raise UserError(f"there is no {name} of {dataset.name}", f"train it: make train_classifier ARGS={words}")
 
 
 def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData) -> int:

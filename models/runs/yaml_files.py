@@ -8,13 +8,25 @@ import yaml
 
 from models.errors import UserError
 
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # The former is ten times as fast, and not in every build.
+# The former is ten times as fast, and not in every build.
+SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class UniqueKeyLoader(SafeLoader):
+    """A safe loader that refuses a key given twice, of which PyYAML would take the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            repeated = next(key for number, key in enumerate(keys) if key in keys[:number])
+            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises UserError if the file cannot be read or holds no mapping."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

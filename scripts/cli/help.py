@@ -73,7 +73,7 @@ def _texts_below(cls: type) -> dict[str, str]:
         if isinstance(node, ast.ClassDef) and node.name == cls.__name__
         for field, below in pairwise(node.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
     }
 
 

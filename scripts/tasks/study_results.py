@@ -151,11 +151,19 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
     headings = (measure.heading, "mean", "over seeds", "ratio [95 %]" if measure.ratio else "difference [95 %]")
     lines = [text_table(rows, headings, right=(1,)), f"{better} is better{floor}"]
     if comparison.detectable is not None:
-        seen = f"x {math.exp(comparison.detectable):.3g}" if measure.ratio else f"{comparison.detectable:.3g} points"
+        seen = (
+            f"x {_digits_of_ratio(comparison.detectable)}" if measure.ratio else f"{comparison.detectable:.3g} points"
+        )
         degrees = f"{comparison.degrees} degree{'s' * (comparison.degrees > 1)} of freedom"
         deviation = _deviation(measure, comparison.deviation)
         lines.append(f"paired residuals {deviation} ({degrees}); found in 4 of 5 studies: {seen} or more")
     return "\n".join(lines)
+
+
+def _digits_of_ratio(logarithm: float) -> str:
+    """Return a ratio above 1 with two digits of its difference to 1, e.g. 1.00034, and at least two after the point."""
+    digits = max(2, 1 - math.floor(math.log10(math.expm1(logarithm)))) if logarithm > 0 else 2
+    return f"{math.exp(logarithm):.{digits}f}"
 
 
 def _deviation(measure: StudyMeasure, deviation: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -173,9 +174,11 @@ def test_mistakes_are_found_before_anything_is_run(words, said, run, tmp_path: P
 
 def test_a_data_set_without_feature_networks(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "pretrained_path", lambda network, sha256: None)
-    ended = run()
+    ended = run("--", "--dataset.pad", 1, "--data_root", "/my data")
     assert ended.code == 2 and list(tmp_path.iterdir()) == []
-    assert "train it: make train_classifier ARGS='--dataset digits --network convnet'" in ended.err
+    command = ended.err.rstrip().partition("train it: make train_classifier ARGS=")[2]
+    words = shlex.split(shlex.split(command)[0])
+    assert words == ["--dataset=digits", "--dataset.pad=1", "--data_root=/my data", "--network", "convnet"]
 
 
 def test_a_signal_ends_the_training_first_and_writes_no_row(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_mistakes_in_a_study_are_one_line_and_make_no_folder(
     assert not (tmp_path / "experiments").exists()
 
 
+def test_a_key_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "mine.yaml")
+    path.write_text(f"{path.read_text()}seeds: [1, 2]\n")
+    ended = run_here("study", "--name", path, "--experiments_dir", tmp_path / "experiments", capsys=capsys)
+    assert ended.code == 2 and "the key seeds is given twice" in ended.err and len(ended.err.splitlines()) == 1
+
+
 def test_the_same_settings_are_trained_once_whatever_their_labels(tmp_path: Path) -> None:
     """A reference without settings of its own, and a value that is set already, are the same training."""
     axis = {"as usual": {}, "8": {"network.width": 8}, "16": {"network.width": 16}}
@@ -198,6 +205,13 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(
     assert page.done == 5 and page.question == "?" and page.tables == [(tmp_path.name, f"{table}\n")]
     assert [picture.path.name for picture in page.pictures] == ["plot.png", "samples.png"]
     assert {"plot.png", "samples.png", "table.txt"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_smallest_ratio_that_could_be_found_is_never_rounded_to_one(tmp_path: Path) -> None:
+    study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2])}, seeds=(0, 1))
+    made(study, tmp_path, np.array([[4.0, 8.0], [4.0001, 8.0003]]), np.full((2, 2), 0.5))
+    table = study_table(study, collect(study, read_reports(study, finished_runs(tmp_path))), {})
+    assert 1 < float(re.findall(r"4 of 5 studies: x (\S+) or more", table)[0]) < 1.01
 
 
 def test_one_seed_has_values_but_no_intervals(tmp_path: Path) -> None:
