@@ -14,7 +14,7 @@ python = "$(PYTHON:~/%=$(HOME)/%)"
 TARGETS := $(shell sed -n 's/^\([a-z_0-9]*\):.*/\1/p' $(MAKEFILE_LIST))
 .PHONY: $(TARGETS)
 
-# Make itself ignores a mistyped variable, and runs the targets before a mistyped one.
+# Refuse mistyped variables and targets. Make ignores a mistyped variable, and runs the targets before a mistyped one.
 VARIABLES := ARGS FOREGROUND GPUS PROCS PYTHON TORCH_BACKEND DATA_ROOT EXPERIMENTS_DIR MEMORY_LIMIT \
 	LAUNCH_WITH LAUNCH_WAIT STOP_WAIT MONITOR_INTERVAL DATASET MINUTES SEEDS NAME
 typed := $(foreach variable,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(variable)))),$(variable)))
@@ -58,7 +58,7 @@ train_vae: environment ## train an autoencoder in a detached session
 train_latent: environment ## train a latent flow in a detached session
 	@$(WITH_ARGS) scripts/sh/launch.sh train_latent "$${args[@]}"
 
-distill: environment ## train a student of a run: one evaluation an image
+distill: environment ## train a student of a run: one evaluation per image
 	@$(WITH_ARGS) scripts/sh/launch.sh distill "$${args[@]}"
 
 train_mnist: environment ## train a flow with the recipe mnist: digits
@@ -118,7 +118,7 @@ status: environment ## list all runs: state, step, loss, age, folder
 report: environment ## write pages over all runs, to look at in a browser
 	@$(WITH_ARGS) $(python) -m scripts.report "$${args[@]}"
 
-serve: environment ## serve these pages on 127.0.0.1, fresh while runs train
+serve: environment ## serve the report on 127.0.0.1, updated as runs train
 	@$(WITH_ARGS) $(python) -m scripts.serve "$${args[@]}"
 
 sessions: ## list the running sessions

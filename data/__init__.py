@@ -20,7 +20,7 @@ __all__ = ["ImageData", "Split", "data_root", "load"]
 
 
 def warn(note: str) -> None:
-    """Print a note on standard error, in one process."""
+    """Print a note on standard error, on rank 0 only."""
     if is_rank_zero():
         print(UserError(note), file=sys.stderr, flush=True)
 
@@ -40,8 +40,8 @@ def load(
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
     more than this many GiB; None for half of the free memory. digests: folder that keeps the hashes of streamed files,
     so that unchanged files need not be read to identify them. tell: receives each line of `ImageData.notes`. older:
-    hold images out as earlier versions did. class_names: names of classes in the order of a run,
-    which is kept if the data have these classes. Raises UserError.
+    hold images out as earlier versions did. class_names: class names of a run in the order of its labels. This order is
+    kept if the data have the same classes. Raises UserError.
     """
     data_set = DATA_SETS.build(name, **options)
     data_set.older, data_set.known_classes = older, class_names

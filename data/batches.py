@@ -59,9 +59,9 @@ class Batches:
         return len(self._labels)
 
     def plan(self, step: int) -> dict[str, Tensor]:
-        """Return what the host decides of this process's share of batch `step`, from 0: tensors (N, ...) on the CPU.
+        """Return CPU tensors (N, ...) from which `gather` makes this process's share of batch `step`, from 0.
 
-        These are the rows, or the decoded images and their labels if the images are streamed, and which are mirrored.
+        Keys: `rows`, or for streamed images `images`, decoded, and `labels`. With flips also `flipped`, a boolean mask.
         """
         if step < 0:
             raise ValueError(f"step {step} is negative")
@@ -72,7 +72,10 @@ class Batches:
         return {"rows": rows, **plan}
 
     def gather(self, plan: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return images uint8 (N, C, H, W) and labels int64 (N,). plan: some rows of `plan`, on the device."""
+        """Return images uint8 (N, C, H, W) and labels int64 (N,).
+
+        plan: all or some rows of the tensors that `plan` returned, on the device.
+        """
         if isinstance(self._images, ReadAhead):
             images, labels = plan["images"], plan["labels"]
         else:

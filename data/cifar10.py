@@ -15,7 +15,7 @@ from data.readers.downloads import fetch_missing
 from data.readers.inert_pickle import read_batch
 from models.errors import UserError
 
-# URL and MD5 of each file in the archive, both from torchvision.datasets.CIFAR10.
+# URL of the archive, and MD5 of each file in it, from torchvision.datasets.CIFAR10.
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
 URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",)

@@ -24,9 +24,9 @@ from models.ranges import RESUMABLE
 class Folder(DataSet):
     """Images of a folder, zip or tar: `<class>/<image>` or images alone, optionally in `train/` and `test/`.
 
-    Folders named after splits may be above or below the class folders, in any case: train or training; test or
-    testing, else val, valid, validation or dev. Without them, a share of the images is held out by a hash of their
-    names, so an image stays in its split when other images are added or removed, and each class keeps an image for
+    Folders named after splits may be above or below the class folders, in upper or lower case: train or training; test
+    or testing, else val, valid, validation or dev. Without them, a share of the images is held out by a hash of their
+    names. An image stays in its split when other images are added or removed, and each class keeps an image for
     training. A single folder around all images is ignored, so data with only one class folder are unlabelled. Classes
     are sorted by name, with numbers by value: class_2 before class_10. Hidden files, system folders and files that are
     not images are ignored.
@@ -60,8 +60,8 @@ class Folder(DataSet):
     def load(self, root: Path) -> ImageData:
         """List the images, which stay in their files.
 
-        Raises UserError if there are none, if the splits differ in size or are unclear, or if the class of an image is
-        unknown.
+        Raises UserError if there are no images, if the two splits have images of different sizes, if the splits are
+        unclear, or if the class of an image is unknown.
         """
         from data.readers.streamed import Part, stream
 

@@ -23,7 +23,7 @@ from models.errors import UserError
 from models.ranges import RESUMABLE
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# Ways to data sets of the hub without a network.
+# Advice if the hub does not answer.
 _OFFLINE = ("download its Parquet files elsewhere and name their folder with `dataset.path`",)
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
@@ -31,8 +31,8 @@ _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 class Hf(DataSet):
     """A data set of the package `datasets`, which `pip install -r requirements-hf.txt` installs.
 
-    No code of the data set is executed. Data in another form, such as Parquet, are converted once, into the package's
-    own cache (the variable HF_HOME).
+    No code of the data set is executed. Data of the hub, and files such as Parquet, are converted to Arrow once, in the
+    package's own cache (the variable HF_HOME).
 
     Args:
         path: Name on the hub, such as ylecun/mnist. Or a folder written by save_to_disk, a folder of Parquet files or
@@ -226,7 +226,7 @@ def _from_hub(package: Any, name: str, subset: str | None) -> Any:
     hub = importlib.import_module("huggingface_hub")
     if hub.constants.HF_HUB_OFFLINE:
         return package.load_dataset(name, subset)
-    try:  # Without this question, the package would try for minutes.
+    try:  # Without this request, the package would retry for minutes.
         answer_of(lambda: hub.HfApi().dataset_info(name, timeout=ANSWER_SECONDS))
     except hub.errors.RepositoryNotFoundError:
         message = f"`dataset.path` {name}: the hub has no data set of this name that you may read"
@@ -247,7 +247,7 @@ def _from_hub(package: Any, name: str, subset: str | None) -> Any:
 
 @contextmanager
 def _offline(package: Any, hub: Any) -> Iterator[None]:
-    """Let both packages read their caches alone while the block runs."""
+    """Make both packages read only their caches while the block runs."""
     before = hub.constants.HF_HUB_OFFLINE, package.config.HF_HUB_OFFLINE
     hub.constants.HF_HUB_OFFLINE = package.config.HF_HUB_OFFLINE = True
     try:

@@ -61,7 +61,7 @@ class Split:
     """Images uint8 (N, C, H, W), in memory or streamed, and labels int64 (N,), all zero for unlabelled data.
 
     identify, hash_contents: the functions behind `sha256` and `contents`. listing: returns name, size with stored
-    checksum, and label of each image file, None for other images.
+    checksum, and label of each image file. All three are None if the images do not come from image files.
     """
 
     images: Tensor | Streamed
@@ -81,12 +81,12 @@ class Split:
     def contents(self, read: bool = True) -> str | None:
         """Return the hash of contents and labels of image files. None for other images.
 
-        Files that changed since they were last read are read again. Without `read`, None is returned instead.
+        Files that changed since they were last read are read again. With read=False, None is returned instead.
         """
         return None if self.hash_contents is None else self.hash_contents(read)
 
     def with_images(self, images: Tensor) -> Split:
-        """Return the split with its images in memory, just read from their files, and the hash of what was read."""
+        """Return the split with `images`, just read from the files. `contents` then returns the hash of these files."""
         contents = self.contents()
         return replace(self, images=images, hash_contents=lambda read: contents)
 
@@ -124,9 +124,9 @@ class ImageData:
         return tuple(label for label in range(len(self.class_names)) if counts[label] == 0)
 
     def fitted(self, size: tuple[int, ...], pad: int) -> ImageData:
-        """Return the data set, which is in memory, scaled to the option `size` and with `pad` black pixels around it.
+        """Return the data set with images scaled to the option `size`, and with `pad` black pixels on each side.
 
-        Raises UserError if the images do not fit in the free memory.
+        Raises UserError if the images are streamed, or if the result does not fit in the free memory.
         """
         sides = sides_of(size)
         if sides is None and pad == 0:
@@ -174,15 +174,15 @@ class ImageData:
 class DataSet:
     """Base class of the data sets. The keyword-only arguments of a constructor are the options of a data set.
 
-    older: whether to hold out images as earlier versions did, for runs of these versions. known_classes: names in the
-    order of a run's labels, which is kept if the data have the same classes.
+    older: whether to hold out images as earlier versions did, for runs of these versions. known_classes: class names of
+    a run in the order of its labels. This order is kept if the data have the same classes.
     """
 
     older = False
     known_classes: Sequence[str] = ()
 
     def begin(self, root: Path) -> None:
-        """Begin to read the files in a thread. `load` then waits for them. By default, nothing is begun."""
+        """Begin to read the files in a thread. `load` then waits for them. The default does nothing."""
 
     def load(self, root: Path) -> ImageData:
         """Return the data set, read from the files in `root`. Raises UserError."""

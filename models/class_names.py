@@ -1,4 +1,4 @@
-"""Classes as people name them: by name, number or range; and names in messages, file names and titles."""
+"""Labels from class names, numbers and ranges that a user types; class names in messages, file names and titles."""
 
 import re
 import unicodedata
@@ -8,17 +8,17 @@ from models.errors import UserError, suggestion
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 RANGE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
-LISTED = 20  # Names in a message.
+LISTED = 20  # Largest number of names in a message.
 LONGEST_TITLE = 32  # Characters.
 LONGEST_IN_FILE = 40  # Bytes.
 
 
 def find_labels(words: Sequence[int | str], names: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return the labels of words in their order, and a line for each word that is both a name and another number.
+    """Return the labels of words in their order, and a note for each word that is a class's name and another's label.
 
     words: an integer is a label. A string is a class name, else a label such as "3", else a range of these such as
-    "0-4" with both ends. If all names are numbers, a label whose name is another number is none. names: the name of
-    each label. Raises UserError if a class does not exist.
+    "0-4" with both ends. If all names are numbers, a string is not read as the label of a class with another name.
+    names: the name of each label. Raises UserError if a class does not exist.
     """
     labels, notes = [], []
     for word in words:
@@ -66,7 +66,7 @@ def ending_of(names: Sequence[str], label: int) -> str:
     """Return the ending of an image's file name: "_label0_T-shirt-top", or "_label3" if the number is the name.
 
     Letters of every alphabet, digits, "-" and "_" are kept, at most LONGEST_IN_FILE bytes of the name. Other characters
-    become "-". Names may become equal; the numbers differ.
+    become "-". Two names may become equal; the endings still differ by the label.
     """
     name = "" if label >= len(names) or names[label] == str(label) else unicodedata.normalize("NFC", names[label])
     kept = (letter if letter in "-_" or unicodedata.category(letter)[0] in "LMN" else "-" for letter in name)
@@ -76,7 +76,7 @@ def ending_of(names: Sequence[str], label: int) -> str:
 
 
 def _parts(word: int | str, names: Sequence[str]) -> Iterator[int | str]:
-    """Yield the word, or each number of a range. Labels beyond the last class are found missing one by one."""
+    """Yield the word, or each number of a range, one by one: `_find` raises at the first class that does not exist."""
     ends = RANGE.fullmatch(word) if isinstance(word, str) and word not in names else None
     if ends is None:
         yield word
@@ -114,5 +114,5 @@ def _means_another(label: int, names: Sequence[str]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return a name in the form in which equal texts have equal characters."""
+    """Return a name in Unicode's normal form C, in which equal texts have equal characters."""
     return unicodedata.normalize("NFC", name)

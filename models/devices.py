@@ -1,4 +1,4 @@
-"""Choice of device and precision, and the setup of a process that computes on them."""
+"""Choice of device and precision, and setup of the process for them."""
 
 import ctypes
 import os
@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
             raise UserError(f"GPUS={gpus}: torch finds no GPU on this machine", "use the CPU with GPUS=0")
     try:
         device = torch.device(name)
-        if device.type == "cuda" and processes.world_size() > 1:  # replaces the GPU in the settings of a resumed run
+        if device.type == "cuda" and processes.world_size() > 1:  # overrides the GPU index in `name`
             device = torch.device("cuda", processes.local_rank())
         if device.type not in ("cpu", "cuda", "mps"):
             raise UserError(f"`device` {name}: choose auto, cpu, cuda, cuda:1 or mps")
@@ -57,7 +57,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def measuring_device(device: torch.device) -> torch.device:
-    """Return the device for measures in float64: this device, or the CPU in place of MPS, which has no float64."""
+    """Return the device for measures in float64: `device`, or the CPU instead of MPS, which has no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
@@ -95,7 +95,7 @@ def prepare_device(device: torch.device, precision: str = "float32") -> None:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Make glibc keep freed memory, for training on a CPU. Page faults of new blocks would take a tenth of a step.
+    """Make glibc keep freed memory, for training on a CPU. Otherwise a tenth of each step is spent on page faults.
 
     Do not use it where tensor sizes vary: an evaluation would need three times the memory.
     """

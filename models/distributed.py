@@ -140,14 +140,14 @@ def wrap_ddp(network: nn.Module) -> nn.Module:
 
 
 def without_sync(network: nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which backward passes only accumulate gradients. The next pass outside it reduces them."""
+    """Return a context in which backward passes only accumulate gradients. The first pass after it reduces them."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def launch(argv: Sequence[str]) -> int:
     """Run torchrun in this process, without torchrun's error report. argv: `OPTIONS -m MODULE ARGUMENTS`.
 
-    Returns the exit code of the rank that failed first, 128 + n if signal n ended this process, or 0.
+    Returns 0, the exit code of the rank that failed first, or 128 + n if signal n ended that rank or this process.
     """
     import logging
 
@@ -179,8 +179,8 @@ def launch(argv: Sequence[str]) -> int:
 def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
     """Return the failure that caused the others.
 
-    Timestamps are whole seconds, so failures within a second count as simultaneous. Of these, a rank killed by a
-    signal comes first and one ended by SIGTERM last, since torchrun sends SIGTERM to the other ranks.
+    Timestamps are whole seconds, so failures within a second count as simultaneous. torchrun ends the other ranks by
+    SIGTERM. Among simultaneous failures, other signals therefore come first, then exit codes, then SIGTERM.
     """
     first = min(failure.timestamp for failure in failures)
     simultaneous = (failure for failure in failures if failure.timestamp <= first + 1)

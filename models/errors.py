@@ -26,7 +26,7 @@ class UserError(Exception):
         return match[1] if match else None
 
     def text(self, spell: Callable[[str], str | None] = lambda option: option) -> str:
-        """Return message and ways out as one line. spell: returns the flag of an option, None if there is none."""
+        """Return message and ways out as one line. spell: returns the flag of an option, or None."""
         possible = [way for way in self.ways_out if all(spell(option) for option in _OPTION.findall(way))]
         line = f"{self.message}; {' or '.join(possible)}" if possible else self.message
         return _OPTION.sub(lambda match: spell(match[1]) or match[1], line).replace("`", "")

@@ -42,9 +42,9 @@ MANY_STEPS = Solver("ddim", 50)  # Default for other models, and for work that e
 def choose_solver(
     spec: DenoiserSpec, sampler: str | None = None, steps: int | None = None, usual: Solver | None = None
 ) -> Solver:
-    """Return the sampler and its steps for a model, with defaults for those that are None. A student has its own.
+    """Return the sampler and its number of steps. None takes the model's default. A student has defaults of its own.
 
-    usual: the default; by the kind of model if it is None.
+    usual: the default of other models; None chooses it by the kind of model.
     """
     if spec.student is not None:
         return Solver(sampler or "ddim", steps or spec.student.evaluations)
@@ -59,7 +59,7 @@ def choose_solver(
 def _usual_solver(spec: DenoiserSpec) -> Solver:
     if spec.noise_schedule == "flow":
         return OF_FLOW
-    # The noise that ddpm adds is Gaussian.
+    # ddpm adds Gaussian noise, so the initial noise must be Gaussian.
     return OF_CHAIN if spec.timesteps > 0 and spec.initial_noise == "gaussian" else MANY_STEPS
 
 
@@ -153,7 +153,7 @@ def check_guidance(model: Model, scale: float) -> None:
     if model.spec.classes == 0:
         raise UserError(f"`guidance_scale` {scale:g}: {model.name} was trained without labels to guide by")
     if model.spec.label_drop == 0:
-        raise UserError(f"`guidance_scale` {scale:g}: {model.name} has no unconditional half, with `label_drop` 0")
+        raise UserError(f"`guidance_scale` {scale:g}: {model.name} has no unconditional half: its `label_drop` is 0")
 
 
 class Generated(NamedTuple):
@@ -242,8 +242,8 @@ def generate_from(
     """Yield `count` images in batches, each batch from the start that `begin(denoiser, indices)` returns.
 
     steps: number of steps of each start. kept: indices of the steps after which a frame is kept. framed: only batches
-    that begin below this index keep frames. over_ranks: divide the batches among the ranks; every rank calls this and
-    gets all.
+    whose first image has a smaller index keep frames; None for all. over_ranks: divide the batches among the ranks.
+    Every rank must call this function, and receives all batches.
     """
 
     def batch_from(first: int) -> Generated:
@@ -318,7 +318,7 @@ def named_labels(model: Model, words: Sequence[int | str]) -> tuple[list[int], l
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int, first: int = 0) -> list[int] | None:
     """Return `count` labels that cycle through `labels` or the trained classes; None for a model without classes.
 
-    first: number of the first image. Raises UserError for classes that had no training image.
+    first: index of the first image. Raises UserError for classes that had no training image.
     """
     for label in labels or ():
         if label in model.spec.untrained:

@@ -28,10 +28,11 @@ WEIGHTS = ("ema", "raw")
 
 @dataclass(frozen=True)
 class Student:
-    """The map that a distilled denoiser has learnt: its teacher's sampler, in few evaluations.
+    """Facts about a student: a denoiser that was trained to repeat its teacher's sampling in a few evaluations.
 
-    times: decreasing from 1 to 0; the student knows no level but these. teacher, sha256: run and hash of the teacher's
-    checkpoint. sampling: the teacher's sampler in words. guidance_scale: built into the student's images.
+    times: decreasing from 1 to 0. The student knows only the noise levels at these times. teacher: name of the
+    teacher's run. sha256: hash of the teacher's checkpoint. sampling: the teacher's sampler in words. guidance_scale:
+    guidance of the teacher, which the student imitates.
     """
 
     times: tuple[float, ...]
@@ -45,20 +46,20 @@ class Student:
         return len(self.times) - 1
 
     def describe(self) -> str:
-        """Return what it is in words, e.g. "1 evaluation, student of mnist, guidance 1.25 built in"."""
+        """Return a description, e.g. "1 evaluation, student of mnist, guidance 1.25 built in"."""
         evaluations = f"{self.evaluations} evaluation{'s' * (self.evaluations > 1)}"
         guidance = f", guidance {self.guidance_scale:g} built in" if self.guidance_scale != 1 else ""
         return f"{evaluations}, student of {self.teacher}{guidance}"
 
     def check(self, sampling: Mapping[str, Any]) -> None:
-        """Raise UserError for settings of `Sampling`, by name, that differ from those which the student has learnt."""
+        """Raise UserError if a setting differs from what the student has learnt. sampling: fields of `Sampling`."""
         known = {"sampler": "ddim", "steps": self.evaluations, "grid": "uniform", "guidance_scale": 1, "weak": None}
         given = {**{name: sampling[name] for name in known}, "eta": sampling["options"].get("eta") or 0}
         for name, value in given.items():
             if value != known.get(name, 0):
                 option = "`autoguidance`" if name == "weak" else f"`{name}` {value}"
                 raise UserError(
-                    f"{option}: the model can do nothing else than {self.describe()}",
+                    f"{option}: the model's sampling is fixed ({self.describe()})",
                     f"leave out `{'autoguidance' if name == 'weak' else name}`",
                     f"use the teacher: `run {self.teacher}`",
                 )
@@ -71,7 +72,7 @@ class DenoiserSpec:
     network: a variant of `models.networks`. network_options: options of its constructor. timesteps: length of the
     chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
     guidance. untrained: labels of the classes without a training image. student: None unless it was distilled.
-    chain_betas: older checkpoints do not state it, and are rescaled.
+    chain_betas: a key of CHAIN_BETAS. A checkpoint that does not state it has rescaled betas.
     """
 
     network: str
@@ -197,9 +198,10 @@ def load_model(
 
 
 def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "ema", device: str = "auto") -> Model:
-    """Load the model of a run folder, of the run with that name in `experiments`, or pretrained/mnist.
+    """Load the model of a run. Raises UserError.
 
-    checkpoint: "last" or "best". weights: "ema" or "raw". device: "auto" takes a GPU if there is one. Raises UserError.
+    run: a run folder, the name of a run in `experiments`, or "pretrained/mnist". checkpoint: "last" or "best".
+    weights: "ema" or "raw". device: "auto" takes a GPU if there is one.
     """
     chosen = devices.pick_device(device)
     path = checkpoints.resolve_checkpoint(find_run(str(run), Path("experiments")), checkpoint)
@@ -209,7 +211,7 @@ def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "em
 def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Path:
     """Return the file of the autoencoder that the checkpoint `path` was trained on. sha256: hash of this autoencoder.
 
-    given: a file with that hash. None: search NEEDED in the run's folder, then the runs beside it. Raises UserError.
+    given: a file with that hash. None: search the run's folder NEEDED, then the runs beside it. Raises UserError.
     """
     if given is not None:
         given_sha256 = checkpoints.load_checkpoint(given)[1]["sha256"]

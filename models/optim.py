@@ -26,9 +26,9 @@ class AdamW(torch.optim.AdamW):
 class Muon(AdamW):
     """Muon for the parameter groups with `matrices` set, AdamW for the others (Jordan 2024).
 
-    The update of a matrix is the momentum of its gradient with all singular values brought near 1 by five Newton-Schulz
-    steps. It is scaled so that its elements move as far as with AdamW (Liu et al. 2025, eq. 4), so both share learning
-    rate and weight decay. A filter is a matrix (out, in * height * width). found_inf and grad_scale act as in AdamW.
+    The update of a matrix is the momentum of its gradient, orthogonalised: five Newton-Schulz steps bring its singular
+    values near 1. The update is scaled to the size of AdamW's (Liu et al. 2025, eq. 4), so both share learning rate and
+    weight decay. A filter is a matrix (out, in * height * width). found_inf and grad_scale act as in AdamW.
     """
 
     # torch.optim.Muon rejects filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
@@ -61,7 +61,7 @@ class Muon(AdamW):
 
     @torch.no_grad()
     def step_matrices(self, group: dict[str, Any]) -> None:
-        """Update the matrices of a group, all of one shape in one batch."""
+        """Update the matrices of a group. All matrices of one shape form one batch."""
         by_shape: dict[torch.Size, list[Tensor]] = {}
         for p in group["params"]:
             if p.grad is not None:
@@ -88,7 +88,7 @@ class Muon(AdamW):
         return gradients.lerp(momenta, self.momentum)
 
     def _momenta(self, parameters: tuple[Tensor, ...]) -> Tensor:
-        """Return the momenta (K, m, n). The state of each parameter is a view of its part, under its own shape."""
+        """Return the momenta (K, m, n). Each parameter's state holds a view of its own, in the parameter's shape."""
         if parameters not in self.stacks:
             states = [self.state[p] for p in parameters]
             momenta = [state.get("momentum", torch.zeros_like(p)) for p, state in zip(parameters, states, strict=True)]
@@ -102,8 +102,8 @@ class Muon(AdamW):
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
     """Map each matrix U S V' of a batch (K, m, n) to nearly U V'.
 
-    All singular values but the smallest become 0.7 to 1.2. A Newton-Schulz step X -> (a + b X X' + c (X X')^2) X is a
-    product with a polynomial in the Gram matrix of the first X, so the steps are computed on the smaller Gram matrix.
+    All singular values but the smallest become 0.7 to 1.2. A Newton-Schulz step X -> (a + b X X' + c (X X')^2) X
+    multiplies X by a polynomial in its Gram matrix X X'. The five steps are computed on this matrix, which is smaller.
     """
     a, b, c = coefficients
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
@@ -122,7 +122,7 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
 def _without_tf32() -> Iterator[None]:
     """Compute matrix products on GPUs in full float32.
 
-    With TF32's ten bits, small Gram eigenvalues may become negative. Newton-Schulz steps then amplify them.
+    With TF32's ten mantissa bits, small Gram eigenvalues may become negative. Newton-Schulz steps then amplify them.
     """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -139,10 +139,10 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
 
 
 def set_learning_rate(optimizer: AdamW, rate: float, planned: Tensor) -> None:
-    """Set the learning rate of a step. planned: the same as a tensor of the plan, on the device.
+    """Set the learning rate of a step. planned: the same rate as a tensor on the device, from the step's plan.
 
-    A CUDA graph reads the tensor. On a CPU, the fused update takes a Python number: a float32 tensor would change the
-    last bits of the weights.
+    A CUDA graph reads the tensor. On a CPU, the fused update takes the Python number: a float32 tensor would change
+    the last bits of the weights.
     """
     for group in optimizer.param_groups:
         group["lr"] = planned if group["capturable"] else rate

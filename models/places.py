@@ -1,16 +1,16 @@
-"""Files and folders as people type them."""
+"""Paths: files and folders of the repository, and ~ in paths that a user types."""
 
 import os
 from pathlib import Path
 
-PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # Models and feature networks of the repository.
-PALETTE = PRETRAINED.with_name("drawing") / "palette.css"  # Colours of all pages for a browser.
+PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # Trained models and feature networks.
+PALETTE = PRETRAINED.with_name("drawing") / "palette.css"  # Colours of all HTML pages.
 
 
 def expanded(place: str) -> str:
     """Return a path with a leading ~ or ~user replaced by the home folder. Other text is returned as is.
 
-    A shell leaves the ~ of `--flag=~/folder`, and nothing else expands it in variables, YAML files and notebooks.
+    Shells do not expand the ~ in `--flag=~/folder`. In environment variables, YAML files and notebooks, nothing does.
     """
     return os.path.expanduser(place)
 

@@ -12,7 +12,7 @@ from models.processes import is_rank_zero
 
 Unit = Literal["items", "bytes", "percent"]
 LINE_SECONDS = 6.0  # Time between two plain lines.
-PAUSE_SECONDS = 1.0  # Work that begins this soon after other work continues its time.
+PAUSE_SECONDS = 1.0  # Work that begins this soon after other work does not restart LINE_SECONDS.
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def progress(
 ) -> Iterator[Callable[..., None]]:
     """Show the progress of the block on rank 0: a bar on a terminal, elsewhere a line every LINE_SECONDS.
 
-    On a terminal, the lines that the block prints stand above the bar. total: None if unknown. bar: whether to show the
+    On a terminal, lines that the block prints appear above the bar. total: None if unknown. bar: whether to show the
     bar. lines: whether to print the lines; False for a block that prints its own. Yields `advance(amount, title=None)`,
     which adds to the progress and may change the title. The lines of a nested progress begin with the outer titles.
     """
@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(eq=False)
 class _Work:
-    """Work in progress. task: number of its bar."""
+    """Work in progress. task: `rich`'s id of its bar."""
 
     title: str
     total: float | None
@@ -77,7 +77,7 @@ class _Work:
 
 
 class _Lines:
-    """Plain lines. A thread prints them, because one call of a library may take minutes."""
+    """Plain lines. A thread prints them, because a single library call may take minutes."""
 
     def __init__(self) -> None:
         self.open: list[_Work] = []  # Outermost first.

@@ -1,7 +1,7 @@
 """Random numbers as functions of (seed, step) in training and of (seed, image index) in sampling.
 
-Every rank draws the random numbers of the global batch and takes its slice, so a run depends on the number of ranks
-only by rounding, and by dropout.
+Every rank draws the random numbers of the global batch and takes its slice. The number of ranks therefore changes a run
+only through rounding and dropout.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from torch import Tensor
 
 Draw = Callable[[Sequence[int]], Tensor]
 
-# Name of the random numbers of generated images, for their protocol card.
+# Name of the random generator of `image_draw`, for protocol cards.
 IMAGE_NOISE = "philox4x32-10, box-muller"
 MASK = 2**32 - 1  # the low 32 bits of a word
 PHILOX_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -32,8 +32,8 @@ def derive_seed(*parts: int | str) -> int:
 class StepRandomness:
     """Random numbers of one training step, for the rows start:stop of the global batch. Its streams are independent.
 
-    rows: those rows on the device; None if they are the whole batch. generators: one per stream of the device, seeded
-    again by `move_to`, so that a recorded CUDA graph draws new numbers at each replay.
+    rows: the indices start..stop-1 on the device; None for the whole batch. generators: one for each stream that is
+    drawn on the device. `move_to` seeds them again, so that a recorded CUDA graph draws new numbers at each replay.
     """
 
     seed: int
@@ -50,7 +50,7 @@ class StepRandomness:
             self.rows = torch.arange(self.start, self.stop, device=self.device)
 
     def move_to(self, step: int, start: int, stop: int) -> None:
-        """Go on to the rows start:stop of another step, and seed all generators for it, dropout's too.
+        """Move to the rows start:stop of another step, and seed all generators for it, including the one of dropout.
 
         The tensor `rows` is not changed: `Stepper.take` fills it from the step's plan.
         """
@@ -114,8 +114,8 @@ def image_draw(seed: int, indices: Sequence[int], device: torch.device) -> Draw:
 def counted_normals(seed: int, images: Tensor, draw: int, size: int) -> Tensor:
     """Return draw number `draw` of each image: (N, size) float64 standard normals, by Philox and Box-Muller.
 
-    seed: 64 bits, the key. The counter is (block of four numbers, draw, low and high half of the image's index), so
-    every number is a function of these alone. images: (N,) int64.
+    seed: the 64-bit key. images: (N,) int64, indices of the images. The counter is (block of four numbers, draw, low
+    and high half of the index). Every number is a function of key and counter alone.
     """
     blocks = torch.arange(-(-size // 4), device=images.device)
     low, high = images[:, None] & MASK, images[:, None] >> 32
@@ -132,7 +132,7 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> list[Tensor]:
     """Return the four words of Philox4x32-10 (Salmon et al. 2011, figure 2 and table 2) for 128-bit counters.
 
     counter: four int64 tensors of 32-bit words that broadcast against each other. The result depends on integers
-    alone, so it is the same on every device. Products of two words fill 64 bits; int64 holds them as they wrap round.
+    alone, so it is the same on every device. A product of two words needs 64 bits; int64 wraps around, so all are kept.
     """
     zero, one, two, three = counter
     for number in range(10):

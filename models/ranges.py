@@ -15,7 +15,7 @@ from models.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Interval of numbers from `low` to `high`. open_low and open_high exclude that end."""
+    """Interval of numbers from `low` to `high`. open_low excludes `low`, open_high excludes `high`."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -43,7 +43,7 @@ ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 
 @dataclass(frozen=True)
 class Resumable:
-    """Mark of an option that may change when a run is resumed. unless: an option that forbids the change if nonzero."""
+    """Mark of an option that may change when a run is resumed. unless: option that forbids the change if nonzero."""
 
     unless: str | None = None
 
@@ -54,7 +54,7 @@ RESUMABLE = Resumable()
 def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
     """Raise UserError for the first value outside the range or the Literal of its type. None is always valid.
 
-    hints: annotations by name, from `get_type_hints(..., include_extras=True)`. prefix: of the names in messages.
+    hints: annotations by name, from `get_type_hints(..., include_extras=True)`. prefix: for the names in messages.
     """
     for name, value in values.items():
         if name in hints:

@@ -1,23 +1,23 @@
 """Record a computation as a CUDA graph, and replay it: one launch instead of thousands.
 
-A small network's step waits for Python, not for the GPU. The graph replays the same kernels at the same addresses, so
-the computation may read and write only tensors that stay where they are, and no Python number in it may change.
+A small network's step waits for Python, not for the GPU. The graph replays the same kernels at the same addresses. The
+computation may therefore use only tensors whose addresses are fixed, and Python numbers that never change.
 """
 
 from collections.abc import Callable, Mapping
 
 import torch
 
-# Calls before the recording. In them, libraries choose their kernels and the optimizer creates its state.
+# Calls before the recording, in which libraries choose their kernels and the optimizer creates its state.
 WARM_UP = 3
 
 
 class Recorder:
     """A computation that runs as it is for a few calls, is then recorded, and from then on replayed.
 
-    generators: those that the computation draws from, by name. Seeded between two calls, they give the same numbers as
-    without recording. obstacle: why the computation cannot be recorded, None if it can be. tell: takes a line for the
-    log.
+    generators: the generators that the computation draws from, by name. They may be seeded between calls, and then give
+    the same numbers as without recording. obstacle: why the computation cannot be recorded, None if it can be. tell:
+    takes a line for the log.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Recorder:
             self.graph.replay()
 
     def _run_aside(self) -> None:
-        """Run on another stream than the default one, which cannot be recorded."""
+        """Run on a side stream, as the recording will. The default stream cannot be recorded."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

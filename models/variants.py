@@ -1,7 +1,7 @@
 """Large variants, found by name: networks, conditionings, spaces, autoencoders and data sets.
 
-A room is a package of variants. A module in it is a variant if it defines a subclass of the room's base class under
-the module's name (unet.py: `class UNet(Network)`), else a helper. Names are read from the source without importing.
+A room is a package of variants. A module is a variant if it defines a subclass of the room's base class with the
+module's name (unet.py: `class UNet(Network)`). Other modules are helpers. Names are read from the source, not imported.
 """
 
 import ast

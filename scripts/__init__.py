@@ -1,8 +1,9 @@
 """One module per command: `python -m scripts.<task>`.
 
 A module has the flags of its task and `main`. `main` parses the flags, then imports the implementation from
-scripts.tasks. Before that, it imports no torch, which takes seconds: a mistyped flag should be reported at once. See
-train_flow.py and reconstruct.py for examples. bench.py, bench_peers.py and record.py are exceptions.
+scripts.tasks. Importing torch takes seconds, so it is imported only after the flags are parsed: a mistyped flag is
+reported at once. See train_flow.py and reconstruct.py for examples. bench.py, bench_peers.py and record.py are
+exceptions: they import torch first.
 """
 
 import os
@@ -25,7 +26,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def advise(reason: str, python: str | None = None) -> NoReturn:
     """End the process with exit code 2 and one line: what is wrong, and the command to type instead.
 
-    python: the interpreter to type. Default: that of .venv, which is made first if it is missing or incomplete.
+    python: the interpreter to type. Default: that of .venv, after `make setup` if .venv is missing or incomplete.
     """
     task = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     steps = [] if os.path.samefile(os.getcwd(), ROOT) else [f"cd {shlex.quote(ROOT)}"]

@@ -1,9 +1,10 @@
 """Benchmark the training loop and the samplers. Step times are compared as ratios measured in one process.
 
-Tables: our training step against a bare step of the same network and an eager loop; our step on streamed JPEG files
-against images in memory; seconds per image of every sampler; and, if asked for, the seconds until the first step of a
-training, and layouts, precisions, batch sizes and CUDA graphs on a GPU. The images are random, except for the first
-step. Their content affects only the decoding time.
+The table `training` compares our training step with a bare step of the same network and with an eager loop.
+`streaming` compares our step on streamed JPEG files with our step on images in memory. `sampling` has the seconds per
+image of every sampler. Two tables are measured only on request: `start` has the seconds until the first training step;
+`gpu` compares memory layouts, precisions, batch sizes and CUDA graphs. The images are random, except in `start` and
+with --images. Their content affects only the decoding time.
 """
 
 if not __package__:
@@ -54,8 +55,8 @@ from scripts.tasks.start_table import start_table
 IMAGES = 4096
 SAMPLER_STEPS = (10, 24)
 SAMPLED = 64
-# Steps per turn. A multiple of 4, because the loop updates its EMA every 4 steps. In the first steps, batches are ready
-# because workers read ahead, and caches hold another loop's data. In a turn of this length, both effects are small.
+# Steps per turn. A multiple of 4, because the loop updates its EMA every 4 steps. The first steps of a turn are not
+# typical: workers have read batches ahead, and caches hold another loop's data. In TURN steps, both effects are small.
 TURN = 12
 DESCRIPTION = """Measure the training loop and the samplers. Prints the path of the tables.
 
@@ -70,8 +71,8 @@ class BenchFlags:
     recipe: str = "mnist"
     """Recipe of train_flow. It sets the network, optimizer and batch size."""
     tables: tuple[Table, ...] = ("training", "streaming", "sampling")
-    """Tables to measure. Not among the default ones: gpu, which takes three to four minutes, and start, the seconds
-    until the first training step."""
+    """Tables to measure. Two are not measured by default: gpu takes three to four minutes; start has the seconds until
+    the first training step."""
     rounds: PositiveInt = 15
     """Number of interleaved rounds. The median over the rounds is reported."""
     images: str = ""
@@ -159,9 +160,10 @@ class StepTime(NamedTuple):
 
 
 def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[StepTime]]:
-    """Return the mean step time of each turn, by name. A turn is TURN calls of one step; a round has a turn of each.
+    """Return the mean step time of each turn, by name.
 
-    An extra first round is a warm-up. The order changes from round to round.
+    A turn calls one step TURN times. A round has one turn of each step. An extra first round is a warm-up and is not
+    returned. The order of the turns changes from round to round.
     """
     turns: dict[str, list[StepTime]] = {name: [] for name in steps}
     for index in range(rounds + 1):
@@ -203,7 +205,7 @@ def _training_table(flags: BenchFlags, settings: TrainFlags, folder: Path, devic
     turns = interleaved(steps, flags.rounds, device)
     run.end("finished")
     parameters = sum(weight.numel() for weight in prepared.network.parameters()) / 1e6
-    compiled = ", compiled but for the eager loop" if settings.run.compile == "on" else ""
+    compiled = ", compiled except for the eager loop" if settings.run.compile == "on" else ""
     lines = [
         f"one step of {settings.network} of {parameters:.2f} M parameters{compiled}, {settings.optimizer.optimizer}, "
         f"batch {size}, {flags.rounds} interleaved rounds of {TURN} steps, {device}, {settings.run.precision}",

@@ -1,7 +1,7 @@
 """Compare our loop with the example loops of two libraries: speed, memory, training time, sampling time.
 
 Each contender trains in its own process. The contenders take turns of a few seconds, so that other load on the machine
-slows all of them equally. Samples are measured between the turns. Only training time counts.
+slows all of them equally. Samples are measured between the turns, which does not count as training time.
 """
 
 if not __package__:
@@ -97,7 +97,7 @@ class Trial(NamedTuple):
 
 @dataclass
 class Results:
-    """Measurements of one contender. seconds, images: of all training. memory: peak bytes. trials: after it."""
+    """Measurements of one contender. seconds, images: training totals. memory: peak bytes. trials: after training."""
 
     name: str
     turns: list[Turn] = field(default_factory=list)
@@ -294,7 +294,7 @@ def peers_table(flags: PeerFlags, match: Match, results: Sequence[Results], test
         f"{match.dataset.name}, network of {parameters:,} parameters, batch {match.settings.optimizer.batch_size}, "
         f"{flags.minutes:g} minutes of training each in slices of {flags.slice_seconds:g} s taken in turn; "
         f"{flags.num_images} samples, guidance {flags.guidance_scale:g}, judged by {test.extractor.name}; the "
-        f"examples' learning rate {flags.example_lr:g}, ours {match.settings.optimizer.lr:g} of "
+        f"examples' learning rate {flags.example_lr:g}, ours {match.settings.optimizer.lr:g} with "
         f"{match.settings.optimizer.optimizer}. "
         f"{devices.describe_device(match.device)}; torch {torch.__version__}, Python {sys.version.split()[0]}; "
         f"commit {git_commit()}, {datetime.now(UTC):%Y-%m-%d}."

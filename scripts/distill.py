@@ -7,9 +7,9 @@ from scripts.cli.command import quick_imports, run_command
 from scripts.cli.settings import read_student
 from scripts.cli.student_flags import StudentFlags
 
-DESCRIPTION = """Train a student of a run's own sampler, which needs one evaluation for an image. Prints the run folder.
+DESCRIPTION = """Train a student that needs 1, 2 or 4 network evaluations for an image. Prints the run folder.
 
-A deterministic sampler of few steps maps noise to an image. The student learns that map."""
+The sampler of its teacher, a trained run, is a deterministic map from noise to image. The student learns this map."""
 
 
 def main(argv: list[str]) -> None:

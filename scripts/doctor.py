@@ -1,6 +1,6 @@
 """Check this machine: Python, packages, torch and its GPU, sessions, disk, data, write access and fonts.
 
-Each check is one line. What is not well has a second one, which says what to type.
+Each finding is one line. If something is wrong, a second line says what to type.
 """
 
 if not __package__:
@@ -25,7 +25,7 @@ from scripts.cli.command import run_command
 
 DESCRIPTION = "Check this machine. Exits with 1 if something that every task needs is missing."
 LEAST_SPACE = 5  # GiB. A run of MNIST takes 50 MB; a data set with its features, 1 GB.
-# Where the data sets that are downloaded lie, in the folder of all data sets.
+# Paths of the downloaded data sets in --data_root. A data set is present if one of its paths exists.
 PLACES = {
     "mnist": ("MNIST/raw",),
     "fashion_mnist": ("FashionMNIST/raw",),
@@ -43,7 +43,7 @@ class DoctorFlags:
 
 
 class Finding(NamedTuple):
-    """Result of a check. state: "ok", "note" or "missing", without which tasks do not run. way_out: what to type."""
+    """Result of a check. state: "ok", "note", or "missing" if tasks cannot run without it. way_out: what to type."""
 
     state: str
     subject: str
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
 
 
 def check_python(flags: DoctorFlags) -> Iterator[Finding]:
-    yield Finding("ok", "python", f"{platform.python_version()}, {sys.executable}")  # an older one cannot come here
+    yield Finding("ok", "python", f"{platform.python_version()}, {sys.executable}")  # see scripts/__init__.py
 
 
 def check_packages(flags: DoctorFlags) -> Iterator[Finding]:
@@ -129,7 +129,7 @@ def check_sessions(flags: DoctorFlags) -> Iterator[Finding]:
         if shutil.which(tool):
             yield Finding("ok", "sessions", f"run in {tool}")
             return
-    yield Finding("note", "sessions", "neither screen nor tmux: they run with nohup", "sudo apt-get install screen")
+    yield Finding("note", "sessions", "no screen or tmux: sessions use nohup", "sudo apt-get install screen")
 
 
 def check_disk(flags: DoctorFlags) -> Iterator[Finding]:
@@ -150,7 +150,7 @@ def check_disk(flags: DoctorFlags) -> Iterator[Finding]:
 
 
 def check_data(flags: DoctorFlags) -> Iterator[Finding]:
-    """Name the data sets that are there. The others are downloaded when they are first used."""
+    """Name the data sets that are present. The others are downloaded when they are first used."""
     from data import data_root
 
     root = data_root(flags.data_root)

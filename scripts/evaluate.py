@@ -32,7 +32,7 @@ EVALUATIONS: dict[str, tuple[type[Any], str]] = {
     "compare": (CompareFlags, "Compare two evaluations of samples. Prints the file of the comparison."),
     "checkpoints": (CheckpointsFlags, "Measure every checkpoint of a run, raw and EMA weights. Prints the folder."),
 }
-# Evaluations that have a separate flag, with that flag. --task chooses the other evaluations.
+# Evaluations that are chosen by a flag of their own. --task chooses the other evaluations.
 MODES = {"__compare": "compare", "__every_checkpoint": "checkpoints"}
 
 

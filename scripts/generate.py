@@ -36,10 +36,10 @@ class GenerateFlags:
     save_images: bool = False
     """Also write each image as a PNG file of its own size."""
     sample_folders: bool = False
-    """Also write a folder for each image, enlarged: the image, a strip and single steps of the reverse process, and
-    with --animate its animation."""
+    """Also write a folder for each image, with enlarged pictures: the image, a strip and single steps of its reverse
+    process, and with --animate an animation."""
     columns: PositiveInt | None = None
-    """Images in a row of the sheet. Default: some columns for each class."""
+    """Images in a row of the sheet. Default: chosen so that each class has columns of its own, if that fits."""
     scale: Scale = None
     animate: bool = False
     """Also animate the sheet: the reverse process, or with --every_checkpoint the change during training."""
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
 
 
 def _respelled(argv: list[str]) -> list[str]:
-    """Return the arguments with `--animation_format gif` for `--format gif`, its spelling before pictures had one."""
+    """Replace `--format gif` by `--animation_format gif`, and likewise webp. Both spellings are accepted."""
     words = list(argv)
     for index, word in enumerate(argv):
         flag, equals, value = word.partition("=")

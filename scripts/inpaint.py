@@ -31,7 +31,8 @@ class InpaintFlags:
     labels: Labels = None
     """Classes to sample with, repeated in this order: names, numbers or ranges. Default: each image's true class."""
     resample: PositiveInt = 5
-    """Times that each group of steps is sampled, with noise added in between (RePaint). More fit better, but slower."""
+    """How often each group of steps is sampled, with noise added in between (RePaint). Higher values fit the visible
+    part better, but take longer."""
     jump: PositiveInt = 5
     """Steps in a group that is repeated (see --resample)."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)

@@ -29,12 +29,12 @@ class InterpolateFlags:
     columns: Annotated[int, Range(2)] = 9
     """Images from one end to the other, both ends included."""
     labels: Labels = None
-    """Classes of the rows in turn (noises), or ends, each row from one to the next (classes): names, numbers or ranges.
-    Default: all."""
+    """Names, numbers or ranges of classes. noises: the classes of the rows, in turn. classes: each row goes from one
+    class of the list to the next. Default: all."""
     images: tuple[int, ...] | None = None
     """Indices of test images, two per row. Default: drawn with the seed."""
     refinements: NonNegativeInt = 4
-    """Additional network evaluations per step from image to noise. More give a more accurate noise."""
+    """Additional network evaluations per step from image to noise. With more, the noise is more accurate."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     show: tyro.conf.OmitArgPrefixes[StripFlags] = field(default_factory=StripFlags)
 

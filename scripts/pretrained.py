@@ -14,8 +14,8 @@ from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import quick_imports, run_command
 
-DESCRIPTION = """Train the models of models/pretrained, write their cards, and make their pages and the pictures of
-README and tour again. Prints the folder.
+DESCRIPTION = """Train the models of models/pretrained. Write their cards and pages, and the pictures of README and
+tour, anew. Prints the folder.
 
 Flags after -- are for each training, as in: -- --max_steps 100"""
 
@@ -27,8 +27,7 @@ class PretrainedFlags:
     models: tuple[str, ...] = ()
     """Names of the models to make, such as mnist or mnist-vae. Default: all."""
     trained: bool = False
-    """Take the newest finished run of each model, or the shipped weights where there is none, instead of training it
-    again."""
+    """Train nothing. Take the newest finished run of each model, or its shipped weights if it has no such run."""
     num_images: PositiveInt | None = None
     """Images that are measured. Default: the number of test images."""
     classification_accuracy: bool = True

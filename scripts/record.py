@@ -77,8 +77,8 @@ class RecordFlags:
     steps: PositiveInt | None = None
     """Sampling steps. Default: that of generate; with --student, that of distill."""
     student: ShareBelowOne = 0.0
-    """Share of the minutes, the last ones, in which a student of the model is trained; 0 for none. The student is
-    measured."""
+    """Share of the minutes, at the end, for training a student of the model; 0 for no student. The student is
+    measured in place of the model."""
     evaluations: Literal[1, 2, 4] = 1
     """With --student: network evaluations of the student for an image."""
     num_images: int | None = None
@@ -102,7 +102,7 @@ class Plan:
     further: Sequence[str]
 
     def training(self, seed: int) -> list[str]:
-        """Return the arguments for train_flow. Arguments required by the rules come last, because the last one wins."""
+        """Return the arguments for train_flow. Those that the rules require come last, because the last one wins."""
         flags = self.flags
         return [
             *("--recipe", self.recipe, *AT_THE_END, *self.further, "--dataset", flags.dataset, "--wall_clock"),
@@ -112,7 +112,7 @@ class Plan:
         ]
 
     def distillation(self, run: Path, seed: int, scale: float, minutes: float) -> list[str]:
-        """Return the arguments for distill. minutes: left of the budget."""
+        """Return the arguments for distill. minutes: the remaining budget."""
         flags = self.flags
         return [
             *("--run", str(run), *AT_THE_END, "--wall_clock", "--max_minutes", f"{minutes:.4f}"),
@@ -121,7 +121,7 @@ class Plan:
         ]
 
     def evaluation(self, run: Path, seed: int, scale: float) -> list[str]:
-        """Return the arguments for evaluate. A student knows its sampler and guidance."""
+        """Return the arguments for evaluate. A student has its sampler and guidance built in."""
         sampling = () if self.flags.student else self._sampling(scale)
         return [
             *("--run", str(run), "--seed", str(seed), *sampling, *self._common()),
@@ -177,7 +177,7 @@ def make_plan(flags: RecordFlags, further: Sequence[str]) -> Plan:
     plan = Plan(flags, read_ahead(further).get("recipe") or _recipe_of(flags.dataset), further)
     settings = settings_to_measure(plan.training(flags.seeds[0]))
     if settings.space != "pixels":
-        raise UserError("a record counts all training, also that of an autoencoder", "set `space` pixels")
+        raise UserError("a record cannot count the training of an autoencoder", "set `space` pixels")
     dataset = load_data(settings, settings.run.experiments_dir)
     _check_extractors(flags, settings, dataset)
     most = min(len(dataset.test), MOST_IMAGES)
@@ -231,7 +231,7 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
 
 
 def train_seed(plan: Plan, seed: int) -> Trained:
-    """Train one seed and measure it at every scale. Each scale has its own student, in what is left of the budget."""
+    """Train one seed and measure it at every scale. Each scale has its own student, trained in the remaining budget."""
     flags = plan.flags
     tell(f"seed {seed} of {', '.join(map(str, flags.seeds))}: training for {flags.minutes:g} minutes")
     commit, started = git_commit(), time.monotonic()
@@ -239,7 +239,7 @@ def train_seed(plan: Plan, seed: int) -> Trained:
     seconds, spent, reports = time.monotonic() - started, [], []
     for scale in flags.scales:
         measured, taken = run, Spent.of(run)
-        if flags.student:  # All that its teacher's process did counts, also after the last step.
+        if flags.student:  # The whole time of the teacher's process counts, also after its last step.
             left = flags.minutes - seconds / 60
             if left <= 0:
                 reason = f"the teacher's process took {seconds / 60:.2f} of {flags.minutes:g} minutes"
@@ -256,7 +256,7 @@ def train_seed(plan: Plan, seed: int) -> Trained:
 def run_process(task: str, words: Sequence[str]) -> Path:
     """Run a task in its own process and return the path that it prints. If the task fails, exit with its exit code."""
     with Interrupts(at_once=True), TemporaryDirectory() as compiled:
-        # In its own process group it gets Ctrl-C only once, from this process. Two would end it without a checkpoint.
+        # In its own process group, the child gets Ctrl-C once, from this process. A second would skip its checkpoint.
         child = subprocess.Popen(
             [sys.executable, "-m", f"scripts.{task}", *words],
             stdout=subprocess.PIPE,

@@ -51,7 +51,7 @@ class StatusFlags:
 
 @dataclass(frozen=True)
 class Row:
-    """Table row of one run. cells: text of the columns HEADER. reason: of the state; may be empty."""
+    """Table row of one run. cells: text of the columns HEADER. reason: why it is in this state; may be empty."""
 
     cells: tuple[str, ...]
     reason: str
@@ -65,7 +65,7 @@ class Row:
 
 
 SORTS: dict[str, Callable[[Row], Any]] = {
-    "newest": lambda row: 0,  # The rows are in this order.
+    "newest": lambda row: 0,  # The rows already have this order.
     "state": lambda row: row.cells[0],
     "step": lambda row: -_figure(row.status.get("step"), -1),
     "loss": lambda row: (row.cells[3] == "-", row.cells[3], _figure(row.status.get("loss"), math.inf)),
@@ -125,7 +125,7 @@ def describe_run(folder: Path, now: datetime) -> Row:
 
 
 def select(rows: Sequence[Row], flags: StatusFlags) -> list[Row]:
-    """Return the rows that the flags ask for, in their order."""
+    """Return the rows that match the flags, in the order of --sort."""
     kept = [
         row
         for row in rows
@@ -150,7 +150,7 @@ def plain_table(rows: Sequence[Row]) -> str:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print a coloured table that fits the terminal. Long names are folded, not cut. Commands stand below, unbroken."""
+    """Print a coloured table that fits the terminal. Long names are wrapped, not cut. Commands follow, unwrapped."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -181,7 +181,7 @@ def main(argv: list[str]) -> None:
         print(f"no runs in {folder}: 'make demo' trains one in three minutes", file=sys.stderr)
     elif not rows:
         names = ", ".join(sorted({str(row.status.get("dataset")) for row in every if row.status}))
-        print(f"none of {len(every)} runs in {folder} is asked for; their data sets: {names}", file=sys.stderr)
+        print(f"none of {len(every)} runs in {folder} matches the flags; their data sets: {names}", file=sys.stderr)
     else:
         print_table(rows) if sys.stdout.isatty() else print(plain_table(rows))
         sys.stdout.flush()

@@ -1,7 +1,7 @@
 """Answer a question by a study: train and measure a grid of settings over several seeds, and compare them.
 
 A study is a ready one of scripts/tasks/studies.py or a YAML file. Its folder is studies/NAME in the folder of the runs.
-The same command goes on with a study that was stopped; cells that are done are not repeated.
+The same command resumes a study that was stopped. Finished cells are not repeated.
 """
 
 if not __package__:
@@ -32,13 +32,13 @@ class StudyFlags:
     name: str | None = None
     """Ready study, or a .yaml file with one. Without a name, the ready studies are listed."""
     show: bool = False
-    """Print the study as YAML, to edit it and pass the file as --name, and train nothing."""
+    """Print the study as YAML and train nothing. An edited copy can be run with --name FILE.yaml."""
     runs: tuple[str, ...] = ()
     """Trained runs for the study samplers. Default: the shipped flows of MNIST and Fashion-MNIST."""
     jobs: Annotated[int, Range(1)] | None = None
-    """Trainings that run side by side. Default: one for each GPU, or 1 on a CPU. The study samplers has none."""
+    """Trainings that run side by side. Default: one for each GPU, or 1 on a CPU. The study samplers trains nothing."""
     yes: bool = False
-    """Run a study of one's own with more than 200 cells."""
+    """Run a study from a .yaml file even if it has more than 200 cells times seeds."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     data_root: str | None = None
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         if flags.jobs is not None:
             raise UserError(f"`jobs` {flags.jobs}: the study {name} trains nothing", "leave it out")
         if flags.show:
-            raise UserError(f"`name` {name}: a tournament has no YAML; its settings stand in scripts/tasks/studies.py")
+            raise UserError(f"`name` {name}: a tournament has no YAML; its settings are in scripts/tasks/studies.py")
         with quick_imports():
             from scripts.tasks.studying import run_samplers
 

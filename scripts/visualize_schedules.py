@@ -28,7 +28,7 @@ class ScheduleFlags:
     timesteps: NonNegativeInt = 1000
     """Length T of the chains; 0 draws the continuous schedules."""
     chain_betas: BetasName = "rescaled"
-    """Betas of linear, quadratic and sigmoid chains, as in a training."""
+    """Betas of linear, quadratic and sigmoid chains, as for train_ddpm."""
     zero_terminal_snr: bool = False
     """Rescale the schedules so that the last step is pure noise."""
     format: PictureFormat | None = None
@@ -71,7 +71,7 @@ def _path(flags: ScheduleFlags) -> Path:
         return folder / f"noise_schedules.{flags.format or 'png'}"
     path = Path(flags.out)
     if flags.format is not None and path.suffix != f".{flags.format}":
-        raise UserError(f"--out {path}: does not end in .{flags.format}, the --format; leave one of the two out")
+        raise UserError(f"--out {path}: does not end in .{flags.format}; change --format, or leave it out")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--out {path}: its folder does not exist")
     check_writable(path)

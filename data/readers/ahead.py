@@ -23,7 +23,7 @@ _Decoded = tuple[Tensor, dict[str, str]]  # images, and the reason for each brok
 
 
 class ReadAhead:
-    """Streamed images of one step after another, decoded ahead by `workers` processes, or on demand if `workers` is 0.
+    """Streamed images of successive steps, decoded ahead by `workers` processes, or on demand if `workers` is 0.
 
     rows_of(step): the rows of a batch. pinned: return page-locked memory, from which a GPU copies asynchronously.
     """
@@ -81,7 +81,7 @@ class _Decoder(Dataset):
 
 
 def _start_worker(parent: int, worker: int) -> None:
-    """Ignore signals from a terminal or a scheduler: the parent ends its workers. Exit when the parent exits."""
+    """Make a worker ignore signals from a terminal or scheduler, and exit when its parent sends SIGTERM or exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.platform == "linux":

@@ -49,7 +49,7 @@ class Archive(Protocol):
 
 
 def open_archive(path: Path) -> Archive:
-    """Return the archive at `path`. Raises UserError if it is damaged or unsafe, or of a format that is not read."""
+    """Return the archive at `path`. Raises UserError if it is damaged, unsafe, or of an unsupported format."""
     if not path.is_file():  # a pipe, for example, which would wait
         raise UserError(f"{path} is neither a folder nor a file", "name a folder or an archive of images")
     try:
@@ -94,7 +94,7 @@ class _Zip:
         member = self.members[name]
         check_size(member.file_size)
         try:
-            # The size limits what zipfile unpacks, because the size in the directory may be false.
+            # Read at most the size that the directory states: the member may unpack to more.
             with self._zip.open(member) as file:
                 return file.read(member.file_size)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
@@ -102,7 +102,7 @@ class _Zip:
 
 
 class _Tar:
-    """Tar archive. Images of a compressed one are held in memory, those of a plain one stay in the file."""
+    """Tar archive. Images of a compressed archive are held in memory. Images of a plain archive stay in the file."""
 
     def __init__(self, path: Path, unpack: Any) -> None:
         self._path, self._held = path, None if unpack is None else {}
@@ -138,7 +138,7 @@ class _Tar:
 
 
 class _Bounded:
-    """Reader of an unpacked tar that refuses to go beyond `limit`, and to read long pieces at once."""
+    """Reader of an unpacked tar that refuses to go beyond `limit`, or to read more than MAX_FILE_BYTES at once."""
 
     def __init__(self, file: Any, path: Path, limit: int) -> None:
         self._file, self._path, self._limit = file, path, limit
@@ -173,7 +173,7 @@ def _members(path: Path, file: _Bounded) -> Iterator[tarfile.TarInfo]:
 
 
 def _by_name(path: Path, members: Iterable[tuple[str, Member]]) -> dict[str, Member]:
-    """Return the members by normalised name. Of members with the same name the last one counts, as when unpacking.
+    """Return the members by normalised name. The last member with a name replaces earlier ones, as in unpacking.
 
     Raises UserError for names that point outside the archive, and for different names that become equal.
     """
@@ -189,7 +189,7 @@ def _by_name(path: Path, members: Iterable[tuple[str, Member]]) -> dict[str, Mem
 def _normalised(path: Path, name: str) -> str:
     """Return the name of a member as a relative POSIX path. Raises UserError if it points outside the archive.
 
-    Backslashes separate folders in a name without slashes, as some programs for Windows write it.
+    In a name without slashes, backslashes separate folders: some programs for Windows write such names.
     """
     posix = name if "/" in name else name.replace("\\", "/")
     if posix.startswith("/") or ".." in posix.split("/") or re.match(r"[A-Za-z]:[/\\]", posix):

@@ -83,7 +83,7 @@ def _open_upright(stored: bytes, name: str, shortest: int | None) -> Decoded:
         turn = 1
         if tags is not None:
             turn = _quietly(lambda: tags.get(_ORIENTATION, 1))
-            # Without these, Pillow does not read the other tags when it loads the pixels.
+            # With empty EXIF and no XMP, Pillow does not read the other tags when it loads the pixels.
             image.info["exif"] = b""
             image.info.pop("xmp", None)
         image.load()
@@ -94,7 +94,7 @@ def _open_upright(stored: bytes, name: str, shortest: int | None) -> Decoded:
 
 
 def eight_bits(decoded: Decoded, white_level: int = 0) -> Image.Image:
-    """Return the image with 8-bit values, in any mode of Pillow for such images.
+    """Return the image in one of Pillow's modes with at most 8 bits per value.
 
     white_level: value of the file that becomes white, ignored if the file cannot hold it; 0 for the largest value.
     Raises ValueError for numbers without a known range.
@@ -152,7 +152,7 @@ def _quietly(read: Any) -> Any:
 
 @cache
 def _formats(suffix: str) -> tuple[str, ...]:
-    """Return the formats to try for a file: unmarked ones only if the suffix is theirs, and those of this Pillow."""
+    """Return the formats to try for a file: those of this Pillow, but UNMARKED ones only if they have the suffix."""
     Image.init()
     names = (name for name in FORMATS if name not in UNMARKED or suffix in FORMATS[name])
     return tuple(name for name in names if name in Image.OPEN)

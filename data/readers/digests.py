@@ -16,7 +16,8 @@ from models.progress import progress
 if TYPE_CHECKING:
     from data.readers.trees import Tree
 
-# A file may change again within the resolution of its timestamps. A digest is kept only if the change is older.
+# A file may change again within the resolution of its timestamps. So a digest is kept only if the last change of its
+# file is older than this.
 _SETTLED = 0.1  # seconds
 _UNREADABLE = "unreadable"
 
@@ -36,7 +37,7 @@ class State(NamedTuple):
 
 
 class Digests:
-    """SHA-256 of the files of a tree. Files that this process has read are known as they were when they were read."""
+    """SHA-256 of the files of a tree. If this process has read a file, the digest is that of the bytes read."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -66,7 +67,7 @@ class Digests:
         return stored
 
     def of(self, names: Sequence[str], read: bool) -> list[str] | None:
-        """Return the digests of these files. Changed and unknown files are read, or None is returned without `read`."""
+        """Return the digests of these files. Changed and unknown files are read; without `read`, return None."""
         unknown = [name for name in names if name not in self._read and not self._is_kept(name)]
         if unknown and not read:
             return None

@@ -27,9 +27,10 @@ _CHUNK = 1 << 18
 def fetch_missing(
     name: str, folder: Path, urls: Mapping[str, Sequence[str]], check: Callable[[Path, str], object]
 ) -> None:
-    """Download the files that are the keys of `urls` into `folder`. Raises UserError that lists the missing files.
+    """Download the files that are the keys of `urls` into `folder`.
 
     name: the data set. check(path, file): raises UserError unless the file at `path` is the published `file`.
+    Raises UserError, which lists the missing files, if a download fails.
     """
     missing = list(urls)
     for file, addresses in urls.items():

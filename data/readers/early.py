@@ -9,7 +9,7 @@ _begun: dict[tuple[Any, ...], Future[Any]] = {}
 
 
 def begin(read: Callable[..., Any], *arguments: Any) -> None:
-    """Call read(*arguments) in a thread. The next `result` with the same arguments takes what it returns."""
+    """Call read(*arguments) in a thread. The next `result` with the same arguments returns its result."""
     executor = ThreadPoolExecutor(1)
     _begun[read, *arguments] = executor.submit(read, *arguments)
     executor.shutdown(wait=False)

@@ -51,7 +51,7 @@ _MOST_NAMED = 5
 
 
 def is_image(name: str) -> bool:
-    """Return whether the suffix of a file is that of a format that is read."""
+    """Return whether a file has the suffix of a format in FORMATS."""
     return PurePosixPath(name).suffix.lower() in _SUFFIXES and not name.endswith("/")
 
 

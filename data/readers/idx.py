@@ -32,7 +32,7 @@ def parse_idx(contents: bytes, source: str) -> np.ndarray:
 
 
 def begin_idx_set(folder: Path, md5: Mapping[str, str]) -> None:
-    """Begin to read the files of `load_idx_set` in threads, those that exist."""
+    """Begin to read those files of `load_idx_set` that exist, in threads."""
     for file, expected in md5.items():
         if (path := files.locate_file(folder, file)) is not None:
             early.begin(files.read_file, path, expected)

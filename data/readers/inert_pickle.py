@@ -52,9 +52,9 @@ class _Array:
         return np.frombuffer(stored, np.uint8).reshape(shape)
 
 
-# Used instead of torchvision.datasets.CIFAR10, whose pickle.load runs any code that a file asks for. Here the three
-# names that numpy's arrays need become the stand-ins above, and every other name is refused. Neither other code nor
-# numpy's own state setters process the stream.
+# torchvision.datasets.CIFAR10 uses pickle.load, which runs any code that a file names. This unpickler replaces the
+# three names that numpy's arrays need by the stand-ins above, and refuses every other name. So a file can run neither
+# other code nor numpy's own __setstate__.
 class _InertUnpickler(pickle.Unpickler):
     _stand_ins: ClassVar = {
         ("numpy", "dtype"): _DType,

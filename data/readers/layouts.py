@@ -38,7 +38,7 @@ _LONGEST_NAME = 255  # bytes of UTF-8, as on common file systems
 
 @dataclass(frozen=True)
 class Splits:
-    """Names of training and test images. level: the position in a name of the folder that names the split.
+    """Names of training and test images. level: index of the folder that names the split among the parts of a name.
 
     notes: lines for the user about images that are not used.
     """
@@ -55,13 +55,13 @@ class Splits:
 
 
 def split_role(name: str) -> str | None:
-    """Return "train", "val" or "test" for the name of such a split, in any case; None for other names."""
+    """Return "train", "val" or "test" for a name of that split, in upper or lower case; None for other names."""
     letters = re.sub(r"[\W\d_]+", "", unicodedata.normalize("NFKC", name)).lower()
     return next((role for role, pattern in _EXACT.items() if pattern.fullmatch(letters)), None)
 
 
 def find_splits(path: Path, names: Sequence[str]) -> Splits | None:
-    """Return the splits at the first level where all folders name splits; None if folders name none.
+    """Return the splits at the first level where all folders name splits; None if there is no such level.
 
     Raises UserError if folders look like splits, but it is not clear which images they hold. path: for messages.
     """
@@ -79,7 +79,7 @@ def find_splits(path: Path, names: Sequence[str]) -> Splits | None:
             if find_splits(path, list(map(splits.inside, splits.train))):
                 _refuse(path, counts, "there are splits inside the training split")
             return splits
-        # A folder "train" of images beside other folders may be a class. A folder "test" is hardly one.
+        # A folder "train" of images beside other folders may be a class. A folder "test" is almost never a class.
         known = [name for name in counts if name not in unknown]
         deep = level == first and any(parts[level : level + 1] == known and len(parts) > level + 1 for parts in folders)
         if len(known) > 1 or (known and len(counts) > 1 and (deep or "train" not in roles.values())):
@@ -106,7 +106,7 @@ def _splits_at(path: Path, names: Sequence[str], level: int, counts: Counter[str
 
 
 def _likely_role(name: str) -> str | None:
-    """Return the role of a split that the first or last word of a name gives, as in trainA, cats_test, train-extra."""
+    """Return the split that the first or last word of a name suggests, as in trainA, cats_test, train-extra."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     ends = {*words[:1], *words[-1:]}
     return next((role for role, pattern in _LIKELY.items() if any(map(pattern.fullmatch, ends))), None)
@@ -140,8 +140,8 @@ def hold_out(
 ) -> tuple[list[str], list[str]]:
     """Return the names of training and test images, split by a hash of each name.
 
-    labels: by name; of each class, one image is kept for training, as far as the test split keeps one image too.
-    path: for messages. Raises UserError for one image.
+    labels: label of each name. With labels, each class keeps a training image, unless the test split would be empty.
+    path: for messages. Raises UserError if there is only one image.
     """
     if len(names) < 2:
         raise UserError(f"{path} holds one image: at least two are needed, one to train and one to test")
@@ -154,7 +154,7 @@ def hold_out(
     if labels is not None:
         left = Counter(labels[name] for name in names)
         test = []
-        for name in by_hash:  # in the order of the hashes, so that other images change few decisions
+        for name in by_hash:  # by hash, so that added or removed images change few decisions
             if len(test) < count and left[labels[name]] > 1 and (fractions[name] < share or not test):
                 test.append(name)
                 left[labels[name]] -= 1
@@ -172,10 +172,10 @@ def _fraction(name: str) -> float:
 
 
 class FolderClasses:
-    """Classes by folder. names: in the order of the labels, empty if there are no class folders."""
+    """Classes by folder. names: class names in the order of the labels, empty if there are no class folders."""
 
     def __init__(self, path: Path, images: Sequence[str], known: Sequence[str] = ()) -> None:
-        """Take the first folders below all training images. path, known: as for `class_order`. Raises UserError."""
+        """Take the folders in the common folder of the images. path, known: as for `class_order`. Raises UserError."""
         self._around = common_folder(images)
         inside = [name.removeprefix(self._around) for name in images]
         alone = [name for name in inside if "/" not in name]
@@ -187,23 +187,23 @@ class FolderClasses:
         self._labels = {name: label for label, name in enumerate(self.names)}
 
     def label(self, name: str) -> int | None:
-        """Return the index in `names` of an image's class folder, 0 if there are no classes, None if it is in none."""
+        """Return the index in `names` of an image's class folder, 0 without classes, None if the image is in none."""
         folders = name.removeprefix(self._around).split("/")[:-1]
         known = (self._labels[folder] for folder in folders if folder in self._labels)
         return next(known, None) if self.names else 0
 
 
 class FileNameClasses:
-    """Classes by file name, as in cat_1.png, dog (2).png, 00003_cat.png. names: in the order of the labels."""
+    """Classes by file name, as in cat_1.png, dog (2).png, 00003_cat.png. names: class names in label order."""
 
     def __init__(self, path: Path, images: Sequence[str], known: Sequence[str] = ()) -> None:
         """Find the classes of the training images. path, known: as for `class_order`.
 
-        Raises UserError for one class, or if no two images share one.
+        Raises UserError if there is only one class, or if no two images share a class.
         """
         counts = Counter(map(class_in_name, images))
         if len(counts) < 2 or len(counts) == len(images):
-            kinds = "one class" if len(counts) < 2 else "another class each"
+            kinds = "one class" if len(counts) < 2 else "a different class each"
             raise UserError(f"`dataset.labels` names: the file names in {path} give {kinds} ({shorten_names(counts)})")
         self.names = class_order(counts, path, known)
         self._labels = {name: label for label, name in enumerate(self.names)}
@@ -216,8 +216,8 @@ class FileNameClasses:
 def class_order(names: Iterable[str], path: Path, known: Sequence[str] = ()) -> tuple[str, ...]:
     """Return names of classes in the order of their labels, with numbers by value: 2, 10 and class_2, class_10.
 
-    path: for messages. known: the class names of a run in their order, which is kept if the names are the same. Raises
-    UserError for unusable names.
+    path: for messages. known: the class names of a run in the order of its labels. This order is kept if the names are
+    the same. Raises UserError for unusable names.
     """
     names = sorted(names)
     for name in names:
@@ -234,7 +234,7 @@ def class_order(names: Iterable[str], path: Path, known: Sequence[str] = ()) -> 
 
 
 def _by_numbers(name: str) -> list[str | int]:
-    """Return the key that sorts names by the numbers in them: texts and whole numbers in turn."""
+    """Return a sort key that orders names by the numbers in them: alternating texts and whole numbers."""
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
 
 

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, repr=False)
 class Target:
-    """Form of decoded images. size: (H, W), None to keep theirs. channels: 1, 3 or 4. crop: crop, do not stretch.
+    """Form of decoded images. size: (H, W), None to keep sizes. channels: 1, 3 or 4. crop: crop instead of stretching.
 
     background: colour under transparent parts, unless there are four channels. white_level: as for `eight_bits`.
     """
@@ -51,7 +51,7 @@ class Target:
         return cls(sides_of(size), channels, crop, background, white_level)
 
     def __repr__(self) -> str:
-        """Return the options of earlier versions, and others if set. Hashes of data sets depend on this text."""
+        """Return size, channels and crop, and other options if set. Hashes of data sets depend on this text."""
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         earlier = ("size", "channels", "crop")
         shown = {key: value for key, value in options.items() if key in earlier or value != getattr(Target, key)}
@@ -63,7 +63,8 @@ def decode(stored: bytes, target: Target, name: str = "", survey: Survey | None 
 
     The image is rotated by its EXIF tag. Only the first frame of an animation is used. name: name of the file.
     """
-    # At least twice the target size remains for the filter, in a square because EXIF may rotate the image.
+    # A JPEG may be decoded smaller, but not below twice the target's longer side: the filter needs this, and EXIF may
+    # swap the sides.
     decoded = open_upright(stored, name, None if target.size is None else 2 * max(target.size))
     image = eight_bits(decoded, target.white_level)
     flat = _flatten(image, target)
@@ -158,7 +159,7 @@ def empty_images(count: int, shape: Sequence[int], *more_ways_out: str) -> np.nd
 def fit_images(images: np.ndarray, size: tuple[int, int] | None, pad: int) -> np.ndarray:
     """Return uint8 images (N, C, H, W) scaled to `size` by a Lanczos filter, then framed by `pad` black pixels.
 
-    Pillow scales with whole numbers, so results are the same on every machine. Raises UserError for too little memory.
+    Pillow uses integer arithmetic, so results are the same on every machine. Raises UserError for too little memory.
     """
     height, width = size or images.shape[2:]
     fitted = empty_images(len(images), (images.shape[1], height + 2 * pad, width + 2 * pad))
@@ -174,7 +175,7 @@ def fit_images(images: np.ndarray, size: tuple[int, int] | None, pad: int) -> np
 
 
 def _flatten(image: Image.Image, target: Target) -> Image.Image:
-    """Return the image in the target's channels, its transparency laid over the background if they have none."""
+    """Return the image in the target's channels. If these have no alpha, lay the image over the background."""
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     if image.has_transparency_data and target.channels != 4:

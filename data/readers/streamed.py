@@ -31,7 +31,7 @@ from models.errors import UserError
 # A run stops if the number of broken images exceeds both limits, because replacements would change the data.
 MOST_BROKEN, BROKEN_SHARE = 20, 0.01
 MOST_LOOKED_AT = 64  # Streamed images that are decoded at the start to see whether they look wrong.
-_DECODING = 1  # Version of the decoding. Raise it if a file gives other pixels than before, so that caches are renewed.
+_DECODING = 1  # Version of the decoding. Increase it if decoded pixels change, so that caches are renewed.
 
 
 class Broken:
@@ -109,7 +109,7 @@ class Part:
         return digest.hexdigest()
 
     def contents(self, target: Target, read: bool) -> str | None:
-        """Hash the contents of the files, labels and the target. None if files must be read for it, and not `read`."""
+        """Hash the contents of the files, labels and the target. None if files must be read, but `read` is False."""
         digests = self.tree.digests.of(self.names, read)
         if digests is None:
             return None
@@ -150,7 +150,7 @@ class Streamed:
         return (self[first : first + size] for first in range(0, len(self), size))
 
     def decode(self, rows: Sequence[int], images: np.ndarray) -> dict[str, str]:
-        """Fill `images` (n, C, H, W) with these rows. Return why images are broken, by name.
+        """Fill `images` (n, C, H, W) with these rows. Return the reason for each broken image, by name.
 
         Raises UserError if no image of a class can be decoded.
         """
@@ -179,7 +179,7 @@ class Streamed:
 def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor, list[str]]:
     """Return all images of two splits in memory, and notes about images that look wrong.
 
-    Raises UserError naming broken images, or if they do not fit.
+    Raises UserError if images are broken, which it names, or do not fit in memory.
     """
     survey = Survey(train.target)
     if test.tree is train.tree:  # one pass, so that the message names broken images of both splits
@@ -192,7 +192,7 @@ def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor, list[str
 
 
 def look_at_some(images: Streamed) -> list[str]:
-    """Return notes about images that look wrong, among a few evenly spaced ones that are decoded for this."""
+    """Decode a few evenly spaced images, and return notes about those that look wrong."""
     survey, names = Survey(images.target), images.names[:: -(-len(images) // MOST_LOOKED_AT)]
 
     def look(rows: slice) -> None:
@@ -213,7 +213,7 @@ def stream(
     flips: bool,
     notes: Sequence[str] = (),
 ) -> ImageData:
-    """Return a data set whose images stay in their files. Raises UserError if the two parts differ in size."""
+    """Return a data set whose images stay in their files. Raises UserError for parts of unequal image size."""
     if test.tree is train.tree:
         shape = test_shape = find_shape(train.tree, [*train.names, *test.names], target)
     else:

@@ -11,16 +11,17 @@ from data.readers.decoding import Decoded
 if TYPE_CHECKING:
     from data.readers.pictures import Target
 
-_FLAT = 8  # Range of values of an image that looks like one colour.
-_VARIED = 64  # Range of values or of transparency of a file that holds a picture.
-_DARK = 16  # Largest value of a nearly black image: that of 12 bits in 16.
+_FLAT = 8  # Largest range of values of an image that looks like one colour.
+_VARIED = 64  # Smallest range of values or of transparency of a file that holds a picture.
+_DARK = 16  # Largest value of a nearly black image, such as one of 12-bit values in 16 bits.
 
 
 @dataclass
 class Survey:
     """Record of images that look wrong. Several threads may use it, because appending to a list is atomic.
 
-    seen, blank: a True for each image. dark: largest possible and largest value of each image.
+    seen: a True for each image. blank: a True for each image that is of one colour without its transparency. dark: for
+    each nearly black image, the largest value that its file can hold and the largest that it holds.
     """
 
     target: "Target"
@@ -45,7 +46,7 @@ class Survey:
             self.dark.append((decoded.top, file[0][1] if deep else (peak + 1) * (decoded.top + 1) / 256 - 1))
 
     def notes(self, source: str) -> list[str]:
-        """Return a line for each kind of image that looks wrong, with the option that mends it."""
+        """Return a line for each kind of image that looks wrong, with the option that corrects it."""
         lines = []
         if self.blank:
             under = self.target.background

@@ -45,7 +45,7 @@ class Tree(ABC):
         """Return the size of a file, and its checksum if one is stored, without reading the file. Raises OSError."""
 
     def state(self, name: str) -> State:
-        """Return the state of the file that holds an image, here of the archive. Raises OSError."""
+        """Return the state of the file that holds an image, by default the archive. Raises OSError."""
         return State.of(self.path)
 
 

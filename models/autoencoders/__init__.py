@@ -1,4 +1,4 @@
-"""Autoencoders: networks, found by name, specification, and loss.
+"""Autoencoders: networks (found by name), specification and loss.
 
 A module with a subclass of AutoencoderNetwork is a network (conv.py -> Conv).
 """
@@ -11,7 +11,10 @@ SMALLEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -30.0, 20.0  # bounds within which
 
 
 class Coded(NamedTuple):
-    """Decoder's output (N, C, H, W) and posterior, each (N, c, h, w). log_variance: None for a plain autoencoder."""
+    """Decoder's output (N, C, H, W), and the posterior's mean and log-variance (N, c, h, w).
+
+    log_variance: None for a plain autoencoder.
+    """
 
     output: Tensor
     mean: Tensor
@@ -21,7 +24,7 @@ class Coded(NamedTuple):
 class AutoencoderNetwork(nn.Module):
     """Base class of the autoencoders' networks: built as `Class(shape, variational, **options)`.
 
-    shape: (C, H, W) of the images. variational: the encoder returns a log-variance beside the mean.
+    shape: (C, H, W) of the images. variational: whether the encoder returns a log-variance beside the mean.
     """
 
     latent_shape: tuple[int, int, int]

@@ -44,7 +44,7 @@ LIKELIHOODS = {
 class AutoencoderSpec:
     """Specification of an autoencoder. shape: (C, H, W) of the images. likelihood: a key of LIKELIHOODS.
 
-    kind: one of KINDS. network: a name of AUTOENCODERS. network_options: of its constructor.
+    kind: one of KINDS. network: a name of AUTOENCODERS. network_options: options of its constructor.
     """
 
     kind: str

@@ -41,7 +41,7 @@ class Conv(AutoencoderNetwork):
         dropout: ShareBelowOne = 0.0,
         patch_size: PositiveInt = 2,
     ) -> None:
-        """Raises UserError for a latent shape that halving does not reach.
+        """Raises UserError for a latent shape that halving the image cannot reach.
 
         Args:
             latent_shape: Channels, height and width of the latent. Height and width must be those of the image
@@ -96,7 +96,7 @@ def _blocks(channels: int, count: int, dropout: float) -> nn.Sequential:
 def _levels(
     shape: tuple[int, int, int], latent_shape: tuple[int, int, int] | None, patch_size: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Return the latent's channels, and height and width of every level, from the first to the latent's."""
+    """Return the latent's channels, and (height, width) of every level. The last level has the latent's size."""
     sizes = [(-(-shape[1] // patch_size), -(-shape[2] // patch_size))]
     while max(sizes[-1]) > 1:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))

@@ -17,8 +17,8 @@ class AutoencoderLoss:
 
     likelihood: a row of LIKELIHOODS. With kl_weight 1, the loss is a bound on -log p(image) for bernoulli, for l1 with
     scale 1 and for l2 with variance 1/2. Larger weights give a beta-VAE (Higgins et al. 2017); latent diffusion uses
-    1e-6 (Rombach et al. 2022). kl_warmup_steps: steps over which the weight rises linearly from 0. free_bits: nats of
-    KL per latent unit and image below which the unit gets no gradient (Kingma et al. 2016). Raises UserError.
+    1e-6 (Rombach et al. 2022). kl_warmup_steps: steps over which the weight rises linearly from 0. free_bits: nats per
+    latent unit and image. A unit with a smaller KL gets no KL gradient (Kingma et al. 2016). Raises UserError.
     """
 
     likelihood: str
@@ -38,7 +38,7 @@ class AutoencoderLoss:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (N,) tensors: loss and reconstruction in nats per pixel, KL in nats per image (0 without posterior).
 
-        images: (N, C, H, W) in [-1, 1]. kl_weight: that of a step in the warm-up; None for the full weight.
+        images: (N, C, H, W) in [-1, 1]. kl_weight: weight at the current step; None for the full weight.
         """
         weight = self.kl_weight if kl_weight is None else kl_weight
         pixels = images[0].numel()

@@ -1,4 +1,4 @@
-"""Tables of alpha for DDPM chains: the published betas, at the published length and at others."""
+"""Tables of alpha for DDPM chains of any length, from published betas or from a continuous form."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ BETAS: dict[str, BetaCurve] = {"linear": _linear_betas, "quadratic": _quadratic_
 
 
 def _published_betas(curve: BetaCurve, steps: int) -> Tensor:
-    """Spread the published betas over T steps, whatever T is. A chain that is shorter than 1000 keeps some signal."""
+    """Spread the published betas over T steps. A chain of fewer than 1000 steps keeps some signal at t = 1."""
     return curve(torch.linspace(0, 1, steps, dtype=torch.float64))
 
 
 def _rescaled_betas(curve: BetaCurve, steps: int) -> Tensor:
     """Sample the published chain of 1000 steps in steps of 1/T. All lengths end at the same noise.
 
-    A beta above MAX_BETA is clipped (all chains of one step, a few of two). Then alpha ends at up to 0.03.
+    Betas above MAX_BETA are clipped, in all chains of one step and a few of two. Then alpha ends at up to 0.03.
     """
     log_alpha_bar = torch.log1p(-_published_betas(curve, REFERENCE_STEPS)).cumsum(0)
     reference = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar])
@@ -61,7 +61,7 @@ def _betas_of(log_alpha_bar: Tensor) -> Tensor:
 def chain_table(name: str, log_alpha: Callable[[Tensor], Tensor], steps: int, chain_betas: str) -> Tensor:
     """Return alpha at k = 1..T, before zero terminal SNR.
 
-    log_alpha: of the continuous form, for schedules that are not given by betas. It is defined for every T.
+    log_alpha: log alpha(t) of the continuous form. It is used for schedules that are not in BETAS.
     """
     if name in BETAS:
         betas = CHAIN_BETAS[chain_betas](BETAS[name], steps)

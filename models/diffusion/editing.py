@@ -15,9 +15,9 @@ from models.randomness import Draw
 
 
 def with_known(denoiser: Denoiser, clean: Tensor, known: Tensor) -> Denoiser:
-    """Replace the clean estimate by `clean` (N, C, H, W) where `known` (bool, broadcast to it) is True; t > 0.
+    """Replace the clean estimate by `clean` (N, C, H, W) where the mask `known` is True. Requires t > 0.
 
-    With this denoiser, every sampler reproduces the known part exactly.
+    known: bool, broadcasts to `clean`. With this denoiser, every sampler reproduces the known part exactly.
     """
 
     def fill(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
@@ -72,7 +72,7 @@ def invert(denoiser: Denoiser, clean: Tensor, grid: Grid, refinements: int = 4) 
     clean: (N, C, H, W) at grid[-1]. Yields S steps. A backward step needs the estimate at its noisier end, which is
     found by fixed-point iteration. The first guess has the same flow coordinates (see `samplers.py`). Each
     iteration takes the step of `ddim` from the guess and corrects the guess by the step's error in flow coordinates.
-    One iteration is the usual first-order inversion. The `refinements` further ones cost one evaluation each.
+    One iteration is the usual first-order inversion. Each of `refinements` further iterations costs an evaluation.
     The denoiser is never called at grid[-1], where the noise of some predictions is undefined.
     """
     noisy = clean

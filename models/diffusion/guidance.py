@@ -21,10 +21,10 @@ def guided(
 ) -> Denoiser:
     """Add classifier-free guidance (Ho & Salimans 2022), or autoguidance (Karras et al. 2024) if `weak` is given.
 
-    denoiser: returns the conditional estimate c, and u with the null label. weak: a denoiser that returns u with the
-    same labels instead. null_label: the number of classes. interval: flow times between which images are guided, both
-    included (Kynkaanniemi et al. 2024). rescale: share in [0, 1] by which the guided clean estimate is rescaled to the
-    standard deviation of that of c (Lin et al. 2024, eq. 15-16). The levels must have shape ().
+    denoiser: returns the estimate c for the labels, and u for the null label. weak: a weaker denoiser. If given, u is
+    its estimate for the labels. null_label: the number of classes. interval: flow times between which images are
+    guided, both included (Kynkaanniemi et al. 2024). rescale: share in [0, 1] by which the guided clean estimate is
+    rescaled to the standard deviation of c's clean estimate (Lin et al. 2024, eq. 15-16). Levels must have shape ().
 
     Scale 1 costs one evaluation, as does scale 0 without rescale. Other settings cost two within the interval.
     """

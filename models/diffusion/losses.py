@@ -1,8 +1,8 @@
 """Denoising losses, one per image. The training loop averages and bins them.
 
-A weighting applies to the error of the clean or of the noise estimate, as in its paper. A factor of the prediction
-converts the error of the network's output to that error, so the same estimate gives the same loss with every
-prediction.
+A weighting applies to the error of the clean estimate or of the noise estimate, as in its paper. A factor of the
+prediction converts the error of the network's output to the weighted error, so equal estimates have equal losses with
+every prediction. Only the weighting `uniform` applies to the error of the output itself.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class LossWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """Distance between the network's output and its target, times a weight of t.
+    """Distance between the network's output and its target, times a weight that depends on t.
 
     distance: a row of DISTANCES. weighting: a row of WEIGHTINGS; limit: its clip or gamma, None for the default.
     label_drop: probability that an image's label is replaced by the null label, image by image. initial_noise,
@@ -156,8 +156,8 @@ class DenoisingLoss:
     def weights(self, level: NoiseLevel, schedule: NoiseSchedule, prediction: Prediction) -> LossWeights:
         """Return the weights of levels (N,).
 
-        A factor k on the error multiplies the distance by k ** degree, which becomes part of the weight. Huber's
-        distance has no degree. There, output and target are multiplied by the factor instead.
+        A factor k on the error multiplies the distance by k ** degree, which becomes part of the weight. For Huber's
+        distance, which has no degree, output and target are multiplied by k instead.
         """
         weigh, default = WEIGHTINGS[self.weighting]
         weight, factor = weigh(_Arguments(level, schedule, prediction), default if self.limit is None else self.limit)
@@ -167,7 +167,7 @@ class DenoisingLoss:
         return LossWeights(torch.ones_like(factor), weight * factor**degree)
 
     def noise(self, randomness: StepRandomness, shape: Sequence[int]) -> Tensor:
-        """Draw the noise at t = 1 for a part of a batch, (N, *shape), uncoupled."""
+        """Draw the noise at t = 1 for a part of a batch, (N, *shape), before coupling."""
         return shape_noise(self.initial_noise, randomness.noise(shape))
 
     def at(

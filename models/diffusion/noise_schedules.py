@@ -201,7 +201,7 @@ COSINE_START = math.cos(COSINE_OFFSET / (1 + COSINE_OFFSET) * math.pi / 2)
 
 
 def _cosine_log_alpha(t: Tensor) -> Tensor:
-    """log cos of the angle, Nichol & Dhariwal 2021 eq. 17 (alpha is the square root of their alpha-bar)."""
+    """Logarithm of the cosine in Nichol & Dhariwal 2021 eq. 17 (alpha is the square root of their alpha-bar)."""
     return (torch.cos((t + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2).clamp(min=0) / COSINE_START).log()
 
 
@@ -242,8 +242,8 @@ def build_noise_schedule(
 ) -> NoiseSchedule:
     """Return the schedule of that name: a chain of `steps` >= 1, or the continuous form if steps is None.
 
-    chain_betas: key of CHAIN_BETAS, for chains that are given by betas. Raises UserError for an unknown name, for
-    steps < 1, for a chain of the flow schedule, and for "published" with a schedule that is not given by betas.
+    chain_betas: key of CHAIN_BETAS, for the chains of BETAS. Raises UserError for an unknown name, for steps < 1, for a
+    chain of the flow schedule, and for "published" with a continuous schedule or a schedule that is not in BETAS.
     """
     if name not in NOISE_SCHEDULES:
         choices = f"choose from {', '.join(NOISE_SCHEDULES)}{suggestion(name, NOISE_SCHEDULES)}"

@@ -1,4 +1,4 @@
-"""A network's denoiser whose calls on a GPU are recorded as CUDA graphs, one for each shape of its arguments."""
+"""A network's denoiser whose calls on a GPU are recorded as CUDA graphs, one for each set of argument shapes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from models.diffusion.denoiser import Estimate, NetworkDenoiser
 from models.diffusion.noise_schedules import NoiseLevel
 from models.recording import Recorder
 
-# Shapes for which graphs are kept. Each graph keeps the memory of a call. Calls of other shapes are not recorded.
+# Largest number of graphs. Each graph keeps the memory of a call. Calls with further shapes are not recorded.
 MOST_SHAPES = 4
 
 
 @dataclass(frozen=True)
 class RecordedDenoiser(NetworkDenoiser):
-    """NetworkDenoiser for a network whose weights stay where they are. Calls that need gradients are not recorded."""
+    """NetworkDenoiser for a network whose weights have fixed addresses. Calls that need gradients are not recorded."""
 
     recordings: dict[Any, _Recording] = field(default_factory=dict, repr=False, compare=False)
 
@@ -31,7 +31,7 @@ class RecordedDenoiser(NetworkDenoiser):
 
 
 class _Recording:
-    """A call of a denoiser with arguments and results that stay where they are."""
+    """Recorded call of a denoiser. Its arguments and results are tensors with fixed addresses."""
 
     def __init__(self, denoiser: Any, noisy: Tensor, level: NoiseLevel, label: Tensor | None) -> None:
         self.noisy, self.label = noisy.clone(), None if label is None else label.clone()
@@ -51,4 +51,4 @@ class _Recording:
             self.label.copy_(label)
         self.recorder()
         assert self.estimate is not None
-        return Estimate(*(part.clone() for part in self.estimate))  # the next call overwrites the recorded ones
+        return Estimate(*(part.clone() for part in self.estimate))  # the next replay overwrites self.estimate

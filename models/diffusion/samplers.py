@@ -41,7 +41,7 @@ def _kept_noise(here: NoiseLevel, there: NoiseLevel) -> float:
 
 
 def _split_noise(here: NoiseLevel, there: NoiseLevel, eta: float) -> tuple[float, float]:
-    """Return (kept, fresh), kept^2 + fresh^2 = there.sigma^2. fresh: eta times the posterior's sigma (DDIM eq. 16)."""
+    """Return (kept, fresh) with kept^2 + fresh^2 = there.sigma^2. fresh: eta * posterior sigma (DDIM eq. 16)."""
     variance = float(there.sigma**2)
     fresh = eta * math.sqrt(max(variance - _kept_noise(here, there) ** 2, 0.0))
     return math.sqrt(max(variance - fresh**2, 0.0)), fresh
@@ -139,8 +139,8 @@ def sde(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw, *, diffusion:
     Arguments and steps as in `ddpm`.
 
     Args:
-        diffusion: d of the diffusion coefficient d * flow time; 0 is the ODE. If time runs from noise to data, the
-            coefficient reads d * (1 - t).
+        diffusion: d in the diffusion coefficient d * flow time; 0 is the ODE. Where time runs from noise to data, the
+            coefficient is d * (1 - t).
     """
     for here, there in pairwise(grid):
         estimate, slope = _velocity(denoiser, noisy, here)
@@ -184,8 +184,8 @@ def dpmpp_2m_sde(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> I
 def _unipc_weights(ratios: list[float], step: float) -> list[float]:
     """Return the coefficients of UniPC's B2 form for data prediction, B(step) = e^-step - 1 (Zhao et al. 2023, eq. 5).
 
-    ratios: positions of the earlier points in units of the step, relative to the current point. The corrector has one
-    more, 1, for the new point. Solves the small Vandermonde system in float64.
+    ratios: positions of the earlier points in units of the step, relative to the current point. The corrector adds the
+    ratio 1 of the new point. Solves the small Vandermonde system in float64.
     """
     h = -step
     factor, phi = 1.0, math.expm1(h) / h - 1

@@ -68,7 +68,7 @@ DENSITIES: dict[str, tuple[Quantile, float, float]] = {
 class TimeDensity:
     """Density of training times: a row of DENSITIES with its mean and deviation, None for the row's defaults.
 
-    stratified: the times of a batch are spread evenly over the density instead of drawn independently.
+    stratified: whether the quantiles of a batch are evenly spread over [0, 1) instead of drawn independently.
     """
 
     name: str
@@ -127,7 +127,7 @@ class TimeBins:
     def frozen_times(self, uniforms: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N,) times, equally many in each bin to within one, and (N,) weights that sum to 1.
 
-        The weighted mean of a loss is its mean under the density: each bin counts by its mass, and inside a bin the
+        The weighted mean of a loss estimates its mean under the density: the weights of a bin sum to its mass, and its
         times follow the density. Bins without mass get no time. If N is below the number of bins, some bins
         get none. uniforms: (N,) in [0, 1). order: (N,) permutation that assigns the times to the images.
         """
@@ -149,7 +149,7 @@ class TimeBins:
 class Grid:
     """S + 1 levels with t decreasing, which a sampler walks.
 
-    halfway: the S levels between two neighbours, at the mean of their flow times. A slice of a grid is a grid.
+    halfway: the S levels between neighbouring levels, at the mean of their flow times. A slice of a grid is a grid.
     """
 
     levels: NoiseLevel

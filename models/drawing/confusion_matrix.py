@@ -8,7 +8,7 @@ import numpy as np
 from models.drawing.figure_files import figure_file
 from models.drawing.lettering import class_titles
 
-# Inches: a cell of a large matrix, the side of a small matrix, a letter of a class name, the narrowest figure.
+# Inches: side of a cell in a large matrix, side of a small matrix, width of a letter, least width of the figure.
 CELL, SMALLEST, LETTER, NARROWEST = 0.45, 2.4, 0.075, 4.0
 
 
@@ -20,11 +20,11 @@ def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: 
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell, class_names = max(CELL, SMALLEST / len(counts)), class_titles(class_names)
     longest = max(map(len, class_names))
-    names = LETTER * longest  # Inches that the names take beside the matrix, and half of them below it if turned.
-    below = 0.7 * names if longest > 2 else 0.0
+    names = LETTER * longest  # Inches that the class names take beside the matrix.
+    below = 0.7 * names if longest > 2 else 0.0  # Names below the matrix are rotated by 45 degrees.
     size = (max(NARROWEST, cell * len(counts) + names + 0.6), cell * len(counts) + below + 0.9)
     with figure_file(size, path, title) as figure:
-        figure.set_layout_engine("compressed")  # The matrix is square, and centred with its labels.
+        figure.set_layout_engine("compressed")  # This layout centres the matrix with its labels.
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         axes.grid(False)

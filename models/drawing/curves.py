@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 # Value of the column `weights`, label, colour and line style of each checkpoint curve.
 WEIGHTS = (("raw", "raw weights", COLOURS[0], "-"), ("ema", "EMA weights", COLOURS[1], "-."))
-CLOSEST = 0.06  # Guidance scales closer than this share of the axis are not both labelled.
-CLOSE = 0.09, 0.05  # Of two points closer than these shares of the axes, the second has its label above.
+CLOSEST = 0.06  # Share of the x axis. Of guidance scales closer than this, only the first is labelled.
+CLOSE = 0.09, 0.05  # Shares of the axes. Of two labelled points closer than both, the second has its label above.
 LOG_SNR_SHOWN = 20.0  # Above 20, the noise vanishes in float32; below -20, the image vanishes.
 
 
 class Panel(NamedTuple):
-    """A measure of checkpoints. floor: its value for real images. percent: it is a share, shown in percent."""
+    """A measure of checkpoints. floor: its value for real images. percent: whether it is a share, shown in percent."""
 
     column: str
     heading: str
@@ -38,7 +38,8 @@ def draw_checkpoint_curves(
 ) -> None:
     """Draw each measure over the steps, with its interval, for raw and for EMA weights.
 
-    rows: one per checkpoint and weights. Keys: step, epoch, weights; column, column_low, column_high of each panel.
+    rows: one per checkpoint and kind of weights. Keys: step, epoch and weights; for each panel, its column alone and
+    with the endings _low and _high.
     """
     with figure_file((1 + 3.6 * len(panels), 3.9), path, title) as figure:
         subplots = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -100,7 +101,7 @@ def draw_guidance_curves(
 
 
 def _mark_scales(axes: Axes, scale: np.ndarray, texts: Sequence[str], values: np.ndarray) -> None:
-    """Write the values at their points where they do not overlap. Number the axis by the scales if all fit."""
+    """Write each value at its point, unless the text would overlap others. If all fit, the ticks are the scales."""
     style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5}
     width, height = float(np.ptp(scale) or 1), float(np.ptp(axes.get_ylim()))
     last, last_y, is_above = -np.inf, 0.0, False
@@ -129,7 +130,7 @@ def draw_schedule_curves(
             axes.set(title=heading, xlabel="t  (0 = clean, 1 = noise)", xlim=(-0.02, 1.02))
             for n, (t, *values) in enumerate(curves.values()):
                 finite = np.isfinite(values[k])
-                width = 2.6 - 1.6 * n / len(curves)  # A later curve does not hide an equal one.
+                width = 2.6 - 1.6 * n / len(curves)  # Later curves are thinner, to show equal earlier ones.
                 look: dict[str, Any] = {"color": COLOURS[n % len(COLOURS)], "linestyle": STYLES[n % len(STYLES)]}
                 axes.plot(t[finite], values[k][finite], **look, linewidth=width, marker=marker(t), markersize=3)
         shown = [line.get_ydata().clip(-LOG_SNR_SHOWN, LOG_SNR_SHOWN) for line in panels[2].lines]

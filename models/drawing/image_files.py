@@ -40,7 +40,7 @@ def save_image(image: Image.Image, path: Path | str) -> None:
 
 
 def save_with(image: Image.Image, path: Path, picture_format: str) -> None:
-    """Write an image to `path`, and beside it in another format of pictures."""
+    """Write an image to `path`, and beside it in `picture_format` if that is another format."""
     for file in in_formats(path, picture_format):
         save_image(image, file)
 
@@ -89,7 +89,7 @@ def animate(frames: Sequence[Image.Image], path: Path | str, fps: float = 12.0, 
 
 
 def as_array(images: Tensor) -> np.ndarray:
-    """Return a tensor (N, C, H, W) on any device as uint8 (N, H, W, C). Raises ValueError if it holds no images."""
+    """Return uint8 images (N, C, H, W) on any device as an array (N, H, W, C). Raises ValueError for other tensors."""
     shape = tuple(images.shape)
     if str(images.dtype) != "torch.uint8" or len(shape) != 4 or shape[1] not in (1, 3, 4) or 0 in shape:
         raise ValueError(f"images must be uint8 (N, 1, 3 or 4, H, W), not {images.dtype} {shape}")
@@ -97,7 +97,7 @@ def as_array(images: Tensor) -> np.ndarray:
 
 
 def over_page(tiles: np.ndarray) -> np.ndarray:
-    """Return uint8 (N, H, W, 1 or 3): images with four channels are laid over the page, others are unchanged."""
+    """Return images as uint8 (N, H, W, 1 or 3). RGBA images are laid over the grey PAGE, others are unchanged."""
     if tiles.shape[3] != 4:
         return tiles
     alpha = tiles[..., 3:] / 255

@@ -61,7 +61,10 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def class_titles(names: Sequence[str], labels: Sequence[int] | None = None) -> list[str]:
-    """Return the titles of classes, of all by default. A name with a letter that the font lacks becomes "class 3"."""
+    """Return the titles of `labels`, by default of all classes.
+
+    A title with a letter that the font lacks becomes, for example, "class 3".
+    """
     absent, titles = _pixels("\U0010ffff"), []
     for label in range(len(names)) if labels is None else labels:
         title = title_of(names, label)
@@ -71,7 +74,7 @@ def class_titles(names: Sequence[str], labels: Sequence[int] | None = None) -> l
 
 
 def fit_texts(texts: Sequence[str], width: int, largest: int, smallest: int) -> list[Text]:
-    """Return texts in the largest font size in which every line fits into `width`, or wrapped in the smallest."""
+    """Return texts in the largest font size at which every line fits `width`, else wrapped in the smallest size."""
     for size in range(largest, smallest - 1, -1):
         fitted = [Text(tuple(text.splitlines()), font(size)) for text in texts]
         if all(text.width <= width for text in fitted):

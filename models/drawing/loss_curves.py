@@ -39,14 +39,14 @@ SAMPLES = {
     "sample_recognised": "recognised samples, %, EMA weights",
 }
 PARTS = {"reconstruction": "reconstruction, per pixel", "kl": "KL, nats per image"}
-MANY = 200  # With at least this many points, a curve is drawn faint, below its running mean.
+MANY = 200  # With at least this many points, a curve is drawn faint, with its running mean on top.
 
 
 def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
     """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
 
-    A student's test loss is drawn by class instead. Each measure of samples, or part of an autoencoder's loss, has a
-    panel. rows: of metrics.csv; cells may be missing.
+    A student's test loss is drawn by class instead of by t. Each measure of samples, and each part of an autoencoder's
+    loss, has its own panel. rows: rows of metrics.csv; cells may be missing.
     """
     if any("test_loss_reconstruction" in row for row in rows):
         _draw_autoencoder_curves(rows, path, title)
@@ -132,7 +132,7 @@ def _draw_over_steps(
 
 
 def _add_epoch_axis(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
-    """Add a second x axis at the top, which marks epochs. Between rows, and from step 0 on, they are interpolated."""
+    """Add a second x axis at the top, which marks epochs, interpolated between the rows and (0, 0)."""
     from matplotlib.ticker import MaxNLocator
 
     finite = np.isfinite(steps) & np.isfinite(epochs)

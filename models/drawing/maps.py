@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BEHIND = "0.76"  # Colour of the real images behind the generated ones.
-# The colours of matplotlib's tab10, with black for grey.
+# The colours of matplotlib's tab10, with black instead of grey.
 CLASS_COLOURS = tuple(f"tab:{name}" for name in "blue orange green red purple brown pink".split())
 CLASS_COLOURS += ("black", "tab:olive", "tab:cyan")
 MARKERS = "o^sDvP*<Xp"
@@ -75,7 +75,7 @@ class SourceMap:
             return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
 
     def _draw(self, figure: Figure, generated: Cloud, shown: np.ndarray) -> None:
-        """Draw both clouds. shown: points (N, 2) that are inside the axes; the title counts generated ones outside."""
+        """Draw both clouds. shown: points (N, 2) inside the axes. The title counts generated points outside."""
         left, right, margin = figure.subplots(1, 3, width_ratios=(4, 4, 1.7))
         size = float(np.clip(4000 / (len(self.real.points) + len(generated.points)), 4, 14))
         left.set_title("real images, by class" if self.class_names else "real images")
@@ -99,7 +99,7 @@ def _scatter_classes(axes: Axes, cloud: Cloud, size: float, without: str = COLOU
     """Draw points in random order, so that no class hides the others. without: colour of points without a label."""
     order = np.random.default_rng(0).permutation(len(cloud.points))
     looks = np.array([_look(label)[1] if label >= 0 else "o" for label in cloud.labels])
-    for marker in sorted(set(looks)):  # A scatter plot has one marker.
+    for marker in sorted(set(looks)):  # One call of scatter draws one marker.
         rows = order[looks[order] == marker]
         colours = [_look(label)[0] if label >= 0 else without for label in cloud.labels[rows]]
         axes.scatter(*cloud.points[rows].T, s=size, c=colours, marker=marker, linewidths=0, alpha=0.75)
@@ -126,7 +126,7 @@ def _add_legend(figure: Figure, labels: np.ndarray, class_names: Sequence[str]) 
         names[LONGEST_LEGEND:] = [f"and {len(names) - LONGEST_LEGEND} more"]
     columns = int(LEGEND_LETTERS * figure.get_figwidth() / (max(map(len, names)) + 4))
     columns = min(len(names), max(1, columns))
-    columns = -(-len(names) // -(-len(names) // columns))  # as few as the same number of rows needs
+    columns = -(-len(names) // -(-len(names) // columns))  # fewest columns for this number of rows
     legend = figure.legend(
         handles, names, loc="outside lower center", ncols=columns, fontsize=8, handletextpad=0.1, columnspacing=1.0
     )

@@ -14,14 +14,14 @@ from models.drawing.figure_files import COLOURS, figure_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Field of a point and title of its axis, a column of panels each.
+# For each column of panels: the field of a point, and the title of the x axis.
 COSTS = (("evaluations", "evaluations of the network per image"), ("seconds", "seconds per image"))
 MARKERS = "osDv^P<X>p"
 PALE = 0.3  # Opacity of dominated points, and of the lines.
 
 
 class ParetoPoint(NamedTuple):
-    """Way to generate images, with its costs per image and its measured distance.
+    """A way to generate images, with its costs per image and its measured distance.
 
     label: sampler or student; points with one label are joined by a line. group: row of panels, such as the guidance
     scale. value, low, high: the distance and its interval. floor: the distance of real images, > 0.
@@ -42,7 +42,7 @@ class ParetoPoint(NamedTuple):
 def draw_pareto(rows: Sequence[ParetoPoint], path: Path, title: str, measure: str) -> None:
     """Draw the distance over its floor against evaluations and against seconds, one row of panels per group.
 
-    A point is dominated if another one of its panel is no worse in cost and distance, and better in one of them.
+    A point is dominated if another point of its panel is no worse in both cost and distance, and better in one of them.
     Dominated points are pale. measure: name of the distance. Raises UserError as `figure_file` does.
     """
     groups = list(dict.fromkeys(point.group for point in rows))
@@ -69,8 +69,8 @@ def draw_pareto(rows: Sequence[ParetoPoint], path: Path, title: str, measure: st
 
 
 def undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return for each point whether no other one is at most as large in both, and smaller in one of them."""
-    no_worse = (costs[:, None] <= costs) & (values[:, None] <= values)  # (N, N): point of the row, of the column
+    """Return a boolean for each point: False if another point is no larger in both values and smaller in one."""
+    no_worse = (costs[:, None] <= costs) & (values[:, None] <= values)  # (N, N): entry i, j compares i with j
     better = (costs[:, None] < costs) | (values[:, None] < values)
     return np.logical_not(np.any(no_worse & better, axis=0))
 
@@ -112,7 +112,7 @@ def _handle(look: dict[str, Any]) -> Any:
 
 
 def _scale_axes(panels: np.ndarray, rows: Sequence[ParetoPoint]) -> None:
-    """Make all axes logarithmic, with plain numbers, and the panels alike."""
+    """Make all axes logarithmic, with plain numbers as labels on the outer axes alone."""
     ratios = [point.value / point.floor for point in rows]
     for axes in panels.flat:
         axes.set(xscale="log", yscale="log")

@@ -1,7 +1,7 @@
 """Sheets of images: grids, strips over time, pairs, and the sample sheet of a model.
 
 Images are uint8 (N, C, H, W) with one, three or four channels. A sheet is a PIL image: grey images give a grey sheet,
-and transparent ones are laid over the page. Its cells are larger than the images only if a title needs more space.
+and RGBA images are laid over the grey PAGE. Its cells are larger than the images only if a title needs more space.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 TILE = 60  # Pixels. The longer side of an enlarged image is close to this length.
 LARGE = 256  # Pixels. Largest longer side of an image that is enlarged to be looked at alone.
 LONGEST_SHEET = 8000  # Pixels. Images are enlarged less if the sheet would be longer.
-LARGEST_SHEET = 16000  # Pixels. Longest side that a given scale may lead to; animations hold little more.
-SMALL = 16  # Pixels. Images up to this side are enlarged smoothly, because their squares would hide what they show.
+LARGEST_SHEET = 16000  # Pixels. Longest side of a sheet with a given scale; WebP animations allow little more.
+SMALL = 16  # Pixels. Images up to this side are enlarged smoothly. As large squares, they would be hard to recognise.
 TITLED_WIDTH = 400  # Pixels. A narrow sheet grows to this width before its title wraps.
 TITLE_WIDTH = 160  # Pixels. Maximum width of row titles, and of columns that titles widen.
 GAP = 6  # Pixels around text.
 SMALLEST, NORMAL = 10, 12  # Font sizes of row and column titles.
 GROUP_GAP = 8  # Pixels between the columns of two classes.
 MOST_CLASSES = 16  # A sample sheet has columns for each class up to this number of classes.
-# Ratios of width to height: the one that a sample sheet should have, and the range that it may have.
+# Ratios of width to height of a sample sheet: the preferred ratio, the smallest and the largest.
 SHAPE, NARROWEST, WIDEST = 1.25, 0.5, 3.0
-FRAME_IMAGES, FRAME_COLUMNS = 20, 10  # Of the file of a frame, which is as small as its pixels.
-STRIP_SHAPE = 0.7  # The least ratio of width to height of the images of a strip, before it is divided into blocks.
+FRAME_IMAGES, FRAME_COLUMNS = 20, 10  # Images and columns in the file of a frame. Its images are not enlarged.
+STRIP_SHAPE = 0.7  # Ratio of width to height that a narrow strip approaches by division into blocks.
 
 
 def grid(
@@ -53,7 +53,7 @@ def grid(
     images: uint8 (N, C, H, W), N >= 1, C = 1, 3 or 4. columns: by default, the sheet is about square. scale: images are
     enlarged by this whole number; by default, their longer side becomes about 60 pixels. column_titles: each stands
     above the same number of columns. captions: texts below the images. Long titles get a smaller font, then wrap.
-    Raises ValueError for other images or another number of titles, UserError if `scale` leads to a huge sheet.
+    Raises ValueError for other images or if the titles do not fit the grid, UserError if `scale` leads to a huge sheet.
     """
     tiles = over_page(as_array(images))
     columns = columns or len(column_titles) or _columns(len(tiles))
@@ -106,10 +106,10 @@ def grid(
 
 
 def check_scale(scale: int | None, size: tuple[int, int], columns: int, rows: int) -> None:
-    """Raise UserError if images of this size, enlarged by `scale`, make a sheet of more than LARGEST_SHEET pixels."""
+    """Raise UserError if images of this size, enlarged by `scale`, make a sheet longer than LARGEST_SHEET pixels."""
     height, width = (side * number * (scale or 1) for side, number in zip(size, (rows, columns), strict=True))
     if scale is not None and max(height, width) > LARGEST_SHEET:
-        reason = f"the sheet would have {width:,} x {height:,} pixels, and may have {LARGEST_SHEET:,} a side"
+        reason = f"the sheet would have {width:,} x {height:,} pixels, but at most {LARGEST_SHEET:,} a side are allowed"
         raise UserError(f"`scale` {scale}: {reason}", "use a smaller `scale`")
 
 
@@ -122,8 +122,8 @@ def strip(
 ) -> Image.Image:
     """Return a sheet of the same images over time: a row for each image, a column for each frame.
 
-    frames: T tensors, uint8 (N, C, H, W); captions: T texts. A sheet of many rows and few columns has its rows in
-    several blocks side by side. Raises ValueError as `grid` does.
+    frames: T tensors, uint8 (N, C, H, W); captions: T texts. If there are many rows and few columns, the rows
+    are divided into blocks side by side. Raises ValueError as `grid` does, and for another number of captions.
     """
     import torch
 
@@ -143,9 +143,9 @@ def strip(
 
 
 def save_frames(frames: Sequence[Tensor], times: Sequence[float], folder: Path) -> None:
-    """Write the first images of each frame as a PNG of its own, without text, e.g. `03_t0.70.png`, into a new folder.
+    """Write the first images of each frame into one PNG without text, e.g. `03_t0.70.png`.
 
-    frames: uint8 (N, C, H, W), not enlarged; times: of the frames.
+    frames: uint8 (N, C, H, W), not enlarged; times: t of each frame. The folder is created if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for index, (frame, t) in enumerate(zip(frames, times, strict=True)):
@@ -172,11 +172,11 @@ def pairs(images: Tensor, partners: Tensor, columns: int, title: str = "", scale
 def sample_sheet(
     images: Tensor, names: Sequence[str], title: str, columns: int | None = None, scale: int | None = None
 ) -> Image.Image:
-    """Return a sheet of samples whose classes take turns. Each class has its own columns below a heading.
+    """Return a sheet of samples, on which each class has its own columns below its title.
 
-    names: titles of the classes, in the order in which the images take turns; empty for images without a class. Each
-    image has a caption instead if there are many classes, if `columns` is not a multiple of their number, or if columns
-    by class would leave many holes or make the sheet too narrow or too wide (see `sample_columns`).
+    images: their classes take turns, in the order of `names`. names: titles of the classes; empty for images without a
+    class. Each image has a caption instead if there are many classes, if `columns` is not a multiple of their number,
+    or if columns by class would leave many holes or make the sheet too narrow or too wide (see `sample_columns`).
     """
     import torch
 
@@ -201,7 +201,7 @@ def check_sample_sheet(count: int, classes: int, size: tuple[int, int], columns:
 
 
 def sample_columns(count: int, classes: int, size: tuple[int, int], columns: int | None = None) -> tuple[int, int]:
-    """Return the columns of a sample sheet in all, and for each class; the latter is 0 if images have captions.
+    """Return the number of columns of a sample sheet, and the number for each class, 0 without columns by class.
 
     columns: a given number of columns. size: height and width of the images.
     """
@@ -238,7 +238,7 @@ def tiled(images: Tensor, columns: int, padding: int = 1) -> Tensor:
 
 
 def _columns(count: int) -> int:
-    """Return the number of columns, within 1 and 2 square roots of `count`, with the fewest holes in the last row."""
+    """Return the number of columns with the fewest holes, between the square root of `count` and twice this root."""
     root = math.isqrt(count - 1) + 1  # The square root, rounded up.
     return min(range(root, 2 * root + 1), key=lambda columns: (-count % columns, columns))
 

@@ -16,14 +16,14 @@ from models.drawing.figure_files import COLOURS, STYLES, figure_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FEWEST = 3  # Fewest numbers on an axis that are drawn as a curve.
+FEWEST = 3  # With at least this many numbers on an axis, a measure is drawn as a curve.
 
 
 class StudyPanel(NamedTuple):
     """A measure of the cells. values: (cells, seeds), NaN where a cell failed. means, called: one per cell.
 
-    called: whether the cell differs from the first, the reference. floor: value of real images. ratio: the values are
-    compared by their ratios, so that a wide range is drawn on a logarithmic axis.
+    called: whether the cell was found to differ from the first cell, the reference. floor: value of real images. ratio:
+    whether values are compared by their ratios. Then a wide range is drawn on a logarithmic axis.
     """
 
     heading: str
@@ -38,7 +38,7 @@ def draw_study(labels: Sequence[Mapping[str, str]], panels: Sequence[StudyPanel]
     """Draw one panel per measure, in a .png, .pdf or .svg file: up to three side by side, more in rows of two.
 
     labels: of each cell, its value on each axis of the study. If the values of one axis are numbers, the measure is a
-    curve over them, with a line for each combination of the others. Otherwise each cell has a row.
+    curve over them, with a line for each combination of the other axes. Otherwise each cell has a row.
     """
     axis = _numeric_axis(labels)
     columns = len(panels) if len(panels) <= 3 else 2

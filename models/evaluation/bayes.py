@@ -51,10 +51,11 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Denoising(DenoisingSettings):
-    """Classification by the denoising error, in rounds of increasing length. Unlikely classes are dropped in between.
+    """Classification by the denoising error, in rounds of increasing length. Each round drops unlikely classes.
 
     draws: (time, noise) pairs for each image, the same for all classes. Every second draw repeats the previous time
-    with the opposite noise, which reduces the variance. patience: standard errors of the paired difference.
+    with the opposite noise, which reduces the variance. patience: standard errors of the paired difference by which a
+    class must be worse than the best class to be dropped.
     """
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:

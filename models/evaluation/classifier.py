@@ -63,7 +63,7 @@ class Classifier:
         outputs = []
         with progress("features", len(images)) as advance:
             for batch in images.split(BATCH):
-                batch = batch.to(weight.device).clone(memory_format=torch.contiguous_format)  # for the same rounding
+                batch = batch.to(weight.device).clone(memory_format=torch.contiguous_format)  # layout affects rounding
                 outputs.append(self.network(Pixels.scale(batch).to(weight.dtype)))
                 advance(len(batch))
         return FeaturesAndLogits(*(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))

@@ -1,4 +1,4 @@
-"""Training settings of a classifier. This module imports no torch: the command line reads its flags from here."""
+"""Training settings of a classifier, for the command line. This module imports no torch, so its import is fast."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ MIN_EPOCHS, MAX_EPOCHS, MIN_STEPS = 12, 100, 600
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """How a classifier is trained."""
+    """Settings of the training of a classifier."""
 
     network: str = "convnet"
     """Architecture of the network: convnet or resnet."""

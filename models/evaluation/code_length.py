@@ -41,8 +41,8 @@ class GreyLevels(NamedTuple):
 class VariationalBound(VlbSettings):
     """Variational bound of a chain. vlb_steps: network evaluations per image; 0 for every step of the chain.
 
-    The first step is always evaluated. The other steps form groups of neighbours. One random step of each group is
-    weighted by the group's size, so the estimate is unbiased. Groups are small near the image, where terms are large.
+    The first step is always evaluated. The other steps form groups of consecutive steps. One random step of each group
+    is weighted by the group's size, so the estimate is unbiased. Near the image, terms are large and groups are small.
     """
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
@@ -133,7 +133,7 @@ class SpreadDensity(DensitySettings, Ode):
     """Density of the image after uniform dequantisation.
 
     The image at `first_time`, divided by alpha, counts as the clean image. A large `first_time` ignores fine detail.
-    0.0023 is the standard deviation of the dequantisation, 2/255 / sqrt(12).
+    The default, 0.0023, is the standard deviation of the dequantisation, 2/255 / sqrt(12).
     """
 
     def evaluations(self, schedule: NoiseSchedule) -> int:

@@ -1,7 +1,7 @@
 """Comparisons of a study's cells with a reference cell, paired by seed, with Holm's correction.
 
-A study trains each cell (one setting) with the same seeds. Few seeds of one cell say little about its noise, so the
-variance over seeds is pooled over all cells of the question.
+A study trains each cell (one setting) with the same seeds. The few seeds of one cell give a poor estimate of its
+variance, so the variance over seeds is pooled over all cells that are compared.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-DETECTION = 0.8  # probability with which a difference of `Comparison.detectable` is called
-ROUNDING = 1e-12  # differences and residuals below this part of the largest value are rounding errors
+DETECTION = 0.8  # probability that a true difference of `Comparison.detectable` is called
+ROUNDING = 1e-12  # differences and residuals below this share of the largest value count as 0
 
 
 class Difference(NamedTuple):
-    """Cell minus reference with its interval. It is called if the interval excludes zero.
+    """Cell minus reference with its interval. called: whether the interval excludes zero (a significant difference).
 
     p is adjusted by Holm's method, so a difference is called if p < level. p, low and high are NaN without degrees of
     freedom, and if all seeds agree exactly.
@@ -37,11 +37,11 @@ class Difference(NamedTuple):
 class Comparison:
     """Differences of all cells from the reference cell.
 
-    differences: one per cell; None for the reference, and for a cell that cannot be compared because its runs failed
+    differences: one per cell; None for the reference, and for a cell that cannot be compared because runs failed
     deviation: standard deviation of the residuals over seeds, pooled over all cells; NaN without degrees of freedom
     degrees: degrees of freedom of the deviation
-    detectable: smallest true difference that is called with a probability of 80 %; None where there is no interval. If
-        runs failed, it is that of the cell with the largest standard error
+    detectable: smallest true difference that is called with a probability of 80 %; None if there are no intervals. If
+        runs failed, it is the value of the cell with the largest standard error
     seeds: number of seeds, those of failed runs included
     comparisons: number of differences, for which Holm's method corrects
     """
@@ -58,8 +58,8 @@ class Comparison:
 def compare_with_reference(values: np.ndarray, reference: int = 0, level: float = 0.05) -> Comparison:
     """Compare each cell with the reference cell. values: (cells, seeds), NaN or infinite where a run failed.
 
-    The model is value = cell + seed + residual with one residual variance, fitted by least squares to the values that
-    are there. If all are there, a difference is the mean of the paired differences, and the deviation has
+    The model is value = cell + seed + residual with one residual variance, fitted by least squares to the finite
+    values. If all values are finite, a difference is the mean of the paired differences, and the deviation has
     (cells - 1)(seeds - 1) degrees of freedom. Holm's step-down method (Holm 1979) decides which differences are called,
     largest ratio to the standard error first. Each interval has the level of its step. After the first difference that
     is not called, all later ones keep that step's level.
@@ -73,7 +73,7 @@ def compare_with_reference(values: np.ndarray, reference: int = 0, level: float 
     deviation = math.sqrt(np.square(residuals).sum() / fit.degrees) if fit.degrees > 0 else math.nan
     estimates = _without_rounding(fit.contrasts @ observed, rounding)
     errors = fit.errors * deviation
-    degrees = fit.degrees if deviation > 0 else 0  # Seeds that agree exactly do not say how much others would differ.
+    degrees = fit.degrees if deviation > 0 else 0  # If all seeds agree exactly, their true deviation is unknown.
 
     differences: list[Difference | None] = [None] * len(values)
     for row, difference in zip(fit.rows, _holm(estimates, errors, degrees, level), strict=True):
@@ -86,11 +86,11 @@ def compare_with_reference(values: np.ndarray, reference: int = 0, level: float 
 
 
 class _Fit(NamedTuple):
-    """Least squares of value = cell + seed for the runs that have a value, without the values.
+    """Least-squares fit of value = cell + seed. It depends on which runs have a value, not on the values.
 
     rows: cells that can be compared with the reference
     contrasts: (rows, runs), the weights of the runs in each difference
-    errors: (rows,), standard errors of the differences in deviations of the residuals
+    errors: (rows,), standard errors of the differences, in standard deviations of the residuals
     residuals: (runs, runs), turns values into residuals
     """
 
@@ -101,7 +101,7 @@ class _Fit(NamedTuple):
     degrees: int
 
 
-@lru_cache(maxsize=8)  # the measures of a study share the runs that have values
+@lru_cache(maxsize=8)  # in most studies, all measures have values for the same runs
 def _fit(present: tuple[tuple[bool, ...], ...], reference: int) -> _Fit:
     runs = np.array(present)
     cells, seeds = runs.shape
@@ -145,11 +145,11 @@ def _holm(estimates: NDArray[np.float64], errors: NDArray[np.float64], degrees: 
 
 
 def power(cells: int, seeds: int, deviations: float, level: float = 0.05) -> float:
-    """Return the probability that a difference of that many deviations from the reference is called.
+    """Return the probability that a cell's difference from the reference is called, if no run fails.
 
-    deviations: true difference of the cell, in standard deviations of the residuals. No run has failed. The probability
-    is that of the first step of Holm's method, from the noncentral t distribution. If no other cell differs, later
-    steps add less than `level`. If others differ, the true power is higher.
+    deviations: true difference of the cell, in standard deviations of the residuals. The result is the probability at
+    the first step of Holm's method, from the noncentral t distribution. If no other cell differs, later steps add less
+    than `level`. If others differ, the true power is higher.
     """
     degrees = (cells - 1) * (seeds - 1)
     if degrees <= 0:

@@ -1,4 +1,4 @@
-"""Evaluation of samples. Beside every measure is its floor: its value for real images, usually as many test images."""
+"""Evaluation of samples. Each measure has a floor: its value for real images, usually for as many test images."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from models.evaluation.recognition import confusion_counts, histogram_distance
 from models.evaluation.statistics import Measurement, mean_interval, resampled_counts, share_measurement
 from models.progress import progress
 
-MANY_NEAR_COPIES = 0.04  # Above their share of the test images.
+MANY_NEAR_COPIES = 0.04  # Warn if their share exceeds that of the test images by more than this.
 
 
 @dataclass

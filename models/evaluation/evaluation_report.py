@@ -29,7 +29,7 @@ from models.evaluation.measure_names import (
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
 
-RESAMPLED = "resampled.safetensors"  # The value of every measure in each resample.
+RESAMPLED = "resampled.safetensors"  # File with the value of every measure in each resample.
 SHOWN, EXTREMES, PAIRS = 100, 30, 24
 
 
@@ -70,9 +70,9 @@ def write_evaluation(evaluation: Evaluation, folder: Path, picture_format: str =
 
 
 def evaluation_table(evaluation: Evaluation) -> str:
-    """Return the measures with their floors and what is better, the warnings, and the meanings of the measures.
+    """Return the table of the measures with their floors, the warnings, and the meanings of the measures.
 
-    Feature networks are named without their hashes, which the protocol has.
+    Feature networks are named without their hashes. The protocol contains the full names.
     """
     count = len(evaluation.samples.images)
     floor_count = min(count, len(evaluation.protocol.real.test))

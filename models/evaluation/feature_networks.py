@@ -7,7 +7,7 @@ measure differs between the two networks, it describes the network more than the
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LARGE = 16  # The first convolution halves images with a longer side.
+LARGE = 16  # If a side is longer, the first convolution halves the resolution.
 
 
 def _first_stride(shape: tuple[int, int, int]) -> int:

@@ -23,7 +23,7 @@ SHIPPED = PRETRAINED / "neighbours"  # Cached distances of published data sets.
 class FeaturesAndLogits(NamedTuple):
     """Output of a feature network: features (N, D) and logits (N, classes), float32 or float64 on the CPU.
 
-    Measures compare features on the device where they lie: see `on`.
+    Measures run on the device of the features. `on` moves the features.
     """
 
     features: Tensor
@@ -35,7 +35,7 @@ class FeaturesAndLogits(NamedTuple):
         return self.logits.argmax(1)
 
     def on(self, device: torch.device) -> "FeaturesAndLogits":
-        """Return the same with the features on a device. The few logits stay on the CPU."""
+        """Return a copy with the features on `device`. The logits are small and stay on the CPU."""
         return self._replace(features=self.features.to(device))
 
 
@@ -55,7 +55,7 @@ def cached_features(extractor: Extractor, images: ImageRows, images_key: str, ca
     """
 
     def compute() -> dict[str, Tensor]:
-        with progress(f"real images in {extractor.name}, once, kept for the next time", None):
+        with progress(f"features of real images by {extractor.name}, computed once and cached", None):
             return extractor.extract(images)._asdict()
 
     def fits(tensors: dict[str, Tensor]) -> bool:
@@ -73,7 +73,7 @@ def cached_squares(space: str, test: Tensor, train: Tensor, keys: Sequence[str],
     """
 
     def compute() -> dict[str, Tensor]:
-        with progress(f"distances of real images in {space}, once, kept for the next time", None):
+        with progress(f"distances of real images in {space}, computed once and cached", None):
             return {"squares": nearest(test, train).squares}
 
     name = f"neighbours-{space}-{_key(space, *keys)}"
@@ -92,9 +92,9 @@ def cached_tensors(
     compute: Callable[[], dict[str, Tensor]],
     fits: Callable[[dict[str, Tensor]], bool],
 ) -> dict[str, Tensor]:
-    """Return the tensors of a file in one of the folders if they fit. Otherwise compute and write them, in the last.
+    """Read tensors from a file in one of the folders. If none fits, compute them and write them to the last folder.
 
-    name: of the file, without its suffix. It must differ for everything that changes the tensors.
+    name: file name without suffix. It must differ if the tensors differ. fits: returns whether read tensors are valid.
     """
     for folder in folders:
         try:

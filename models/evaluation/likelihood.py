@@ -53,7 +53,8 @@ def log_density(denoiser: Denoiser, noisy: Tensor, label: Tensor | None, grid: G
     """Return (N,) float64 log-densities in nats, on the CPU, of images (N, C, H, W) at grid[-1].
 
     grid: S steps, as from `density_grid`. Midpoint rule: 2 S network evaluations, S of them with one backward pass per
-    probe. The denoiser is never called at grid[0]: the density there is a Gaussian with the variance of unit data.
+    probe. The denoiser is never called at grid[0]. The density there is that of a Gaussian, with the variance of noisy
+    images if clean images have unit variance.
     """
     size, first, last = noisy[0].numel(), grid[-1], grid[0]
     position = noisy / first.flow_scale.item()

@@ -14,7 +14,7 @@ METHODS = ("umap", "pca")
 
 @dataclass(frozen=True)
 class Map:
-    """Points (N, 2) of the fitted features. transform: maps other features (M, D) to points (M, 2). axes: labels."""
+    """Points (N, 2) of the fitted features. transform: maps other features (M, D) to points (M, 2). axes: names."""
 
     points: np.ndarray
     transform: Callable[[np.ndarray], np.ndarray]

@@ -35,8 +35,8 @@ MEANINGS = {
     "grey_mean": "mean grey level, 0..255",
     "grey_deviation": "standard deviation of the grey levels",
 }
-AS_FLOOR = "as floor"  # Better values are nearer to those of real images.
-# Values of a measure that are better: lower ones, higher ones, or those near the floor.
+AS_FLOOR = "as floor"  # The nearer to the value of real images, the better.
+# Better values of each measure: lower, higher, or near the floor.
 BETTER = {
     **dict.fromkeys(("noise_loss", "class_shares", "fd", "fd_limit", "kd", "near_copies"), "lower"),
     **dict.fromkeys(("recognised", "cas", "is", "precision", "recall", "coverage"), "higher"),
@@ -62,7 +62,7 @@ def space_of(name: str) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return each name without the hash of its network's weights. Names that would become equal keep theirs."""
+    """Return each name without the hash of its network's weights. Names that would become equal keep the hash."""
     names = list(dict.fromkeys(names))
     counts = Counter(_HASH.sub("", name) for name in names)
     return {name: short if counts[short := _HASH.sub("", name)] == 1 else name for name in names}

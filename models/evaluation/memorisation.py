@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.evaluation.neighbours import nearest
 
-NEAR = 0.01  # Share of test images below the near-copy limit on the distance to training images.
+NEAR = 0.01  # The limit for near copies is this quantile of the test images' distances to training images.
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Memorisation:
     """Nearest real images of N samples, compared with those of M test images.
 
     distances: (N,) to the nearest training image, root mean square over dimensions. test_distances: (M,) the same for
-    test images. nearest: (N,) index of the nearest training image. near_copy: (N,) whether that image is nearer than
-    for 99 % of the test images, or as near. test_near_copies: the share of test images of which that is true: 1 %, or
-    more if test images are copies of training images. nearer_to_train: (N,) whether the nearest real image is a
-    training image. expected: the share of nearer_to_train if nothing is copied.
+    test images. nearest: (N,) index of the nearest training image. near_copy: (N,) whether the distance is within the
+    limit, the 1 % quantile of test_distances. test_near_copies: the share of test images within the limit: 1 %, or more
+    if test images are copies of training images. nearer_to_train: (N,) whether the nearest real image is a training
+    image. expected: the share of nearer_to_train if nothing is copied.
     """
 
     distances: Tensor

@@ -1,6 +1,6 @@
-"""Settings of the methods of `bayes.py`, `code_length.py` and `gaussians.py`. This module imports no torch.
+"""Settings of the methods of `bayes.py`, `code_length.py` and `gaussians.py`. The methods inherit these classes.
 
-The command line reads its flags from here. The methods inherit their settings.
+The command line reads its flags from here. This module imports no torch, so its import is fast.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class DenoisingSettings:
     time_range: tuple[float, float] = (0.3, 0.9)
     """Range of the flow times sigma / (alpha + sigma) at which the error is measured."""
     first_round: Annotated[int, Range(2)] = 8
-    """Draws per class before the first classes are dropped. Each later round doubles their total number."""
+    """Draws per class before the first classes are dropped. Each later round doubles the total of draws."""
     patience: NonNegative = 2.5
     """Standard errors by which a class must be worse than the best one to be dropped; 0 drops none."""
 

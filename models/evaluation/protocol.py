@@ -22,7 +22,7 @@ VERSION = 2  # Version of the measures. Reports of different versions are not co
 class Protocol:
     """Real images, feature networks and settings of an evaluation.
 
-    cache: folder for what is computed from real images alone. device: for the measures; MPS is replaced by the CPU.
+    cache: folder for results that depend on real images alone. device: for the measures; MPS is replaced by the CPU.
     """
 
     real: RealImages

@@ -38,7 +38,8 @@ def diversity(features: Tensor, labels: Tensor) -> float:
 def inception_score(logits: Tensor, counts: Tensor) -> Tensor:
     """Return the Inception Score in each resample, (draws,), between 1 and K (Salimans et al. 2016, section 4).
 
-    logits: (N, K). counts: (draws, N), as from `resampled_counts`. Unlike published code, it does not use ten parts.
+    logits: (N, K). counts: (draws, N), as from `resampled_counts`. Published code averages over ten parts of the
+    images; this function does not.
     """
     log_shares = logits.double().log_softmax(1)
     weights = counts / counts.sum(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""Translations of torch's operations into those of the page's interpreter, in the table that closes this file.
+"""Translations of torch's operations into those of the page's interpreter. LOWERINGS lists all of them.
 
-Each takes the graph, the traced result, and the arguments of torch's operation that it supports, by their names. All
-other arguments must have their defaults, except those in IGNORED.
+Each translation takes the graph, the traced result, and the arguments of torch's operation that it supports, by their
+names. All other arguments must have their defaults, except those in IGNORED.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from models.export.graph import Graph, Lacking, Value, sizes_of
 
-# Arguments that change neither the result of a network in eval mode nor its meaning.
+# Arguments that do not change the result of a network in eval mode.
 IGNORED = frozenset(
     "memory_format copy non_blocking device dtype cudnn_enabled cudnn_enable implicit p train padding_idx sparse "
     "scale_grad_by_freq count_include_pad "
-    # The sizes of the result tell these.
+    # These follow from the sizes of the result.
     "shape size dim output_size chunks split_size split_sizes end".split()
 )
 
@@ -102,7 +102,7 @@ def _unfold(graph: Graph, result: Tensor, self: Value, upscale_factor: int) -> V
 
 
 def _function(name: str) -> Callable[..., Value]:
-    """Return the translation of a function of every element."""
+    """Return the translation of an elementwise function."""
 
     def lower(graph: Graph, result: Tensor, self: Any) -> Value:
         return graph.emit(name, [self], result)
@@ -174,7 +174,7 @@ def _rms_norm(
 
 
 def _rows(result: Tensor, normalized_shape: list[int]) -> int:
-    """Return the number of rows that are normalised one by one, as a size."""
+    """Return the number of rows, each normalised separately, as an element of `Sizes`."""
     rows = 1
     for size in sizes_of(result)[: result.dim() - len(normalized_shape)]:
         rows *= size

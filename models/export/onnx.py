@@ -1,4 +1,4 @@
-"""Export to ONNX: the network, a sampler as a list of moves, and the lines of numpy that sample with the two."""
+"""Export to ONNX: the network, a sampler as a list of moves, and a README with numpy code that samples with both."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from models.model import Model
 from models.runs.files import write_text
 
 NETWORK, DECODER, SAMPLER, README = "network.onnx", "decoder.onnx", "sampler.json", "README.md"
-# Draws of the noise at t = 1 with numpy, by the name of the distribution.
+# Lines of numpy that draw the noise at t = 1, by the name of the distribution.
 DRAWS = {
     "gaussian": "rng.standard_normal(shape)",
     "uniform": "rng.uniform(-(3**0.5), 3**0.5, shape)",
@@ -26,7 +26,7 @@ def write_onnx(model: Model, folder: Path, run: str, sampling: Sampling) -> None
 
     Needs the packages onnx and onnxscript.
 
-    run: name of the model's run. sampling: the sampler whose moves are written; its guidance scale is the README's.
+    run: name of the model's run. sampling: the sampler to export; the README uses its guidance scale.
     Raises UserError if the network cannot be traced.
     """
     spec = model.spec

@@ -23,7 +23,7 @@ from models.places import PALETTE
 BROWSER = Path(__file__).parent / "browser"
 ENGINE = ("matmul", "operations", "interpreter", "philox", "sampler", "worker")  # scripts of the worker, in order
 MOST_CLASSES = 100
-UNLABELLED = 10  # Images of a model without classes.
+UNLABELLED = 10  # Number of images on the page of a model without classes.
 # Samplers of the page, with their titles and numbers of steps.
 OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
     "heun": ("Heun", (2, 3, 4, 6, 10, 16, 25)),
@@ -34,7 +34,7 @@ OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
 
 
 class PageModel(NamedTuple):
-    """A model of a page. run: name of its run, or of its file outside of runs. sampling: what is set at first."""
+    """A model of a page. run: name of its run, or of a checkpoint outside of runs. sampling: initial settings."""
 
     model: Model
     run: str
@@ -42,7 +42,7 @@ class PageModel(NamedTuple):
 
 
 def build_page(shown: PageModel, teacher: PageModel | None = None) -> str:
-    """Return the HTML of a page. teacher: of a student, to be compared with it; a model of the same space and classes.
+    """Return the HTML of a page. teacher: the teacher of a student, for comparison, with the same space and classes.
 
     Raises UserError if a network cannot be traced, has an operation that the page lacks, or weights above 65,504.
     """
@@ -99,7 +99,7 @@ def _word(label: int, names: Sequence[str]) -> str:
 
 
 def _network_facts(shown: PageModel, graph: Graph, role: str) -> dict[str, Any]:
-    """Return what a page must know of one network. role: its name beside the other one."""
+    """Return the facts of one network for the page. role: its name on a page with two networks."""
     (model, run, sampling), spec = shown, shown.model.spec
     guided = spec.classes > 0 and spec.label_drop > 0 and spec.student is None
     flag = "--checkpoint" if run.endswith(".safetensors") else "--run"
@@ -117,9 +117,9 @@ def _network_facts(shown: PageModel, graph: Graph, role: str) -> dict[str, Any]:
 
 
 def _samplers(model: Model, usual: Sampling) -> tuple[list[dict[str, Any]], int]:
-    """Return the moves of the samplers that fit the model, and the number of the usual one.
+    """Return the samplers that fit the model, with their moves, and the index of `usual`, the one set at first.
 
-    A student has the usual one alone. A teacher may have one that is not offered to others.
+    A student has `usual` alone. Other models have the samplers of OFFERED, and `usual` if it is not among them.
     """
     offered = [(title, Sampling(name, steps)) for name, (title, counts) in OFFERED.items() for steps in counts]
     if model.spec.student is not None:
@@ -131,7 +131,7 @@ def _samplers(model: Model, usual: Sampling) -> tuple[list[dict[str, Any]], int]
         try:
             sampling.check(model)
         except UserError:
-            continue  # A chain may have fewer steps, and some initial noises rule out samplers that add noise.
+            continue  # The model's chain may have fewer steps, or its initial noise rules out samplers that add noise.
         first = len(rows) if sampling == usual else first
         moves = trace_sampler(model, sampling)
         rows.append({"name": sampling.sampler, "title": title, "steps": sampling.steps, "moves": moves})

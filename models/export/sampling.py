@@ -1,4 +1,4 @@
-"""Samplers as lists of moves with numbers in them, for programs that can mix and clip tensors and nothing else.
+"""Samplers as lists of numeric moves, for programs that can only call the network and mix and clip tensors.
 
 Every sampler is linear in the noise it draws and in the clean estimates it receives. So it is run once on vectors of
 coefficients instead of images, and no sampler is written twice.
@@ -22,11 +22,12 @@ Moves = list[dict[str, Any]]
 def trace_sampler(model: Model, sampling: Sampling) -> Moves:
     """Return the moves of a sampler, from pure noise to images.
 
-    A list of sources begins with the first noise. Each move has one key:
+    The program that executes the moves keeps a list of tensors, the sources. The first source is the first noise. Each
+    move has one key:
 
     - draw: append standard normal noise.
-    - evaluate: mix the sources to noisy images, call the network with `scale` times these and t, and append
-      `clean[0] * noisy + clean[1] * output`, after guidance if it is `guided`, and clipping.
+    - evaluate: mix the sources to noisy images, call the network with `scale * noisy` and t, and append the clean
+      estimate `clean[0] * noisy + clean[1] * output`, after guidance if `guided` is true, and after clipping.
     - step: mix the sources to the noisy images after a step, at t. `estimate` is the number of the source that holds
       the step's clean estimate.
     """
@@ -57,6 +58,6 @@ def trace_sampler(model: Model, sampling: Sampling) -> Moves:
 
 
 def _shortened(mix: Tensor) -> list[float]:
-    """Return the coefficients without the zeros at the end, to the ten digits that matter."""
+    """Return the coefficients without the zeros at the end, rounded to ten significant digits."""
     last = int(mix.nonzero().max()) if mix.any() else -1
     return [float(f"{value:.10g}") for value in mix[: last + 1].tolist()]

@@ -1,6 +1,6 @@
 """The graph of a network: `torch.export` traces it, and each of its operations is translated.
 
-What depends on constants alone is computed here.
+Values that depend neither on inputs nor on parameters are computed during the translation.
 """
 
 import inspect
@@ -49,7 +49,7 @@ def export_network(model: Model) -> Exported:
 def export_decoder(space: Space) -> Exported:
     """Return the conversion of clean images (N, *space.shape) to uint8 images, as `export_network` does the network."""
     clean = torch.zeros(2, *space.shape)
-    space.decode(clean)  # Spaces keep constants after the first call. They must not be those of a trace.
+    space.decode(clean)  # The first call fills the space's caches, so that the trace does not fill them.
     return _export(_Decoder(space), (clean,))
 
 
@@ -75,7 +75,7 @@ def build_graph(program: ExportedProgram) -> Graph:
 
 
 class _Translation:
-    """Graph of an exported program. values: what each node is: a tensor if it is constant, else a Value."""
+    """Graph of an exported program. values: by node, a tensor if it is constant, else a Value."""
 
     def __init__(self, program: ExportedProgram) -> None:
         self.graph = Graph([])
@@ -111,7 +111,7 @@ class _Translation:
             return args[0][args[1]]
         result = node.meta.get("val")
         if not isinstance(node.target, OpOverload) or result is None or isinstance(result, (int, torch.SymInt)):
-            return None  # The sizes of the results tell them.
+            return None  # Not needed, because each result has its sizes.
         sources = [self.values[source] for source in node.all_input_nodes]
         if all(isinstance(source, Tensor) and id(source) not in self.graph.learned for source in sources):
             return node.target(*args, **kwargs)

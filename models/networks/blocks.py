@@ -15,7 +15,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def zeroed(module: AnyModule) -> AnyModule:
-    """Set all parameters of a module to zero and return it. A residual branch that ends in it begins at zero."""
+    """Set all parameters of a module to zero and return it. A residual branch that ends in it starts as zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

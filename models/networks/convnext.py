@@ -100,7 +100,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def _modulated_norm(hidden: Tensor, modulation: Tensor) -> Tensor:
-    """Layer norm over the channels of (N, C, H, W), then scale by 1 + scale and shift, from modulation (N, 2·C)."""
+    """Layer norm over the channels of (N, C, H, W), times 1 + scale, plus shift. modulation: scale, shift (N, 2·C)."""
     scale, shift = modulation[:, None, None].chunk(2, dim=3)  # (N, 1, 1, C) each
     pixels = rearrange(hidden, "b c y x -> b y x c")
     modulated = torch.addcmul(shift, F.layer_norm(pixels, pixels.shape[-1:]), 1 + scale)

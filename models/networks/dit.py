@@ -176,5 +176,5 @@ def _head_norm(head_width: int, qk_norm: bool) -> nn.Module:
 
 
 def _modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm of each token (N, L, width), then scale by 1 + scale and shift, each (N, 1, width)."""
+    """Layer norm of each token (N, L, width), times 1 + scale, plus shift. shift and scale: (N, 1, width)."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:]), 1 + scale)

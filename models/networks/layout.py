@@ -100,7 +100,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """One level on the way up, at the size of its skips. Its blocks read them from the last to the first."""
+    """One level on the way up, at the size of its skips. Its blocks read the skips from the last to the first."""
 
     def __init__(self, entry: nn.Module, channels: int, blocks: Sequence[nn.Module], attention: nn.Module) -> None:
         super().__init__()

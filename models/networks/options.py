@@ -18,7 +18,8 @@ def heads_divide(heads: int, channels: int, owner: str) -> None:
 def levels_fit(shape: tuple[int, int, int], patch_size: int, levels: int) -> None:
     """Raise UserError if there is no level, or if a level is less than 2 pixels high or wide.
 
-    shape: (C, H, W) of one example. Level 0 is the image over patch_size. Each further level is halved, rounded up.
+    shape: (C, H, W) of one example. Level 0 has the size of the image divided by patch_size. Each further level has
+    half the size of the level above. Sizes are rounded up.
     """
     if levels == 0:
         raise UserError("`network.multipliers`: must have at least one number")
@@ -43,7 +44,7 @@ def levels_exist(chosen: Sequence[int], levels: int) -> None:
 
 
 def no_tokens(conditioning: str, tokens: int, network: str, *ways_out: str) -> None:
-    """Raise UserError if the conditioning has tokens, for a network without attention. network: name in the message."""
+    """Raise UserError if the conditioning has tokens. network: name of a network without attention, for the message."""
     if tokens:
         message = f"passes the label as {tokens} tokens, and {network} has no attention to read them"
         way_out = "use `network.conditioning embedding`"

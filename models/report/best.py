@@ -11,7 +11,7 @@ from models.report.views import Entry
 
 @dataclass(frozen=True)
 class Best:
-    """The best run of a data set. reason: by what. caution: what the reader must know, may be empty."""
+    """The best run of a data set. reason: by which measure. caution: limits of the comparison, may be empty."""
 
     dataset: str
     entry: Entry
@@ -22,7 +22,7 @@ class Best:
 def best_of(entries: Sequence[Entry]) -> list[Best]:
     """Return the best run of each data set: by its distance over the floor, else by its test loss.
 
-    Distances are compared under equal protocols, losses among runs with the same loss.
+    Distances are compared among runs with the same protocol, losses among runs with the same loss function.
     """
     datasets = dict.fromkeys(entry.data for entry in entries if entry.dataset)
     found = (_best([entry for entry in entries if entry.data == data]) for data in datasets)
@@ -51,7 +51,7 @@ def _best(entries: Sequence[Entry]) -> Best | None:
 
 
 def _by_loss(entries: Sequence[Entry]) -> Best | None:
-    """Return the run with the lowest test loss among those with the commonest loss; None if there are no losses."""
+    """Return the run with the lowest test loss among those with the most common loss function; None without losses."""
     with_loss = [entry for entry in entries if entry.best_test_loss is not None and entry.loss]
     if not with_loss:
         return None
@@ -69,7 +69,7 @@ def _protocol(entry: Entry) -> str:
 
 
 def _overlap(one: Evaluated, other: Evaluated | None) -> bool:
-    """Return whether the intervals of two distances overlap. Without intervals they do not."""
+    """Return whether the intervals of two distances overlap. False if an interval is missing."""
     intervals = [_interval(evaluated) for evaluated in (one, other) if evaluated is not None]
     if len(intervals) < 2 or intervals[0] is None or intervals[1] is None:
         return False

@@ -52,7 +52,7 @@ class Report:
     def __post_init__(self) -> None:
         """Make the folder, with the scripts and the style sheet.
 
-        Raises UserError if it has files of something else, or if there is no folder of runs.
+        Raises UserError if `out` exists and is not a report, or if `experiments_dir` does not exist.
         """
         out = self.out
         if not self.experiments_dir.is_dir():
@@ -101,7 +101,7 @@ class Report:
                 run.notes.append(f"{len(compared) - MOST} of {len(compared)} comparisons, the oldest ones")
             try:
                 entry = self._write_run(run, compared[:MOST])
-            except Exception as error:  # One run must not cost the pages of all the others.
+            except Exception as error:  # An error in one run must not prevent the other pages.
                 reason = f"its page cannot be made: {type(error).__name__}: {error}"
                 print(f"{folder}: {reason}", file=sys.stderr, flush=True)
                 entry = self._write_run(RunFacts(folder, "unreadable", reason))
@@ -109,9 +109,9 @@ class Report:
         return entry
 
     def _links_from(self, page: Path) -> Path | None:
-        """Return the folder of a page as its links to the run's files see it; None if these cannot be reached."""
+        """Return the folder from which a page's links to the run's files start; None if it cannot link to them."""
         if self.live:
-            return self.experiments_dir / "report" / RUNS / page.name  # as the server spells addresses
+            return self.experiments_dir / "report" / RUNS / page.name  # The server's addresses have this form.
         return page if page.resolve().is_relative_to(self.experiments_dir.resolve()) else None
 
     def _write_run(self, run: RunFacts, compared: Sequence[Compared] = ()) -> Entry:
@@ -171,7 +171,7 @@ def _environment() -> jinja2.Environment:
 
 
 def figure(value: float | None) -> str:
-    """Return a number with four digits, "–" for None."""
+    """Return a number with four significant digits, "–" for None."""
     return "–" if value is None else f"{value:.4g}"
 
 
@@ -181,7 +181,7 @@ def whole(value: float | None) -> str:
 
 
 def _version(folder: Path) -> tuple[str, int, int]:
-    """Return what changes when a run does: its state, its number of files, and the time of the newest change.
+    """Return a value that changes when a run changes: its state, number of files, and time of the newest change.
 
     Files in subfolders are replaced, not appended to, which changes the time of their folder.
     """
@@ -198,7 +198,7 @@ def _version(folder: Path) -> tuple[str, int, int]:
 
 
 def _data(entry: Entry, page: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the scripts know of a run: curves for its page, and the rest for comparisons."""
+    """Return the data of a run for the scripts: the charts for its page, and the rest for comparisons."""
     run: RunFacts = page["run"]
     picture = page["sheets"][-1] if page["sheets"] else None
     noise = {"seed": setting(run.config.get("seed")), "shape": "×".join(map(str, run.shape))}

@@ -28,7 +28,7 @@ class MeasureDifference:
 class Compared:
     """A comparison. Differences are those of the second evaluation minus the first.
 
-    runs: name of each evaluation's run, "" if it lies in none. evaluations: name of each one's folder.
+    runs: name of each evaluation's run, "" if it is in no run folder. evaluations: names of the evaluations' folders.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Compared:
 
 
 def read_comparisons(experiments_dir: Path, quiet: bool) -> list[Compared]:
-    """Return the comparisons of evaluations, newest first. Says which file cannot be read, unless `quiet`."""
+    """Return the comparisons of evaluations, newest first. Unless `quiet`, report files that cannot be read."""
     return list(_readable(sorted((experiments_dir / COMPARISONS).glob("[!.]*.json"), reverse=True), quiet))
 
 

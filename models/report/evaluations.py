@@ -23,9 +23,9 @@ from models.evaluation.measure_names import (
 OVER_FLOOR = re.compile(r"^\s*fd / floor\s+([0-9.]+)", re.MULTILINE)
 EVALUATION_PICTURES = ("samples", "nearest", "farthest", "closest_pairs", "confusion", "checkpoints")
 FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports are files of evaluation/ itself.
-MOST = 30  # Evaluations on a page, and comparisons.
+MOST = 30  # Most evaluations, and most comparisons, on a page.
 LONGEST = 20_000  # Characters of a text table that are shown.
-SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # The former is faster, and not in every build.
+SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # CSafeDumper is faster, but missing in some builds.
 # Errors that reading a damaged file of a report raises.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -49,8 +49,8 @@ class Measure:
 class Evaluated:
     """An evaluation. title: what was measured. table: text for evaluations without measures. card: the protocol.
 
-    over_floor: the distance over that of real images, None where that says nothing. protocol: facts that are equal in
-    evaluations which can be compared.
+    over_floor: ratio of the distance to that of real images, None if the report has no such ratio. protocol: settings
+    of the evaluation. Evaluations can be compared if these are equal.
     """
 
     path: Path
@@ -76,14 +76,14 @@ class Evaluated:
 
     @property
     def recognised(self) -> Measure | None:
-        """The share that the first classifier recognises."""
+        """Share of images that the first classifier recognises, None if it was not measured."""
         return next((measure for measure in self.measures if kind_of(measure.name) == "recognised"), None)
 
 
 def read_evaluations(run: Path, notes: list[str]) -> list[Evaluated]:
     """Return the newest evaluations of a run: those of samples, then the others, newest first.
 
-    A note is added for each one that cannot be read.
+    Evaluations that cannot be read, or are left out because there are many, are noted in `notes`.
     """
     paths = [*run.glob("evaluation/*/report.json"), *run.glob("evaluation/*.json"), *run.glob("*/*/metrics.json")]
     newest_first = sorted(paths, key=lambda path: path.relative_to(run).as_posix(), reverse=True)
@@ -153,13 +153,13 @@ def _measures(results: Mapping[str, Any]) -> list[Measure]:
 
 
 def labels_of(names: Iterable[str]) -> dict[str, str]:
-    """Return a label for each measure's name, e.g. "fd in convnet". Raises ValueError for a name of no measure."""
+    """Return a label for each measure's name, e.g. "fd in convnet". Raises ValueError for an unknown measure."""
     spaces = short_names(map(space_of, names))
     return {name: f"{kind_of(name)} in {space}" if (space := spaces[space_of(name)]) else name for name in names}
 
 
 def measured(row: Mapping[str, float | None] | None) -> Any:
-    """Return the value and the interval of a report as a measurement, with NaN for what is undefined."""
+    """Return a row of a report, a value with its interval, as a measurement. Undefined numbers become NaN."""
     if row is None:
         return None
     return SimpleNamespace(**{key: math.nan if row[key] is None else row[key] for key in ("value", "low", "high")})

@@ -15,12 +15,12 @@ from PIL import Image
 from models.runs.files import replacing
 
 PNG = b"\x89PNG\r\n\x1a\n"
-MOST_BYTES = 2_400_000  # Of the pictures of one run.
-LARGE_BYTES, SMALLER = 200_000, (1600, 700)  # Larger files are reduced to one of these sides in pixels.
-LARGE_FRAME, LARGE_SHEET = 30_000, 60_000  # The same of pictures of which a page has many.
-MOST_SHEETS, FEWEST_SHEETS, SHEET_BYTES = 24, 4, 600_000  # Sheets of the training: their number, and bytes of all.
+MOST_BYTES = 2_400_000  # Limit for all pictures of one page.
+LARGE_BYTES, SMALLER = 200_000, (1600, 700)  # Larger files are reduced to one of these lengths of the longer side.
+LARGE_FRAME, LARGE_SHEET = 30_000, 60_000  # As LARGE_BYTES, for pictures of which a page has many.
+MOST_SHEETS, FEWEST_SHEETS, SHEET_BYTES = 24, 4, 600_000  # Limits of the number of training sheets and of their bytes.
 THUMBNAIL = (4, 2)  # Columns and rows.
-THUMBNAIL_SIDE, SHEET_WIDTH = 64, 200  # Pixels. Largest images of a thumbnail, and width of a sheet as a thumbnail.
+THUMBNAIL_SIDE, SHEET_WIDTH = 64, 200  # Pixels. Longest side of an image in a thumbnail, and of a shrunk sheet.
 FRAME_NAME = re.compile(r"\d+_t([0-9.]+)\.png")
 SHEET_NAME = re.compile(r"step_(\d+)\.png")
 
@@ -78,7 +78,7 @@ class Album:
         return Picture(copy.name, width, height, path, label, copy.suffix == ".jpg")
 
     def size_of(self, picture: Picture) -> int:
-        """Return the bytes of a picture of the page."""
+        """Return the size of a picture of the page in bytes."""
         return (self.folder / picture.source).stat().st_size
 
     def add_all(self, paths: Sequence[Path], labels: Sequence[str] = (), large: int = LARGE_BYTES) -> list[Picture]:
@@ -164,10 +164,10 @@ def _is_copy(copy: Path, stat: os.stat_result) -> bool:
 
 
 def _check_png(content: bytes) -> None:
-    """Raise ValueError if a PNG is cut short or damaged. Checking its sums is faster than decoding it."""
+    """Raise ValueError if a PNG is cut short or damaged. Checking the checksums is faster than decoding."""
     position = len(PNG)
     if not content.startswith(PNG):
-        raise ValueError("it is no PNG")
+        raise ValueError("not a PNG file")
     while position + 12 <= len(content):
         length, kind = struct.unpack(">I4s", content[position : position + 8])
         end = position + 8 + length
@@ -182,7 +182,7 @@ def _check_png(content: bytes) -> None:
 def _reduce(picture: Image.Image, path: Path, large: int) -> tuple[int, int]:
     """Write a picture as JPEG, with the longest side that keeps the file small. Return its width and height.
 
-    WebP takes ten times as long.
+    Writing WebP would take ten times as long.
     """
     if picture.mode not in ("L", "RGB"):
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
@@ -195,7 +195,7 @@ def _reduce(picture: Image.Image, path: Path, large: int) -> tuple[int, int]:
 
 
 def _tiled(paths: Sequence[Path]) -> Image.Image:
-    """Return small images side by side. Their pixels stay as they are up to THUMBNAIL_SIDE."""
+    """Return small images side by side. Images larger than THUMBNAIL_SIDE are reduced."""
     images = []
     for path in paths:
         with Image.open(path) as image:

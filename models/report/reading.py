@@ -19,7 +19,7 @@ from models.runs.yaml_files import read_yaml
 
 LOG, METRICS, MONITOR = "training_log.txt", "metrics.csv", "monitor.csv"
 MARKS = (STATUS, CONFIG, ENVIRONMENT, LOG, METRICS)  # A folder with one of these files is a run.
-LOG_LINES, LOG_BYTES = 60, 60_000  # The end of the log that is shown.
+LOG_LINES, LOG_BYTES = 60, 60_000  # Lines of the end of the log that are shown, and bytes read for them.
 DEAD = "the process ended without writing its state"
 Value = TypeVar("Value")
 Columns = dict[str, list[float | None]]
@@ -59,7 +59,7 @@ class RunFacts:
 
     @property
     def dataset(self) -> str:
-        """The data set. Own images and sets of the hub have the name of their folder, e.g. "folder pictures"."""
+        """The data set. If it has a path, the path's last part is added, e.g. "folder pictures"."""
         name = text(self.status.get("dataset")) or text(self.config.get("dataset"))
         return f"{name} {Path(text(self.config.get('dataset.path'))).name}".strip()
 
@@ -99,7 +99,7 @@ class RunFacts:
 
     @property
     def began(self) -> str:
-        """Time of the first start, as 2026-02-08 14:30 UTC."""
+        """Time of the first start in UTC, e.g. "2026-02-08 14:30"; "" if it is unknown."""
         first = self.started[0].get("started") if self.started else None
         try:
             return datetime.fromisoformat(str(self.status.get("started") or first)).strftime("%Y-%m-%d %H:%M")
@@ -108,7 +108,7 @@ class RunFacts:
 
 
 def list_runs(experiments_dir: Path) -> list[Path]:
-    """Return the run folders, newest first. A run without its status is one too."""
+    """Return the run folders, newest first. Runs without a status are included."""
     folders = (path for path in experiments_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     runs = (path for path in folders if any((path / mark).is_file() for mark in MARKS))
     return sorted(runs, key=lambda path: path.name, reverse=True)
@@ -199,7 +199,7 @@ def _cell(word: str) -> float | None:
 
 
 def _read_log(path: Path) -> list[str]:
-    """Return the first line of a log and its last ones. Raises OSError."""
+    """Return the first line and the last lines of a log. Raises OSError."""
     with path.open("rb") as file:
         head = file.read(LOG_BYTES)
         size = file.seek(0, 2)
@@ -211,7 +211,7 @@ def _read_log(path: Path) -> list[str]:
 
 
 def _read_shape(folder: Path) -> tuple[int, ...]:
-    """Return the shape of what the network sees, from a checkpoint; () if there is none. Raises UserError."""
+    """Return the shape of the network's input, read from a checkpoint; () if there is none. Raises UserError."""
     facts = sorted((folder / "checkpoints").glob("step_*.yaml"))
     if not facts:
         return ()

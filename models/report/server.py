@@ -1,4 +1,4 @@
-"""A server for the report on this machine. It updates the report when it is looked at, and changes nothing else.
+"""Local server of the report. It updates the report when a page is requested, and changes nothing else.
 
 Other people may be logged in on the machine, and pages of other sites may run in the browser. So each address begins
 with a secret token, the Host header must name this machine, and no path leads out of the two folders.
@@ -20,11 +20,11 @@ from models.errors import UserError
 from models.report.building import INDEX, Report
 
 HOST = "127.0.0.1"
-HOSTS = ("127.0.0.1", "localhost", "[::1]")  # A tunnel may have another port at the reader's end.
+HOSTS = ("127.0.0.1", "localhost", "[::1]")  # Any port: a tunnel may use another one on the reader's side.
 FRESH_SECONDS = 3.0
 TEXT_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".log", ".md", "")
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-# Pages of a run, such as one that generates images, may compute. They reach nothing else, not even this server.
+# Exported pages in a run, which generate images, may run scripts. They can access nothing, not even this server.
 COMPUTING = "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval'; worker-src blob:; "
 COMPUTING += "style-src 'unsafe-inline'; img-src data: blob:; sandbox allow-scripts; "
 # Other files of a run are shown, but no script in them may run.
@@ -48,14 +48,14 @@ class ReportServer(ThreadingHTTPServer):
         self.url = f"http://{HOST}:{self.server_address[1]}/{self.token}/report/{INDEX}"
 
     def refresh(self) -> None:
-        """Update the report, unless that was done a moment ago."""
+        """Update the report, unless it was updated in the last FRESH_SECONDS."""
         with self._lock:
             if time.monotonic() - self._updated >= FRESH_SECONDS:
                 self.report.update()
                 self._updated = time.monotonic()
 
     def find(self, path: str) -> tuple[Path, bool] | None:
-        """Return the file that an address names, and whether it is part of the report; None if there is none to show.
+        """Return the file at an address, and whether it is part of the report; None if there is no file to show.
 
         path: /TOKEN/report/... for the report, /TOKEN/... for a file in the folder of the runs.
         """
@@ -69,7 +69,7 @@ class ReportServer(ThreadingHTTPServer):
             inside = file.relative_to(root)  # Raises ValueError if it is outside.
             hidden = any(part.startswith(".") for part in inside.parts)
             return None if hidden or not file.is_file() else (file, of_report)
-        except (OSError, ValueError, RuntimeError):  # No path, a name that is too long, a loop of links.
+        except (OSError, ValueError, RuntimeError):  # An invalid path, a name that is too long, a loop of links.
             return None
 
 

@@ -11,7 +11,7 @@ from models.report.pictures import Album, Picture
 from models.runs.status import liveness, read_status
 
 RESULTS, TABLE, PLOT, SHEET, PARETO = "study.json", "table.txt", "plot.png", "samples.png", "pareto.png"
-# Names of the pictures, with their titles. Those of a tournament lie in a folder for each model.
+# Names of the pictures, with their titles. A tournament has a subfolder of pictures for each model.
 PICTURES = {
     "plot.png": "Every measure by cell",
     "samples.png": "Samples from the same noise",
@@ -21,7 +21,7 @@ PICTURES = {
 
 @dataclass(frozen=True)
 class StudyPage:
-    """A study. tables: the text of each table, with the folder's name. runs: trainings as study.json has them."""
+    """A study. tables: folder's name and text of each table. runs: the entries of `trainings` in study.json."""
 
     name: str
     state: str
@@ -38,7 +38,7 @@ class StudyPage:
 
 
 def read_study_page(folder: Path, album: Album) -> StudyPage:
-    """Read a study. album: copies its pictures."""
+    """Read a study. album: receives copies of its pictures."""
     notes: list[str] = []
     try:
         state = liveness(read_status(folder))

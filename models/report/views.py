@@ -50,7 +50,7 @@ KNOWN = {
     "tensorboard",
 }
 STRIPS = ("final_samples/with_teacher.png", "forward_noising.png")
-EXPORTED = (".", "exported")  # Folders of a run with such pages.
+EXPORTED = (".", "exported")  # Folders of a run in which `make export` writes pages.
 MOST_OTHERS, MOST_FILES, TABLE_ROWS = 12, 12, 30
 PICTURE_NAMES = {
     "samples": "Samples of the evaluation",
@@ -71,7 +71,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Advice:
-    """Knowledge of the tasks that a page shows, given by their caller.
+    """Functions about the tasks of runs, given by the caller of the report.
 
     commands(folder, task, state, config): what to type next, the likeliest first.
     usual(task, config, command): name and values of the settings that a run started from, e.g. of "recipe mnist"; both
@@ -84,7 +84,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the index. data: data set and its options. Figures of runs with other data do not compare."""
+    """A row of the index. data: data set and its options. Runs with different data cannot be compared."""
 
     id: str
     name: str
@@ -178,13 +178,13 @@ def describe(run: RunFacts) -> str:
 
 
 def settings_of(run: RunFacts, advice: Advice) -> dict[str, Any]:
-    """Return the settings of a run: those that differ from the usual ones first, each with its usual value."""
+    """Return the settings of a run: those that differ from the usual values, with these values, and all others."""
     command = run.started[0].get("command", "") if run.started else ""
     name, usual = advice.usual(run.task, run.config, command)
     differing, same = [], []
     for key, value in run.config.items():
         shown = (text(key), setting(value))
-        unless = ("auto", None, value) if key == "steps" else ("auto", value)  # A run stores resolved values.
+        unless = ("auto", None, value) if key == "steps" else ("auto", value)  # A run stores what auto resolved to.
         if usual and key in usual and key not in MACHINE_SETTINGS and usual[key] not in unless:
             differing.append((*shown, setting(usual[key])))
         else:
@@ -229,7 +229,7 @@ def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None
 
 
 def _sheets(run: RunFacts, album: Album) -> list[Picture]:
-    """Return the sheets over the training and at its end. Of large sheets, fewer are shown."""
+    """Return the sheets over the training and at its end. If the sheets are large, fewer are returned."""
     finals = (run.folder / "final_samples" / "grid.png", run.folder / "latent_space" / "reconstructions.png")
     end = f"end, step {run.step:,.0f}" if run.step is not None else "end"
     final = [picture for path in finals if (picture := album.add(path, end)) is not None][:1]
@@ -240,7 +240,7 @@ def _sheets(run: RunFacts, album: Album) -> list[Picture]:
 
 
 def _reverse(run: RunFacts, album: Album) -> tuple[list[tuple[str, Picture, Picture | None]], list[Picture]]:
-    """Return the steps of the reverse process: time, x_t, clean estimate; for older runs none, but their strips."""
+    """Return the steps of the reverse process (time, noisy images, clean estimate), and strips of older runs."""
     folder = run.folder / "denoising_steps"
     noisy = [(label, album.add(path, label, LARGE_FRAME)) for label, path in frames_of(folder / "noisy")]
     estimates = [album.add(path, label, LARGE_FRAME) for label, path in frames_of(folder / "clean_estimate")]

@@ -31,8 +31,9 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint and its name in `last`, and delete older checkpoints except the newest `keep` and the best.
 
-    keep: 0 keeps all. best: also write its name in `best`, first, so that `last` never knows of a best checkpoint that
-    `best` does not name. Raises OSError if writing fails; existing checkpoints are then unchanged.
+    keep: 0 keeps all. best: also write its name in `best`. `best` is written before `last`, so that a crash in between
+    never leaves a best checkpoint in `last` that `best` does not name. Raises OSError if writing fails; existing
+    checkpoints are then unchanged.
     """
     folder.mkdir(exist_ok=True)
     for temporary in folder.glob(".*.tmp"):  # left by a process that was killed; a folder has one writer at a time

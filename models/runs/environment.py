@@ -14,7 +14,7 @@ from models.runs.status import utc_now
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = "environment.txt"
-VARIABLES = ("CUDA_VISIBLE_DEVICES", "DATA_ROOT", "EXPERIMENTS_DIR")  # that change what a command does
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "DATA_ROOT", "EXPERIMENTS_DIR")  # Environment variables that affect commands.
 
 
 def environment() -> str:
@@ -37,8 +37,8 @@ def environment() -> str:
 def command() -> str:
     """Return the command that started this task, as it was typed, after the variables that the task reads.
 
-    It runs in the folder of `environment`. torchrun or Slurm has started the processes of a parallel task, and hands
-    its own command down.
+    The command was started in the folder that `environment` reports. If torchrun started this process,
+    `distributed.launch` has stored the command in TASK_COMMAND.
     """
     started = os.environ.get("TASK_COMMAND") if "TORCHELASTIC_RUN_ID" in os.environ else None
     variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
@@ -68,7 +68,7 @@ def git_commit(repository: Path = REPOSITORY) -> str:
 
 
 def read_starts(run: Path) -> list[dict[str, str]]:
-    """Return what ENVIRONMENT of a run says about each of its starts, by key. Raises OSError."""
+    """Read ENVIRONMENT of a run. Return its values by key, for each start of the run. Raises OSError."""
     starts: list[dict[str, str]] = [{}]
     for line in (run / ENVIRONMENT).read_text(encoding="utf-8", errors="replace").splitlines():
         key, colon, value = line.partition(": ")

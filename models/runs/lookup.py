@@ -10,15 +10,15 @@ from models.runs.status import STATUS, read_status
 from models.runs.yaml_files import read_yaml
 
 CONFIG = "config.txt"
-MATCHES_SHOWN = 5  # Number of names in the error message if a part of a name is in several.
-# The tasks that train a model to sample from, and those whose models know every noise level.
+MATCHES_SHOWN = 5  # Names shown in the error message if several names match.
+# TEACHERS: tasks whose models denoise at every noise level. DENOISING: all tasks that train a model to sample from.
 TEACHERS = ("train_ddpm", "train_flow", "train_latent")
 DENOISING = (*TEACHERS, "distill")
-# Settings that decide what a loss measures. Values in PLAIN are not mentioned.
+# Settings that define the loss. `name_loss` leaves out the values in PLAIN.
 LOSS_SETTINGS = ("space", "kind", "prediction", "reconstruction", "loss", "weighting")
 PLAIN = ("pixels", "uniform", "null", "None")
-SHIPPED_PREFIX = "pretrained/"  # Begins the name of a shipped model: a run folder in models/pretrained.
-SHIPPED_DATA = "mnist"  # Data set of the shipped model that is used without any run.
+SHIPPED_PREFIX = "pretrained/"  # Prefix of the names of shipped models, the run folders in models/pretrained.
+SHIPPED_DATA = "mnist"  # Data set of the shipped model that is used if there is no run.
 STUDIES_FOLDER = "studies"  # Subfolder of experiments_dir, with a folder for each study.
 NEEDED = "autoencoder"  # Subfolder of a run, with a copy of the autoencoder checkpoint that the run uses.
 
@@ -43,9 +43,11 @@ def find_run(
     """Return the run folder that `name` refers to. Raises UserError if there is none, or more than one.
 
     name: a folder, its name in experiments_dir or a part of that name, "latest" for the newest run of the task or
-    tasks and the data set, "latest:mnist" for the newest on MNIST, or "pretrained/mnist" for a shipped model. If a part
-    is in several names, runs of the task and the data set are preferred. or_shipped: without such a run, take the
-    shipped model that is called `name`, and for "latest" the one of the task and the data set, by default of MNIST.
+    tasks and the data set, "latest:mnist" for the newest on MNIST, or "pretrained/mnist" for a shipped model. If
+    several names contain the part, runs of the task and the data set are preferred.
+
+    or_shipped: if there is no such run, return the shipped model called `name`. For "latest", return the shipped model
+    of the task and the data set, by default MNIST.
     """
     tasks = (task,) if isinstance(task, str) else task
     word, _, named = name.partition(":")
@@ -103,7 +105,7 @@ def run_name(run: Path) -> str:
 
 
 def results_folder(run: Path, experiments_dir: Path) -> Path:
-    """Return the folder for what is made with a run: the run itself, or for a shipped model one in experiments_dir."""
+    """Return the folder for results of a run: the run folder, or for a shipped model a folder in experiments_dir."""
     return experiments_dir / run_name(run) if is_shipped(run) else run
 
 
@@ -118,7 +120,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def name_loss(settings: Mapping[str, Any]) -> str:
-    """Return the settings that decide what the loss of a run measures, e.g. "eps l2". Only equal losses compare."""
+    """Return the settings that define a run's loss, e.g. "eps l2". Only losses with equal names can be compared."""
     if "teacher_sha256" in settings:
         return "distance to the teacher"
     words = (str(settings.get(key)) for key in LOSS_SETTINGS)

@@ -93,7 +93,7 @@ class Run:
         self._heartbeat.start()
 
     def _link_launch_logs(self) -> None:
-        """Link the logs of the session in the run folder, and tell the launcher where that is."""
+        """Link the launcher's logs in the run folder, and write the path of the run folder for the launcher."""
         record = os.environ.get("LAUNCH_RECORD")
         if record and os.path.isdir(record):
             write_text(Path(record, "folder"), f"{self.folder}\n")

@@ -8,12 +8,12 @@ import yaml
 
 from models.errors import UserError
 
-# The former is ten times as fast, and not in every build.
+# CSafeLoader is ten times as fast, but not every build of PyYAML has it.
 SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class UniqueKeyLoader(SafeLoader):
-    """A safe loader that refuses a key given twice, of which PyYAML would take the last value."""
+    """Safe loader that refuses a key given twice. PyYAML would take the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

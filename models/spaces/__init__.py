@@ -23,9 +23,9 @@ Locate = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Identity:
-    """Hashes of a split. sha256: of its pixels and labels, or of names, sizes, labels and decoding of image files.
+    """Hashes of a split. sha256: of pixels and labels; for image files, of their names, sizes, labels and decoding.
 
-    contents: of contents and labels of image files, "" if they are not known.
+    contents: for image files, hash of their contents and labels; "" if unknown and for other images.
     """
 
     sha256: str = ""
@@ -41,11 +41,11 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """The hash that what is made from the images is stored under."""
+        """Hash that names the cached results of the images: `contents` if known, else `sha256`."""
         return self.contents or self.sha256
 
     def matches(self, other: Identity) -> bool:
-        """Return whether both splits hold the same images: by their contents where both are known."""
+        """Return whether both splits hold the same images. Compares `contents` if both are known, else `sha256`."""
         return self.contents == other.contents if self.by_contents(other) else self.sha256 == other.sha256
 
     def by_contents(self, other: Identity) -> bool:
@@ -114,7 +114,7 @@ class Space:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], locate: Locate) -> Self:
-        """Rebuild the space from its `facts()`. locate: finds the checkpoint file with a SHA-256. Raises UserError."""
+        """Rebuild the space from its `facts()`. locate: finds a checkpoint file by its SHA-256. Raises UserError."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ FOLDER = "encoded"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Posteriors of a split. words: further entries of the file's metadata.
+    """Posteriors of a split. words: other entries of the file's metadata.
 
     posterior: (N, 2c, h, w) float32, mean and log-variance. mirrored: the same for the mirrored images, None
     without flips. data: hashes of the images. autoencoder_sha256: hash of the autoencoder's checkpoint.

@@ -1,8 +1,8 @@
 """Latents as a space: the codes of a trained autoencoder, each channel standardised.
 
 Its facts are the hash of the autoencoder's checkpoint, mean and standard deviation of every channel over the training
-split, and the largest standardised latent. A clean estimate is a mean of latents and should not exceed that value, so
-it may be clipped to it. At the noisy end of a chain, clipping keeps small errors from growing.
+split, and a bound of the standardised latents. A clean estimate is a mean of latents and should not exceed this bound,
+so it may be clipped. At the noisy end of a chain, clipping keeps small errors from growing.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from models.spaces.pixels import Pixels
 
 @dataclass(frozen=True)
 class Latents(Space):
-    """Latents of a frozen autoencoder. reach: the largest absolute standardised latent, None if unknown.
+    """Latents of a frozen autoencoder. reach: bound of the absolute standardised latents, None if unknown.
 
     mean, scale: mean and standard deviation of each channel over the training split, posterior noise included.
     """
@@ -89,7 +89,7 @@ class Latents(Space):
         report = [
             f"latents {'x'.join(map(str, space.shape))} of {path}, {source}; deviation of each channel "
             + ", ".join(f"{value:.3g}" for value in space.scale)
-            + f"; largest standardised latent {reach:.3g}"
+            + f"; bound of standardised latents {reach:.3g}"
         ]
         options = {"autoencoder": str(path), "encoded": encoded}
         return Fitted(space, codes.posterior, codes.mirrored, options, report)
@@ -135,7 +135,7 @@ class Latents(Space):
 
 @lru_cache(maxsize=16)
 def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the values as (c, 1, 1). The cache saves each training step the wait for a copy to the device."""
+    """Return the values as (c, 1, 1). The cache avoids a copy to the device in every training step."""
     return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
@@ -175,5 +175,5 @@ def _codes(
             raise
         mismatch = "damaged"
     if not auto:
-        raise UserError(f"`encoded` {file}: {mismatch}", "encode again with encode_dataset", "leave it out")
+        raise UserError(f"`encoded` {file}: latents {mismatch}", "encode again with encode_dataset", "leave it out")
     return encode_images(model, images, flips, around.device), f"encoded anew, since {file} is {mismatch}"

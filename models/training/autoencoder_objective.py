@@ -21,7 +21,7 @@ from models.training.latent_pictures import Codec, draw_latent_space
 from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, Objective, TestLoss, rows_to_show
 
 SHOWN = 32
-UMAP_SECONDS = 60  # A UMAP takes up to this, mostly to compile. Shorter trainings have no UMAP.
+UMAP_SECONDS = 60  # Longest time of a UMAP, mostly compilation. Shorter runs have no UMAP.
 # A latent unit is active if its variance over images exceeds this (Burda et al. 2016, section 5.2).
 ACTIVE_VARIANCE = 0.01
 # The log warns if the share of active units is lower than this.
@@ -32,8 +32,8 @@ COLLAPSE_SHARE = 0.5
 class AutoencoderObjective(Objective):
     """Objective of the autoencoder of `spec`. Images are uint8 on the device.
 
-    latent_shape: (c, h, w) of the network. umap: also draw a UMAP of latents. scale: enlargement of the images of
-    sheets. picture_format: pictures are written in it, beside PNG.
+    latent_shape: (c, h, w) of the network. umap: also draw a UMAP of latents. scale: enlargement of the images on
+    sheets. picture_format: format in which pictures are written in addition to PNG.
     """
 
     spec: AutoencoderSpec

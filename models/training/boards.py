@@ -15,7 +15,7 @@ PROJECT = "small-images"  # Project of the runs in Weights & Biases and Trackio.
 
 
 class Board(Protocol):
-    """Interface of a board to a run. Tags have a group, for example loss/test."""
+    """Interface of a board. A tag begins with its group, for example loss/test."""
 
     def add_scalars(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -51,7 +51,7 @@ class TensorBoard:
 
 
 class _Client:
-    """A board with the interface of `wandb`, which Trackio shares. A resumed run goes on under its name."""
+    """Board with the interface of `wandb`, which Trackio shares. A resumed run continues under the same name."""
 
     package = ""
 
@@ -73,7 +73,7 @@ class _Client:
 
 
 class WeightsAndBiases(_Client):
-    """A run of the program `wandb`, whose account and address it takes from the environment."""
+    """Run in Weights & Biases, with the account and the server address for which `wandb` is configured."""
 
     package = "wandb"
 
@@ -83,7 +83,7 @@ class WeightsAndBiases(_Client):
 
 
 class Trackio(_Client):
-    """A run of the program `trackio`, which keeps it on this machine."""
+    """Run in Trackio, which stores the run on this machine."""
 
     package = "trackio"
 
@@ -91,7 +91,7 @@ class Trackio(_Client):
         self.client.init(project=PROJECT, name=folder.name, resume="allow", config=config)
 
 
-# Each board by the name of `logger`, and the package that it needs.
+# Board and the package that it needs, for each value of `logger`.
 BOARDS: dict[str, tuple[Callable[..., Board], str]] = {
     "tensorboard": (TensorBoard, "tensorboard"),
     "wandb": (WeightsAndBiases, "wandb"),

@@ -10,7 +10,7 @@ DEFAULT_EPOCHS = 20.0
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits on the length of a run. A limit that is not given does not hold."""
+    """Limits on the length of a run. A limit of None does not apply."""
 
     epochs: Annotated[Positive | None, RESUMABLE] = None
     """Length of the run in passes over the data. Default: 20 if no other budget is given."""
@@ -20,8 +20,8 @@ class Budget:
     """Length of the run in minutes of training, compilation included. Evaluation, pictures and checkpoints are not
     counted; the log reports their time."""
     wall_clock: Annotated[bool, RESUMABLE] = False
-    """Count the minutes from the start of the process to the last step: start-up, evaluation, pictures and checkpoints
-    included."""
+    """Count max_minutes from the start of the process to the last step, including start-up, evaluation, pictures and
+    checkpoints."""
     patience: Annotated[NonNegativeInt, RESUMABLE] = 0
     """Stop early after this many evaluations without improvement of best_by; 0 for never."""
 
@@ -32,7 +32,7 @@ class Budget:
         return max(1, min(limits)) if limits else None
 
     def used_up(self, images: int, batch_size: int, step: int, seconds: float) -> dict[str, float]:
-        """Return what was spent, by name, of the limits that are reached after `step` steps and `seconds` seconds."""
+        """Return the limits that are reached after `step` steps and `seconds` seconds: the amount spent, by name."""
         limits = {"epochs": self.epochs, "max_steps": self.max_steps, "max_minutes": self.max_minutes}
         spent = {"epochs": step * batch_size / images, "max_steps": step, "max_minutes": seconds / 60}
         alone = {name: Budget(**{name: limit}) for name, limit in limits.items() if limit}

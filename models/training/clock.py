@@ -1,17 +1,17 @@
-"""The training time of a run, the same in all processes, since learning rate and progress follow it."""
+"""Training time of a run. It is the same in all processes, because learning rate and progress depend on it."""
 
 from models import distributed, processes
 
-# Steps and seconds between two agreements of the processes, whichever is less.
+# The processes agree on the time after this many steps or seconds, whichever comes first.
 AGREE_STEPS = 20
 AGREE_SECONDS = 5.0
 
 
 class SharedClock:
-    """Seconds of training so far. seconds: the same in all processes at every step.
+    """Clock that counts the seconds of training. seconds: the same in all processes at every step.
 
-    One process counts its own time. Several processes agree on the longest time every few steps. Until the next
-    agreement, each step counts the mean time of the steps before the last one, so no step waits for other processes.
+    A single process counts its own time. Several processes agree on the longest time every few steps. Between
+    agreements, each step adds the mean step time before the last agreement, so no step waits for other processes.
     """
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class SharedClock:
         self._since = self._steps = 0
 
     def set(self, seconds: float) -> None:
-        """Go on from these seconds, those of a checkpoint."""
+        """Set the training time, for example to that of a checkpoint."""
         self.seconds = self._measured = self._agreed = seconds
 
     def advance(self, elapsed: float, signal: int, agree: bool = False) -> int:
-        """Count a step, and return the signal that any process has received, 0 for none or if it is not yet known.
+        """Count a step. Return a signal that any process has received; 0 if there is none or it is not yet known.
 
-        elapsed: seconds of this process. agree: agree now; all processes must ask for it at the same steps.
+        elapsed: seconds of the step in this process. agree: agree at this step. All processes must pass the same value.
         """
         self._measured += elapsed
         self._since += 1

@@ -20,8 +20,8 @@ from models.model import DenoiserSpec, Model
 from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, TestLoss, rows_to_show
 
-FRAMES, STRIP_IMAGES = 10, 10  # Of the reverse process: times, and images of a strip.
-FEWEST_ROWS, MOST_ROWS, FORWARD_STEPS = 8, 20, 10  # Of the forward process: one row per class within these limits.
+FRAMES, STRIP_IMAGES = 10, 10  # Pictures of the reverse process: frames, and images per strip.
+FEWEST_ROWS, MOST_ROWS, FORWARD_STEPS = 8, 20, 10  # Picture of the forward process: bounds on the rows, and steps.
 
 
 @dataclass
@@ -29,8 +29,9 @@ class DenoisingObjective:
     """Objective of the denoiser of `spec`.
 
     train_images, test_images: a few hundred images, uint8 on the device, with labels, for evaluation and pictures only.
-    num_samples, columns, scale: images on a sample sheet, in a row of it, and their enlargement. sample_test: test of
-    samples at every evaluation; None to skip it. picture_format: pictures are written in it, beside PNG.
+    num_samples: images on a sample sheet. columns: images in a row of the sheet. scale: enlargement of the images.
+    sample_test: test of samples at every evaluation; None to skip it. picture_format: format in which pictures are
+    written in addition to PNG.
     """
 
     spec: DenoiserSpec
@@ -71,14 +72,14 @@ class DenoisingObjective:
         return KeptModels(self.spec, self.test_images.device, self.autocast)
 
     def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
-        """Draw the times, with their bins in the log, and which labels are dropped."""
+        """Draw the times and the labels to drop. bins: the bin of each time, for the log."""
         model = self._unbuilt
         plan = self.loss.plan(model.noise_schedule, model.denoiser.prediction, randomness)
         return {**plan, "bins": bin_of(plan["t"])}
 
     @cached_property
     def _unbuilt(self) -> Model:
-        """The model without its network: the schedule and the prediction."""
+        """Model with an identity in place of the network. Only its schedule and prediction are used."""
         return self.model(nn.Identity())
 
     def loss_of(self, network: nn.Module) -> LossOf:
@@ -140,7 +141,10 @@ class DenoisingObjective:
         return ""
 
     def _draw_reverse(self, network: nn.Module, folder: Path, title: str) -> None:
-        """Draw the reverse process of the sheet's first images, by MANY_STEPS if the sheet's sampler has few."""
+        """Draw the reverse process of the sheet's first images.
+
+        If the sheet's sampler takes fewer than FRAMES steps, MANY_STEPS replaces it.
+        """
         sampling, count = self.sampling, min(sheets.FRAME_IMAGES, self.num_samples)
         if sampling.steps < FRAMES:
             solver = choose_solver(self.spec, usual=MANY_STEPS)
@@ -165,7 +169,7 @@ class DenoisingObjective:
         )
 
     def draw_forward(self, path: Path) -> None:
-        """Draw test images of every class with increasing noise, in equal steps of flow time."""
+        """Draw test images with increasing noise, in equal steps of flow time. Up to MOST_ROWS classes are drawn."""
         schedule, space = self._unbuilt.noise_schedule, self.spec.space
         classes = len(self.test_labels.unique())
         count = max(FEWEST_ROWS, min(classes, MOST_ROWS))

@@ -20,8 +20,9 @@ class Interrupted(Exception):
 class Interrupts:
     """Context manager that records the first SIGINT, SIGTERM or SIGHUP in its attribute `signal`.
 
-    The previous handlers are then restored, so a second Ctrl-C stops at once. With several ranks, further signals are
-    ignored, because torchrun, Slurm and systemd all send signals to the ranks. An ignored SIGHUP stays ignored.
+    With one rank, the previous handlers are then restored, so a second Ctrl-C stops at once. With several ranks,
+    further signals are ignored, because torchrun, Slurm and systemd all send signals to the ranks. If SIGHUP is ignored
+    on entry, as under nohup, it stays ignored.
     """
 
     def __init__(self, at_once: bool = False) -> None:

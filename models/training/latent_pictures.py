@@ -28,7 +28,7 @@ FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # With fewer images, no map is drawn.
 NEIGHBOURS = 15
 SLICE, SLICE_WIDTH = 13, 3.0  # Images per side of the slice; half of its width in standard deviations.
 ROWS, STEPS = 10, 11  # Rows and decoded steps of the interpolations.
-DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Sheet of each kind of samples.
+DRAWN_ROWS, DRAWN_COLUMNS = 4, 12  # Rows and columns of each kind of samples.
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Codec:
 
 @dataclass(frozen=True)
 class _Latents:
-    """Means and variances (N, c, h, w) of the posteriors of test images. The rest is for the pictures."""
+    """Means and variances (N, c, h, w) of the posteriors of test images. The other fields are for drawing."""
 
     codec: Codec
     means: Tensor
@@ -90,8 +90,8 @@ def draw_latent_space(
 ) -> None:
     """Draw all pictures of the latent space of test images, uint8 (N, C, H, W), into an existing folder.
 
-    title: the beginning of every title. umap: draw a UMAP beside the PCA, which takes up to a minute. scale: as in
-    `grid`. picture_format: the pictures are also written in it, beside PNG.
+    title: part of every title. umap: also draw a UMAP, which takes up to a minute. scale: as in `sheets.grid`.
+    picture_format: format in which the pictures are written in addition to PNG.
     """
     latents = _Latents(codec, *codec.encode(images), folder, title, scale, picture_format)
     images, labels = images.cpu(), labels.cpu()
@@ -122,7 +122,7 @@ def _draw_maps(latents: _Latents, labels: Tensor, seed: int, umap: bool) -> None
 
 
 def _draw_slice(latents: _Latents) -> None:
-    """Draw decoded points on the plane of two principal components, or on the whole space of one or two dimensions."""
+    """Draw decoded points on the plane of two principal components, or on all axes of a space of 1 or 2 dimensions."""
     flat = latents.means.flatten(1)
     centre, units = flat.mean(0), flat.shape[1]
     if units > 2:

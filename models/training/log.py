@@ -26,10 +26,10 @@ COLUMNS = (
     *("train_loss", "test_loss", "train_grid_loss"),
 )
 
-# Without log_every, a row is due after this share of the training time so far, within these bounds, or after this share
-# of the budget.
+# If log_every is 0, a row is due when the time since the last row reaches ROW_SHARE of the training time so far,
+# limited by these bounds. A row is also due when ROW_SHARE of the budget has been spent since the last row.
 ROW_SHARE, FEWEST_SECONDS, MOST_SECONDS = 0.05, 3.0, 60.0
-TAGS = {  # Groups of the columns. For the others, see `_tag`.
+TAGS = {  # Tags of columns on the board. `_tag` makes the tags of the other columns.
     "train_loss": "loss/train",
     "test_loss": "loss/test",
     "train_grid_loss": "loss/train_grid",
@@ -60,14 +60,14 @@ class TrainingLog:
         by_part = [f"{split}_loss_{part}" for split in ("test", "train") for part in objective.parts]
         self.metrics = Metrics(run.folder / "metrics.csv", [*COLUMNS, *by_part, *objective.figures])
         self.board: Board | None = None
-        # Sums (row 0) and counts (row 1) since the last row, of the loss and of each part, on this rank.
+        # Sums [0] and counts [1] of the loss and of each part since the last logged row, on this rank.
         self.loss_sums = torch.zeros(2, 1 + len(objective.parts), device=device)
         # Position of the last row, and the step of the last row with a test loss.
         self.row_seconds, self.row_spent, self.row_step, self.tested_step = 0.0, 0.0, 0, -1
         self.other_seconds = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
 
     def open_board(self, name: str, step: int) -> None:
-        """Also tell the board with this name, a row of BOARDS or "none"."""
+        """Open the board that also gets the rows and pictures. name: a key of BOARDS, or "none"."""
         compared = TAGS["train_loss"], TAGS["test_loss"]
         self.board = open_board(name, self.run.folder, self.config, step, compared)
 
@@ -130,7 +130,7 @@ class TrainingLog:
         return row
 
     def add_pictures(self, paths: Iterable[Path], step: int) -> None:
-        """Show picture files on the board too, named after their folder."""
+        """Add picture files to the board, if there is one."""
         if self.board is None:
             return
         for path in paths:
@@ -176,7 +176,7 @@ class TrainingLog:
     def restore(self, loss_sums: Tensor, state: Mapping[str, Any], step: int) -> None:
         """Restore the log at a checkpoint. loss_sums: sums over all ranks of the run that wrote it."""
         self.row_seconds, self.row_step = state["row_seconds"], state["row_step"]
-        # Older checkpoints have neither. Their rows all had a test loss.
+        # Checkpoints of older versions have neither value. All their rows had a test loss.
         self.row_spent, self.tested_step = state.get("row_spent", 0.0), state.get("tested_step", self.row_step)
         self.other_seconds |= state.get("other_seconds", {})
         if processes.is_rank_zero():
@@ -185,7 +185,7 @@ class TrainingLog:
 
 
 def _tag(column: str) -> str:
-    """Return the TensorBoard tag of a column, which begins with its group."""
+    """Return the tag of a column on the board. The tag begins with its group."""
     for group in ("test_loss", "train_loss", "sample"):
         if column.startswith(f"{group}_"):
             return f"{group}/{column.removeprefix(f'{group}_')}"

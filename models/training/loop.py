@@ -1,8 +1,8 @@
 """The training loop, for every objective.
 
 Random numbers are functions of (seed, step), so a resumed run gives the same result as an uninterrupted run. Steps do
-not wait for the device: losses are read every few steps. After a non-finite gradient, weights stay frozen until the
-host reads it. All ranks share each batch and take the same decisions. Rank 0 writes the files.
+not wait for the device: losses are read every few steps. After a non-finite gradient, the weights no longer change, and
+the next check ends the run. All ranks share each batch and take the same decisions. Rank 0 writes the files.
 """
 
 import time
@@ -34,7 +34,7 @@ READ_EVERY = 20
 AVERAGE_EVERY = 4
 # Work after a step. An evaluation logs a row too.
 EVALUATION, ROW, SHEET, CHECKPOINT = "evaluation", "row", "sheet", "checkpoint"
-# Pictures of a finished run that the board gets too.
+# Pictures of a finished run that are also added to the board.
 FINAL_PICTURES = ("final_samples/grid.png", "denoising_steps/*.png", "latent_space/*.png", "forward_noising.png")
 
 
@@ -128,7 +128,7 @@ class Trainer:
                     self.train_step()
                 compiling = False
                 self.due = [work for work, every in self.epochs_between.items() if _due(every, epoch, self.epoch)]
-                # All ranks have the same seconds until they measure this step.
+                # self.seconds is the same on all ranks, so they decide alike.
                 if EVALUATION not in self.due and self.log.row_due(self.step, self.seconds, self.progress):
                     self.due.insert(0, ROW)
                 if self.step % READ_EVERY == 0 or self.due:
@@ -311,7 +311,7 @@ class Trainer:
         state = facts["training"]
         self.step = facts["step"]
         self.clock.set(state["seconds"])
-        for group in self.optimizer.param_groups:  # The next step sets it anew. A row that is due has it.
+        for group in self.optimizer.param_groups:  # The next step replaces this rate. A row that is still due logs it.
             group["lr"] = state.get("lr", group["lr"])
         self.stepper.norm.fill_(state.get("grad_norm", 0.0))
         self.ema.updates = state["ema_updates"]

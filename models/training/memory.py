@@ -1,4 +1,4 @@
-"""Memory of a GPU. A batch that does not fit is refused before the run folder is made, and one that fits is named."""
+"""GPU memory errors. A batch that is too large is refused before the run folder is made, with a size that fits."""
 
 import copy
 import gc
@@ -49,7 +49,7 @@ def _fits(
     try:
         return _takes_a_step(objective, network, batches, settings, device)
     finally:
-        gc.collect()  # A stepper is part of a cycle of references.
+        gc.collect()  # A stepper is part of a reference cycle.
         torch.cuda.empty_cache()
 
 
@@ -69,7 +69,7 @@ def _takes_a_step(
 
 @contextmanager
 def explain_full_memory(settings: OptimizerSettings, device: torch.device) -> Iterator[None]:
-    """Raise UserError in place of torch's error if the memory of the GPU becomes full in the block."""
+    """Raise UserError instead of torch.OutOfMemoryError if the block runs out of GPU memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -16,7 +16,7 @@ EVALUATION_BATCH = 256
 
 @dataclass
 class KeptModels:
-    """Models of one specification, by network. Each is built once, because it keeps its graphs recorded on a GPU."""
+    """Models of one specification, by network. Each is built once, because it keeps the CUDA graphs that it records."""
 
     spec: DenoiserSpec
     device: torch.device
@@ -49,8 +49,8 @@ class TestLoss(NamedTuple):
     figures: Mapping[str, float] | None = None
 
 
-# The device's part of a loss: (prepared images, labels, plan on the device, randomness) -> losses. It contains no
-# Python number that changes between steps and asks the device for no value, so that a CUDA graph can replay it.
+# Function of (prepared images, labels, plan on the device, randomness) that returns losses. It uses no Python number
+# that changes between steps, and reads no value from the device, so that a CUDA graph can replay it.
 LossOf = Callable[[Tensor, Tensor, Mapping[str, Tensor], StepRandomness], Losses]
 
 
@@ -66,20 +66,20 @@ class Objective(Protocol):
 
     @property
     def picture_format(self) -> str:
-        """Format in which pictures are written, beside PNG."""
+        """Format in which pictures are written in addition to PNG."""
         ...
 
     def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
-        """Return what the host decides of a part of a batch, as tensors on the CPU: times, weights, dropped labels."""
+        """Return the host's decisions for a part of a batch, as tensors on the CPU: times, weights, dropped labels."""
         ...
 
     def loss_of(self, network: nn.Module) -> LossOf:
-        """Return the loss of a network."""
+        """Return the function that computes the losses of a network."""
         ...
 
     @property
     def version(self) -> int:
-        """Version of the losses. A run resumed in another version begins its best test loss anew."""
+        """Version of the losses. A run of an older version discards its best test loss when it is resumed."""
         return 1
 
     def changes_since(self, version: int) -> list[str]:
@@ -102,7 +102,7 @@ class Objective(Protocol):
 
 
 def rows_in_turn(labels: Tensor, count: int) -> Tensor:
-    """Return up to `count` rows of labels (N,), the classes in turn: the first row of each, the second of each, ..."""
+    """Return up to `count` indices into labels (N,), the classes in turn: the first of each, the second of each, ..."""
     seen: dict[int, int] = {}
     turns = []
     for label in labels.tolist():
@@ -112,7 +112,7 @@ def rows_in_turn(labels: Tensor, count: int) -> Tensor:
 
 
 def rows_to_show(labels: Tensor, count: int) -> Tensor:
-    """Return up to `count` rows of labels (N,) for a picture: the classes in turn, evenly spaced if there is one."""
+    """Return up to `count` indices into labels (N,): the classes in turn, or evenly spaced if there is one class."""
     if len(labels.unique()) > 1:
         return rows_in_turn(labels, count)
     return torch.linspace(0, len(labels) - 1, min(count, len(labels))).long()

@@ -1,8 +1,8 @@
 """Batches of a teacher's images, addressed by step, from which a student learns.
 
-The teacher maps the noise of each image number to an image, as `generate` does. The noisy images at the student's
-levels on that way are kept in a bounded buffer on the device, and used several times. All follow from the seed, so a
-resumed run computes again what it needs.
+The teacher generates an image for each image number, as `generate` does. The noisy images that its sampler reaches at
+the student's levels are kept in a bounded buffer on the device, and used several times. They depend on the seed and
+the number alone, so a resumed run computes them again.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,10 @@ from models.model import Model
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model and how it is sampled. evaluations: of its student, one for each part of the sampler's steps."""
+    """Model with the settings of its sampling.
+
+    evaluations: network evaluations of the student per image. Each replaces one part of the sampler's steps.
+    """
 
     model: Model
     sampling: Sampling
@@ -25,7 +28,7 @@ class Teacher:
 
     @property
     def kept(self) -> list[int]:
-        """Positions in the teacher's grid of the student's levels, from 0 for noise to the end for the image."""
+        """Positions of the student's levels in the teacher's grid. The first is 0, the noise. The last is the image."""
         return [index * self.sampling.steps // self.evaluations for index in range(self.evaluations + 1)]
 
     @property
@@ -41,7 +44,7 @@ class Teacher:
     def states(self, indices: range, seed: int) -> Tensor:
         """Return the images with these numbers at the student's levels: (evaluations + 1, N, C, H, W) in its space.
 
-        The first are the noise of `generate` for this seed, the last its images before they are decoded.
+        The first are the noise that `generate` draws for this seed. The last are its images before they are decoded.
         """
         denoiser, _ = sampled_denoiser(self.model, self.sampling)
         grid = self.sampling.levels(self.model)
@@ -51,7 +54,7 @@ class Teacher:
 
 
 class TeacherBatches:
-    """Batches of (noisy image at one of the student's levels, the image that its estimate is to reach).
+    """Batches of pairs: the noisy image at one of the student's levels, and the teacher's at the next level.
 
     After the first steps, every batch of the teacher is used in `reuse` steps. At most `buffer` batches are kept.
     size: length of an epoch in images. share: the rows [first, last) of every batch that this process takes.
@@ -73,7 +76,7 @@ class TeacherBatches:
     def number(self, step: int) -> int:
         """Return the number of the teacher's batch that a step uses: a new one at every `reuse`-th step.
 
-        The other steps use batches that are as far back as the buffer allows, so that their images are less alike.
+        The other steps use older batches, spread over the buffer, so that successive steps have different images.
         """
         newest, use = divmod(step, self.reuse)
         delay = use * ((len(self.held) - 1) // max(self.reuse - 1, 1))
@@ -82,8 +85,8 @@ class TeacherBatches:
     def plan(self, step: int) -> dict[str, Tensor]:
         """Return the place of each row in the buffer, and the index of its level: (N,) int64 on the CPU.
 
-        Every use of an image has another level, until all have been used. The teacher computes the batch of the step
-        first, unless the buffer holds it.
+        An image has a different level at every use, until all levels have been used. If the buffer does not hold the
+        batch of the step, the teacher first computes it.
         """
         number, rows = self.number(step), torch.arange(self.share[1] - self.share[0])
         slot = number % len(self.held)

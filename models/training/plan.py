@@ -1,4 +1,4 @@
-"""The plan of a computation: what the host decides, packed into one buffer and copied to the device once."""
+"""Plan of a computation: the host's decisions, packed into one buffer that is copied to the device in one transfer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A host buffer is written again only after its copy to the device has ended. Three in turn make waiting for it rare.
+# A host buffer is reused only after its copy to the device has ended. With three buffers in turn, waiting is rare.
 HOST_BUFFERS = 3
 ALIGNMENT = 16
 
 
 class PlanBuffer:
-    """Memory for the plans of one computation. A plan of the same names and shapes always lies at the same addresses,
-    so that a recorded CUDA graph finds each new plan there.
+    """Memory for the plans of one computation.
+
+    Plans with the same names and shapes have the same addresses, so that a recorded CUDA graph reads each new plan.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,7 +41,7 @@ class PlanBuffer:
 
 @dataclass
 class _HostBuffer:
-    """Pinned memory. copied: recorded after its copy to the device."""
+    """Pinned memory. copied: event recorded after the copy to the device."""
 
     whole: Tensor
     parts: dict[str, Tensor]

@@ -96,7 +96,7 @@ class Stepper:
             yield plan, stop == end
 
     def _compute(self) -> None:
-        """Add the gradients of a part."""
+        """Add the gradients and the losses of one part of the batch."""
         images, labels = self.batches.gather(self.plan)
         losses = self.loss(images, labels, self.plan, self.randomness)
         total = losses.of_images.sum()
@@ -115,7 +115,7 @@ class Stepper:
         optimizer.found_inf = self.found_inf
         optimizer.grad_scale = (self.norm / clip).clamp(min=1).float() if clip > 0 else None
         optimizer.step()
-        # A recorded part adds to gradients that stay where they are.
+        # With several parts, recorded graphs add to the gradients, whose addresses must not change.
         self.optimizer.zero_grad(set_to_none=self.settings.accumulate == 1)
 
     def _compute_and_update(self) -> None:

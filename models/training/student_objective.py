@@ -1,8 +1,8 @@
-"""Objective of a student: its clean estimate at each of its levels leads to the image that its teacher's sampler makes.
+"""Objective of a student, which learns to generate the images of its teacher's sampler in fewer steps.
 
-With one level this is regression on the teacher's images from the same noise and label. With several, the student's
-DDIM step from a level reaches the teacher's noisy image at the next (Salimans and Ho 2022, "Progressive Distillation",
-appendix G).
+With one level, the student's clean estimate is regressed on the teacher's image from the same noise and label. With
+several levels, the target is the clean estimate whose DDIM step ends at the teacher's noisy image at the next level
+(Salimans and Ho 2022, "Progressive Distillation", appendix G).
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, Objective, TestLoss
 from models.training.pairs import Teacher
 
-# Half-width of the quadratic part of the loss, for a root mean square error (Song and Dhariwal 2023, section 3.3).
+# c / sqrt(dimensions) of the Pseudo-Huber loss (Song and Dhariwal 2023, section 3.3). The error is a root mean square.
 SMOOTH = 0.00054
 
 
@@ -47,9 +47,9 @@ def clean_between(noisy: Tensor, reached: Tensor, here: NoiseLevel, there: Noise
 class StudentObjective(Objective):
     """Objective of the student of `spec`.
 
-    train_seed: seed of the teacher's images that are trained on. eval_images: number of its images for each loss at an
-    evaluation. num_samples, columns, scale: images on a sample sheet, in a row of it, and their enlargement.
-    picture_format: pictures are written in it, beside PNG.
+    train_seed: seed of the teacher's images for training. eval_images: number of the teacher's images for each of the
+    two losses of an evaluation. num_samples: images on a sample sheet. columns: images in a row of the sheet. scale:
+    enlargement of the images. picture_format: format in which pictures are written in addition to PNG.
     """
 
     spec: DenoiserSpec
@@ -89,7 +89,7 @@ class StudentObjective(Objective):
         return levels.like(torch.zeros((), device=self.device))
 
     def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
-        """Return nothing, since the plan of the batch says which images are learnt, and at which level."""
+        """Return an empty plan, because the plan of the batch contains the images and their levels."""
         return {}
 
     def loss_of(self, network: nn.Module) -> LossOf:
@@ -110,14 +110,14 @@ class StudentObjective(Objective):
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
-        """Measure the loss at all levels, from noise that is never trained on and from noise that is."""
+        """Measure the mean loss over all levels: the test loss on held-out noise, the train loss on training noise."""
         test, train = (self._measure(network, seed) for seed in (derive_seed(self.seed, "test noise"), self.train_seed))
         labels = torch.tensor(self.teacher.labels(range(self.eval_images)) or [0] * self.eval_images)
         parts = [test[labels == label].mean().item() for label in range(self.spec.classes)]
         return TestLoss(test.mean().item(), train.mean().item(), parts)
 
     def _measure(self, network: nn.Module, seed: int) -> Tensor:
-        """Return the losses (N,) on the CPU of the teacher's first images for a seed, each the mean over the levels."""
+        """Return the losses of the teacher's first images for a seed, averaged over the levels: (N,) on the CPU."""
         losses = []
         for first in range(0, self.eval_images, EVALUATION_BATCH):
             indices = range(first, min(first + EVALUATION_BATCH, self.eval_images))
@@ -155,7 +155,7 @@ class StudentObjective(Objective):
         return ""
 
     def _beside_teacher(self, images: Tensor, title: str) -> Image.Image:
-        """Return the sheet of the student's images, with the sheet of its teacher's from the same noise beside it."""
+        """Return two sheets side by side: the student's images, and the teacher's images from the same noise."""
         student = self._sheet(images, f"student: {self.sampling.describe()}")
         return sheets.side_by_side([student, self._teacher_sheet], title)
 

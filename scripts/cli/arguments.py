@@ -38,8 +38,9 @@ def parse_flags(
 ) -> Flags:
     """Parse a command line and return the flags. With -h, prints the help and exits with 0.
 
-    settings: a config that replaces defaults. If the command line chooses another network, space or data set, the
-    config's options of the original one are dropped. Raises UserError for unknown flags and values out of range.
+    settings: a config whose values replace the defaults. If the command line chooses another network, space or data set
+    than the config, the options of the config's choice are dropped. Raises UserError for unknown flags and for values
+    out of range.
     """
     argv = spell_out(argv)
     settings, _ = merge(default, ("", settings or {}), ("", chosen_variants(default, argv)))
@@ -74,7 +75,7 @@ def parse_flags(
 
 
 def _refuse_misplaced(argv: Sequence[str], flags: Any, kinds: Mapping[str, Any]) -> None:
-    """Raise UserError for an option of another network, space or data set than the chosen one, which is named."""
+    """Raise UserError if an option belongs to another network, space or data set. The message names its owners."""
     for name in (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")):
         room, _, option = name.partition(".")
         if not option or name in kinds or room not in getattr(flags, "variants", ()):
@@ -92,7 +93,7 @@ def _refuse_misplaced(argv: Sequence[str], flags: Any, kinds: Mapping[str, Any])
 def spell(option: str) -> str | None:
     """Return the flag of an option in this task, e.g. --steps; None if the task has no such flag.
 
-    The prefix of network, space or data set may be missing. Before flags are parsed, `--option` is returned.
+    The prefix "network.", "space." or "dataset." may be missing. Before flags are parsed, `--option` is returned.
     """
     if not _spellings or option in _spellings:
         return _spellings.get(option, f"--{option}")
@@ -101,7 +102,7 @@ def spell(option: str) -> str | None:
 
 
 def forget_flags() -> None:
-    """Clear what `spell` knows of the flags of earlier tasks in this process."""
+    """Clear the flags that `spell` knows from earlier tasks in this process."""
     _spellings.clear()
 
 
@@ -199,7 +200,7 @@ def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, l
 
 
 def renamed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings of earlier versions under their names of today."""
+    """Return the settings, with names from older configs replaced by the current names."""
     if "tensorboard" not in settings:
         return settings
     others = {key: value for key, value in settings.items() if key != "tensorboard"}
@@ -251,7 +252,7 @@ def _converted(value: Any, kind: Any) -> Any:
         items = value if isinstance(value, (list, tuple)) else [value]
         kinds = [arguments[0]] * len(items) if Ellipsis in arguments else arguments
         return tuple(_converted(item, part) for item, part in zip(items, kinds, strict=True))
-    if arguments == SWITCH and isinstance(value, bool):  # `compile` was a bool, and YAML reads `on` as true
+    if arguments == SWITCH and isinstance(value, bool):  # a bool in older configs; YAML also reads `on` as true
         value = "on" if value else "off"
     valid = value in arguments if get_origin(kind) is Literal else isinstance(value, bool) or kind is not bool
     if not valid or value is None or isinstance(value, (list, dict)):

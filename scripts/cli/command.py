@@ -47,7 +47,7 @@ def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> No
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Pause garbage collection while the block imports torch: it would take a sixth of the time and find nothing."""
+    """Pause garbage collection while the block imports torch. It would take a sixth of the time and free nothing."""
     if "torch" in sys.modules:
         yield
         return

@@ -1,6 +1,6 @@
-"""Mistakes that are found before torch is imported, which takes seconds: missing runs, classes, names and files.
+"""Find missing runs, classes, names and files before torch is imported, which takes seconds.
 
-The library finds each of them again, with the same message.
+The library makes the same checks again, with the same messages.
 """
 
 from pathlib import Path
@@ -17,9 +17,9 @@ from scripts.cli.help import listed_names
 
 
 def check_name(option: str, value: Any, kind: Any) -> None:
-    """Raise UserError if a flag takes one of several names and the value is another one. kind: type of the flag.
+    """Raise UserError if a flag takes one of several names and the value is not among them. kind: type of the flag.
 
-    Networks and spaces have been found already, since their options are flags.
+    Networks and spaces are not checked here: they have been looked up already, because their options are flags.
     """
     names = listed_names(kind)
     if not isinstance(value, str) or len(names) < 2 or value in names or option in ("network", "space"):
@@ -31,9 +31,9 @@ def check_name(option: str, value: Any, kind: Any) -> None:
 
 
 def check_places(flags: Any) -> None:
-    """Raise UserError for a run, a checkpoint, a class or a file that a task's flags name and that does not exist."""
+    """Raise UserError if the flags of a task name a run, a checkpoint, a class or a file that does not exist."""
     samples = getattr(flags, "samples", None)
-    if isinstance(samples, str):  # of evaluate; a number for other tasks
+    if isinstance(samples, str):  # A path for evaluate, a number for other tasks.
         check_samples(Path(samples))
     elif isinstance(model := getattr(flags, "model", None), RunChoice):
         _check_model(model, getattr(flags, "labels", None))

@@ -114,8 +114,8 @@ class LikelihoodFlags(_ReportFlags):
     split: Literal["test", "train"] = "test"
     """Split of the data set."""
     method: Literal["auto", "vlb", "ode"] = "auto"
-    """vlb: the variational bound of a chain. ode: the density by the probability-flow ODE, of dequantised images. Both
-    are upper bounds. auto: vlb for a chain, ode for a continuous schedule."""
+    """vlb: the variational bound of a chain. ode: the density of dequantised images by the probability-flow ODE. Both
+    are upper bounds on the bits. auto: vlb for a chain, ode for a continuous schedule."""
     vlb: tyro.conf.OmitArgPrefixes[VlbSettings] = field(default_factory=VlbSettings)
     ode: tyro.conf.OmitArgPrefixes[DensitySettings] = field(default_factory=DensitySettings)
 

@@ -142,14 +142,14 @@ class RunFlags:
     """Compile the network with torch.compile, which takes a minute or two. auto: on a GPU if --max_minutes is at least
     10. --compile alone is --compile on."""
     graph: Annotated[Literal["auto", "on", "off"], RESUMABLE] = "auto"
-    """Record the training step as a CUDA graph, which is replayed at once. auto: where it is possible, on one GPU."""
+    """Record the training step as a CUDA graph and replay it in one launch. auto: on one GPU, where possible."""
     init_from: str | None = None
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
     """Run to resume, named as for generate --run. Only budgets, reports, folders, the device and --accumulate may
     change."""
     changed_data: bool = False
-    """With --resume: go on although images were added, removed or replaced. The classes must be the same."""
+    """With --resume: accept that images were added, removed or replaced. The classes must be the same."""
     config: str | None = None
     """File config.txt to take settings from. Flags on the command line override it."""
     recipe: str | None = None
@@ -161,7 +161,7 @@ class SheetLayout:
     num_samples: Annotated[PositiveInt, RESUMABLE] = 80
     """Images on a sample sheet."""
     columns: Annotated[PositiveInt | None, RESUMABLE] = None
-    """Images in a row of a sample sheet. Default: some columns for each class."""
+    """Images in a row of a sample sheet. Default: chosen so that each class has columns of its own, if that fits."""
     scale: Annotated[Scale, RESUMABLE] = None
 
 
@@ -344,7 +344,8 @@ class AutoencoderFlags:
     run: tyro.conf.OmitArgPrefixes[RunFlags] = field(default_factory=RunFlags)
     report: tyro.conf.OmitArgPrefixes[ReportSettings] = field(default_factory=lambda: ReportSettings(eval_images=2048))
     umap: Annotated[bool, RESUMABLE] = True
-    """Also draw a UMAP of the latents at the end, which takes up to a minute; after a shorter training, none."""
+    """Also draw a UMAP of the latents at the end. It takes up to a minute, and is left out if the training took less
+    than a minute."""
     scale: Annotated[Scale, RESUMABLE] = None
 
 

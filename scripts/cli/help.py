@@ -45,7 +45,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def _text(cls: type, name: str) -> str | None:
-    """Return the help text of a field: its docstring in the class or the nearest parent that has one, or its type's."""
+    """Return the help text of a field, from the class or its nearest parent that has one, else from its type."""
     parents = filter(dataclasses.is_dataclass, cls.__mro__)
     return next((texts[name] for texts in map(help_texts, parents) if name in texts), doc_of(field_types(cls)[name]))
 
@@ -105,17 +105,17 @@ def value_names(kind: Any) -> str | None:
 
 
 def listed_names(kind: Any) -> list[str]:
-    """Return the names of a flag that takes one of several, {one,other} in its help. Others have one entry at most."""
+    """Return the names that a flag may take, {one,other} in its help. For a number or free text: a single entry."""
     return (value_names(kind) or "").strip("{}").split(",")
 
 
 def _default_hint(default: str) -> str:
-    """Return the end of a help text. None needs no mention: the text says what happens without the flag."""
+    """Return the end of a help text. A default of None is left out: the text says what happens without the flag."""
     return "" if default in ("None", "") else f"(default: {default})"
 
 
 def wrapped(description: str) -> str:
-    """Wrap the description of a task. tyro would join lines that begin with a letter, and does not wrap."""
+    """Wrap the description of a task. tyro does not wrap, and it joins lines that begin with a letter."""
     return textwrap.fill(description, 80, subsequent_indent="  ")
 
 

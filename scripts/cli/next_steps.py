@@ -6,7 +6,7 @@ from pathlib import Path
 from models.runs.lookup import CONFIG
 from models.runs.status import read_status
 
-AFTER_TRAINING = {"train_vae": "encode_dataset"}  # The other tasks train models to sample from.
+AFTER_TRAINING = {"train_vae": "encode_dataset"}  # After the other tasks, the next command is generate.
 
 
 def next_command(folder: Path, task: str, state: str) -> str:

@@ -16,7 +16,7 @@ class Recipe:
     """Settings that replace the defaults of a task.
 
     about: description for the list of recipes. target: the make target that runs the recipe, if there is one. gpu:
-    settings that replace these on a GPU.
+    settings that override `settings` on a GPU.
     """
 
     task: str
@@ -44,7 +44,7 @@ SMALL_IMAGES: dict[str, Any] = {
 MUON: dict[str, Any] = {"optimizer": "muon", "lr": 5e-3}
 COLOUR = {"network.width": 64}
 # A GPU computes 512 images in little more time than 128. The learning rate grows with the square root of the batch, and
-# the warm-up takes as many images as before. No run with these settings has been measured yet.
+# the warm-up covers the same number of images. No run with these settings has been measured yet.
 LARGE_BATCH: dict[str, Any] = {"batch_size": 512, "warmup_steps": 25}
 GPU_MUON: dict[str, Any] = {**LARGE_BATCH, "lr": 1e-2}
 GPU_ADAMW: dict[str, Any] = {**LARGE_BATCH, "lr": 4e-3}
@@ -180,7 +180,7 @@ RECIPES = {
 
 
 def find_recipe(name: str, task: str | None = None) -> Recipe:
-    """Return a recipe of a task, or of any. Raises UserError if there is none, or if it is for another task."""
+    """Return a recipe of a task, or of any task. Raises UserError if it does not exist or is for another task."""
     if name in RECIPES and task in (None, RECIPES[name].task):
         return RECIPES[name]
     names = [other for other, recipe in RECIPES.items() if task in (None, recipe.task)]

@@ -52,7 +52,7 @@ class Request(Generic[AnyFlags]):
     """A requested training run.
 
     folder: the run to resume; None for a new run. notes: log lines about settings that were left out. on_gpu: returns
-    the request with a recipe's settings for a GPU; None if they are the same.
+    the request with the GPU settings of its recipe; None if there are none.
     """
 
     task: str
@@ -150,7 +150,7 @@ def data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _config_of(ahead: Mapping[str, str], task: str | tuple[str, ...]) -> dict[str, Any]:
     """Return the config of the run --run or the file --checkpoint; {} if the file has no .yaml beside it.
 
-    task: of a run that is named in part.
+    task: task or tasks of the run, for find_run.
     """
     if ahead.get("checkpoint", "last") in ("last", "best"):
         folder = Path(ahead.get("experiments_dir") or experiments_dir())
@@ -171,7 +171,7 @@ def _config_for(path: Path, task: str) -> dict[str, Any]:
 def _with_source(
     description: str, layers: Sequence[tuple[str, Mapping[str, Any]]], recipe: Recipe | None = None
 ) -> str:
-    """Return the description of a task, and whose settings the defaults are."""
+    """Return the description of a task, with a sentence on where the defaults come from."""
     source = " and of ".join(name for name, _ in layers if name)
     text = f"{description} The defaults are the settings of {source}." if source else description
     return f"{text} On a GPU, the recipe has {described(recipe.gpu)}." if recipe is not None and recipe.gpu else text

@@ -18,7 +18,7 @@ class TeacherFlags:
 
     run: str = "latest"
     """Run of the teacher: its folder, its name or a part of it, latest, latest:mnist for the newest on MNIST, or a
-    shipped model such as pretrained/mnist, which `latest` takes without any run."""
+    shipped model such as pretrained/mnist. If there is no run, latest is a shipped model."""
     checkpoint: str = "last"
     """Checkpoint of the teacher: last, best or a file."""
     weights: str = "ema"
@@ -38,7 +38,7 @@ class TeacherFlags:
     pairs: PositiveInt = 64
     """Batches of the teacher's images that are kept in memory."""
     reuse: PositiveInt = 3
-    """Steps in which each of the teacher's batches is used."""
+    """Training steps that use each of the teacher's batches."""
 
 
 @dataclass(frozen=True)

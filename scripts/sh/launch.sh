@@ -104,7 +104,7 @@ await_task() {
     while ((waited < ${LAUNCH_WAIT:-300})) && ! $interrupted; do
         if has_ended "$record" || [[ -e $record/folder ]]; then break; fi
         [[ -e $record/pid ]] || ((waited < 30)) || break # the session has not started
-        sleep 0.1 || true # Ctrl-C ends it, too
+        sleep 0.1 || true # Ctrl-C also ends sleep
         waited=$((SECONDS - start))
         if ((waited >= 2 && told == 0)); then
             say "waiting until $task has made its run folder or ended (Ctrl-C ends the wait, not the task)"
@@ -128,7 +128,7 @@ report_end() {
     local code
     code=$(get "$record" exit)
     if ((code == 2)) && [[ ! -e $record/folder ]] && (($(wc -l <"$log") <= 20)); then
-        # A mistake in the command: the task has said what it is, as in a terminal. Nothing else is worth keeping.
+        # A mistake in the command. The log is the error message: print it as in a terminal, and delete the record.
         tr -d '\r' <"$log" >&2
         forget_session "$record"
         return 2

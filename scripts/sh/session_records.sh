@@ -15,7 +15,7 @@ die() { # CODE MESSAGE
     exit "$1"
 }
 
-# Refuses a variable that is set, but is no whole number.
+# Refuses a variable that is set but is not a whole number.
 check_number() { # VARIABLE WHAT
     [[ ${!1:-0} =~ ^(0|[1-9][0-9]{0,5})$ ]] || die 2 "$1=${!1}: must be a number of $2"
 }
@@ -35,11 +35,11 @@ is_parallel() { # TASK
     [[ " $parallel_tasks " == *" $1 "* ]]
 }
 
-# Expands ~ or ~USER at the start of a variable's value. The calling shell leaves it as it is in quotes, and make too.
+# Expands ~ or ~USER at the start of a variable's value. Make does not expand it, nor does a shell inside quotes.
 expand_home() { # VARIABLE
     local home value=${!1:-} pattern='^(~([[:alpha:]_][[:alnum:]._-]*)?)(/.*)?$'
     [[ $value =~ $pattern ]] || return 0
-    eval "home=${BASH_REMATCH[1]}" # the pattern lets through ~ and the characters of a name only
+    eval "home=${BASH_REMATCH[1]}" # safe: the pattern allows only ~ and the characters of a name
     printf -v "$1" '%s%s' "$home" "${BASH_REMATCH[3]-}"
 }
 expand_home EXPERIMENTS_DIR
@@ -84,13 +84,13 @@ task_lives() { # RECORD
     fi
 }
 
-# Succeeds if the task is known to have ended. Before the task has a process, and on another machine, it is not known.
+# Succeeds if the task is known to have ended. This is unknown before the task has a process, and on another machine.
 has_ended() { # RECORD
     [[ -e $1/exit ]] && return
     [[ -e $1/pid && $(get "$1" host) == "$(uname -n)" ]] && ! task_lives "$1"
 }
 
-# Waits for the exit code. inside.sh writes it after the task has ended, and never if it was killed itself.
+# Waits up to 5 s for the exit code. inside.sh writes it after the task has ended, unless inside.sh was killed too.
 await_exit() { # RECORD
     local tick
     for ((tick = 0; tick < 50; tick++)); do

@@ -39,12 +39,12 @@ for name in sys.argv[1:]:
     print(name, hashlib.sha256(open(name, "rb").read()).hexdigest())' "${files[@]}"
 }
 
-# Succeeds if .venv has what is asked for, or more.
+# Succeeds if .venv has the requested packages, or more.
 is_current() {
     [[ -r $stamp ]] && has_python && [[ $(<"$stamp") == "$(expected_stamp)"* ]]
 }
 
-# Checks an environment of the user's, which is never changed.
+# Checks the user's own environment, which is never changed.
 check_environment() {
     local missing
     need_environment
@@ -137,11 +137,11 @@ write_bytecode() {
 
 if [[ $python != .venv/bin/python ]]; then
     check_environment
-    $quiet || say "ready: $python, $("$python" --version)${TORCH_BACKEND:+. It stays as it is, whatever TORCH_BACKEND}"
+    $quiet || say "ready: $python, $("$python" --version)${TORCH_BACKEND:+. TORCH_BACKEND has no effect on it}"
     exit
 fi
 if ! is_current; then
-    # Of two simultaneous calls, the second waits here and then finds .venv up to date.
+    # If two calls run at once, the second waits here and then finds .venv up to date.
     exec 9<requirements.txt
     if command -v flock >/dev/null; then flock 9; fi
     if ! is_current; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests. Without arguments, it leaves out those marked `slow`, which start real sessions and processes.
+# Runs the tests. Without arguments, it leaves out tests marked `slow`, which start real sessions and processes.
 #
 #   scripts/sh/test.sh [ARGUMENT ...]   arguments of pytest: paths, -k WORDS, ...
 #   scripts/sh/test.sh --all            all tests

@@ -44,8 +44,8 @@ from scripts.tasks.training import (
     train_settings,
 )
 
-MUCH_SIGNAL = 0.05  # Largest alpha at t = 1 that passes for pure noise. Rescaled chains end at up to 0.03.
-MOST_MEASURED = 10_000  # Largest number of images, if read from files, for measuring the pixels' deviation.
+MUCH_SIGNAL = 0.05  # Largest alpha at t = 1 that counts as pure noise. Rescaled chains end at 0.03 or less.
+MOST_MEASURED = 10_000  # Largest number of image files from which the pixels' deviation is measured.
 BEST_BY = {"loss": "test_loss", "distance": DISTANCE}  # Column of metrics.csv for each value of --best_by.
 
 
@@ -55,7 +55,7 @@ def train_denoiser(request: Request[TrainFlags]) -> None:
 
 
 def complete(flags: TrainFlags) -> TrainFlags:
-    """Fill in the defaults that depend on other flags. Raises UserError for flags that contradict each other."""
+    """Fill in the folder of the data sets. Raises UserError for flags that contradict each other."""
     process = flags.process
     if process.coupling != "independent" and (flags.optimizer.accumulate > 1 or processes.world_size() > 1):
         raise UserError(
@@ -129,9 +129,9 @@ def describe_end(schedule: NoiseSchedule) -> str:
 
 
 def _original_space(stored: Mapping[str, Any], fitted: Space) -> Space:
-    """Return the space of a run as it was first fitted, since its data may have changed. It has the same autoencoder.
+    """Return the space of a resumed run as it was first fitted: a new fit may differ, since the data may have changed.
 
-    If the shape differs, `fitted` is returned, which is then refused.
+    The autoencoder is that of `fitted`. If the shapes differ, `fitted` is returned, which is then refused.
     """
     original = spaces.from_facts(stored["denoiser"]["space"], lambda sha256: fitted.needs[0])
     return original if original.shape == fitted.shape else fitted
@@ -175,7 +175,7 @@ def build_spec(flags: TrainFlags, dataset: ImageData, space: Space) -> DenoiserS
 def build_objective(
     flags: TrainFlags, spec: DenoiserSpec, dataset: ImageData, device: torch.device
 ) -> DenoisingObjective:
-    """Build the loss, the test grid and the sample sheets. Raises UserError for settings that do not fit together."""
+    """Build the objective: loss, images to evaluate, sample sheets. Raises UserError for settings that do not fit."""
     process, sheets = flags.process, flags.sheets
     _, height, width = spec.space.image_shape
     check_sample_sheet(sheets.num_samples, len(spec.trained), (height, width), sheets.columns, sheets.scale)

@@ -26,7 +26,8 @@ from scripts.tasks.protocol import stored_facts
 from scripts.tasks.sampling import find_own_or_shipped, name_of
 from scripts.tasks.training import Prepared, train_settings
 
-# Largest error of the clean estimate at t = 1 for a unit error of the network's output that a student can learn with.
+# A unit error of the teacher's output may change its clean estimate at t = 1 by at most this factor. With a larger
+# factor, the student cannot learn.
 LARGEST_FACTOR = 20.0
 
 
@@ -118,14 +119,14 @@ def open_teacher(model: Model, flags: TeacherFlags) -> Teacher:
     factor = model.denoiser.prediction.clean_error(level.alpha, level.sigma).item()
     if factor > LARGEST_FACTOR:
         raise UserError(
-            f"{model.name} predicts the noise: its clean image at t = 1 is {factor:,.0f} times as uncertain",
+            f"{model.name} predicts the noise: at t = 1, its errors grow {factor:,.0f}-fold in the clean image",
             "train a teacher that predicts something else, e.g. v",
         )
     return Teacher(model, sampling, flags.evaluations)
 
 
 def check_map(sampling: Sampling, evaluations: int) -> None:
-    """Raise UserError if the sampler is no map of its first noise, or if it cannot be cut into as many equal parts."""
+    """Raise UserError if the sampler adds noise, or if its steps are not a multiple of the student's evaluations."""
     sampler = find_sampler(sampling.sampler)
     if sampler.adds_noise(sampler.options):
         raise UserError(

@@ -24,7 +24,7 @@ from scripts.tasks.showing import Shown, draw_rows, write_numbers
 if TYPE_CHECKING:
     from scripts.visualize_distribution import DistributionFlags
 
-# What is mapped, for the title.
+# Names of the features in the title.
 MAPPED = {
     "pixels": "the pixels",
     "latents": "the latents that the network takes",
@@ -63,7 +63,7 @@ def draw_distribution(flags: DistributionFlags) -> None:
         features = _Features(read(dataset.test.images[rows]), read(floor), read(generated.images))
         figures = _measure_mixing(features, flags.k, measuring_device(shown.model.device))
         write_numbers(folder, "numbers", figures)
-        tell(f"a map by {flags.method}")
+        tell(f"computing the map by {flags.method}")
         both = torch.cat([features.real, features.generated]).numpy()
         chart = fit_map(flags.method, both, seed, flags.neighbours)
         real_labels = dataset.test.labels[rows].numpy() if dataset.class_names else np.full(count, -1)
@@ -88,7 +88,10 @@ def _reader(shown: Shown, features: str, dataset: ImageData) -> FeatureReader:
 
 
 def _measure_mixing(features: _Features, k: int, device: torch.device) -> dict[str, Any]:
-    """Return the measures of generated and of training images against test images, and the expected values."""
+    """Return the measures of generated and training images against test images, and the expected values.
+
+    The expected values are those of two sets from one distribution.
+    """
     real, count = features.real.to(device), len(features.real)
     measured = [
         {"mixing": mixing(real, others, k), **manifolds(real, others, k)._asdict()}

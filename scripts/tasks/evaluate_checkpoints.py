@@ -143,7 +143,7 @@ class _Evaluation:
                 compared = self._compare(
                     lambda network, of=samples: self.protocol.sample_features(network, of.images), samples.labels
                 )
-                # A student knows its own noise levels alone.
+                # A student is trained at its own noise levels only.
                 noise_loss = {} if model.spec.student else {NOISE_LOSS: self._noise_loss(model)}
                 measurements = {**noise_loss, **compared}
                 values = ", ".join(f"{name} {format_value(name, row.value)}" for name, row in measurements.items())

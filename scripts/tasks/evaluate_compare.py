@@ -59,7 +59,7 @@ def main(flags: CompareFlags) -> None:
 
 
 def _find(name: str, experiments: Path) -> Path:
-    """Return the folder of an evaluation. name: the folder, its report.json, or a run (its latest one)."""
+    """Return the folder of an evaluation. name: the folder, its report.json, or a run, for its latest one."""
     folder = Path(name)
     if folder.name == REPORT:
         folder = folder.parent
@@ -103,7 +103,8 @@ def _check_protocols(one: _Report, other: _Report) -> None:
     """Raise UserError if the protocols differ, because then the results cannot be compared."""
     keys = dict.fromkeys([*one.protocol, *other.protocol])
     pairs = {key: (one.protocol.get(key), other.protocol.get(key)) for key in keys}
-    for part in ("reference", "floor"):  # Images are the same or not, whichever of their hashes is known.
+    # Two reports on the same images may hold different hashes of them. If the images match, no hash is compared.
+    for part in ("reference", "floor"):
         hashes = [Identity.from_facts(report.protocol, f"{part}_") for report in (one, other)]
         if hashes[0].matches(hashes[1]):
             pairs = {key: pair for key, pair in pairs.items() if key not in (f"{part}_sha256", f"{part}_contents")}

@@ -58,7 +58,7 @@ def export_run(model: Model, out: str | None, experiments_dir: str, flag: str = 
     """Write the run as a folder and print its name. Raises UserError if the model is not in a run.
 
     The folder gets settings, one checkpoint, the autoencoder if there is one, and a model card. experiments_dir: holds
-    the results of shipped models. flag: option of `out`.
+    the results of shipped models. flag: the flag that sets `out`, for error messages.
     """
     path = _path_of(model)
     run = run_of(path)
@@ -86,9 +86,9 @@ def _export_page(model: Model, out: str | None, experiments_dir: str) -> None:
 
 
 def _shown(model: Model, experiments_dir: Path) -> tuple[PageModel, PageModel | None]:
-    """Return a model and, if it is a student, its teacher as its page shows them. Says whether there is a teacher."""
+    """Return the model of a page and, for a student, its teacher. Logs whether the teacher was found."""
     path, student = _path_of(model), model.spec.student
-    if student is None:  # The page begins with steps that one can follow.
+    if student is None:  # The page opens with few steps, which can be followed one by one.
         return PageModel(model, name_of(path), Sampling("heun", 6, guidance_scale=_guidance_scale(model))), None
     teacher = _find_teacher(student, path, experiments_dir)
     if teacher is None:
@@ -99,9 +99,9 @@ def _shown(model: Model, experiments_dir: Path) -> tuple[PageModel, PageModel | 
 
 
 def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> PageModel | None:
-    """Return the teacher of a student, sampled as the student has learnt it. None if its checkpoint is not found.
+    """Return the teacher of a student, with the sampler that the student imitates. None if its checkpoint is not found.
 
-    path: checkpoint of the student. Its run and that of the teacher may lie together outside of experiments_dir.
+    path: checkpoint of the student. The teacher is looked for beside the student's run and in experiments_dir.
     """
     run = run_of(path)
     folders = [] if run is None else [run.parent / student.teacher]
@@ -118,7 +118,7 @@ def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> PageMo
 
 def _export_onnx(model: Model, out: str | None, experiments_dir: str) -> None:
     path = _path_of(model)
-    solver = choose_solver(model.spec, usual=Solver("heun", 12))  # The file has its moves, so it must add no noise.
+    solver = choose_solver(model.spec, usual=Solver("heun", 12))  # Its moves are exported, so it must add no noise.
     sampling = Sampling(*solver, guidance_scale=_guidance_scale(model))
     sampling.check(model)
     with new_folder(out, path, experiments_dir, KIND, "onnx") as folder:

@@ -124,7 +124,7 @@ def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype
 
 @dataclass(frozen=True)
 class _Writer:
-    """Generates images as the flags say and writes the files. labels: one per image. turns: classes that take turns."""
+    """Generates images and writes files. labels: one per image. turns: class titles, taken in turn by the images."""
 
     flags: GenerateFlags
     sampling: Sampling

@@ -17,12 +17,12 @@ from scripts.tasks.denoising import assemble
 from scripts.tasks.measuring import settings_to_measure
 
 BATCHES = (128, 512, 2048)
-WARM_STEPS = 8  # Steps before the time is taken: kernels are chosen, and the step is recorded.
+WARM_STEPS = 8  # Warm-up steps, in which kernels are chosen and the step is recorded.
 MEASURED_SECONDS = 1.0
 
 
 class StepTimes(NamedTuple):
-    """One row. seconds: of a step. first: seconds until the first WARM_STEPS steps had ended."""
+    """One row. seconds: per step. first: seconds of the WARM_STEPS warm-up steps together. memory: peak bytes."""
 
     layout: str
     precision: str
@@ -51,7 +51,7 @@ def gpu_table(words: Sequence[str], images: ImageData, folder: Path, batches: Se
 def _rows(
     words: Sequence[str], images: ImageData, folder: Path, device: torch.device, batches: Sequence[int]
 ) -> Iterator[StepTimes]:
-    """Yield all rows. Compiling takes half a minute, so only the better layout is compiled, for two batch sizes."""
+    """Yield all rows. Compiling takes half a minute: only the best layout and precision are compiled, for two sizes."""
     gpu = device.type == "cuda"
     modes, precisions = (("eager", "recorded"), ("float32", "bf16")) if gpu else (("eager",), ("float32",))
     rows = []
@@ -80,7 +80,7 @@ def _measure(words: Sequence[str], images: ImageData, folder: Path, row: tuple[s
 
 
 def _time_steps(settings: TrainFlags, images: ImageData, folder: Path, layout: str) -> tuple[float, float]:
-    """Return the seconds of a step, and those of the first WARM_STEPS steps together."""
+    """Return the seconds per step, and the seconds of the WARM_STEPS warm-up steps together."""
     prepared = assemble(settings, images)
     if layout == "channels_last":
         prepared.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REAL_PER_CLASS = 200
 SIDE = 45  # Pixels. Small images are enlarged by an integer factor, so that the longer side is close to SIDE.
 WITHIN, BETWEEN = 2, 10  # Pixels between the images of a cell, and between cells.
-ASPECT = 1.6  # Width by height of the picture that cells are arranged for, as a screen's.
+ASPECT = 1.6  # Desired width / height of the picture, as of a screen. Images in a cell are arranged for it.
 
 
 def compare_scales(flags: GuidanceFlags) -> None:
@@ -73,7 +73,7 @@ def _real_diversity(classifier: Classifier, images: ImageRows, labels: Tensor, c
 
 
 def _measure(classifier: Classifier, scale: float, column: Generated, real: float) -> dict[str, float]:
-    """Return one row of the table. real: diversity of test images, the unit of the samples'."""
+    """Return one row of the table. real: diversity of test images, by which that of the samples is divided."""
     output = classifier.extract(column.images)
     assert column.labels is not None
     recognised, count = int((output.predictions == column.labels).sum()), len(column.images)
@@ -115,7 +115,7 @@ def _draw(
 def columns_of_a_cell(count: int, aspect: float) -> int:
     """Return the columns of a cell of `count` images for which the picture is closest to ASPECT and has few gaps.
 
-    aspect: width by height of the picture if each cell had one image.
+    aspect: width / height of the picture if each cell had one image.
     """
 
     def badness(columns: int) -> float:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def sample_from_images(flags: ImageToImageFlags) -> None:
     """Write the picture and the table of changes into a folder, and print the folder's name. Raises UserError."""
-    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "noise in parts", MANY_STEPS)
+    shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "image_to_image", MANY_STEPS)
     images, labels, names = shown.test_images(flags.rows, flags.images)
     shown.check_scale(flags.show.scale, len(flags.strength) + 1, len(images))
     with shown.folder("image_to_image", f"{shown.sampling.sampler}-{shown.sampling.steps}", flags) as folder:
@@ -51,7 +51,7 @@ def grid_from(grid: Grid, strength: float) -> Grid:
 
 
 def _grids(grid: Grid, strengths: Sequence[float]) -> list[Grid]:
-    """Return the part of a grid for each strength. Strengths with the same start share one, and a line says so."""
+    """Return the part of the grid for each strength. Strengths with the same start share one part, with a message."""
     grids: dict[int, Grid] = {}
     for strength in strengths:
         part = grid_from(grid, strength)
@@ -77,7 +77,10 @@ def _sample(shown: Shown, images: Tensor, labels: list[int], grid: Grid) -> Gene
 
 
 def _moments(columns: Sequence[Generated]) -> list[tuple[float, list[Tensor]]]:
-    """Return t and the frames of all columns at the longest one's times. Others repeat their first frame at first."""
+    """Return t and the frames of all columns, at each frame time of the longest column.
+
+    A shorter column shows its first frame until its own start.
+    """
     longest = max(columns, key=lambda column: column.frame_times[0])
     moments = []
     for t in longest.frame_times:

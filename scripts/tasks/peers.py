@@ -173,7 +173,7 @@ class _Conditional(nn.Module):
 
 
 class DenoisingDiffusionPytorch:
-    """GaussianDiffusion, trained as by its package's Trainer: Adam, EMA every tenth step, one worker per core."""
+    """GaussianDiffusion, trained as its package's Trainer does: Adam, EMA every tenth step, one worker per core."""
 
     name: ClassVar = "denoising-diffusion-pytorch"
     package: ClassVar = name
@@ -236,7 +236,10 @@ class Diffusers:
         self.batches = match.loader([transforms.Normalize([0.5], [0.5])], 0)
 
     def _steps_in(self, seconds: float) -> int:
-        """Estimate the number of steps from the time of a copy's forward and backward passes. The example knows it."""
+        """Estimate how many steps fit in the time, by timing forward and backward passes of a copy of the network.
+
+        The example needs no estimate: it trains for a fixed number of epochs.
+        """
         shape = self.match.settings.optimizer.batch_size, *self.match.spec.space.shape
         clean, network = torch.randn(shape, device=self.match.device), copy.deepcopy(self.network)
         times = []

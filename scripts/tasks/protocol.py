@@ -1,7 +1,7 @@
 """Data, protocol card and report of the evaluations of a trained run.
 
-Results can only be compared if their cards agree. A report therefore has results and card, in a JSON file for programs
-and in a text file for people.
+Results can only be compared if their cards agree. A report therefore has both results and card. It is written as JSON
+for programs and as text for people.
 """
 
 import json
@@ -73,7 +73,7 @@ def part_of(dataset: ImageData, split: str, first: int, count: int | None) -> Sp
 def spread_over(dataset: ImageData, split: str, count: int | None, usual: int = USUAL_COUNT) -> tuple[Split, list[int]]:
     """Return `count` images evenly spaced over a split, and their indices. count: as for `_count`. Raises UserError.
 
-    There must be at least two, since an interval needs two. A split sorted by class gives images of all classes.
+    At least two images are required, since an interval needs two. A split sorted by class gives images of all classes.
     """
     whole: Split = getattr(dataset, split)
     rows = spaced_rows(len(whole), _count(f"{split} images of {dataset.name}", len(whole), count, usual, 2))
@@ -92,7 +92,7 @@ def _count(description: str, available: int, count: int | None, usual: int, fewe
 
 
 def refuse_unused(method: str, options: Mapping[str, object]) -> None:
-    """Raise UserError if an option of another method than the chosen one is set. options: a dataclass for each."""
+    """Raise UserError if an option is set that the chosen method does not use. options: a dataclass per method."""
     for other, flags in options.items():
         for name, value in vars(flags).items():
             if other != method and value != getattr(type(flags)(), name):

@@ -36,7 +36,7 @@ EMPTY_TABLE = f"{HEADER}\n|{'---|' * len(COLUMNS)}\n"
 
 
 class Spent(NamedTuple):
-    """Cost of the training of a measured model, with that of its teacher."""
+    """Training cost of a measured model. The cost of a student includes its teacher's training."""
 
     seconds: float
     images: int
@@ -44,14 +44,14 @@ class Spent(NamedTuple):
 
     @classmethod
     def of(cls, run: Path) -> Spent:
-        """Return what one training run took."""
+        """Return the cost of one training run."""
         figures = read_yaml(run / "performance_metrics.txt")
         images = figures["images"]
         return cls(images / figures["images_per_second"], images, figures["parameters"])
 
 
 class Trained(NamedTuple):
-    """Results of one seed. spent, reports: one for each guidance scale. The reports are those of `evaluate`."""
+    """Results of one seed. spent: cost, and reports: report of `evaluate`, one of each per guidance scale."""
 
     commit: str
     spent: list[Spent]

@@ -1,4 +1,4 @@
-"""Knowledge of the tasks for the pages over runs: the commands to type next, and the usual settings of each task."""
+"""Facts about the tasks for the pages of `report`: the commands to type next, and the usual settings of a task."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,10 @@ def commands(folder: Path, task: str, state: str, config: Mapping[str, Any]) -> 
 
 
 def usual(task: str, config: Mapping[str, Any], command: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the name and the settings of the recipe in a command; those of the task's defaults without a recipe."""
+    """Return the name and the settings of the recipe in a command, or of the task's defaults if it has no recipe.
+
+    Return an empty name and no settings if the task, recipe, network or data set is not known.
+    """
     if task not in DEFAULTS:
         return "", {}
     variants = tuple((word, str(config[word])) for word in DEFAULTS[task][0].variants if word in config)

@@ -1,4 +1,4 @@
-"""Data of a run: the images that it was trained on, where they are now, and how the data of today differ.
+"""Data of a run: the images that it was trained on, where they are now, and how they have changed.
 
 Checkpoints hold the hash of the training images, counts and classes. The run folder holds a list of the image files.
 """
@@ -26,15 +26,15 @@ Rows = Callable[[], Iterator[tuple[str, str, str, str]]]
 
 
 def identity_of(split: Split, read: bool = True) -> Identity:
-    """Return the hashes of a split's images and labels. read: whether image files are read if their contents need it.
+    """Return the hashes of a split's images and labels. read: whether image files may be read to hash their contents.
 
-    Without `read`, contents are known if the images are in memory, or if the files are as they were when last read.
+    Without `read`, the contents are known only if the images are in memory, or if no file changed since last read.
     """
     return Identity(split_hash(split), split.contents(read) or "")
 
 
 def split_hash(split: Split) -> str:
-    """Return the SHA-256 of a split's images and labels. For image files, it is that of their names and sizes."""
+    """Return the SHA-256 of a split's images and labels. For image files, their names and sizes are hashed."""
     return split.sha256 or sha256_of(split.in_memory(), split.labels)
 
 
@@ -51,13 +51,13 @@ def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def notes_on_data(then: Mapping[str, Any], now: Mapping[str, Any], rows: Rows | None) -> list[str]:
     """Return a line for the log if two equal `data_facts` of image files were compared by names and sizes alone.
 
-    rows: of the data of today.
+    rows: rows of LISTING for the data as they are now; None for data that are not image files.
     """
     if rows is None or Identity.from_facts(then).by_contents(Identity.from_facts(now)):
         return []
     reason = "the image files are streamed, and their contents have not been read yet"
     if not then.get("contents"):
-        reason = "this run knows the names and sizes of its images, not their contents"
+        reason = "this run stored the names and sizes of its images, not their contents"
     return [f"{reason}: only names and sizes were compared"]
 
 
@@ -69,7 +69,7 @@ def counts_of(dataset: ImageData) -> dict[str, Any]:
 
 
 def rows_of(dataset: ImageData) -> Rows | None:
-    """Return a function that yields the rows of LISTING, None for data that are not image files."""
+    """Return a function that yields the rows of LISTING; None for data that are not image files."""
     splits, names = {"train": dataset.train.listing, "test": dataset.test.listing}, dataset.class_names
     if any(listing is None for listing in splits.values()):
         return None
@@ -114,7 +114,7 @@ def load_data_again(
 
     dataset = load(False, names)
     if dataset.train.listing is not None and not is_same(dataset):
-        # The hold-out may be that of an earlier version. The oldest runs without labels sorted classes as text.
+        # Runs of earlier versions may have another hold-out. The oldest unlabelled runs have classes sorted as text.
         older = load(True, names or sorted(dataset.class_names))
         if is_same(older):
             dataset = older
@@ -124,9 +124,10 @@ def load_data_again(
 
 
 def locate_moved(name: str, options: Mapping[str, Any], root: Path, run: str) -> dict[str, Any]:
-    """Return the options of a run's data set, with paths that do not exist replaced by such paths in `root`.
+    """Return the options of a run's data set. A path that does not exist is replaced by one below `root` that does.
 
-    name: the data set. run: for messages. Whoever calls this compares the data with those of the run. Raises UserError.
+    The replacement has the same last parts. The caller must check that the data are those of the run. name: the data
+    set. run: name of the run, for messages. Raises UserError if no path is found.
     """
     located = dict(options)
     for option in ("path", "test_path"):
@@ -136,7 +137,7 @@ def locate_moved(name: str, options: Mapping[str, Any], root: Path, run: str) ->
         parts = Path(expanded(path)).parts
         candidates = [root.joinpath(*parts[first:]) for first in range(1, len(parts))]
         moved = next((candidate for candidate in candidates if candidate.exists()), None)
-        # The root itself may be the folder, if the test images are not elsewhere.
+        # The root itself may be the folder, unless the test images have a path of their own.
         alone = option == "path" and not options.get("test_path")
         if moved is None and alone and root.is_dir() and FolderTree(root).names:
             moved = root
@@ -151,10 +152,10 @@ def locate_moved(name: str, options: Mapping[str, Any], root: Path, run: str) ->
 
 
 def describe_change(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], rows: Rows | None) -> str:
-    """Return how the data of a run have changed, in one line.
+    """Return a line that says how the data of a run have changed.
 
-    folder: of the run. then, now: `counts_of` the data, empty if a run of an earlier version does not know them.
-    rows: of the data of today.
+    folder: run folder. then, now: `counts_of` the data; `then` is empty if the run did not store them. rows: rows of
+    LISTING for the data as they are now; None for data that are not image files.
     """
     parts = [f"{_images(now)} now" + (f", {_images(then)} then" if then.get("train") else "")]
     classes, before = now["classes"], then.get("classes")
@@ -173,13 +174,13 @@ def _images(counts: Mapping[str, Any]) -> str:
 
 
 def _first_difference(folder: Path, rows: Rows) -> str:
-    """Return the first file, by name, that is not as LISTING says."""
+    """Return a phrase about the first file, in order of name, that differs from the run's LISTING."""
     with gzip.open(folder / LISTING, "rt", **_TEXT) as file:
         then = {name: (split, kind, stamp) for split, kind, name, stamp in csv.reader(file)}
     now = {name: (split, kind, stamp) for split, kind, name, stamp in rows()}
     name = next((name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)), None)
     if name is None:
-        return "all files have the names and sizes of then"
+        return "all files have the same names and sizes as then"
     if name not in then or name not in now:
         change = "is new" if name in now else "is gone"
     else:

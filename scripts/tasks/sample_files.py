@@ -1,6 +1,7 @@
 """Files of images to be measured: arrays in .npz and .npy files, and folders or zips of pictures.
 
-An array may be laid out in several ways. It is taken if exactly one of them has the shape of the data set's images.
+An array is laid out as (N, H, W, C), (N, C, H, W) or (N, H, W). The shape of the data set's images decides which layout
+it has. If the first two both fit, it is (N, H, W, C).
 """
 
 import re
@@ -120,7 +121,7 @@ def _labels_of(path: Path, labels: np.ndarray | None) -> Tensor | None:
 
 
 def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
-    """Read pictures sorted by name. Labels come from the names or the folders; None unless every picture has one."""
+    """Read pictures in order of name. Labels come from names or folders; None unless every picture has a label."""
     from data.readers.pictures import Target, decode_all
     from data.readers.trees import open_tree
 
@@ -129,7 +130,7 @@ def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | Non
     channels, height, width = dataset.train.images.shape[1:]
     try:
         images = torch.from_numpy(decode_all(tree, names, Target(None, channels, False)))
-    except UserError as error:  # Its ways out are about data sets.
+    except UserError as error:  # Its own suggestions are about data sets.
         ways_out = f"give all images {height} rows and {width} columns, as in {dataset.name}", "leave them out"
         raise UserError(f"`samples` {error.message}", *ways_out) from None
     numbered = [_LABELLED.search(name) for name in names]

@@ -64,7 +64,7 @@ def _find_run(name: str, flags: ModelFlags) -> Path:
 def find_own_or_shipped(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
     """Return a run folder or a shipped model, as `find_run` does. Raises UserError.
 
-    Says so if a shipped model is used that was not named.
+    Prints a message if a shipped model is used although it was not named.
     """
     run = find_run(name, Path(experiments_dir), tasks, or_shipped=True)
     if is_shipped(run) and "/" not in name:
@@ -73,12 +73,12 @@ def find_own_or_shipped(name: str, experiments_dir: str, tasks: str | tuple[str,
 
 
 def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
-    """Return a run folder as `find_own_or_shipped` does. Says so if the run is still training. Raises UserError."""
+    """Return a run folder as `find_own_or_shipped` does. Print a message if it still trains. Raises UserError."""
     run = find_own_or_shipped(name, experiments_dir, tasks)
     status = read_status(run)
     if liveness(status) == "running":
         done = f"step {status.get('step')}, {status.get('progress') or 0:.0%} done"
-        tell(f"{run.name} is still training ({done}): its checkpoint of this moment is used")
+        tell(f"{run.name} is still training ({done}): its current checkpoint is used")
     return run
 
 
@@ -111,7 +111,8 @@ def open_model(path: Path, flags: ModelFlags) -> Model:
 def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model, usual: Solver | None = None) -> Sampling:
     """Return the sampling settings for a model. usual: default of the sampler and its steps, as for `choose_solver`.
 
-    An option without a sampler is one of MANY_STEPS. Raises UserError if schedule, labels or sampler do not allow them.
+    If sampler options are given without a sampler, the default is MANY_STEPS. Raises UserError if the settings do not
+    fit the sampler, or the model's noise schedule or labels.
     """
     weak = None
     options = {name: value for name, value in vars(flags.options).items() if value is not None}
@@ -135,7 +136,7 @@ def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model, us
 
 
 def tell_sampling(flags: SamplerFlags, sampling: Sampling, model: Model) -> None:
-    """Say how the images are made if the flags do not: by a student, or by the default sampler."""
+    """Print how images are sampled if the flags do not say it: by a student, or by the default sampler."""
     if model.spec.student is not None:
         tell(model.spec.student.describe())
     elif flags.sampler is None:
@@ -143,13 +144,13 @@ def tell_sampling(flags: SamplerFlags, sampling: Sampling, model: Model) -> None
 
 
 class Chosen(NamedTuple):
-    """Labels of --labels, None without this flag, and lines on the classes that are chosen or left out."""
+    """Labels of --labels (None without this flag), and messages about the classes that are chosen or left out."""
 
     labels: list[int] | None
     lines: list[str]
 
     def tell(self) -> None:
-        """Print the lines. They follow all checks, so that a refusal is one line."""
+        """Print the lines. Called after all checks, so that an error message stands alone."""
         for line in self.lines:
             tell(line)
 

@@ -44,9 +44,10 @@ RUN_NAME = "pretrained"  # Suffix of the run folders.
 
 
 class Shipped(NamedTuple):
-    """A shipped model: its training task with flags, and what it is. The budget is in steps, so a run can be repeated.
+    """A shipped model: its training task with flags, and facts for its card.
 
-    data: name of the data set. title, source: for the card; the source has the licence of the data.
+    The training budget is in steps, so that the training can be repeated. data: name of the data set. title: what the
+    images are. source: origin and licence of the data.
     """
 
     task: str
@@ -108,15 +109,16 @@ MODELS = {
         _MNIST,
     ),
 }
-# Sampler, steps and guidance scale of each row of a card; the first is the default of `evaluate`. A student has one.
+# Sampler, steps and guidance scale of each row of a card. The first row is the default of `evaluate`. The card of a
+# student has a single row, sampled by the student itself.
 ROWS = (("heun", 3, 1.0), ("heun", 3, 1.5), ("heun", 12, 1.5))
-PICTURED = ("heun", 12, 1.5)
+PICTURED = ("heun", 12, 1.5)  # Sampler, steps and guidance scale of the picture on a card.
 # Settings that belong to the machine of the training, and their values in a shipped config.txt.
 ELSEWHERE = {"data_root": None, "experiments_dir": "experiments", "device": "auto", "name": None}
 
 
 def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
-    """Make the models that the flags name, and the table of all. words: more flags for the trainings."""
+    """Make the models that the flags name, and the table of all models. words: more flags for the trainings."""
     unknown = [name for name in flags.models if name not in MODELS]
     if unknown:
         raise UserError(f"--models {unknown[0]}: choose from {', '.join(MODELS)}")
@@ -139,7 +141,7 @@ def _make_model(name: str, flags: PretrainedFlags, words: Sequence[str]) -> None
     elif run := _newest_run(model, Path(flags.experiments_dir)):
         head = ship(run, folder, name, commands_of(run, model.task, model.words))
     else:
-        tell(f"no run of it in {flags.experiments_dir}: the shipped weights are measured")
+        tell(f"no run of this model in {flags.experiments_dir}: the shipped weights are measured")
         head = read_head(folder)
     results = results_folder(folder, Path(flags.experiments_dir))
     student = student_of(read_yaml(checkpoints.resolve_checkpoint(folder).with_suffix(".yaml")))
@@ -163,7 +165,7 @@ def _newest_run(model: Shipped, experiments: Path) -> Path | None:
 def ship(run: Path, folder: Path, name: str, commands: Sequence[str]) -> str:
     """Write the folder of a shipped model: settings, status, and the EMA weights of the last checkpoint in float16.
 
-    commands: the training, and its resumptions. Return the first part of its card.
+    Return the first part of its card. commands: make commands that trained and resumed the run.
     """
     model = MODELS[name]
     path = checkpoints.resolve_checkpoint(run)
@@ -195,7 +197,7 @@ def _measure(folder: Path, results: Path, way: Way, flags: PretrainedFlags) -> R
 
 
 def _draw(folder: Path, results: Path, model: Shipped, way: Way, flags: PretrainedFlags) -> dict[str, Any]:
-    """Draw samples.png, of an autoencoder reconstructions, and return an autoencoder's errors."""
+    """Draw samples.png: samples, or an autoencoder's reconstructions. Return an autoencoder's errors, else {}."""
     places = ("--run", folder, "--experiments_dir", flags.experiments_dir, "--out", _new(results / "pictures"))
     if model.task == "train_vae":
         drawn = run_task("reconstruct", *places)

@@ -26,9 +26,10 @@ BEGIN, END = "<!-- models: written by make pretrained -->", "<!-- end of models 
 
 
 class Made(NamedTuple):
-    """How the weights of a shipped model were made. commit, torch, cpu: of the training. sha256, size: of the file.
+    """How the weights of a shipped model were made.
 
-    commands: the training, and its resumptions. student: what a distilled model has learnt.
+    commands: make commands that trained and resumed the run. commit, torch, cpu: environment of the training. sha256,
+    size: hash and bytes of the checkpoint file. student: facts of a distilled model; None for other models.
     """
 
     commands: list[str]
@@ -66,7 +67,7 @@ class Made(NamedTuple):
 
 
 def student_of(facts: Mapping[str, Any]) -> Student | None:
-    """Return what a model has learnt if it is a student, else None. facts: of its checkpoint."""
+    """Return the `Student` in the facts of a checkpoint; None if the model is not a student."""
     student = facts.get("denoiser", {}).get("student")
     return None if student is None else Student(**student)
 
@@ -81,12 +82,12 @@ def training_command(task: str, words: Sequence[str]) -> str:
 
 
 def commands_of(run: Path, task: str, table: str) -> list[str]:
-    """Return the make commands of a trained run and of its resumptions. table: the flags that `pretrained` gives."""
+    """Return the make commands that trained and resumed a run. table: flags of the model in `shipping.MODELS`."""
     commands = []
     for start in read_starts(run):
         typed = shlex.split(start["command"])
         module, *words = typed[typed.index("-m") + 1 :]
-        if module == "scripts.pretrained":  # It trains in its own process.
+        if module == "scripts.pretrained":  # `pretrained` trains in its own process, so the run records its command.
             words = [*shlex.split(table), *split_at_dashes(words)[1]]
         commands.append(training_command(task, words))
     return commands
@@ -194,7 +195,8 @@ def read_head(folder: Path) -> str:
 def card_results(name: str, model: Shipped, rows: Sequence[RecordRow], errors: Mapping[str, Any], way: Way) -> str:
     """Return the second part of the card of a model: its record, and how it is used.
 
-    errors: of an autoencoder's reconstructions. rows: of the record of another model. way: how it is usually sampled.
+    rows: rows of the record; empty for an autoencoder. errors: reconstruction errors of an autoencoder; empty for other
+    models. way: the usual way to sample the model.
     """
     return f"{_errors(errors) if errors else _record(name, rows)}\n## Use\n\n{_use(name, model, way)}"
 
@@ -234,7 +236,7 @@ def _use(name: str, model: Shipped, way: Way) -> str:
 
 
 def index(text: str, models: Mapping[str, Shipped]) -> str:
-    """Return the text of models/pretrained/README.md with a new table of the models that are there."""
+    """Return the text of models/pretrained/README.md with a new table of the models that have weights."""
     rows = []
     for name, model in models.items():
         files = sorted((PRETRAINED / name / "checkpoints").glob("*.safetensors"))

@@ -13,7 +13,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 IMAGES = DOCS / "images"
 # A command of the tour, and the picture below it.
 COMMAND = re.compile(r'^make (\w+) ARGS="([^"]*)"\n```\n\n!\[[^]]*\]\(images/(\w+\.png)\)', re.MULTILINE)
-# File that each task writes. The tour shows the strip of one `generate`.
+# File to copy, by task. For the picture tour_reverse.png, it is the strip of a `generate`.
 RESULTS = {
     "generate": "grid.png",
     "tour_reverse.png": "denoising_strip.png",

@@ -76,11 +76,10 @@ class Shown:
         every_level: str = "",
         usual: Solver | None = None,
     ) -> Shown:
-        """Load the model. labels: words of --labels. every_level: the work, if it needs a model of all noise levels.
+        """Load the model. Raises UserError if the flags do not fit the model.
 
-        usual: as for `open_sampling`; MANY_STEPS for an animation.
-
-        Raises UserError if the flags do not fit the model.
+        labels: words of --labels. every_level: name of the work, for the error message, if it needs a model that has
+        learnt all noise levels; else empty. usual: as for `open_sampling`. For an animation it is MANY_STEPS.
         """
         flags = resolve_model(flags)
         model = open_model(find_checkpoint(flags), flags)
@@ -139,7 +138,7 @@ class Shown:
     def pick_rows(self, split: Split, count: int | None, numbers: Sequence[int] | None, step: int = 1) -> Tensor:
         """Return the rows `numbers` of the test split. If None, draw `count` rows with the seed, the classes in turn.
 
-        Without `count`, there are ROWS times `step` rows, or fewer in a small split, a multiple of `step`. Raises
+        `count` is ROWS times `step` by default. A small split gives fewer rows, still a multiple of `step`. Raises
         UserError.
         """
         fit = self.trained_rows(split)
@@ -222,13 +221,13 @@ class Shown:
 
 
 def draw_rows(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return up to `count` rows of labels (N,), drawn with the seed, the classes in turn."""
+    """Return the indices of up to `count` of the labels (N,), drawn with the seed, the classes in turn."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "test images")))
     return order[rows_in_turn(labels[order], count)]
 
 
 def name_images(dataset: ImageData, rows: Tensor, targets: Sequence[str] = ()) -> list[str]:
-    """Return captions of test images: the class, then the row in the split. targets: titles of the classes wanted."""
+    """Return captions of test images: the class, then the row in the split. targets: titles of requested classes."""
     numbers = [f"test image {row}" for row in rows.tolist()]
     if not dataset.class_names:
         return numbers

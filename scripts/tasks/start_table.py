@@ -14,14 +14,15 @@ from typing import Any
 from models.processes import cores, process_age
 
 Mark = tuple[str, float, float]  # A phase, and its seconds of wall-clock and processor time.
-FEW = 6  # Packages in the line about imports.
+FEW = 6  # Number of packages in the line about imports.
 IMPORT = re.compile(r"import time: +(\d+) \| +\d+ \| +(\w+)")
 
 
 def start_table(words: Sequence[str], folder: Path) -> list[str]:
-    """Return the lines of the table. words: arguments of `train_flow`. folder: for the run, which ends with a step.
+    """Return the lines of the table. words: arguments of `train_flow`.
 
-    Wall-clock seconds depend on the other work of the machine, so its load stands beside them.
+    folder: experiments folder of the measured run, which stops after its first step. Wall-clock time depends on other
+    work on the machine, so the table also has the machine's load.
     """
     root, load = Path(__file__).resolve().parents[2], os.getloadavg()[0]
     begun = time.perf_counter()

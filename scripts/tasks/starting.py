@@ -42,7 +42,7 @@ def _start_cuda(device: str) -> None:
 
 @functools.cache  # once in a process
 def _list_fonts() -> None:
-    """Build matplotlib's font cache in a process of its own if there is none. It would take seconds at a picture."""
+    """Build matplotlib's font cache in a separate process if there is none, so the first picture need not wait."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     cache = Path(os.environ.get("MPLCONFIGDIR") or Path(home) / "matplotlib")
     if sys.platform == "linux" and not list(cache.glob("fontlist-*.json")):

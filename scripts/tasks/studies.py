@@ -15,7 +15,10 @@ DIGITS: dict[str, Any] = {"recipe": "mnist", "images": 120_000, "settings": FLOW
 
 
 def _chains(as_long: set[str]) -> dict[str, dict[str, Any]]:
-    """Return chains of four lengths. At 1000 the published betas are the rescaled ones. as_long: set to the length."""
+    """Return an axis of four chain lengths, with published and with rescaled betas, which are equal at length 1000.
+
+    as_long: names of other settings that get the chain length as their value.
+    """
     chains: dict[str, dict[str, Any]] = {"1000": {"timesteps": 1000}}
     for length in (500, 200, 100):
         for betas in ("published", "rescaled"):
@@ -59,7 +62,7 @@ STUDIES: dict[str, Study | Tournament] = {
         grid={
             "noise_schedule": {
                 **as_axis("noise_schedule", ["linear", "cosine", "quadratic", "sigmoid"]),
-                # At the end of a flow there is only noise, from which the network cannot predict the noise.
+                # A flow ends in pure noise, where a predicted noise says nothing about the image. So it predicts v.
                 "flow, v predicted": {"noise_schedule": "flow", "timesteps": 0, "times": "uniform", "prediction": "v"},
             }
         },

@@ -1,4 +1,4 @@
-"""Running the trainings of a study: each trains and measures in a process of its own, several side by side if asked."""
+"""Running the trainings of a study. Each trains and measures in its own process, and several may run in parallel."""
 
 import fcntl
 import multiprocessing
@@ -26,13 +26,13 @@ from scripts.tasks.study_plan import Cell, Training
 
 RUNS, LOGS = "runs", "logs"  # Folders in the study's folder.
 POLL_SECONDS = 1.0
-# Variables of the session, which belong to the study and not to its trainings.
+# Environment variables that record the session in a run folder. They are for the study, not for its trainings.
 SESSION = ("LAUNCH_RECORD", "LAUNCH_LOG", "LAUNCH_MONITOR", "LAUNCH_SESSION")
 _stop = threading.Event()  # Set in the process of a training when the study has stopped.
 
 
 class Places(NamedTuple):
-    """Folder of the study, and the flags of places and device for its tasks."""
+    """Folder of the study, and the folder and device flags for its tasks."""
 
     folder: Path
     experiments_dir: str
@@ -51,7 +51,7 @@ def finished_runs(folder: Path) -> dict[str, Path]:
 
 
 def _key_of(run: Path) -> str:
-    """Return the key of the training that made a run, with which the folder's name ends."""
+    """Return the key of a run's training, which is the end of the folder's name."""
     return "-".join(run.name.split("-")[-2:])
 
 
@@ -61,7 +61,7 @@ def report_of(run: Path, cell: Cell) -> Path:
 
 
 def log_of(training: Training, folder: Path) -> Path:
-    """Return the path of the output of a training."""
+    """Return the path of the log of a training."""
     return folder / LOGS / f"{training.run_name}.log"
 
 
@@ -75,9 +75,9 @@ def is_done(training: Training, cells: Sequence[Cell], finished: Mapping[str, Pa
 
 
 def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
-    """Train, and measure each cell that the training serves. What has been done is kept.
+    """Train, and measure each cell that the training serves. Finished runs and evaluations are not repeated.
 
-    Raises UserError at the end if a cell cannot be measured. The others have been measured by then.
+    If a cell cannot be measured, the other cells are measured first. Then its UserError is raised.
     """
     run, refusals = _train(training, places), []
     for cell in cells:
@@ -95,7 +95,7 @@ def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
 
 
 def _train(training: Training, places: Places) -> Path:
-    """Return the finished run of a training. A run with a checkpoint is resumed. One without starts again."""
+    """Return the finished run of a training. If needed, resume a run that has a checkpoint, or start a new run."""
     with _locked(places.folder / RUNS / f".{training.key}.lock"):
         if run := finished_runs(places.folder).get(training.key):
             return run
@@ -113,7 +113,7 @@ def _train(training: Training, places: Places) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other cell holds the file: two cells may need the same autoencoder."""
+    """Wait for a lock on a file, and hold it during the block. Two trainings may need the same autoencoder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -123,9 +123,9 @@ def _locked(path: Path) -> Iterator[None]:
 def _process(
     training: Training, cells: Sequence[Cell], places: Places, environment: dict[str, str], study: Connection
 ) -> None:
-    """Train and measure as the main function of a process. Its messages go to the training's log.
+    """Main function of a process: train and measure. Its messages go to the training's log.
 
-    study: closes when the study stops or has been killed.
+    study: pipe that closes when the study stops or is killed.
     """
     os.setpgid(0, 0)  # Ctrl-C reaches the study alone, which then stops its trainings.
     log = os.open(log_of(training, places.folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -142,7 +142,7 @@ def _process(
 
 
 def _end_with(study: Connection) -> None:
-    """Stop this process when the study stops. A task may have no more use for the signal, so the wish is kept."""
+    """Stop this process when the study stops. A task about to end may ignore the signal, so `_stop` is set too."""
     connection.wait([study])
     _stop.set()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -164,10 +164,10 @@ def run_trainings(
     gpus: Sequence[str],
     ended: Callable[[Training, int], None],
 ) -> None:
-    """Train and measure, `jobs` side by side. Call `ended(training, exit code)` after each.
+    """Train and measure, with `jobs` trainings in parallel. Call `ended(training, exit code)` after each.
 
-    gpus: values of CUDA_VISIBLE_DEVICES that the jobs take in turn; empty for none. Raises Interrupted after a signal,
-    when all jobs have stopped.
+    gpus: values of CUDA_VISIBLE_DEVICES that the jobs take in turn; empty for none. After a signal, wait until all jobs
+    have stopped, then raise Interrupted.
     """
     for folder in (RUNS, LOGS):
         (places.folder / folder).mkdir(exist_ok=True)

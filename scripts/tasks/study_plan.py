@@ -1,6 +1,6 @@
-"""Studies as data: a question, a grid of settings, seeds and a budget; and the trainings and measurements these make.
+"""Studies as data: a question, a grid of settings, seeds and a budget, with the trainings and measurements they need.
 
-Imports no torch, so that a mistake in a study is found at once.
+Imports no torch, so that a mistake in a study is reported at once.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from scripts.cli.signatures import names_in
 MOST_CELLS = 200  # Largest number of cells of a user's study without --yes.
 # Sheets, evaluations and checkpoints during training would take longer than the training of a cell.
 QUIET = {"eval_every": 0, "sample_every": 0, "checkpoint_every": 0, "logger": "none"}
-SAMPLING, AUTOENCODER = "sampling.", "autoencoder."  # Prefixes of settings that are not of the cell's training.
+SAMPLING, AUTOENCODER = "sampling.", "autoencoder."  # Prefixes of settings of other tasks than the cell's training.
 # Flags of the training and of evaluate that the study itself gives.
 OWN = ("seed", "epochs", "max_steps", "max_minutes", "name", "recipe", "config", "resume", "init_from")
 OWN += ("run", "checkpoint", "samples", "task", "out", "num_images", "extractors")
@@ -38,13 +38,14 @@ Axis = Mapping[str, Mapping[str, Any]]  # Settings of each value of an axis, by 
 class Study:
     """A question and how it is answered.
 
-    Each combination of one value per axis of the grid is a cell, trained once per seed. The first one is the reference.
-    Settings are flags of the training. Those that begin with `sampling.` are flags of evaluate, and those that begin
-    with `autoencoder.` of the training of an autoencoder. Cells that differ in sampling only share their training.
+    Each combination of one value per axis of the grid is a cell. The first cell is the reference. Each cell is trained
+    once per seed. Settings are flags of the training. Settings that begin with `sampling.` are flags of evaluate, and
+    settings that begin with `autoencoder.` are flags of the autoencoder's training. Cells that differ only in sampling
+    share one training.
 
-    recipe: name of the training's recipe. images: training images that a training sees, with repetitions. settings: of
-    every cell; they replace the recipe's. num_images: number of samples to measure. extractors: feature networks.
-    autoencoder: recipe of the autoencoder that is trained first; autoencoder_images: its budget.
+    recipe: name of the training's recipe. images: number of training images that a training sees, with repetitions.
+    settings: settings of every cell, which override the recipe. num_images: number of samples to measure. extractors:
+    feature networks. autoencoder: recipe of the autoencoder that is trained first. autoencoder_images: its budget.
     """
 
     question: str
@@ -90,7 +91,7 @@ class Study:
         return Training(self.recipe, cell.training, self.images, seed, ", ".join(labels), first)
 
     def trainings(self) -> dict["Training", list["Cell"]]:
-        """Return all trainings with the cells that each serves. Those of one seed come after all of another."""
+        """Return all trainings, one seed after another, with the cells that each training serves."""
         trainings: dict[Training, list[Cell]] = {}
         for seed in self.seeds:
             for cell in self.cells:
@@ -98,9 +99,9 @@ class Study:
         return trainings
 
     def check(self, data_root: str | None = None) -> None:
-        """Raise UserError for settings that no flag has, and for values that a task would refuse.
+        """Raise UserError for settings that are not flags, and for values that a task would refuse.
 
-        Every value of an axis is checked once, beside the first values of the other axes.
+        Every value of an axis is checked once, together with the first values of the other axes.
         """
         if not self.question:
             raise UserError("the study's question is empty")
@@ -138,7 +139,7 @@ class Study:
                 raise UserError(f"cell {cell.name}: {error.message}", *error.ways_out) from None
 
     def _check_names(self) -> None:
-        """Raise UserError for names of cells and settings that contradict each other, or that the study decides."""
+        """Raise UserError for cells of the same name, and for settings that the study decides or that two axes set."""
         names = [cell.name for cell in self.cells]
         if len(set(names)) < len(names):
             raise UserError(f"two cells of the study have the same name: {max(names, key=names.count)}")
@@ -156,10 +157,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Tournament:
-    """A comparison of samplers on trained runs. For each wanted count, a sampler takes the nearest that it can reach.
+    """A comparison of samplers on trained runs, at given numbers of denoiser evaluations per image.
 
-    runs: the models. evaluations: counts of the denoiser per image. samplers: empty for all. scales: of guidance.
-    screen_images: of every entry, in the first of the extractors. num_images: of the finalists.
+    runs: the trained models. evaluations: the numbers of evaluations; a sampler takes the nearest number that it can
+    reach. samplers: names; empty for all samplers. scales: guidance scales. screen_images: number of images of each
+    candidate, measured with the first extractor. num_images: number of images of each finalist.
     """
 
     question: str
@@ -175,7 +177,7 @@ class Tournament:
 
 @dataclass(frozen=True)
 class Cell:
-    """A combination of values. labels: the value of each axis. settings: with their prefixes."""
+    """A combination of one value per axis. labels: label of each axis's value. settings: names have their prefixes."""
 
     labels: Mapping[str, str]
     settings: Mapping[str, Any]
@@ -200,13 +202,13 @@ class Cell:
         return "-".join(filter(None, (_readable(" ".join(self.labels.values())), _digest(self.of(SAMPLING)))))
 
     def of(self, prefix: str) -> dict[str, Any]:
-        """Return the settings with a prefix, without it."""
+        """Return the settings whose names have a prefix, under their names without the prefix."""
         return {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
 
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A training of a study: recipe, settings, budget in images and seed. first: that of the autoencoder it needs."""
+    """A training of a study: recipe, settings, budget in images and seed. first: training of its autoencoder."""
 
     recipe: str
     settings: Mapping[str, Any]
@@ -246,12 +248,12 @@ class Training:
         return ["--recipe", self.recipe, *to_arguments({**QUIET, **self.settings, "seed": self.seed})]
 
     def steps(self, data_root: str | None = None) -> int:
-        """Return the training steps that the budget makes. Raises UserError as the training would for its flags."""
+        """Return the budget in training steps. Raises UserError if the training would refuse its flags."""
         if self.first is not None:
             self.first.steps(data_root)
         default, options = DEFAULTS[self.task]
         given = ["--data_root", data_root] if data_root else []
-        given += ["--autoencoder", "first.safetensors"] if self.first is not None else []  # It is trained first.
+        given += ["--autoencoder", "first.safetensors"] if self.first is not None else []  # A placeholder.
         words = [*self.words(), *given]
         flags = read_training(words, self.task, default, "", options).flags  # pyright: ignore[reportArgumentType]
         return math.ceil(self.images / flags.optimizer.batch_size)
@@ -301,7 +303,7 @@ def _read_value(name: str, value: Any, kind: Any) -> Any:
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings. Raises UserError if one is a mapping, or its name is no text."""
+    """Return the settings. Raises UserError if a value is a mapping or a name is not a string."""
     for name, value in settings.items():
         if not isinstance(name, str) or isinstance(value, dict):
             raise UserError(f"setting {name}: {value!r}", "write settings as flags, such as network.width: 16")
@@ -334,7 +336,7 @@ def as_yaml(study: Study) -> dict[str, Any]:
 
 
 def _short_axis(name: str, axis: Axis) -> Any:
-    """Return an axis as a list if it has values of one setting, labelled by themselves."""
+    """Return an axis as a list of values of the setting `name` if the values are their own labels; else the axis."""
     if any(list(row) != [name] for row in axis.values()):
         return axis
     values = [row[name] for row in axis.values()]

@@ -24,7 +24,7 @@ from scripts.tasks.study_cells import RUNS, finished_runs, report_of
 from scripts.tasks.study_plan import Study, as_yaml
 
 KINDS = {"fd": "distance / floor", "recognised": "recognised, %", "recall": "recall, %"}
-DEVIATIONS = (3, 4, 6)  # Differences, in deviations over seeds, whose power the table states.
+DEVIATIONS = (3, 4, 6)  # Sizes of a difference, in deviations of the residuals, for which the table gives the power.
 SHOWN = 20  # Images of each cell on the sheet.
 
 
@@ -32,8 +32,8 @@ SHOWN = 20  # Images of each cell on the sheet.
 class StudyMeasure:
     """A measure of all cells. values: (cells, seeds), NaN where a cell has failed.
 
-    ratio: the values are distances over the distance of real test images, and are compared by their ratios, because
-    their deviation grows with them. The others are percentages and are compared by their differences.
+    ratio: True for distances divided by the distance of real test images. They are compared by their ratios, because
+    their deviation grows with their mean. Other values are percentages, and are compared by their differences.
     """
 
     name: str
@@ -58,7 +58,7 @@ class StudyMeasure:
 
     @property
     def called(self) -> list[bool]:
-        """True for each cell that differs from the reference."""
+        """True for each cell that differs significantly from the reference."""
         return [difference is not None and difference.called for difference in self.comparison.differences]
 
     @property
@@ -91,7 +91,7 @@ def collect(study: Study, reports: Sequence[tuple[int, int, dict[str, Any]]]) ->
 
 
 def read_reports(study: Study, finished: Mapping[str, Path]) -> list[tuple[int, int, dict[str, Any]]]:
-    """Return the position of a cell, that of a seed, and the report, for all that are done.
+    """Return (index of the cell, index of the seed, report) for each evaluation that is done.
 
     finished: from `finished_runs`.
     """
@@ -107,7 +107,7 @@ def read_reports(study: Study, finished: Mapping[str, Path]) -> list[tuple[int, 
 def study_table(
     study: Study, measures: Sequence[StudyMeasure], failures: Mapping[str, str], warnings: Iterable[str] = ()
 ) -> str:
-    """Return the tables of all measures, what they can and cannot show, and the trainings that failed."""
+    """Return the tables of all measures, their statistical power, and the trainings that failed."""
     cells, seeds = len(study.cells), len(study.seeds)
     head = f"{study.question}\n{_describe(study)}"
     parts = [head, *(_measure_table(study, measure) for measure in measures)]
@@ -161,7 +161,10 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
 
 
 def _digits_of_ratio(logarithm: float) -> str:
-    """Return a ratio above 1 with two digits of its difference to 1, e.g. 1.00034, and at least two after the point."""
+    """Return a ratio above 1 as text. It has two digits that differ from 1, e.g. 1.00034, and at least two decimals.
+
+    logarithm: natural logarithm of the ratio.
+    """
     digits = max(2, 1 - math.floor(math.log10(math.expm1(logarithm)))) if logarithm > 0 else 2
     return f"{math.exp(logarithm):.{digits}f}"
 
@@ -178,7 +181,7 @@ def _shown(measure: StudyMeasure, difference: Any) -> str:
 
 
 def write_tables(folder: Path, study: Study, failures: Mapping[str, str]) -> tuple[list[StudyMeasure], str]:
-    """Write the table and study.json of what is done so far. Return the measures and the table.
+    """Write the table and study.json of all results so far. Return the measures and the table.
 
     failures: reason of each training that has failed, by its key.
     """

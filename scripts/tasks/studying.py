@@ -1,4 +1,4 @@
-"""The work of `study`: the study's folder, its cells in turn, and what is said meanwhile."""
+"""The work of `study`: open the study's folder, run its trainings, report progress and write the results."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run_study(name: str, study: Study, flags: StudyFlags) -> Path:
 
 
 def run_samplers(name: str, tournament: Tournament, flags: StudyFlags) -> Path:
-    """Play a tournament of samplers, and return its folder. What was measured before is kept."""
+    """Play a tournament of samplers, and return its folder. Results of earlier calls are reused."""
     folder = Path(flags.experiments_dir) / STUDIES_FOLDER / name
     run = _open(folder, _command(flags), "")
     with ending(run), Interrupts(at_once=True):
@@ -70,14 +70,14 @@ def run_samplers(name: str, tournament: Tournament, flags: StudyFlags) -> Path:
 
 
 def _command(flags: StudyFlags) -> str:
-    """Return the command that goes on with a study, with the flags that are not the defaults."""
+    """Return the command that resumes a study, with all flags that differ from the defaults."""
     config, defaults = to_config(flags), to_config(type(flags)())
     words = to_arguments({key: value for key, value in config.items() if value != defaults[key]})
     return f"make study ARGS={shlex.quote(shlex.join(words))}"
 
 
 def _open(folder: Path, command: str, dataset: str) -> Run:
-    """Make a study's folder, or open it to go on. Raises UserError if it is running. command: goes on with it."""
+    """Create or reopen a study's folder. Raises UserError if the study is running. command: resumes the study."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / STATUS).is_file():
@@ -90,7 +90,7 @@ def _open(folder: Path, command: str, dataset: str) -> Run:
 
 
 def _run(study: Study, places: Places, run: Run, flags: StudyFlags, failures: dict[str, str]) -> None:
-    """Run the trainings that are not done, and add the reason of each failure by the training's key."""
+    """Run the trainings that are not done. Add the reason of each failure to `failures`, by the training's key."""
     trainings = study.trainings()
     finished = finished_runs(places.folder)
     waiting = {row: cells for row, cells in trainings.items() if not is_done(row, cells, finished)}

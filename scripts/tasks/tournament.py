@@ -1,8 +1,8 @@
-"""The tournament of samplers: which sampler and grid gives the best images at a number of evaluations, for a model.
+"""The tournament of samplers: find the sampler and grid that give a model's best images at each number of evaluations.
 
-It screens with few images in one feature network, in rounds of more and more evaluations. From DROPPING evaluations on,
-samplers that are far off are dropped. The finalists are measured by `evaluate`, with many images and in two networks.
-Whatever is measured is kept.
+Candidates are screened with few images in one feature network, in rounds with increasing numbers of evaluations. From
+DROPPING evaluations on, samplers that are far off are dropped. The finalists are measured by `evaluate`, with many
+images and in two networks. All results are kept in files, so that a tournament can be resumed.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from scripts.study import StudyFlags
 
 SCREEN, FINALISTS, FINALS, LOG = "screen.csv", "finalists.csv", "finals", "details.log"
-SEED = 1  # Of the samples. The shipped models' cards use seed 0.
-DROPPING = 8  # Evaluations from which on samplers are dropped. With fewer, all are rough.
+SEED = 1  # Seed of the samples. The shipped models' cards use seed 0.
+DROPPING = 8  # Smallest number of evaluations at which samplers are dropped. With fewer, all samplers are rough.
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Bout:
 
     @cached_property
     def folder(self) -> Path:
-        """Folder of the results. Its name has a hash of the checkpoint and of how it is measured."""
+        """Folder of the results. Its name has a hash of the checkpoint and of the measurement settings."""
         name, tournament = name_of(self.checkpoint).replace("/", "-"), self.tournament
         settings = (tournament.screen_images, tournament.num_images, tournament.extractors)
         what = f"{self.sha256} {settings}"
@@ -119,9 +119,9 @@ class Bout:
         return labels_as_real(self.model, self.dataset, self.tournament.screen_images)
 
     def play(self, students: Sequence[ParetoPoint]) -> list[Result]:
-        """Screen and measure the finalists. Return the results of the finalists in the first network.
+        """Screen all candidates and measure the finalists. Return the finalists' results in the first network.
 
-        After each finalist, table and picture are written. students: results of the model's students, for its picture.
+        Table and picture are written after each finalist. students: results of the model's students, for the picture.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         screened = self.screen()
@@ -141,7 +141,10 @@ class Bout:
     # -- screening ----------------------------------------------------------------------------------------------------
 
     def screen(self) -> list[Result]:
-        """Measure with few images, a round for each wanted count. Guidance is tried where a sampler is not far off."""
+        """Measure all candidates with few images, in one round for each wanted number of evaluations.
+
+        Guidance is tried only with samplers and grids that are not far off without guidance.
+        """
         results: list[Result] = []
         out: set[tuple[str, str]] = set()
         for count, entries in candidates(self.tournament, self.model).items():
@@ -157,9 +160,9 @@ class Bout:
         return results
 
     def measured(self, entries: Sequence[Candidate], count: int) -> list[Result]:
-        """Return the results of candidates. Those that screen.csv has are read, the others are measured and added.
+        """Return the results of candidates. Results that are not in screen.csv are measured and added to it.
 
-        count: evaluations of the round.
+        count: number of evaluations of the round, for the log.
         """
         known = {result.candidate: result for result in read_rows(self.folder / SCREEN)}
         missing = [candidate for candidate in entries if candidate not in known]
@@ -197,7 +200,7 @@ class Bout:
 
     @cached_property
     def floor(self) -> float:
-        """Distance of as many real test images."""
+        """Distance of as many real test images from the training images."""
         rows = self.protocol.floor_rows(self.tournament.screen_images)
         test: FeaturesAndLogits = self.protocol.test_features(self.protocol.extractors[0])
         return measure_frechet(test.features[rows], self.moments, self.protocol.settings).value
@@ -205,7 +208,7 @@ class Bout:
     # -- finals -------------------------------------------------------------------------------------------------------
 
     def measure(self, screened: Result) -> Result:
-        """Measure a finalist with `evaluate`, unless it has been, and return its result in the first network."""
+        """Measure a finalist with `evaluate`, unless its report exists. Return its result in the first network."""
         out = self.folder / FINALS / screened.key
         if not (out / REPORT).is_file():
             tournament, flags = self.tournament, self.flags
@@ -221,12 +224,12 @@ class Bout:
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
-        """Write the messages of a block to a log, since the tournament has a line for each candidate."""
+        """Write the messages of a block to the file LOG. The tournament itself reports one line per candidate."""
         with (self.folder / LOG).open("a", encoding="utf-8") as log, redirect_stderr(log):
             yield
 
     def points(self, results: Sequence[Result]) -> list[ParetoPoint]:
-        """Return results as points of the Pareto picture. A student is a point of its teacher's guidance scale."""
+        """Return results as points of the Pareto picture. A student's point has its built-in guidance scale."""
         student = self.model.spec.student
         points = []
         for result in results:
@@ -246,7 +249,7 @@ class Bout:
 
 
 def run_tournament(tournament: Tournament, studies: Path, run: Run, flags: StudyFlags) -> Iterator[str]:
-    """Play the tournament on each run, and yield the table of each. Draw students in their teacher's picture too."""
+    """Play the tournament on each run, and yield its table. Students are also drawn in their teacher's picture."""
     bouts = [Bout(tournament, name, flags, studies, run) for name in flags.runs or tournament.runs]
     for bout in bouts:
         _ = bout.checkpoint  # A run that does not exist is found before hours of measuring.

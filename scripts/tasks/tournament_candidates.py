@@ -1,4 +1,4 @@
-"""Candidates of the tournament of samplers, their results, which of them go on, and the files of results."""
+"""Candidates of the tournament of samplers, their results, the choice of finalists, and the files of results."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from models.model import Model
 from models.runs.files import replacing
 from scripts.tasks.study_plan import Tournament
 
-FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: of a sampler that is dropped, and of a finalist.
-MOST = 2  # Finalists of the same scale and evaluations.
+FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: samplers above FAR are dropped, finalists are at most at NEAR.
+MOST = 2  # Largest number of finalists with the same guidance scale and number of evaluations.
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to sample. steps: of the sampler; evaluations: of the denoiser, without the second half of guidance."""
+    """A way to sample. steps: sampler steps. evaluations: denoiser evaluations, each two passes with guidance."""
 
     sampler: str
     grid: str
@@ -53,7 +53,7 @@ class Candidate:
 class Result(Candidate):
     """Measurement of a candidate: distance in a network with its interval and floor, share recognised, recall.
 
-    seconds: for an image. second: distance over floor in the second network. NaN where it has not been measured.
+    seconds: time per image. second: distance over floor in the second network. Values are NaN if not measured.
     """
 
     seconds: float
@@ -77,10 +77,11 @@ class Result(Candidate):
 
 
 def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate]]:
-    """Return a model's candidates by wanted count of evaluations: the nearest of each sampler, grid and scale.
+    """Return a model's candidates by wanted number of evaluations.
 
-    A candidate that is nearest to two counts is listed under the smaller. Grids with the same times count once. A
-    student has a single candidate.
+    Each sampler, grid and scale takes the number of steps that comes nearest to the wanted number. A candidate that is
+    nearest to two numbers is listed under the smaller. Grids with the same times count once. A student has a single
+    candidate.
     """
     if model.spec.student is not None:
         sampler, steps = choose_solver(model.spec)
@@ -93,7 +94,7 @@ def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate
         nfe = SAMPLERS[name].nfe
         steps = min(range(1, wanted + 1), key=lambda steps: (abs(nfe(steps) - wanted), steps))
         sampling = Sampling(name, steps, grid, guidance_scale=scale)
-        with suppress(UserError):  # A chain of fewer steps, or noise that a sampler cannot start from.
+        with suppress(UserError):  # The chain has fewer steps, or the sampler cannot use the initial noise.
             sampling.check(model)
             times = tuple(round(t, 9) for t in sampling.levels(model).levels.t.tolist())
             if (name, scale, times) not in known:
@@ -105,7 +106,7 @@ def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate
 def far_off(results: Sequence[Result], before: Iterable[Result]) -> set[tuple[str, str]]:
     """Return the samplers and grids whose distance is more than FAR times the best at no more evaluations.
 
-    results: without guidance, in a round. before: those of earlier rounds.
+    results: results of a round without guidance. before: results of earlier rounds.
     """
     rivals = [row for row in (*results, *before) if row.scale == 1]
     far = set()
@@ -117,16 +118,16 @@ def far_off(results: Sequence[Result], before: Iterable[Result]) -> set[tuple[st
 
 
 def choose_finalists(results: Sequence[Result]) -> list[Result]:
-    """Return, for each guidance scale, the candidates that no cheaper or equally cheap one clearly beats.
+    """Return, for each guidance scale, the candidates that no cheaper or equally cheap candidate clearly beats.
 
-    A candidate is beaten if the best one at no more evaluations has a distance smaller by a factor of more than NEAR,
-    or an interval that lies wholly below. At most MOST have the same scale and evaluations. The cheapest come first.
+    A candidate is beaten if the best at no more evaluations has a distance smaller by a factor of more than NEAR, or an
+    interval that lies wholly below. At most MOST finalists have the same scale and evaluations. Sorted by cost.
     """
     finalists: list[Result] = []
     for result in sorted(results, key=lambda result: (result.nfe, result.scale, result.fd)):
         equals = [row for row in finalists if (row.scale, row.evaluations) == (result.scale, result.evaluations)]
         if len(equals) == MOST or any(row.fd == result.fd for row in equals):
-            continue  # Equal distances have equal images: with one step, all samplers are the same.
+            continue  # Equal distances come from equal images: with one step, all samplers are the same.
         rivals = [row for row in results if row.scale == result.scale and row.evaluations <= result.evaluations]
         best = min(rivals, key=lambda row: row.fd)
         if result.fd <= NEAR * best.fd and result.low <= best.high:

@@ -85,7 +85,7 @@ class Prepared:
 
 
 def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mapping[str, Any]], Prepared]) -> None:
-    """Train and print the run folder. Raises UserError before it writes to the run folder.
+    """Train, and print the run folder. Mistakes in flags or data raise UserError before the run folder is written.
 
     prepare(flags, stored): builds all objects from resolved flags. stored: facts of the run to resume, else {}.
     """
@@ -107,7 +107,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
     if prepared.device.type == "cuda" and processes.world_size() == 1:
         prepared.check_memory()
     run = _open_run(folder, request.task, flags, prepared)
-    with Interrupts() as interrupts, ending(run):  # No signal may come before a failure is recorded.
+    with Interrupts() as interrupts, ending(run):  # Signals must not interrupt the recording of a failure.
         run.write_config(prepared.config)
         trainer = prepared.trainer(run)
         for line in (*prepared.report, *request.notes):
@@ -118,7 +118,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
             prepared.broken.tell_to(run.log)
         if folder is not None:
             trainer.restore(tensors, stored)
-            if changed:  # Losses on other images do not compare.
+            if changed:  # Losses on other images are not comparable.
                 trainer.best_loss, trainer.worse = math.inf, 0
             run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}{_rise_of_rate(trainer, stored)}")
         try:
@@ -156,9 +156,9 @@ def _open_run(
 
 
 def _compare(folder: Path, stored: Mapping[str, Any], prepared: Prepared, accepted: bool) -> bool:
-    """Return whether the data changed since the run was trained. Raises UserError if that is not `accepted`.
+    """Return whether the data changed since the run was trained. Raises UserError if a change is not `accepted`.
 
-    Also raises UserError for other classes and for another space.
+    Also raises UserError if the classes or the space changed.
     """
     facts, then = prepared.facts, stored.get("data") or {}
     changed = not run_data.same_data(then, facts["data"])
@@ -186,7 +186,7 @@ def _compare(folder: Path, stored: Mapping[str, Any], prepared: Prepared, accept
 
 
 def _refuse_finished(folder: Path, stored: Mapping[str, Any], prepared: Prepared) -> None:
-    """Raise UserError if a run has finished and its budget leaves nothing to train. The way out is a longer budget."""
+    """Raise UserError if a run has finished and its budget is used up. The message names the budget to raise."""
     if read_status(folder).get("state") != "finished":
         return
     settings, state = prepared.settings, stored["training"]
@@ -323,7 +323,7 @@ def recording_obstacle(flags: TrainFlags | AutoencoderFlags | StudentFlags) -> s
 
 
 def describe_run_line(dataset: ImageData, word: str, network: nn.Module, run: RunFlags) -> str:
-    """Return the first line of the log: data, model and device. word: name of the trained model."""
+    """Return the first line of the log: data, model and device. word: the model in words."""
     shape = "x".join(str(side) for side in dataset.train.images.shape[1:])
     parameters = sum(p.numel() for p in network.parameters())
     return (

@@ -18,11 +18,11 @@ def test_the_tables_are_those_asked_for_of_the_network_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "bench.txt"
-    words = ("--tables", "training", "sampling", "--rounds", 3, "--device", "cpu", "--out", out)
+    words = ("--tables", "training", "sampling", "--rounds", 2, "--device", "cpu", "--out", out)
     ended = run_here("bench", *words, *SMALL, capsys=capsys)
     assert ended.folder == out and ended.err == out.read_text() + "\n"
     text = out.read_text()
-    assert "one step of unet of 0.0" in text and "batch 8, 3 interleaved rounds of 12 steps, cpu" in text
+    assert "one step of unet of 0.0" in text and "batch 8, 2 interleaved rounds of 12 steps, cpu" in text
     times = re.findall(r"^(.+?) +([0-9.]+) s +([0-9.]+) images/s +([0-9.]+) x bare step$", text, re.MULTILINE)
     assert [name for name, *_ in times] == ["our loop", "bare step", "eager PIL loop"]
     for _, seconds, speed, _ in times:

@@ -38,13 +38,13 @@ function readConstants(constants, buffer) {
   });
 }
 
-/** What is computed for a batch size. What depends on constants alone is computed while the plan is made. */
+/** The computations for a batch size. Those that depend on constants alone run once, while the plan is made. */
 class Plan {
   constructor(graph, constants, multiplier, batch) {
     this.multiplier = multiplier;
     this.steps = [];
     this.tables = new Map();
-    this.scratch = { left: 0, right: 0, product: 0 }; // largest sizes, then places
+    this.scratch = { left: 0, right: 0, product: 0 }; // the largest sizes so far; at the end, places
     this.constant = false;
     const sizes = (shape) => shape.map((size) => (size < 0 ? -size * batch : size));
     this.inputs = graph.inputs.map((shape) => this.tensor(sizes(shape)));
@@ -105,8 +105,8 @@ class Plan {
 
   /** Pack a factor of a product, "left" or "right", and return its place.
    *
-   * Element k of a row (left) or column (right) is at lines[row] + depth[k]. A factor that is no constant is packed at
-   * every evaluation, into the same memory as others; its place is null.
+   * Element k of a row (left) or column (right) is at lines[row] + depth[k]. A constant factor is packed once. Others
+   * are packed at every evaluation, into memory that they share; their place is null.
    */
   pack(side, tensor, lines, depth) {
     const panel = side === "left" ? ROWS : COLUMNS, { multiplier, scratch } = this;

@@ -102,7 +102,7 @@ class Multiplier {
       this.memory = new WebAssembly.Memory({ initial: 1 });
       const module = new WebAssembly.Module(assemble());
       this.rows = new WebAssembly.Instance(module, { e: { m: this.memory } }).exports.rows;
-    } catch (error) { // forbidden, or older than vector instructions
+    } catch (error) { // WebAssembly is forbidden, or the browser lacks its vector instructions
       this.memory = plainMemory();
       this.rows = plainRows(this.memory);
       console.warn(`no vector instructions, so images take longer: ${error.message}`);

@@ -35,7 +35,7 @@ function gather(source, places, result) {
   for (let i = 0; i < places.length; i++) result[i] = source[places[i]];
 }
 
-/** Return the tensor with strides of 0 along the sizes that it lacks. */
+/** Return the tensor broadcast to a shape, by strides of 0. */
 function broadcast(tensor, shape) {
   const missing = shape.length - tensor.shape.length;
   const strides = shape.map((_, dim) => (dim < missing || tensor.shape[dim - missing] === 1 ? 0 : tensor.strides[dim - missing]));
@@ -49,7 +49,7 @@ function erf(x) {
   return Math.sign(x) * (1 - tail * Math.exp(-x * x));
 }
 
-// Functions of every element. Each has a loop of its own, since a call for each element takes three times as long.
+// Elementwise functions. Each has its own loop, because a call for each element takes three times as long.
 const FUNCTIONS = {
   exp(source, result) {
     for (let i = 0; i < source.length; i++) result[i] = Math.exp(source[i]);
@@ -83,7 +83,7 @@ const FUNCTIONS = {
   },
 };
 
-/** Return an operation that computes a function of every element. */
+/** Return an operation that computes an elementwise function. */
 function elementwise(compute) {
   return (operation, [tensor], shape, plan) => {
     const source = plan.dense(tensor).data, result = plan.tensor(shape);
@@ -148,7 +148,7 @@ const spaced = (size, step = 1) => Int32Array.from({ length: size }, (_, index) 
 /** Return all sums of an element of `outer` and one of `inner`, in order. */
 const sums = (outer, inner) => Int32Array.from([...outer].flatMap((one) => [...inner].map((other) => one + other)));
 
-/** Convolve each channel by itself. pixels: offsets in a channel of the source; taps: of the weights at a pixel. */
+/** Convolve each channel separately. pixels: offsets of windows in a source channel; taps: offsets in a window. */
 function convolveChannels(source, weight, bias, result, channels, pixels, taps) {
   const planes = result.length / pixels.length, size = source.length / planes;
   for (let plane = 0; plane < planes; plane++) {

@@ -56,10 +56,10 @@ const framesOf = (network, image) => state.frames[network][image] ?? [];
 const stepsOf = (network) => network.samplers[samplerOf(network)].steps;
 const filmed = (image) => state.images.length < WALL || image === state.selected;
 
-/** Ask the worker for all images that are not finished: the selected one, that of the teacher, then the others.
+/** Ask the worker for all unfinished images: the selected one, the teacher's version of it, then the others.
  *
- * alone: ask for the selected one, and for the others when it is complete. The worker cannot interrupt an evaluation, so
- * a slider would wait for them.
+ * alone: ask for the selected image only, and for the others when it is complete. The worker cannot interrupt an
+ * evaluation, so a slider would wait for the others.
  */
 function request(alone = false) {
   const others = [...state.images.keys()].filter((image) => image !== state.selected).map((image) => [DRAWS, image]);
@@ -131,7 +131,7 @@ function command() {
 
 const duration = (seconds) => (seconds < 0.1 ? `${Math.ceil(1000 * seconds)} ms` : `${seconds.toFixed(2)} s`);
 
-/** Return the mean time of a network's images, in words. An empty list before the first one. */
+/** Return a list with the mean time of a network's images, in words. It is empty before the first image. */
 function time(network) {
   const times = state.seconds[network], sum = times.reduce((sum, value) => sum + value, 0);
   return times.length ? [duration(sum / times.length)] : [];

@@ -1,4 +1,4 @@
-// The worker of the page. It draws the images one after the other, and leaves off when other settings arrive.
+// The worker of the page. It draws the images one after the other, and stops when other settings arrive.
 "use strict";
 
 let model, networks, decoder, current = 0;
@@ -11,10 +11,10 @@ const pause = () => new Promise((resume) => {
   channel.port2.postMessage(null);
 });
 
-/** Return values of the model's space as an image. Pixels are one; latents must be decoded. */
+/** Return values of the model's space as an image. Latents are decoded; pixels are returned unchanged. */
 const decoded = (values) => (decoder && values ? decoder.run(1, values).slice() : values);
 
-/** Draw images. Each frame is a message, or the last one alone without `film`; then `finished`. A newer request ends this one. */
+/** Draw images. Post every frame, or the last one alone without `film`, then `finished`. A newer request ends this. */
 async function drawAll({ id, jobs, ...noise }) {
   for (const { network, sampler, film, ...job } of jobs) {
     const started = performance.now(), { image } = job, { moves } = model.networks[network].samplers[sampler];

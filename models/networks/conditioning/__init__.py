@@ -20,9 +20,10 @@ class Signals(NamedTuple):
 
 
 class Conditioning(nn.Module):
-    """Base class of the conditionings: built as `Class(classes, width, shape)`, with the width of vector and tokens.
+    """Base class of the conditionings: built as `Class(classes, width, shape)`.
 
-    shape: (C, H, W) of one encoded example. channels, tokens: numbers of planes and tokens, 0 for none.
+    width: of vector and tokens. shape: (C, H, W) of one encoded example. channels, tokens: numbers of planes and
+    tokens, 0 for none.
     """
 
     channels: int = 0

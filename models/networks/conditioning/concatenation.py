@@ -8,7 +8,7 @@ from models.networks.conditioning import Conditioning, Signals
 
 
 class Concatenation(Conditioning):
-    """Learned planes for each class and the null label, which begin as random constants."""
+    """Learned planes for each class and the null label. Each plane starts as a random constant."""
 
     channels = 4
 

@@ -1,4 +1,4 @@
-// Charts as inline SVG. The keys of the legend show the values at the pointer, or at the arrow keys.
+// Charts as inline SVG. The legend shows the values at the pointer. The arrow keys move along the curves.
 "use strict";
 
 (() => {
@@ -25,7 +25,7 @@
     return ticks;
   }
 
-  // Return 1, 2 and 5 times powers of ten in [low, high]; the powers alone if these are many.
+  // Return 1, 2 and 5 times powers of ten in [low, high]. If there are many, return the powers alone.
   function logTicks(low, high) {
     const ticks = [];
     const factors = high / low > 1000 ? [1] : [1, 2, 5];

@@ -48,7 +48,7 @@
     return section("Settings that differ", tableOf(["setting", letter("a"), letter("b")], rows), element("p", { class: "quiet" }, same));
   }
 
-  // Return whether the images of two sheets were made from the same noise, as a sentence.
+  // Return a sentence that says whether the images of two sheets were made from the same noise.
   function noise(a, b) {
     if (a.noise === null || b.noise === null) return "An autoencoder's sheet shows test images with their reconstructions, so the sheets have no noise in common.";
     if (!a.noise.shape || !b.noise.shape) return "Whether the noise is the same is unknown: a run has no checkpoint that names its shape.";
@@ -93,7 +93,7 @@
     return [...new Set([...Object.keys(one), ...Object.keys(other)])].filter((key) => one[key] !== other[key]);
   }
 
-  // Return "a" or "b" if the interval of one value lies apart from the other's, on the better side. Otherwise "".
+  // Return the better run, "a" or "b", if the two intervals do not overlap. Otherwise return "".
   function clearlyBetter(one, other) {
     if ([one.low, one.high, other.low, other.high].includes(null) || !["lower", "higher"].includes(one.better)) return "";
     if (one.high < other.low) return one.better === "lower" ? "a" : "b";
@@ -101,7 +101,7 @@
     return "";
   }
 
-  // Return a section for what `evaluate --compare` measured between the two runs; none without a comparison.
+  // Return a section with the results of `evaluate --compare` for the two runs, or [] if there are none.
   function comparisons(a, b) {
     const found = a.comparisons.filter(({ runs }) => (runs[0] === a.name ? runs[1] === b.name : runs[0] === b.name && runs[1] === a.name));
     if (found.length === 0) return [];

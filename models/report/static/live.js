@@ -1,9 +1,9 @@
-// On a served page: loads it again when the server has a new version. Sliders, open parts and the position are kept.
+// Reloads a served page when the server has a new version. Sliders, open parts and the scroll position are kept.
 "use strict";
 
 (() => {
   const EVERY_MILLISECONDS = 5000;
-  if (location.protocol === "file:") return; // The page of a server that has ended, opened from its file.
+  if (location.protocol === "file:") return; // The page was opened as a file, without the server.
   const address = document.getElementById("comparison") === null ? location.pathname : "index.html";
   const key = `view of ${location.pathname}`;
   let known = null;
@@ -33,7 +33,7 @@
       if (!response.ok) return;
       text = await response.text();
     } catch {
-      return; // The server has ended, or the connection is lost for a moment.
+      return; // The server has ended, or cannot be reached at the moment.
     }
     if (known !== null && known !== text) {
       // A slider at its end stays there, also when frames are added.

@@ -21,7 +21,7 @@ const report = {
     return element;
   },
 
-  // Return a number with four digits.
+  // Return a number with four significant digits.
   figure(value) {
     if (value === null || value === undefined) return "–";
     const short = Number(value.toPrecision(4));

@@ -57,7 +57,7 @@
         await navigator.clipboard.writeText(code.textContent);
         button.textContent = "Copied";
       } catch {
-        getSelection().selectAllChildren(code); // The browser forbids it: the user copies the selection.
+        getSelection().selectAllChildren(code); // Without access to the clipboard, the user copies the selection.
         button.textContent = "Selected";
       }
       setTimeout(() => { button.textContent = "Copy"; }, 1500);
