@@ -10,7 +10,7 @@ DEFAULT_EPOCHS = 20.0
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits on the length of a run. A limit of None does not apply."""
+    """Limits on the length of a run. A limit that is not set does not apply."""
 
     epochs: Annotated[Positive | None, RESUMABLE] = None
     """Length of the run in passes over the data. Default: 20 if no other budget is given."""
