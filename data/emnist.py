@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from data.images import DataSet, ImageData, Pad, Sides, Split, make_split
-from data.readers import files, idx
+from data.readers import early, files, idx
 from data.readers.downloads import fetch_missing
 from models.errors import UserError
 
@@ -57,16 +57,32 @@ class EMNIST(DataSet):
     ) -> None:
         self.split, self.size, self.pad = split, size, pad
 
+    @property
+    def _parts(self) -> list[str]:
+        return [f"emnist-{self.split}-{part}" for part in ("train", "test")]
+
+    def _loose_files(self, folder: Path) -> list[Path]:
+        """Return the paths of the split's four files, none unless all four lie outside the archive."""
+        paths = [_locate(folder, file) for part in self._parts for file in _pair(part)]
+        return [path for path in paths if path is not None] if all(paths) else []
+
+    def begin(self, root: Path) -> None:
+        folder = root / "EMNIST" / "raw"
+        loose = self._loose_files(folder)
+        for path in loose:
+            early.begin(files.read_file, path)
+        if not loose and (folder / ARCHIVE).is_file():
+            early.begin(_check_archive, folder / ARCHIVE)
+
     def load(self, root: Path) -> ImageData:
         """Read the four files of the split. Raises UserError if they are missing, cut short or altered."""
         folder = root / "EMNIST" / "raw"
-        parts = [f"emnist-{self.split}-{part}" for part in ("train", "test")]
-        loose = all(_locate(folder, file) for part in parts for file in _pair(part))
+        loose = bool(self._loose_files(folder))
         if not loose and not (folder / ARCHIVE).is_file():
             fetch_missing("emnist", folder, {ARCHIVE: URLS}, check=lambda path, file: _check_archive(path))
         elif not loose:
-            _check_archive(folder / ARCHIVE)
-        train, test = (self._read_part(folder, part, loose) for part in parts)
+            early.result(_check_archive, folder / ARCHIVE)
+        train, test = (self._read_part(folder, part, loose) for part in self._parts)
         loaded = ImageData("emnist", train, test, class_names=tuple(CLASS_NAMES[self.split]), flips=False)
         return loaded.fitted(self.size, self.pad)
 
@@ -92,7 +108,7 @@ def _locate(folder: Path, file: str) -> Path | None:
 def _array(folder: Path, file: str, loose: bool) -> np.ndarray:
     if loose:
         path = _locate(folder, file) or folder / file
-        return idx.parse_idx(files.read_file(path), str(path))
+        return idx.parse_idx(early.result(files.read_file, path), str(path))
     source = f"{folder / ARCHIVE} ({file}.gz)"
     try:
         with zipfile.ZipFile(folder / ARCHIVE) as archive, archive.open(f"gzip/{file}.gz") as member:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.emnist import EMNIST
 from data.readers import early, files
 from models.errors import UserError
 from scripts.cli.command import quick_imports
@@ -24,6 +25,7 @@ from scripts.tasks import starting
 from scripts.tasks.starting import start_early
 from tests.commands.tasks import REPOSITORY
 
+KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 LATE = {"matplotlib", "sklearn", "scipy", "umap", "torchmetrics", "tensorboard"}
 
 
@@ -83,6 +85,23 @@ def test_the_files_of_a_data_set_are_read_early(dataset: str, tmp_path: Path, mo
     ((_, path, md5),) = early._begun
     assert early.result(files.read_file, path, md5) == b"contents"
     assert read == [raw / "t10k-labels-idx1-ubyte"]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_the_files_of_emnist_are_read_early(archived: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The four files of the split if all are there, else the archive is checked."""
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    paths = [raw / f"emnist-letters-{part}-{kind}" for part in ("train", "test") for kind in KINDS]
+    for path in [paths[0], raw / "gzip.zip"] if archived else [*paths, raw / "gzip.zip"]:
+        path.write_bytes(b"x")
+    monkeypatch.setattr(early, "_begun", {})
+    words = ["--dataset", "emnist", "--dataset.split", "letters", "--data_root", str(tmp_path), "--device", "cpu"]
+    start_early(read_training(words, "train_flow", FLOW, ""))
+    assert {path for _, path in early._begun} == ({raw / "gzip.zip"} if archived else set(paths))
+    with pytest.raises(UserError, match="altered" if archived else "not an idx file"):
+        EMNIST(split="letters").load(tmp_path)
+    assert len(early._begun) == (0 if archived else 3)  # `load` stops at the first error
 
 
 @pytest.mark.parametrize(
