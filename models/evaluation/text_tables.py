@@ -3,13 +3,14 @@
 import io
 from collections.abc import Iterable, Sequence
 
-WIDTH = 80
+WIDTH, WIDEST = 80, 1000
 
 
 def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = ()) -> str:
-    """Return rows of cells as a table at most 80 characters wide. Long cells are wrapped, except in the first column.
+    """Return rows of cells as a table of 80 characters, or wider where a long word in it would be cut.
 
-    right: indices of the columns that are aligned to the right.
+    Long cells are wrapped between words, except in the first column. right: indices of the columns that are aligned to
+    the right.
     """
     from rich.console import Console
     from rich.table import Table
@@ -23,5 +24,6 @@ def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), righ
     for row in rows:
         table.add_row(*map(Text, row))
     buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None).print(table)
+    least = Console(file=buffer, width=WIDEST).measure(table).minimum
+    Console(file=buffer, width=max(WIDTH, least), color_system=None).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -185,9 +185,9 @@ def finalists_table(run: str, results: Sequence[Result], networks: Sequence[str]
         )
         for result in results
     ]
-    headings = (run, "scale", "NFE", "ms", *networks, "recogn.", "recall")
+    headings = ("sampler", "scale", "NFE", "ms", *networks, "recogn.", "recall")
     meanings = (
         "NFE: evaluations of the network for an image; ms: milliseconds for an image.\n"
         f"{' and '.join(networks)}: distance over that of real test images. recogn., recall: in percent."
     )
-    return f"{text_table(rows, headings, right=range(1, len(headings)))}\n\n{meanings}"
+    return f"{run}\n\n{text_table(rows, headings, right=range(1, len(headings)))}\n\n{meanings}"

@@ -321,6 +321,17 @@ def test_entries_are_the_nearest_counts_that_a_sampler_reaches() -> None:
     assert sorted(guided) == [2, 2, 4, 4, 6, 6, 22, 24, 24]
 
 
+def test_a_long_name_of_a_run_cuts_no_figure_of_the_finalists() -> None:
+    from scripts.tasks.tournament_candidates import Result, finalists_table
+
+    run = "20261128_144954-distill-mnist-with-a-name-that-says-much"
+    results = [Result("dpmpp_2m_sde", "log_snr", 12, 12, 1.5, 0.1, 4.0, 3.9, 4.1, 1.0, 0.9, 0.8, 5.0)]
+    table = finalists_table(run, results, ("convnet", "resnet"))
+    assert table.startswith(f"{run}\n") and "…" not in table and max(map(len, table.splitlines())) <= 100
+    for word in ("convnet", "resnet", "recogn.", "recall", "4.00", "5.00", "90.00", "80.0"):
+        assert word in table.split()
+
+
 def test_finalists_are_those_that_no_cheaper_one_clearly_beats() -> None:
     from scripts.tasks.tournament_candidates import Result, choose_finalists, far_off
 

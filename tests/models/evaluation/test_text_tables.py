@@ -14,3 +14,9 @@ def test_long_cells_are_wrapped_but_the_first_column_is_not() -> None:
     name, text = "n" * 40, "many words " * 20
     lines = text_table([(name, text)]).splitlines()
     assert len(lines) > 2 and lines[0].startswith(f"{name}  many") and max(map(len, lines)) <= 80
+
+
+def test_no_cell_is_cut() -> None:
+    """A table that does not fit is wider instead."""
+    table = text_table([("n" * 75, "12.34", "56.78")], ("name", "distance", "recall"), right=(1, 2))
+    assert "…" not in table and table.split() == ["name", "distance", "recall", "n" * 75, "12.34", "56.78"]
