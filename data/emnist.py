@@ -42,9 +42,9 @@ class EMNIST(DataSet):
     own checksum, their headers and the range of their labels.
 
     Args:
-        split: byclass has 814,255 images, 62 classes of unequal size. bymerge has 47 classes: 15 letters
-            have both cases in one class. balanced has 131,600 images, 47 classes of equal size. letters has 26 classes,
-            both cases in one. digits and mnist have 10 classes, 280,000 and 70,000 images.
+        split: byclass has 814,255 images, 62 classes of unequal size. bymerge has the same images in 47 classes: 15
+            letters have both cases in one class. balanced has 131,600 images, 47 classes of equal size. letters has 26
+            classes, both cases in one. digits and mnist have 10 classes, 280,000 and 70,000 images.
         size: Height and width after scaling, or one number for both. Default: the published size.
     """
 

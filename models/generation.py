@@ -153,7 +153,9 @@ def check_guidance(model: Model, scale: float) -> None:
     if model.spec.classes == 0:
         raise UserError(f"`guidance_scale` {scale:g}: {model.name} was trained without labels to guide by")
     if model.spec.label_drop == 0:
-        raise UserError(f"`guidance_scale` {scale:g}: {model.name} has no unconditional half: its `label_drop` is 0")
+        raise UserError(
+            f"`guidance_scale` {scale:g}: {model.name} has no unconditional half: it was trained with `label_drop` 0"
+        )
 
 
 class Generated(NamedTuple):

@@ -105,7 +105,8 @@ class Plan:
         """Return the arguments for train_flow. Those that the rules require come last, because the last one wins."""
         flags = self.flags
         return [
-            *("--recipe", self.recipe, *AT_THE_END, *self.further, "--dataset", flags.dataset, "--wall_clock"),
+            *("--recipe", self.recipe, "--epochs", "None", "--max_steps", "None", *AT_THE_END, *self.further),
+            *("--dataset", flags.dataset, "--wall_clock"),
             *("--max_minutes", str(flags.minutes * (1 - flags.student)), "--seed", str(seed), *self._common()),
             *("--name", f"record-{flags.minutes:g}min-seed{seed}"),
             *(() if flags.data_root is None else ("--data_root", flags.data_root)),
@@ -208,7 +209,9 @@ def _check_extractors(flags: RecordFlags, settings: TrainFlags, dataset: ImageDa
     for name in NETWORKS:
         cached = cached_path(cache, ClassifierSettings(name, flips=dataset.flips), data.key)
         if pretrained_path(name, data.sha256) is None and not cached.is_file():
-            given = {key: value for key, value in data_settings(to_config(settings)).items() if value}
+            given = {
+                key: value for key, value in data_settings(to_config(settings)).items() if value not in (None, "", [])
+            }
             words = shlex.quote(shlex.join([*to_arguments(given), "--network", name]))
             raise UserError(f"there is no {name} of {dataset.name}", f"train it: make train_classifier ARGS={words}")
 

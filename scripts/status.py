@@ -178,7 +178,7 @@ def main(argv: list[str]) -> None:
     every = [describe_run(found, now) for found in (*find_runs(folder), *find_studies(folder))]
     rows = select(every, flags)
     if not every:
-        print(f"no runs in {folder}: 'make demo' trains one in three minutes", file=sys.stderr)
+        print(f"no runs in {folder}: 'make demo' trains one in two minutes", file=sys.stderr)
     elif not rows:
         names = ", ".join(sorted({str(row.status.get("dataset")) for row in every if row.status}))
         print(f"none of {len(every)} runs in {folder} matches the flags; their data sets: {names}", file=sys.stderr)

@@ -112,7 +112,7 @@ def _handle(look: dict[str, Any]) -> Any:
 
 
 def _scale_axes(panels: np.ndarray, rows: Sequence[ParetoPoint]) -> None:
-    """Make all axes logarithmic, with plain numbers as labels on the outer axes alone."""
+    """Make all axes logarithmic, with plain numbers. Only the outer axes have labels."""
     ratios = [point.value / point.floor for point in rows]
     for axes in panels.flat:
         axes.set(xscale="log", yscale="log")

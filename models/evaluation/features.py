@@ -1,4 +1,4 @@
-"""Features of images from a feature network. Features of real images, and distances between them, are cached."""
+"""Features of images from a feature network, and the cache of what is computed from real images alone."""
 
 import hashlib
 from collections.abc import Callable, Sequence

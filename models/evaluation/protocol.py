@@ -62,7 +62,10 @@ class Protocol:
         return output.predictions == self.real.test.labels
 
     def recognised_after_real(self, count: int) -> Tensor:
-        """Return `recognised_after` of `count` random training images, or of all if there are fewer. It is cached."""
+        """Return `recognised_after` of `count` random training images, or of all if there are fewer.
+
+        It is cached by data, count, settings and type of device.
+        """
         train, test = self.real.train, self.real.test
         rows = random_rows(len(train), min(count, len(train)), self.settings.seed, "learning")
         key = f"{train.identity.key} {test.identity.key} {len(rows)} {self.device.type}"

@@ -178,7 +178,7 @@ def describe(run: RunFacts) -> str:
 
 
 def settings_of(run: RunFacts, advice: Advice) -> dict[str, Any]:
-    """Return the settings of a run: those that differ from the usual values, with these values, and all others."""
+    """Return a run's settings: those that differ from the usual ones, with the usual values, and all others."""
     command = run.started[0].get("command", "") if run.started else ""
     name, usual = advice.usual(run.task, run.config, command)
     differing, same = [], []

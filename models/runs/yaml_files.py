@@ -12,21 +12,10 @@ from models.errors import UserError
 SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class UniqueKeyLoader(SafeLoader):
-    """Safe loader that refuses a key given twice. PyYAML would take the last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            repeated = next(key for number, key in enumerate(keys) if key in keys[:number])
-            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises UserError if the file cannot be read or holds no mapping."""
+    """Read a YAML mapping. Raises UserError if the file cannot be read, holds no mapping, or has a key twice."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        content = _read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -34,6 +23,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings: expected lines of the form name: value")
     return content
+
+
+def _read(text: str) -> Any:
+    loader = SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_keys(node, set())
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(node: yaml.Node, checked: set[int]) -> None:
+    """Raise YAMLError for a key given twice, of which PyYAML would take the last value. checked: ids of nodes."""
+    if id(node) in checked or not isinstance(node, yaml.CollectionNode):
+        return
+    checked.add(id(node))
+    keys: set[tuple[str, str]] = set()
+    for part in node.value:
+        key, value = part if isinstance(node, yaml.MappingNode) else (None, part)
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in keys:
+                message = f"the key {key.value} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
+            keys.add((key.tag, key.value))
+        _check_keys(value, checked)
 
 
 def plain(value: Any) -> Any:

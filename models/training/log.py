@@ -130,7 +130,7 @@ class TrainingLog:
         return row
 
     def add_pictures(self, paths: Iterable[Path], step: int) -> None:
-        """Add picture files to the board, if there is one."""
+        """Add picture files to the board, if there is one. Their tags begin with the name of their folder."""
         if self.board is None:
             return
         for path in paths:

@@ -65,8 +65,11 @@ def help_texts(source: str | type | None) -> dict[str, str]:
 
 
 def _texts_below(cls: type) -> dict[str, str]:
-    """Return the strings below the fields of a class; none if the class is not written in a file."""
-    tree = syntax_tree(Path(inspect.getfile(cls)))  # The file is parsed once for all of its classes.
+    """Return the strings below the fields of a class at the top level of its file; none for other classes."""
+    try:
+        tree = syntax_tree(Path(inspect.getfile(cls)))  # The file is parsed once for all of its classes.
+    except (OSError, TypeError):  # The class is not written in a file.
+        return {}
     return {
         field.target.id: below.value.value
         for node in tree.body

@@ -21,7 +21,7 @@ while IFS= read -r -d '' word; do command+=("$word"); done <"$record/argv"
 tee=
 if [[ $(get "$record" with) != nohup ]]; then
     exec > >(trap '' INT HUP TERM && exec tee -a "$record.log") 2>&1
-    tee=$!
+    tee=${!:-}
 fi
 put "$record" id "${STY:-${record##*/}}"
 
@@ -33,11 +33,9 @@ trap : INT TERM HUP
 bash -c 'echo $$ >"$1/pid.new" && mv -f "$1/pid.new" "$1/pid" && shift && exec "$@"' _ "$record" "${command[@]}"
 code=$?
 if [[ -n $tee ]]; then
-    exec >/dev/null 2>&1 # tee ends, unless a process that outlives the task writes to it
-    for ((tick = 0; tick < 50; tick++)); do
-        kill -0 "$tee" 2>/dev/null || break
-        sleep 0.05
-    done
+    exec >/dev/null 2>&1 # tee ends, unless a process that outlives the task writes to it: then for at most 2 to 3 s
+    start=$SECONDS
+    while ((SECONDS - start < 3)) && kill -0 "$tee" 2>/dev/null; do sleep 0.05; done
 fi
 put "$record" exit "$code" # at the end, so that the log is complete
 exit "$code"

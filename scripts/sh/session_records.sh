@@ -90,10 +90,10 @@ has_ended() { # RECORD
     [[ -e $1/pid && $(get "$1" host) == "$(uname -n)" ]] && ! task_lives "$1"
 }
 
-# Waits up to 5 s for the exit code. inside.sh writes it after the task has ended, unless inside.sh was killed too.
+# Waits up to 10 s for the exit code. inside.sh writes it up to 3 s after the task has ended, unless it was killed too.
 await_exit() { # RECORD
     local tick
-    for ((tick = 0; tick < 50; tick++)); do
+    for ((tick = 0; tick < 100; tick++)); do
         [[ ! -e $1/exit ]] || return 0
         sleep 0.1
     done

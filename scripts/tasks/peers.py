@@ -137,7 +137,7 @@ class Ours:
     steps_to_try = (2, 3, 4, 6, 8, 12, 18, 25, 50)
 
     def __init__(self, match: Match, folder: Path):
-        budget = replace(match.settings.budget, max_minutes=match.minutes)
+        budget = replace(match.settings.budget, epochs=None, max_steps=None, max_minutes=match.minutes)
         prepared = assemble(replace(match.settings, budget=budget), match.dataset)
         self.match, self.autocast = match, devices.autocast_dtype(match.settings.run.precision)
         self.trainer = prepared.trainer(Run.create(folder, "bench_peers", match.dataset.name, None))

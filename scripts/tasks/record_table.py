@@ -51,7 +51,7 @@ class Spent(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Results of one seed. spent: cost, and reports: report of `evaluate`, one of each per guidance scale."""
+    """Results of one seed. spent: training costs, reports: of `evaluate`; both have one entry per guidance scale."""
 
     commit: str
     spent: list[Spent]

@@ -161,7 +161,7 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
 
 
 def _digits_of_ratio(logarithm: float) -> str:
-    """Return a ratio above 1 as text. It has two digits that differ from 1, e.g. 1.00034, and at least two decimals.
+    """Return a ratio above 1 with two significant digits of its part above 1, e.g. 1.00034, and at least two decimals.
 
     logarithm: natural logarithm of the ratio.
     """

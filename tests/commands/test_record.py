@@ -23,6 +23,7 @@ from models.runs.lookup import read_config
 from scripts import record
 from scripts.tasks.record_table import COLUMNS, EMPTY_TABLE, add_rows, mean_and_deviation, refuse_copies, table_of
 from tests.commands.tasks import REPOSITORY, TINY, Ended, run_here, start_child, status_of
+from tests.data.own_images import png
 
 pytestmark = pytest.mark.slow
 
@@ -121,6 +122,7 @@ def test_a_student_has_what_its_teacher_left_of_the_minutes(
     words = ("--minutes", 10, "--seeds", 4, "--scales", 1, 1.25, "--student", 0.4, "--steps", 4, "--evaluations", 2)
     assert run(*words).code == 0
     assert [task for task, _ in calls] == ["train_flow", "distill", "evaluate", "distill", "evaluate"]
+    assert calls[0][1]["--max_steps"] == calls[0][1]["--epochs"] == "None"  # The recipe's steps do not end it earlier.
     (_, teacher), (_, student), (_, measured), (_, guided), _ = calls
     assert float(teacher["--max_minutes"]) == 6
     assert float(student["--max_minutes"]) == pytest.approx(10 - 380 / 60, abs=1e-3)
@@ -179,6 +181,13 @@ def test_a_data_set_without_feature_networks(run, tmp_path: Path, monkeypatch: p
     command = ended.err.rstrip().partition("train it: make train_classifier ARGS=")[2]
     words = shlex.split(shlex.split(command)[0])
     assert words == ["--dataset=digits", "--dataset.pad=1", "--data_root=/my data", "--network", "convnet"]
+    pictures = tmp_path / "my pictures"
+    for number in range(60):
+        png(pictures / "ant bee cow".split()[number % 3] / f"{number}.png", number, size=(8, 8))
+    folder = ("--recipe", "demo_digits", "--dataset.path", pictures, "--dataset.no_crop")
+    ended = run("--dataset", "folder", "--", *folder)
+    words = shlex.split(shlex.split(ended.err.rstrip().partition("ARGS=")[2])[0])
+    assert ended.code == 2 and f"--dataset.path={pictures}" in words and "--dataset.no_crop" in words
 
 
 def test_a_signal_ends_the_training_first_and_writes_no_row(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ const pause = () => new Promise((resume) => {
 /** Return values of the model's space as an image. Latents are decoded; pixels are returned unchanged. */
 const decoded = (values) => (decoder && values ? decoder.run(1, values).slice() : values);
 
-/** Draw images. Post every frame, or the last one alone without `film`, then `finished`. A newer request ends this. */
+/** Draw images. Post every frame, or the last one alone without `film`, then `finished`. A newer request ends this one. */
 async function drawAll({ id, jobs, ...noise }) {
   for (const { network, sampler, film, ...job } of jobs) {
     const started = performance.now(), { image } = job, { moves } = model.networks[network].samplers[sampler];

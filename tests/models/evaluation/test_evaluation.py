@@ -207,6 +207,8 @@ def test_classification_accuracy_score_depends_on_the_labels(
         assert evaluation.floors["cas"].value > 0.7
     assert scores[0] > 0.7 and scores[1] < 0.3
     assert len(sets) == 3 and torch.equal(sets[0], examples.labels) and torch.equal(sets[2], shuffled)
+    protocol.recognised_after_real(100)
+    assert len(sets) == 4 and len(sets[3]) == 100  # Another count is not served from the cache.
     unlabelled = Evaluation(protocol, Samples(examples.images[:], None, "images", {}))
     unlabelled.measure(classification_accuracy=True)
     assert "cas" not in unlabelled.measurements and has_warning(unlabelled, "no labels")
