@@ -27,7 +27,7 @@ class GenerateFlags:
     num_samples: PositiveInt = 80
     """Number of images."""
     labels: Labels = None
-    """Classes to generate, repeated in this order: names, numbers or ranges, e.g. Bag 3 0-4. Default: all classes."""
+    """Classes to generate, in turn, by name, number or range, e.g. Bag 3 0-4. Default: all classes."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     seed: int = 0
     """Seed of the noise. An image depends only on seed and index, not on the batch size."""

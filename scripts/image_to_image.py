@@ -29,7 +29,7 @@ class ImageToImageFlags:
     images: tuple[int, ...] | None = None
     """Indices of test images. Default: drawn with the seed, the classes in turn."""
     labels: Labels = None
-    """Target classes, repeated in this order: names, numbers or ranges. Default: each image's true class."""
+    """Target classes, in turn, by name, number or range. Default: each image's true class."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     show: tyro.conf.OmitArgPrefixes[StripFlags] = field(default_factory=StripFlags)
 

@@ -29,7 +29,7 @@ class InpaintFlags:
     images: tuple[int, ...] | None = None
     """Indices of test images. Default: drawn with the seed, the classes in turn."""
     labels: Labels = None
-    """Classes to sample with, repeated in this order: names, numbers or ranges. Default: each image's true class."""
+    """Classes to sample with, in turn, by name, number or range. Default: each image's true class."""
     resample: PositiveInt = 5
     """How often each group of steps is sampled, with noise added in between (RePaint). Higher values fit the visible
     part better, but take longer."""

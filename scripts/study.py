@@ -38,7 +38,7 @@ class StudyFlags:
     jobs: Annotated[int, Range(1)] | None = None
     """Trainings that run side by side. Default: one for each GPU, or 1 on a CPU. The study samplers trains nothing."""
     yes: bool = False
-    """Run a study from a .yaml file even if it has more than 200 cells times seeds."""
+    """Run a study from a .yaml file even if cells times seeds are more than 200."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     data_root: str | None = None
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         return
     cells = len(study.cells) * len(study.seeds)
     if cells > MOST_CELLS and name not in STUDIES and not flags.yes:
-        message = f"the study {name} has {cells} cells times seeds, more than {MOST_CELLS}"
+        message = f"the study {name} has {cells} cells (times seeds), more than {MOST_CELLS}"
         raise UserError(message, "make its grid smaller", "run them all with `yes`")
     study.check(flags.data_root)
     with quick_imports():

@@ -49,9 +49,9 @@ def main(argv: list[str]) -> None:
     if flags.settings.network not in networks:
         raise UserError(f"`network` {flags.settings.network}: choose from {', '.join(networks)}")
     if flags.out is not None and flags.verify_only:
-        raise UserError("`out` is the file of a trained network", "name the file to verify with `file`")
+        raise UserError("`out`: `verify_only` writes no file", "leave it out, and name the network to verify by `file`")
     if flags.file is not None and not flags.verify_only:
-        raise UserError("`file` is the file to verify with `verify_only`", "name the file to write with `out`")
+        raise UserError("`file`: only `verify_only` reads a network", "name the file to write by `out`")
     from scripts.tasks.classifier_training import train_or_verify
 
     print(train_or_verify(flags))

@@ -55,8 +55,9 @@ class Decoded:
 def open_upright(stored: bytes, name: str = "", shortest: int | None = None) -> Decoded:
     """Decode an image file, and turn it as its EXIF orientation says. Raises one of `BROKEN` for damaged pixels.
 
-    Damaged metadata are ignored. Only the first frame of an animation is decoded. name: file name, needed for formats
-    whose files have no mark. shortest: a JPEG may be decoded at a smaller size, but not below this height and width.
+    Damaged metadata are ignored. Only the first frame of an animation is decoded. name: file name. Its suffix
+    identifies formats without a magic number. shortest: a JPEG may be decoded at a smaller size, but not below this
+    height and width.
     """
     try:
         return _open_upright(stored, name, shortest)

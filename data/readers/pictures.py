@@ -98,7 +98,7 @@ def decode_as(
 ) -> np.ndarray:
     """Return one image as uint8 (C, H, W). Raises one of `BROKEN`, also for an image of another shape.
 
-    read: `read` of a tree, or of its digests, which also hashes the file.
+    read: returns the bytes of a file: `tree.read`, or `tree.digests.read`, which also records the file's hash.
     """
     image = decode(read(name), target, name, survey)
     if image.shape != tuple(shape):
@@ -175,7 +175,7 @@ def fit_images(images: np.ndarray, size: tuple[int, int] | None, pad: int) -> np
 
 
 def _flatten(image: Image.Image, target: Target) -> Image.Image:
-    """Return the image in the target's channels. If these have no alpha, lay the image over the background."""
+    """Return the image in the target's channels. Without an alpha channel, it is laid over the background."""
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     if image.has_transparency_data and target.channels != 4:

@@ -30,7 +30,10 @@ class Survey:
     dark: list[tuple[int, float]] = field(default_factory=list)
 
     def look(self, pixels: np.ndarray, flat: Image.Image, decoded: Decoded) -> None:
-        """Count an image. pixels: after scaling. flat: before scaling. decoded: as in its file."""
+        """Record whether an image looks blank or too dark.
+
+        pixels: the image as it is used. flat: before cropping and scaling. decoded: before conversion to 8 bits.
+        """
         self.seen.append(True)
         low, high = int(pixels.min()), int(pixels.max())
         if high - low > _FLAT and high > _DARK:

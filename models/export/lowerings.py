@@ -174,7 +174,7 @@ def _rms_norm(
 
 
 def _rows(result: Tensor, normalized_shape: list[int]) -> int:
-    """Return the number of rows, each normalised separately, as an element of `Sizes`."""
+    """Return the number of rows that are normalised separately; -k for k times the batch size, as in `Sizes`."""
     rows = 1
     for size in sizes_of(result)[: result.dim() - len(normalized_shape)]:
         rows *= size

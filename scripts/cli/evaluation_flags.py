@@ -38,7 +38,7 @@ class SamplesFlags:
     num_images: NonNegativeInt | None = None
     """Number of images. Default (and 0): the number of test images, or all images of --samples."""
     labels: Labels = None
-    """Classes to generate, repeated in this order: names, numbers or ranges. Default: all, with their shares in the
+    """Classes to generate, in turn, by name, number or range. Default: all, with their shares in the
     training images."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] | None = None

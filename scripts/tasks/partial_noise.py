@@ -51,7 +51,7 @@ def grid_from(grid: Grid, strength: float) -> Grid:
 
 
 def _grids(grid: Grid, strengths: Sequence[float]) -> list[Grid]:
-    """Return the part of the grid for each strength. Strengths with the same start share one part, with a message."""
+    """Return the part of the grid for each strength. If parts are equal, one is returned, and a message says so."""
     grids: dict[int, Grid] = {}
     for strength in strengths:
         part = grid_from(grid, strength)

@@ -115,7 +115,10 @@ class Study:
         if self.num_images <= SamplesFlags.k:
             raise UserError(f"the study's num_images {self.num_images}: must be more than {SamplesFlags.k}")
         if self.task not in TEACHERS:
-            raise UserError(f"the study's recipe {self.recipe} trains nothing to sample from", "name it as autoencoder")
+            raise UserError(
+                f"the study's recipe {self.recipe} trains nothing to sample from",
+                "an autoencoder's recipe belongs to the key autoencoder",
+            )
         if self.autoencoder and find_recipe(self.autoencoder).task != "train_vae":
             raise UserError(f"the study's autoencoder {self.autoencoder} is no recipe of train_vae")
         known = (*names_in("models.evaluation.feature_networks", "NETWORKS"), "inception")
