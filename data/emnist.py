@@ -7,6 +7,7 @@ import hashlib
 import string
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -61,15 +62,16 @@ class EMNIST(DataSet):
     def _parts(self) -> list[str]:
         return [f"emnist-{self.split}-{part}" for part in ("train", "test")]
 
-    def _loose_files(self, folder: Path) -> list[Path]:
-        """Return the paths of the split's four files, none unless all four lie outside the archive."""
-        paths = [_locate(folder, file) for part in self._parts for file in _pair(part)]
-        return [path for path in paths if path is not None] if all(paths) else []
+    def _loose_files(self, folder: Path) -> dict[str, Path]:
+        """Return the paths of the split's four files by name; {} unless all four lie outside the archive."""
+        paths = {file: _locate(folder, file) for part in self._parts for file in _pair(part)}
+        found = {file: path for file, path in paths.items() if path is not None}
+        return found if len(found) == len(paths) else {}
 
     def begin(self, root: Path) -> None:
         folder = root / "EMNIST" / "raw"
         loose = self._loose_files(folder)
-        for path in loose:
+        for path in loose.values():
             early.begin(files.read_file, path)
         if not loose and (folder / ARCHIVE).is_file():
             early.begin(_check_archive, folder / ARCHIVE)
@@ -77,7 +79,7 @@ class EMNIST(DataSet):
     def load(self, root: Path) -> ImageData:
         """Read the four files of the split. Raises UserError if they are missing, cut short or altered."""
         folder = root / "EMNIST" / "raw"
-        loose = bool(self._loose_files(folder))
+        loose = self._loose_files(folder)
         if not loose and not (folder / ARCHIVE).is_file():
             fetch_missing("emnist", folder, {ARCHIVE: URLS}, check=lambda path, file: _check_archive(path))
         elif not loose:
@@ -86,8 +88,8 @@ class EMNIST(DataSet):
         loaded = ImageData("emnist", train, test, class_names=tuple(CLASS_NAMES[self.split]), flips=False)
         return loaded.fitted(self.size, self.pad)
 
-    def _read_part(self, folder: Path, part: str, loose: bool) -> Split:
-        images, labels = (_array(folder, file, loose) for file in _pair(part))
+    def _read_part(self, folder: Path, part: str, loose: Mapping[str, Path]) -> Split:
+        images, labels = (_array(folder, file, loose.get(file)) for file in _pair(part))
         if images.ndim != 3:
             raise UserError(f"{folder} ({part}): images of shape {images.shape}, expected three axes")
         if self.split == "letters":
@@ -105,9 +107,9 @@ def _locate(folder: Path, file: str) -> Path | None:
     return files.locate_file(folder, file) or files.locate_file(folder / "gzip", file)
 
 
-def _array(folder: Path, file: str, loose: bool) -> np.ndarray:
-    if loose:
-        path = _locate(folder, file) or folder / file
+def _array(folder: Path, file: str, path: Path | None) -> np.ndarray:
+    """Read a file of the split. path: None if it lies in the archive."""
+    if path is not None:
         return idx.parse_idx(early.result(files.read_file, path), str(path))
     source = f"{folder / ARCHIVE} ({file}.gz)"
     try:

@@ -9,9 +9,9 @@ from pathlib import Path
 from models.errors import UserError
 from models.places import experiments_dir
 from models.ranges import NonNegativeInt
-from models.runs.files import check_writable
 from scripts.cli.arguments import parse_flags
 from scripts.cli.command import run_command
+from scripts.cli.early import check_writable
 from scripts.cli.flags import BetasName, PictureFormat, ScheduleName
 from scripts.cli.signatures import names_in
 

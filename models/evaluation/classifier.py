@@ -157,12 +157,16 @@ def pretrained_path(network: str, data_sha256: str) -> Path | None:
     return None
 
 
-def cached_path(cache: Path, settings: ClassifierSettings, data_key: str) -> Path:
-    """Return the file in the folder `cache` for a classifier with these settings and this training split."""
+def cache_key(settings: ClassifierSettings, data_key: str) -> str:
+    """Return the key of what a classifier with these settings learns from these data."""
     values = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
     # The hashed text must keep the word `Schooling`, or existing cache files would no longer be found.
-    key = hashlib.sha256(f"{VERSION} Schooling({values}) {data_key}".encode()).hexdigest()[:16]
-    return cache / f"{key}.safetensors"
+    return hashlib.sha256(f"{VERSION} Schooling({values}) {data_key}".encode()).hexdigest()[:16]
+
+
+def cached_path(cache: Path, settings: ClassifierSettings, data_key: str) -> Path:
+    """Return the file in the folder `cache` for a classifier with these settings and this training split."""
+    return cache / f"{cache_key(settings, data_key)}.safetensors"
 
 
 def train_and_save(settings: ClassifierSettings, real: RealImages, device: torch.device, path: Path) -> Classifier:

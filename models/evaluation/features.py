@@ -77,9 +77,8 @@ def cached_squares(space: str, test: Tensor, train: Tensor, keys: Sequence[str],
             return {"squares": nearest(test, train).squares}
 
     name = f"neighbours-{space}-{_key(space, *keys)}"
-    return cached_tensors(name, (SHIPPED, cache), compute, lambda tensors: len(tensors["squares"]) == len(test))[
-        "squares"
-    ]
+    tensors = cached_tensors(name, (SHIPPED, cache), compute, lambda tensors: len(tensors["squares"]) == len(test))
+    return tensors["squares"]
 
 
 def _key(*words: str) -> str:

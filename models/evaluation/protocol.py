@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.devices import measuring_device
-from models.evaluation.classifier import Classifier, ClassifierSettings, cached_path, fit_classifier, for_inference
+from models.evaluation.classifier import Classifier, ClassifierSettings, cache_key, fit_classifier, for_inference
 from models.evaluation.features import Extractor, FeaturesAndLogits, cached_features, cached_squares, cached_tensors
 from models.evaluation.image_sets import LabelledImages, RealImages
 from models.evaluation.measures import MAX_PAIRED, MeasureSettings, random_rows
@@ -76,7 +76,7 @@ class Protocol:
         def fits(tensors: dict[str, Tensor]) -> bool:
             return len(tensors["recognised"]) == len(test)
 
-        name = f"recognised-{cached_path(self.cache, self._learning, key).stem}"
+        name = f"recognised-{cache_key(self._learning, key)}"
         return cached_tensors(name, (self.cache,), compute, fits)["recognised"]
 
     @property

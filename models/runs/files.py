@@ -1,11 +1,9 @@
-"""Writing files: a file is either complete or absent."""
+"""Atomic replacement of files: a file is either complete or absent."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from models.errors import UserError
 
 
 @contextmanager
@@ -32,14 +30,3 @@ def write_text(path: Path, text: str, flush: bool = True) -> None:
     """Replace a text file atomically. flush: as for `replacing`."""
     with replacing(path, flush) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def check_writable(file: Path) -> None:
-    """Raise UserError if the file of --out cannot be written. Its contents are not changed."""
-    existed = file.exists()
-    try:
-        file.open("ab").close()
-        if not existed:
-            file.unlink()
-    except OSError as error:
-        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from None

@@ -55,6 +55,17 @@ def check_samples(path: Path) -> None:
         raise UserError(f"`samples` {path}: no such file or folder")
 
 
+def check_writable(file: Path) -> None:
+    """Raise UserError if the file of --out cannot be written. Its contents are not changed."""
+    existed = file.exists()
+    try:
+        file.open("ab").close()
+        if not existed:
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"`out` {file}: cannot be written ({error.strerror})") from None
+
+
 def _check_run(
     name: str,
     experiments_dir: str,

@@ -21,9 +21,10 @@ from models.model import Model, Student, load_model
 from models.progress import progress
 from models.runs import checkpoints
 from models.runs.environment import ENVIRONMENT, read_starts
-from models.runs.files import check_writable, write_text
+from models.runs.files import write_text
 from models.runs.lookup import CONFIG, NEEDED, find_run, read_config
 from models.runs.status import STATUS
+from scripts.cli.early import check_writable
 from scripts.cli.flags import ModelFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.protocol import stored_facts

@@ -151,21 +151,20 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
     headings = (measure.heading, "mean", "over seeds", "ratio [95 %]" if measure.ratio else "difference [95 %]")
     lines = [text_table(rows, headings, right=(1,)), f"{better} is better{floor}"]
     if comparison.detectable is not None:
-        seen = (
-            f"x {_digits_of_ratio(comparison.detectable)}" if measure.ratio else f"{comparison.detectable:.3g} points"
-        )
+        least = comparison.detectable
+        seen = f"x {_ratio(least)}" if measure.ratio else f"{least:.3g} points"
         degrees = f"{comparison.degrees} degree{'s' * (comparison.degrees > 1)} of freedom"
         deviation = _deviation(measure, comparison.deviation)
         lines.append(f"paired residuals {deviation} ({degrees}); found in 4 of 5 studies: {seen} or more")
     return "\n".join(lines)
 
 
-def _digits_of_ratio(logarithm: float) -> str:
+def _ratio(logarithm: float) -> str:
     """Return a ratio above 1 with two significant digits of its part above 1, e.g. 1.00034, and at least two decimals.
 
-    logarithm: natural logarithm of the ratio.
+    logarithm: natural logarithm of the ratio, above 0.
     """
-    digits = max(2, 1 - math.floor(math.log10(math.expm1(logarithm)))) if logarithm > 0 else 2
+    digits = max(2, 1 - math.floor(math.log10(math.expm1(logarithm))))
     return f"{math.exp(logarithm):.{digits}f}"
 
 

@@ -228,7 +228,8 @@ def test_a_served_page_follows_its_run(browser: Any, experiments: Path) -> None:
                 (experiments / "20260201_000000-flow-digits" / "training_log.txt").write_text("a new line\n")
                 page.get_by_text("a new line").wait_for(state="attached", timeout=30_000)
                 # The new page makes its sliders in one script and moves them to where they were in the next one.
-                page.locator("[aria-valuetext='t = 1.00']").wait_for(state="attached", timeout=30_000)
+                moved = page.get_by_role("slider", name="Time").and_(page.locator("[aria-valuetext='t = 1.00']"))
+                moved.wait_for(state="attached", timeout=30_000)
                 page.get_by_role("link", name="config.txt").click()
                 assert "dataset: digits" in page.locator("body").inner_text()
         finally:

@@ -69,7 +69,7 @@ def test_a_run_may_be_taken_up_either_way(train, archive) -> None:
 
 
 def test_a_killed_streamed_run_is_resumed_exactly(tmp_path: Path, archive) -> None:
-    long = (*LONG, "--max_steps", 40, "--eval_every", 0)
+    long = (*LONG, "--eval_every", 0)
     words = ("train_flow", *long, *archive, *STREAMED, "--checkpoint_every", "2", "--experiments_dir", tmp_path)
     chance = random.Random(0)
     process = start_child(*words)
