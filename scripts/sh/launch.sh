@@ -99,8 +99,7 @@ start_nohup() { # SESSION COMMAND...
 # until Ctrl-C.
 await_task() {
     local start=$SECONDS told=0 last
-    waited=0 interrupted=false
-    trap 'interrupted=true' INT
+    waited=0
     while ((waited < ${LAUNCH_WAIT:-300})) && ! $interrupted; do
         if has_ended "$record" || [[ -e $record/folder ]]; then break; fi
         [[ -e $record/pid ]] || ((waited < 30)) || break # the session has not started
@@ -193,6 +192,8 @@ put "$record" with "$with"
 put "$record" host "$(uname -n)"
 printf '%s\0' "${command[@]}" >"$record/argv"
 
+interrupted=false
+trap 'interrupted=true' INT # already here, because the starts can take a second
 "start_$with" "$name" bash "$root/scripts/sh/inside.sh" "$record" || no_session
 "start_$with" "monitor-$name" bash "$root/scripts/sh/monitor.sh" "$record" || say "$with could not start the monitor"
 await_task

@@ -156,6 +156,28 @@ def test_ctrl_c_ends_the_wait_and_not_the_task(repository: FakeRepository, launc
     assert (repository.run_folder(session) / "signals").read_text() == "2"
 
 
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="not installed: tmux")
+def test_ctrl_c_while_the_monitor_starts_ends_the_wait(repository: FakeRepository) -> None:
+    slow = repository.root / "slow" / "tmux"
+    slow.parent.mkdir()
+    begun = repository.root / "monitor starts"
+    start_monitor = f"trap '' INT; touch '{begun}'; sleep 2"
+    tmux = f'exec {shutil.which("tmux")} "$@"'
+    slow.write_text(f"#!/bin/bash\nif [[ $3 == monitor-* ]]; then {start_monitor}; fi\n{tmux}\n")
+    slow.chmod(0o755)
+    env = repository.env | {"FAKE": "serve", "FAKE_DELAY": "12", "LAUNCH_WITH": "tmux"}
+    env["PATH"] = f"{slow.parent}:{env['PATH']}"
+    waiting = subprocess.Popen(
+        ["scripts/sh/launch.sh", "fake"], cwd=repository.root, env=env, start_new_session=True, stdout=PIPE, text=True
+    )
+    assert eventually(begun.exists)
+    os.killpg(waiting.pid, signal.SIGINT)
+    session = waiting.communicate(timeout=60)[0].strip()
+    assert waiting.returncode == 130
+    assert eventually((repository.launch / session / "folder").is_file)
+    assert repository.run("scripts/sh/sessions.sh", "stop", session).returncode == 0
+
+
 @pytest.mark.skipif(shutil.which("screen") is None, reason="not installed: screen")
 def test_a_session_that_is_closed_during_the_wait_is_reported(repository: FakeRepository) -> None:
     env = repository.env | {"FAKE_DELAY": "100", "LAUNCH_WITH": "screen"}
