@@ -4,9 +4,9 @@ A room is a package of variants. A module is a variant if it defines a subclass 
 module's name (unet.py: `class UNet(Network)`). Other modules are helpers. Names are read from the source, not imported.
 """
 
-import ast
-import functools
+import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from typing import Any, get_type_hints
 
 from models.errors import UserError, suggestion
 from models.ranges import check_ranges
+
+CLASS_LINE = re.compile(r"^class (\w+)\(([^)]*)\)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,9 @@ class Room:
 
     def _class_in(self, path: Path) -> str | None:
         """Return the name of the variant's class in a file; None if the file is a helper."""
-        for node in syntax_tree(path).body:
-            if not isinstance(node, ast.ClassDef) or node.name.lower() != path.stem.replace("_", ""):
-                continue
-            if any(isinstance(base, ast.Name) and base.id == self.base for base in node.bases):
-                return node.name
+        for name, bases in CLASS_LINE.findall(path.read_text(encoding="utf-8")):
+            if name.lower() == path.stem.replace("_", "") and self.base in re.split(r"[\s,]+", bases):
+                return str(name)
         return None
 
 
@@ -80,16 +80,6 @@ def package_folders(name: str) -> Iterable[str]:
         return sys.modules[name].__path__
     spec = importlib.util.find_spec(name)
     return spec.submodule_search_locations or () if spec is not None else ()
-
-
-def syntax_tree(path: Path) -> ast.Module:
-    """Return the syntax tree of a source file. A file that has not changed is parsed once."""
-    return _parsed(path, path.stat().st_mtime_ns)
-
-
-@functools.cache
-def _parsed(path: Path, changed: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 NETWORKS = Room("models.networks", "Network", "network", "network")

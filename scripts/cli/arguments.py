@@ -5,6 +5,7 @@ defaults; then tyro parses the command line.
 """
 
 import dataclasses
+import gc
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -68,6 +69,7 @@ def parse_flags(
         kinds = {name: kind for name, _, kind in leaves(flags)}
         _refuse_misplaced(argv, flags, kinds)
         raise UserError(error_line(printed.getvalue(), prog, kinds)) from None
+    gc.enable()
     for name, value, kind in leaves(flags):
         check_ranges({name: value}, {name: kind})
         check_name(name, value, kind)

@@ -17,8 +17,6 @@ import tyro
 from typing_extensions import Doc
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from models.variants import syntax_tree
-
 REGISTRY = ConstructorRegistry()
 
 
@@ -78,6 +76,16 @@ def _texts_below(cls: type) -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
     }
+
+
+def syntax_tree(path: Path) -> ast.Module:
+    """Return the syntax tree of a source file. A file that has not changed is parsed once."""
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _parsed(path: Path, changed: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def braced(names: Iterable[str]) -> str:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from models.variants import Room, package_folders, syntax_tree
-from scripts.cli.help import doc_of, help_texts
+from models.variants import Room, package_folders
+from scripts.cli.help import doc_of, help_texts, syntax_tree
 
 # Modules that import no torch. Names in annotations may come from them.
 PLAIN_MODULES = ("typing", "typing_extensions", "collections.abc", "pathlib", "models.ranges", "models.variants")

@@ -35,7 +35,7 @@ code=$?
 if [[ -n $tee ]]; then
     exec >/dev/null 2>&1 # tee ends, unless a process that outlives the task writes to it: then for at most 2 to 3 s
     start=$SECONDS
-    while ((SECONDS - start < 3)) && kill -0 "$tee" 2>/dev/null; do sleep 0.05; done
+    while ((SECONDS - start < 3)) && kill -0 "$tee" 2>/dev/null; do sleep 0.02; done
 fi
 put "$record" exit "$code" # at the end, so that the log is complete
 exit "$code"

@@ -103,7 +103,7 @@ await_task() {
     while ((waited < ${LAUNCH_WAIT:-300})) && ! $interrupted; do
         if has_ended "$record" || [[ -e $record/folder ]]; then break; fi
         [[ -e $record/pid ]] || ((waited < 30)) || break # the session has not started
-        sleep 0.1 || true # Ctrl-C also ends sleep
+        sleep 0.05 || true # Ctrl-C also ends sleep
         waited=$((SECONDS - start))
         if ((waited >= 2 && told == 0)); then
             say "waiting until $task has made its run folder or ended (Ctrl-C ends the wait, not the task)"

@@ -93,9 +93,9 @@ has_ended() { # RECORD
 # Waits up to 10 s for the exit code. inside.sh writes it up to 3 s after the task has ended, unless it was killed too.
 await_exit() { # RECORD
     local tick
-    for ((tick = 0; tick < 100; tick++)); do
+    for ((tick = 0; tick < 200; tick++)); do
         [[ ! -e $1/exit ]] || return 0
-        sleep 0.1
+        sleep 0.05
     done
 }
 

@@ -23,4 +23,12 @@ runs=${EXPERIMENTS_DIR:-experiments}
 if [[ " $* " != *' --logdir'* && -z $(find -L "$runs" -mindepth 2 -maxdepth 2 -name tensorboard -print -quit 2>/dev/null) ]]; then
     die 2 "no run in $runs has TensorBoard files: train one, or choose another folder with EXPERIMENTS_DIR"
 fi
-exec "$python" -m tensorboard.main --logdir "$runs" "$@"
+
+# TensorBoard answers a wrong flag with its whole usage, of which only the last line says what is wrong. It also warns that
+# TensorFlow is missing, which nobody needs here.
+without_usage() {
+    local error='s/^tensorboard: error: \(.*\)/error: TensorBoard: \1; its flags: make tensorboard ARGS=--helpfull/'
+    trap '' INT # TensorBoard still writes after Ctrl-C
+    exec sed -u -e '/^TensorFlow installation not found/d' -e '/^usage: /,/: error: /{/: error: /!d}' -e "$error"
+}
+{ "$python" -m tensorboard.main --logdir "$runs" "$@" 2>&1 >&3 | without_usage >&2; } 3>&1

@@ -139,6 +139,20 @@ def test_tensorboard_shows_the_runs(
     assert make(repository, "tensorboard", f"ARGS={args}", **env) == words
 
 
+def test_a_wrong_flag_of_tensorboard_is_one_line(repository: FakeRepository) -> None:
+    (repository.root / "experiments" / "20260208_143052-flow-mnist" / "tensorboard").mkdir(parents=True)
+    (repository.root / "tensorboard").mkdir()
+    parser = "import argparse\nparser = argparse.ArgumentParser(prog='tensorboard')\n"
+    flags = "".join(f"parser.add_argument('--a_long_flag_{number}')\n" for number in range(9))
+    (repository.root / "tensorboard" / "main.py").write_text(f"{parser}{flags}parser.parse_args()\n")
+    done = repository.run("scripts/sh/tensorboard.sh", "--prot", "6007")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: TensorBoard: unrecognized arguments: --logdir experiments --prot 6007; "
+        "its flags: make tensorboard ARGS=--helpfull\n"
+    )
+
+
 def test_make_stop_names_a_session(repository: FakeRepository) -> None:
     first, second = (repository.serve(LAUNCH_WITH="nohup") for _ in range(2))
     assert repository.run("make", "stop").returncode != 0
