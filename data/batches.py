@@ -1,4 +1,4 @@
-"""Batches addressed by step. A batch is a pure function of (seed, step), so a resumed run replays no earlier batch.
+"""Batches addressed by step. A batch is a pure function of (seed, step), so training can resume at any step.
 
 The uint8 images stay on the training device and are indexed and flipped there. Streamed images are decoded ahead on the
 CPU and flipped on the device. With several processes, each process takes a share of every batch.
@@ -26,8 +26,8 @@ class Batches:
     exactly `batch_size`. A batch may straddle epochs, and `batch_size` may exceed the split.
 
     flips: mirror each image left to right with probability 1/2, drawn anew per epoch. Flips do not change the order
-    of images. mirrored: the mirrored images, if mirroring is more than reversing the last dimension. share: the
-    rows [first, last) of every batch that this process takes. workers: number of processes that decode streamed images.
+    of images. mirrored: the mirrored images, if mirroring is more than reversing the last dimension. share: this
+    process takes the rows [first, end) of every batch. workers: number of processes that decode streamed images.
     Raises UserError for an empty split or images that do not fit on a GPU.
     """
 
@@ -59,9 +59,10 @@ class Batches:
         return len(self._labels)
 
     def plan(self, step: int) -> dict[str, Tensor]:
-        """Return CPU tensors (N, ...) from which `gather` makes this process's share of batch `step`, from 0.
+        """Return CPU tensors (N, ...) from which `gather` makes this process's share of batch `step`, counted from 0.
 
-        Keys: `rows`, or for streamed images `images`, decoded, and `labels`. With flips also `flipped`, a boolean mask.
+        Keys: `rows` for images in memory; `images` (decoded) and `labels` for streamed images. With flips, there is
+        also `flipped`, a boolean mask.
         """
         if step < 0:
             raise ValueError(f"step {step} is negative")
@@ -112,7 +113,7 @@ class _Order:
         return self.at(step)[0].tolist()
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the rows int64 (N,) of this process's share of a batch, and bool (N,): which of them are mirrored."""
+        """Return the rows int64 (N,) of this process's share of a batch, and a mask bool (N,) of the mirrored rows."""
         first, end = (step * self._batch_size + bound for bound in self._share)
         size = self._size
         parts = []

@@ -48,7 +48,7 @@ class CIFAR10(DataSet):
             early.begin(_read_archive, root / ARCHIVE)
 
     def load(self, root: Path) -> ImageData:
-        """Read the folder or the tar in `root`. Raises UserError if it is missing, cut short or altered."""
+        """Read the folder or tar in `root`, or download the tar. Raises UserError for incomplete or altered files."""
         folder, archive = root / FOLDER, root / ARCHIVE
         if all((folder / name).is_file() for name in MD5):
             source, contents = folder, {name: files.read_file(folder / name, md5) for name, md5 in MD5.items()}

@@ -16,7 +16,7 @@ _SPLIT_SEED = 0
 
 
 class Digits(DataSet):
-    """Handwritten digits, 1×8×8: 1,797 images of 43 writers (Alpaydin and Kaynak 1998, the test half of UCI's set).
+    """Handwritten digits, 1×8×8: 1,797 images by 13 writers (Alpaydin and Kaynak 1998, the test set of UCI's data).
 
     The values 0..16 become 0..255, rounded half to even. A fixed fifth of each class is the test split. Never flipped.
 

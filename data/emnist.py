@@ -1,6 +1,7 @@
 """EMNIST in its six splits, read from torchvision's layout or downloaded.
 
-The files lie in EMNIST/raw, raw or gzipped, loose or in the published gzip.zip, which is read without unpacking.
+The folder EMNIST/raw has either the files of a split, uncompressed or gzipped, or the published archive gzip.zip, which
+is read without unpacking.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from data.readers import early, files, idx
 from data.readers.downloads import fetch_missing
 from models.errors import UserError
 
-# The address and the hash of torchvision.datasets.EMNIST. No hash of the files inside it is published.
+# The address and the hash of torchvision.datasets.EMNIST. No hash of the files inside the archive is published.
 ARCHIVE = "gzip.zip"
 URLS = ("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",)
 ARCHIVE_MD5 = "58c8d27c78d21e728a6bc7b3cc06412e"
@@ -39,13 +40,13 @@ class EMNIST(DataSet):
     """Handwritten digits and letters, 1×28×28 (Cohen et al. 2017). Never flipped.
 
     The published images are transposed and the labels of `letters` start at 1. Here images are upright and labels start
-    at 0. gzip.zip is checked against its published MD5. No hash of loose files is published: they are checked by gzip's
-    own checksum, their headers and the range of their labels.
+    at 0. gzip.zip is checked against its published MD5. For files outside gzip.zip, no hash is published: these files
+    are checked by gzip's own checksum, their headers and the range of their labels.
 
     Args:
         split: byclass has 814,255 images, 62 classes of unequal size. bymerge has the same images in 47 classes: 15
             letters have both cases in one class. balanced has 131,600 images, 47 classes of equal size. letters has 26
-            classes, both cases in one. digits and mnist have 10 classes, 280,000 and 70,000 images.
+            classes, each with both cases. digits and mnist have 10 classes, 280,000 and 70,000 images.
         size: Height and width after scaling, or one number for both. Default: the published size.
     """
 
@@ -63,7 +64,7 @@ class EMNIST(DataSet):
         return [f"emnist-{self.split}-{part}" for part in ("train", "test")]
 
     def _loose_files(self, folder: Path) -> dict[str, Path]:
-        """Return the paths of the split's four files by name; {} unless all four lie outside the archive."""
+        """Return the paths of the split's four files by name; {} if not all four exist outside the archive."""
         paths = {file: _locate(folder, file) for part in self._parts for file in _pair(part)}
         found = {file: path for file, path in paths.items() if path is not None}
         return found if len(found) == len(paths) else {}
@@ -77,7 +78,7 @@ class EMNIST(DataSet):
             early.begin(_check_archive, folder / ARCHIVE)
 
     def load(self, root: Path) -> ImageData:
-        """Read the four files of the split. Raises UserError if they are missing, cut short or altered."""
+        """Read the four files of the split, or download gzip.zip. Raises UserError for incomplete or altered files."""
         folder = root / "EMNIST" / "raw"
         loose = self._loose_files(folder)
         if not loose and not (folder / ARCHIVE).is_file():

@@ -38,7 +38,7 @@ class FashionMNIST(DataSet):
         begin_idx_set(root / "FashionMNIST" / "raw", MD5)
 
     def load(self, root: Path) -> ImageData:
-        """Read the four files in `root`/FashionMNIST/raw. Raises UserError if one is missing, cut short or altered."""
+        """Read the files in `root`/FashionMNIST/raw, and download missing ones. Raises UserError for altered files."""
         folder = root / "FashionMNIST" / "raw"
         train, test = load_idx_set("fashion_mnist", folder, MIRRORS, MD5, classes=10)
         return ImageData("fashion_mnist", train, test, class_names=CLASS_NAMES, flips=False).fitted(self.size, self.pad)

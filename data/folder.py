@@ -25,16 +25,16 @@ class Folder(DataSet):
     """Images of a folder, zip or tar: `<class>/<image>` or images alone, optionally in `train/` and `test/`.
 
     Folders named after splits may be above or below the class folders, in upper or lower case: train or training; test
-    or testing, else val, valid, validation or dev. Without them, a share of the images is held out by a hash of their
-    names. An image stays in its split when other images are added or removed, and each class keeps an image for
-    training. A single folder around all images is ignored, so data with only one class folder are unlabelled. Classes
-    are sorted by name, with numbers by value: class_2 before class_10. Hidden files, system folders and files that are
-    not images are ignored.
+    or testing, or if there is none, val, valid, validation or dev. Without split folders, a share of the images is held
+    out by a hash of the image names. When images are added or removed, almost all others stay in their splits. Each
+    class keeps an image for training, unless the test split would then be empty. A single folder around all images is
+    ignored, so data with only one class folder are unlabelled. Classes are sorted by name, with numbers by value:
+    class_2 before class_10. Hidden files, system folders and files that are not images are ignored.
 
     Args:
         path: Folder, zip or tar of images, relative to the current folder or to the data root.
         test_path: Folder, zip or tar of the test images, if they are elsewhere.
-        labels: Source of the labels: class folders, or file names without their numbers, such as cat_1.png.
+        labels: Source of the labels: class folders, or file names without their numbers (cat for cat_1.png).
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Folder(DataSet):
             label = classes.label(inside(name))
             if label is None:
                 message = f"{test_tree.path}: {name} is in none of the training images' classes"
-                ways_out = "sort the test images by the same classes", "move them away, so that images are held out"
+                ways_out = "sort the test images by the same classes", "move them away to hold out training images"
                 raise UserError(f"{message} ({shorten_names(classes.names)})", *ways_out)
             labels[name] = label
         train_part = Part(tree, train, [labels[name] for name in train])
@@ -107,5 +107,5 @@ def _check_alone(tree: Tree, option: str) -> None:
 
 def _hint(path: Path, names: Sequence[str]) -> list[str]:
     classes = names_look_labelled(names)
-    text = f"{path}: the file names look like labels ({shorten_names(classes)}); `dataset.labels` names takes them"
+    text = f"{path}: the file names look like labels ({shorten_names(classes)}); set `dataset.labels` names to use them"
     return [text] if classes else []

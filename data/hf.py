@@ -31,8 +31,8 @@ _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 class Hf(DataSet):
     """A data set of the package `datasets`, which `pip install -r requirements-hf.txt` installs.
 
-    No code of the data set is executed. Data of the hub, and files such as Parquet, are converted to Arrow once, in the
-    package's own cache (the variable HF_HOME).
+    No code of the data set is executed. Data from the hub, and files such as Parquet, are converted to Arrow once. The
+    result is kept in the package's own cache. The variable HF_HOME sets its folder.
 
     Args:
         path: Name on the hub, such as ylecun/mnist. Or a folder written by save_to_disk, a folder of Parquet files or
@@ -185,7 +185,7 @@ class _Rows(Tree):
 
 
 def _sizes(column: Any) -> Sequence[str]:
-    """Return the size in bytes, as text, of each image of an Arrow column without reading it; "" if it is unknown."""
+    """Return the size in bytes of each image of an Arrow column as text, "" if unknown. No image is read."""
     compute = importlib.import_module("pyarrow.compute")
     types = importlib.import_module("pyarrow.types")
     nested = types.is_struct(column.type)
@@ -222,7 +222,7 @@ def _labels(
 
 
 def _from_hub(package: Any, name: str, subset: str | None) -> Any:
-    """Return a data set of the hub, or of the package's cache if the hub does not answer. Raises UserError."""
+    """Return a data set from the hub, or from the package's cache if the hub does not answer. Raises UserError."""
     hub = importlib.import_module("huggingface_hub")
     if hub.constants.HF_HUB_OFFLINE:
         return package.load_dataset(name, subset)
@@ -231,7 +231,7 @@ def _from_hub(package: Any, name: str, subset: str | None) -> Any:
     except hub.errors.RepositoryNotFoundError:
         message = f"`dataset.path` {name}: the hub has no data set of this name that you may read"
         raise UserError(message, *_OFFLINE, "log in with .venv/bin/hf auth login if it is private") from None
-    except Exception as error:  # Its class depends on the version of the hub's client.
+    except Exception as error:  # The error's class depends on the version of the hub's client.
         reason = " ".join(str(error).split()) or type(error).__name__
         place = package.config.HF_DATASETS_CACHE
         try:

@@ -1,7 +1,7 @@
 """Train and test splits of uint8 images with labels: the common form of all data sets.
 
-Readers of published files pass numpy arrays to `make_split`, which checks them and returns tensors. Data sets of image
-files come from `readers/streamed.py`. Batches are cut in `batches.py`. A space in `models` scales images to floats.
+Readers of published files pass numpy arrays to `make_split`, which checks them and returns a Split. Data sets of image
+files come from `readers/streamed.py`. `batches.py` cuts the batches, and `models/spaces` converts images to floats.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ WhiteLevel = Annotated[
     int,
     Range(0),
     Doc(
-        "Value in the files that becomes white, such as 4095 for 12 bits in 16. It is ignored for files whose values "
-        "cannot be larger. Default: the largest value of the file's type."
+        "Value in the files that becomes white, such as 4095 for 12-bit values in 16-bit files. It is ignored for "
+        "files whose values cannot be larger. Default: the largest value of the file's type."
     ),
 ]
 Pad = Annotated[int, Range(0, 1024), Doc("Black pixels added on each side after scaling.")]
@@ -60,8 +60,8 @@ Flips = Annotated[bool, Doc("Mirror images at random in training. Use it only if
 class Split:
     """Images uint8 (N, C, H, W), in memory or streamed, and labels int64 (N,), all zero for unlabelled data.
 
-    identify, hash_contents: the functions behind `sha256` and `contents`. listing: returns name, size with stored
-    checksum, and label of each image file. All three are None if the images do not come from image files.
+    identify, hash_contents: the functions behind `sha256` and `contents`. listing: returns the name, the size with any
+    stored checksum, and the label of each image file. All three are None if the images do not come from image files.
     """
 
     images: Tensor | Streamed
@@ -103,7 +103,7 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Data set. class_names: the name of each label, empty for unlabelled data.
+    """Train and test split of a data set. class_names: the name of each label, empty for unlabelled data.
 
     flips: whether mirrored images are equally likely, so that training may flip. broken: record of the images
     that cannot be decoded, None for images in memory. notes: lines for the user about the data.
@@ -142,7 +142,7 @@ class ImageData:
         return replace(self, train=train, test=test)
 
     def keep_digests(self, folder: Path) -> None:
-        """Keep the hashes of streamed image files in a file of this folder. Images in memory are read anyway."""
+        """Keep the hashes of streamed image files in a file of this folder. Does nothing for images in memory."""
         if self.broken is None:
             return
         from data.readers.streamed import Streamed
@@ -152,7 +152,7 @@ class ImageData:
             split.images.tree.digests.keep_in(folder)
 
     def within(self, memory_limit: float | None) -> ImageData:
-        """Return the data set with its images in memory if both splits take at most `memory_limit` GiB.
+        """Return the data set, in memory if both splits together take at most `memory_limit` GiB.
 
         None: the variable MEMORY_LIMIT, else half of the free memory. Raises UserError for images that cannot be read.
         """
@@ -174,8 +174,8 @@ class ImageData:
 class DataSet:
     """Base class of the data sets. The keyword-only arguments of a constructor are the options of a data set.
 
-    older: whether to hold out images as earlier versions did, for runs of these versions. known_classes: class names of
-    a run in the order of its labels. This order is kept if the data have the same classes.
+    older: whether to hold out images as earlier versions of this project did, for runs of these versions.
+    known_classes: class names of a trained run, in label order. This order is kept if the data have the same classes.
     """
 
     older = False

@@ -31,6 +31,6 @@ class MNIST(DataSet):
         begin_idx_set(root / "MNIST" / "raw", MD5)
 
     def load(self, root: Path) -> ImageData:
-        """Read the four files in `root`/MNIST/raw. Raises UserError if one is missing, cut short or altered."""
+        """Read the four files in `root`/MNIST/raw, and download missing ones. Raises UserError for altered files."""
         train, test = load_idx_set("mnist", root / "MNIST" / "raw", MIRRORS, MD5, classes=10)
         return ImageData("mnist", train, test, class_names=tuple("0123456789"), flips=False).fitted(self.size, self.pad)

@@ -1,4 +1,4 @@
-"""Library of denoising models. Notebooks use `from models import load, sample`; each is imported at its first use."""
+"""Library of denoising models. Notebooks use `from models import load, sample`; both are imported at first use."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Labels from class names, numbers and ranges that a user types; class names in messages, file names and titles."""
+"""Convert what a user types (class names, numbers, ranges) to labels, and class names to titles and file names."""
 
 import re
 import unicodedata
@@ -14,11 +14,11 @@ LONGEST_IN_FILE = 40  # Bytes.
 
 
 def find_labels(words: Sequence[int | str], names: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return the labels of words in their order, and a note for each word that is a class's name and another's label.
+    """Return labels in the order of the words, and notes on numbers that are one class's name and another's label.
 
-    words: an integer is a label. A string is a class name, else a label such as "3", else a range of these such as
-    "0-4" with both ends. If all names are numbers, a string is not read as the label of a class with another name.
-    names: the name of each label. Raises UserError if a class does not exist.
+    words: an integer is a label. A string is read as a class name, else as a label such as "3", else as a range such as
+    "0-4", which includes both ends. If all class names are numbers, a string is read only as a name: with the names
+    5, 7 and 9, "1" is an error, not the class 7. names: the name of each label. Raises UserError for an unknown class.
     """
     labels, notes = [], []
     for word in words:
@@ -28,7 +28,7 @@ def find_labels(words: Sequence[int | str], names: Sequence[str]) -> tuple[list[
             number = int(part) if isinstance(part, str) and NUMBER.fullmatch(part) else label
             if number != label and number < len(names):
                 other = title_of(names, number)
-                notes.append(f"{part} is read as a name: of class number {label}; class number {number} is {other}")
+                notes.append(f"{part} is read as the name of class number {label}; class number {number} is {other}")
     return labels, list(dict.fromkeys(notes))
 
 
@@ -45,7 +45,7 @@ def change_title(*names: str) -> str:
 
 
 def numbered(names: Sequence[str], label: int) -> str:
-    """Return number and name of a class, or the number alone if it is the name, e.g. "8 Bag" or "8"."""
+    """Return the number and the name of a class, e.g. "8 Bag", or the number alone if the name is the same number."""
     return str(label) if names[label] == str(label) else f"{label} {title_of(names, label)}"
 
 
@@ -76,7 +76,7 @@ def ending_of(names: Sequence[str], label: int) -> str:
 
 
 def _parts(word: int | str, names: Sequence[str]) -> Iterator[int | str]:
-    """Yield the word, or each number of a range, one by one: `_find` raises at the first class that does not exist."""
+    """Yield the word or the numbers of a range, one by one. A huge range thus fails at its first missing class."""
     ends = RANGE.fullmatch(word) if isinstance(word, str) and word not in names else None
     if ends is None:
         yield word

@@ -51,7 +51,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     """
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bf16" and device.type == "cuda" and not native:
-        message = f"`precision` bf16: {describe_device(device)} has no units for it"
+        message = f"`precision` bf16: {describe_device(device)} has no bf16 units"
         raise UserError(message, "use `precision` float32", "use `device` cpu")
     return name if name != "auto" else "bf16" if native else "float32"
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Longest time that the other ranks wait while rank 0 evaluates and draws.
+# Longest time that a rank waits for the others, e.g. while rank 0 evaluates the model and saves pictures.
 TIMEOUT = timedelta(hours=2)
 
-# Time that a rank has after a signal to save its last checkpoint. Then torchrun kills it.
+# Seconds that torchrun waits, after a signal, for a rank to save its last checkpoint. Then torchrun kills the rank.
 SHUTDOWN_SECONDS = "120"
 
 _cpu_group: dist.ProcessGroup | None = None
@@ -123,7 +123,7 @@ def local_rank_zero_first() -> Iterator[None]:
 
 
 def map_over_ranks(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yield `work(item)` of every item, in order, on every rank. Rank r computes the items r, r + world size, ..."""
+    """Yield `work(item)` for every item, in order, on every rank. Rank r computes the items r, r + world size, ..."""
     for start in range(0, len(items), world_size()):
         index = start + rank()
         result = work(items[index]) if index < len(items) else None
@@ -134,13 +134,13 @@ def wrap_ddp(network: nn.Module) -> nn.Module:
     """Wrap a network in DistributedDataParallel, unless there is one process. All ranks get the weights of rank 0."""
     if world_size() == 1:
         return network
-    # A 1x1 filter has several strides for the same memory layout. DDP warns about the difference.
+    # A 1x1 filter and its gradient may have different strides for the same memory layout. DDP warns about this.
     warnings.filterwarnings("ignore", "Grad strides do not match")
     return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def without_sync(network: nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which backward passes only accumulate gradients. The first pass after it reduces them."""
+    """Return a context where backward passes only accumulate gradients. The first pass outside it reduces them."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
@@ -179,8 +179,8 @@ def launch(argv: Sequence[str]) -> int:
 def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
     """Return the failure that caused the others.
 
-    Timestamps are whole seconds, so failures within a second count as simultaneous. torchrun ends the other ranks by
-    SIGTERM. Among simultaneous failures, other signals therefore come first, then exit codes, then SIGTERM.
+    Timestamps are whole seconds, so failures within a second count as simultaneous. After the first failure, torchrun
+    ends the other ranks with SIGTERM. Simultaneous failures are therefore sorted: other signals, exit codes, SIGTERM.
     """
     first = min(failure.timestamp for failure in failures)
     simultaneous = (failure for failure in failures if failure.timestamp <= first + 1)

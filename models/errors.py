@@ -1,4 +1,4 @@
-"""Exception for mistakes of the user, in the library and in the data sets."""
+"""Exception for mistakes of the user, raised by the library and by the data sets."""
 
 import difflib
 import re
@@ -11,8 +11,8 @@ class UserError(Exception):
     """Mistake that the user can correct, described in one line: what is wrong with the value, then the ways out.
 
     message, ways_out: options are in backticks, as in "`steps` 0: must be at least 1" and "use `prediction v`". An
-    option has the name of the library's argument. `scripts` replaces it by its flag, and drops a way out if the task
-    does not have the flag.
+    option has the name of the library's argument. `scripts` replaces this name by the command-line flag, and drops a
+    way out that names a flag which the task does not have.
     """
 
     def __init__(self, message: str, *ways_out: str) -> None:
@@ -26,7 +26,7 @@ class UserError(Exception):
         return match[1] if match else None
 
     def text(self, spell: Callable[[str], str | None] = lambda option: option) -> str:
-        """Return message and ways out as one line. spell: returns the flag of an option, or None."""
+        """Return message and ways out as one line. spell: returns an option's flag, or None if the task lacks it."""
         possible = [way for way in self.ways_out if all(spell(option) for option in _OPTION.findall(way))]
         line = f"{self.message}; {' or '.join(possible)}" if possible else self.message
         return _OPTION.sub(lambda match: spell(match[1]) or match[1], line).replace("`", "")

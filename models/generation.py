@@ -34,7 +34,7 @@ class Solver(NamedTuple):
     steps: int
 
 
-# Defaults for flows and for chains. They were found best for models trained for minutes: docs/studies.md.
+# Defaults for flow and chain models. They were the best for models that train for minutes (docs/studies.md).
 OF_FLOW, OF_CHAIN = Solver("heun", 3), Solver("ddpm", 12)
 MANY_STEPS = Solver("ddim", 50)  # Default for other models, and for work that edits or shows the reverse process.
 
@@ -42,9 +42,10 @@ MANY_STEPS = Solver("ddim", 50)  # Default for other models, and for work that e
 def choose_solver(
     spec: DenoiserSpec, sampler: str | None = None, steps: int | None = None, usual: Solver | None = None
 ) -> Solver:
-    """Return the sampler and its number of steps. None takes the model's default. A student has defaults of its own.
+    """Return the sampler and its number of steps. None takes a default. The default steps depend on the sampler.
 
-    usual: the default of other models; None chooses it by the kind of model.
+    usual: the default of a model that is not a student. If it is None, the default depends on noise schedule and
+    initial noise. A student has its own defaults.
     """
     if spec.student is not None:
         return Solver(sampler or "ddim", steps or spec.student.evaluations)
@@ -67,7 +68,7 @@ def _usual_solver(spec: DenoiserSpec) -> Solver:
 class Sampling:
     """Settings of sampling. options: options of the sampler, e.g. {"eta": 0.5}. guidance_interval: in flow time.
 
-    clip: clip clean estimates to the space's bounds. weak: the weaker model of autoguidance.
+    clip: whether to clip the clean estimates to the bounds of the space. weak: the weaker model of autoguidance.
     """
 
     sampler: str = "ddim"
@@ -120,7 +121,7 @@ class Sampling:
                 raise UserError(f"`autoguidance` {self.weak.name}: trained with other {words} than {model.name}")
 
     def levels(self, model: Model) -> Grid:
-        """Return the grid of noise levels that the sampler walks. A student has its own."""
+        """Return the grid of noise levels that the sampler walks. A student has its own grid."""
         if model.spec.student is not None:
             return Grid.of(model.noise_schedule, torch.tensor(model.spec.student.times, dtype=torch.float64))
         return build_grid(self.grid, model.noise_schedule, self.steps)
@@ -154,15 +155,15 @@ def check_guidance(model: Model, scale: float) -> None:
         raise UserError(f"`guidance_scale` {scale:g}: {model.name} was trained without labels to guide by")
     if model.spec.label_drop == 0:
         raise UserError(
-            f"`guidance_scale` {scale:g}: {model.name} has no unconditional half: it was trained with `label_drop` 0"
+            f"`guidance_scale` {scale:g}: {model.name} has no unconditional estimate: `label_drop` was 0 in training"
         )
 
 
 class Generated(NamedTuple):
     """Batch of images, uint8 (N, C, H, W). nfe: network evaluations per image.
 
-    frame_times, frames: t and noisy images of the start and of each kept step. estimates: clean estimates of the kept
-    steps. Frames and estimates are uint8.
+    frame_times, frames: t and the noisy images, at the start and after each kept step. estimates: the clean estimates
+    of the kept steps. Frames and estimates are uint8.
     """
 
     images: Tensor
@@ -208,7 +209,7 @@ def spaced_steps(grid: Grid, count: int) -> set[int]:
 
     Equal steps in flow time change an image about equally. Some grids have many steps that change nothing visible.
     """
-    ends = grid.levels.flow_time[1:]  # (S,), of each step
+    ends = grid.levels.flow_time[1:]  # (S,), at the end of each step
     spaced = torch.linspace(grid.levels.flow_time[0].item(), 0, count + 1, dtype=torch.float64)[1:]
     return {int((ends - flow_time).abs().argmin()) for flow_time in spaced}
 
@@ -222,7 +223,7 @@ def start_from_noise(
     labels: Sequence[int] | None,
     seed: int,
 ) -> Start:
-    """Return the start of the images with these indices and labels, from the noise of the seed."""
+    """Return the `Start` of the images with these indices and labels. Their noise is drawn with the seed."""
     label = None if labels is None else torch.tensor(labels, device=model.device)
     draw = image_draw(seed, indices, model.device)
     noise = shape_noise(model.spec.initial_noise, draw((len(indices), *model.space.shape)))
@@ -243,9 +244,9 @@ def generate_from(
 ) -> Iterator[Generated]:
     """Yield `count` images in batches, each batch from the start that `begin(denoiser, indices)` returns.
 
-    steps: number of steps of each start. kept: indices of the steps after which a frame is kept. framed: only batches
-    whose first image has a smaller index keep frames; None for all. over_ranks: divide the batches among the ranks.
-    Every rank must call this function, and receives all batches.
+    steps: number of sampler steps of each batch. kept: indices of the steps after which a frame is kept. framed: only
+    batches whose first image has an index below this number keep frames; None: all batches do. over_ranks: divide the
+    batches among the ranks. Then every rank must call this function, and every rank receives all batches.
     """
 
     def batch_from(first: int) -> Generated:
@@ -270,10 +271,10 @@ def generate(
     frames: int = 0,
     over_ranks: bool = False,
 ) -> Iterator[Generated]:
-    """Yield `count` images in batches, from the noise of the seed. Raises UserError if `sampling` does not fit.
+    """Yield `count` images in batches, from the noise of the seed. Raises UserError if `sampling` does not fit `model`.
 
-    labels: one per image, None for no class. frames: largest number of frames to keep per batch, for the first FRAMED
-    images. over_ranks: as in `generate_from`.
+    labels: one per image; None to sample without labels. frames: largest number of frames to keep per batch,
+    besides its start. Only batches of the first FRAMED images keep frames. over_ranks: as in `generate_from`.
     """
     sampling.check(model)
     grid = sampling.levels(model)
@@ -298,7 +299,7 @@ def sample(
 ) -> Tensor:
     """Return `count` images, uint8 (count, C, H, W) on the CPU. Raises UserError.
 
-    labels: classes that the images cycle through, by number or name, None for all. sampler, steps: None for the
+    labels: classes that the images cycle through, by number or name; None for all. sampler, steps: None for the
     defaults of `choose_solver`. sampling: other fields of `Sampling`, or options of the sampler.
     """
     values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
@@ -318,7 +319,7 @@ def named_labels(model: Model, words: Sequence[int | str]) -> tuple[list[int], l
 
 
 def choose_labels(model: Model, labels: Sequence[int] | None, count: int, first: int = 0) -> list[int] | None:
-    """Return `count` labels that cycle through `labels` or the trained classes; None for a model without classes.
+    """Return `count` labels that cycle through `labels`, by default the trained classes. None if there are no classes.
 
     first: index of the first image. Raises UserError for classes that had no training image.
     """

@@ -1,4 +1,4 @@
-"""Denoising model: its specification, and loading from a checkpoint alone."""
+"""Denoising model, its specification, and loading of a model from its checkpoint."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class Student:
 class DenoiserSpec:
     """Everything that defines a denoiser except its weights, as stored in checkpoints. classes: 0 for unlabelled data.
 
-    network: a variant of `models.networks`. network_options: options of its constructor. timesteps: length of the
-    chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
-    guidance. untrained: labels of the classes without a training image. student: None unless it was distilled.
+    network: a variant of `models.networks`. network_options: options of the network's constructor. timesteps: length of
+    the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
+    guidance. untrained: labels of the classes without a training image. student: None if the denoiser is not one.
     chain_betas: a key of CHAIN_BETAS. A checkpoint that does not state it has rescaled betas.
     """
 
@@ -123,7 +123,7 @@ class DenoiserSpec:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], locate: spaces.Locate) -> DenoiserSpec:
-        """Invert `facts`. Raises UserError if they do not describe a denoiser."""
+        """Return the specification with these `facts`. Raises UserError if they do not describe a denoiser."""
         try:
             space = spaces.from_facts(facts["space"], locate)
             names, untrained = tuple(facts["class_names"]), tuple(facts.get("untrained", ()))
@@ -165,7 +165,7 @@ class Model:
 
 
 def require_every_level(model: Model, work: str) -> None:
-    """Raise UserError if the model is a student, for work that needs noise levels it has not learnt."""
+    """Raise UserError if the model is a student. work: what needs every noise level, for the message."""
     if model.spec.student is not None:
         student = model.spec.student
         raise UserError(
@@ -180,12 +180,12 @@ def load_model(
 ) -> Model:
     """Load the denoising model of a checkpoint file, in eval mode on the device. Raises UserError.
 
-    weights: "ema" or "raw". autoencoder: file of the autoencoder that decodes latents; None searches by hash.
+    weights: "ema" or "raw". autoencoder: file of the autoencoder that decodes latents; None: find it by its hash.
     """
     tensors, facts = checkpoints.load_checkpoint(path)
     if "denoiser" not in facts:
         ways_out = ("use make reconstruct for this autoencoder checkpoint",) if "autoencoder" in facts else ()
-        raise UserError(f"{path} is no denoiser's checkpoint", *ways_out)
+        raise UserError(f"{path} is not a denoiser checkpoint", *ways_out)
     spec = DenoiserSpec.from_facts(facts["denoiser"], lambda sha256: locate_autoencoder(sha256, path, autoencoder))
     if autoencoder is not None and not spec.space.needs:
         raise UserError(f"`autoencoder` {autoencoder}: {path} was trained on pixels, which need no autoencoder")
@@ -211,12 +211,13 @@ def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "em
 def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Path:
     """Return the file of the autoencoder that the checkpoint `path` was trained on. sha256: hash of this autoencoder.
 
-    given: a file with that hash. None: search the run's folder NEEDED, then the runs beside it. Raises UserError.
+    given: a file that must have this hash. None searches the folder NEEDED of the checkpoint's run, then all runs
+    in the run's parent folder. Raises UserError.
     """
     if given is not None:
         given_sha256 = checkpoints.load_checkpoint(given)[1]["sha256"]
         if given_sha256 != sha256:
-            hashes = f"its hash is {given_sha256[:12]}, but {path} was trained on {sha256[:12]}"
+            hashes = f"its hash is {given_sha256[:12]}, but {path} was trained on the autoencoder {sha256[:12]}"
             raise UserError(f"`autoencoder` {given}: {hashes}")
         return given
     run = path.parent.parent
@@ -244,4 +245,4 @@ def match_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
     network.load_state_dict(fitting, strict=False)
     fresh = sorted(state.keys() - fitting.keys())
     report = f"initial weights: {len(fitting)} of {len(state)} tensors matched"
-    return report + (f"; fresh: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}" if fresh else "")
+    return report + (f"; newly initialised: {', '.join(fresh[:8])}{' ...' if len(fresh) > 8 else ''}" if fresh else "")

@@ -27,8 +27,9 @@ class Muon(AdamW):
     """Muon for the parameter groups with `matrices` set, AdamW for the others (Jordan 2024).
 
     The update of a matrix is the momentum of its gradient, orthogonalised: five Newton-Schulz steps bring its singular
-    values near 1. The update is scaled to the size of AdamW's (Liu et al. 2025, eq. 4), so both share learning rate and
-    weight decay. A filter is a matrix (out, in * height * width). found_inf and grad_scale act as in AdamW.
+    values near 1. The update is scaled to the size of an AdamW update (Liu et al. 2025, eq. 4), so both share
+    learning rate and weight decay. A filter counts as a matrix (out, in * height * width). found_inf and grad_scale act
+    as in AdamW.
     """
 
     # torch.optim.Muon rejects filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
@@ -88,7 +89,7 @@ class Muon(AdamW):
         return gradients.lerp(momenta, self.momentum)
 
     def _momenta(self, parameters: tuple[Tensor, ...]) -> Tensor:
-        """Return the momenta (K, m, n). Each parameter's state holds a view of its own, in the parameter's shape."""
+        """Return the momenta (K, m, n). Each parameter's state has a view of its own momentum, in its shape."""
         if parameters not in self.stacks:
             states = [self.state[p] for p in parameters]
             momenta = [state.get("momentum", torch.zeros_like(p)) for p, state in zip(parameters, states, strict=True)]
@@ -102,7 +103,7 @@ class Muon(AdamW):
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
     """Map each matrix U S V' of a batch (K, m, n) to nearly U V'.
 
-    All singular values but the smallest become 0.7 to 1.2. A Newton-Schulz step X -> (a + b X X' + c (X X')^2) X
+    Singular values become 0.7 to 1.2, unless they are tiny. A Newton-Schulz step X -> (a + b X X' + c (X X')^2) X
     multiplies X by a polynomial in its Gram matrix X X'. The five steps are computed on this matrix, which is smaller.
     """
     a, b, c = coefficients

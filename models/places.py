@@ -10,11 +10,11 @@ PALETTE = PRETRAINED.with_name("drawing") / "palette.css"  # Colours of all HTML
 def expanded(place: str) -> str:
     """Return a path with a leading ~ or ~user replaced by the home folder. Other text is returned as is.
 
-    Shells do not expand the ~ in `--flag=~/folder`. In environment variables, YAML files and notebooks, nothing does.
+    A ~ is not expanded in `--flag=~/folder`, in quoted environment variables, in YAML files and in notebooks.
     """
     return os.path.expanduser(place)
 
 
 def experiments_dir() -> str:
-    """Return the default parent folder of all runs. The launcher reads the same environment variable."""
+    """Return the default parent folder of all runs. The launcher also reads the variable EXPERIMENTS_DIR."""
     return expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments")

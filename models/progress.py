@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(eq=False)
 class _Work:
-    """Work in progress. task: `rich`'s id of its bar."""
+    """Work in progress. task: the id of its bar in `rich`."""
 
     title: str
     total: float | None
@@ -114,7 +114,7 @@ class _Lines:
 
 
 class _Bars:
-    """Bars of `rich`, one for each work that is open."""
+    """Bars of `rich`, one for each `progress` block that is running."""
 
     def __init__(self) -> None:
         self.open: list[_Work] = []

@@ -74,7 +74,7 @@ class StepRandomness:
     def noise(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
         """Draw Gaussian noise for the rows start:stop: (stop - start, *shape), float32, on the training device.
 
-        Each stream is drawn once per step.
+        A second call for the same stream draws new numbers, unless `move_to` has seeded the stream again.
         """
         if stream not in self.generators:
             self.generators[stream] = torch.Generator(self.device).manual_seed(self._seed(stream))
@@ -99,7 +99,7 @@ def image_draw(seed: int, indices: Sequence[int], device: torch.device) -> Draw:
 
     Draw k of an image depends on (seed, index, k) alone, not on the device, the batch size or the other images.
     """
-    # torch's CPU generator uses only 32 bits of a seed: among 100,000 images two would probably get the same noise.
+    # torch's CPU generator uses only 32 bits of a seed. Among 100,000 images, two would probably get the same noise.
     at = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     images, draws = torch.tensor(indices, dtype=torch.int64, device=at), count()
 
@@ -132,7 +132,7 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> list[Tensor]:
     """Return the four words of Philox4x32-10 (Salmon et al. 2011, figure 2 and table 2) for 128-bit counters.
 
     counter: four int64 tensors of 32-bit words that broadcast against each other. The result depends on integers
-    alone, so it is the same on every device. A product of two words needs 64 bits; int64 wraps around, so all are kept.
+    alone, so it is the same on every device. A product of two words has 64 bits; int64 wraps around and keeps all bits.
     """
     zero, one, two, three = counter
     for number in range(10):

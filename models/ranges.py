@@ -1,7 +1,7 @@
 """Ranges of options as part of their types, checked before anything is computed.
 
 An option's annotation states its range: `width: PositiveInt = 32`, `position: Literal["rope", "learned"] = "rope"`.
-Every number must be finite. It also states whether the option may change when a run is resumed:
+Every number must be finite. The annotation also states whether the option may change when a run is resumed:
 `epochs: Annotated[Positive, RESUMABLE]`.
 """
 
@@ -43,7 +43,7 @@ ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 
 @dataclass(frozen=True)
 class Resumable:
-    """Mark of an option that may change when a run is resumed. unless: option that forbids the change if nonzero."""
+    """Mark of an option that may change when a run is resumed. unless: an option that forbids it if not 0."""
 
     unless: str | None = None
 
@@ -54,7 +54,7 @@ RESUMABLE = Resumable()
 def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
     """Raise UserError for the first value outside the range or the Literal of its type. None is always valid.
 
-    hints: annotations by name, from `get_type_hints(..., include_extras=True)`. prefix: for the names in messages.
+    hints: annotations by name, from `get_type_hints(..., include_extras=True)`. prefix: precedes the names in messages.
     """
     for name, value in values.items():
         if name in hints:

@@ -13,7 +13,7 @@ WARM_UP = 3
 
 
 class Recorder:
-    """A computation that runs as it is for a few calls, is then recorded, and from then on replayed.
+    """A computation that runs as it is for a few calls, is then recorded, and is replayed from then on.
 
     generators: the generators that the computation draws from, by name. They may be seeded between calls, and then give
     the same numbers as without recording. obstacle: why the computation cannot be recorded, None if it can be. tell:
@@ -44,7 +44,7 @@ class Recorder:
             self.graph.replay()
 
     def _run_aside(self) -> None:
-        """Run on a side stream, as the recording will. The default stream cannot be recorded."""
+        """Run the computation on a side stream, as the recording does. The default stream cannot be recorded."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -1,7 +1,7 @@
-"""Large variants, found by name: networks, conditionings, spaces, autoencoders and data sets.
+"""Variants, one module each, found by name: networks, conditionings, spaces, autoencoders and data sets.
 
 A room is a package of variants. A module is a variant if it defines a subclass of the room's base class with the
-module's name (unet.py: `class UNet(Network)`). Other modules are helpers. Names are read from the source, not imported.
+module's name (unet.py: `class UNet(Network)`). Other modules are helpers. Listing the names imports no module.
 """
 
 import importlib

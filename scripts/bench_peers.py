@@ -1,7 +1,7 @@
 """Compare our loop with the example loops of two libraries: speed, memory, training time, sampling time.
 
-Each contender trains in its own process. The contenders take turns of a few seconds, so that other load on the machine
-slows all of them equally. Samples are measured between the turns, which does not count as training time.
+Each loop is a contender and trains in its own process. The contenders take turns of a few seconds, so that other load
+on the machine slows all of them equally. The time to measure samples between the turns is not training time.
 """
 
 if not __package__:
@@ -67,9 +67,9 @@ class PeerFlags:
     guidance_scale: Positive = 1.5
     """Guidance scale of all samples; 1 is no guidance."""
     example_lr: Positive = EXAMPLE_LR
-    """Learning rate of the two libraries. The default is from their examples. Our loop uses the recipe's."""
+    """Learning rate of the two libraries. The default is from their examples. Our loop uses that of the recipe."""
     most_steps: int = 1000
-    """Largest number of sampling steps to try. 1000 steps use the libraries' DDPM samplers."""
+    """Largest number of sampling steps to try. With 1000 steps, the libraries use their DDPM samplers."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     data_root: str | None = None
@@ -79,14 +79,14 @@ class PeerFlags:
 
 
 class Turn(NamedTuple):
-    """State after a turn: total training seconds so far, and the share of recognised samples."""
+    """State after a turn: total training seconds so far, and share of samples that are classified as their label."""
 
     seconds: float
     recognised: float
 
 
 class Trial(NamedTuple):
-    """Cost and quality of samples. nfe, seconds: per image. recognised: a share. distance: Frechet distance."""
+    """Cost and quality of samples. nfe, seconds: per image. recognised: as in Turn. distance: Frechet distance."""
 
     steps: int
     nfe: float

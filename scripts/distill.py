@@ -9,8 +9,8 @@ from scripts.cli.student_flags import StudentFlags
 
 DESCRIPTION = """Train a student that needs 1, 2 or 4 network evaluations for an image. Prints the run folder.
 
-The teacher is a trained run. Its sampler adds no noise, so it maps each first noise to an image. The student learns
-this map."""
+The teacher is a trained run. Its sampler adds no noise, so it maps each initial noise to one image. The student
+learns this map."""
 
 
 def main(argv: list[str]) -> None:

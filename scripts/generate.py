@@ -1,4 +1,4 @@
-"""Generate images with a trained run: samples.npz, a sheet and a strip, and optionally PNG files and animations."""
+"""Generate images with a trained run: samples.npz, pictures, and optionally a PNG file of each image and animations."""
 
 if not __package__:
     __import__("cli")  # says what to type, and exits
@@ -30,7 +30,7 @@ class GenerateFlags:
     """Classes to generate, in turn, by name, number or range, e.g. Bag 3 0-4. Default: all classes."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     seed: int = 0
-    """Seed of the noise. An image depends only on seed and index, not on the batch size."""
+    """Seed of the noise. The noise of an image depends only on seed and index."""
     batch_size: PositiveInt = 256
     """Images per batch."""
     save_images: bool = False

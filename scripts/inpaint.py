@@ -21,7 +21,8 @@ class InpaintFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     mask: str = "right"
-    """Hidden part: left, right, top, bottom, center, random (half of the pixels), or an image file, white if hidden."""
+    """Hidden part: left, right, top, bottom, center, random (half of the pixels), or an image file that is
+    white where hidden."""
     rows: PositiveInt | None = None
     """Number of test images. Default: 10, or all if there are fewer."""
     samples: PositiveInt = 5

@@ -23,7 +23,8 @@ class InterpolateFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     between: Literal["noises", "images", "classes"] = "noises"
-    """Ends of a row: two noises of one class, the noises found for two test images (no clipping), or two classes."""
+    """Ends of a row: two noises of one class, the noises found for two test images, or two classes. Test
+    images are sampled without clipping."""
     rows: PositiveInt | None = None
     """Number of rows, one pair of ends each. Default: 10, or fewer if there are too few test images."""
     columns: Annotated[int, Range(2)] = 9

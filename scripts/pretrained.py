@@ -14,8 +14,8 @@ from models.ranges import PositiveInt
 from scripts.cli.arguments import parse_flags, split_at_dashes
 from scripts.cli.command import quick_imports, run_command
 
-DESCRIPTION = """Train the models of models/pretrained. Write their cards and pages, and the pictures of README and
-tour, anew. Prints the folder.
+DESCRIPTION = """Train the models of models/pretrained. Rewrite their cards and pages, and the pictures of README.md and
+docs/tour.md. Prints the folder.
 
 Flags after -- are for each training, as in: -- --max_steps 100"""
 
@@ -29,7 +29,7 @@ class PretrainedFlags:
     trained: bool = False
     """Train nothing. Take the newest finished run of each model, or its shipped weights if it has no such run."""
     num_images: PositiveInt | None = None
-    """Images that are measured. Default: the number of test images."""
+    """Number of generated images to measure. Default: the number of test images."""
     classification_accuracy: bool = True
     """Also measure the classification accuracy score, as evaluate does. Takes minutes for each row of a card."""
     experiments_dir: str = field(default_factory=experiments_dir)

@@ -95,14 +95,14 @@ class RecordFlags:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings of a record. flags: with every default filled in. further: the arguments after --."""
+    """Settings of a record. flags: with num_images and steps filled in. further: the arguments after --."""
 
     flags: RecordFlags
     recipe: str
     further: Sequence[str]
 
     def training(self, seed: int) -> list[str]:
-        """Return the arguments for train_flow. Those that the rules require come last, because the last one wins."""
+        """Return the arguments for train_flow. Flags that the rules require come last, since the last value counts."""
         flags = self.flags
         return [
             *("--recipe", self.recipe, "--epochs", "None", "--max_steps", "None", *AT_THE_END, *self.further),
@@ -234,7 +234,7 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
 
 
 def train_seed(plan: Plan, seed: int) -> Trained:
-    """Train one seed and measure it at every scale. Each scale has its own student, trained in the remaining budget."""
+    """Train one seed and measure it at every scale. A student of each scale is trained if asked for."""
     flags = plan.flags
     tell(f"seed {seed} of {', '.join(map(str, flags.seeds))}: training for {flags.minutes:g} minutes")
     commit, started = git_commit(), time.monotonic()

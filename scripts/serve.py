@@ -1,4 +1,4 @@
-"""Serve the pages of `report` on this machine, and keep them fresh while runs train."""
+"""Serve the pages of `report` on this machine, and keep them up to date while runs train."""
 
 if not __package__:
     __import__("cli")  # says what to type, and exits
@@ -14,7 +14,7 @@ from scripts.cli.flags import ReportFlags
 
 DESCRIPTION = (
     "Serve the pages of make report on 127.0.0.1, until Ctrl-C. They are updated while runs train. Prints the address "
-    "to open. It has a secret token, since other people may use the same machine."
+    "to open. The address has a secret token, since other people may use the same machine."
 )
 
 

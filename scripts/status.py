@@ -28,10 +28,10 @@ TEXTS = ("state", "loss", "folder")  # Columns of text. The others have figures.
 COLOURS = {"running": "green", "finished": "blue", "interrupted": "yellow", "failed": "red", "dead": "red"}
 AGES = ((120, 1, "s"), (7200, 60, "m"), (172_800, 3600, "h"), (float("inf"), 86_400, "d"))
 DESCRIPTION = (
-    "Show all runs and studies, and what to type next. loss: what the run minimises. value: its mean in the last row "
-    "of the log; compare it among runs with the same loss and data set only. age: time since the last heartbeat. dead: "
-    "the state is running, but the process has ended or has been silent for two minutes. The steps of a study are its "
-    "trainings."
+    "Show all runs and studies, and what to type next. loss: what the run minimises. value: mean loss in the last row "
+    "of the log; compare it only among runs with the same loss and data set. age: time since the last heartbeat. dead: "
+    "the state is running, but the process has ended or has been silent for two minutes. step of a study: "
+    "number of its trainings that have ended."
 )
 
 
@@ -46,7 +46,7 @@ class StatusFlags:
     state: tuple[Literal["running", "finished", "interrupted", "failed", "dead", "unreadable"], ...] = ()
     """Show only runs in these states."""
     sort: Literal["newest", "state", "step", "loss", "age"] = "newest"
-    """Order of the rows. step: most steps first. loss: by loss, then by value. age: last heartbeat first."""
+    """Order of the rows. step: most steps first. loss: by loss, then by value. age: latest heartbeat first."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Answer a question by a study: train and measure a grid of settings over several seeds, and compare them.
 
-A study is a ready one of scripts/tasks/studies.py or a YAML file. Its folder is studies/NAME in the folder of the runs.
-The same command resumes a study that was stopped. Finished cells are not repeated.
+A study is defined in scripts/tasks/studies.py (a ready study) or in a YAML file. Its folder is studies/NAME in the
+folder of the runs. The same command resumes a study that was stopped, and does not repeat finished trainings.
 """
 
 if not __package__:
@@ -30,15 +30,15 @@ class StudyFlags:
     """Settings of `study`."""
 
     name: str | None = None
-    """Ready study, or a .yaml file with one. Without a name, the ready studies are listed."""
+    """Name of a ready study, or a .yaml file with a study. Without a name, the ready studies are listed."""
     show: bool = False
     """Print the study as YAML and train nothing. An edited copy can be run with --name FILE.yaml."""
     runs: tuple[str, ...] = ()
-    """Trained runs for the study samplers. Default: the shipped flows of MNIST and Fashion-MNIST."""
+    """Trained runs, for the study 'samplers' only. Default: the shipped flows of MNIST and Fashion-MNIST."""
     jobs: Annotated[int, Range(1)] | None = None
-    """Trainings that run side by side. Default: one for each GPU, or 1 on a CPU. The study samplers trains nothing."""
+    """Trainings that run in parallel. Default: one for each GPU, or 1 on a CPU. The study 'samplers' trains nothing."""
     yes: bool = False
-    """Run a study from a .yaml file even if cells times seeds are more than 200."""
+    """Run a study from a .yaml file even if it has more than 200 measurements: cells of the grid, times seeds."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     data_root: str | None = None
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         return
     cells = len(study.cells) * len(study.seeds)
     if cells > MOST_CELLS and name not in STUDIES and not flags.yes:
-        message = f"the study {name} has {cells} cells (times seeds), more than {MOST_CELLS}"
+        message = f"the study {name} has {cells} measurements (cells times seeds), more than {MOST_CELLS}"
         raise UserError(message, "make its grid smaller", "run them all with `yes`")
     study.check(flags.data_root)
     with quick_imports():

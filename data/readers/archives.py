@@ -50,7 +50,7 @@ class Archive(Protocol):
 
 def open_archive(path: Path) -> Archive:
     """Return the archive at `path`. Raises UserError if it is damaged, unsafe, or of an unsupported format."""
-    if not path.is_file():  # a pipe, for example, which would wait
+    if not path.is_file():  # for example a pipe, from which reading might never end
         raise UserError(f"{path} is neither a folder nor a file", "name a folder or an archive of images")
     try:
         with path.open("rb") as file:
@@ -59,7 +59,7 @@ def open_archive(path: Path) -> Archive:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     kind = next((name for mark, name in _OTHERS.items() if start.startswith(mark)), None)
     if kind or path.suffix.lower() in (".7z", ".rar", ".zst", ".lz4", ".lzh", ".cab"):
-        raise UserError(f"{path} is an archive that is not read ({kind or path.suffix[1:]}): only zip and tar", _UNPACK)
+        raise UserError(f"{path}: this archive type ({kind or path.suffix[1:]}) is not read, only zip and tar", _UNPACK)
     if start.startswith(b"PK") or path.suffix.lower() == ".zip":
         return _Zip(path)
     unpack = next((opener for mark, opener in _COMPRESSED.items() if start.startswith(mark)), None)
@@ -138,7 +138,7 @@ class _Tar:
 
 
 class _Bounded:
-    """Reader of an unpacked tar that refuses to go beyond `limit`, or to read more than MAX_FILE_BYTES at once."""
+    """Reader of a decompressed tar that refuses to go beyond `limit`, or to read more than MAX_FILE_BYTES at once."""
 
     def __init__(self, file: Any, path: Path, limit: int) -> None:
         self._file, self._path, self._limit = file, path, limit

@@ -1,6 +1,7 @@
 """Decoding of image files into upright Pillow images of eight bits.
 
-Pillow returns 16-bit files in several modes, or their high bytes alone. Here their values are scaled like 8-bit ones.
+Pillow opens 16-bit files in one of several modes, or keeps only their high bytes. In each case, this module scales the
+range of the file's values to 0..255.
 """
 
 import io
@@ -43,7 +44,7 @@ _PNG_MARK = b"\x89PNG\r\n\x1a\n"
 class Decoded:
     """Upright image. top: largest value that a pixel of its file can have, such as 255 or 65535.
 
-    inverted: whether 0 is white although Pillow does not say so.
+    inverted: whether 0 is white in the file. Pillow neither corrects nor reports this for 16-bit TIFF files.
     """
 
     image: Image.Image
@@ -72,7 +73,7 @@ def _open_upright(stored: bytes, name: str, shortest: int | None) -> Decoded:
     try:
         opened = Image.open(io.BytesIO(stored), formats=_formats(PurePosixPath(name).suffix.lower()))
     except Image.UnidentifiedImageError:
-        raise ValueError("no image, or of no known format") from None
+        raise ValueError("not an image of a known format") from None
     with opened as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} is more than {MAX_PIXELS >> 20} million pixels")
@@ -153,14 +154,14 @@ def _quietly(read: Any) -> Any:
 
 @cache
 def _formats(suffix: str) -> tuple[str, ...]:
-    """Return the formats to try for a file: those of this Pillow, but UNMARKED ones only if they have the suffix."""
+    """Return the FORMATS that this Pillow can open, and of the UNMARKED ones only those with this suffix."""
     Image.init()
     names = (name for name in FORMATS if name not in UNMARKED or suffix in FORMATS[name])
     return tuple(name for name in names if name in Image.OPEN)
 
 
 def _without_metadata(stored: bytes) -> bytes:
-    """Return a PNG or AVIF file without the metadata for which Pillow refuses it, other files unchanged."""
+    """Return a PNG or AVIF file without the metadata that can make Pillow fail. Return other files unchanged."""
     if stored.startswith(_PNG_MARK):
         return _PNG_MARK + b"".join(_needed_chunks(stored))
     if stored[4:8] == b"ftyp":

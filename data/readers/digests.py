@@ -1,4 +1,4 @@
-"""SHA-256 of the image files of a tree, kept in a file so that unchanged image files need no second reading."""
+"""SHA-256 of the image files of a tree, kept in a file so that unchanged image files are not read again."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from models.progress import progress
 if TYPE_CHECKING:
     from data.readers.trees import Tree
 
-# A file may change again within the resolution of its timestamps. So a digest is kept only if the last change of its
-# file is older than this.
+# A file may change again within the resolution of its timestamps. So a digest is kept only if the file was last changed
+# more than this time before it was read.
 _SETTLED = 0.1  # seconds
 _UNREADABLE = "unreadable"
 
 
 class State(NamedTuple):
-    """Size of a file, and the times of its last change of contents and of any change, in nanoseconds."""
+    """Size of a file in bytes, and the times of its last modification and last status change, in nanoseconds."""
 
     size: int
     modified: int
@@ -47,7 +47,7 @@ class Digests:
         self._file: Path | None = None
 
     def keep_in(self, folder: Path) -> None:
-        """Keep the digests in a file of this folder, and read those that are kept there."""
+        """Keep the digests in a file of this folder, and load the digests that this file already has."""
         key = hashlib.sha256(self._tree.key.encode(errors="surrogateescape")).hexdigest()[:16]
         self._file = folder / f"{key}.json"
         with suppress(OSError, ValueError, TypeError, AttributeError):  # A missing or damaged file is written anew.
@@ -67,7 +67,7 @@ class Digests:
         return stored
 
     def of(self, names: Sequence[str], read: bool) -> list[str] | None:
-        """Return the digests of these files. Changed and unknown files are read; without `read`, return None."""
+        """Return the digests of these files. If some are new or changed, read them, or return None if not `read`."""
         unknown = [name for name in names if name not in self._read and not self._is_kept(name)]
         if unknown and not read:
             return None
@@ -103,7 +103,7 @@ class Digests:
             return
         self._kept = now
         temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}.tmp")
-        with suppress(OSError):  # Where nothing can be written, files are read again the next time.
+        with suppress(OSError):  # If nothing can be written, files are read again the next time.
             self._file.parent.mkdir(parents=True, exist_ok=True)
             rows = {name: [*state, digest] for name, (state, digest) in now.items()}
             temporary.write_text(json.dumps(rows), encoding="utf-8")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from models.errors import UserError
 from models.progress import progress
 
-# Time limits: from the name lookup to the response headers, and for each pause of the server after that.
+# Time limits: from the name lookup to the response headers, and for each pause of the server after the headers.
 ANSWER_SECONDS = 6.0
 SILENCE_SECONDS = 30.0
 _CHUNK = 1 << 18

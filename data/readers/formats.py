@@ -44,7 +44,7 @@ FORMATS = {
     "IM": (".im",),
     "PCD": (".pcd",),
 }
-# Files of these formats do not begin with a mark, so a damaged file of another format could be taken for one.
+# Files of these formats have no magic number, so a damaged file of another format could be mistaken for one of them.
 UNMARKED = ("TGA", "IM", "PCD")
 _SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _MOST_NAMED = 5
@@ -65,11 +65,11 @@ def choose_images(entries: Iterable[str]) -> tuple[list[str], str]:
     images = [name for name in entries if is_image(name)]
     others = [name for name in entries if not is_image(name) and not name.endswith("/")]
     filled = {folder for name in images for folder in _folders(name)}
-    # Of nested folders without an image, the outermost one is named.
+    # If nested folders have no image, only the outermost folder is named.
     without = {next((folder for folder in _folders(name) if folder not in filled), "") for name in entries} - {""}
     parts = []
     if others:
-        parts.append(f"{number_of(len(others), 'file')} passed over ({count_by_suffix(others)})")
+        parts.append(f"{number_of(len(others), 'file')} skipped ({count_by_suffix(others)})")
     if without:
         parts.append(f"no image in {shorten_names(sorted(without), _MOST_NAMED, longest=255)}")
     return images, ", ".join(parts)

@@ -32,7 +32,7 @@ def parse_idx(contents: bytes, source: str) -> np.ndarray:
 
 
 def begin_idx_set(folder: Path, md5: Mapping[str, str]) -> None:
-    """Begin to read those files of `load_idx_set` that exist, in threads."""
+    """Begin to read, in threads, those files that `load_idx_set` needs and that exist."""
     for file, expected in md5.items():
         if (path := files.locate_file(folder, file)) is not None:
             early.begin(files.read_file, path, expected)
@@ -41,9 +41,9 @@ def begin_idx_set(folder: Path, md5: Mapping[str, str]) -> None:
 def load_idx_set(
     name: str, folder: Path, mirrors: Sequence[str], md5: Mapping[str, str], classes: int
 ) -> tuple[Split, Split]:
-    """Return the train and test split of MNIST's four files in `folder`. Missing files are downloaded first.
+    """Return the train and test split of four idx files in `folder`, named as MNIST's. Missing files are downloaded.
 
-    md5: MD5 of each file's contents, by file name without .gz. Raises UserError for missing or altered files.
+    md5: MD5 of each file's contents, by file name without .gz. Raises UserError for altered files and failed downloads.
     """
     if missing := [file for file in md5 if files.locate_file(folder, file) is None]:
         urls = {f"{file}.gz": [f"{mirror}{file}.gz" for mirror in mirrors] for file in missing}

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.errors import UserError
 
-# Exceptions that a damaged or hostile stream can raise in the unpickler or in the stand-ins below.
+# Exceptions that a damaged or hostile stream can raise in the unpickler or in the substitute classes below.
 _REFUSED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 _REFUSED += (OverflowError, MemoryError, UnicodeError, RecursionError, ImportError)
 
@@ -36,7 +36,7 @@ class _DType:
 
 
 class _Array:
-    """Stand-in for numpy.ndarray and for the function that makes an empty one."""
+    """Substitute for numpy.ndarray and for the function that makes an empty array."""
 
     def __init__(self, *empty: Any) -> None:
         self._state: tuple[Any, ...] = ()
@@ -53,7 +53,7 @@ class _Array:
 
 
 # torchvision.datasets.CIFAR10 uses pickle.load, which runs any code that a file names. This unpickler replaces the
-# three names that numpy's arrays need by the stand-ins above, and refuses every other name. So a file can run neither
+# three names that numpy's arrays need with the classes above, and refuses every other name. So a file can run neither
 # other code nor numpy's own __setstate__.
 class _InertUnpickler(pickle.Unpickler):
     _stand_ins: ClassVar = {

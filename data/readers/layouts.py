@@ -38,7 +38,7 @@ _LONGEST_NAME = 255  # bytes of UTF-8, as on common file systems
 
 @dataclass(frozen=True)
 class Splits:
-    """Names of training and test images. level: index of the folder that names the split among the parts of a name.
+    """Names of training and test images. level: number of folders in a name before the folder that names the split.
 
     notes: lines for the user about images that are not used.
     """
@@ -175,7 +175,10 @@ class FolderClasses:
     """Classes by folder. names: class names in the order of the labels, empty if there are no class folders."""
 
     def __init__(self, path: Path, images: Sequence[str], known: Sequence[str] = ()) -> None:
-        """Take the folders in the common folder of the images. path, known: as for `class_order`. Raises UserError."""
+        """Use the folders directly in the images' common folder as classes. path, known: as for `class_order`.
+
+        Raises UserError for images beside class folders, and for unusable class names.
+        """
         self._around = common_folder(images)
         inside = [name.removeprefix(self._around) for name in images]
         alone = [name for name in inside if "/" not in name]
@@ -214,10 +217,10 @@ class FileNameClasses:
 
 
 def class_order(names: Iterable[str], path: Path, known: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return names of classes in the order of their labels, with numbers by value: 2, 10 and class_2, class_10.
+    """Return class names in label order. Numbers are sorted by value: 2 before 10, and class_2 before class_10.
 
-    path: for messages. known: the class names of a run in the order of its labels. This order is kept if the names are
-    the same. Raises UserError for unusable names.
+    path: for messages. known: class names of a trained run, in label order. This order is kept if the names are the
+    same. Raises UserError for unusable names.
     """
     names = sorted(names)
     for name in names:

@@ -25,7 +25,7 @@ from models.progress import progress
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CHUNK = 64
 _MOST_NAMED = 5
-_OTHER_SIZE = ", but the first image is "  # In the reason why an image cannot be used.
+_OTHER_SIZE = ", but the first image is "  # Part of the reason for an image of another size.
 
 Result = TypeVar("Result")
 
@@ -175,7 +175,7 @@ def fit_images(images: np.ndarray, size: tuple[int, int] | None, pad: int) -> np
 
 
 def _flatten(image: Image.Image, target: Target) -> Image.Image:
-    """Return the image in the target's channels. Without an alpha channel, it is laid over the background."""
+    """Return the image in the target's channels, composited over the background if these have no alpha channel."""
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     if image.has_transparency_data and target.channels != 4:

@@ -1,4 +1,4 @@
-"""Images that stay in their files and are decoded when rows of them are read. `ahead.py` decodes in advance."""
+"""Images that stay in their files and are decoded when rows of them are read. `ahead.py` decodes them in advance."""
 
 import hashlib
 import sys
@@ -28,7 +28,7 @@ from data.readers.trees import Tree
 from models.class_names import shorten_names
 from models.errors import UserError
 
-# A run stops if the number of broken images exceeds both limits, because replacements would change the data.
+# A run stops if the number of broken images exceeds both limits, because many replacements would change the data.
 MOST_BROKEN, BROKEN_SHARE = 20, 0.01
 MOST_LOOKED_AT = 64  # Streamed images that are decoded at the start to see whether they look wrong.
 _DECODING = 1  # Version of the decoding. Increase it if decoded pixels change, so that caches are renewed.
@@ -118,7 +118,7 @@ class Part:
 
 
 class Streamed:
-    """Images of a split, decoded when rows are read. Otherwise like a uint8 tensor (N, C, H, W).
+    """Images of a split, decoded when rows are read. They are indexed like a uint8 tensor (N, C, H, W).
 
     A broken image is replaced by the next decodable image of its class, which is the same in every process.
     """
@@ -179,7 +179,7 @@ class Streamed:
 def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor, list[str]]:
     """Return all images of two splits in memory, and notes about images that look wrong.
 
-    Raises UserError if images are broken, which it names, or do not fit in memory.
+    Raises UserError if images are broken, with their names, or if memory is too small.
     """
     survey = Survey(train.target)
     if test.tree is train.tree:  # one pass, so that the message names broken images of both splits
@@ -213,14 +213,14 @@ def stream(
     flips: bool,
     notes: Sequence[str] = (),
 ) -> ImageData:
-    """Return a data set whose images stay in their files. Raises UserError for parts of unequal image size."""
+    """Return a data set whose images stay in their files. Raises UserError if the parts differ in image size."""
     if test.tree is train.tree:
         shape = test_shape = find_shape(train.tree, [*train.names, *test.names], target)
     else:
         shape, test_shape = (find_shape(part.tree, part.names, target) for part in (train, test))
     if shape != test_shape:
         size, test_size = ("×".join(map(str, sides[1:])) for sides in (shape, test_shape))
-        message = f"images of {train.tree.path} are {size}, of {test.tree.path} {test_size}"
+        message = f"images of {train.tree.path} are {size}, but images of {test.tree.path} are {test_size}"
         raise UserError(message, "give all images one size with `dataset.size`")
     broken = Broken(str(train.tree.path), len(train.names) + len(test.names))
     first, second = (

@@ -20,8 +20,8 @@ _DARK = 16  # Largest value of a nearly black image, such as one of 12-bit value
 class Survey:
     """Record of images that look wrong. Several threads may use it, because appending to a list is atomic.
 
-    seen: a True for each image. blank: a True for each image that is of one colour without its transparency. dark: for
-    each nearly black image, the largest value that its file can hold and the largest that it holds.
+    seen: a True for each image. blank: a True for each image that is of one colour once its transparency is removed.
+    dark: for each nearly black image, the largest value that its file can hold and the largest that it holds.
     """
 
     target: "Target"
@@ -63,7 +63,7 @@ class Survey:
             peak = round(max(peak for each, peak in self.dark if each == top))
             level = 2 ** max(1, peak.bit_length()) - 1
             lines.append(
-                f"{source}: {_of(len(self.dark), len(self.seen))} nearly black: their values end at {peak} of {top}; "
+                f"{source}: {_of(len(self.dark), len(self.seen))} nearly black: their maximum is {peak} of {top}; "
                 f"use `dataset.white_level` {level}"
             )
         return lines

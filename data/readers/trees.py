@@ -45,12 +45,12 @@ class Tree(ABC):
         """Return the size of a file, and its checksum if one is stored, without reading the file. Raises OSError."""
 
     def state(self, name: str) -> State:
-        """Return the state of the file that holds an image, by default the archive. Raises OSError."""
+        """Return the state of the file that holds an image. In an archive, it is the archive. Raises OSError."""
         return State.of(self.path)
 
 
 class FolderTree(Tree):
-    """A folder. Links to folders are followed, each folder once."""
+    """Tree of a folder. Links to folders are followed, but no folder is read twice."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, *_choose(_walk(path)))
@@ -66,7 +66,7 @@ class FolderTree(Tree):
 
 
 class ArchiveTree(Tree):
-    """A zip or tar archive, read in place. Raises UserError if it is damaged or unsafe."""
+    """Tree of a zip or tar archive, which is read in place. Raises UserError if it is damaged or unsafe."""
 
     def __init__(self, path: Path) -> None:
         self._archive = open_archive(path)
@@ -133,7 +133,7 @@ def _walk(top: Path) -> list[str]:
             continue
         seen.add(real)
         if around.startswith(os.path.join(real, "")):
-            raise UserError(f"{folder} is a link to {real}, a folder around {top}", "remove the link")
+            raise UserError(f"{folder} is a link to {real}, which contains {top}", "remove the link")
         folders[:] = sorted(part for part in folders if not _is_hidden(part))
         below = Path(folder).relative_to(top)
         names += [f"{below.as_posix()}/"] if below.parts else []

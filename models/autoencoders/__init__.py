@@ -24,7 +24,7 @@ class Coded(NamedTuple):
 class AutoencoderNetwork(nn.Module):
     """Base class of the autoencoders' networks: built as `Class(shape, variational, **options)`.
 
-    shape: (C, H, W) of the images. variational: whether the encoder returns a log-variance beside the mean.
+    shape: (C, H, W) of the images. variational: whether the encoder also returns a log-variance.
     """
 
     latent_shape: tuple[int, int, int]

@@ -45,8 +45,9 @@ class Conv(AutoencoderNetwork):
 
         Args:
             latent_shape: Channels, height and width of the latent. Height and width must be those of the image
-                divided by patch_size and halved any number of times, rounded up. Default: 4 channels at a quarter of
-                the image's size, or at half its size if the shorter side is below 13 pixels.
+                divided by patch_size and halved any number of times, rounded up. Default: 4 channels, and a quarter of
+                the image's height and width, or half if the shorter side is below 13 pixels. If halving cannot reach
+                this size, the default is the image's size divided by patch_size.
             width: Channels of the first level. Each halving doubles them, up to four times the width.
             blocks: Residual blocks per level, in the encoder and in the decoder.
             dropout: Share of activations dropped in each block in training, in [0, 1).

@@ -15,10 +15,11 @@ from models.ranges import NonNegative, NonNegativeInt, check_ranges
 class AutoencoderLoss:
     """-log p(image | latent) + kl_weight * KL(posterior || unit Gaussian), in nats per pixel (Kingma & Welling 2014).
 
-    likelihood: a row of LIKELIHOODS. With kl_weight 1, the loss is a bound on -log p(image) for bernoulli, for l1 with
-    scale 1 and for l2 with variance 1/2. Larger weights give a beta-VAE (Higgins et al. 2017); latent diffusion uses
-    1e-6 (Rombach et al. 2022). kl_warmup_steps: steps over which the weight rises linearly from 0. free_bits: nats per
-    latent unit and image. A unit with a smaller KL gets no KL gradient (Kingma et al. 2016). Raises UserError.
+    likelihood: a key of LIKELIHOODS. l1 is a Laplace likelihood with scale 1, l2 a Gaussian one with variance 1/2. With
+    kl_weight 1, the loss is an upper bound on -log p(image), up to a constant. Larger weights give a beta-VAE
+    (Higgins et al. 2017); latent diffusion uses 1e-6 (Rombach et al. 2022). kl_warmup_steps: steps over which the
+    weight rises linearly from 0. free_bits: nats per latent unit and image. A unit with a smaller KL gets no KL
+    gradient (Kingma et al. 2016). Raises UserError.
     """
 
     likelihood: str
@@ -36,7 +37,7 @@ class AutoencoderLoss:
     def __call__(
         self, coded: Coded, images: Tensor, kl_weight: Tensor | float | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (N,) tensors: loss and reconstruction in nats per pixel, KL in nats per image (0 without posterior).
+        """Return (N,) tensors: loss and reconstruction in nats per pixel, KL in nats per image (0 if not variational).
 
         images: (N, C, H, W) in [-1, 1]. kl_weight: weight at the current step; None for the full weight.
         """

@@ -37,9 +37,10 @@ def _published_betas(curve: BetaCurve, steps: int) -> Tensor:
 
 
 def _rescaled_betas(curve: BetaCurve, steps: int) -> Tensor:
-    """Sample the published chain of 1000 steps in steps of 1/T. All lengths end at the same noise.
+    """Interpolate the published chain of 1000 steps at k/T, so that chains of all lengths end at the same alpha.
 
-    Betas above MAX_BETA are clipped, in all chains of one step and a few of two. Then alpha ends at up to 0.03.
+    Exception: betas above MAX_BETA are clipped, in all chains of one step and some of two. The last alpha is then at
+    most 0.032.
     """
     log_alpha_bar = torch.log1p(-_published_betas(curve, REFERENCE_STEPS)).cumsum(0)
     reference = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar])
@@ -59,7 +60,7 @@ def _betas_of(log_alpha_bar: Tensor) -> Tensor:
 
 
 def chain_table(name: str, log_alpha: Callable[[Tensor], Tensor], steps: int, chain_betas: str) -> Tensor:
-    """Return alpha at k = 1..T, before zero terminal SNR.
+    """Return alpha at k = 1..T, before `zero_last` is applied.
 
     log_alpha: log alpha(t) of the continuous form. It is used for schedules that are not in BETAS.
     """

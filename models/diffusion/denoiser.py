@@ -1,7 +1,7 @@
 """Denoisers: functions (noisy, level, label) -> estimate, the same for losses, samplers and guidance.
 
-`NetworkDenoiser` converts a network's output to an estimate by its prediction. Clipping, fixed labels and counting
-are functions from a denoiser to a denoiser, as is guidance in `guidance.py`.
+`NetworkDenoiser` converts the output of its network to an estimate, as its `Prediction` says. Clipping, fixed labels,
+counting and guidance (`guidance.py`) are functions from a denoiser to a denoiser.
 """
 
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ def known_in_space(known: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def add_noise_from(noisy: Tensor, here: NoiseLevel, there: NoiseLevel, draw: Draw) -> Tensor:
-    """Draw images at the noisier level `there`, given images at `here`: q(x_there | x_here), alpha(here) > 0."""
+    """Draw images at the noisier level `there`, given images at `here`: q(x_there | x_here). Needs alpha(here) > 0."""
     share = (there.alpha / here.alpha).item()
     fresh = math.sqrt(max(there.sigma.item() ** 2 - (share * here.sigma.item()) ** 2, 0.0))
     return share * noisy + fresh * draw(noisy.shape)
@@ -69,9 +69,9 @@ def inpaint(
 def invert(denoiser: Denoiser, clean: Tensor, grid: Grid, refinements: int = 4) -> Iterator[Step]:
     """Run `ddim` with eta = 0 (Song et al. 2021 eq. 12) backwards, from grid[-1] to the noise at grid[0].
 
-    clean: (N, C, H, W) at grid[-1]. Yields S steps. A backward step needs the estimate at its noisier end, which is
-    found by fixed-point iteration. The first guess has the same flow coordinates (see `samplers.py`). Each
-    iteration takes the step of `ddim` from the guess and corrects the guess by the step's error in flow coordinates.
+    clean: (N, C, H, W) at grid[-1]. Yields S steps. A backward step needs the estimate at its noisier end. The images
+    there are found by fixed-point iteration. In flow coordinates (see `samplers.py`), the first guess equals the images
+    before the step. Each iteration takes the step of `ddim` from the guess and corrects the guess by the step's error.
     One iteration is the usual first-order inversion. Each of `refinements` further iterations costs an evaluation.
     The denoiser is never called at grid[-1], where the noise of some predictions is undefined.
     """

@@ -1,7 +1,7 @@
 """Guidance: functions that turn a denoiser into a guided denoiser.
 
-The scale convention is u + s * (c - u): s = 0 unconditional, s = 1 plain conditional, s > 1 guided. Other papers
-and repositories write s = 1 + w, or w * c + (1 - w) * u with s = w.
+The guided estimate is u + s * (c - u), where c is conditional, and u is unconditional or of a weaker denoiser. s = 0
+returns u, s = 1 returns c, s > 1 guides. Some papers write 1 + w for s. Others write w * c + (1 - w) * u, with w = s.
 """
 
 import torch
@@ -26,7 +26,8 @@ def guided(
     guided, both included (Kynkaanniemi et al. 2024). rescale: share in [0, 1] by which the guided clean estimate is
     rescaled to the standard deviation of c's clean estimate (Lin et al. 2024, eq. 15-16). Levels must have shape ().
 
-    Scale 1 costs one evaluation, as does scale 0 without rescale. Other settings cost two within the interval.
+    Scale 1 costs one evaluation, and so does scale 0 without rescale. Other settings cost two, but only one
+    outside the interval.
     """
 
     def guide(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:

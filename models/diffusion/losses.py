@@ -1,8 +1,8 @@
-"""Denoising losses, one per image. The training loop averages and bins them.
+"""Denoising losses, one per image. The training loop averages them, in total and per bin of t.
 
-A weighting applies to the error of the clean estimate or of the noise estimate, as in its paper. A factor of the
-prediction converts the error of the network's output to the weighted error, so equal estimates have equal losses with
-every prediction. Only the weighting `uniform` applies to the error of the output itself.
+A weighting applies to the error of the clean estimate or of the noise estimate, as in its paper. A factor that
+depends on the prediction converts the error of the network's output to this error, so equal estimates have equal losses
+with every prediction. Only the weighting `uniform` applies to the error of the output itself.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _l2(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _huber(output: Tensor, target: Tensor) -> Tensor:
-    """Huber's loss with delta = 1, quadratic within one unit."""
+    """Huber loss with delta = 1: quadratic for errors up to 1, linear above."""
     return F.huber_loss(output, target, reduction="none")
 
 
@@ -93,7 +93,7 @@ def _variational(at: _Arguments, limit: float) -> Weighted:
 
 
 def _min_snr(at: _Arguments, limit: float) -> Weighted:
-    """min(SNR, gamma) on the clean error (Hang et al. 2023). On the output: min/SNR for eps, min/(SNR + 1) for v."""
+    """min(SNR, gamma) on the clean error (Hang et al. 2023): min/SNR on the eps error, min/(SNR + 1) on the v error."""
     return at.snr.clamp(max=limit), at.clean_error
 
 
@@ -126,8 +126,8 @@ class DenoisingLoss:
     """Distance between the network's output and its target, times a weight that depends on t.
 
     distance: a row of DISTANCES. weighting: a row of WEIGHTINGS; limit: its clip or gamma, None for the default.
-    label_drop: probability that an image's label is replaced by the null label, image by image. initial_noise,
-    coupling: rows of INITIAL_NOISES and COUPLINGS. Raises UserError for other values.
+    label_drop: probability that a label is replaced by the null label, drawn for each image. initial_noise, coupling:
+    rows of INITIAL_NOISES and COUPLINGS. Raises UserError for unknown rows and for numbers out of range.
     """
 
     distance: str
@@ -179,7 +179,7 @@ class DenoisingLoss:
         weights: LossWeights,
         noise: Tensor,
     ) -> Tensor:
-        """Return the (N,) losses at given levels, with their weights and noise (N, C, H, W)."""
+        """Return the losses (N,) for these levels and weights, and this noise (N, C, H, W)."""
         level = level.like(clean)
         alpha, sigma = level.coefficients(clean)
         output = denoiser.output(alpha * clean + sigma * noise, level, label)
@@ -192,9 +192,9 @@ class DenoisingLoss:
         return errors * weights.weight.to(errors, non_blocking=True)
 
     def plan(self, schedule: NoiseSchedule, prediction: Prediction, randomness: StepRandomness) -> dict[str, Tensor]:
-        """Draw the times of a part of a batch, and which labels are dropped: tensors (N,) on the CPU.
+        """Draw the times of a part of a batch, and which labels are dropped. Return (N,) tensors on the CPU.
 
-        The levels and weights at these times, t, alpha, sigma, scale and weight, are in float64.
+        Their keys are t, alpha, sigma, scale and weight, in float64, and "dropped", bool, if label_drop > 0.
         """
         level = schedule.level(randomness.part(self.density.draw(randomness.uniform("times"), schedule)))
         plan = {**vars(level), **self.weights(level, schedule, prediction)._asdict()}
@@ -210,7 +210,7 @@ class DenoisingLoss:
         plan: Mapping[str, Tensor],
         randomness: StepRandomness,
     ) -> Tensor:
-        """Return the (N,) losses of a part of a batch. plan: made by `plan`, on the device."""
+        """Return the (N,) losses of a part of a batch. plan: the result of `plan`, moved to the device."""
         noise = COUPLINGS[self.coupling](clean, self.noise(randomness, clean.shape[1:]), label)
         if label is not None and "dropped" in plan:
             label = torch.where(plan["dropped"], self.null_label, label)

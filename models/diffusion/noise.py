@@ -1,7 +1,7 @@
 """Noise at t = 1: Gaussian, or another distribution of mean 0 and variance 1 from which a flow may start.
 
-Each is a function of Gaussian noise, so all use one random stream. Samplers that add noise rely on the Gaussian's
-score; the other distributions need deterministic samplers.
+Every distribution is made by a function of Gaussian noise, so all use the same random stream. Samplers that add noise
+assume that the noise is Gaussian. The other distributions need deterministic samplers.
 """
 
 import math
@@ -48,7 +48,7 @@ def _independent(clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
 def _optimal(clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
     """Permute the noise in each class to minimise its total squared distance to the images (Pooladian et al. 2023).
 
-    A permutation across classes would give a label another distribution of noise in training than in sampling.
+    With a permutation across classes, the noise of a label would have another distribution than in sampling.
     """
     from scipy.optimize import linear_sum_assignment  # slow to import, and rarely needed
 

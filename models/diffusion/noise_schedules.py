@@ -1,6 +1,6 @@
 """Noise schedules: alpha(t) and sigma(t) of `noisy = alpha * clean + sigma * noise`, t = 0 clean, t = 1 noise.
 
-A chain of T steps (DDPM) is a table on the grid k/T, linear in alpha between its entries. The continuous forms and the
+A chain of T steps (DDPM) is a table of alpha on the grid k/T, interpolated linearly. The continuous forms and the
 straight flow are closed formulas. `NoiseLevel` holds a schedule's values at given times. It is made once per batch
 or grid. Denoisers, losses and samplers receive it instead of the schedule.
 """
@@ -70,7 +70,7 @@ class NoiseLevel:
 class NoiseSchedule:
     """Base class: alpha(t), sigma(t) and the log signal-to-noise ratio, for t in [0, 1] of any shape.
 
-    All are computed and returned in float64; callers cast. `steps` is the length T of a chain, None for a continuous
+    All three are returned in float64; callers cast them. `steps` is the length T of a chain, None for a continuous
     schedule. At t = 0, alpha = 1 and sigma = 0.
     """
 
@@ -87,7 +87,7 @@ class NoiseSchedule:
         raise NotImplementedError
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        """Return the inverse of `log_snr`."""
+        """Return the times at which `log_snr` has these values."""
         raise NotImplementedError
 
     def level(self, t: Tensor) -> NoiseLevel:
@@ -133,7 +133,7 @@ class VariancePreserving(NoiseSchedule):
 
 
 class Chain(VariancePreserving):
-    """DDPM chain: alpha at k/T for k = 0..T, from a table, linear in between.
+    """DDPM chain: alpha at k/T for k = 0..T from a table, interpolated linearly in between.
 
     `table` holds alpha at k = 1..T, decreasing within [0, 1).
     """
@@ -257,7 +257,7 @@ def build_noise_schedule(
         if name in BETAS:
             reason, way_out = "a continuous schedule has no betas", "set `timesteps`, e.g. 1000"
         else:
-            reason = f"the {name} schedule has no betas, only {', '.join(BETAS)} have"
+            reason = f"the {name} schedule has no betas, only {', '.join(BETAS)} have them"
             way_out = "use `noise_schedule linear`"
         raise UserError(f"`chain_betas published`: {reason}", "leave out `chain_betas`", way_out)
     if curve is None:

@@ -98,7 +98,7 @@ class Prediction:
         return (alpha / (alpha * b - sigma * a)).abs()
 
     def check(self, last_alpha: float) -> None:
-        """Raise UserError for eps if alpha is 0 at t = 1, since it cannot be sampled. last_alpha: alpha at t = 1."""
+        """Raise UserError for eps if last_alpha, alpha at t = 1, is 0: such a model cannot be sampled."""
         if self.name == "eps" and last_alpha < 1e-8:
             raise UserError(
                 "`prediction eps`: the schedule ends in pure noise (alpha = 0 at t = 1), where the output has no "

@@ -11,7 +11,7 @@ from models.diffusion.denoiser import Estimate, NetworkDenoiser
 from models.diffusion.noise_schedules import NoiseLevel
 from models.recording import Recorder
 
-# Largest number of graphs. Each graph keeps the memory of a call. Calls with further shapes are not recorded.
+# Largest number of graphs. Each graph holds the GPU memory of one call. Calls with further shapes are not recorded.
 MOST_SHAPES = 4
 
 

@@ -1,6 +1,6 @@
 """Samplers: functions from noise to images, each a generator of steps. They do not print, save or clip.
 
-Every update has the form alpha * clean + sigma * noise, which holds for every schedule at both ends of time. The
+Every update has the form alpha * clean + sigma * noise, which is finite for every schedule, also at t = 0 and 1. The
 samplers differ in which clean estimate they use and in how much of the noise they keep. The ODE and SDE solvers
 walk in flow coordinates: noisy / (alpha + sigma) moves on a straight line between clean and noise on every
 schedule, with the flow time sigma / (alpha + sigma) as its time.
@@ -71,8 +71,8 @@ def ddpm(
     noisy: (N, C, H, W) at grid[0]. Yields S steps, one evaluation each. The last step adds no noise.
 
     Args:
-        variance: posterior (beta-tilde, exact if the data are one point) or beta (exact for unit Gaussian data; it
-            is Ho's beta if the schedule preserves variance).
+        variance: posterior (beta-tilde, exact if the data are one point) or beta (exact for unit Gaussian data; the
+            beta of Ho et al. on schedules that preserve variance).
     """
     for here, there in pairwise(grid):
         estimate = denoiser(noisy, here)
@@ -134,13 +134,13 @@ def heun(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw) -> Iterator[
 def sde(denoiser: Denoiser, noisy: Tensor, grid: Grid, draw: Draw, *, diffusion: NonNegative = 0.5) -> Iterator[Step]:
     """Euler-Maruyama with diffusion coefficient `diffusion * flow time`, which vanishes at the clean end.
 
-    The drift contains -1/2 g^2 score, so every g has the marginals of the ODE (Song et al. 2021 eq. 6, 13);
-    the score of the flow's marginal is -noise / flow time. diffusion = 0 is `euler`. The last step adds no noise.
-    Arguments and steps as in `ddpm`.
+    The drift contains -1/2 g^2 score, so the marginals are those of the ODE for every diffusion coefficient g (Song et
+    al. 2021 eq. 6, 13). The score of the flow's marginal is -noise / flow time. diffusion = 0 is `euler`. The last step
+    adds no noise. Arguments and steps as in `ddpm`.
 
     Args:
-        diffusion: d in the diffusion coefficient d * flow time; 0 is the ODE. Where time runs from noise to data, the
-            coefficient is d * (1 - t).
+        diffusion: d in the diffusion coefficient d * flow time; 0 is the ODE. In papers whose t runs from noise to
+            data, the coefficient is d * (1 - t).
     """
     for here, there in pairwise(grid):
         estimate, slope = _velocity(denoiser, noisy, here)
@@ -185,7 +185,7 @@ def _unipc_weights(ratios: list[float], step: float) -> list[float]:
     """Return the coefficients of UniPC's B2 form for data prediction, B(step) = e^-step - 1 (Zhao et al. 2023, eq. 5).
 
     ratios: positions of the earlier points in units of the step, relative to the current point. The corrector adds the
-    ratio 1 of the new point. Solves the small Vandermonde system in float64.
+    ratio 1 of the new point. The small Vandermonde system is solved in float64.
     """
     h = -step
     factor, phi = 1.0, math.expm1(h) / h - 1

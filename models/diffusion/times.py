@@ -35,7 +35,7 @@ def _normal_quantile(u: Tensor, mean: float, deviation: float) -> Tensor:
 def _discrete(u: Tensor, schedule: NoiseSchedule, mean: float, deviation: float) -> Tensor:
     """k/T with k uniform in 1..T (Ho et al. 2020, algorithm 1)."""
     if schedule.steps is None:
-        raise UserError("`times discrete`: needs a chain", "set `timesteps`", "draw the times continuously")
+        raise UserError("`times discrete`: needs a chain", "set `timesteps`", "use `times uniform`")
     return ((u * schedule.steps).floor() + 1) / schedule.steps
 
 
@@ -125,7 +125,7 @@ class TimeBins:
         return torch.cat([ends[:1], high, ends[1:]])
 
     def frozen_times(self, uniforms: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N,) times, equally many in each bin to within one, and (N,) weights that sum to 1.
+        """Return (N,) times, whose numbers per bin differ by at most 1, and (N,) weights that sum to 1.
 
         The weighted mean of a loss estimates its mean under the density: the weights of a bin sum to its mass, and its
         times follow the density. Bins without mass get no time. If N is below the number of bins, some bins
@@ -242,5 +242,5 @@ def build_grid(name: str, schedule: NoiseSchedule, steps: int) -> Grid:
     if steps < 1:
         raise UserError(f"`steps` {steps}: must be at least 1")
     if schedule.steps is not None and steps > schedule.steps:
-        raise UserError(f"`steps` {steps}: the chain has {schedule.steps} steps, the most that can be taken")
+        raise UserError(f"`steps` {steps}: the chain has {schedule.steps} steps, the largest possible number")
     return Grid.of(schedule, GRIDS[name](schedule, steps))

@@ -13,7 +13,7 @@ CELL, SMALLEST, LETTER, NARROWEST = 0.45, 2.4, 0.075, 4.0
 
 
 def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path | str, title: str) -> None:
-    """Draw how often images of each class (row) were recognised as each class (column), in percent of the row.
+    """Draw how often images of a requested class (row) were recognised as each class (column), in percent of the row.
 
     counts: integers (classes, classes). Raises UserError if the suffix is not .png, .pdf or .svg.
     """

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 # Value of the column `weights`, label, colour and line style of each checkpoint curve.
 WEIGHTS = (("raw", "raw weights", COLOURS[0], "-"), ("ema", "EMA weights", COLOURS[1], "-."))
-CLOSEST = 0.06  # Share of the x axis. Of guidance scales closer than this, only the first is labelled.
-CLOSE = 0.09, 0.05  # Shares of the axes. Of two labelled points closer than both, the second has its label above.
-LOG_SNR_SHOWN = 20.0  # Above 20, the noise vanishes in float32; below -20, the image vanishes.
+CLOSEST = 0.06  # Share of the x axis. Only the first of several guidance scales within this distance is labelled.
+CLOSE = 0.09, 0.05  # Shares of the x and y axes. If labelled points are closer than both, every second label is above.
+LOG_SNR_SHOWN = 20.0  # At 20, sigma is alpha / 22,000. At -20, alpha is sigma / 22,000. Beyond, curves are cut off.
 
 
 class Panel(NamedTuple):
@@ -130,7 +130,7 @@ def draw_schedule_curves(
             axes.set(title=heading, xlabel="t  (0 = clean, 1 = noise)", xlim=(-0.02, 1.02))
             for n, (t, *values) in enumerate(curves.values()):
                 finite = np.isfinite(values[k])
-                width = 2.6 - 1.6 * n / len(curves)  # Later curves are thinner, to show equal earlier ones.
+                width = 2.6 - 1.6 * n / len(curves)  # Later curves are thinner, so equal earlier ones stay visible.
                 look: dict[str, Any] = {"color": COLOURS[n % len(COLOURS)], "linestyle": STYLES[n % len(STYLES)]}
                 axes.plot(t[finite], values[k][finite], **look, linewidth=width, marker=marker(t), markersize=3)
         shown = [line.get_ydata().clip(-LOG_SNR_SHOWN, LOG_SNR_SHOWN) for line in panels[2].lines]

@@ -107,7 +107,7 @@ def _balanced(line: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
 
 
 def _wrap(line: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
-    """Return parts of a line that fit into `width`. They break between words, or inside a word that is too long."""
+    """Return parts of a line that fit into `width`. The breaks are between words, or inside a word that is too long."""
     parts = [""]
     for word in _words(line):
         longer = f"{parts[-1]} {word}".strip()

@@ -5,7 +5,8 @@ Each function writes a .png, .pdf or .svg file atomically. It raises UserError f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,28 +46,30 @@ MANY = 200  # With at least this many points, a curve is drawn faint, with its r
 def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
     """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
 
-    A student's test loss is drawn by class instead of by t. Each measure of samples, and each part of an autoencoder's
-    loss, has its own panel. rows: rows of metrics.csv; cells may be missing.
+    A student's test loss is drawn by class instead of by t, if it has classes. Each measure of samples, and each part
+    of an autoencoder's loss, has its own panel. rows: rows of metrics.csv; cells may be missing.
     """
     if any("test_loss_reconstruction" in row for row in rows):
         _draw_autoencoder_curves(rows, path, title)
         return
-    measures = [column for column in SAMPLES if np.isfinite(read_column(rows, column)).any()]
-    with figure_file((9.0 + 2.8 * len(measures), 3.9), path, title) as figure:
-        widths = (3, 2, *[2 for _ in measures])
-        over_steps, by_time, *panels = figure.subplots(1, len(widths), width_ratios=widths)
+    columns = [column for column in SAMPLES if np.isfinite(read_column(rows, column)).any()]
+    panels: list[Callable[[Axes, Sequence[Mapping[str, Any]]], None]] = []
+    if any("test_loss_class0" in row for row in rows):
+        panels = [_draw_by_class]
+    elif any("test_loss_t0" in row for row in rows) or not np.isfinite(read_column(rows, "test_loss")).any():
+        panels = [_draw_by_time]
+    panels += [partial(_draw_samples, column=column) for column in columns]
+    with figure_file((5.4 + 2.8 * len(columns) + 3.6 * (len(panels) > len(columns)), 3.9), path, title) as figure:
+        widths = (3, *[2 for _ in panels])
+        over_steps, *others = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
         if _draw_over_steps(over_steps, rows, LOSSES, "loss by step"):
             put_legend_below(over_steps)
-        if any("test_loss_class0" in row for row in rows):
-            _draw_by_class(by_time, rows)
-        else:
-            _draw_by_time(by_time, rows)
-        for axes, column in zip(panels, measures, strict=True):
-            _draw_samples(axes, rows, column)
+        for axes, draw in zip(others, panels, strict=True):
+            draw(axes, rows)
 
 
 def draw_losses_by_t(curves: Mapping[str, Sequence[Sequence[float]]], path: Path | str, title: str = "") -> None:
-    """Draw losses in ten bins of t. curves: for each name, (mean, low, high) of each bin, NaN if it is empty."""
+    """Draw losses in ten bins of t. curves: for each name, (mean, low, high) of each bin, NaN if the bin is empty."""
     with figure_file((6.0, 4.0), path, title) as figure:
         axes = figure.subplots()
         axes.set(**T_AXIS, xticks=np.linspace(0, 1, 6))
@@ -132,7 +135,7 @@ def _draw_over_steps(
 
 
 def _add_epoch_axis(axes: Axes, steps: np.ndarray, epochs: np.ndarray) -> None:
-    """Add a second x axis at the top, which marks epochs, interpolated between the rows and (0, 0)."""
+    """Add a second x axis at the top, which shows epochs. Epochs are interpolated between rows; step 0 is epoch 0."""
     from matplotlib.ticker import MaxNLocator
 
     finite = np.isfinite(steps) & np.isfinite(epochs)

@@ -1,4 +1,4 @@
-"""Maps: images as points in two dimensions, coloured by class, real and generated ones side by side."""
+"""Maps of images as points in two dimensions, coloured by class. Real and generated images can be side by side."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Cloud:
 def draw_class_map(
     cloud: Cloud, class_names: Sequence[str], axes_names: Sequence[str], path: Path, title: str, ticks: bool = True
 ) -> None:
-    """Draw points in the colours and markers of their classes, with a legend below. ticks: number the axes."""
+    """Draw points in the colours and markers of their classes, with a legend below. ticks: number the axis ticks."""
     with figure_file((7.0, 6.8), path, title) as figure:
         axes = figure.subplots()
         _scatter_classes(axes, cloud, float(np.clip(8000 / len(cloud.points), 4, 20)))
@@ -64,7 +64,7 @@ class SourceMap:
             self._draw(figure, generated, np.concatenate([self.real.points, generated.points]))
 
     def frame(self, generated: Cloud, title: str) -> Image.Image:
-        """Return the same map as a frame of an animation."""
+        """Return the map that `draw` draws, as a frame of an animation."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         with new_figure(MAP_INCHES, title) as figure:
@@ -75,7 +75,7 @@ class SourceMap:
             return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
 
     def _draw(self, figure: Figure, generated: Cloud, shown: np.ndarray) -> None:
-        """Draw both clouds. shown: points (N, 2) inside the axes. The title counts generated points outside."""
+        """Draw both clouds. shown: points (N, 2) inside the axes. A title gives the number of points outside."""
         left, right, margin = figure.subplots(1, 3, width_ratios=(4, 4, 1.7))
         size = float(np.clip(4000 / (len(self.real.points) + len(generated.points)), 4, 14))
         left.set_title("real images, by class" if self.class_names else "real images")
@@ -96,7 +96,7 @@ class SourceMap:
 
 
 def _scatter_classes(axes: Axes, cloud: Cloud, size: float, without: str = COLOURS[0]) -> None:
-    """Draw points in random order, so that no class hides the others. without: colour of points without a label."""
+    """Draw the points of each marker in random order, so that no class hides another. without: colour if unlabelled."""
     order = np.random.default_rng(0).permutation(len(cloud.points))
     looks = np.array([_look(label)[1] if label >= 0 else "o" for label in cloud.labels])
     for marker in sorted(set(looks)):  # One call of scatter draws one marker.

@@ -1,4 +1,4 @@
-"""Pareto picture: the distance of generated images against what an image costs."""
+"""Pareto picture: the distance between generated and real images against the cost of an image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PALE = 0.3  # Opacity of dominated points, and of the lines.
 class ParetoPoint(NamedTuple):
     """A way to generate images, with its costs per image and its measured distance.
 
-    label: sampler or student; points with one label are joined by a line. group: row of panels, such as the guidance
+    label: sampler or student; a line joins points with the same label. group: row of panels, such as the guidance
     scale. value, low, high: the distance and its interval. floor: the distance of real images, > 0.
     student: the point is drawn as a star.
     """
@@ -40,7 +40,7 @@ class ParetoPoint(NamedTuple):
 
 
 def draw_pareto(rows: Sequence[ParetoPoint], path: Path, title: str, measure: str) -> None:
-    """Draw the distance over its floor against evaluations and against seconds, one row of panels per group.
+    """Draw the distance divided by its floor, against evaluations and seconds, with one row of panels per group.
 
     A point is dominated if another point of its panel is no worse in both cost and distance, and better in one of them.
     Dominated points are pale. measure: name of the distance. Raises UserError as `figure_file` does.
@@ -69,7 +69,7 @@ def draw_pareto(rows: Sequence[ParetoPoint], path: Path, title: str, measure: st
 
 
 def undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return a boolean for each point: False if another point is no larger in both values and smaller in one."""
+    """Return a boolean per point: False if another point is no worse in cost and value, and better in one of them."""
     no_worse = (costs[:, None] <= costs) & (values[:, None] <= values)  # (N, N): entry i, j compares i with j
     better = (costs[:, None] < costs) | (values[:, None] < values)
     return np.logical_not(np.any(no_worse & better, axis=0))

@@ -1,7 +1,8 @@
 """Sheets of images: grids, strips over time, pairs, and the sample sheet of a model.
 
 Images are uint8 (N, C, H, W) with one, three or four channels. A sheet is a PIL image: grey images give a grey sheet,
-and RGBA images are laid over the grey PAGE. Its cells are larger than the images only if a title needs more space.
+and RGBA images are laid over the grey PAGE. The cells of a sheet are larger than the images only
+if a title needs more space.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE = 60  # Pixels. The longer side of an enlarged image is close to this length.
-LARGE = 256  # Pixels. Largest longer side of an image that is enlarged to be looked at alone.
+LARGE = 256  # Pixels. An image that is shown alone is enlarged to at most this longer side.
 LONGEST_SHEET = 8000  # Pixels. Images are enlarged less if the sheet would be longer.
 LARGEST_SHEET = 16000  # Pixels. Longest side of a sheet with a given scale; WebP animations allow little more.
-SMALL = 16  # Pixels. Images up to this side are enlarged smoothly. As large squares, they would be hard to recognise.
+SMALL = 16  # Pixels. Images up to this side are enlarged smoothly. With square pixels, they would be hard to recognise.
 TITLED_WIDTH = 400  # Pixels. A narrow sheet grows to this width before its title wraps.
 TITLE_WIDTH = 160  # Pixels. Maximum width of row titles, and of columns that titles widen.
 GAP = 6  # Pixels around text.
 SMALLEST, NORMAL = 10, 12  # Font sizes of row and column titles.
 GROUP_GAP = 8  # Pixels between the columns of two classes.
-MOST_CLASSES = 16  # A sample sheet has columns for each class up to this number of classes.
+MOST_CLASSES = 16  # If a sample sheet has more classes, the classes have no columns of their own.
 # Ratios of width to height of a sample sheet: the preferred ratio, the smallest and the largest.
 SHAPE, NARROWEST, WIDEST = 1.25, 0.5, 3.0
 FRAME_IMAGES, FRAME_COLUMNS = 20, 10  # Images and columns in the file of a frame. Its images are not enlarged.
@@ -50,9 +51,10 @@ def grid(
 ) -> Image.Image:
     """Return a sheet of images in reading order, a PIL image of mode L (one channel) or RGB.
 
-    images: uint8 (N, C, H, W), N >= 1, C = 1, 3 or 4. columns: by default, the sheet is about square. scale: images are
-    enlarged by this whole number; by default, their longer side becomes about 60 pixels. column_titles: each stands
-    above the same number of columns. captions: texts below the images. Long titles get a smaller font, then wrap.
+    images: uint8 (N, C, H, W), N >= 1, C = 1, 3 or 4. columns: by default, one per column title, or sqrt(N)
+    to 2 sqrt(N) with the fewest empty cells. scale: images are enlarged by this whole number; by default, their longer
+    side becomes about 60 pixels. column_titles: each stands above the same number of columns. captions: texts below
+    the images. Long titles get a smaller font, then wrap.
     Raises ValueError for other images or if the titles do not fit the grid, UserError if `scale` leads to a huge sheet.
     """
     tiles = over_page(as_array(images))
@@ -123,7 +125,7 @@ def strip(
     """Return a sheet of the same images over time: a row for each image, a column for each frame.
 
     frames: T tensors, uint8 (N, C, H, W); captions: T texts. If there are many rows and few columns, the rows
-    are divided into blocks side by side. Raises ValueError as `grid` does, and for another number of captions.
+    are divided into blocks side by side. Raises ValueError as `grid` does, and unless there are T captions.
     """
     import torch
 
@@ -154,7 +156,7 @@ def save_frames(frames: Sequence[Tensor], times: Sequence[float], folder: Path) 
 
 
 def large(image: Tensor, title: str = "") -> Image.Image:
-    """Return one image, uint8 (C, H, W), enlarged by a whole number to look at it alone."""
+    """Return a sheet of a single image, uint8 (C, H, W), enlarged by a whole number."""
     return grid(image[None], padding=0, scale=max(1, LARGE // max(image.shape[1:])), title=title)
 
 
@@ -201,7 +203,7 @@ def check_sample_sheet(count: int, classes: int, size: tuple[int, int], columns:
 
 
 def sample_columns(count: int, classes: int, size: tuple[int, int], columns: int | None = None) -> tuple[int, int]:
-    """Return the number of columns of a sample sheet, and the number for each class, 0 without columns by class.
+    """Return the number of columns of a sample sheet, and how many each class has; 0 if columns are not by class.
 
     columns: a given number of columns. size: height and width of the images.
     """

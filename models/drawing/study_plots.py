@@ -16,20 +16,22 @@ from models.drawing.figure_files import COLOURS, STYLES, figure_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FEWEST = 3  # With at least this many numbers on an axis, a measure is drawn as a curve.
+FEWEST = 3  # If an axis of the study has at least this many values, all numbers, a measure is drawn as a curve.
 
 
 class StudyPanel(NamedTuple):
-    """A measure of the cells. values: (cells, seeds), NaN where a cell failed. means, called: one per cell.
+    """A measure of a study's cells. values: (cells, seeds), NaN where a cell failed. means, differs: one per cell.
 
-    called: whether the cell was found to differ from the first cell, the reference. floor: value of real images. ratio:
+    differs: whether the cell was found to differ from the first cell, the reference. intervals: (cells, 2), around the
+    mean; they exclude the reference's mean if the cell differs. NaN: no interval. floor: value of real images. ratio:
     whether values are compared by their ratios. Then a wide range is drawn on a logarithmic axis.
     """
 
     heading: str
     values: NDArray[np.float64]
     means: NDArray[np.float64]
-    called: Sequence[bool]
+    differs: Sequence[bool]
+    intervals: NDArray[np.float64]
     floor: float | None
     ratio: bool
 
@@ -37,8 +39,9 @@ class StudyPanel(NamedTuple):
 def draw_study(labels: Sequence[Mapping[str, str]], panels: Sequence[StudyPanel], path: Path | str, title: str) -> None:
     """Draw one panel per measure, in a .png, .pdf or .svg file: up to three side by side, more in rows of two.
 
-    labels: of each cell, its value on each axis of the study. If the values of one axis are numbers, the measure is a
-    curve over them, with a line for each combination of the other axes. Otherwise each cell has a row.
+    labels: for each cell, its value on each axis of the study. If an axis has at least three values, all numbers, the
+    measure is a curve over them, with a line for each combination of values of the other axes. Otherwise each cell has
+    a row.
     """
     axis = _numeric_axis(labels)
     columns = len(panels) if len(panels) <= 3 else 2
@@ -86,6 +89,7 @@ def _draw_curves(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, st
         for seed in panel.values[rows].T:
             axes.plot(x[rows], seed, "o", color=colour, alpha=0.35, markersize=3)
         axes.plot(x[rows], panel.means[rows], color=colour, linestyle=style, label=name)
+        axes.vlines(x[rows], *panel.intervals[rows].T, color=colour, linewidth=1)
     _draw_floor(axes.axhline, panel)
     positive = x[x > 0]
     if len(positive) == len(x) and x.max() > WIDE * x.min():
@@ -101,12 +105,17 @@ def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]
     positions = np.arange(len(labels))
     for seed in panel.values.T:
         axes.plot(seed, positions, "o", color="0.6", markersize=3, label="one seed")
-    for called, label, colour in (
+    for differs, label, colour in (
         (False, "mean, no difference found" if np.isfinite(panel.means[0]) else "mean, not compared", COLOURS[0]),
         (True, "mean, differs", COLOURS[1]),
     ):
-        rows = [index for index in range(len(labels)) if panel.called[index] == called]
+        rows = [index for index in range(len(labels)) if panel.differs[index] == differs]
         axes.plot(panel.means[rows], rows, "D", color=colour, markersize=5, label=label)
+        for row in rows:
+            axes.plot(panel.intervals[row], (row, row), color=colour, linewidth=1.5)
+    if np.isfinite(panel.intervals).any():
+        axes.axvline(panel.means[0], color="0.6", linestyle=":", linewidth=1, label="mean of the reference")
+        axes.plot([], [], color=COLOURS[0], linewidth=1.5, label="95 % interval of the difference")
     _draw_floor(axes.axvline, panel)
     names = [", ".join(row.values()) or "the only cell" for row in labels]
     axes.set_yticks(positions, labels=[f"{names[0]} (reference)", *names[1:]])

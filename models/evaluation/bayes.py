@@ -1,7 +1,7 @@
 """Classification by a conditional generative model: p(label | image) is proportional to p(image | label) p(label).
 
-`Denoising` chooses the class whose label lets the denoiser restore the image best, under noise that all classes share
-(Li et al. 2023, Clark & Jaini 2023). `Likelihood` compares the log-densities of the image under every label.
+`Denoising` chooses the class whose label lets the denoiser restore the image best, with the same noise for all
+classes (Li et al. 2023, Clark & Jaini 2023). `Likelihood` compares the log-densities of the image under every label.
 """
 
 import math
@@ -39,8 +39,8 @@ class Posterior(NamedTuple):
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
     # The bound: integral of 1/2 |noise error|^2 over the log-SNR (Kingma et al. 2021 eq. 17). Its scores are in nats.
     "variational": lambda flow_times: (1 - flow_times) / flow_times,
-    # The bound times the flow time, which is sigmoid(-log-SNR / 2). It is a mean of the bounds of the noisy image over
-    # all noise levels (Kingma & Gao 2023, theorem 1). Fine detail counts less.
+    # The bound times the flow time, which is sigmoid(-log-SNR / 2). This product is a mean of the bounds of the noisy
+    # image over all noise levels (Kingma & Gao 2023, theorem 1). Fine detail counts less.
     "sigmoid": lambda flow_times: 1 - flow_times,
     # Unweighted squared errors of the slope, of the noise estimate (Ho et al. 2020) and of the clean estimate.
     "flow": torch.ones_like,
@@ -75,7 +75,7 @@ class Denoising(DenoisingSettings):
             start, stop = stop, 2 * stop
 
     def flow_times(self, images: Images) -> Tensor:
-        """Return (draws, N): golden-ratio steps from a random start per image, so that every round covers the range."""
+        """Return flow times (draws, N): golden-ratio steps from a random start. Every round covers the range evenly."""
         steps = GOLDEN * (torch.arange(self.draws) // 2).double()[:, None]
         low, high = self.time_range
         return low + (high - low) * ((images.uniforms("times") + steps) % 1)

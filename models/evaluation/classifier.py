@@ -1,8 +1,8 @@
 """Small classifiers of a data set. They recognise classes of generated images and provide features for measures.
 
-Classifiers of digits, MNIST and Fashion-MNIST are in models/pretrained. A classifier of other data is trained and
-cached when it is first needed. It is identified by the hash of its weights and the hash of its training data. Its
-accuracy on test images is reported beside every result that it gives.
+Classifiers of the data sets digits, mnist and fashion_mnist are in models/pretrained. A classifier of other data is
+trained and cached when it is first needed. It is identified by the hash of its weights and the hash of its training
+data. Its accuracy on test images is reported beside every result that it gives.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
 
 VERSION = 2  # Version of the code that determines the weights. Cached classifiers of other versions are ignored.
-SHIFT = 0.08  # Largest random shift of a training image, as a share of its side.
+SHIFT = 0.08  # Largest random shift of a training image, as a share of the image's side.
 BATCH = 250  # Images per forward pass.
 
 
@@ -129,7 +129,7 @@ def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def write_classifier(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Write the weights, in half precision, and the facts beside them."""
+    """Write the weights in half precision, and the facts to a file beside them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
     checkpoints.write_checkpoint(path, tensors, facts)
@@ -158,7 +158,7 @@ def pretrained_path(network: str, data_sha256: str) -> Path | None:
 
 
 def cache_key(settings: ClassifierSettings, data_key: str) -> str:
-    """Return the key of what a classifier with these settings learns from these data."""
+    """Return the cache key of a classifier with these settings and training data, or of its results."""
     values = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
     # The hashed text must keep the word `Schooling`, or existing cache files would no longer be found.
     return hashlib.sha256(f"{VERSION} Schooling({values}) {data_key}".encode()).hexdigest()[:16]

@@ -9,12 +9,12 @@ MIN_EPOCHS, MAX_EPOCHS, MIN_STEPS = 12, 100, 600
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """Settings of the training of a classifier."""
+    """Training settings of a classifier."""
 
     network: str = "convnet"
     """Architecture of the network: convnet or resnet."""
     width: PositiveInt = 32
-    """Channels of the first layer. The other layers of the convnet grow with it."""
+    """Channels of the first layers. The middle layers of the convnet have twice as many."""
     epochs: Positive | None = None
     """Epochs over the training split. Default: 12, or up to 100 for a small split."""
     batch_size: PositiveInt = 128
@@ -29,6 +29,6 @@ class ClassifierSettings:
     """Random seed. The same seed gives the same network on the same machine."""
 
     def epochs_for(self, images: int) -> float:
-        """Return the number of epochs: by default 12, or up to 100 if fewer than 600 steps would be made."""
+        """Return the number of epochs: by default 12, or up to 100 if 12 epochs are fewer than 600 steps."""
         default = max(MIN_EPOCHS, min(MAX_EPOCHS, MIN_STEPS * self.batch_size / images))
         return default if self.epochs is None else self.epochs

@@ -2,7 +2,7 @@
 
 `VariationalBound` is the bound of a chain's ancestral sampler (Ho et al. 2020 eq. 5). `SpreadDensity` uses the density
 of the dequantised image along the probability-flow ODE (`likelihood.py`), for any schedule. Dequantisation replaces a
-grey level by a uniform position in an interval of one level's width. By Jensen's inequality, log p(levels) is at least
+grey level by a uniform position in an interval of one level's width. By Jensen's inequality, log p(image) is at least
 the mean of log density + D log width over these positions (Theis et al. 2016, section 3.1).
 """
 
@@ -26,7 +26,7 @@ Parts = dict[str, Tensor]  # Nats of each image, (N,) float64, by part of the bo
 
 
 class GreyLevels(NamedTuple):
-    """Positions of the first and the last of 256 equally spaced grey levels in clean images."""
+    """Values of the grey levels 0 and 255 in clean images. The 256 levels are equally spaced."""
 
     low: float
     high: float
@@ -42,7 +42,8 @@ class VariationalBound(VlbSettings):
     """Variational bound of a chain. vlb_steps: network evaluations per image; 0 for every step of the chain.
 
     The first step is always evaluated. The other steps form groups of consecutive steps. One random step of each group
-    is weighted by the group's size, so the estimate is unbiased. Near the image, terms are large and groups are small.
+    is evaluated and weighted by the group's size, so the estimate is unbiased. Near the image, terms are large and
+    groups are small.
     """
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:
@@ -65,7 +66,7 @@ class VariationalBound(VlbSettings):
     def nats(
         self, denoiser: Denoiser, schedule: NoiseSchedule, images: Images, label: Tensor | None, levels: GreyLevels
     ) -> Parts:
-        """Return the parts. prior: L_T, at the end of the chain. steps: the sum of the KLs. decoder: L_0."""
+        """Return the parts of the bound. prior: L_T of Ho et al. steps: the sum of L_1 to L_(T-1). decoder: L_0."""
         clean, noises = images.clean, images.noises()
         assert schedule.steps is not None
         last = schedule.level(torch.ones(()))
@@ -82,7 +83,7 @@ class VariationalBound(VlbSettings):
         return {"prior": prior.flatten(1).sum(1), "steps": steps, "decoder": decoder.flatten(1).sum(1)}
 
     def _drawn_steps(self, schedule: NoiseSchedule, images: Images) -> tuple[Tensor, Tensor]:
-        """Return steps k among 2..T and the weights of |clean error|^2 there, (N, groups) each.
+        """Return random steps k in 2..T, and the weights of |clean error|^2 at these steps, (N, groups) each.
 
         A weight is the size of the group times 1/2 (SNR(k - 1) - SNR(k)) (Kingma et al. 2021 eq. 13).
         """
@@ -101,7 +102,7 @@ def groups(count: int, number: int) -> Tensor:
 
 
 def decoder_deviation(schedule: NoiseSchedule) -> float:
-    """Return the standard deviation of the decoder: the posterior's at step 2, because the posterior's at step 1 is 0.
+    """Return the decoder's standard deviation, which is the posterior's at step 2. At step 1, the posterior's is 0.
 
     sigma_s^2 (1 - SNR(t) / SNR(s)) is beta-tilde (Ho et al. 2020 eq. 7) for s, t = 1/T, 2/T.
     """
@@ -112,9 +113,9 @@ def decoder_deviation(schedule: NoiseSchedule) -> float:
 
 
 def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: GreyLevels) -> Tensor:
-    """Return float64 log-probabilities of grey levels (Ho et al. 2020 eq. 13). clean: images on the levels.
+    """Return float64 log-probabilities of grey levels (Ho et al. 2020 eq. 13). clean: images with grey-level values.
 
-    A level has the Gaussian's mass within half a level's width. The first and the last level also have the tails.
+    The probability of a level is the Gaussian's mass within half a width of it. The end levels also get the tails.
     """
     # Edges are computed from integer level numbers, so that adjacent levels share exactly the same edge.
     number = ((clean.double() - levels.low) / levels.width).round()
@@ -132,8 +133,8 @@ def discretised_gaussian(clean: Tensor, mean: Tensor, deviation: float, levels: 
 class SpreadDensity(DensitySettings, Ode):
     """Density of the image after uniform dequantisation.
 
-    The image at `first_time`, divided by alpha, counts as the clean image. A large `first_time` ignores fine detail.
-    The default, 0.0023, is the standard deviation of the dequantisation, 2/255 / sqrt(12).
+    The dequantised image, multiplied by alpha, is used as the image at `first_time`. A large `first_time` ignores fine
+    detail. The default, 0.0023, is the standard deviation of the dequantisation, 2/255 / sqrt(12).
     """
 
     def evaluations(self, schedule: NoiseSchedule) -> int:
@@ -142,7 +143,7 @@ class SpreadDensity(DensitySettings, Ode):
     def nats(
         self, denoiser: Denoiser, schedule: NoiseSchedule, images: Images, label: Tensor | None, levels: GreyLevels
     ) -> Parts:
-        """Return the nats of each image as one part, density."""
+        """Return the nats of each image as a single part, named density."""
         clean, grid = images.clean, density_grid(schedule, self.ode_steps, self.first_time)
         alpha = grid[-1].alpha.item()
         spread = clean + levels.width * (images.uniforms("levels", *clean.shape[1:]) - 0.5).to(clean)

@@ -15,22 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-DETECTION = 0.8  # probability that a true difference of `Comparison.detectable` is called
+DETECTION = 0.8  # probability that a true difference of `Comparison.detectable` is found significant
 ROUNDING = 1e-12  # differences and residuals below this share of the largest value count as 0
 
 
 class Difference(NamedTuple):
-    """Cell minus reference with its interval. called: whether the interval excludes zero (a significant difference).
+    """Cell minus reference with its interval. significant: whether the interval excludes zero.
 
-    p is adjusted by Holm's method, so a difference is called if p < level. p, low and high are NaN without degrees of
-    freedom, and if all seeds agree exactly.
+    p is adjusted by Holm's method, so significant means p < level. p, low and high are NaN without degrees of freedom,
+    and if all seeds agree exactly.
     """
 
     value: float
     low: float
     high: float
     p: float
-    called: bool
+    significant: bool
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Comparison:
     differences: one per cell; None for the reference, and for a cell that cannot be compared because runs failed
     deviation: standard deviation of the residuals over seeds, pooled over all cells; NaN without degrees of freedom
     degrees: degrees of freedom of the deviation
-    detectable: smallest true difference that is called with a probability of 80 %; None if there are no intervals. If
-        runs failed, it is the value of the cell with the largest standard error
+    detectable: smallest true difference that is significant with a probability of 80 %; None if there are no intervals.
+        If runs failed, it applies to the cell with the largest standard error
     seeds: number of seeds, those of failed runs included
     comparisons: number of differences, for which Holm's method corrects
     """
@@ -60,9 +60,9 @@ def compare_with_reference(values: np.ndarray, reference: int = 0, level: float 
 
     The model is value = cell + seed + residual with one residual variance, fitted by least squares to the finite
     values. If all values are finite, a difference is the mean of the paired differences, and the deviation has
-    (cells - 1)(seeds - 1) degrees of freedom. Holm's step-down method (Holm 1979) decides which differences are called,
-    largest ratio to the standard error first. Each interval has the level of its step. After the first difference that
-    is not called, all later ones keep that step's level.
+    (cells - 1)(seeds - 1) degrees of freedom. Holm's step-down method (Holm 1979) tests the differences in decreasing
+    order of |difference| / standard error. Each interval has the level of its step. After the first difference that is
+    not significant, all later ones keep that step's level.
     """
     values = np.asarray(values, dtype=float)
     present = np.isfinite(values)
@@ -91,7 +91,7 @@ class _Fit(NamedTuple):
     rows: cells that can be compared with the reference
     contrasts: (rows, runs), the weights of the runs in each difference
     errors: (rows,), standard errors of the differences, in standard deviations of the residuals
-    residuals: (runs, runs), turns values into residuals
+    residuals: (runs, runs), matrix that turns values into residuals
     """
 
     rows: list[int]
@@ -127,7 +127,7 @@ def _critical_value(level: float, degrees: int) -> float:
 
 
 def _holm(estimates: NDArray[np.float64], errors: NDArray[np.float64], degrees: int, level: float) -> list[Difference]:
-    """Return the difference of each estimate with its standard error."""
+    """Return a `Difference` for each estimate, in the same order. errors: standard errors of the estimates."""
     if degrees <= 0:
         return [Difference(float(value), math.nan, math.nan, math.nan, False) for value in estimates]
     differences: dict[int, Difference] = {}
@@ -138,9 +138,9 @@ def _holm(estimates: NDArray[np.float64], errors: NDArray[np.float64], degrees: 
         p = min(1.0, max(p, left * 2 * float(special.stdtr(degrees, -ratios[row]))))
         step_level = step_level if stopped else level / left
         value, half = float(estimates[row]), _critical_value(step_level, degrees) * float(errors[row])
-        called = abs(value) > half
-        stopped = stopped or not called
-        differences[int(row)] = Difference(value, value - half, value + half, p, called)
+        significant = abs(value) > half
+        stopped = stopped or not significant
+        differences[int(row)] = Difference(value, value - half, value + half, p, significant)
     return [differences[row] for row in range(len(estimates))]
 
 

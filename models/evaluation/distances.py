@@ -1,8 +1,8 @@
 """Distances between the distributions of two sets of images, in a space of features.
 
-Features are (N, D). Everything is computed in float64 on their device, and returned on the CPU. A distance decreases
-with N even between two sets of one distribution. Compare it only with the distance of a set of real images of the same
-size.
+Features are (N, D). Moments and kernels are computed in float64 on the device of the features. Results are on the CPU.
+A distance decreases with N even between two sets from one distribution. Compare it only with the distance of a set of
+real images of the same size.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,7 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
 
 
 def frechet_resampled(features: Tensor, reference: Gaussian, counts: Tensor) -> Tensor:
-    """Return the distance of each resample, (draws,). counts: (draws, N), how often each image occurs in it."""
+    """Return the distance of each resample, (draws,). counts: (draws, N), how often each image occurs in a resample."""
     distances = [frechet_distance(gaussian(features, row), reference) for row in counts]
     return torch.tensor(distances, dtype=torch.float64)
 
@@ -51,7 +51,7 @@ def frechet_resampled(features: Tensor, reference: Gaussian, counts: Tensor) -> 
 def frechet_limit(features: Tensor, reference: Gaussian, seed: int) -> float:
     """Extrapolate the distance to infinitely many images by a line in 1 / n (Chong & Forsyth 2020, section 4).
 
-    The line is fitted to random subsets of a fifth to all of the images, evenly spaced in 1 / n.
+    The line is fitted to random subsets. Their sizes n run from a fifth of the images to all, evenly spaced in 1 / n.
     """
     count = len(features)
     generator = torch.Generator().manual_seed(seed)

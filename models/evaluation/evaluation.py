@@ -1,4 +1,4 @@
-"""Evaluation of samples. Each measure has a floor: its value for real images, usually for as many test images."""
+"""Evaluation of samples. Each measure has a floor: its value for real images, usually for equally many test images."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from models.evaluation import measures
 from models.evaluation.classifier import Classifier
 from models.evaluation.distances import Gaussian, frechet_distance, gaussian
-from models.evaluation.features import Extractor, FeaturesAndLogits
+from models.evaluation.features import Extractor
 from models.evaluation.image_sets import LabelledImages, Samples
 from models.evaluation.memorisation import Memorisation, memorisation
 from models.evaluation.neighbours import distance_to
@@ -17,7 +17,7 @@ from models.evaluation.recognition import confusion_counts, histogram_distance
 from models.evaluation.statistics import Measurement, mean_interval, resampled_counts, share_measurement
 from models.progress import progress
 
-MANY_NEAR_COPIES = 0.04  # Warn if their share exceeds that of the test images by more than this.
+MANY_NEAR_COPIES = 0.04  # Warn if the share of near copies exceeds that of the test images by more than this.
 
 
 @dataclass
@@ -60,8 +60,8 @@ class Evaluation:
         count, tests = len(self.samples.images), len(real.test)
         if count > tests:
             self.warnings.append(
-                f"{count} images, but the floor has only {tests}, all test images: distances decrease with the number "
-                f"of images, so measure {tests} images to compare them with the floor"
+                f"{count} images, but the floor has only {tests}, the number of test images: distances decrease "
+                f"with the number of images, so measure {tests} images to compare them with the floor"
             )
         known = set(real.train.labels.tolist()) if real.class_names else set()
         if missing := len(known - set(labels.tolist())) if labels is not None else 0:
@@ -70,7 +70,7 @@ class Evaluation:
             self.warnings.append(f"{missing} {were if missing == 1 else several}")
         if not self.protocol.extractors:
             self.warnings.append(
-                f"{real.name} has no classes, so no feature network can be trained on it: name the extractor inception"
+                f"{real.name} has no classes, so no feature network can be trained on it: use the extractor inception"
             )
 
     def _measure_in(self, extractor: Extractor) -> None:
@@ -79,21 +79,17 @@ class Evaluation:
         train, test = protocol.train_features(extractor), protocol.test_features(extractor)
         count, width = output.features.shape
         rows = protocol.floor_rows(count)
-        floor = FeaturesAndLogits(test.features[rows], test.logits[rows])
         self.warnings += measures.covariance_warnings(count, width, name)
         if count <= width or count > len(rows):
             self.without_ratio.add(f"fd_{name}")
         if settings.extrapolate and count <= measures.MIN_LIMIT_RATIO * width:
             least = measures.MIN_LIMIT_RATIO * width
-            self.warnings.append(f"the limit of the distance was not measured: it needs more than {least} images")
+            self.warnings.append(f"fd_limit was not measured: it needs more than {least} images")
         if isinstance(extractor, Classifier):
-            self._recognise(name, output.predictions, floor.predictions, rows)
+            self._recognise(name, output.predictions, test.predictions[rows], rows)
         with progress(f"measures of {count:,} images", None):
             reference = measures.Reference.of(train.features, count, settings.seed)
-            self.floors.update(measures.measure_features(floor, reference.with_pairs(len(rows)), name, settings))
-            distance = measures.frechet_floor(test.features, reference.moments, len(rows), settings.seed)
-            if distance is not None:
-                self.floors[f"fd_{name}"] = distance
+            self.floors.update(protocol.floor(extractor, reference, count))
             self._measure_shares(name, train.features, reference.moments, rows)
             self.measurements.update(measures.measure_features(output, reference, name, settings))
         self._measure_memory(name, output.features, train.features, test.features)
@@ -101,7 +97,7 @@ class Evaluation:
             self.remoteness = distance_to(output.features, reference.paired, settings.k)
 
     def _recognise(self, name: str, predictions: Tensor, floor_predictions: Tensor, rows: Tensor) -> None:
-        """Compare predicted classes with requested classes, and their shares with the shares of the training labels."""
+        """Compare predicted with requested classes, and the shares of predicted classes with the training labels."""
         real, settings, labels = self.protocol.real, self.protocol.settings, self.samples.labels
         classes = len(real.class_names)
         if labels is not None:
@@ -131,7 +127,7 @@ class Evaluation:
             self.warnings.append(
                 "the classes were asked for in other shares than those of the training images; real images in these "
                 f"shares would have a fd_{name} of {shares_alone:.4g}, more than the floor. By default, evaluate "
-                "generates the shares of the training images"
+                "generates images in the shares of the training images"
             )
 
     def _measure_memory(self, name: str, samples: Tensor, train: Tensor, test: Tensor) -> Memorisation:
@@ -153,7 +149,7 @@ class Evaluation:
         return comparison
 
     def _measure_classification_accuracy(self) -> None:
-        """Measure the classification accuracy score (Ravuri & Vinyals 2019). Its floor uses training images."""
+        """Measure the classification accuracy score (Ravuri & Vinyals 2019). Training images give the floor."""
         samples, protocol = self.samples, self.protocol
         if samples.labels is None:
             self.warnings.append("no classification accuracy score was measured: the images have no labels")

@@ -29,7 +29,7 @@ from models.evaluation.measure_names import (
 from models.evaluation.text_tables import text_table
 from models.runs.files import write_text
 
-RESAMPLED = "resampled.safetensors"  # File with the value of every measure in each resample.
+RESAMPLED = "resampled.safetensors"  # File with the values of the measures in all resamples.
 SHOWN, EXTREMES, PAIRS = 100, 30, 24
 
 

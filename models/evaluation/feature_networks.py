@@ -1,7 +1,7 @@
 """Two small classification networks whose features are used to compare images. Image sides must be at least 4.
 
-Both halve the resolution early, so that a CPU processes a hundred thousand images in float64 within minutes. If a
-measure differs between the two networks, it describes the network more than the images.
+Both halve the resolution early, so that a CPU processes a hundred thousand images within minutes. If a result holds
+with only one of the two networks, it describes the network more than the images.
 """
 
 from torch import Tensor, nn

@@ -23,7 +23,7 @@ SHIPPED = PRETRAINED / "neighbours"  # Cached distances of published data sets.
 class FeaturesAndLogits(NamedTuple):
     """Output of a feature network: features (N, D) and logits (N, classes), float32 or float64 on the CPU.
 
-    Measures run on the device of the features. `on` moves the features.
+    `on` moves the features to another device. Measures run on that device.
     """
 
     features: Tensor
@@ -61,27 +61,28 @@ def cached_features(extractor: Extractor, images: ImageRows, images_key: str, ca
     def fits(tensors: dict[str, Tensor]) -> bool:
         return len(tensors["features"]) == len(tensors["logits"]) == len(images)
 
-    name = f"{extractor.name}-{_key(extractor.name, images_key)}"
+    name = f"{extractor.name}-{hash_words(extractor.name, images_key)}"
     return FeaturesAndLogits(**cached_tensors(name, (cache,), compute, fits))
 
 
 def cached_squares(space: str, test: Tensor, train: Tensor, keys: Sequence[str], cache: Path) -> Tensor:
     """Return the squared distance of each test point (M, D) to its nearest training point (N, D), (M,).
 
-    It is read from the folder `cache` or from SHIPPED if it is stored there. keys: hashes of the images behind the
-    points. space: name of the space of the points.
+    The result is read from the folder `cache` or from SHIPPED if it is stored there. keys: hashes of the images from
+    which the points were computed. space: name of the space of the points.
     """
 
     def compute() -> dict[str, Tensor]:
         with progress(f"distances of real images in {space}, computed once and cached", None):
             return {"squares": nearest(test, train).squares}
 
-    name = f"neighbours-{space}-{_key(space, *keys)}"
+    name = f"neighbours-{space}-{hash_words(space, *keys)}"
     tensors = cached_tensors(name, (SHIPPED, cache), compute, lambda tensors: len(tensors["squares"]) == len(test))
     return tensors["squares"]
 
 
-def _key(*words: str) -> str:
+def hash_words(*words: str) -> str:
+    """Return a short hash of words and of VERSION, for the name of a cache file."""
     return hashlib.sha256(f"{VERSION} {' '.join(words)}".encode()).hexdigest()[:16]
 
 

@@ -16,7 +16,7 @@ WINDOW, WINDOW_DEVIATION = 11, 1.5
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Means over all images. psnr: in dB, from the mean squared error over all images; infinite if it is 0."""
+    """Means over all images. psnr: in dB, from the mean squared error over all images; infinite if the error is 0."""
 
     images: int
     mse: float

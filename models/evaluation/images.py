@@ -35,7 +35,7 @@ class Images:
         return shape_noise(self.initial_noise, draw_noise(self.clean.shape))
 
     def noises(self) -> Iterator[Tensor]:
-        """Yield noise endlessly. It is independent of `noise` and cheaper."""
+        """Yield new noise without end. It is independent of the noise from `noise`, and faster to draw."""
         draw_noise = image_draw(derive_seed(self.seed, "noises"), self.numbers, self.clean.device)
         while True:
             yield shape_noise(self.initial_noise, draw_noise(self.clean.shape))

@@ -1,6 +1,6 @@
 """The Inception network of the published FID, KID and IS, from torch-fidelity. The weights are a 91 MB download.
 
-Loading the file of weights cannot run code: its hash is checked, and only tensors are read from it.
+Loading the weights file cannot run code: its hash is checked, and only tensors are read from it.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Inception:
     name = f"inception_{SHA256}"
 
     def __init__(self, weights: Path | None, device: torch.device):
-        """Load the network. weights: file of torch-fidelity's weights, None to download them. Raises UserError."""
+        """Load the network. weights: torch-fidelity's file, None to download it. Raises UserError for a wrong file."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         tensors = _read_weights(weights or _download())

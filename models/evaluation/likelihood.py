@@ -1,9 +1,10 @@
 """Log-density of images under a denoiser, by the change of variables along the probability-flow ODE.
 
-The ODE is integrated from the image to noise in flow coordinates (see `samplers.py`). There the position is
-noisy / (alpha + sigma), its slope is noise - clean, and log p changes by minus the divergence of the slope (Chen et al.
-2018 eq. 8). Random probes, fixed during the integration, estimate the divergence (Hutchinson; Grathwohl et al. 2019
-section 3.1). With one probe per dimension the divergence is exact, at a cost that suits small latents only.
+The ODE is integrated from the image to noise in flow coordinates (see `samplers.py`). In these coordinates, the
+position is noisy / (alpha + sigma), its slope is noise - clean, and the derivative of log p is minus the divergence of
+the slope (Chen et al. 2018 eq. 8). Random probes, fixed during the integration, estimate the divergence (Hutchinson;
+Grathwohl et al. 2019 section 3.1). With all unit vectors as probes, the divergence is exact, at a cost that suits small
+latents only.
 """
 
 import math
@@ -27,7 +28,7 @@ MOST_EXACT = 512  # Dimensions up to which the exact trace is allowed.
 def density_grid(schedule: NoiseSchedule, steps: int, first: float, power: float = 2.0) -> Grid:
     """Return a grid of `steps` steps from noise to the flow time `first`.
 
-    The flow times to the power 1 / `power` are equally spaced. So the grid is dense near the image.
+    The flow times to the power 1 / `power` are equally spaced, so that the grid is dense near the image.
     """
     start, end = first ** (1 / power), schedule.last_flow_time() ** (1 / power)
     flow_time = torch.linspace(end, start, steps + 1, dtype=torch.float64) ** power
@@ -44,7 +45,7 @@ def random_probes(seed: int, indices: Sequence[int], shape: Sequence[int], count
 
 
 def exact_probes(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return (D, 1, C, H, W), one unit vector for each dimension: the sum of probe * J probe is the trace of J."""
+    """Return (D, 1, C, H, W), one unit vector for each dimension. The sum of probe * J probe is the trace of J."""
     size = math.prod(shape)
     return torch.eye(size, device=device).reshape(size, 1, *shape)
 
@@ -53,8 +54,8 @@ def log_density(denoiser: Denoiser, noisy: Tensor, label: Tensor | None, grid: G
     """Return (N,) float64 log-densities in nats, on the CPU, of images (N, C, H, W) at grid[-1].
 
     grid: S steps, as from `density_grid`. Midpoint rule: 2 S network evaluations, S of them with one backward pass per
-    probe. The denoiser is never called at grid[0]. The density there is that of a Gaussian, with the variance of noisy
-    images if clean images have unit variance.
+    probe. The denoiser is never called at grid[0]. The density at grid[0] is a Gaussian. Its variance is that of
+    noisy images if clean images have unit variance.
     """
     size, first, last = noisy[0].numel(), grid[-1], grid[0]
     position = noisy / first.flow_scale.item()
@@ -87,13 +88,13 @@ class Ode:
         check_ranges({"ode_steps": self.ode_steps}, {"ode_steps": PositiveInt})
         check_ranges({"probes": self.probes}, {"probes": NonNegativeInt})
         if not 0 <= self.first_time < schedule.last_flow_time():
-            raise UserError(f"`first_time` {self.first_time:g}: must be a flow time of at least 0 and less than 1")
+            raise UserError(f"`first_time` {self.first_time:g}: must be at least 0 and below the flow time at t = 1")
         if self.probes == 0 and math.prod(shape) > MOST_EXACT:
             cost = f"the exact trace of {math.prod(shape)} dimensions costs as many backward passes per step"
             raise UserError(f"`probes` 0: {cost}, and at most {MOST_EXACT} are allowed", "use 1 or more `probes`")
 
     def probes_of(self, images: Images) -> Tensor:
-        """Return random probes of each image (count, N, C, H, W), or exact probes for all images (D, 1, C, H, W)."""
+        """Return random probes for each image (count, N, C, H, W), or unit vectors for all images (D, 1, C, H, W)."""
         shape, device = images.clean.shape[1:], images.clean.device
         if self.probes == 0:
             return exact_probes(shape, device)

@@ -14,7 +14,7 @@ METHODS = ("umap", "pca")
 
 @dataclass(frozen=True)
 class Map:
-    """Points (N, 2) of the fitted features. transform: maps other features (M, D) to points (M, 2). axes: names."""
+    """Points (N, 2) of the fitted features. transform: maps other features (M, D) to points (M, 2). axes: titles."""
 
     points: np.ndarray
     transform: Callable[[np.ndarray], np.ndarray]

@@ -23,7 +23,7 @@ MEANINGS = {
     "fd": "squared Frechet distance to the features of all training images; decreases with n",
     "fd_limit": "fd extrapolated to infinitely many images, by a line in 1 / n",
     "kd": "unbiased squared kernel distance (cubic kernel); about 0 for real images",
-    "is": "exp of the information that an image's class carries (formula of the Inception Score)",
+    "is": "exp of the mutual information of image and predicted class (formula of the Inception Score)",
     "precision": "images inside the ball of a training image: fidelity",
     "recall": "training images inside the ball of an image: diversity",
     "density": "balls around training images that contain an image, over k; about 1 for real images",

@@ -20,7 +20,7 @@ from models.evaluation.distances import (
 )
 from models.evaluation.features import FeaturesAndLogits
 from models.evaluation.memorisation import Memorisation
-from models.evaluation.neighbours import manifolds, mixing
+from models.evaluation.neighbours import manifolds
 from models.evaluation.recognition import inception_score
 from models.evaluation.statistics import (
     Measurement,
@@ -31,10 +31,10 @@ from models.evaluation.statistics import (
 )
 from models.randomness import derive_seed
 
-MAX_PAIRED = 10_000  # Images of each set that are compared in pairs: time and memory grow with the square.
+MAX_PAIRED = 10_000  # Largest number of images of each set that are compared in pairs. Time grows with its square.
 MIN_LIMIT_RATIO = 5  # Images per feature below which the smallest subset of `frechet_limit` has a singular covariance.
 FLOOR_SETS = 20
-WIDE, WIDE_DRAWS = 512, 10  # With more features than this, a resample takes seconds, so fewer are drawn.
+WIDE, WIDE_DRAWS = 512, 10  # With more than WIDE features, a resample takes seconds, so only 10 are drawn.
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def measure_features(
 ) -> dict[str, Measurement]:
     """Measure images against the reference. Returns measurements by name. Each name ends with `name`.
 
-    Intervals cover the random choice of measured images; for recall and coverage, of reference images.
+    Intervals cover the random choice of the measured images; for recall and coverage, the random choice of the
+    reference images instead; for one_nn, both.
     """
     features = output.features.double()
     counts = resampled_counts(len(features), settings.draws, settings.seed)
@@ -90,9 +91,18 @@ def measure_features(
     rows[f"recall_{name}"] = share_measurement(compared.recall, reference_counts)
     rows[f"density_{name}"] = mean_measurement(compared.density, paired_counts)
     rows[f"coverage_{name}"] = share_measurement(compared.coverage, reference_counts)
-    correct = mixing(paired, reference.paired, 1) == 0
-    rows[f"one_nn_{name}"] = share_measurement(correct, torch.cat([paired_counts, reference_counts], dim=1))
+    rows[f"one_nn_{name}"] = share_measurement(~compared.mixed, torch.cat([paired_counts, reference_counts], dim=1))
     return rows
+
+
+def measure_floor(
+    test: FeaturesAndLogits, rows: Tensor, reference: Reference, name: str, settings: MeasureSettings
+) -> dict[str, Measurement]:
+    """Measure the floor: the rows `rows` of the test images. Its Frechet distance is `frechet_floor` where possible."""
+    floor = FeaturesAndLogits(test.features[rows], test.logits[rows])
+    measured = measure_features(floor, reference.with_pairs(len(rows)), name, settings)
+    distance = frechet_floor(test.features, reference.moments, len(rows), settings.seed)
+    return measured if distance is None else measured | {f"fd_{name}": distance}
 
 
 def covariance_warnings(count: int, width: int, name: str) -> list[str]:

@@ -21,13 +21,14 @@ class DenoisingSettings:
     """Maximum number of network evaluations per class and image. All classes use the same noise."""
     weighting: Literal["variational", "sigmoid", "flow", "noise", "clean"] = "sigmoid"
     """Weight of the error as a function of time. variational: as in the variational bound; scores are in nats. sigmoid:
-    less weight on fine detail. flow, noise, clean: the unweighted squared error of that estimate."""
+    less weight on fine detail. flow, noise, clean: the unweighted squared error of the estimated flow, noise
+    or clean image."""
     time_range: tuple[float, float] = (0.3, 0.9)
     """Range of the flow times sigma / (alpha + sigma) at which the error is measured."""
     first_round: Annotated[int, Range(2)] = 8
-    """Draws per class before the first classes are dropped. Each later round doubles the total of draws."""
+    """Draws per class before the first classes are dropped. Each later round doubles the total number of draws."""
     patience: NonNegative = 2.5
-    """Standard errors by which a class must be worse than the best one to be dropped; 0 drops none."""
+    """A class is dropped if it is worse than the best one by more than this many standard errors; 0 drops none."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class VlbSettings:
     """Options of --method vlb."""
 
     vlb_steps: NonNegativeInt = 100
-    """Steps of the chain to evaluate per image, drawn at random as an unbiased estimate of all; 0 for all steps."""
+    """Number of chain steps to evaluate per image, drawn at random for an unbiased estimate; 0 for all steps."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 512
-BLOCK = 16_384  # Columns of `nearest` that are converted to float64 at once.
+BLOCK = 16_384  # Points of `columns` that `nearest` converts to float64 at once.
 
 
 def _squares(rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -53,40 +53,49 @@ def expected_mixing(one: int, other: int) -> float:
 
 
 class Manifolds(NamedTuple):
-    """Precision and density of each generated image, recall and coverage of each real image.
+    """Precision and density of each generated image, recall and coverage of each real image, mixing of all images.
 
     The ball around a point reaches to its k-th nearest neighbour in its own set. precision: whether a generated image
     lies in the ball of a real image. density: the number of real images in whose balls it lies, divided by k. recall:
     whether a real image lies in the ball of a generated image. coverage: whether the ball of a real image contains a
-    generated image.
+    generated image. mixed: `mixing` with k = 1 of the generated images and then the real ones, as bool.
     """
 
     precision: Tensor
     density: Tensor
     recall: Tensor
     coverage: Tensor
+    mixed: Tensor
 
 
 def manifolds(real: Tensor, generated: Tensor, k: int) -> Manifolds:
     """Compare two sets of features by balls (Kynkäänniemi et al. 2019, eq. 2; Naeem et al. 2020, eq. 4 and 5)."""
-    real_radii, generated_radii = _squared_radii(real, k), _squared_radii(generated, k)
+    (real_nearest, real_radii), (generated_nearest, generated_radii) = (_own(points, k) for points in (real, generated))
     balls = torch.zeros(len(generated), dtype=torch.float64, device=real.device)
-    recall, coverage = [], []
+    to_real = torch.full_like(generated_nearest, torch.inf)
+    recall, coverage, real_mixed = [], [], []
     for indices, squares in _squares(real, generated):
         inside = squares <= real_radii[indices, None]
         balls += inside.sum(0)
         coverage.append(inside.any(1))
         recall.append((squares <= generated_radii).any(1))
-    return Manifolds((balls > 0).cpu(), (balls / k).cpu(), torch.cat(recall).cpu(), torch.cat(coverage).cpu())
+        real_mixed.append(squares.amin(1) < real_nearest[indices])
+        to_real = torch.minimum(to_real, squares.amin(0))
+    mixed = torch.cat([to_real < generated_nearest, *real_mixed])
+    return Manifolds(
+        (balls > 0).cpu(), (balls / k).cpu(), torch.cat(recall).cpu(), torch.cat(coverage).cpu(), mixed.cpu()
+    )
 
 
-def _squared_radii(points: Tensor, k: int) -> Tensor:
-    return torch.cat([_kth_least(squares, k) for _, squares in _squares_within(points)])
+def _own(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the squared distances of each point to the nearest and the k-th nearest other point, (N,) each."""
+    least = torch.cat([_least(squares, k) for _, squares in _squares_within(points)])
+    return least[:, 0], least[:, -1]
 
 
-def _kth_least(squares: Tensor, k: int) -> Tensor:
-    """Return the k-th least value of each row. Several times faster than `kthvalue` for a small k."""
-    return squares.topk(k, dim=1, largest=False).values[:, -1]
+def _least(squares: Tensor, k: int) -> Tensor:
+    """Return the k least values of each row, sorted. `topk` is several times faster than `kthvalue` for a small k."""
+    return squares.topk(k, dim=1, largest=False).values
 
 
 def expected_coverage(real: int, generated: int, k: int) -> float:
@@ -98,14 +107,14 @@ def expected_coverage(real: int, generated: int, k: int) -> float:
 
 
 class Nearest(NamedTuple):
-    """Squared distance of each row to its nearest column, and the index of that column."""
+    """Squared distance of each point of `rows` to the nearest point of `columns`, and the index of that point."""
 
     squares: Tensor
     columns: Tensor
 
 
 def nearest(rows: Tensor, columns: Tensor) -> Nearest:
-    """Find the nearest column of each row. The two sets must be disjoint, because a point is nearest to itself."""
+    """Find the nearest of the points `columns` (M, D) for each of the points `rows` (N, D). The sets must differ."""
     least = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
     column = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     for first in range(0, len(columns), BLOCK):
@@ -118,5 +127,5 @@ def nearest(rows: Tensor, columns: Tensor) -> Nearest:
 
 
 def distance_to(rows: Tensor, columns: Tensor, k: int) -> Tensor:
-    """Return the distance of each row to its k-th nearest column, (N,). It is large for outliers."""
-    return torch.cat([_kth_least(squares, k) for _, squares in _squares(rows, columns)]).sqrt().cpu()
+    """Return the distance of each of `rows` to its k-th nearest point of `columns`, (N,). It is large for outliers."""
+    return torch.cat([_least(squares, k)[:, -1] for _, squares in _squares(rows, columns)]).sqrt().cpu()

@@ -16,9 +16,9 @@ from models.evaluation.images import Images
 def noise_losses(
     denoiser: Denoiser, schedule: NoiseSchedule, images: Images, label: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return (t, losses), each (N, 10) float64 on the CPU: mean squared errors of the noise at ten times per image.
+    """Return (t, losses), each (N, 10) float64 on the CPU: mean squared errors of the noise at ten values of t.
 
-    The k-th time is uniform over the k-th tenth of all times, or of a chain's steps, so that an image's mean is an
+    Each tenth of [0, 1], or of a chain's steps, gives one uniform t, so that the mean over an image's ten losses is an
     unbiased estimate of L_simple (Ho et al. 2020 eq. 14). label: (N,) or None.
     """
     density = TimeDensity("uniform" if schedule.steps is None else "discrete", stratified=False)

@@ -10,9 +10,17 @@ from torch import Tensor
 
 from models.devices import measuring_device
 from models.evaluation.classifier import Classifier, ClassifierSettings, cache_key, fit_classifier, for_inference
-from models.evaluation.features import Extractor, FeaturesAndLogits, cached_features, cached_squares, cached_tensors
+from models.evaluation.features import (
+    Extractor,
+    FeaturesAndLogits,
+    cached_features,
+    cached_squares,
+    cached_tensors,
+    hash_words,
+)
 from models.evaluation.image_sets import LabelledImages, RealImages
-from models.evaluation.measures import MAX_PAIRED, MeasureSettings, random_rows
+from models.evaluation.measures import MAX_PAIRED, MeasureSettings, Reference, measure_floor, random_rows
+from models.evaluation.statistics import Measurement
 from models.spaces import ImageRows
 
 VERSION = 2  # Version of the measures. Reports of different versions are not compared.
@@ -22,7 +30,8 @@ VERSION = 2  # Version of the measures. Reports of different versions are not co
 class Protocol:
     """Real images, feature networks and settings of an evaluation.
 
-    cache: folder for results that depend on real images alone. device: for the measures; MPS is replaced by the CPU.
+    cache: folder for results that depend on real images alone. device: trains classifiers and computes measures. The
+    CPU replaces MPS for the measures.
     """
 
     real: RealImages
@@ -50,10 +59,29 @@ class Protocol:
         return cached_features(extractor, split.images, split.identity.key, self.cache).on(self.measuring)
 
     def test_squares(self, space: str, test: Tensor, train: Tensor) -> Tensor:
-        """Return the squared distances of the test points (M, D) to their nearest training point (N, D), (M,)."""
+        """Return the squared distance of each test point (M, D) to its nearest training point (N, D), (M,)."""
         return cached_squares(
             space, test, train, (self.real.train.identity.key, self.real.test.identity.key), self.cache
         )
+
+    def floor(self, extractor: Extractor, reference: Reference, count: int) -> dict[str, Measurement]:
+        """Return `measure_floor` of `floor_rows(count)`, without resamples.
+
+        The result is cached by data, network, number of images, settings and type of device.
+        """
+        rows, test = self.floor_rows(count), self.test_features(extractor)
+        facts = (VERSION, self.settings, len(rows), self.measuring.type)
+        key = hash_words(self.real.train.identity.key, self.real.test.identity.key, extractor.name, *map(str, facts))
+
+        def compute() -> dict[str, Tensor]:
+            measured = measure_floor(test, rows, reference, extractor.name, self.settings)
+            return {name: torch.tensor(row[:3], dtype=torch.float64) for name, row in measured.items()}
+
+        def fits(tensors: dict[str, Tensor]) -> bool:
+            return f"fd_{extractor.name}" in tensors and all(row.shape == (3,) for row in tensors.values())
+
+        tensors = cached_tensors(f"floor-{extractor.name}-{key}", (self.cache,), compute, fits)
+        return {name: Measurement(*row.tolist()) for name, row in tensors.items()}
 
     def recognised_after(self, examples: LabelledImages) -> Tensor:
         """Train a classifier on images. Return whether it recognises each test image, bool (M,)."""
@@ -64,7 +92,7 @@ class Protocol:
     def recognised_after_real(self, count: int) -> Tensor:
         """Return `recognised_after` of `count` random training images, or of all if there are fewer.
 
-        It is cached by data, count, settings and type of device.
+        The result is cached by data, count, settings and type of device.
         """
         train, test = self.real.train, self.real.test
         rows = random_rows(len(train), min(count, len(train)), self.settings.seed, "learning")
@@ -84,7 +112,7 @@ class Protocol:
         return ClassifierSettings(flips=self.real.flips, seed=self.settings.seed)
 
     def floor_rows(self, count: int) -> Tensor:
-        """Return the rows of `count` random test images, which are the floor; of all test images if there are fewer."""
+        """Return the rows of the floor: `count` random test images, or all test images if there are fewer."""
         return random_rows(len(self.real.test), count, self.settings.seed, "floor")
 
     def card(self, count: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class SampleTest:
         return f"sample distance {values[DISTANCE]:.4g}{recognised}"
 
     def measure(self, images: Tensor, labels: Sequence[int] | None) -> dict[str, float]:
-        """Measure uint8 images (N, C, H, W): squared Frechet distance and, given labels, the share recognised."""
+        """Measure uint8 images (N, C, H, W): squared Frechet distance and, with labels, share of recognised images."""
         output = self.extractor.extract(images)
         values = {DISTANCE: frechet_distance(gaussian(output.features), self.train)}
         if labels is not None:

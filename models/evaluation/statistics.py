@@ -33,12 +33,12 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     if count == 0:
         return 0.0, 1.0
     interval = binomtest(successes, count).proportion_ci(CONFIDENCE, method="wilson")
-    # At the ends, the exact formula gives 0 or 1, but its floating-point value does not.
+    # If no or all trials succeed, one end is exactly 0 or 1, but the floating-point result is not.
     return (float(interval.low) if successes > 0 else 0.0), (float(interval.high) if successes < count else 1.0)
 
 
 def share_measurement(holds: Tensor, counts: Tensor | None = None) -> Measurement:
-    """Return the share of true values (N,), with Wilson's interval. counts: (draws, N), as from `resampled_counts`."""
+    """Return the share of True in `holds` (N,), with Wilson's interval. counts: (draws, N), see `resampled_counts`."""
     successes, count = int(holds.sum()), len(holds)
     resampled = None if counts is None else counts @ holds.double() / count
     return Measurement(successes / count, *wilson_interval(successes, count), resampled)
@@ -47,7 +47,7 @@ def share_measurement(holds: Tensor, counts: Tensor | None = None) -> Measuremen
 def difference_of_shares(one: Measurement, other: Measurement, correlation: float = 0.0) -> tuple[float, float]:
     """Return the 95 % interval of other - one (Newcombe 1998, method 10). correlation: between the two shares.
 
-    Unlike a bootstrap interval, it has a positive width even if both shares are 0 or 1.
+    Unlike a bootstrap interval, this interval has a positive width even if both shares are 0 or 1.
     """
 
     def length(first: float, second: float) -> float:

@@ -7,7 +7,7 @@ WIDTH, GAP = 80, 2
 
 
 def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = ()) -> str:
-    """Return rows of cells as a table of 80 characters, or wider if a word or the first column would be cut.
+    """Return rows of cells as a table 80 characters wide, or wider if a word or the first column would be cut.
 
     Long cells are wrapped between words, except in the first column. right: indices of the columns that are aligned to
     the right.

@@ -1,1 +1,1 @@
-"""Exports of a trained model: one HTML file that generates images, ONNX with its sampler, and model cards."""
+"""Exports of a trained model: one HTML file that generates images, ONNX files with a sampler, and model cards."""

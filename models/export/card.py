@@ -14,7 +14,7 @@ NAMES_SHOWN = 20
 
 
 def build_card(model: Model, run: str, config: Mapping[str, Any], environment: Mapping[str, str]) -> str:
-    """Return the card of a model. run: name of its run. config, environment: settings and machine of the training."""
+    """Return the card of a model. run: name of its run. config: its settings. environment: its environment.txt."""
     spec, dataset = model.spec, str(config.get("dataset", "unknown"))
     kind = "flow" if spec.noise_schedule == "flow" else "diffusion"
     hub_name = str(config.get("dataset.path", "")) if dataset == "hf" else HUB_NAMES.get(dataset)
@@ -39,7 +39,7 @@ def build_card(model: Model, run: str, config: Mapping[str, Any], environment: M
 
 def _summary(model: Model, kind: str, dataset: str) -> str:
     height, width = model.space.image_shape[1:]
-    labels = f", by {model.spec.classes} classes" if model.spec.classes else ""
+    labels = f", conditioned on one of {model.spec.classes} classes" if model.spec.classes else ""
     return f"A {kind} model that generates {height}×{width} images like those of {dataset}{labels}."
 
 
@@ -64,6 +64,6 @@ def _rows(model: Model) -> list[tuple[str, str]]:
 
 
 def _code(name: str) -> str:
-    """Return a name as code in a cell of a table, whatever its characters."""
+    """Return a name as Markdown code for a table cell. The name may contain backquotes and bars."""
     word = " ".join(name.split()).replace("|", "\\|")
     return f"`` {word} ``" if "`" in word else f"`{word}`"

@@ -18,14 +18,14 @@ class Lacking(Exception):
 
 
 class Constant(NamedTuple):
-    """Tensor of a graph. learned: it is a parameter of the network, and may be stored in half precision."""
+    """Tensor of a graph. learned: True for a parameter of the network, which is stored in half precision."""
 
     tensor: Tensor
     learned: bool
 
 
 class Value(NamedTuple):
-    """Value that depends on the inputs."""
+    """Input of a graph, or result of one of its operations."""
 
     number: int
     sizes: Sizes
@@ -36,8 +36,8 @@ class Graph:
     """Operations of a network.
 
     Values are numbered: the inputs from 0 on, then the results of the operations; the constants from -1 downwards.
-    inputs: their sizes. operations: the name (op), the numbers of the operands (in), the sizes of the result (shape),
-    and options. output: the number of the network's output.
+    inputs: the sizes of each input. operations: the name (op), the numbers of the operands (in), the sizes of the
+    result (shape), and options. output: the number of the network's output.
     """
 
     inputs: list[Sizes]
@@ -48,7 +48,7 @@ class Graph:
     numbers: dict[int, int] = field(default_factory=dict)  # of the constants, by the ids of their tensors
 
     def emit(self, op: str, operands: Sequence[Any], result: Tensor | Sizes, **options: Any) -> Value:
-        """Append an operation. operands: values, tensors or numbers. result: its sizes, or a tensor that has them."""
+        """Append an operation. operands: values, tensors or numbers. result: a tensor, or its sizes."""
         sizes = result if isinstance(result, list) else sizes_of(result)
         numbers = [self.number(operand) for operand in operands]
         self.operations.append({"op": op, "in": numbers, "shape": sizes, **options})
@@ -66,7 +66,7 @@ class Graph:
 
 
 def sizes_of(tensor: Tensor) -> Sizes:
-    """Return the sizes of a traced tensor. Raises Lacking for a size that is neither fixed nor a multiple of N."""
+    """Return the sizes of a traced tensor. Raises Lacking if one is neither fixed nor a multiple of the batch size."""
     return [_size(size) for size in tensor.shape]
 
 

@@ -1,4 +1,4 @@
-"""Translations of torch's operations into those of the page's interpreter. LOWERINGS lists all of them.
+"""Translations of torch's operations into operations of the page's interpreter. LOWERINGS lists all translations.
 
 Each translation takes the graph, the traced result, and the arguments of torch's operation that it supports, by their
 names. All other arguments must have their defaults, except those in IGNORED.
@@ -22,7 +22,7 @@ IGNORED = frozenset(
 
 
 def _reshape(graph: Graph, result: Tensor, self: Any) -> Value:
-    """Views, copies and casts: the same elements in the same order."""
+    """Translate views, copies and casts, which keep the order of the elements. A cast to uint8 truncates."""
     if result.dtype == torch.uint8:
         return graph.emit("trunc", [self], result)
     if result.dtype != torch.float32:
@@ -111,7 +111,7 @@ def _function(name: str) -> Callable[..., Value]:
 
 
 def _arithmetic(name: str) -> Callable[..., Value]:
-    """Return the translation of an operation on two tensors that broadcast, or a tensor and a number."""
+    """Return the translation of an operation on two tensors that broadcast, or on a tensor and a number."""
 
     def lower(graph: Graph, result: Tensor, self: Any, other: Any) -> Value:
         return graph.emit(name, [self, other], result)

@@ -1,7 +1,7 @@
 """One HTML file that generates images in a browser, offline: the network's graph, its weights and the samplers' moves.
 
-The page's code is beside this file in `browser/`. A page draws the images of a seed as `generate` does, except that
-the weights are rounded to half precision.
+The page's code is beside this file in `browser/`. For a seed, a page draws the same images as `generate`,
+up to the rounding of the weights to half precision.
 """
 
 import base64
@@ -34,7 +34,7 @@ OFFERED: dict[str, tuple[str, tuple[int, ...]]] = {
 
 
 class PageModel(NamedTuple):
-    """A model of a page. run: name of its run, or of a checkpoint outside of runs. sampling: initial settings."""
+    """A model of a page. run: name of its run, or of a checkpoint file outside of runs. sampling: initial settings."""
 
     model: Model
     run: str
@@ -44,7 +44,7 @@ class PageModel(NamedTuple):
 def build_page(shown: PageModel, teacher: PageModel | None = None) -> str:
     """Return the HTML of a page. teacher: the teacher of a student, for comparison, with the same space and classes.
 
-    Raises UserError if a network cannot be traced, has an operation that the page lacks, or weights above 65,504.
+    Raises UserError if a network cannot be traced, has an operation that the page lacks, or has a weight above 65,504.
     """
     model, drawn = shown.model, [shown, *([teacher] if teacher else [])]
     graphs = [build_graph(export_network(each.model)[0]) for each in drawn]
@@ -94,7 +94,7 @@ def _facts(model: Model) -> dict[str, Any]:
 
 
 def _word(label: int, names: Sequence[str]) -> str:
-    """Return the word for a class after --labels: its number, unless that is the name of a class."""
+    """Return the word for a class after --labels: its number, or its name if a class is named by that number."""
     return shlex.quote(names[label]) if str(label) in names else str(label)
 
 
@@ -117,15 +117,15 @@ def _network_facts(shown: PageModel, graph: Graph, role: str) -> dict[str, Any]:
 
 
 def _samplers(model: Model, usual: Sampling) -> tuple[list[dict[str, Any]], int]:
-    """Return the samplers that fit the model, with their moves, and the index of `usual`, the one set at first.
+    """Return the samplers that fit the model, with their moves, and the index of `usual`, which the page opens with.
 
     A student has `usual` alone. Other models have the samplers of OFFERED, and `usual` if it is not among them.
     """
     offered = [(title, Sampling(name, steps)) for name, (title, counts) in OFFERED.items() for steps in counts]
     if model.spec.student is not None:
-        offered = [("that of the student", usual)]
+        offered = [("the student's sampler", usual)]
     elif usual not in [sampling for _, sampling in offered]:
-        offered.insert(0, (f"{usual.sampler}, as for the student", usual))
+        offered.insert(0, (f"{usual.sampler}, which the student imitates", usual))
     rows, first = [], 0
     for title, sampling in offered:
         try:
@@ -148,7 +148,7 @@ def _graph_facts(graph: Graph) -> dict[str, Any]:
 
 
 def _encoded(graph: Graph) -> str:
-    """Return the values of the constants, one after the other, in base64. Learned ones are in half precision."""
+    """Return the values of the constants, in base64: parameters in half precision, others in float32."""
     content = bytearray()
     for tensor, learned in graph.constants:
         stored = tensor.half() if learned else tensor.float()

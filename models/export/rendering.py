@@ -1,4 +1,4 @@
-"""Texts of exports, from the templates beside this file."""
+"""Texts of exports, from the templates in the folder `templates`."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template of `templates/` with its values. In HTML, values are escaped."""
+    """Return the text of a template, with the values filled in. In HTML, values are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(["html"]),

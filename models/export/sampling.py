@@ -1,7 +1,7 @@
 """Samplers as lists of numeric moves, for programs that can only call the network and mix and clip tensors.
 
-Every sampler is linear in the noise it draws and in the clean estimates it receives. So it is run once on vectors of
-coefficients instead of images, and no sampler is written twice.
+Every sampler is linear in the noise it draws and in the clean estimates it receives. So `trace_sampler` runs a
+sampler once on vectors of coefficients instead of images, and no sampler needs a second implementation.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ Moves = list[dict[str, Any]]
 def trace_sampler(model: Model, sampling: Sampling) -> Moves:
     """Return the moves of a sampler, from pure noise to images.
 
-    The program that executes the moves keeps a list of tensors, the sources. The first source is the first noise. Each
-    move has one key:
+    The program that executes the moves keeps a list of tensors, the sources. The first source is the initial noise.
+    Each move has one key:
 
     - draw: append standard normal noise.
-    - evaluate: mix the sources to noisy images, call the network with `scale * noisy` and t, and append the clean
+    - evaluate: mix the sources into noisy images, call the network with `scale * noisy` and t, and append the clean
       estimate `clean[0] * noisy + clean[1] * output`, after guidance if `guided` is true, and after clipping.
-    - step: mix the sources to the noisy images after a step, at t. `estimate` is the number of the source that holds
+    - step: mix the sources into the noisy images after a step, at t. `estimate` is the number of the source that holds
       the step's clean estimate.
     """
     sampler = find_sampler(sampling.sampler)

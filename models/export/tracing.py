@@ -1,4 +1,4 @@
-"""The graph of a network: `torch.export` traces it, and each of its operations is translated.
+"""Graph of a network. `torch.export` traces the network, and LOWERINGS translates each operation of the trace.
 
 Values that depend neither on inputs nor on parameters are computed during the translation.
 """
@@ -38,16 +38,16 @@ class _Decoder(nn.Module):
 
 
 def export_network(model: Model) -> Exported:
-    """Return the model's network as torch.export traces it, for any batch size, and the inputs it was traced with.
+    """Return the model's network, traced by torch.export for batch sizes 1 to 4096, and the inputs of the trace.
 
-    The inputs are noisy images (N, C, H, W), times (N,) and labels (N,). Raises UserError if it cannot be traced.
+    The inputs are noisy images (N, C, H, W), times (N,) and labels (N,). Raises UserError if tracing fails.
     """
     examples = torch.zeros(2, *model.space.shape), torch.full((2,), 0.5), torch.zeros(2, dtype=torch.int64)
     return _export(model.denoiser.network, examples)
 
 
 def export_decoder(space: Space) -> Exported:
-    """Return the conversion of clean images (N, *space.shape) to uint8 images, as `export_network` does the network."""
+    """Return the conversion of clean images (N, *space.shape) to uint8 images, traced as in `export_network`."""
     clean = torch.zeros(2, *space.shape)
     space.decode(clean)  # The first call fills the space's caches, so that the trace does not fill them.
     return _export(_Decoder(space), (clean,))
@@ -67,7 +67,7 @@ def _export(module: nn.Module, examples: tuple[Tensor, ...]) -> Exported:
 
 
 def build_graph(program: ExportedProgram) -> Graph:
-    """Return the operations of a traced network. Raises UserError for one that is not in LOWERINGS."""
+    """Return the operations of a traced network. Raises UserError if LOWERINGS does not support one."""
     try:
         return _Translation(program).graph
     except Lacking as error:
@@ -75,7 +75,7 @@ def build_graph(program: ExportedProgram) -> Graph:
 
 
 class _Translation:
-    """Graph of an exported program. values: by node, a tensor if it is constant, else a Value."""
+    """Graph of an exported program. values: for each node, a tensor if it is a parameter or constant, else a Value."""
 
     def __init__(self, program: ExportedProgram) -> None:
         self.graph = Graph([])
@@ -111,7 +111,7 @@ class _Translation:
             return args[0][args[1]]
         result = node.meta.get("val")
         if not isinstance(node.target, OpOverload) or result is None or isinstance(result, (int, torch.SymInt)):
-            return None  # Not needed, because each result has its sizes.
+            return None  # Not needed: the sizes of each result are known.
         sources = [self.values[source] for source in node.all_input_nodes]
         if all(isinstance(source, Tensor) and id(source) not in self.graph.learned for source in sources):
             return node.target(*args, **kwargs)

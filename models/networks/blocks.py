@@ -1,6 +1,6 @@
 """Building blocks of the networks: residual blocks, attention over pixels, and patches folded into channels.
 
-Norms and softmax are computed in float32 under autocast too, by autocast's rules or inside their kernels.
+Norms and softmax are computed in float32 even under autocast: autocast casts their inputs, or the kernels use float32.
 """
 
 import math
@@ -15,23 +15,23 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def zeroed(module: AnyModule) -> AnyModule:
-    """Set all parameters of a module to zero and return it. A residual branch that ends in it starts as zero."""
+    """Set all parameters of a module to zero and return it. A residual branch that ends with it is zero at first."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """Group norm with at most 32 groups, and at least eight channels per group if there are that many."""
+    """Return a group norm with at most 32 groups. Each group has at least 8 channels if `channels` >= 8."""
     # The channels-last kernel for CPUs takes nearly twice as long with four channels per group.
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels, affine=affine)
 
 
-# F.pixel_unshuffle and F.pixel_shuffle preserve channels_last on CPUs. The same fold by einops does not.
+# F.pixel_unshuffle and F.pixel_shuffle preserve channels_last on CPUs. The same fold written with einops does not.
 def fold(images: Tensor, patch_size: int, planes: Tensor | None = None) -> Tensor:
     """Fold patches of p×p pixels into channels: (N, C, H, W) -> (N, (C + K)·p², ceil(H/p), ceil(W/p)).
 
-    planes: (N, K, H, W), additional channels of the images. The last patches are padded with zeros.
+    planes: (N, K, H, W), additional channels of the images. Patches that exceed the image are padded with zeros.
     """
     images = images if planes is None else torch.cat((images, planes), dim=1)
     height, width = images.shape[-2:]
@@ -41,7 +41,7 @@ def fold(images: Tensor, patch_size: int, planes: Tensor | None = None) -> Tenso
 
 
 def unfold(hidden: Tensor, patch_size: int, height: int, width: int) -> Tensor:
-    """Invert `fold` for images of that height and width; the padding is cut off."""
+    """Invert `fold`: return images of the given height and width, without the padding."""
     return F.pixel_shuffle(hidden, patch_size)[..., :height, :width]
 
 
@@ -83,7 +83,7 @@ class PixelSelfAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, hidden: Tensor, _tokens: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W). The second argument is for cross-attention and is ignored."""
+        """(N, C, H, W) -> (N, C, H, W). The second argument, the tokens of cross-attention, is ignored."""
         qkv = _as_tokens(self.qkv(self.norm(hidden)))  # (N, H·W, 3·C)
         queries, keys, values = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=self.heads)
         return hidden + self.out(_attend(queries, keys, values, hidden.shape[2]))

@@ -18,7 +18,7 @@ from models.ranges import PositiveInt, ShareBelowOne
 
 
 class ConvNeXt(Network):
-    """UNet of ConvNeXt blocks (arXiv 2201.03545) with time and label in every norm. Its first output is zero."""
+    """UNet of ConvNeXt blocks (arXiv 2201.03545) with time and label in every norm. A new ConvNeXt outputs zero."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class ConvNeXt(Network):
             width: Channels of a level with multiplier 1.
             multipliers: Channels of each level, in units of width. Each level after the first halves height and width.
             blocks: Blocks per level on the way down, and as many on the way up.
-            kernel_size: Side in pixels of the depthwise convolutions, an odd number. The paper's 7 takes 1.6 times as
-                long on CPUs.
+            kernel_size: Side in pixels of the depthwise convolutions, an odd number. On CPUs, the paper's 7 takes 1.6
+                times as long as 3.
             expansion: Width of the hidden layer of each block, in units of its channels.
             dropout: Share of each hidden layer dropped in training, in [0, 1).
             patch_size: Side in pixels of the patches that are folded into channels; 1 folds nothing.
-            conditioning: How the network receives the label. cross_attention needs another network.
+            conditioning: How the network receives the label. A ConvNeXt does not support cross_attention.
         """
         super().__init__()
         if kernel_size % 2 == 0:
@@ -100,7 +100,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def _modulated_norm(hidden: Tensor, modulation: Tensor) -> Tensor:
-    """Layer norm over the channels of (N, C, H, W), times 1 + scale, plus shift. modulation: scale, shift (N, 2·C)."""
+    """Normalise (N, C, H, W) over the channels, times 1 + scale, plus shift. modulation: scale and shift, (N, 2·C)."""
     scale, shift = modulation[:, None, None].chunk(2, dim=3)  # (N, 1, 1, C) each
     pixels = rearrange(hidden, "b c y x -> b y x c")
     modulated = torch.addcmul(shift, F.layer_norm(pixels, pixels.shape[-1:]), 1 + scale)

@@ -1,4 +1,4 @@
-"""DiT: a transformer over patches as tokens, with time and label in every block through adaLN-zero.
+"""DiT: a transformer with image patches as tokens. Time and label enter every block through adaLN-zero.
 
 Positions enter by rotation of queries and keys (2-D axial RoPE) or by a learned table. The cost of attention grows with
 the square of the number of tokens, which `patch_size` determines.
@@ -20,7 +20,7 @@ from models.ranges import PositiveInt, ShareBelowOne
 
 
 class DiT(Network):
-    """Diffusion transformer (arXiv 2212.09748) with normalised queries and keys. Its first output is zero."""
+    """Diffusion transformer (arXiv 2212.09748) with normalised queries and keys. A new DiT outputs zero."""
 
     cosines: Tensor
     sines: Tensor
@@ -51,7 +51,8 @@ class DiT(Network):
             patch_size: Side in pixels of the patches. Each patch is one token.
             position: rope rotates queries and keys by row and column; learned adds a learned vector to each token.
             qk_norm: Apply RMS norm to queries and keys, which keeps attention logits from growing.
-            conditioning: How the network receives the label. Every block attends to the tokens of cross_attention.
+            conditioning: How the network receives the label. With cross_attention, every block attends to the
+                label's tokens.
         """
         super().__init__()
         options.heads_divide(heads, width, "a token (`network.width`)")
@@ -96,7 +97,7 @@ class DiT(Network):
 
 
 class DiTBlock(nn.Module):
-    """Attention and a two-layer MLP, each with shift, scale and gate from the condition. It starts as the identity."""
+    """Attention and a two-layer MLP, each with shift, scale, gate from the condition. A new block is the identity."""
 
     def __init__(
         self, width: int, heads: int, mlp_ratio: int, dropout: float, qk_norm: bool, reads_tokens: bool = False
@@ -176,5 +177,5 @@ def _head_norm(head_width: int, qk_norm: bool) -> nn.Module:
 
 
 def _modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm of each token (N, L, width), times 1 + scale, plus shift. shift and scale: (N, 1, width)."""
+    """Normalise each token of (N, L, width), times 1 + scale, plus shift. shift and scale: (N, 1, width)."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:]), 1 + scale)

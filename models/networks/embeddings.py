@@ -1,4 +1,4 @@
-"""Inputs of the networks beside the pixels: embeddings of the time and the label, and rotations by position."""
+"""Embeddings of the time and the label, and rotations of queries and keys by position."""
 
 import math
 
@@ -22,9 +22,9 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 class Condition(nn.Module):
-    """Embedding of time and label as one vector (N, width) for every block, and the label's other signals.
+    """Module that returns time and label as one vector (N, width) for every block, and the label's `Signals`.
 
-    conditioning: a name of `models.networks.conditioning`. shape: (C, H, W) of one encoded example.
+    conditioning: name of a module of `models.networks.conditioning`. shape: (C, H, W) of one encoded example.
     """
 
     def __init__(self, conditioning: str, classes: int, width: int, shape: tuple[int, int, int]) -> None:
@@ -45,7 +45,8 @@ class Condition(nn.Module):
 def axial_angles(rows: int, columns: int, head_width: int) -> Tensor:
     """Return the rotation angles of a grid's positions, row by row: (rows·columns, head_width // 2).
 
-    Half are proportional to the row, half to the column, at frequencies 1 to 1/100 (RoPE, arXiv 2104.09864, eq. 14).
+    Half of the angles are proportional to the row, half to the column. Frequencies fall from 1 towards 1/100 (RoPE,
+    arXiv 2104.09864, eq. 14).
     """
     count = head_width // 4
     frequencies = 100.0 ** (-torch.arange(count) / count)

@@ -1,6 +1,6 @@
 """Levels of halved resolution with skip connections: the layout that UNets share, for any kind of block.
 
-Odd sizes are rounded up when halved. The way up takes its sizes from the skips.
+Odd sizes are rounded up when halved. On the way up, each level has the size of its skips.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """UNet: residual blocks over levels of halved resolution, with skip connections, for images of any size.
 
-Most of the cost of a small UNet is at full resolution, which `patch_size` reduces.
+Most of the cost of a small UNet is at full resolution. A larger `patch_size` lowers this resolution.
 """
 
 import torch
@@ -24,7 +24,7 @@ from models.ranges import NonNegativeInt, PositiveInt, ShareBelowOne
 
 
 class UNet(Network):
-    """Residual UNet after "Diffusion models beat GANs" (arXiv 2105.05233). Its first output is zero."""
+    """Residual UNet modelled on "Diffusion models beat GANs" (arXiv 2105.05233). A new UNet outputs zero."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""Pages over runs, for a browser: an index, a page per run, a comparison, and a server that keeps them fresh."""
+"""HTML pages about runs: an index, a page per run and study, a comparison, and a server that updates them."""

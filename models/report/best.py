@@ -60,7 +60,7 @@ def _by_loss(entries: Sequence[Entry]) -> Best | None:
     best = min(group, key=lambda entry: entry.best_test_loss or 0)
     runs = f"{len(group)} runs" if len(group) > 1 else "one run"
     reason = f"lowest test loss, {best.best_test_loss:.4g}, of {runs} with the loss {loss}"
-    caution = "its evaluation has no distance over that of real images" if best.evaluated else "not evaluated yet"
+    caution = "its evaluation has no ratio to the distance of real images" if best.evaluated else "not evaluated yet"
     return Best(best.dataset, best, reason, caution)
 
 

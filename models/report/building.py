@@ -1,4 +1,4 @@
-"""Writing of the report: index, comparison and a folder for each run, with templates and scripts of this package."""
+"""Writing of the report: index, comparison and a page for each run and study, from the templates of this package."""
 
 import json
 import os
@@ -39,7 +39,7 @@ INDEX, COMPARE, DATA = "index.html", "compare.html", "data.js"
 class Report:
     """A report in a folder. `update` writes the index, and the pages of the runs that have changed.
 
-    out: its folder. live: whether its pages are served, and stay open while runs train.
+    out: folder of the report. live: whether a server serves the pages, which then reload themselves while runs train.
     """
 
     experiments_dir: Path
@@ -58,7 +58,7 @@ class Report:
         if not self.experiments_dir.is_dir():
             raise UserError(f"`experiments_dir` {self.experiments_dir}: there is no such folder", "train a run first")
         if out.exists() and not (out / ASSETS / "report.css").is_file() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"`out` {out}: is there already and no report", "name a new folder")
+            raise UserError(f"`out` {out}: exists and is not a report", "name a new folder")
         try:
             (out / RUNS).mkdir(parents=True, exist_ok=True)
             shutil.copytree(HERE / "static", out / ASSETS, dirs_exist_ok=True)
@@ -91,7 +91,7 @@ class Report:
         return entries
 
     def _entry(self, folder: Path) -> Entry:
-        """Return the entry of a run. Its page is written unless its files are the same as last time."""
+        """Return the entry of a run. Its page is written only if the run or its comparisons have changed."""
         compared = [comparison for comparison in self._compared if folder.name in comparison.runs]
         version = (*_version(folder), *(comparison.name for comparison in compared))
         known, entry = self._entries.get(folder.name, (None, None))
@@ -149,7 +149,7 @@ class Report:
 
 
 def _keep_only(folder: Path, names: set[str]) -> None:
-    """Delete the other files of a page's folder."""
+    """Delete the files of a page's folder that are not in `names`."""
     for path in folder.iterdir():
         if path.name not in names and not path.name.startswith("."):
             path.unlink(missing_ok=True)
@@ -183,7 +183,7 @@ def whole(value: float | None) -> str:
 def _version(folder: Path) -> tuple[str, int, int]:
     """Return a value that changes when a run changes: its state, number of files, and time of the newest change.
 
-    Files in subfolders are replaced, not appended to, which changes the time of their folder.
+    Files in subfolders are replaced, not appended to. A replaced file changes the time of its folder.
     """
     count, newest = 0, 0
     for path, folders, names in os.walk(folder):

@@ -1,4 +1,4 @@
-"""Contents of comparisons/ in the folder of the runs: what `evaluate --compare` measured between two evaluations."""
+"""Comparisons of two evaluations, which `evaluate --compare` writes to comparisons/ in the folder of the runs."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ class MeasureDifference:
 class Compared:
     """A comparison. Differences are those of the second evaluation minus the first.
 
-    runs: name of each evaluation's run, "" if it is in no run folder. evaluations: names of the evaluations' folders.
+    runs: name of each evaluation's run, "" if the evaluation is in no run folder. evaluations: folder names.
     """
 
     name: str
@@ -70,5 +70,5 @@ def _comparison(path: Path) -> Compared:
 
 
 def _run_of(evaluation: PurePath) -> str:
-    """Return the name of the run that an evaluation's folder lies in: <run>/evaluation/<folder>."""
+    """Return the name of the run in whose folder an evaluation is, <run>/evaluation/<folder>; "" if it is in none."""
     return evaluation.parent.parent.name if evaluation.parent.name == "evaluation" else ""

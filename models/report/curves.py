@@ -14,10 +14,10 @@ Chart = dict[str, Any]
 
 
 def charts_of(run: RunFacts) -> list[Chart]:
-    """Return the charts of a run. Those without a curve are left out.
+    """Return the charts of a run. Charts without a curve are left out.
 
-    key: charts with the same key are drawn over each other in a comparison. x, y: titles of the axes. log: whether y is
-    drawn on a logarithmic scale where it is positive. series: curves with name, style, x and y.
+    key: charts with the same key are drawn over each other in a comparison. x, y: titles of the axes. log: whether y
+    has a logarithmic scale if all values are positive and span a wide range. series: curves with name, style, x and y.
     """
     metrics, monitor = run.metrics, run.monitor
     minutes = {**monitor, "time": [None if time is None else time / 60 for time in monitor.get("time", [])]}
@@ -50,7 +50,7 @@ def charts_of(run: RunFacts) -> list[Chart]:
 
 
 def _series(columns: Columns, x: str, y: str, name: str) -> Chart:
-    """Return a curve of two columns. Rows with equal x, one for each GPU, become their mean."""
+    """Return a curve of two columns. Rows with equal x, one for each GPU, are averaged."""
     known = ((at, value) for at, value in zip(columns.get(x, []), columns.get(y, []), strict=False))
     complete = [(at, value) for at, value in known if at is not None and value is not None]
     means = [(at, fmean(value for _, value in rows)) for at, rows in groupby(complete, key=lambda row: row[0])]
@@ -89,13 +89,13 @@ def _classes(metrics: Columns) -> int:
 
 
 def _parts(metrics: Columns) -> list[tuple[str, str]]:
-    """Return the columns of an autoencoder's parts of the test loss, each with its title."""
+    """Return the columns with the parts of an autoencoder's test loss, each with its title."""
     names = [name for name in metrics if name.startswith("test_loss_") and not name[-1].isdigit()]
     return [(name, f"{name.removeprefix('test_loss_').capitalize()} (test)") for name in names]
 
 
 def _figures(metrics: Columns) -> list[tuple[str, str]]:
-    """Return the columns of samples measured during the training, each with its title."""
+    """Return the columns with the measures of samples during training, each with its title."""
     names = [name for name in metrics if name.startswith("sample_")]
     return [(name, name.replace("_", " ").capitalize()) for name in names]
 

@@ -1,4 +1,4 @@
-"""Contents of the folders of a run's evaluations: measures with their floors, protocol cards, tables and pictures."""
+"""Evaluations of a run, read from their folders: measures with their floors, protocol cards, tables and pictures."""
 
 import json
 import math
@@ -22,8 +22,8 @@ from models.evaluation.measure_names import (
 
 OVER_FLOOR = re.compile(r"^\s*fd / floor\s+([0-9.]+)", re.MULTILINE)
 EVALUATION_PICTURES = ("samples", "nearest", "farthest", "closest_pairs", "confusion", "checkpoints")
-FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports are files of evaluation/ itself.
-MOST = 30  # Most evaluations, and most comparisons, on a page.
+FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports lie directly in evaluation/.
+MOST = 30  # Largest number of evaluations, and of comparisons, on a page.
 LONGEST = 20_000  # Characters of a text table that are shown.
 SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # CSafeDumper is faster, but missing in some builds.
 # Errors that reading a damaged file of a report raises.
@@ -50,7 +50,7 @@ class Evaluated:
     """An evaluation. title: what was measured. table: text for evaluations without measures. card: the protocol.
 
     over_floor: ratio of the distance to that of real images, None if the report has no such ratio. protocol: settings
-    of the evaluation. Evaluations can be compared if these are equal.
+    of the evaluation. Evaluations with equal protocols can be compared.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class Evaluated:
 
     @property
     def comparable(self) -> str:
-        """The protocol as one text."""
+        """The protocol as one text. It is equal for evaluations that can be compared."""
         return json.dumps(self.protocol, sort_keys=True)
 
     @property
@@ -81,7 +81,7 @@ class Evaluated:
 
 
 def read_evaluations(run: Path, notes: list[str]) -> list[Evaluated]:
-    """Return the newest evaluations of a run: those of samples, then the others, newest first.
+    """Return the newest evaluations of a run: first those of samples, then the others.
 
     Evaluations that cannot be read, or are left out because there are many, are noted in `notes`.
     """

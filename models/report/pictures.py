@@ -16,8 +16,8 @@ from models.runs.files import replacing
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES = 2_400_000  # Limit for all pictures of one page.
-LARGE_BYTES, SMALLER = 200_000, (1600, 700)  # Larger files are reduced to one of these lengths of the longer side.
-LARGE_FRAME, LARGE_SHEET = 30_000, 60_000  # As LARGE_BYTES, for pictures of which a page has many.
+LARGE_BYTES, SMALLER = 200_000, (1600, 700)  # Larger files are reduced: their longer side gets one of these lengths.
+LARGE_FRAME, LARGE_SHEET = 30_000, 60_000  # As LARGE_BYTES, for frames and for sheets, of which a page has many.
 MOST_SHEETS, FEWEST_SHEETS, SHEET_BYTES = 24, 4, 600_000  # Limits of the number of training sheets and of their bytes.
 THUMBNAIL = (4, 2)  # Columns and rows.
 THUMBNAIL_SIDE, SHEET_WIDTH = 64, 200  # Pixels. Longest side of an image in a thumbnail, and of a shrunk sheet.
@@ -29,8 +29,8 @@ SHEET_NAME = re.compile(r"step_(\d+)\.png")
 class Picture:
     """A picture of a page.
 
-    source: its name in the page's folder. path: the file in the run. label: its position in a series, or its title.
-    reduced: whether the page has a smaller version.
+    source: file name in the page's folder. path: the file in the run. label: position in a series, or title. reduced:
+    whether the page shows a smaller version of the file.
     """
 
     source: str
@@ -52,9 +52,9 @@ class Album:
     names: set[str] = field(default_factory=set)
 
     def add(self, path: Path, label: str = "", large: int = LARGE_BYTES) -> Picture | None:
-        """Copy a PNG of the run into the page's folder. None if it is missing, damaged or beyond the limit of bytes.
+        """Copy a PNG of the run into the page's folder. Return None if it is missing, damaged or beyond MOST_BYTES.
 
-        large: a file of more bytes is reduced.
+        large: files of more bytes are reduced.
         """
         shown = path.relative_to(self.run).as_posix()
         try:
@@ -146,7 +146,7 @@ def frames_of(folder: Path) -> list[tuple[str, Path]]:
 
 
 def safe_name(text: str) -> str:
-    """Return a file name for any text, of letters, digits, ".", "_" and "-". Different texts have different names."""
+    """Return a file name of letters, digits, ".", "_" and "-" for any text. Different texts have different names."""
     if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}", text):
         return text
     stem, dot, suffix = text.rpartition(".")

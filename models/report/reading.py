@@ -1,4 +1,4 @@
-"""Contents of a run folder. A missing or damaged file leaves a note, and never an exception."""
+"""Contents of a run folder. A missing or damaged file adds a note and raises no exception."""
 
 import csv
 import math
@@ -19,7 +19,7 @@ from models.runs.yaml_files import read_yaml
 
 LOG, METRICS, MONITOR = "training_log.txt", "metrics.csv", "monitor.csv"
 MARKS = (STATUS, CONFIG, ENVIRONMENT, LOG, METRICS)  # A folder with one of these files is a run.
-LOG_LINES, LOG_BYTES = 60, 60_000  # Lines of the end of the log that are shown, and bytes read for them.
+LOG_LINES, LOG_BYTES = 60, 60_000  # Last lines of the log that are shown, and bytes read to find them.
 DEAD = "the process ended without writing its state"
 Value = TypeVar("Value")
 Columns = dict[str, list[float | None]]
@@ -27,10 +27,10 @@ Columns = dict[str, list[float | None]]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Contents of a run folder. state: as in `liveness`, or "unreadable" without a status.
+    """Contents of a run folder. state: from `liveness`, or "unreadable" without a status.
 
     started: what environment.txt says about each start of the run. metrics, monitor: columns by name. shape: of the
-    images or latents that the network sees, () if unknown. notes: files that are missing or damaged.
+    images or latents that the network sees, () if unknown. notes: what is missing, damaged or not shown.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class RunFacts:
 
     @property
     def dataset(self) -> str:
-        """The data set. If it has a path, the path's last part is added, e.g. "folder pictures"."""
+        """Name of the data set. If it has a path, the path's last part is added, e.g. "folder pictures"."""
         name = text(self.status.get("dataset")) or text(self.config.get("dataset"))
         return f"{name} {Path(text(self.config.get('dataset.path'))).name}".strip()
 
@@ -173,7 +173,7 @@ def last(values: list[float | None]) -> float | None:
 
 
 def read_columns(path: Path) -> Columns:
-    """Return the columns of a CSV file. Numbers are floats, times are seconds since the first one, the rest is None.
+    """Return the columns of a CSV file. Numbers are floats, times are seconds since the first time, the rest is None.
 
     Raises OSError.
     """

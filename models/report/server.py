@@ -1,7 +1,8 @@
 """Local server of the report. It updates the report when a page is requested, and changes nothing else.
 
 Other people may be logged in on the machine, and pages of other sites may run in the browser. So each address begins
-with a secret token, the Host header must name this machine, and no path leads out of the two folders.
+with a secret token, the Host header must name this machine, and files outside the report and the folder of the runs
+are not served.
 """
 
 import hmac
@@ -20,7 +21,7 @@ from models.errors import UserError
 from models.report.building import INDEX, Report
 
 HOST = "127.0.0.1"
-HOSTS = ("127.0.0.1", "localhost", "[::1]")  # Any port: a tunnel may use another one on the reader's side.
+HOSTS = ("127.0.0.1", "localhost", "[::1]")  # Any port: on the reader's side, an SSH tunnel may use another one.
 FRESH_SECONDS = 3.0
 TEXT_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".log", ".md", "")
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

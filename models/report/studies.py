@@ -1,4 +1,4 @@
-"""Contents of a study's folder, for its page. A missing or damaged file leaves a note, and never an exception."""
+"""Contents of a study's folder, for its page. A damaged file adds a note and raises no exception."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ PICTURES = {
 
 @dataclass(frozen=True)
 class StudyPage:
-    """A study. tables: folder's name and text of each table. runs: the entries of `trainings` in study.json."""
+    """A study. tables: folder name and text of each table. runs: the entries of `trainings` in study.json."""
 
     name: str
     state: str
@@ -54,11 +54,14 @@ def read_study_page(folder: Path, album: Album) -> StudyPage:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"{RESULTS} cannot be read: {type(error).__name__}: {error}")
     places = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
-    tables = [
-        (place.name, (place / TABLE).read_text(encoding="utf-8", errors="replace"))
-        for place in places
-        if (place / TABLE).is_file()
-    ]
+    tables = []
+    for place in places:
+        try:
+            tables.append((place.name, (place / TABLE).read_text(encoding="utf-8", errors="replace")))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            notes.append(f"{TABLE} cannot be read: {type(error).__name__}: {error}")
     pictures = [
         picture
         for name, title in PICTURES.items()

@@ -28,7 +28,7 @@ from models.report.reading import RunFacts, text
 from models.runs.lookup import name_loss
 
 MODEL = re.compile(r"(\w+) of ([\d,]+) parameters on (\S+?), (\w+)")
-# Settings that say where and on what a run computes. They change no result.
+# Settings of folders, hardware and logging. A page does not list them as different from the usual ones.
 MACHINE_SETTINGS = (
     "data_root",
     "memory_limit",
@@ -146,7 +146,7 @@ def entry_of(run: RunFacts, thumbnail: str | None) -> Entry:
 
 
 def _best_evaluation(evaluations: Sequence[Evaluated]) -> Evaluated | None:
-    """Return the evaluation of samples with the smallest distance over the floor; without distances the newest one."""
+    """Return the evaluation of samples with the smallest distance over the floor; the newest if none has a distance."""
     measured = [evaluated for evaluated in evaluations if evaluated.task == "samples"]
     with_distance = [evaluated for evaluated in measured if evaluated.over_floor is not None]
     return min(with_distance, key=lambda one: one.over_floor or 0, default=measured[0] if measured else None)
@@ -229,7 +229,7 @@ def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None
 
 
 def _sheets(run: RunFacts, album: Album) -> list[Picture]:
-    """Return the sheets over the training and at its end. If the sheets are large, fewer are returned."""
+    """Return the sheets drawn during training and at its end. If the sheets are large, fewer are returned."""
     finals = (run.folder / "final_samples" / "grid.png", run.folder / "latent_space" / "reconstructions.png")
     end = f"end, step {run.step:,.0f}" if run.step is not None else "end"
     final = [picture for path in finals if (picture := album.add(path, end)) is not None][:1]
@@ -240,7 +240,7 @@ def _sheets(run: RunFacts, album: Album) -> list[Picture]:
 
 
 def _reverse(run: RunFacts, album: Album) -> tuple[list[tuple[str, Picture, Picture | None]], list[Picture]]:
-    """Return the steps of the reverse process (time, noisy images, clean estimate), and strips of older runs."""
+    """Return the steps of the reverse process (t, noisy images, clean estimate), or strips if the run has no steps."""
     folder = run.folder / "denoising_steps"
     noisy = [(label, album.add(path, label, LARGE_FRAME)) for label, path in frames_of(folder / "noisy")]
     estimates = [album.add(path, label, LARGE_FRAME) for label, path in frames_of(folder / "clean_estimate")]
@@ -255,7 +255,7 @@ def _pictures_of(evaluated: Evaluated, album: Album) -> list[Picture]:
 
 
 def _others(run: RunFacts, album: Album) -> list[tuple[str, Picture]]:
-    """Return the newest pictures of generate and of the visualizing tasks, each with the name of its folder."""
+    """Return the newest pictures of generate and of the visualizing tasks, each with its folders and name as title."""
     paths = [path for path in run.folder.glob("*/*/*.png") if path.parts[-3] not in KNOWN and path.parts[-2][0] != "."]
     paths.sort(key=lambda path: (path.parent.name, path.name), reverse=True)
     pictures = ((f"{path.parts[-3]}, {path.parts[-2]}: {path.stem}", album.add(path)) for path in paths[:MOST_OTHERS])
@@ -263,7 +263,7 @@ def _others(run: RunFacts, album: Album) -> list[tuple[str, Picture]]:
 
 
 def _rows(run: RunFacts) -> list[list[Any]]:
-    """Return up to TABLE_ROWS rows of the metrics, the last ones included."""
+    """Return up to TABLE_ROWS evenly spaced rows of the metrics, the last one included."""
     names = ("step", "epoch", "train_loss", "test_loss", "lr", "images_per_second")
     rows = list(zip(*(run.metrics.get(name, []) for name in names), strict=False))
     step = -(-len(rows) // TABLE_ROWS) or 1

@@ -1,7 +1,7 @@
 """Checkpoints: tensors in a safetensors file, everything else in a YAML file beside it. Loading executes no code.
 
-The YAML file is written last and holds the hash of the tensors' file, so a pair with equal hashes is complete. The
-text files `last` and `best` hold the name of a checkpoint.
+The YAML file is written last and holds the hash of the tensors' file. A checkpoint is complete if the hash matches.
+The text files `last` and `best` each hold the name of a checkpoint.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint and its name in `last`, and delete older checkpoints except the newest `keep` and the best.
 
-    keep: 0 keeps all. best: also write its name in `best`. `best` is written before `last`, so that a crash in between
-    never leaves a best checkpoint in `last` that `best` does not name. Raises OSError if writing fails; existing
-    checkpoints are then unchanged.
+    keep: 0 keeps all. best: also write the name in `best`. `best` is written before `last`: after a crash between
+    the two writes, `best` names the new checkpoint and `last` the previous one. Raises OSError if writing fails;
+    existing checkpoints are then unchanged.
     """
     folder.mkdir(exist_ok=True)
     for temporary in folder.glob(".*.tmp"):  # left by a process that was killed; a folder has one writer at a time
@@ -91,7 +91,7 @@ def resolve_checkpoint(run: Path, which: str = LAST) -> Path:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on the CPU, and the facts. Raises UserError if it is missing, damaged or no checkpoint."""
+    """Return the tensors (on the CPU) and the facts. Raises UserError for a missing, damaged or unsuitable file."""
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     facts_path = path.with_suffix(".yaml")
@@ -128,7 +128,7 @@ def copy_checkpoint(path: Path, folder: Path) -> None:
 
 
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a network. Raises UserError, with the checkpoint's path, if names or shapes differ."""
+    """Load tensors into a network. Raises UserError, naming `path`, if there are none or if names or shapes differ."""
     if not tensors:
         raise UserError(f"{path} has no such weights", "leave out `weights`")
     try:

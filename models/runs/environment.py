@@ -18,7 +18,7 @@ VARIABLES = ("CUDA_VISIBLE_DEVICES", "DATA_ROOT", "EXPERIMENTS_DIR")  # Environm
 
 
 def environment() -> str:
-    """Return versions, machine, git commit and command line, one `key: value` a line."""
+    """Return versions, machine, git commit and command line, with one `key: value` per line."""
     packages = ("torch", "torchvision", "numpy", "safetensors", "tyro")
     lines = [
         f"started: {utc_now()}",
@@ -35,7 +35,7 @@ def environment() -> str:
 
 
 def command() -> str:
-    """Return the command that started this task, as it was typed, after the variables that the task reads.
+    """Return the command that started this task, preceded by the environment variables in VARIABLES.
 
     The command was started in the folder that `environment` reports. If torchrun started this process,
     `distributed.launch` has stored the command in TASK_COMMAND.
@@ -68,7 +68,7 @@ def git_commit(repository: Path = REPOSITORY) -> str:
 
 
 def read_starts(run: Path) -> list[dict[str, str]]:
-    """Read ENVIRONMENT of a run. Return its values by key, for each start of the run. Raises OSError."""
+    """Read the file ENVIRONMENT of a run. Return one dict of its values for each start of the run. Raises OSError."""
     starts: list[dict[str, str]] = [{}]
     for line in (run / ENVIRONMENT).read_text(encoding="utf-8", errors="replace").splitlines():
         key, colon, value = line.partition(": ")

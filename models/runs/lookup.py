@@ -42,9 +42,9 @@ def find_run(
 ) -> Path:
     """Return the run folder that `name` refers to. Raises UserError if there is none, or more than one.
 
-    name: a folder, its name in experiments_dir or a part of that name, "latest" for the newest run of the task or
-    tasks and the data set, "latest:mnist" for the newest on MNIST, or "pretrained/mnist" for a shipped model. If
-    several names contain the part, runs of the task and the data set are preferred.
+    name: a folder, its name in experiments_dir or a part of that name, "latest" for the newest run of the given task
+    (or tasks) on the data set, "latest:mnist" for the newest on MNIST, or "pretrained/mnist" for a shipped model. If
+    several names contain the part, runs of the task on the data set are preferred.
 
     or_shipped: if there is no such run, return the shipped model called `name`. For "latest", return the shipped model
     of the task and the data set, by default MNIST.
@@ -100,7 +100,7 @@ def is_shipped(run: Path) -> bool:
 
 
 def run_name(run: Path) -> str:
-    """Return the name of a run: that of its folder, and for a shipped model pretrained/NAME."""
+    """Return the name of a run: its folder's name, or pretrained/NAME for a shipped model."""
     return f"{SHIPPED_PREFIX}{run.name}" if is_shipped(run) else run.name
 
 

@@ -33,7 +33,7 @@ def _print(line: str) -> None:
 
 
 class Run:
-    """Run folder of this process. On ranks other than 0 it is `silent`: only a failure is written."""
+    """Run folder of this process. On ranks other than 0, the Run is `silent`: it writes only a failure."""
 
     def __init__(self, folder: Path, status: dict[str, Any], silent: bool = False):
         self.folder = folder
@@ -93,7 +93,7 @@ class Run:
         self._heartbeat.start()
 
     def _link_launch_logs(self) -> None:
-        """Link the launcher's logs in the run folder, and write the path of the run folder for the launcher."""
+        """Create links to the launcher's logs in the run folder, and write the run folder's path for the launcher."""
         record = os.environ.get("LAUNCH_RECORD")
         if record and os.path.isdir(record):
             write_text(Path(record, "folder"), f"{self.folder}\n")
@@ -127,7 +127,7 @@ class Run:
             self._status.update(fields)
 
     def update(self, **fields: Any) -> None:
-        """Write fields to status.json, with a new heartbeat. If another rank has set the state to failed, keep it."""
+        """Write fields to status.json, with a new heartbeat. A state `failed` set by another rank is kept."""
         if self.silent:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""YAML files that hold one mapping. Reading them executes nothing."""
+"""YAML files that hold one mapping. Reading them executes no code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ def _read(text: str) -> Any:
 
 
 def _check_keys(node: yaml.Node, checked: set[int]) -> None:
-    """Raise YAMLError for a key given twice, of which PyYAML would take the last value. checked: ids of nodes."""
+    """Raise YAMLError if a key is given twice. PyYAML would use the last value. checked: ids of the checked nodes."""
     if id(node) in checked or not isinstance(node, yaml.CollectionNode):
         return
     checked.add(id(node))

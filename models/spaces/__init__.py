@@ -23,9 +23,9 @@ Locate = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Identity:
-    """Hashes of a split. sha256: of pixels and labels; for image files, of their names, sizes, labels and decoding.
+    """Hashes of a split. sha256: hash of pixels and labels; for image files, of names, sizes, labels and decoding.
 
-    contents: for image files, hash of their contents and labels; "" if unknown and for other images.
+    contents: for image files, hash of contents, labels and decoding. "" if it is unknown or there are no image files.
     """
 
     sha256: str = ""
@@ -96,8 +96,8 @@ class Space:
 
     shape: (C, H, W) of a clean image, the network's input. image_shape: (C, H, W) of the uint8 image. deviation:
     standard deviation over all elements of the encoded training split, EDM's sigma_data. bounds: range of clean images,
-    None if unknown. grey_levels: values of the grey levels 0 and 255 in clean images, None if these are not pixels.
-    needs: checkpoint files that the space was built from.
+    None if unknown. grey_levels: values of the grey levels 0 and 255 in clean images, None if these images are latents.
+    needs: checkpoint files from which the space was built.
     """
 
     shape: tuple[int, int, int]

@@ -51,7 +51,7 @@ class Encoded:
         return centre, variance.sqrt().clamp(min=1e-6)
 
     def reach(self, centre: Tensor, scale: Tensor) -> float:
-        """Return the largest |mean| + 3 deviations of any posterior, standardised. centre, scale: from `statistics`."""
+        """Return the largest |mean| + 3 deviations of all standardised posteriors. centre, scale: from `statistics`."""
         mean, log_variance = self._halves()
         centre, scale = (values.float().view(-1, 1, 1) for values in (centre, scale))
         return (((mean - centre).abs() + 3 * (log_variance / 2).exp()) / scale).max().item()
@@ -84,7 +84,7 @@ def encode_images(
 
 
 def write_encoded(path: Path, codes: Encoded, labels: Tensor) -> None:
-    """Write the file atomically. labels: (N,). Raises OSError."""
+    """Write the file of an encoded data set atomically. labels: (N,). Raises OSError."""
     tensors = {"labels": labels, **_named("", codes.posterior)}
     if codes.mirrored is not None:
         tensors |= _named("mirrored_", codes.mirrored)

@@ -2,7 +2,7 @@
 
 Its facts are the hash of the autoencoder's checkpoint, mean and standard deviation of every channel over the training
 split, and a bound of the standardised latents. A clean estimate is a mean of latents and should not exceed this bound,
-so it may be clipped. At the noisy end of a chain, clipping keeps small errors from growing.
+so samplers may clip the estimate. In early sampling steps, clipping keeps small errors from growing.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from models.spaces.pixels import Pixels
 class Latents(Space):
     """Latents of a frozen autoencoder. reach: bound of the absolute standardised latents, None if unknown.
 
-    mean, scale: mean and standard deviation of each channel over the training split, posterior noise included.
+    mean, scale: mean and standard deviation of each channel, over posterior samples of the training split.
     """
 
     autoencoder: Autoencoder
@@ -73,7 +73,8 @@ class Latents(Space):
         Args:
             autoencoder: Run of train_vae (folder, name, or latest for the newest run on this data set), or one of its
                 checkpoint files.
-            encoded: File of encode_dataset; auto takes a matching file from the autoencoder's run, none encodes anew.
+            encoded: File written by encode_dataset. auto reads a matching file in the autoencoder's run, if there is
+                one. none encodes the images again.
         """
         path = find_autoencoder(autoencoder, around.experiments_dir, around.dataset or None)
         model = load_autoencoder(path)
@@ -146,7 +147,7 @@ def find_autoencoder(name: str, experiments_dir: Path, dataset: str | None = Non
     """
     if name.endswith(".safetensors"):
         if not Path(name).is_file():
-            raise UserError(f"`autoencoder` {name}: no such checkpoint", "name the autoencoder's run or its file")
+            raise UserError(f"`autoencoder` {name}: no such checkpoint", "name the autoencoder's run or checkpoint")
         return Path(name)
     return checkpoints.resolve_checkpoint(find_run(name, experiments_dir, "train_vae", dataset))
 
@@ -166,7 +167,7 @@ def _codes(
         mismatch = codes.mismatch(model, data, flips)
         if mismatch is None and data.contents and not codes.data.contents:
             if not auto:
-                return codes, f"read from {file}, which knows names and sizes of its images, not their contents"
+                return codes, f"read from {file}, which has a hash of its images' names and sizes, not contents"
             mismatch = "without a hash of the contents of its images"
         if mismatch is None:
             return codes, f"read from {file}"
@@ -175,5 +176,5 @@ def _codes(
             raise
         mismatch = "damaged"
     if not auto:
-        raise UserError(f"`encoded` {file}: latents {mismatch}", "encode again with encode_dataset", "leave it out")
+        raise UserError(f"`encoded` {file}: latents {mismatch}", "run encode_dataset again", "leave out `encoded`")
     return encode_images(model, images, flips, around.device), f"encoded anew, since {file} is {mismatch}"

@@ -21,8 +21,8 @@ from models.training.latent_pictures import Codec, draw_latent_space
 from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, Objective, TestLoss, rows_to_show
 
 SHOWN = 32
-UMAP_SECONDS = 60  # Longest time of a UMAP, mostly compilation. Shorter runs have no UMAP.
-# A latent unit is active if its variance over images exceeds this (Burda et al. 2016, section 5.2).
+UMAP_SECONDS = 60  # Longest time of a UMAP, mostly compilation. Runs that train for less have no UMAP.
+# A latent unit is active if its posterior mean has a larger variance over images (Burda et al. 2016, section 5.2).
 ACTIVE_VARIANCE = 0.01
 # The log warns if the share of active units is lower than this.
 COLLAPSE_SHARE = 0.5
@@ -87,7 +87,7 @@ class AutoencoderObjective(Objective):
             parts.append(f"KL {figures[1].mean():.2f} nats per image ({figures[2].mean():.3g} bits per pixel)")
         note = ", ".join([*parts, f"active units {active} of {units}"])
         if self.spec.kind == "vae" and active < COLLAPSE_SHARE * units:
-            note += ": warning, posterior collapse; try a lower kl_weight, kl_warmup_steps or free_bits"
+            note += ": warning, posterior collapse; try a lower kl_weight, more kl_warmup_steps or more free_bits"
         return TestLoss(losses.mean().item(), train.mean().item(), figures.mean(1).tolist(), note)
 
     def _test(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,7 +27,7 @@ class Board(Protocol):
 
 
 class TensorBoard:
-    """Files in tensorboard/ of the run. Values that an interrupted run wrote there after `step` are hidden."""
+    """Event files in the run's folder tensorboard/. Values that an interrupted run wrote after `step` are hidden."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], step: int, compared: tuple[str, ...]) -> None:
         from torch.utils.tensorboard.summary import hparams
@@ -109,7 +109,7 @@ def check_board(name: str) -> None:
 def open_board(
     name: str, folder: Path, config: Mapping[str, Any], step: int, compared: tuple[str, ...]
 ) -> Board | None:
-    """Open a board for a run that begins after `step`; None for the name "none".
+    """Open the board of a run that starts or resumes after `step`. Return None for the name "none".
 
     config: settings, shown with the run. compared: tags by which runs are compared.
     """

@@ -10,8 +10,8 @@ AGREE_SECONDS = 5.0
 class SharedClock:
     """Clock that counts the seconds of training. seconds: the same in all processes at every step.
 
-    A single process counts its own time. Several processes agree on the longest time every few steps. Between
-    agreements, each step adds the mean step time before the last agreement, so no step waits for other processes.
+    A single process counts its own time. Several processes agree on the longest time every few steps. At the
+    other steps, the clock adds the mean step time between the last two agreements, so these steps wait for no process.
     """
 
     def __init__(self) -> None:
@@ -25,9 +25,10 @@ class SharedClock:
         self.seconds = self._measured = self._agreed = seconds
 
     def advance(self, elapsed: float, signal: int, agree: bool = False) -> int:
-        """Count a step. Return a signal that any process has received; 0 if there is none or it is not yet known.
+        """Count a step. Return the number of a signal that some process has received, 0 if none is known yet.
 
-        elapsed: seconds of the step in this process. agree: agree at this step. All processes must pass the same value.
+        elapsed: seconds of the step in this process. signal: number of the signal that this process has received, or 0.
+        agree: whether the processes must agree on the time at this step, the same value in all processes.
         """
         self._measured += elapsed
         self._since += 1

@@ -59,11 +59,11 @@ class DenoisingObjective:
     def changes_since(self, version: int) -> list[str]:
         if version >= self.version:
             return []
-        lines = ["the test loss now uses another frozen grid: the best test loss so far is discarded"]
+        lines = ["the test loss now uses another frozen grid (times and noise): the best test loss so far is discarded"]
         if self.loss.weighting != "uniform" and self.loss.distance != "l2":
             lines.append(
-                f"weighting {self.loss.weighting} with loss {self.loss.distance} has changed: the same estimate now "
-                "has the same loss with every prediction"
+                f"weighting {self.loss.weighting} with loss {self.loss.distance} has changed: the loss of an "
+                "estimate no longer depends on the prediction"
             )
         return lines
 
@@ -95,7 +95,7 @@ class DenoisingObjective:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
-        """Measure the loss and samples on the same images, times and noise at every call. No label is dropped."""
+        """Measure the loss, and samples for a sample test, with fixed images, times and noise. No label is dropped."""
         test, t, weights = self._losses(network, self.test_images, self.test_labels)
         train, _, train_weights = self._losses(network, self.train_images, self.train_labels)
         bins = bin_of(t)

@@ -10,7 +10,7 @@ class EMA:
     """Average whose half-life is a share of the run, so that it has the same effect in short and long runs.
 
     The decay is 0.5 ** (elapsed / half_life). elapsed: share of the run since the last update. At update n, the decay
-    is at most (1 + n) / (10 + n), so the initial weights soon lose their influence.
+    is at most (1 + n) / (10 + n), with n = 0 at first, so the initial weights soon lose their influence.
     """
 
     def __init__(self, network: nn.Module, half_life: float):

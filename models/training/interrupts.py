@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """Exception raised when a signal stops the task. A task that writes checkpoints has saved one."""
+    """Exception raised when a signal stops the task. Training saves a checkpoint before it raises this."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)

@@ -24,7 +24,7 @@ from models.spaces.pixels import Pixels
 from models.training.objectives import rows_in_turn
 
 BATCH = 256
-FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # With fewer images, no map is drawn.
+FEWEST_MAPPED, FEWEST_UMAP = 3, 50  # Fewest images for a map by PCA, and for a map by UMAP.
 NEIGHBOURS = 15
 SLICE, SLICE_WIDTH = 13, 3.0  # Images per side of the slice; half of its width in standard deviations.
 ROWS, STEPS = 10, 11  # Rows and decoded steps of the interpolations.
@@ -43,7 +43,7 @@ class Codec:
         return next(self.network.parameters()).device
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return posterior mean and variance (0 if there is no posterior), each (N, c, h, w), of uint8 images."""
+        """Return posterior mean and variance of uint8 images, each (N, c, h, w). A plain autoencoder has variance 0."""
         posteriors = [self.network.encode(Pixels.scale(batch.to(self._device))) for batch in images.split(BATCH)]
         means = torch.cat([mean.float().cpu() for mean, _ in posteriors])
         logs = [log.float().cpu() for _, log in posteriors if log is not None]
@@ -90,8 +90,8 @@ def draw_latent_space(
 ) -> None:
     """Draw all pictures of the latent space of test images, uint8 (N, C, H, W), into an existing folder.
 
-    title: part of every title. umap: also draw a UMAP, which takes up to a minute. scale: as in `sheets.grid`.
-    picture_format: format in which the pictures are written in addition to PNG.
+    title: part of the title of every picture. umap: also draw a UMAP, which takes up to a minute. scale: as in
+    `sheets.grid`. picture_format: format in which the pictures are written in addition to PNG.
     """
     latents = _Latents(codec, *codec.encode(images), folder, title, scale, picture_format)
     images, labels = images.cpu(), labels.cpu()
@@ -122,7 +122,7 @@ def _draw_maps(latents: _Latents, labels: Tensor, seed: int, umap: bool) -> None
 
 
 def _draw_slice(latents: _Latents) -> None:
-    """Draw decoded points on the plane of two principal components, or on all axes of a space of 1 or 2 dimensions."""
+    """Draw decoded points of the plane of two principal components, or of a whole space of 1 or 2 dimensions."""
     flat = latents.means.flatten(1)
     centre, units = flat.mean(0), flat.shape[1]
     if units > 2:

@@ -27,7 +27,8 @@ COLUMNS = (
 )
 
 # If log_every is 0, a row is due when the time since the last row reaches ROW_SHARE of the training time so far,
-# limited by these bounds. A row is also due when ROW_SHARE of the budget has been spent since the last row.
+# but at least FEWEST_SECONDS and at most MOST_SECONDS. A row is also due when ROW_SHARE of the budget has been spent
+# since the last row.
 ROW_SHARE, FEWEST_SECONDS, MOST_SECONDS = 0.05, 3.0, 60.0
 TAGS = {  # Tags of columns on the board. `_tag` makes the tags of the other columns.
     "train_loss": "loss/train",
@@ -62,12 +63,12 @@ class TrainingLog:
         self.board: Board | None = None
         # Sums [0] and counts [1] of the loss and of each part since the last logged row, on this rank.
         self.loss_sums = torch.zeros(2, 1 + len(objective.parts), device=device)
-        # Position of the last row, and the step of the last row with a test loss.
+        # Seconds, spent budget and step of the last row, and the step of the last row with a test loss, -1 for none.
         self.row_seconds, self.row_spent, self.row_step, self.tested_step = 0.0, 0.0, 0, -1
         self.other_seconds = {"evaluation": 0.0, "pictures": 0.0, "checkpoints": 0.0}
 
     def open_board(self, name: str, step: int) -> None:
-        """Open the board that also gets the rows and pictures. name: a key of BOARDS, or "none"."""
+        """Open the board, to which all rows and pictures are then added. name: a key of BOARDS, or "none"."""
         compared = TAGS["train_loss"], TAGS["test_loss"]
         self.board = open_board(name, self.run.folder, self.config, step, compared)
 
@@ -86,7 +87,7 @@ class TrainingLog:
         return f"step {step}  loss {loss / max(count, 1):.4f}  {speed:.0f} images/s"
 
     def row_due(self, step: int, seconds: float, spent: float) -> bool:
-        """Return whether the training loss is to be logged at this step. spent: share of the budget."""
+        """Return whether a row of the training loss is due at this step. spent: spent share of the budget."""
         if self.log_every:
             return step % self.log_every == 0
         wait = min(max(ROW_SHARE * seconds, FEWEST_SECONDS), MOST_SECONDS)
@@ -97,7 +98,7 @@ class TrainingLog:
     ) -> dict[str, Any]:
         """Log a row and reset the sums.
 
-        tested: the evaluation, the same on all ranks; None if there was none. facts: epoch, lr, grad_norm.
+        tested: result of the evaluation, the same on all ranks; None without one. facts: epoch, lr, grad_norm.
         """
         sums, counts = distributed.sum_over_ranks(self.loss_sums).tolist()
         images, elapsed = (step - self.row_step) * self.batch_size, seconds - self.row_seconds
@@ -130,14 +131,14 @@ class TrainingLog:
         return row
 
     def add_pictures(self, paths: Iterable[Path], step: int) -> None:
-        """Add picture files to the board, if there is one. Their tags begin with the name of their folder."""
+        """Add picture files to the board, if there is one. Tags: epoch_samples for sheets, final/NAME for others."""
         if self.board is None:
             return
         for path in paths:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             folder = path.parent.relative_to(self.run.folder).name
-            sheet = folder == "epoch_samples"  # All sheets have one tag, so that a board steps through them.
+            sheet = folder == "epoch_samples"  # All sheets have one tag, so that a board shows them as a series.
             self.board.add_picture(folder if sheet else f"final/{path.stem}", pixels, step)
 
     def draw_curves(self) -> None:
@@ -169,14 +170,14 @@ class TrainingLog:
             self.board.close()
 
     def state(self) -> dict[str, Any]:
-        """Return the values that a checkpoint stores beside the loss sums."""
+        """Return the values of the log that a checkpoint stores in addition to the loss sums."""
         names = ("row_seconds", "row_spent", "row_step", "tested_step")
         return {**{name: getattr(self, name) for name in names}, "other_seconds": dict(self.other_seconds)}
 
     def restore(self, loss_sums: Tensor, state: Mapping[str, Any], step: int) -> None:
-        """Restore the log at a checkpoint. loss_sums: sums over all ranks of the run that wrote it."""
+        """Restore the log from a checkpoint. loss_sums: sums over all ranks. step: remove the rows after this step."""
         self.row_seconds, self.row_step = state["row_seconds"], state["row_step"]
-        # Checkpoints of older versions have neither value. All their rows had a test loss.
+        # Checkpoints of older versions lack row_spent and tested_step. All rows of their runs have a test loss.
         self.row_spent, self.tested_step = state.get("row_spent", 0.0), state.get("tested_step", self.row_step)
         self.other_seconds |= state.get("other_seconds", {})
         if processes.is_rank_zero():

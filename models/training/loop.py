@@ -30,9 +30,9 @@ from models.training.reporting import ReportSettings
 from models.training.stepper import BatchSource, Stepper
 
 READ_EVERY = 20
-# Weights change little in four steps, and an EMA update takes 2 % of the time of a small network's step.
+# Steps between EMA updates. Weights change little in four steps, and an update takes 2 % of a small network's step.
 AVERAGE_EVERY = 4
-# Work after a step. An evaluation logs a row too.
+# Kinds of work after a step. An evaluation also logs a row.
 EVALUATION, ROW, SHEET, CHECKPOINT = "evaluation", "row", "sheet", "checkpoint"
 # Pictures of a finished run that are also added to the board.
 FINAL_PICTURES = ("final_samples/grid.png", "denoising_steps/*.png", "latent_space/*.png", "forward_noising.png")
@@ -113,7 +113,7 @@ class Trainer:
         return self.settings.budget.spent(self.total_steps, self.step, self.seconds)
 
     def train(self, interrupts: Interrupts) -> None:
-        """Train until the budget is spent. Raises Interrupted after a signal, once a checkpoint is saved."""
+        """Train until the budget is spent or an early stop. After a signal, save a checkpoint and raise Interrupted."""
         wall_clock = self.settings.budget.wall_clock
         if processes.is_rank_zero():
             self.log.open_board(self.settings.report.logger, self.step)
@@ -128,11 +128,11 @@ class Trainer:
                     self.train_step()
                 compiling = False
                 self.due = [work for work, every in self.epochs_between.items() if _due(every, epoch, self.epoch)]
-                # self.seconds is the same on all ranks, so they decide alike.
+                # self.seconds is the same on all ranks, so all ranks take the same decision.
                 if EVALUATION not in self.due and self.log.row_due(self.step, self.seconds, self.progress):
                     self.due.insert(0, ROW)
                 if self.step % READ_EVERY == 0 or self.due:
-                    self.check()  # waits for queued work, which is training time
+                    self.check()  # waits for the queued steps, whose time is training time
                     self.run.note(**self._position())
                     advance(self.progress - shown, self.log.describe(self.step, self.seconds))
                     shown = self.progress
@@ -147,7 +147,7 @@ class Trainer:
             self.finish()
 
     def do_due(self) -> bool:
-        """Do the work that is due after a step. Returns True to stop early. Checkpoints store what is still due."""
+        """Do the work that is due after a step. Returns True to stop early. A checkpoint stores the work still due."""
         stop = False
         while self.due and not stop:
             work = self.due.pop(0)
@@ -185,7 +185,7 @@ class Trainer:
     def check(self) -> None:
         """Wait for the device and for all ranks.
 
-        Raises FloatingPointError if a gradient was not finite; weights are unchanged since then. Raises OSError if
+        Raises FloatingPointError if a gradient was not finite; the weights have not changed since. Raises OSError if
         the run folder cannot be written, RuntimeError if a rank has ended.
         """
         self.synchronize()
@@ -193,11 +193,14 @@ class Trainer:
         if float(self.stepper.found_inf) > 0:
             raise FloatingPointError(
                 f"the gradient was not finite at or shortly before step {self.step}; earlier checkpoints are good: "
-                "start a new run, perhaps with init_from, and use a lower lr, a lower clip or float32"
+                "start a new run, from scratch or with init_from, with a lower lr, a lower clip or precision float32"
             )
 
     def evaluate(self) -> bool:
-        """Log a row with the test loss, and save a checkpoint if it is the best so far. Returns True to stop early."""
+        """Log a row with the test loss. If its column `best_by` is the lowest so far, save a checkpoint.
+
+        Returns True to stop early.
+        """
         self.check()
         with self.log.timed("evaluation"):
             tested = distributed.run_on_rank_zero(lambda: self.objective.evaluate(self.ema.network))
@@ -265,7 +268,7 @@ class Trainer:
         return {"step": self.step, "total_steps": self.total_steps, "progress": round(self.progress, 4)}
 
     def save(self, best: bool = False) -> None:
-        """Write a checkpoint, unless this step is already saved. best: it is the best so far."""
+        """Write a checkpoint, unless this step has one and `best` is False. best: this step is the best so far."""
         self.check()
         if self.saved_step == self.step and not best:
             return
@@ -299,7 +302,7 @@ class Trainer:
         return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint of this run, at its exact step."""
+        """Restore the state and the step that a checkpoint of this run stores."""
         self.network.load_state_dict(checkpoints.under("network", tensors))
         self.ema.network.load_state_dict(checkpoints.under("ema", tensors))
         optimizer_state: dict[int, dict[str, Tensor]] = {}

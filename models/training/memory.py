@@ -1,4 +1,4 @@
-"""GPU memory errors. A batch that is too large is refused before the run folder is made, with a size that fits."""
+"""GPU memory errors. A batch that is too large is refused before the run folder is created."""
 
 import copy
 import gc
@@ -26,7 +26,7 @@ def check_memory(
 ) -> None:
     """Take a step with a copy of the network. Raises UserError if there is too little memory.
 
-    The message names the batch size that fits, found by halving. divisible: whether `accumulate` may divide a batch.
+    The message gives a batch size that fits, found by halving. divisible: whether `accumulate` may split a batch.
     """
     parts = settings.accumulate
     while not _fits(objective, network, batches, replace(settings, accumulate=parts), device):
@@ -38,7 +38,7 @@ def check_memory(
         fitting = settings.batch_size * settings.accumulate // parts
         raise UserError(
             f"`batch_size` {settings.batch_size}: does not fit in the memory of {describe_device(device)}",
-            *([f"keep it with `accumulate` {parts}"] if divisible else []),
+            *([f"keep this batch size with `accumulate` {parts}"] if divisible else []),
             f"use `batch_size` {fitting}",
         )
 
@@ -75,6 +75,6 @@ def explain_full_memory(settings: OptimizerSettings, device: torch.device) -> It
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"`batch_size` {settings.batch_size}: the memory of {describe_device(device)} is full",
-            f"keep it with `accumulate` {2 * settings.accumulate}",
+            f"keep this batch size with `accumulate` {2 * settings.accumulate}",
             "use a smaller `batch_size`",
         ) from error

@@ -16,7 +16,7 @@ EVALUATION_BATCH = 256
 
 @dataclass
 class KeptModels:
-    """Models of one specification, by network. Each is built once, because it keeps the CUDA graphs that it records."""
+    """Cache of models of one specification, by network. Each model is built once, because it holds its CUDA graphs."""
 
     spec: DenoiserSpec
     device: torch.device
@@ -55,7 +55,7 @@ LossOf = Callable[[Tensor, Tensor, Mapping[str, Tensor], StepRandomness], Losses
 
 
 class Objective(Protocol):
-    """Objective of a training. parts, figures: names of the logged parts and measurements, columns of metrics.csv."""
+    """Training objective. parts, figures: names of the loss parts and of the measurements, logged in metrics.csv."""
 
     @property
     def parts(self) -> Sequence[str]: ...
@@ -102,7 +102,7 @@ class Objective(Protocol):
 
 
 def rows_in_turn(labels: Tensor, count: int) -> Tensor:
-    """Return up to `count` indices into labels (N,), the classes in turn: the first of each, the second of each, ..."""
+    """Return up to `count` indices into labels (N,), the first image of each class, then the second of each, ..."""
     seen: dict[int, int] = {}
     turns = []
     for label in labels.tolist():

@@ -1,8 +1,8 @@
 """Batches of a teacher's images, addressed by step, from which a student learns.
 
 The teacher generates an image for each image number, as `generate` does. The noisy images that its sampler reaches at
-the student's levels are kept in a bounded buffer on the device, and used several times. They depend on the seed and
-the number alone, so a resumed run computes them again.
+the student's levels are kept in a bounded buffer on the device, and used several times. They depend only on the
+seed and the image number, so a resumed run computes them again.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from models.model import Model
 class Teacher:
     """Model with the settings of its sampling.
 
-    evaluations: network evaluations of the student per image. Each replaces one part of the sampler's steps.
+    evaluations: network evaluations of the student per image. Each replaces consecutive steps of the teacher's sampler.
     """
 
     model: Model
@@ -37,14 +37,15 @@ class Teacher:
         return tuple(self.sampling.levels(self.model).levels.t[self.kept].tolist())
 
     def labels(self, indices: range) -> list[int] | None:
-        """Return the labels of the images with these numbers: the trained classes in turn, or None."""
+        """Return the labels of the images with these numbers: the trained classes in turn. None without classes."""
         return choose_labels(self.model, None, len(indices), indices.start)
 
     @torch.no_grad()
     def states(self, indices: range, seed: int) -> Tensor:
-        """Return the images with these numbers at the student's levels: (evaluations + 1, N, C, H, W) in its space.
+        """Return noisy images (evaluations + 1, N, C, H, W), in the teacher's space, at the student's levels.
 
-        The first are the noise that `generate` draws for this seed. The last are its images before they are decoded.
+        indices: image numbers. Entry 0 is the noise that `generate` draws for this seed. The last entry is the images
+        that `generate` returns, before they are decoded.
         """
         denoiser, _ = sampled_denoiser(self.model, self.sampling)
         grid = self.sampling.levels(self.model)
@@ -54,7 +55,8 @@ class Teacher:
 
 
 class TeacherBatches:
-    """Batches of pairs: the noisy image at one of the student's levels, and the teacher's at the next level.
+    """Batches of pairs: a noisy image at one of the student's levels, and the noisy image that the teacher
+    computes from it at the next level.
 
     After the first steps, every batch of the teacher is used in `reuse` steps. At most `buffer` batches are kept.
     size: length of an epoch in images. share: the rows [first, last) of every batch that this process takes.
@@ -104,7 +106,7 @@ class TeacherBatches:
         self.held[slot] = number
 
     def gather(self, plan: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (N, 2, C, H, W), the noisy images at the level and at the next one, and labels (N,)."""
+        """Return (N, 2, C, H, W), noisy images at the plan's level and at the next level, and labels (N,)."""
         slots, rows = plan["place"] // self.labels.shape[1], plan["place"] % self.labels.shape[1]
         pairs = [self.states[slots, plan["level"] + after, rows] for after in (0, 1)]
         return torch.stack(pairs, dim=1), self.labels[slots, rows]

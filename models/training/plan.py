@@ -25,7 +25,7 @@ class PlanBuffer:
         self._memories: dict[Any, _Memory] = {}
 
     def send(self, plan: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copy a plan from the CPU to the device, without waiting, and return it there.
+        """Copy a plan from the CPU to the device, without waiting, and return its tensors on the device.
 
         Floating-point numbers are rounded to the default dtype.
         """
@@ -49,7 +49,7 @@ class _HostBuffer:
 
 
 class _Memory:
-    """Device memory for one layout: (name, dtype, shape) of each tensor. On a CPU, it is written directly."""
+    """Device memory for one layout: (name, dtype, shape) of each tensor. On a CPU, plans are written to it directly."""
 
     def __init__(self, layout: tuple[tuple[str, torch.dtype, torch.Size], ...], device: torch.device) -> None:
         self._layout = layout

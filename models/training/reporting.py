@@ -18,23 +18,25 @@ class ReportSettings:
     eval_every: Annotated[NonNegative | None, RESUMABLE] = None
     """Epochs between evaluations of the test loss; 0: only at the end. Default: 1, but at least 100 steps."""
     eval_images: PositiveInt = 512
-    """Number of test images, and of training images, for the losses at fixed times and noise."""
+    """Number of test images, and of training images, on which each evaluation measures the loss,
+    always at the same times and noise."""
     sample_every: Annotated[NonNegative | None, RESUMABLE] = None
     """Epochs between sample sheets; 0: only at the end. Default: 5, but at least 500 steps."""
     checkpoint_every: Annotated[NonNegative | None, RESUMABLE] = None
     """Epochs between checkpoints, fractions allowed; 0: only at the end. Default: 1, but at least 100 steps."""
     keep_checkpoints: Annotated[NonNegativeInt, RESUMABLE] = 3
-    """Number of latest checkpoints to keep, beside the best one; 0 keeps all."""
+    """Number of latest checkpoints to keep, in addition to the best one; 0 keeps all."""
     format: Annotated[PictureFormat, RESUMABLE] = "png"
-    """Format of the pictures. pdf and svg are written beside png."""
+    """Format of the pictures. pdf and svg files are written in addition to png."""
     logger: Annotated[Logger, RESUMABLE] = "tensorboard"
-    """Board that also gets losses, settings and sheets. wandb and trackio must be installed. --no_tensorboard means
+    """Board that shows losses, settings and pictures. wandb and trackio must be installed. --no_tensorboard means
     --logger none."""
 
     def epochs_between(self, epoch_steps: float) -> tuple[float, float, float]:
         """Return the epochs between evaluations, sheets and checkpoints. epoch_steps: number of steps of an epoch.
 
-        The defaults also have a minimum in steps, because an epoch of a small data set is shorter than an evaluation.
+        The defaults also have a minimum in steps, because an epoch of a small data set can take less time than an
+        evaluation.
         """
         usual = (self.eval_every, 1, 100), (self.sample_every, 5, 500), (self.checkpoint_every, 1, 100)
         evaluation, sheet, checkpoint = (

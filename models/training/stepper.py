@@ -1,9 +1,9 @@
-"""A training step, as a plan and a computation.
+"""A training step, split into a plan and a computation.
 
 The plan is made on the host from (seed, step) and from the progress of the run: rows, times, weights, dropped labels,
-seeds and learning rate. The computation takes the plan and the state on the device, and asks the host for nothing. So
-the host need not wait for the device, and a CUDA graph can replay the computation. It is the same on CPUs and GPUs, in
-one process and in several.
+seeds and learning rate. The computation takes the plan and the state on the device, and exchanges no other value with
+the host. So the host need not wait for the device, and a CUDA graph can replay the computation. The computation is the
+same on CPUs and GPUs, in one process and in several.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ from models.training.plan import PlanBuffer
 
 
 class BatchSource(Protocol):
-    """Batches of prepared images, addressed by step. plan: tensors (N, ...) on the CPU. gather: images and labels."""
+    """Batches of prepared images. plan: choice of a step's images, (N, ...) on the CPU. gather: images and labels."""
 
     def plan(self, step: int) -> dict[str, Tensor]: ...
     def gather(self, plan: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]: ...
@@ -36,7 +36,7 @@ class Stepper:
     """Network, optimizer and EMA, and the step that changes them.
 
     sums: (2, 1 + K), sums and counts of the loss and of its parts; each step adds to them. obstacle: why steps cannot
-    be recorded, None if they can be. tell: takes a line for the log.
+    be recorded, None if they can be. tell: function that writes a line to the log.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Stepper:
         self.sums[:, 1:] += losses.parts
 
     def _update(self) -> None:
-        """Change the weights. After a gradient that was not finite, no weight changes any more."""
+        """Change the weights. After a non-finite gradient, the weights no longer change."""
         self.norm.copy_(nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
         torch.maximum(self.found_inf, (~self.norm.isfinite()).float(), out=self.found_inf)
         # The fused update skips the step if found_inf is 1, and divides gradients by grad_scale. So clipping needs no

@@ -24,7 +24,8 @@ from models.randomness import StepRandomness, derive_seed
 from models.training.objectives import EVALUATION_BATCH, KeptModels, Losses, LossOf, Objective, TestLoss
 from models.training.pairs import Teacher
 
-# c / sqrt(dimensions) of the Pseudo-Huber loss (Song and Dhariwal 2023, section 3.3). The error is a root mean square.
+# c of the Pseudo-Huber loss (Song and Dhariwal 2023, section 3.3), divided by sqrt(dimensions) because the error here
+# is a root mean square, not a norm.
 SMOOTH = 0.00054
 
 
@@ -89,7 +90,7 @@ class StudentObjective(Objective):
         return levels.like(torch.zeros((), device=self.device))
 
     def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
-        """Return an empty plan, because the plan of the batch contains the images and their levels."""
+        """Return an empty plan, because the plan of the batch already chooses the images and their levels."""
         return {}
 
     def loss_of(self, network: nn.Module) -> LossOf:

@@ -37,11 +37,11 @@ _spellings: dict[str, str] = {}  # Option name -> flag, for the options of this 
 def parse_flags(
     argv: Sequence[str], default: Flags, prog: str, description: str, settings: Mapping[str, Any] | None = None
 ) -> Flags:
-    """Parse a command line and return the flags. With -h, prints the help and exits with 0.
+    """Parse a command line and return the flags. With -h, print the help and exit with code 0.
 
     settings: a config whose values replace the defaults. If the command line chooses another network, space or data set
-    than the config, the options of the config's choice are dropped. Raises UserError for unknown flags and for values
-    out of range.
+    than the config, the config's options for its own network, space or data set are dropped. Raises UserError for
+    unknown flags and for values out of range.
     """
     argv = spell_out(argv)
     settings, _ = merge(default, ("", settings or {}), ("", chosen_variants(default, argv)))
@@ -77,7 +77,7 @@ def parse_flags(
 
 
 def _refuse_misplaced(argv: Sequence[str], flags: Any, kinds: Mapping[str, Any]) -> None:
-    """Raise UserError if an option belongs to another network, space or data set. The message names its owners."""
+    """Raise UserError if an option belongs to another network, space or data set, and name these in the message."""
     for name in (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")):
         room, _, option = name.partition(".")
         if not option or name in kinds or room not in getattr(flags, "variants", ()):
@@ -95,7 +95,7 @@ def _refuse_misplaced(argv: Sequence[str], flags: Any, kinds: Mapping[str, Any])
 def spell(option: str) -> str | None:
     """Return the flag of an option in this task, e.g. --steps; None if the task has no such flag.
 
-    The prefix "network.", "space." or "dataset." may be missing. Before flags are parsed, `--option` is returned.
+    `option` may lack the prefix "network.", "space." or "dataset.". Before flags are parsed, returns `--option`.
     """
     if not _spellings or option in _spellings:
         return _spellings.get(option, f"--{option}")
@@ -144,12 +144,12 @@ def read_ahead(argv: Sequence[str]) -> dict[str, str]:
 
 
 def chosen_variants(default: object, argv: Sequence[str]) -> dict[str, str]:
-    """Return the network, space and data set that the command line chooses, if the flags have such a choice."""
+    """Return the network, space and data set that the command line names. Choices that the task lacks are left out."""
     return {word: name for word, name in read_ahead(argv).items() if word in getattr(default, "variants", ())}
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split arguments at --. The arguments after it are for another task."""
+    """Split arguments at --. The arguments after -- are for another task."""
     at = list(argv).index("--") if "--" in argv else len(argv)
     return list(argv[:at]), list(argv[at + 1 :])
 
@@ -158,10 +158,11 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def merge(default: object, *layers: tuple[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """Merge layers of settings, and return the settings and the names of settings left out. Later layers win.
+    """Merge layers of settings. Return the settings, and the names of those that were left out. Later layers win.
 
-    default: flags with the default network, space and data set. layers: names and settings; the name is "" for defaults
-    and the command line. Options of a network, space or data set are left out if a later layer chooses another one.
+    default: flags with the default network, space and data set. layers: pairs of name and settings; the name is ""
+    for defaults and the command line. Options of a network, space or data set are left out if a later layer chooses
+    another network, space or data set. Such options of layers without a name are not in the returned names.
     """
     words = tuple(getattr(default, "variants", ()))
     settings: dict[str, Any] = {word: getattr(default, word) for word in words}

@@ -47,7 +47,7 @@ def run_command(task: Callable[[list[str]], None], parallel: bool = False) -> No
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Pause garbage collection while the block imports torch. It would take a sixth of the time and free nothing."""
+    """Pause the garbage collector while the block imports torch. It would take a sixth of the time and free nothing."""
     if "torch" in sys.modules:
         yield
         return
@@ -87,7 +87,7 @@ def _run(task: Callable[[list[str]], None], parallel: bool) -> int:
 
 @contextmanager
 def ending(run: Run) -> Iterator[None]:
-    """Record how the block ends as the run's state: finished, interrupted, or failed with a traceback in the log."""
+    """Record the run's state when the block ends: finished, interrupted, or failed with a traceback in the log."""
     try:
         yield
     except Interrupted as error:

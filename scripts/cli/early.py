@@ -1,4 +1,4 @@
-"""Find missing runs, classes, names and files before torch is imported, which takes seconds.
+"""Find unknown names and missing runs, classes and files before torch is imported, which takes seconds.
 
 The library makes the same checks again, with the same messages.
 """
@@ -73,7 +73,7 @@ def _check_run(
     dataset: str | None = None,
     or_shipped: bool = False,
 ) -> Path | None:
-    """Return the run folder with this name, None for a checkpoint file. or_shipped: see find_run. Raises UserError."""
+    """Return the run folder called `name`; None for a checkpoint file. or_shipped: see find_run. Raises UserError."""
     if name.endswith(".safetensors"):
         return None
     return find_run(name, Path(experiments_dir), tasks, None if dataset == "hf" else dataset, or_shipped)

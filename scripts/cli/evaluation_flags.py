@@ -25,9 +25,9 @@ class SamplesFlags:
     variants: ClassVar = CodingFlags.variants
 
     task: str = "samples"
-    """This task. Other tasks: bayes, the model's accuracy as a classifier; loss, the error of the estimated noise by t;
-    likelihood, the bits per dimension of test images. --task NAME --help lists their flags. --compare A B compares two
-    evaluations of samples. --every_checkpoint measures all checkpoints of a run."""
+    """This task. Other tasks: bayes, the model's accuracy as a classifier; loss, the error of the estimated noise as a
+    function of t; likelihood, the bits per dimension of test images. --task NAME --help lists the flags of a task.
+    --compare A B compares two evaluations of samples. --every_checkpoint measures all checkpoints of a run."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     samples: str | None = None
     """Existing images to measure, so that none are generated: a samples.npz, or a folder or zip of pictures."""
@@ -38,8 +38,8 @@ class SamplesFlags:
     num_images: NonNegativeInt | None = None
     """Number of images. Default (and 0): the number of test images, or all images of --samples."""
     labels: Labels = None
-    """Classes to generate, in turn, by name, number or range. Default: all, with their shares in the
-    training images."""
+    """Classes to generate, by name, number or range; the images take them in turn. Default: all classes, in the same
+    proportions as in the training images."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] | None = None
     """Feature networks for the comparison: convnet, resnet (both trained on the data set), inception, or a .safetensors
@@ -55,7 +55,7 @@ class SamplesFlags:
     classification_accuracy: bool = False
     """Also measure the classification accuracy score of a classifier trained on the samples. Takes a minute or more."""
     seed: int = 0
-    """Seed. An image depends only on seed and index. With equal seeds, --compare compares two models image by image."""
+    """Seed. The noise of an image depends only on seed and index. With equal seeds, --compare pairs the images."""
     batch_size: PositiveInt = 256
     """Images per batch. It does not change the result."""
     format: PictureFormat = "png"
@@ -154,7 +154,8 @@ class CheckpointsFlags:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     data: tyro.conf.OmitArgPrefixes[SourceFlags] = field(default_factory=SourceFlags)
     num_images: Annotated[int, Range(2)] | None = None
-    """Images per checkpoint, and test images for the loss and the floor. Default: 1000, or all if there are fewer."""
+    """Images to generate per checkpoint, and number of test images for the loss and for the floor (the same measures of
+    real images). Default: 1000, or the number of test images if that is smaller."""
     sampling: tyro.conf.OmitArgPrefixes[SamplerFlags] = field(default_factory=SamplerFlags)
     extractors: tuple[str, ...] = ("convnet",)
     """Feature networks: convnet, resnet (both trained on the data set), inception, or a file of train_classifier."""

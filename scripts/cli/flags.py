@@ -77,7 +77,7 @@ class SourceFlags:
     """Location of the data sets, and how they are read."""
 
     data_root: Annotated[str | None, RESUMABLE] = None
-    """Folder of the data sets, in torchvision's layout. Default: the run's folder, else DATA_ROOT, else data/store."""
+    """Folder of the data sets, in torchvision's layout. Default: that of the run, else DATA_ROOT, else data/store."""
     memory_limit: Annotated[NonNegative | None, RESUMABLE] = None
     """Largest set of image files (folder, hf) to hold in memory, in GiB. Larger sets are streamed; 0 streams all.
     Default: the variable MEMORY_LIMIT, else half of the free memory, divided among the processes of a machine."""
@@ -96,8 +96,8 @@ class ProcessFlags:
     timesteps: NonNegativeInt = 1000
     """Length T of the chain; 0 for continuous time."""
     chain_betas: BetasName = "rescaled"
-    """Betas of a linear, quadratic or sigmoid chain. rescaled: the last step is noise for every T. published: from 1e-4
-    to 0.02 for every T, so that a short chain keeps some signal."""
+    """Betas of a linear, quadratic or sigmoid chain. rescaled: fitted to T, so that every chain ends in almost
+    pure noise. published: from 1e-4 to 0.02 for every T, so that a short chain keeps some signal."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that the last step is pure noise. Not possible with prediction eps."""
     prediction: PredictionName = "eps"
@@ -115,11 +115,11 @@ class ProcessFlags:
     weighting: WeightingName = "uniform"
     """Weight of the loss as a function of time. variational: the weight in the variational bound, clipped."""
     weight_limit: float | None = None
-    """Upper limit of variational (default 1), or gamma of min_snr (default 5) and soft_min_snr (default 4)."""
+    """Upper limit of variational weights (default 1), or gamma of min_snr (default 5) and soft_min_snr (default 4)."""
     label_drop: Share = 0.1
     """Probability that an image's label is replaced by the null label. Guidance needs it above 0."""
     initial_noise: InitialNoiseName = "gaussian"
-    """Distribution of the noise at t = 1, with mean 0, variance 1. All but gaussian need a deterministic sampler."""
+    """Distribution of the noise at t = 1, with mean 0 and variance 1. All but gaussian need a deterministic sampler."""
     coupling: CouplingName = "independent"
     """Pairing of noise and images in a batch. optimal: minibatch optimal transport within each class."""
 
@@ -140,14 +140,14 @@ class RunFlags:
     """Processes that decode streamed images (see --memory_limit). With 0, the training process decodes them."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the network with torch.compile, which takes a minute or two. auto: on a GPU if --max_minutes is at least
-    10. --compile alone is --compile on."""
+    10. --compile without a value means on."""
     graph: Annotated[Literal["auto", "on", "off"], RESUMABLE] = "auto"
-    """Record the training step as a CUDA graph and replay it in one launch. auto: on one GPU, where possible."""
+    """Record the training step as a CUDA graph and replay it in one launch. auto: with one GPU, if possible."""
     init_from: str | None = None
     """Run whose EMA weights initialise the network, where names and shapes match."""
     resume: str | None = None
-    """Run to resume, named as for generate --run. Only budgets, reports, folders, the device and --accumulate may
-    change."""
+    """Run to resume, named as for generate --run. Only the budget, reports, sample sheets, paths, --device,
+    --accumulate, --graph, --workers and --memory_limit may change."""
     changed_data: bool = False
     """With --resume: accept that images were added, removed or replaced. The classes must be the same."""
     config: str | None = None
@@ -178,8 +178,9 @@ class SheetFlags(SheetLayout):
 @dataclass(frozen=True)
 class SampleTestFlags:
     eval_samples: NonNegativeInt = 0
-    """Samples to generate and measure at every --eval_every, 2 or more; 0 for none. Measures: Frechet distance from the
-    training images, share recognised. Samples use the EMA weights, the sheets' sampler and the same noise each time."""
+    """Samples to generate and measure at each evaluation (see --eval_every): 2 or more, or 0 for none. Measures:
+    Frechet distance from the training images, and share whose class a classifier recognises. Samples use the EMA
+    weights, the sheets' sampler and the same noise each time."""
     best_by: Literal["loss", "distance"] = "loss"
     """Measure for the best checkpoint and --patience: the test loss, or the Frechet distance of --eval_samples."""
 
@@ -240,7 +241,7 @@ class SamplerFlags:
     grid: GridName = "uniform"
     """Spacing of the steps over time."""
     options: tyro.conf.OmitArgPrefixes[SamplerOptions] = field(default_factory=SamplerOptions)  # pyright: ignore
-    """Options of single samplers. Each help text begins with the names of its samplers."""
+    """Options that only some samplers have. Each help text begins with the names of these samplers."""
     clip: bool = True
     """Clip the clean estimate to the range of images or latents at every step."""
     guidance_scale: float = 1.0
@@ -248,14 +249,14 @@ class SamplerFlags:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Two flow times, sigma / (alpha + sigma), between which guidance is applied: 0 is clean, 1 is noise."""
     guidance_rescale: Share = 0.0
-    """Rescaling of guided estimates to the contrast of unguided ones: 0 is none, 1 is full."""
+    """Rescaling of guided clean estimates to the standard deviation of conditional ones: 0 is none, 1 is full."""
     autoguidance: str | None = None
     """Run or checkpoint file of a weaker model, whose estimate replaces the unconditional one in guidance."""
 
 
 @dataclass(frozen=True)
 class ShowFlags:
-    """Settings of the pictures of a trained model."""
+    """Settings of the tasks that draw pictures with a trained model."""
 
     seed: int = 0
     """Seed of the noise and of the choice of test images."""
@@ -274,7 +275,7 @@ class ShowFlags:
 
 @dataclass(frozen=True)
 class StripFlags(ShowFlags):
-    """Settings of pictures that are sheets of images."""
+    """Settings of the tasks whose pictures are sheets of images."""
 
     scale: Scale = None
 
@@ -315,12 +316,12 @@ class AutoencoderLossFlags:
     reconstruction: LikelihoodName = "l2"
     """Likelihood of the images given the reconstruction. bernoulli treats pixels as probabilities."""
     kl_weight: NonNegative = 1e-6
-    """Weight of the KL of a vae to the unit Gaussian. Both loss terms are in nats per pixel. About 1e-6 for latent
-    diffusion, 1 for the likelihood bound, above 1 for a beta-VAE."""
+    """Weight of a vae's KL divergence from the unit Gaussian. Both loss terms are in nats per pixel. About 1e-6 for
+    latent diffusion, 1 for the likelihood bound, above 1 for a beta-VAE."""
     kl_warmup_steps: NonNegativeInt = 0
     """Steps over which the KL weight rises from 0."""
     free_bits: NonNegative = 0.0
-    """KL of each latent unit, in nats, that is not penalised."""
+    """KL per latent unit, in nats, up to which the unit is not penalised."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ REGISTRY = ConstructorRegistry()
 
 @REGISTRY.struct_rule
 def describe_flags(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Describe a dataclass of flags to tyro: each help text in one paragraph, values by `value_names`."""
+    """Describe a dataclass of flags to tyro. Help texts are one paragraph; `value_names` names the values of a flag."""
     if not dataclasses.is_dataclass(info.type):
         return None
     fields = []
@@ -55,7 +55,7 @@ def doc_of(kind: Any) -> str | None:
 
 @functools.cache
 def help_texts(source: str | type | None) -> dict[str, str]:
-    """Return the help texts, each one paragraph, of the arguments in a docstring, or of the fields of a class."""
+    """Return the help texts of the arguments in a docstring, or of the fields of a class. Each is one paragraph."""
     docstring, below = (source.__doc__, _texts_below(source)) if isinstance(source, type) else (source, {})
     params = docstring_parser.parse(docstring or "").params
     texts = {**below, **{param.arg_name: param.description or "" for param in params}}
@@ -116,7 +116,7 @@ def value_names(kind: Any) -> str | None:
 
 
 def listed_names(kind: Any) -> list[str]:
-    """Return the names that a flag may take, {one,other} in its help. For a number or free text: a single entry."""
+    """Return the names that a flag may take, {one,other} in its help. A number or free text gives a single entry."""
     return (value_names(kind) or "").strip("{}").split(",")
 
 

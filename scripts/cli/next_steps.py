@@ -10,7 +10,7 @@ AFTER_TRAINING = {"train_vae": "encode_dataset"}  # After the other tasks, the n
 
 
 def next_command(folder: Path, task: str, state: str) -> str:
-    """Return the whole command for a run in a state: sample, encode, resume, start again, or read the log."""
+    """Return the command to type next for a run in a state: sample, encode, resume, start again, or read the log."""
     if task == "study" and state != "running":
         return "make report" if state == "finished" else str(read_status(folder).get("command"))
     if state == "finished":
@@ -23,6 +23,6 @@ def next_command(folder: Path, task: str, state: str) -> str:
 
 
 def make_command(target: str, flag: str, path: Path, more: str = "") -> str:
-    """Return a make command with a flag that names a path. more: further arguments, quoted if they need it."""
+    """Return a make command with a flag that names a path. more: further arguments, already quoted."""
     words = f"{flag} {shlex.quote(str(path))} {more}".rstrip()
     return f"make {target} ARGS=" + (shlex.quote(words) if set(words) & set('"$`\\!') else f'"{words}"')

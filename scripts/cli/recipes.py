@@ -120,7 +120,7 @@ RECIPES = {
     ),
     "ddpm_cifar10": Recipe(
         "train_ddpm",
-        "colour photographs, v predicted, an hour",
+        "colour photographs, prediction v, an hour",
         {**SMALL_IMAGES, **MUON, **COLOUR, "prediction": "v", "dataset": "cifar10", "max_minutes": 60},
         gpu=GPU_COLOUR,
     ),
@@ -180,7 +180,7 @@ RECIPES = {
 
 
 def find_recipe(name: str, task: str | None = None) -> Recipe:
-    """Return a recipe of a task, or of any task. Raises UserError if it does not exist or is for another task."""
+    """Return the recipe called `name`. Raises UserError if it does not exist or is not for `task` (None: any task)."""
     if name in RECIPES and task in (None, RECIPES[name].task):
         return RECIPES[name]
     names = [other for other, recipe in RECIPES.items() if task in (None, recipe.task)]

@@ -98,7 +98,7 @@ def read_training(
         flags = parse_flags(argv, default, task, _with_source(description, layers, recipe), settings)
         check_places(flags)
         if flags.run.changed_data:
-            raise UserError("`changed_data` goes on with a run", "name the run with `resume`")
+            raise UserError("`changed_data` is only for a resumed run", "name the run with `resume`")
         belongs = "settings left out, since they belong to another network, space or data set: "
         return Request(task, flags, notes=[belongs + ", ".join(left_out)] if left_out else [])
 
@@ -148,7 +148,7 @@ def data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config_of(ahead: Mapping[str, str], task: str | tuple[str, ...]) -> dict[str, Any]:
-    """Return the config of the run --run or the file --checkpoint; {} if the file has no .yaml beside it.
+    """Return the config of the run or the file that --run or --checkpoint names; {} if the file has no .yaml.
 
     task: task or tasks of the run, for find_run.
     """
@@ -164,7 +164,7 @@ def _config_for(path: Path, task: str) -> dict[str, Any]:
     config = read_yaml(path)
     other = read_status(path.parent).get("task") if (path.parent / STATUS).is_file() else None
     if other not in (None, task):
-        raise UserError(f"`config` {path}: is of a run of {other}, not of {task}", f"use it with {other}")
+        raise UserError(f"`config` {path}: belongs to a run of {other}, not of {task}", f"use it with {other}")
     return config
 
 

@@ -1,6 +1,6 @@
 """Read the options of a variant from its source code, without importing it: the import of torch takes seconds.
 
-Large variants: names, types, defaults and help of the keyword-only arguments. Small variants: the keys of their table.
+Options are keyword-only arguments, with their types, defaults and help. Names of small variants are keys of a table.
 If the source cannot be analysed, the module is imported instead.
 """
 
@@ -76,7 +76,7 @@ def options_of_function(module: str, name: str) -> tuple[Option, ...]:
 
 
 def _keywords(scope: _Scope, function: ast.FunctionDef, texts: Mapping[str, str]) -> Iterator[Option]:
-    """Yield the keyword-only arguments of a function in a file. texts: help texts from other docstrings."""
+    """Yield the keyword-only arguments of a function in a file. texts: help texts from the class's docstring."""
     arguments, texts = function.args, {**texts, **help_texts(ast.get_docstring(function))}
     if arguments.kwarg is not None:
         raise ValueError(f"{function.name} takes any keyword")

@@ -14,7 +14,7 @@ from scripts.cli.flags import GridName, RunFlags, SamplerName, SheetLayout
 
 @dataclass(frozen=True)
 class TeacherFlags:
-    """A trained model, and the sampler whose map its student learns."""
+    """A trained model, and the sampler whose map from noise to images the student learns."""
 
     run: str = "latest"
     """Run of the teacher: its folder, its name or a part of it, latest, latest:mnist for the newest on MNIST, or a
@@ -34,7 +34,7 @@ class TeacherFlags:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Two flow times between which the teacher is guided: 0 is clean, 1 is noise."""
     evaluations: Literal[1, 2, 4] = 1
-    """Network evaluations of the student for an image."""
+    """Network evaluations of the student per image."""
     pairs: PositiveInt = 64
     """Batches of the teacher's images that are kept in memory."""
     reuse: PositiveInt = 3
@@ -43,7 +43,7 @@ class TeacherFlags:
 
 @dataclass(frozen=True)
 class StudentFlags:
-    """Settings of `distill`. inherited: settings in config.txt that are no flags, since they are the teacher's."""
+    """Settings of `distill`. inherited: settings in config.txt that are the teacher's, not flags."""
 
     variants: ClassVar = {}
     inherited: ClassVar = ("dataset", "dataset.", "data_root", "teacher_sha256")

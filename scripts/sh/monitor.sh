@@ -68,7 +68,7 @@ if gpus=$(nvidia-smi -L 2>/dev/null) && [[ -n $gpus ]]; then
     has_gpu=true
     header+=,gpu,gpu_percent,gpu_memory_mib,gpu_memory_total_mib,gpu_power_w,gpu_celsius
 fi
-[[ -d $record ]] || exit 0 # the task has ended and its session is forgotten
+[[ -d $record ]] || exit 0 # the task has ended, and its record was deleted
 printf '%s\n' "$header" | tee -a "$csv"
 
 for ((wait = 0; wait < 50; wait++)); do

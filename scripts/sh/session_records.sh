@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Functions that the other scripts of this folder share. It is sourced, never run. A session NAME has these files in
-# ${EXPERIMENTS_DIR:-experiments}/.launch:
+# Functions that the other scripts of this folder share. This file is sourced, never run. A session NAME has these files
+# in ${EXPERIMENTS_DIR:-experiments}/.launch:
 #   NAME.log          output of the task; the run folder links it as console.log
 #   NAME.monitor.csv  measurements of the monitor
-#   NAME/             record, one file a field: argv (the command, NUL-separated), with (screen, tmux or nohup), host;
+#   NAME/             record, one file per field: argv (the command, NUL-separated), with (screen, tmux or nohup), host;
 #                     then id and monitor_id (the ids that screen or tmux gave), pid, folder (the run folder, once it
 #                     exists) and exit (the exit code)
 

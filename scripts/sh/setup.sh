@@ -4,7 +4,7 @@
 # nothing is installed.
 #
 #   scripts/sh/setup.sh [--quiet] [--dev]   --quiet: print nothing if .venv is up to date
-#                                           --dev: also install tests and linters, requirements-dev.txt
+#                                           --dev: also install what tests and linters need, requirements-dev.txt
 #
 #   TORCH_BACKEND       build of torch that uv installs: cpu, cu128, auto, ... (see uv's --torch-backend)
 #   PYTHON              interpreter of an existing environment. It is checked, and nothing is installed.
@@ -123,7 +123,7 @@ install_packages() {
         [[ -n ${TORCH_BACKEND:-} ]] || say "uv failed: using pip"
     fi
     [[ -z ${TORCH_BACKEND:-} ]] ||
-        die 1 "TORCH_BACKEND=$TORCH_BACKEND: uv could not install $requirements with it (see above), and pip cannot"
+        die 1 "TORCH_BACKEND=$TORCH_BACKEND: uv could not install $requirements (see above), and pip has no such option"
     "$python" -m pip install "${with_files[@]}" >&2 ||
         die 1 "the packages of $requirements could not be installed (see above)"
 }

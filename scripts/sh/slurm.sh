@@ -6,8 +6,8 @@
 #   scripts/sh/slurm.sh TASK [FLAGS...]
 #                       submit with sbatch, print the job id
 #   sbatch [OPTIONS] scripts/sh/slurm.sh TASK [FLAGS...]
-#                       submit with your own options, which replace NODES,
-#                       GPUS, CPUS and TIME; in the repository's folder.
+#                       submit from the repository's folder, with your own
+#                       options, which replace NODES, GPUS, CPUS and TIME.
 #                       Each node runs one torchrun in any case.
 #
 #   NODES               number of nodes (default 1)

@@ -31,7 +31,7 @@ from scripts.tasks.training import Prepared, describe_run_line, few, initialise,
 
 
 def prepare_autoencoder(flags: AutoencoderFlags, stored: Mapping[str, Any]) -> Prepared:
-    """Load the data and build every object. stored: as for `run_training`. Raises UserError."""
+    """Load the data and build the objects of a training run. stored: as for `run_training`. Raises UserError."""
     device = torch.device(flags.run.device)
     flags = replace(flags, data=replace(flags.data, data_root=str(data.data_root(flags.data.data_root))))
     dataset = load_data(flags, flags.run.experiments_dir, lambda note: None, stored)

@@ -50,7 +50,7 @@ BEST_BY = {"loss": "test_loss", "distance": DISTANCE}  # Column of metrics.csv f
 
 
 def train_denoiser(request: Request[TrainFlags]) -> None:
-    """Train a denoiser and print the run folder. Raises UserError before it writes to the run folder."""
+    """Train a denoiser and print the run folder. Mistakes raise UserError before the run folder is written."""
     run_training(request, prepare_denoiser)
 
 
@@ -59,7 +59,7 @@ def complete(flags: TrainFlags) -> TrainFlags:
     process = flags.process
     if process.coupling != "independent" and (flags.optimizer.accumulate > 1 or processes.world_size() > 1):
         raise UserError(
-            f"`coupling` {process.coupling} pairs whole batches", "leave out `accumulate` and use one process"
+            f"`coupling` {process.coupling} needs the whole batch at once", "leave out `accumulate` and use one process"
         )
     if flags.sample_test.eval_samples == 1:
         raise UserError("`eval_samples` 1: must be at least 2, or 0 for none")
@@ -70,13 +70,13 @@ def complete(flags: TrainFlags) -> TrainFlags:
 
 
 def prepare_denoiser(flags: TrainFlags, stored: Mapping[str, Any]) -> Prepared:
-    """Load the data and build every object. stored: as for `run_training`. Raises UserError."""
+    """Load the data and build the objects of a training run. stored: as for `run_training`. Raises UserError."""
     flags = complete(flags)
     return assemble(flags, load_data(flags, flags.run.experiments_dir, lambda note: None, stored), stored)
 
 
 def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | None = None) -> Prepared:
-    """Build every object from complete flags and data. stored: as for `run_training`. Raises UserError."""
+    """Build the objects of a run from complete flags and data. stored: as for `run_training`. Raises UserError."""
     device = torch.device(flags.run.device)
     fitted = fit_space(flags, dataset)
     if stored:
@@ -102,7 +102,7 @@ def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | 
         test = build_sample_test(flags, dataset)
         objective = replace(objective, sample_test=test)
         warnings = covariance_warnings(test.count, len(test.train.mean), test.extractor.name)
-        report.append(f"{test.count} samples are measured in {test.extractor.name}")
+        report.append(f"{test.count} samples are measured by {test.extractor.name}")
         report += [f"warning: {warning}" for warning in warnings]
     split, size = replace(dataset.train, images=fitted.prepared), flags.optimizer.batch_size
     share, workers = processes.rank_share(size), flags.run.workers
@@ -122,16 +122,16 @@ def assemble(flags: TrainFlags, dataset: ImageData, stored: Mapping[str, Any] | 
 
 
 def describe_end(schedule: NoiseSchedule) -> str:
-    """Return a line about the signal at t = 1, where samples start from pure noise."""
+    """Return a log line about the signal that is left at t = 1, where samples start from pure noise."""
     alpha = schedule.level(torch.ones(())).alpha.item()
     note = ": its last step is not pure noise, but samples start from pure noise" if alpha > MUCH_SIGNAL else ""
     return f"the chain ends at sqrt(alpha-bar) {alpha:.2g}{note}"
 
 
 def _original_space(stored: Mapping[str, Any], fitted: Space) -> Space:
-    """Return the space of a resumed run as it was first fitted: a new fit may differ, since the data may have changed.
+    """Return the space that a resumed run was started with. A new fit may differ, since the data may have changed.
 
-    The autoencoder is that of `fitted`. If the shapes differ, `fitted` is returned, which is then refused.
+    The autoencoder is that of `fitted`. If the shapes differ, returns `fitted`, and the run is then not resumed.
     """
     original = spaces.from_facts(stored["denoiser"]["space"], lambda sha256: fitted.needs[0])
     return original if original.shape == fitted.shape else fitted
@@ -180,7 +180,7 @@ def build_objective(
     _, height, width = spec.space.image_shape
     check_sample_sheet(sheets.num_samples, len(spec.trained), (height, width), sheets.columns, sheets.scale)
     density = TimeDensity(process.times, process.time_mean, process.time_deviation, process.stratified)
-    # Draw one time here: this raises UserError if the schedule does not allow the density.
+    # Drawing one t here raises UserError if the density of times does not suit the schedule.
     density.draw(torch.zeros(1), spec.model(nn.Identity(), device).noise_schedule)
     assert sheets.sampler is not None and sheets.steps is not None, "assemble sets both"
     scale = sheets.guidance_scale if spec.classes else 1.0

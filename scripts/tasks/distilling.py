@@ -26,13 +26,13 @@ from scripts.tasks.protocol import stored_facts
 from scripts.tasks.sampling import find_own_or_shipped, name_of
 from scripts.tasks.training import Prepared, train_settings
 
-# A unit error of the teacher's output may change its clean estimate at t = 1 by at most this factor. With a larger
+# Largest factor by which an error of the teacher's output may grow in its clean estimate at t = 1. With a larger
 # factor, the student cannot learn.
 LARGEST_FACTOR = 20.0
 
 
 def prepare_student(flags: StudentFlags, stored: Mapping[str, Any]) -> Prepared:
-    """Load the teacher and build every object. stored: as for `run_training`. Raises UserError."""
+    """Load the teacher and build the objects of a training run. stored: as for `run_training`. Raises UserError."""
     device = torch.device(flags.run.device)
     path = find_teacher(flags.teacher, flags.run.experiments_dir)
     facts = stored_facts(path)
@@ -86,7 +86,7 @@ def prepare_student(flags: StudentFlags, stored: Mapping[str, Any]) -> Prepared:
 
 
 def find_teacher(flags: TeacherFlags, experiments_dir: str) -> Path:
-    """Return the teacher's checkpoint file. Raises UserError if there is none, or if it is still training."""
+    """Return the teacher's checkpoint file. Raises UserError if there is none, or if the teacher is still training."""
     if flags.checkpoint not in (checkpoints.LAST, checkpoints.BEST):
         return Path(flags.checkpoint)
     run = find_own_or_shipped(flags.run, experiments_dir, TEACHERS)
@@ -101,7 +101,7 @@ def find_teacher(flags: TeacherFlags, experiments_dir: str) -> Path:
 
 
 def open_teacher(model: Model, flags: TeacherFlags) -> Teacher:
-    """Return the model as a teacher. Raises UserError if a student cannot learn its sampler's map."""
+    """Return the model and its sampling settings as a teacher. Raises UserError if a student cannot learn from it."""
     if model.spec.student is not None:
         raise UserError(
             f"`run`: {model.name} is a student itself", f"name its teacher: `run {model.spec.student.teacher}`"
@@ -130,7 +130,7 @@ def check_map(sampling: Sampling, evaluations: int) -> None:
     sampler = find_sampler(sampling.sampler)
     if sampler.adds_noise(sampler.options):
         raise UserError(
-            f"`sampler` {sampling.sampler}: adds noise, so an image is no function of its first noise",
+            f"`sampler` {sampling.sampler}: adds noise, so an image is not a function of its initial noise",
             "choose a deterministic one, e.g. `sampler heun`",
         )
     if sampling.steps % evaluations:

@@ -79,12 +79,12 @@ class _Classifier(NamedTuple):
 
 
 def _denoiser_classifier(flags: BayesFlags, path: Path) -> _Classifier:
-    """Build the classifier of a denoiser. Raises UserError without labels or if the settings do not fit the model."""
+    """Build the classifier of a denoiser. Raises UserError if the model has no labels or does not fit the settings."""
     method: Method = Denoising(**vars(flags.errors))
     if flags.method == "likelihood":
         method = Likelihood(**vars(flags.ode))
     model = open_model(path, flags.model)
-    require_every_level(model, "the answers of a classifier")
+    require_every_level(model, "classification by Bayes' rule")
     if model.spec.classes == 0:
         raise UserError(f"{path} is a model without labels: p(x|y) needs a conditional run", "use another `run`")
     method.check(model.noise_schedule, model.space.shape, model.spec.initial_noise)

@@ -94,7 +94,7 @@ def main(flags: CheckpointsFlags) -> None:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Settings that all checkpoints share. count, labels: number and labels of the images that each one generates."""
+    """Settings for all checkpoints. count, labels: number and labels of the images that a checkpoint generates."""
 
     flags: CheckpointsFlags
     protocol: Protocol
@@ -104,7 +104,7 @@ class _Evaluation:
 
     @classmethod
     def of(cls, flags: CheckpointsFlags, model: Model, path: Path) -> _Evaluation:
-        """Build the evaluation of a run. path: one of its checkpoints. model: its model. Raises UserError."""
+        """Build the evaluation of a run. path: one of its checkpoints. model: loaded from `path`. Raises UserError."""
         sampling = open_sampling(flags.sampling, flags.model, model)
         dataset = load_data_of_run(path, flags.data)
         count = flags.num_images or min(USUAL_COUNT, len(dataset.test))
@@ -175,7 +175,7 @@ class _Evaluation:
     def _compare(
         self, extract: Callable[[Extractor], FeaturesAndLogits], labels: Tensor | None
     ) -> dict[str, Measurement]:
-        """Measure images. extract: returns their features and logits. labels: the labels they were generated with."""
+        """Measure images. extract: returns their features and logits. labels: (N,); None for a model without labels."""
         measurements = {}
         for network in self.protocol.extractors:
             output, name = extract(network), network.name
@@ -238,7 +238,7 @@ class _Report:
         )
 
     def _card(self) -> dict[str, Any]:
-        """Return the protocol and how the images were generated. Only reports with equal protocols can be compared."""
+        """Return the protocol and the generation settings. Only reports with equal protocols can be compared."""
         evaluation = self.evaluation
         card = model_card(self.rows[-1].path, evaluation.flags.model)
         for key in ("checkpoint", "checkpoint_sha256", "step", "weights"):

@@ -59,7 +59,7 @@ def main(flags: CompareFlags) -> None:
 
 
 def _find(name: str, experiments: Path) -> Path:
-    """Return the folder of an evaluation. name: the folder, its report.json, or a run, for its latest one."""
+    """Return the folder of an evaluation. name: the folder, its report.json, or a run, whose latest one is taken."""
     folder = Path(name)
     if folder.name == REPORT:
         folder = folder.parent
@@ -110,7 +110,7 @@ def _check_protocols(one: _Report, other: _Report) -> None:
             pairs = {key: pair for key, pair in pairs.items() if key not in (f"{part}_sha256", f"{part}_contents")}
     differences = [f"{key} {first} and {second}" for key, (first, second) in pairs.items() if first != second]
     if differences:
-        raise UserError(f"the evaluations cannot be compared, their protocols differ: {'; '.join(differences)}")
+        raise UserError(f"the evaluations cannot be compared, because their protocols differ: {'; '.join(differences)}")
 
 
 def _are_paired(one: _Report, other: _Report) -> bool:
@@ -134,9 +134,10 @@ def _output_path(flags: CompareFlags) -> Path:
 
 
 def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> tuple[float, float, float] | None:
-    """Return both standard deviations over the resamples and their correlation; None if there are no resamples.
+    """Return the standard deviations of two measures over the resamples, and the correlation of the measures.
 
-    The correlation is 0 if not paired. Resample b has the same image indices in both evaluations.
+    Returns None without resamples. The correlation is 0 if the evaluations are not paired. Resample b has the same
+    image indices in both evaluations.
     """
     if one is None or other is None or one.shape != other.shape:
         return None
@@ -146,7 +147,7 @@ def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> tuple[fl
 
 
 def _difference(name: str, one: _Report, other: _Report, paired: bool) -> dict[str, Any]:
-    """Return the measure of `other` minus that of `one`. Value or 95 % interval are None if they are undefined."""
+    """Return the measure of `other` minus that of `one`. The value and its interval are None if undefined."""
     first, second = (report.results[name]["found"] for report in (one, other))
     undefined = {"one": first["value"], "other": second["value"], "value": None, "low": None, "high": None}
     if None in (first["value"], second["value"]):
@@ -168,7 +169,7 @@ def _difference(name: str, one: _Report, other: _Report, paired: bool) -> dict[s
 
 
 def _table(one: _Report, other: _Report, differences: dict[str, dict[str, Any]], paired: bool) -> str:
-    pairing = "paired by seed and label" if paired else "not paired: seeds or labels differ"
+    pairing = "paired by seed and label" if paired else "not paired: seed, noise or labels differ"
     lines = [
         f"A  {one.folder}",
         f"B  {other.folder}",
@@ -188,5 +189,5 @@ def _table(one: _Report, other: _Report, differences: dict[str, dict[str, Any]],
     lines += ["", text_table(rows, ("", "A", "B", "better", "B - A [95 %]"), right=(1, 2))] if rows else []
     lines += ["", "*: the interval does not contain 0"]
     for letter, report in (("A", one), ("B", other)):
-        lines += [f"warning: of {letter}: {warning}" for warning in report.warnings]
+        lines += [f"warning about {letter}: {warning}" for warning in report.warnings]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The work of `evaluate --task likelihood`: bound the bits per dimension of a pixel model from above."""
+"""The work of `evaluate --task likelihood`: an upper bound on the bits per dimension of a pixel model."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _check(flags: SamplesFlags) -> None:
 
 
 def _check_data(flags: SamplesFlags, dataset: ImageData) -> None:
-    """Raise UserError if a split is streamed or has at most `k` images. The measures need all its images in memory."""
+    """Raise UserError if a split is streamed or has at most `k` images. All images must be in memory to be measured."""
     for split in (dataset.train, dataset.test):
         split.in_memory()
     fewest = min(len(dataset.train), len(dataset.test))
@@ -148,7 +148,7 @@ def _data_of(flags: SamplesFlags, path: Path) -> ImageData:
     around = path.absolute().parent
     if (around / STATUS).is_file():  # samples that a run drew when it ended
         return load_data_of_run(checkpoints.resolve_checkpoint(around), flags.data)
-    raise UserError(f"`samples` {path}: the run that generated them is not found", "name their data with `dataset`")
+    raise UserError(f"`samples` {path}: the run that generated them is not found", "name their data set with `dataset`")
 
 
 def _extractors(flags: SamplesFlags, dataset: ImageData, device: torch.device) -> list[Extractor]:

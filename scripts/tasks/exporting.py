@@ -87,7 +87,7 @@ def _export_page(model: Model, out: str | None, experiments_dir: str) -> None:
 
 
 def _shown(model: Model, experiments_dir: Path) -> tuple[PageModel, PageModel | None]:
-    """Return the model of a page and, for a student, its teacher. Logs whether the teacher was found."""
+    """Return the model of a page and, for a student, its teacher. Prints whether the teacher was found."""
     path, student = _path_of(model), model.spec.student
     if student is None:  # The page opens with few steps, which can be followed one by one.
         return PageModel(model, name_of(path), Sampling("heun", 6, guidance_scale=_guidance_scale(model))), None
@@ -119,7 +119,7 @@ def _find_teacher(student: Student, path: Path, experiments_dir: Path) -> PageMo
 
 def _export_onnx(model: Model, out: str | None, experiments_dir: str) -> None:
     path = _path_of(model)
-    solver = choose_solver(model.spec, usual=Solver("heun", 12))  # Its moves are exported, so it must add no noise.
+    solver = choose_solver(model.spec, usual=Solver("heun", 12))  # Exported samplers must add no noise.
     sampling = Sampling(*solver, guidance_scale=_guidance_scale(model))
     sampling.check(model)
     with new_folder(out, path, experiments_dir, KIND, "onnx") as folder:

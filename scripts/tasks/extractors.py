@@ -42,7 +42,7 @@ def classes_to_learn(dataset: ImageData) -> RealImages:
 
 
 def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, network: str = "convnet") -> Classifier:
-    """Return the pretrained or cached classifier of a data set, or train one. Raises UserError without classes."""
+    """Return a data set's pretrained, cached or newly trained classifier. Raises UserError if it has no classes."""
     settings = ClassifierSettings(network, flips=dataset.flips)
     return find_or_train(experiments / CLASSIFIERS_CACHE, settings, classes_to_learn(dataset), device, tell)
 
@@ -87,7 +87,7 @@ def _load_for(dataset: ImageData, path: Path, device: torch.device) -> Classifie
 
 
 def build_sample_test(flags: TrainFlags, dataset: ImageData) -> SampleTest:
-    """Build the sample test. It uses the data set's classifier, which is trained if missing. Raises UserError."""
+    """Build the test that measures samples during training. A missing classifier is trained first. Raises UserError."""
     if not dataset.class_names:
         raise UserError(
             f"`eval_samples` {flags.sample_test.eval_samples}: {dataset.name} has no classes to train a classifier on"

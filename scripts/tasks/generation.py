@@ -96,16 +96,16 @@ def write_samples(flags: GenerateFlags) -> None:
 
 
 def _report_pruned(paths: Sequence[Path], animate: bool) -> None:
-    """Say if training kept only its latest checkpoints. Raises UserError for an animation of one checkpoint."""
+    """Print a message if training kept only its latest checkpoints. Raises UserError if one is to be animated."""
     run = run_of(paths[0])
     assert run is not None
     keep = ReportSettings.keep_checkpoints
-    with suppress(UserError):  # A run without config.txt had the default.
+    with suppress(UserError):  # Without config.txt, assume the default.
         keep = read_config(run).get("keep_checkpoints", keep)
     if len(paths) == 1:
         remedy = "train with --keep_checkpoints 0 and a lower --checkpoint_every for more"
         if animate:
-            raise UserError(f"--animate: {run.name} has one checkpoint, a single frame; leave it out, or {remedy}")
+            raise UserError(f"--animate: {run.name} has one checkpoint, one frame; leave out --animate, or {remedy}")
         tell(f"{run.name} has one checkpoint: {remedy}")
     elif 0 < keep <= len(paths):
         kept = f"training kept the latest {keep} and the best"

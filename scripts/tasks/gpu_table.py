@@ -1,4 +1,4 @@
-"""Table of training steps on a GPU by memory layout, precision, batch size and mode (eager, recorded, compiled)."""
+"""Table of step times on a GPU by memory layout, precision, batch size and mode (eager, recorded, compiled)."""
 
 import gc
 import time
@@ -22,7 +22,7 @@ MEASURED_SECONDS = 1.0
 
 
 class StepTimes(NamedTuple):
-    """One row. seconds: per step. first: seconds of the WARM_STEPS warm-up steps together. memory: peak bytes."""
+    """One row of the table. seconds: per step. first: seconds of all WARM_STEPS warm-up steps. memory: peak bytes."""
 
     layout: str
     precision: str
@@ -51,7 +51,7 @@ def gpu_table(words: Sequence[str], images: ImageData, folder: Path, batches: Se
 def _rows(
     words: Sequence[str], images: ImageData, folder: Path, device: torch.device, batches: Sequence[int]
 ) -> Iterator[StepTimes]:
-    """Yield all rows. Compiling takes half a minute: only the best layout and precision are compiled, for two sizes."""
+    """Yield all rows. Compiling takes half a minute: only the fastest layout and precision compile, at two sizes."""
     gpu = device.type == "cuda"
     modes, precisions = (("eager", "recorded"), ("float32", "bf16")) if gpu else (("eager",), ("float32",))
     rows = []
@@ -80,7 +80,7 @@ def _measure(words: Sequence[str], images: ImageData, folder: Path, row: tuple[s
 
 
 def _time_steps(settings: TrainFlags, images: ImageData, folder: Path, layout: str) -> tuple[float, float]:
-    """Return the seconds per step, and the seconds of the WARM_STEPS warm-up steps together."""
+    """Return the seconds per step, and the seconds of all WARM_STEPS warm-up steps."""
     prepared = assemble(settings, images)
     if layout == "channels_last":
         prepared.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

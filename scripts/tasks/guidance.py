@@ -1,4 +1,4 @@
-"""The work of `visualize_guidance`: a picture of classes by guidance scales, and accuracy and diversity by scale."""
+"""The work of `visualize_guidance`: draw classes at several guidance scales, and measure accuracy and diversity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REAL_PER_CLASS = 200
 SIDE = 45  # Pixels. Small images are enlarged by an integer factor, so that the longer side is close to SIDE.
 WITHIN, BETWEEN = 2, 10  # Pixels between the images of a cell, and between cells.
-ASPECT = 1.6  # Desired width / height of the picture, as of a screen. Images in a cell are arranged for it.
+ASPECT = 1.6  # Desired width / height of the picture, as on a screen. It decides the columns of a cell.
 
 
 def compare_scales(flags: GuidanceFlags) -> None:
@@ -61,7 +61,7 @@ def compare_scales(flags: GuidanceFlags) -> None:
 
 
 def _sample(shown: Shown, scale: float, labels: list[int]) -> Generated:
-    """Generate one column. The noise depends only on seed and image index, so it is the same at every scale."""
+    """Generate the images of a scale. Noise depends only on seed and image index, so it is the same at every scale."""
     at_scale = replace(shown, sampling=replace(shown.sampling, guidance_scale=scale))
     tell(f"scale {scale:g}: {len(labels)} images")
     return at_scale.generate(labels, len(labels), shown.frames)
@@ -113,7 +113,7 @@ def _draw(
 
 
 def columns_of_a_cell(count: int, aspect: float) -> int:
-    """Return the columns of a cell of `count` images for which the picture is closest to ASPECT and has few gaps.
+    """Return the number of columns in a cell of `count` images that brings the picture close to ASPECT with few gaps.
 
     aspect: width / height of the picture if each cell had one image.
     """

@@ -28,7 +28,7 @@ HIDDEN_GREY = 128
 
 
 def fill_test_images(flags: InpaintFlags) -> None:
-    """Write the picture and the errors of the filled-in images into a folder, and print its name. Raises UserError."""
+    """Write picture and errors of the filled-in images into a folder, and print the folder's name. Raises UserError."""
     shown = Shown.open(flags.model, flags.sampling, flags.show, flags.labels, "inpainting", MANY_STEPS)
     shown.need_gaussian_noise("inpaint")
     known = read_mask(flags.mask, shown.model.space.image_shape[1:], flags.show.seed)

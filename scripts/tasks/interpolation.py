@@ -89,7 +89,7 @@ def slerp(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
 
 
 def _sample_between(shown: Shown, ends: _Ends, weights: Tensor) -> Generated:
-    """Sample every row at every weight. Image r * len(weights) + k has row r and weight k."""
+    """Sample every row at every weight. Image r * len(weights) + k is row r at weight k."""
     count, width = len(ends.noises[0]) * len(weights), len(weights)
 
     def begin(denoiser: Denoiser, indices: range) -> Start:
@@ -119,7 +119,7 @@ def _draw(
     folder: Path,
     originals: tuple[Tensor, Tensor] | None = None,
 ) -> Generated:
-    """Draw the sheet, and an animation from first to second end and back. originals: images beside the two ends."""
+    """Draw the sheet, and an animation from the first end to the second and back. originals: images beside the ends."""
     stride = FRAMES_PER_COLUMN if flags.show.animate else 1
     weights = torch.linspace(0, 1, (flags.columns - 1) * stride + 1)
     made = _sample_between(shown, ends, weights)
@@ -141,7 +141,7 @@ def _draw(
 
 
 def _between_images(shown: Shown, flags: InterpolateFlags) -> None:
-    """Interpolate between the noises found for test images, and measure how well both ends are reconstructed."""
+    """Invert test images, interpolate between their noises, and measure how well both ends are reconstructed."""
     dataset = shown.data()
     rows = shown.pick_rows(dataset.test, None if flags.rows is None else 2 * flags.rows, flags.images, step=2)
     images, labels = dataset.test.images[rows], dataset.test.labels[rows]

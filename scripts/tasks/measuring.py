@@ -12,7 +12,7 @@ from scripts.tasks.training import check_batch, resolve_flags
 
 
 def settings_to_measure(words: Sequence[str]) -> TrainFlags:
-    """Return the complete flags of a new `train_flow` run with these arguments. Raises UserError as the run would."""
+    """Return the complete flags of a new `train_flow` run. Raises UserError for --resume, --init_from and bad flags."""
     refusal = UserError("--resume and --init_from continue an earlier run, which cannot be measured; leave them out")
     if {"resume", "init_from"} & read_ahead(words).keys():
         raise refusal

@@ -51,13 +51,13 @@ def grid_from(grid: Grid, strength: float) -> Grid:
 
 
 def _grids(grid: Grid, strengths: Sequence[float]) -> list[Grid]:
-    """Return the part of the grid for each strength. If parts are equal, one is returned, and a message says so."""
+    """Return the part of the grid for each strength. Equal parts are returned once, with a message."""
     grids: dict[int, Grid] = {}
     for strength in strengths:
         part = grid_from(grid, strength)
         if len(part) in grids:
             start = f"flow time {part[0].flow_time.item():.2g}"
-            tell(f"strength {strength:g} shares the column of another one that also starts at {start}; add --steps")
+            tell(f"strength {strength:g} shares the column of an earlier one, which starts at {start} too; add --steps")
         grids.setdefault(len(part), part)
     return list(grids.values())
 

@@ -99,7 +99,7 @@ class Match:
         return assemble(self.settings, self.dataset).network.train()
 
     def dropped(self, label: Tensor) -> Tensor:
-        """Replace a random share of the labels, `label_drop`, by the null label."""
+        """Replace each label by the null label with probability `label_drop`."""
         drop = torch.rand(label.shape, device=label.device) < self.settings.process.label_drop
         return torch.where(drop, self.spec.classes, label)
 

@@ -1,7 +1,7 @@
 """Data, protocol card and report of the evaluations of a trained run.
 
-Results can only be compared if their cards agree. A report therefore has both results and card. It is written as JSON
-for programs and as text for people.
+A card names the weights, the images and the settings of a measurement. Results can only be compared if their cards
+agree, so a report has both. It is written as JSON for programs and as text for people.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The table of experiments/records.md: its rows, the rule on copies, and how rows are added."""
+"""Table of experiments/records.md: its rows, the limit on near copies of training images, and how rows are added."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.runs.yaml_files import read_yaml
 if TYPE_CHECKING:
     from scripts.record import Plan
 
-MOST_COPIES = 0.02  # Largest share of near copies of training images under the rules.
+MOST_COPIES = 0.02  # Largest share of near copies of training images that the rules allow.
 _COPIES = "near_copies_"
 COLUMNS = (
     *("date", "data", "minutes", "entry", "device", "images/s"),
@@ -51,7 +51,7 @@ class Spent(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Results of one seed. spent: training costs, reports: of `evaluate`; both have one entry per guidance scale."""
+    """Results of one seed. spent: training costs. reports: from `evaluate`. Both have one entry per guidance scale."""
 
     commit: str
     spent: list[Spent]
@@ -95,8 +95,8 @@ def refuse_copies(reports: Sequence[dict[str, Any]]) -> None:
         for name, share in shares.items():
             if share["low"] > MOST_COPIES:
                 raise UserError(
-                    f"{100 * share['value']:.1f} % of the images are near copies by {name.removeprefix(_COPIES)}, "
-                    f"and the rules allow {100 * MOST_COPIES:.0f} %: no row was written"
+                    f"{100 * share['value']:.1f} % of the images are near copies of training images in "
+                    f"{name.removeprefix(_COPIES)}, and the rules allow {100 * MOST_COPIES:.0f} %: no row was written"
                 )
 
 
@@ -139,7 +139,7 @@ def add_rows(path: Path, rows: Sequence[str]) -> None:
     """Add rows to the end of the table. The rest of the file does not change."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # Another record may write at the same time.
+        fcntl.flock(folder, fcntl.LOCK_EX)  # Another process may write at the same time.
         table, rest = table_of(path)
         write_text(path, table + "".join(rows) + rest)
     finally:

@@ -55,7 +55,7 @@ def commands(folder: Path, task: str, state: str, config: Mapping[str, Any]) -> 
 
 
 def usual(task: str, config: Mapping[str, Any], command: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the name and the settings of the recipe in a command, or of the task's defaults if it has no recipe.
+    """Return name and settings of the recipe in a command, or of the task's defaults if the command has no recipe.
 
     Return an empty name and no settings if the task, recipe, network or data set is not known.
     """

@@ -1,6 +1,7 @@
 """Data of a run: the images that it was trained on, where they are now, and how they have changed.
 
-Checkpoints hold the hash of the training images, counts and classes. The run folder holds a list of the image files.
+Checkpoints hold the class names, the numbers of images and the hash of the training images. The run folder holds a list
+of the image files.
 """
 
 import csv
@@ -28,13 +29,13 @@ Rows = Callable[[], Iterator[tuple[str, str, str, str]]]
 def identity_of(split: Split, read: bool = True) -> Identity:
     """Return the hashes of a split's images and labels. read: whether image files may be read to hash their contents.
 
-    Without `read`, the contents are known only if the images are in memory, or if no file changed since last read.
+    Without `read`, contents are known only if the images are in memory, or if no file changed since it was last read.
     """
     return Identity(split_hash(split), split.contents(read) or "")
 
 
 def split_hash(split: Split) -> str:
-    """Return the SHA-256 of a split's images and labels. For image files, their names and sizes are hashed."""
+    """Return the SHA-256 of a split's images and labels. For image files, names and sizes replace the pixels."""
     return split.sha256 or sha256_of(split.in_memory(), split.labels)
 
 
@@ -44,7 +45,7 @@ def data_facts(dataset: ImageData) -> dict[str, Any]:
 
 
 def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether two `data_facts` are of the same images and labels."""
+    """Return whether two `data_facts` belong to the same images and labels."""
     return then.get("name") == now["name"] and Identity.from_facts(then).matches(Identity.from_facts(now))
 
 
@@ -114,7 +115,7 @@ def load_data_again(
 
     dataset = load(False, names)
     if dataset.train.listing is not None and not is_same(dataset):
-        # Runs of earlier versions may have another hold-out. The oldest unlabelled runs have classes sorted as text.
+        # Earlier versions may have held out other images. Runs without stored class names have classes sorted as text.
         older = load(True, names or sorted(dataset.class_names))
         if is_same(older):
             dataset = older
@@ -124,10 +125,11 @@ def load_data_again(
 
 
 def locate_moved(name: str, options: Mapping[str, Any], root: Path, run: str) -> dict[str, Any]:
-    """Return the options of a run's data set. A path that does not exist is replaced by one below `root` that does.
+    """Return the options of a run's data set. A path that does not exist is replaced by an existing one.
 
-    The replacement has the same last parts. The caller must check that the data are those of the run. name: the data
-    set. run: name of the run, for messages. Raises UserError if no path is found.
+    The new path is below `root` and ends in the same parts as the old one, or it is `root` itself. The caller must
+    check that the data are those of the run. name: the data set. run: name of the run, for messages. Raises UserError
+    if no path is found.
     """
     located = dict(options)
     for option in ("path", "test_path"):

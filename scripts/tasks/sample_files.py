@@ -1,7 +1,7 @@
 """Files of images to be measured: arrays in .npz and .npy files, and folders or zips of pictures.
 
-An array is laid out as (N, H, W, C), (N, C, H, W) or (N, H, W). The shape of the data set's images decides which layout
-it has. If the first two both fit, it is (N, H, W, C).
+An array is laid out as (N, H, W, C), (N, C, H, W) or (N, H, W). The shape of the data set's images decides on the
+layout. If (N, H, W, C) and (N, C, H, W) both fit, it is (N, H, W, C).
 """
 
 import re
@@ -43,7 +43,7 @@ def read_sample_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | N
     shape, wanted = tuple(images.shape[1:]), tuple(dataset.train.images.shape[1:])
     if shape != wanted:
         given, expected = ("x".join(map(str, part)) for part in (shape, wanted))
-        raise UserError(f"`samples` {path}: images are {given} (CxHxW), those of {dataset.name} {expected}")
+        raise UserError(f"`samples` {path}: images are {given} (CxHxW), but those of {dataset.name} are {expected}")
     classes = len(dataset.class_names)
     if labels is not None and not (len(labels) == len(images) and labels.min() >= 0 and labels.max() < classes):
         raise UserError(f"`samples` {path}: needs one label per image, from 0 to {classes - 1}")
@@ -51,18 +51,18 @@ def read_sample_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | N
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the images and the labels of an archive: arr_0 and arr_1, or the only array that can be images."""
+    """Return images and labels of an archive: arr_0 and arr_1, or the only array that can be images and `labels`."""
     try:
-        # Given a path that is no archive, numpy would leave the file open and return something else.
+        # If the file is not an archive, np.load would leave it open and return something else.
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             name = IMAGES if IMAGES in archive.files else _only_images(path, {key: archive[key] for key in archive})
             images, labels = archive[name], archive.get(LABELS if name == IMAGES else "labels")
     except _ARRAY_ERRORS as error:
-        raise UserError(f"`samples` {path}: no samples.npz with an {IMAGES}: {_first_line(error)}") from None
+        raise UserError(f"`samples` {path}: is no samples.npz with an {IMAGES}: {_first_line(error)}") from None
     if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray | None):
-        raise UserError(f"`samples` {path}: no samples.npz with an {IMAGES}: its members are no arrays")
+        raise UserError(f"`samples` {path}: is no samples.npz with an {IMAGES}: its members are not arrays")
     if name != IMAGES:
-        tell(f"{path}: the images are its array {name!r}")
+        tell(f"{path}: the images are in the array {name!r}")
     return images, labels
 
 
@@ -71,7 +71,7 @@ def _only_images(path: Path, members: Mapping[str, Any]) -> str:
     names = [name for name, array in members.items() if isinstance(array, np.ndarray) and array.ndim in (3, 4)]
     if len(names) != 1:
         listed = ", ".join(f"{name} {np.shape(array)}" for name, array in members.items()) or "none"
-        message = f"`samples` {path}: no samples.npz with an {IMAGES}, and not one array of images (arrays: {listed})"
+        message = f"`samples` {path}: is no samples.npz with an {IMAGES} or a single array of images (arrays: {listed})"
         raise UserError(message, f"save the images as {IMAGES} and the labels as {LABELS}")
     return names[0]
 
@@ -81,7 +81,7 @@ def _read_npy(path: Path) -> np.ndarray:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except _ARRAY_ERRORS as error:
-        raise UserError(f"`samples` {path}: no array of images: {_first_line(error)}") from None
+        raise UserError(f"`samples` {path}: holds no array of images: {_first_line(error)}") from None
 
 
 def _images_of(path: Path, array: np.ndarray, dataset: ImageData) -> Tensor:
@@ -103,12 +103,12 @@ def _images_of(path: Path, array: np.ndarray, dataset: ImageData) -> Tensor:
 
 
 def _as_uint8(path: Path, array: np.ndarray) -> np.ndarray:
-    """Return whole numbers from 0 to 255 as uint8. Raises UserError for others."""
+    """Return whole numbers from 0 to 255 as uint8. Raises UserError for other values."""
     numbers = np.issubdtype(array.dtype, np.number) and not np.issubdtype(array.dtype, np.complexfloating)
     span = f" from {array.min():g} to {array.max():g}" if numbers and array.size else ""
     if np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 and array.max() <= 255:
         return array.astype(np.uint8)
-    message = f"`samples` {path}: images are {array.dtype}{span}; they must be uint8, rounded from 0..255"
+    message = f"`samples` {path}: images are {array.dtype}{span}; they must be uint8, whole numbers from 0 to 255"
     raise UserError(message, "save them as numpy.uint8")
 
 
@@ -121,7 +121,7 @@ def _labels_of(path: Path, labels: np.ndarray | None) -> Tensor | None:
 
 
 def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
-    """Read pictures in order of name. Labels come from names or folders; None unless every picture has a label."""
+    """Read pictures in order of name. Labels come from file or folder names. They are None if any picture has none."""
     from data.readers.pictures import Target, decode_all
     from data.readers.trees import open_tree
 
@@ -131,7 +131,7 @@ def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | Non
     try:
         images = torch.from_numpy(decode_all(tree, names, Target(None, channels, False)))
     except UserError as error:  # Its own suggestions are about data sets.
-        ways_out = f"give all images {height} rows and {width} columns, as in {dataset.name}", "leave them out"
+        ways_out = f"give all images {height} rows and {width} columns, as in {dataset.name}", "remove the named images"
         raise UserError(f"`samples` {error.message}", *ways_out) from None
     numbered = [_LABELLED.search(name) for name in names]
     if all(numbered):

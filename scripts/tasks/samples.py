@@ -1,6 +1,6 @@
 """Images to be measured: from a trained run, a samples.npz, or a folder or zip of pictures.
 
-All images are uint8. They come with a card of how they were generated, as far as it is known.
+All images are uint8. A card says how they were generated, as far as this is known.
 """
 
 import math
@@ -31,7 +31,7 @@ CARD_SETTINGS = (
     *("guidance_interval", "guidance_rescale", "autoguidance", "clip", "seed", "noise", "weights", "checkpoint"),
     *("step", "checkpoint_sha256", "nfe"),
 )
-INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt. If missing, the interval is in the schedule's own t.
+INTERVAL_UNIT = "guidance_interval_unit"  # Key of config.txt. If missing, guidance_interval is in the schedule's own t.
 
 
 def labels_as_real(model: Model, dataset: ImageData, count: int) -> list[int] | None:
@@ -79,7 +79,7 @@ def read_samples(path: Path, count: int, dataset: ImageData) -> Samples:
     """
     images, labels = read_sample_file(path, dataset)
     if count > len(images):
-        raise UserError(f"`num_images` {count}: {path} holds {len(images)}")
+        raise UserError(f"`num_images` {count}: {path} holds only {len(images)}")
     count = count or len(images)
     settings = settings_beside(path) if path.suffix == ".npz" else {}
     if "sampler" in settings:

@@ -29,7 +29,7 @@ from models.training.interrupts import Interrupts
 from scripts.cli.flags import ModelFlags, SamplerFlags
 from scripts.cli.terminal import tell
 
-FILM_FRAMES = 40  # Frames of an animation of the reverse process.
+FILM_FRAMES = 40  # Number of frames in an animation of the reverse process.
 
 
 def resolve_model(flags: ModelFlags) -> ModelFlags:
@@ -47,9 +47,9 @@ def find_checkpoint(flags: ModelFlags) -> Path:
 
 
 def find_every_checkpoint(flags: ModelFlags) -> list[Path]:
-    """Return the checkpoint files of the run, oldest first. Raises UserError if there are none."""
+    """Return the run's checkpoint files, oldest first. Raises UserError if there are none or --checkpoint is set."""
     if flags.checkpoint != checkpoints.LAST:
-        raise UserError(f"--checkpoint {flags.checkpoint}: --every_checkpoint takes all of a run; leave it out")
+        raise UserError(f"--checkpoint {flags.checkpoint}: --every_checkpoint takes all; leave out --checkpoint")
     run = _find_run(flags.run, flags)
     paths = checkpoints.list_checkpoints(run / "checkpoints")
     if not paths:
@@ -73,7 +73,7 @@ def find_own_or_shipped(name: str, experiments_dir: str, tasks: str | tuple[str,
 
 
 def find_trained(name: str, experiments_dir: str, tasks: str | tuple[str, ...]) -> Path:
-    """Return a run folder as `find_own_or_shipped` does. Print a message if it still trains. Raises UserError."""
+    """Return a run folder as `find_own_or_shipped` does. Print a message if the run still trains. Raises UserError."""
     run = find_own_or_shipped(name, experiments_dir, tasks)
     status = read_status(run)
     if liveness(status) == "running":
@@ -109,7 +109,7 @@ def open_model(path: Path, flags: ModelFlags) -> Model:
 
 
 def open_sampling(flags: SamplerFlags, model_flags: ModelFlags, model: Model, usual: Solver | None = None) -> Sampling:
-    """Return the sampling settings for a model. usual: default of the sampler and its steps, as for `choose_solver`.
+    """Return the sampling settings for a model. usual: default sampler and number of steps, as for `choose_solver`.
 
     If sampler options are given without a sampler, the default is MANY_STEPS. Raises UserError if the settings do not
     fit the sampler, or the model's noise schedule or labels.
@@ -159,7 +159,7 @@ def read_labels(words: Sequence[str] | None, model: Model) -> Chosen:
     """Find the classes of --labels. Raises UserError if the model does not have such a class."""
     if words is None:
         lost = shorten_names(model.spec.class_names[label] for label in model.spec.untrained)
-        return Chosen(None, [f"left out, since the model saw no training image of them: {lost}"] if lost else [])
+        return Chosen(None, [f"classes left out since the model saw no training image of them: {lost}"] if lost else [])
     labels, notes = named_labels(model, words)
     distinct = [numbered(model.spec.class_names, label) for label in dict.fromkeys(labels)]
     return Chosen(labels, [*notes, f"classes: {shorten_names(distinct, LISTED)}"])
@@ -189,7 +189,7 @@ def make_folder(folder: Path, flag: str = "--out") -> None:
 def _run_to_write(path: Path, experiments_dir: str) -> Path:
     run = run_of(path)
     if run is None:
-        raise UserError(f"{path} lies in no run folder: name a folder to write with --out")
+        raise UserError(f"{path} is not in a run folder: name an output folder with --out")
     return results_folder(run, Path(experiments_dir).absolute())
 
 
@@ -206,7 +206,7 @@ def new_folder(
     if out is not None:
         final = Path(out).resolve()
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise UserError(f"{flag} {final} is there already and not an empty folder: name a new one")
+            raise UserError(f"{flag} {final} exists and is not an empty folder: name a new one")
     else:
         final = _run_to_write(path, experiments_dir) / kind / f"{datetime.now():%Y%m%d_%H%M%S}-{words}"
     make_folder(final.parent, flag)

@@ -61,7 +61,7 @@ _DIGITS = "digits of scikit-learn (UCI, optical recognition of handwritten digit
 _MNIST = "MNIST (LeCun, Cortes and Burges; CC BY-SA 3.0)"
 _FASHION = "Fashion-MNIST (Zalando; MIT)"
 _STEPS = "--max_minutes None --max_steps"
-# A latent model follows its autoencoder, and a student its teacher.
+# The order matters: an autoencoder comes before its latent model, and a teacher before its student.
 MODELS = {
     "digits": Shipped(
         "train_flow", f"--recipe demo_digits {_STEPS} 2000", "digits", "handwritten digits of 8x8 pixels", _DIGITS
@@ -132,7 +132,7 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
 
 
 def _make_model(name: str, flags: PretrainedFlags, words: Sequence[str]) -> None:
-    """Train a model, or with --trained take its run or the shipped weights; then measure it and write its card."""
+    """Train a model, measure it and write its card. With --trained, use its newest run or the shipped weights."""
     model, folder = MODELS[name], PRETRAINED / name
     if not flags.trained:
         flagged = [*shlex.split(model.words), *words]

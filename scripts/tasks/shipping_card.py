@@ -26,7 +26,7 @@ BEGIN, END = "<!-- models: written by make pretrained -->", "<!-- end of models 
 
 
 class Made(NamedTuple):
-    """How the weights of a shipped model were made.
+    """Facts about the training and the weights of a shipped model.
 
     commands: make commands that trained and resumed the run. commit, torch, cpu: environment of the training. sha256,
     size: hash and bytes of the checkpoint file. student: facts of a distilled model; None for other models.
@@ -73,7 +73,7 @@ def student_of(facts: Mapping[str, Any]) -> Student | None:
 
 
 def training_command(task: str, words: Sequence[str]) -> str:
-    """Return the make command of a training, without the flags that name its run."""
+    """Return the make command of a training, without --name and --experiments_dir. Absolute paths become file names."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in words]
     for flag in ("--name", "--experiments_dir"):
         if flag in words:
@@ -87,7 +87,7 @@ def commands_of(run: Path, task: str, table: str) -> list[str]:
     for start in read_starts(run):
         typed = shlex.split(start["command"])
         module, *words = typed[typed.index("-m") + 1 :]
-        if module == "scripts.pretrained":  # `pretrained` trains in its own process, so the run records its command.
+        if module == "scripts.pretrained":  # The run has recorded the command of `pretrained`.
             words = [*shlex.split(table), *split_at_dashes(words)[1]]
         commands.append(training_command(task, words))
     return commands

@@ -13,7 +13,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 IMAGES = DOCS / "images"
 # A command of the tour, and the picture below it.
 COMMAND = re.compile(r'^make (\w+) ARGS="([^"]*)"\n```\n\n!\[[^]]*\]\(images/(\w+\.png)\)', re.MULTILINE)
-# File to copy, by task. For the picture tour_reverse.png, it is the strip of a `generate`.
+# File to copy, by task. The picture tour_reverse.png is the denoising strip of `generate`.
 RESULTS = {
     "generate": "grid.png",
     "tour_reverse.png": "denoising_strip.png",
@@ -25,7 +25,7 @@ ANIMATION = "--num_samples 40 --columns 20 --scale 2 --guidance_scale 1.5 --samp
 
 
 def draw_pictures(models: list[str], experiments_dir: str) -> None:
-    """Draw the pictures of README and tour that show one of the models again, and export each model as a page.
+    """Redraw the pictures of README and tour that show one of the models, and export each model as a page.
 
     models: names of models to sample from, without their prefix.
     """

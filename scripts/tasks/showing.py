@@ -78,8 +78,8 @@ class Shown:
     ) -> Shown:
         """Load the model. Raises UserError if the flags do not fit the model.
 
-        labels: words of --labels. every_level: name of the work, for the error message, if it needs a model that has
-        learnt all noise levels; else empty. usual: as for `open_sampling`. For an animation it is MANY_STEPS.
+        labels: words of --labels. every_level: name of a task that needs a model that has learnt all noise levels,
+        for the error message; empty for other tasks. usual: as for `open_sampling`. For an animation it is MANY_STEPS.
         """
         flags = resolve_model(flags)
         model = open_model(find_checkpoint(flags), flags)
@@ -136,10 +136,10 @@ class Shown:
         return dataset.test.images[rows], shown_labels, name_images(dataset, rows, targets)
 
     def pick_rows(self, split: Split, count: int | None, numbers: Sequence[int] | None, step: int = 1) -> Tensor:
-        """Return the rows `numbers` of the test split. If None, draw `count` rows with the seed, the classes in turn.
+        """Return row indices of a split: `numbers`, or if None, `count` rows drawn with the seed, the classes in turn.
 
-        `count` is ROWS times `step` by default. A small split gives fewer rows, still a multiple of `step`. Raises
-        UserError.
+        By default, `count` is ROWS times `step`. If the split is smaller, it is the largest multiple of `step` that
+        fits. Raises UserError.
         """
         fit = self.trained_rows(split)
         if numbers is not None:
@@ -157,7 +157,7 @@ class Shown:
         return fit[draw_rows(split.labels[fit], count, self.show.seed)]
 
     def trained_rows(self, split: Split) -> Tensor:
-        """Return the rows of a split without those of classes that had no training image. With --labels, all rows."""
+        """Return the rows of a split whose class had training images. With --labels, return all rows."""
         lost = () if self.chosen.labels else self.model.spec.untrained
         return (~torch.isin(split.labels, torch.tensor(lost, dtype=torch.long))).nonzero()[:, 0]
 
@@ -185,7 +185,7 @@ class Shown:
         return _join(list(generate_from(begin, self.model, self.sampling, count, steps, size, kept)))
 
     def draw(self, indices: Sequence[int]) -> Draw:
-        """Return a function that draws the noise of the images `indices` from the model's distribution, by the seed."""
+        """Return a function that draws the noise of the images `indices` with the seed, in the model's distribution."""
         normal = image_draw(self.show.seed, indices, self.model.device)
         return lambda shape: shape_noise(self.model.spec.initial_noise, normal(shape))
 
@@ -221,7 +221,7 @@ class Shown:
 
 
 def draw_rows(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return the indices of up to `count` of the labels (N,), drawn with the seed, the classes in turn."""
+    """Return up to `count` indices into labels (N,), drawn with the seed, the classes in turn."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "test images")))
     return order[rows_in_turn(labels[order], count)]
 

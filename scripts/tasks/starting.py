@@ -15,11 +15,11 @@ from models.variants import DATA_SETS
 from scripts.cli.flags import AutoencoderFlags, TrainFlags
 from scripts.cli.settings import Request
 
-GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of CUDA, of ROCm, and of Windows under WSL
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # device files of CUDA, ROCm and WSL
 
 
 def start_early(request: Request[TrainFlags] | Request[AutoencoderFlags]) -> None:
-    """Begin to read the data set, to start CUDA and to list matplotlib's fonts. Their errors are reported later."""
+    """Begin to read the data set, to start CUDA and to list matplotlib's fonts. Errors are reported later."""
     if processes.world_size() > 1:  # The processes of a machine load one after another.
         return
     flags = request.flags

@@ -6,7 +6,7 @@ from typing import Any
 from models.errors import UserError, suggestion
 from scripts.tasks.study_plan import Study, Tournament, as_axis, read_study
 
-# Half the width and one block: a quarter of the time for a training image. Every cell sees the same number of images.
+# Half the width and one block take a quarter of the time per image. Every cell sees the same number of images.
 SMALL = {"network.width": 16, "network.blocks": 1}
 CHAIN = {**SMALL, "sampling.sampler": "dpmpp_2m", "sampling.steps": 8}
 FLOW = {**SMALL, "sampling.sampler": "heun", "sampling.steps": 4}
@@ -143,7 +143,7 @@ STUDIES: dict[str, Study | Tournament] = {
 
 
 def find_study(name: str) -> tuple[str, Study | Tournament]:
-    """Return the name and the study of a ready study, or of a YAML file. Raises UserError."""
+    """Return the name and the definition of a ready study, or of the study in a YAML file. Raises UserError."""
     path = Path(name)
     if path.suffix.lower() in (".yaml", ".yml"):
         if path.stem in STUDIES:
@@ -151,7 +151,7 @@ def find_study(name: str) -> tuple[str, Study | Tournament]:
         return path.stem, read_study(path)
     if name not in STUDIES:
         choice = f"choose from {', '.join(STUDIES)}, or name a .yaml file"
-        raise UserError(f"`name` {name}: no ready study is called so; {choice}{suggestion(name, STUDIES)}")
+        raise UserError(f"`name` {name}: is not a ready study; {choice}{suggestion(name, STUDIES)}")
     return name, STUDIES[name]
 
 

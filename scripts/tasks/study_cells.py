@@ -1,4 +1,4 @@
-"""Running the trainings of a study. Each trains and measures in its own process, and several may run in parallel."""
+"""Processes of a study. Each process runs one training and measures it. Several processes may run in parallel."""
 
 import fcntl
 import multiprocessing
@@ -32,7 +32,7 @@ _stop = threading.Event()  # Set in the process of a training when the study has
 
 
 class Places(NamedTuple):
-    """Folder of the study, and the folder and device flags for its tasks."""
+    """Folder of the study, and the values of --experiments_dir, --data_root and --device for its tasks."""
 
     folder: Path
     experiments_dir: str
@@ -45,7 +45,7 @@ class Places(NamedTuple):
 
 
 def finished_runs(folder: Path) -> dict[str, Path]:
-    """Return the finished runs in a study's folder, the newest of each training, by the training's key."""
+    """Return the newest finished run of each training in a study's folder, by the training's key."""
     oldest_first = reversed(find_runs(folder / RUNS))
     return {_key_of(run): run for run in oldest_first if read_status(run).get("state") == "finished"}
 
@@ -77,7 +77,7 @@ def is_done(training: Training, cells: Sequence[Cell], finished: Mapping[str, Pa
 def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
     """Train, and measure each cell that the training serves. Finished runs and evaluations are not repeated.
 
-    If a cell cannot be measured, the other cells are measured first. Then its UserError is raised.
+    If cells cannot be measured, the other cells are still measured. Then the first UserError is raised.
     """
     run, refusals = _train(training, places), []
     for cell in cells:
@@ -149,7 +149,7 @@ def _end_with(study: Connection) -> None:
 
 
 def _stop_if_asked() -> None:
-    """Raise Interrupted if the study has stopped during the last task."""
+    """Raise Interrupted if the study has stopped."""
     if _stop.is_set():
         raise Interrupted(signal.SIGTERM)
 
@@ -166,8 +166,8 @@ def run_trainings(
 ) -> None:
     """Train and measure, with `jobs` trainings in parallel. Call `ended(training, exit code)` after each.
 
-    gpus: values of CUDA_VISIBLE_DEVICES that the jobs take in turn; empty for none. After a signal, wait until all jobs
-    have stopped, then raise Interrupted.
+    gpus: values of CUDA_VISIBLE_DEVICES that the jobs take in turn; empty leaves the variable as it is. After a signal,
+    wait until all jobs have stopped, then raise Interrupted.
     """
     for folder in (RUNS, LOGS):
         (places.folder / folder).mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def run_trainings(
 
 
 def _environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
-    """Return the variables of a job: its GPU, or its share of the cores."""
+    """Return the environment variables that give a job its GPU, or its share of the CPU cores."""
     if gpus:
         return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]}
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // jobs)))}

@@ -25,7 +25,7 @@ from scripts.cli.signatures import names_in
 MOST_CELLS = 200  # Largest number of cells of a user's study without --yes.
 # Sheets, evaluations and checkpoints during training would take longer than the training of a cell.
 QUIET = {"eval_every": 0, "sample_every": 0, "checkpoint_every": 0, "logger": "none"}
-SAMPLING, AUTOENCODER = "sampling.", "autoencoder."  # Prefixes of settings of other tasks than the cell's training.
+SAMPLING, AUTOENCODER = "sampling.", "autoencoder."  # Prefixes of settings that are flags of evaluate and of train_vae.
 # Flags of the training and of evaluate that the study itself gives.
 OWN = ("seed", "epochs", "max_steps", "max_minutes", "name", "recipe", "config", "resume", "init_from")
 OWN += ("run", "checkpoint", "samples", "task", "out", "num_images", "extractors")
@@ -36,7 +36,7 @@ Axis = Mapping[str, Mapping[str, Any]]  # Settings of each value of an axis, by 
 
 @dataclass(frozen=True)
 class Study:
-    """A question and how it is answered.
+    """A question, and the trainings and measurements that answer it.
 
     Each combination of one value per axis of the grid is a cell. The first cell is the reference. Each cell is trained
     once per seed. Settings are flags of the training. Settings that begin with `sampling.` are flags of evaluate, and
@@ -45,7 +45,7 @@ class Study:
 
     recipe: name of the training's recipe. images: number of training images that a training sees, with repetitions.
     settings: settings of every cell, which override the recipe. num_images: number of samples to measure. extractors:
-    feature networks. autoencoder: recipe of the autoencoder that is trained first. autoencoder_images: its budget.
+    feature networks. autoencoder: recipe of the autoencoder that is trained first. autoencoder_images: its `images`.
     """
 
     question: str
@@ -130,7 +130,7 @@ class Study:
         for cell in self.cells:
             if "sampling.sampler" not in cell.settings:
                 raise UserError(
-                    f"cell {cell.name} names no sampler, and cells must be measured alike",
+                    f"cell {cell.name} names no sampler, and the default is not the same for all models",
                     "set sampling.sampler, e.g. to heun",
                 )
             if sum(cell.labels[axis] != first[axis] for axis in first) > 1:
@@ -180,7 +180,7 @@ class Tournament:
 
 @dataclass(frozen=True)
 class Cell:
-    """A combination of one value per axis. labels: label of each axis's value. settings: names have their prefixes."""
+    """A combination of one value per axis. labels: label of each axis's value. settings: by name, with prefix."""
 
     labels: Mapping[str, str]
     settings: Mapping[str, Any]
@@ -196,7 +196,7 @@ class Cell:
 
     @property
     def sampling(self) -> list[str]:
-        """Arguments of evaluate, without run, seed and places."""
+        """Arguments of evaluate, without run, seed, device and folders."""
         return to_arguments(self.of(SAMPLING))
 
     @property
@@ -247,7 +247,7 @@ class Training:
         return "-".join(filter(None, (_readable(self.label), self.key)))
 
     def words(self) -> list[str]:
-        """Return the arguments of the task, without budget and places."""
+        """Return the arguments of the task, without budget, device, folders and name."""
         return ["--recipe", self.recipe, *to_arguments({**QUIET, **self.settings, "seed": self.seed})]
 
     def steps(self, data_root: str | None = None) -> int:
@@ -263,7 +263,7 @@ class Training:
 
 
 def _readable(words: str) -> str:
-    """Return words that can be part of a file name."""
+    """Return the words in a form that can be part of a file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-.")[:40]
 
 

@@ -24,7 +24,7 @@ from scripts.tasks.study_cells import RUNS, finished_runs, report_of
 from scripts.tasks.study_plan import Study, as_yaml
 
 KINDS = {"fd": "distance / floor", "recognised": "recognised, %", "recall": "recall, %"}
-DEVIATIONS = (3, 4, 6)  # Sizes of a difference, in deviations of the residuals, for which the table gives the power.
+DEVIATIONS = (3, 4, 6)  # Differences, in standard deviations of the residuals, for which the table gives the power.
 SHOWN = 20  # Images of each cell on the sheet.
 
 
@@ -57,9 +57,17 @@ class StudyMeasure:
         return compare_with_reference(self._linear)
 
     @property
-    def called(self) -> list[bool]:
+    def differs(self) -> list[bool]:
         """True for each cell that differs significantly from the reference."""
-        return [difference is not None and difference.called for difference in self.comparison.differences]
+        return [difference is not None and difference.significant for difference in self.comparison.differences]
+
+    @property
+    def intervals(self) -> NDArray[np.float64]:
+        """Intervals of the cells' means if the reference's mean were exact, (cells, 2); NaN without an interval."""
+        mean = self.means[self.comparison.reference]
+        differences = [difference or (math.nan,) * 3 for difference in self.comparison.differences]
+        bounds = self.back(np.array([difference[1:3] for difference in differences]))
+        return mean * bounds if self.ratio else mean + bounds
 
     @property
     def _linear(self) -> NDArray[np.float64]:
@@ -116,8 +124,8 @@ def study_table(
         parts.append(
             "*: differs from the reference, with Holm's correction for all differences of the table. Each interval\n"
             "alone has at least 95 % confidence. Cells are paired by seed; the deviation of the paired residuals is\n"
-            "pooled over all cells. Probability to find a true difference of that many such deviations, if no\n"
-            f"training fails: {', '.join(chances)}."
+            "pooled over all cells. Probability to find a true difference that is this many times the deviation, if\n"
+            f"no training fails: {', '.join(chances)}."
         )
     elif seeds == 1:
         parts.append("One seed: differences have no intervals.")
@@ -155,7 +163,7 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
         seen = f"x {_ratio(least)}" if measure.ratio else f"{least:.3g} points"
         degrees = f"{comparison.degrees} degree{'s' * (comparison.degrees > 1)} of freedom"
         deviation = _deviation(measure, comparison.deviation)
-        lines.append(f"paired residuals {deviation} ({degrees}); found in 4 of 5 studies: {seen} or more")
+        lines.append(f"paired residuals deviate by {deviation} ({degrees}); 4 of 5 studies would find {seen} or more")
     return "\n".join(lines)
 
 
@@ -176,7 +184,7 @@ def _shown(measure: StudyMeasure, difference: Any) -> str:
     value, low, high = map(measure.back, difference[:3])
     form = ".3f" if measure.ratio else "+.2f"
     interval = f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) else ""
-    return f"{value:{form}}{interval}{' *' * difference.called}"
+    return f"{value:{form}}{interval}{' *' * difference.significant}"
 
 
 def write_tables(folder: Path, study: Study, failures: Mapping[str, str]) -> tuple[list[StudyMeasure], str]:
@@ -199,7 +207,10 @@ def write_tables(folder: Path, study: Study, failures: Mapping[str, str]) -> tup
 def draw_study_pictures(folder: Path, study: Study, measures: Sequence[StudyMeasure]) -> None:
     """Draw the plot of the measures and the sheet of samples."""
     if measures:
-        panels = [StudyPanel(row.heading, row.values, row.means, row.called, row.floor, row.ratio) for row in measures]
+        panels = [
+            StudyPanel(row.heading, row.values, row.means, row.differs, row.intervals, row.floor, row.ratio)
+            for row in measures
+        ]
         draw_study([cell.labels for cell in study.cells], panels, folder / PLOT, study.question)
     draw_study_samples(study, folder)
 
@@ -236,7 +247,7 @@ def _measure_content(study: Study, measure: StudyMeasure) -> dict[str, Any]:
             compared = dict(zip(("value", "low", "high"), numbers, strict=True)) | {"p": difference.p}
         row: dict[str, Any] = {"cell": cell.name, "values": [_finite(value) for value in measure.values[index]]}
         rows.append(
-            row | {"mean": _finite(measure.means[index]), "compared": compared, "differs": measure.called[index]}
+            row | {"mean": _finite(measure.means[index]), "compared": compared, "differs": measure.differs[index]}
         )
     return {
         "measure": measure.name,
@@ -255,7 +266,7 @@ def _finite(value: float) -> float | None:
 
 
 def draw_study_samples(study: Study, folder: Path) -> None:
-    """Draw images of every cell, from the same noise and labels, below each other. Cells that failed are left out."""
+    """Draw a row of images for each cell that has images of the first seed. All rows have the same noise and labels."""
     seed, rows, finished = study.seeds[0], {}, finished_runs(folder)
     for cell in study.cells:
         run = finished.get(study.training(cell, seed).key)

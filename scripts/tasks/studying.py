@@ -77,7 +77,7 @@ def _command(flags: StudyFlags) -> str:
 
 
 def _open(folder: Path, command: str, dataset: str) -> Run:
-    """Create or reopen a study's folder. Raises UserError if the study is running. command: resumes the study."""
+    """Create or reopen a study's folder. Raises UserError if the study is running. command: to resume it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / STATUS).is_file():
@@ -100,8 +100,8 @@ def _run(study: Study, places: Places, run: Run, flags: StudyFlags, failures: di
     started, ended = time.monotonic(), 0
     notes = [f"{len(study.cells)} cells, {total} trainings"]
     notes += [f"{before} done before"] if before else []
-    notes += [f"{jobs} side by side"] if jobs > 1 else []
-    run.log(f"{study.question} {'; '.join(notes)}; their output: {places.folder / LOGS}")
+    notes += [f"{jobs} in parallel"] if jobs > 1 else []
+    run.log(f"{study.question} {'; '.join(notes)}; output of the trainings: {places.folder / LOGS}")
 
     def after(training: Training, code: int) -> None:
         nonlocal ended
@@ -119,7 +119,7 @@ def _run(study: Study, places: Places, run: Run, flags: StudyFlags, failures: di
 
 
 def _gpus(device: str) -> list[str]:
-    """Return the values of CUDA_VISIBLE_DEVICES for one GPU each; none if the study runs on a CPU or one named GPU."""
+    """Return a value of CUDA_VISIBLE_DEVICES for each GPU; none if the study runs on a CPU or one named GPU."""
     if device not in ("auto", "cuda") or not torch.cuda.is_available():
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -143,8 +143,9 @@ def _refuse_failed(study: Study, folder: Path, failures: Mapping[str, str]) -> N
         trainings = [study.training(cell, seed) for seed in study.seeds]
         runs = [finished.get(training.key) for training in trainings]
         if not any(run and report_of(run, cell).is_file() for run in runs):
-            failed[cell.name] = failures[trainings[0].key]
+            reasons = (failures[row.key] for row in trainings if row.key in failures)
+            failed[cell.name] = next(reasons, "its evaluations are missing")
     if failed:
         name, reason = next(iter(failed.items()))
         others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UserError(f"cell {name}{others} failed for every seed: {reason}; the results have the other cells")
+        raise UserError(f"cell {name}{others} failed for every seed: {reason}; the results contain the other cells")

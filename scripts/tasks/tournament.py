@@ -1,8 +1,8 @@
 """The tournament of samplers: find the sampler and grid that give a model's best images at each number of evaluations.
 
 Candidates are screened with few images in one feature network, in rounds with increasing numbers of evaluations. From
-DROPPING evaluations on, samplers that are far off are dropped. The finalists are measured by `evaluate`, with many
-images and in two networks. All results are kept in files, so that a tournament can be resumed.
+DROPPING evaluations on, samplers with a much larger distance than the best are dropped. The finalists are measured by
+`evaluate`, with many images and in two networks. All results are kept in files, so that a tournament can be resumed.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Bout:
 
     @cached_property
     def floor(self) -> float:
-        """Distance of as many real test images from the training images."""
+        """Distance of `screen_images` real test images from the training images."""
         rows = self.protocol.floor_rows(self.tournament.screen_images)
         test: FeaturesAndLogits = self.protocol.test_features(self.protocol.extractors[0])
         return measure_frechet(test.features[rows], self.moments, self.protocol.settings).value
@@ -252,7 +252,7 @@ def run_tournament(tournament: Tournament, studies: Path, run: Run, flags: Study
     """Play the tournament on each run, and yield its table. Students are also drawn in their teacher's picture."""
     bouts = [Bout(tournament, name, flags, studies, run) for name in flags.runs or tournament.runs]
     for bout in bouts:
-        _ = bout.checkpoint  # A run that does not exist is found before hours of measuring.
+        _ = bout.checkpoint  # Reports a missing run before hours of measuring.
     of_students: dict[str | None, list[ParetoPoint]] = defaultdict(list)  # by the hash of the teacher's checkpoint
     for number, bout in enumerate(sorted(bouts, key=lambda bout: bout.teacher is None)):  # students first
         tell(f"{bout.run}: tournament on {bout.model_flags.device}")

@@ -20,13 +20,13 @@ from models.model import Model
 from models.runs.files import replacing
 from scripts.tasks.study_plan import Tournament
 
-FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: samplers above FAR are dropped, finalists are at most at NEAR.
+FAR, NEAR = 1.5, 1.1  # Ratios to the best distance: samplers above FAR are dropped, finalists have at most NEAR.
 MOST = 2  # Largest number of finalists with the same guidance scale and number of evaluations.
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to sample. steps: sampler steps. evaluations: denoiser evaluations, each two passes with guidance."""
+    """Way to sample. steps: sampler steps. evaluations: denoiser evaluations per image. Guidance doubles their cost."""
 
     sampler: str
     grid: str
@@ -79,9 +79,9 @@ class Result(Candidate):
 def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate]]:
     """Return a model's candidates by wanted number of evaluations.
 
-    Each sampler, grid and scale takes the number of steps that comes nearest to the wanted number. A candidate that is
-    nearest to two numbers is listed under the smaller. Grids with the same times count once. A student has a single
-    candidate.
+    Each sampler, grid and scale takes the number of steps whose evaluations come nearest to the wanted number. A
+    candidate that is nearest to two numbers is listed under the smaller. Grids with the same times count once. A
+    student has a single candidate.
     """
     if model.spec.student is not None:
         sampler, steps = choose_solver(model.spec)

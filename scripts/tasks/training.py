@@ -223,9 +223,9 @@ def _nearly_equal(one: Any, other: Any) -> bool:
 
 
 def resolve_flags(flags: AnyFlags) -> AnyFlags:
-    """Return the flags with device, precision, compilation and budget resolved. Raises UserError.
+    """Return the flags with device, precision, compilation and budget resolved.
 
-    The device must exist.
+    Raises UserError, e.g. if the device is not available.
     """
     device = devices.pick_device(flags.run.device)
     precision = devices.pick_precision(flags.run.precision, device)

@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_more_images_if_it_is_told_to(train: Train, pictures:
     assert facts["step"] == 8 and facts["denoiser"]["space"] == space and facts["data"]["classes"]["a"] > 9
     assert "changed_data" not in (run / "config.txt").read_text()
     assert train("--resume", run, "--max_steps", "10").code == 0  # the new images are now those of the run
-    assert "--changed_data goes on with a run; name the run with --resume" in train("--changed_data").err
+    assert "--changed_data is only for a resumed run; name the run with --resume" in train("--changed_data").err
 
 
 def test_an_autoencoder_goes_on_with_more_images(train: Train, pictures: Path) -> None:

@@ -147,12 +147,12 @@ def reasons(chosen: Setting) -> list[str]:
         "prediction eps: the schedule ends in pure noise": chosen.prediction == "eps"
         and schedule.alpha(torch.ones(())) < 1e-8,
         "has no attention": chosen.network == "convnext" and tokens,
-        "pairs whole batches": chosen.coupling != "independent" and chosen.accumulate > 1,
-        "the most that can be taken": chain and chosen.steps > chosen.timesteps,
+        "needs the whole batch at once": chosen.coupling != "independent" and chosen.accumulate > 1,
+        "the largest possible number": chain and chosen.steps > chosen.timesteps,
         "does not have it": chosen.eta is not None and "eta" not in SAMPLERS[chosen.sampler].options,
         "adds Gaussian noise": chosen.initial_noise != "gaussian" and random_steps and chosen.steps > 1,
         "without labels to guide by": chosen.guidance_scale != 1 and not chosen.conditional,
-        "no unconditional half": chosen.guidance_scale != 1 and chosen.label_drop == 0,
+        "no unconditional estimate": chosen.guidance_scale != 1 and chosen.label_drop == 0,
     }
     return [words for words, holds in possible.items() if holds]
 

@@ -110,7 +110,7 @@ def test_another_teacher_of_the_same_name_is_not_resumed_with(run: Run, runs: Pa
         ("--run teacher --evaluations 2", "set --steps 4"),
         ("--run teacher --sampler ddpm", "adds noise"),
         ("--run plain --guidance_scale 1.5", "trained without labels"),
-        ("--run vae", "is no denoiser's checkpoint"),
+        ("--run vae", "is not a denoiser checkpoint"),
         ("--run noise", "predicts something else, e.g. v"),
         ("--run nobody", "no run 'nobody'"),
         ("--run student", "is a student itself"),

@@ -164,7 +164,7 @@ def test_other_runs_and_flags(measure, quick_classifier: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--checkpoint", "best"), ("--every_checkpoint takes all of a run",)),
+        (("--checkpoint", "best"), ("--every_checkpoint takes all; leave out --checkpoint",)),
         (("--weights", "raw"), ("leave out --weights",)),
         (("--num_images", "1"), ("--num_images 1",)),
         (("--draws", "3"), ("--draws 3",)),
@@ -204,7 +204,7 @@ def test_samples_are_measured_while_training(train) -> None:
     assert len(distances) > 1 and distances[-1] < distances[0]
     assert all(0 <= float(row["sample_recognised"]) <= 1 for row in rows)
     log = (folder / "training_log.txt").read_text()
-    assert "60 samples are measured in convnet_" in log and "warning: 60 images for 128 features of convnet_" in log
+    assert "60 samples are measured by convnet_" in log and "warning: 60 images for 128 features of convnet_" in log
     assert log.count("sample distance ") == log.count(", recognised ") == len(rows)
     assert Image.open(folder / "loss_curves.png").width > 2000
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -59,7 +59,7 @@ def comparison_of(ended: Ended) -> dict[str, Any]:
 def test_two_runs_are_paired_by_their_noise(experiments: Path, compare) -> None:
     ended = compare(run_of(experiments, "short"), run_of(experiments, "long"))
     found = comparison_of(ended)
-    assert ended.err.count("covariance is singular") == 2 and "warning: of A: " in ended.err
+    assert ended.err.count("covariance is singular") == 2 and "warning about A: " in ended.err
     assert found["paired"] and ended.folder.parent == experiments / "comparisons"
     (distance,) = (row for name, row in found["differences"].items() if name.startswith("fd_convnet"))
     assert distance["value"] == distance["other"] - distance["one"]

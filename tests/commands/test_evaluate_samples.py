@@ -254,7 +254,7 @@ def grey(*shape: int) -> np.ndarray:
 
 
 NPZ = {
-    "another shape": (lambda path: save(path, grey(9, 8, 9, 1)), ("images are 1x8x9 (CxHxW), those of digits 1x8x8",)),
+    "another shape": (lambda path: save(path, grey(9, 8, 9, 1)), ("(CxHxW), but those of digits are 1x8x8",)),
     "colours": (lambda path: save(path, grey(9, 8, 8, 3)), ("images are 3x8x8",)),
     "no rows": (lambda path: save(path, grey(9, 8)), ("(9, 8)", "(N, H, W, C)")),
     "no images": (lambda path: save(path, grey(0, 8, 8, 1)), ("(0, 8, 8, 1)",)),
@@ -310,8 +310,8 @@ def test_samples_that_are_not_there(refused, made: Made, tmp_path: Path) -> None
     refused("--samples", tmp_path / "none.npz", "--dataset", "digits", words=("no such file or folder",))
     (tmp_path / "bare").mkdir()
     refused("--samples", tmp_path / "bare", "--dataset", "digits", words=("holds no images",))
-    refused("--samples", tmp_path / "bare", words=("name their data with --dataset",))
-    refused("--samples", made.npz, "--num_images", COUNT + 1, words=(f"--num_images {COUNT + 1}", f"holds {COUNT}"))
+    refused("--samples", tmp_path / "bare", words=("name their data set with --dataset",))
+    refused("--samples", made.npz, "--num_images", COUNT + 1, words=(f"--num_images {COUNT + 1}", f"only {COUNT}"))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_flags_that_make_no_sense(flags: tuple[str, ...], words: tuple[str, ...]
 
 
 def test_a_folder_in_use(refused, made: Made) -> None:
-    refused("--out", made.samples, words=("is there already and not an empty folder",))
+    refused("--out", made.samples, words=("exists and is not an empty folder",))
 
 
 def test_a_network_of_other_data_or_with_damaged_weights(refused, made: Made, tmp_path: Path) -> None:

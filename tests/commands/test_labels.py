@@ -54,9 +54,9 @@ def test_generated_classes_have_their_names(task) -> None:
     endings = ("8_Bag", "0_T-shirt-top", "1_Trouser", "6_2", "3_v1-5-x", "4_a-b", "5_a-b", "6_2")
     assert names == [f"{k:05d}_label{ending}.png" for k, ending in enumerate(endings)]
     lines = ended.err.splitlines()
-    assert "2 is read as a name: of class number 6; class number 2 is größe" in lines
+    assert "2 is read as the name of class number 6; class number 2 is größe" in lines
     assert "classes: 8 Bag, 0 T-shirt/top, 1 Trouser, 6 2, 3 v1.5 x, 4 a/b, 5 a b" in lines
-    assert "read as a name" not in task("generate", "--labels", 3, 9, "größe", "--num_samples", 3).err
+    assert "read as the name" not in task("generate", "--labels", 3, 9, "größe", "--num_samples", 3).err
 
 
 def test_labels_are_read_back_from_the_numbers(task, tmp_path: Path, capsys) -> None:

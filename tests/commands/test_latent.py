@@ -179,7 +179,7 @@ def test_the_autoencoder_is_gone_or_another(run, runs: Path, latent: Path, tmp_p
 
 
 def test_an_autoencoder_is_no_denoiser(run, vae: Path) -> None:
-    check_refusal(run("generate", "--run", vae), "no denoiser's checkpoint", "reconstruct")
+    check_refusal(run("generate", "--run", vae), "not a denoiser checkpoint", "reconstruct")
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_refusals(task: str, flags: tuple[str, ...], words: tuple[str, ...], run
 def test_images_of_another_size(run, tmp_path: Path) -> None:
     check_refusal(run("reconstruct", "--image", save_picture(tmp_path / "a.png", 9, 8)), "a.png", "9x8", "8x8")
     (tmp_path / "b.png").write_bytes(b"no image")
-    check_refusal(run("reconstruct", "--image", tmp_path / "b.png"), "b.png", "of no known format")
+    check_refusal(run("reconstruct", "--image", tmp_path / "b.png"), "b.png", "of a known format")
     words = grey_folder(tmp_path / "oblong", 9, 8)
     for task in ("reconstruct", "encode_dataset"):
         check_refusal(run(task, *words), "1x9x8", "1x8x8")

@@ -60,7 +60,7 @@ def test_grey_images_need_no_axis_of_channels(suffix: str, tmp_path: Path, capsy
     array, path = IMAGES[:, 0].numpy(), tmp_path / f"samples{suffix}"
     np.savez(path, arr_0=array) if suffix == ".npz" else np.save(path, array)
     assert read_sample_file(path, GREY)[0].equal(IMAGES)
-    with pytest.raises(UserError, match="those of colours 3x8x8"):
+    with pytest.raises(UserError, match="but those of colours are 3x8x8"):
         read_sample_file(path, colours(8, 8))
 
 
@@ -81,7 +81,7 @@ def test_the_only_array_of_images_is_taken_with_its_labels(
     np.savez(tmp_path / "x.npz", labels=numbers, seeds=np.arange(3.0), **cast(Any, {name: IMAGES.numpy()}))
     images, labels = read_sample_file(tmp_path / "x.npz", GREY)
     assert images.equal(IMAGES) and labels is not None and labels.tolist() == numbers.tolist()
-    assert f"the images are its array '{name}'" in capsys.readouterr().err
+    assert f"the images are in the array '{name}'" in capsys.readouterr().err
 
 
 BAD = {
@@ -149,4 +149,4 @@ def test_advice_about_pictures_names_no_flag_of_a_data_set(break_it: str, tmp_pa
     spelled: list[Any] = []
     text = error.value.text(lambda option: spelled.append(option) or f"--{option}")
     assert set(spelled) == {"samples"} and "3.png" in text
-    assert text.endswith("give all images 8 rows and 8 columns, as in digits or leave them out")
+    assert text.endswith("give all images 8 rows and 8 columns, as in digits or remove the named images")

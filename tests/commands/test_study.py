@@ -113,7 +113,7 @@ def test_an_autoencoder_is_trained_once_for_the_cells_that_share_it() -> None:
         ({"extractors": ["convnets"]}, "extractors convnets: choose from convnet, resnet, inception"),
         ({"settings": {"sampling.run": "latest"}}, "sampling.run is decided by the study"),
         ({"settings": {"autoencoder.kl_weight": 1}}, "needs an autoencoder"),
-        ({"grid": {"batch_size": list(range(1, 103))}}, "204 cells"),
+        ({"grid": {"batch_size": list(range(1, 103))}}, "204 measurements"),
     ],
 )
 def test_mistakes_in_a_study_are_one_line_and_make_no_folder(
@@ -196,6 +196,8 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(
     content = json.loads((tmp_path / "study.json").read_text())
     assert [row["run"] is None for row in content["trainings"]] == [False] * 5 + [True]
     row = content["measures"][0]["rows"][1]
+    assert fd.intervals[1] == pytest.approx([fd.means[0] * row["compared"][name] for name in ("low", "high")])
+    assert np.isnan(fd.intervals[0]).all() and np.isnan(recognised.intervals).all()  # The seeds agree exactly.
     assert row["compared"]["value"] == pytest.approx(2) and row["values"] == pytest.approx([4.5, 7.11111111])
     page = read_study_page(tmp_path, Album(tmp_path, tmp_path_factory.mktemp("page")))
     assert page.done == 5 and page.question == "?" and page.tables == [(tmp_path.name, f"{table}\n")]
@@ -207,7 +209,7 @@ def test_the_smallest_ratio_that_could_be_found_is_never_rounded_to_one(tmp_path
     study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2])}, seeds=(0, 1))
     made(study, tmp_path, np.array([[4.0, 8.0], [4.0001, 8.0003]]), np.full((2, 2), 0.5))
     table = study_table(study, collect(study, read_reports(study, finished_runs(tmp_path))), {})
-    assert 1 < float(re.findall(r"4 of 5 studies: x (\S+) or more", table)[0]) < 1.01
+    assert 1 < float(re.findall(r"4 of 5 studies would find x (\S+) or more", table)[0]) < 1.01
 
 
 def test_one_seed_has_values_but_no_intervals(tmp_path: Path) -> None:

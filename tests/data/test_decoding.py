@@ -128,7 +128,7 @@ def test_twelve_bits_in_sixteen_are_told_of_and_can_be_mended(
     png(tmp_path / "good.png", quarters(COLOURS))
     load(tmp_path)
     said = capsys.readouterr().err
-    assert "3 of 4 images are nearly black: their values end at 3520 of 65535; use dataset.white_level 4095\n" in said
+    assert "3 of 4 images are nearly black: their maximum is 3520 of 65535; use dataset.white_level 4095\n" in said
     load(tmp_path, white_level=4095)
     assert capsys.readouterr().err == ""
 
@@ -147,7 +147,7 @@ def test_a_mask_of_small_numbers_is_told_of(tmp_path: Path, capsys: pytest.Captu
         png(tmp_path / f"{number}.png", quarters([0, 1, 2, 3]))
     load(tmp_path, 0)
     said = capsys.readouterr().err
-    assert "1 of 1 images is nearly black: their values end at 3 of 255; use dataset.white_level 3\n" in said
+    assert "1 of 1 images is nearly black: their maximum is 3 of 255; use dataset.white_level 3\n" in said
 
 
 def test_numbers_without_a_range_are_refused_without_a_white_level() -> None:

@@ -79,7 +79,7 @@ def test_splits_of_different_size(tmp_path: Path) -> None:
     png(tmp_path / "test" / "1.png", 1, size=(8, 6))
     assert "test/1.png (8×6" in (message := refused(tmp_path)) and "the first image is 6×6" in message
     message = refused(tmp_path / "train", test_path=str(tmp_path / "test"))
-    assert "train are 6×6" in message and "test 8×6; give all images one size with dataset.size" in message
+    assert "train are 6×6" in message and "test are 8×6; give all images one size with dataset.size" in message
 
 
 def test_layouts_that_mean_nothing(classes: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_links_out_of_the_folder(classes: Path, tmp_path: Path) -> None:
     for target in (tmp_path, Path("/")):
         (classes / "cat" / "up").unlink(missing_ok=True)
         (classes / "cat" / "up").symlink_to(target)
-        assert f"cat/up is a link to {target}, a folder around {classes}" in refused(classes)
+        assert f"cat/up is a link to {target}, which contains {classes}" in refused(classes)
 
 
 def test_a_link_in_a_zip_is_no_way_out(classes: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_image_bombs_are_refused_from_their_header(tmp_path: Path) -> None:
 def test_a_program_in_an_images_clothes_is_not_run(tmp_path: Path) -> None:
     png(tmp_path / "good.png", 1)
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    assert "page.png (no image, or of no known format)" in refused(tmp_path, size=(8,))
+    assert "page.png (not an image of a known format)" in refused(tmp_path, size=(8,))
 
 
 @pytest.mark.parametrize("name", ["../../escaped.png", "/tmp/escaped.png", "cat/../../escaped.png"])

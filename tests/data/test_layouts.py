@@ -223,7 +223,7 @@ def test_file_names_as_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         for value, name in ((10, "cat_"), (20, "dog_"), (30, "2_")):
             png(tmp_path / "mine" / f"{name}{number}.png", value)
     assert load(tmp_path / "mine").class_names == ()
-    hint = "the file names look like labels (2, cat, dog); dataset.labels names takes them"
+    hint = "the file names look like labels (2, cat, dog); set dataset.labels names to use them"
     assert hint in capsys.readouterr().err
     loaded = load(zipped(tmp_path / "mine"), labels="names")
     assert loaded.class_names == ("2", "cat", "dog") and capsys.readouterr().err == ""

@@ -1,6 +1,6 @@
 """Conditionings: how a network receives the label. Each is a module with a subclass of Conditioning, found by name.
 
-Each conditioning serves every network that reads its signals. Unlabelled data have only the null label, whose signals
+A conditioning works with every network that reads its signals. Unlabelled data have only the null label, whose signals
 are constants that the network learns.
 """
 
@@ -12,7 +12,7 @@ from models.variants import CONDITIONINGS
 
 
 class Signals(NamedTuple):
-    """Signals of a label for N images, in up to three forms. None means that the conditioning does not use the form."""
+    """Signals of a label for N images, in up to three forms. None: the conditioning does not use this form."""
 
     vector: Tensor | None = None  # (N, width), added to the time's embedding
     planes: Tensor | None = None  # (N, channels, H, W), concatenated with the image's channels
@@ -22,8 +22,8 @@ class Signals(NamedTuple):
 class Conditioning(nn.Module):
     """Base class of the conditionings: built as `Class(classes, width, shape)`.
 
-    width: of vector and tokens. shape: (C, H, W) of one encoded example. channels, tokens: numbers of planes and
-    tokens, 0 for none.
+    width: size of the vector and of each token. shape: (C, H, W) of one encoded example. channels, tokens: numbers of
+    planes and tokens, 0 for none.
     """
 
     channels: int = 0
@@ -37,4 +37,4 @@ class Conditioning(nn.Module):
         raise NotImplementedError
 
 
-ConditioningName = Annotated[str, CONDITIONINGS.names]  # Type of a conditioning option. Its help lists the names.
+ConditioningName = Annotated[str, CONDITIONINGS.names]  # Type of a `conditioning` option, whose help lists the names.

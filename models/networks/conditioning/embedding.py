@@ -1,4 +1,4 @@
-"""Conditioning by embedding: the label as a vector, added to the time's embedding, which modulates every block."""
+"""Conditioning by embedding: the label as a vector. Its sum with the time's embedding modulates every block."""
 
 from torch import Tensor, nn
 

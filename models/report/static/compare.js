@@ -110,7 +110,7 @@
       const rows = row.differences.map(({ label, one, other, difference, clear, better }) => [label,
         ...[one, other].map((text) => element("td", { class: "figure" }, text)),
         element("td", { class: clear ? "figure better" : "figure" }, clear ? `${difference} *` : difference), better]);
-      const pairing = row.paired ? "paired by seed and label" : "not paired: seeds or labels differ";
+      const pairing = row.paired ? "paired by seed and label" : "not paired: seed, noise or labels differ";
       return [
         element("p", {}, `${row.images} images each, ${pairing}. Evaluations: ${row.evaluations.join(" and ")}.`),
         tableOf(["measure", letter(first), letter(second), `${second.toUpperCase()} − ${first.toUpperCase()} [95 %]`, "better"], rows),

@@ -152,6 +152,13 @@ def test_a_figure_without_data_has_a_notice(tmp_path: Path, drawn: list[Figure],
     assert [axes.texts[0].get_text() for axes in drawn[0].axes] == ["no losses yet", "no evaluation yet"]
 
 
+def test_a_student_without_classes_has_one_panel(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [{"step": n, "epoch": n / 10, "train_loss": 1 / n, "test_loss": 2 / n} for n in range(1, 5)]
+    loss_curves.draw_loss_curves(rows, tmp_path / "loss.png")
+    (over_steps,) = drawn[0].axes
+    assert set(lines(over_steps)) == {TRAIN, TEST}
+
+
 def test_one_row_is_a_visible_point(tmp_path: Path, drawn: list[Figure]) -> None:
     loss_curves.draw_loss_curves([row(7, 0.5, 0.4)], tmp_path / "loss.png")
     over_steps, by_time = drawn[0].axes

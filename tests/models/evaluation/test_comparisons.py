@@ -29,7 +29,7 @@ def compared(comparison: Comparison) -> list[Difference]:
 def calls(comparison: Comparison) -> list[bool]:
     """Return which differences are called, after checking that they are those with intervals without zero."""
     differences = compared(comparison)
-    called = [difference.called for difference in differences]
+    called = [difference.significant for difference in differences]
     assert called == [difference.low > 0 or difference.high < 0 for difference in differences]
     assert called == [difference.p < 0.05 for difference in differences]
     return called
@@ -138,7 +138,7 @@ def test_the_detectable_difference_has_a_power_of_80_percent() -> None:
 def test_too_few_values_have_no_interval(values: list[list[float]], expected: list[float]) -> None:
     comparison = compare_with_reference(np.array(values))
     assert [difference.value for difference in compared(comparison)] == pytest.approx(expected)
-    assert all(np.isnan(difference[1:4]).all() and not difference.called for difference in compared(comparison))
+    assert all(np.isnan(difference[1:4]).all() and not difference.significant for difference in compared(comparison))
     assert comparison.detectable is None
 
 
@@ -148,4 +148,4 @@ def test_seeds_that_agree_exactly_give_no_interval_and_no_difference() -> None:
     comparison = compare_with_reference(values)
     assert comparison.deviation == 0 and comparison.detectable is None
     assert [difference.value for difference in compared(comparison)] == pytest.approx([0, 0.1, 0])
-    assert all(np.isnan(difference[1:4]).all() and not difference.called for difference in compared(comparison))
+    assert all(np.isnan(difference[1:4]).all() and not difference.significant for difference in compared(comparison))

@@ -18,7 +18,7 @@ from models.evaluation.evaluation import Evaluation
 from models.evaluation.evaluation_report import evaluation_table
 from models.evaluation.image_sets import LabelledImages, RealImages, Samples
 from models.evaluation.measure_names import AS_FLOOR, BETTER, MEANINGS, kind_of, short_names
-from models.evaluation.measures import MeasureSettings
+from models.evaluation.measures import MeasureSettings, measure_floor
 from models.evaluation.protocol import Protocol
 from models.variants import DATA_SETS
 from scripts.tasks.extractors import real_images
@@ -70,6 +70,23 @@ def test_test_images_measure_as_the_floor(protocol: Protocol, real: RealImages) 
     assert recognised > 0.7
     assert evaluation.confusion is not None and evaluation.confusion.sum() == 200
     assert evaluation.confusion.diagonal().sum() / 200 == pytest.approx(recognised)
+
+
+def test_a_floor_is_measured_once(protocol: Protocol, real: RealImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def measure(test: Any, rows: Tensor, *rest: Any) -> Any:
+        sizes.append(len(rows))
+        return measure_floor(test, rows, *rest)
+
+    monkeypatch.setattr("models.evaluation.protocol.measure_floor", measure)
+    first, second = (evaluation_of(protocol, real.train.images[:150]).floors for _ in range(2))
+    assert sizes == [150] and first.keys() == second.keys()
+    for name, floor in first.items():
+        assert second[name][:3] == pytest.approx(floor[:3], nan_ok=True), name
+    evaluation_of(replace(protocol, settings=MeasureSettings(draws=10, seed=1)), real.train.images[:150])
+    evaluation_of(protocol, real.train.images[:140])
+    assert sizes == [150, 150, 140]
 
 
 def test_values_that_wrapped_around_are_detected(protocol: Protocol, real: RealImages) -> None:

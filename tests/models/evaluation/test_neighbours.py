@@ -68,7 +68,8 @@ def test_precision_recall_density_and_coverage_are_those_of_prdc(k: int) -> None
     real, generated = cloud(300, 0).double(), cloud(260, 1, shift=0.4).double()
     with redirect_stdout(io.StringIO()):
         expected = compute_prdc(real.numpy(), generated.numpy(), k)
-    assert shares(real, generated, k) == pytest.approx(expected, abs=1e-12)
+    measured = shares(real, generated, k)
+    assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 def test_errors_of_nearest_neighbour_classification_are_those_of_scikit_learn() -> None:
@@ -77,6 +78,7 @@ def test_errors_of_nearest_neighbour_classification_are_those_of_scikit_learn() 
     judge = KNeighborsClassifier(1)
     wrong = 1 - cross_val_score(judge, both, labels, cv=LeaveOneOut())
     assert mixing(one, other, 1).tolist() == wrong.tolist()
+    assert manifolds(other, one, 5).mixed.tolist() == wrong.tolist()
 
 
 def test_grey_levels_are_compared_exactly() -> None:

@@ -276,7 +276,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
     for place in (tmp_path / "mine", tmp_path / "mine" / "letter.txt"):
-        with pytest.raises(UserError, match="is there already and no report"):
+        with pytest.raises(UserError, match="exists and is not a report"):
             Report(tmp_path, place, ADVICE)
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["letter.txt"]
 

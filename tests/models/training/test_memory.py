@@ -48,9 +48,9 @@ def let_fit(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ("words", "images", "ways_out"),
     [
         ((), 24, None),
-        ((), 12, "keep it with `accumulate` 2, use `batch_size` 12"),
-        ((), 7, "keep it with `accumulate` 4, use `batch_size` 6"),
-        (("--accumulate", "2"), 7, "keep it with `accumulate` 4, use `batch_size` 12"),
+        ((), 12, "keep this batch size with `accumulate` 2, use `batch_size` 12"),
+        ((), 7, "keep this batch size with `accumulate` 4, use `batch_size` 6"),
+        (("--accumulate", "2"), 7, "keep this batch size with `accumulate` 4, use `batch_size` 12"),
         (("--coupling", "optimal"), 7, "use `batch_size` 6"),
         ((), 0, "use a smaller `network`"),
     ],
@@ -97,7 +97,7 @@ def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GeForce GTX 1080")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert (pick_precision("auto", gpu), pick_precision("float32", gpu)) == ("float32", "float32")
-    with pytest.raises(UserError, match=r"precision bf16: GeForce GTX 1080 has no units.*float32"):
+    with pytest.raises(UserError, match=r"precision bf16: GeForce GTX 1080 has no bf16 units.*float32"):
         pick_precision("bf16", gpu)
     assert pick_precision("bf16", torch.device("cpu")) == "bf16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
