@@ -1,7 +1,7 @@
 """Data sets as uint8 tensors: one Python module per data set, found by the module's name.
 
-Importing this package imports no torch and reads no files; `load` does both. A new data set is one new module with a
-subclass of DataSet. The class has the module's name without underscores, in upper or lower case:
+Importing this package imports no torch and reads no files. `load` imports torch and reads the files. A new data set is
+one new module with a subclass of DataSet. The class has the module's name without underscores, in upper or lower case:
 FashionMNIST in fashion_mnist.py. Code that several data sets share is in `readers`.
 """
 
@@ -39,7 +39,7 @@ def load(
     """Return the data set called `name`, read from the files in `root`.
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
-    more than this many GiB; None for the variable MEMORY_LIMIT, else half of the free memory. digests: folder that
+    more than this many GiB. Default: the variable MEMORY_LIMIT, else half of the free memory. digests: folder that
     keeps the hashes of streamed files, so that unchanged files need not be read to identify them. tell: receives each
     line of `ImageData.notes`. older: hold images out as earlier versions of this project did. class_names: class names
     of a trained run, in label order. This order is kept if the data have the same classes. Raises UserError.

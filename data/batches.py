@@ -75,7 +75,7 @@ class Batches:
     def gather(self, plan: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return images uint8 (N, C, H, W) and labels int64 (N,).
 
-        plan: all or some rows of the tensors that `plan` returned, on the device.
+        plan: all or some rows of the tensors that the method `plan` returned, on the device.
         """
         if isinstance(self._images, ReadAhead):
             images, labels = plan["images"], plan["labels"]
@@ -97,7 +97,8 @@ def _to_device(images: Tensor, device: torch.device) -> Tensor:
         free, _ = torch.cuda.mem_get_info(device)
         if images.nbytes > free / 2:
             message = (
-                f"the training images take {images.nbytes / 2**30:.1f} GiB, but {device} has {free / 2**30:.1f} free"
+                f"the training images take {images.nbytes / 2**30:.1f} GiB, more than half of {device}'s free "
+                f"{free / 2**30:.1f} GiB"
             )
             ways_out = "use `device cpu`", "use fewer images", "stream image files with `memory_limit 0`"
             raise UserError(message, *ways_out)

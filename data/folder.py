@@ -24,12 +24,13 @@ from models.ranges import RESUMABLE
 class Folder(DataSet):
     """Images of a folder, zip or tar: `<class>/<image>` or images alone, optionally in `train/` and `test/`.
 
-    Folders named after splits may be above or below the class folders, in upper or lower case: train or training; test
-    or testing, or if there is none, val, valid, validation or dev. Without split folders, a share of the images is held
-    out by a hash of the image names. When images are added or removed, almost all others stay in their splits. Each
-    class keeps an image for training, unless the test split would then be empty. A single folder around all images is
-    ignored, so data with only one class folder are unlabelled. Classes are sorted by name, with numbers by value:
-    class_2 before class_10. Hidden files, system folders and files that are not images are ignored.
+    Folders named after splits may be above or below the class folders, in upper or lower case. The training folder
+    is called train or training, the test folder test or testing. Without a test folder, the folder val, valid,
+    validation or dev is the test split. Without split folders, a share of the images is held out by a hash of the image
+    names. When images are added or removed, almost all others stay in their splits. Each class keeps an image for
+    training, unless the test split would then be empty. A single folder around all images is ignored, so data with only
+    one class folder are unlabelled. Classes are sorted by name, with numbers by value: class_2 before class_10. Hidden
+    files, system folders and files that are not images are ignored.
 
     Args:
         path: Folder, zip or tar of images, relative to the current folder or to the data root.
@@ -66,7 +67,7 @@ class Folder(DataSet):
         from data.readers.streamed import Part, stream
 
         if not self.path:
-            raise UserError("the data set folder needs `dataset.path`, a folder or a zip of images")
+            raise UserError("the data set 'folder' needs `dataset.path`, a folder or a zip of images")
         tree = test_tree = open_tree(find_tree("dataset.path", self.path, root))
         if self.test_path:
             test_tree = open_tree(find_tree("dataset.test_path", self.test_path, root))

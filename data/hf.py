@@ -92,7 +92,7 @@ class Hf(DataSet):
 
     def _open(self, root: Path) -> Mapping[str, Any]:
         if not self.path:
-            raise UserError("the data set hf needs `dataset.path`, a name on the hub, a folder or a file")
+            raise UserError("the data set 'hf' needs `dataset.path`, a name on the hub, a folder or a file")
         package = _package()
         path = look_for(self.path, root)
         if path is None and (Path(self.path).suffix in _FILES or not _HUB_ID.fullmatch(self.path)):
@@ -257,12 +257,12 @@ def _offline(package: Any, hub: Any) -> Iterator[None]:
 
 
 def _package() -> Any:
-    """Import the package and silence it. Raises UserError if it is not installed."""
+    """Import the package `datasets` and silence it. Raises UserError if it is not installed."""
     try:
         package = importlib.import_module("datasets")
     except ImportError:
         way_out = "install it with .venv/bin/python -m pip install -r requirements-hf.txt"
-        raise UserError("the data set hf needs the package datasets", way_out) from None
+        raise UserError("the data set 'hf' needs the package 'datasets'", way_out) from None
     package.utils.logging.disable_progress_bar()
     for library in (package, importlib.import_module("huggingface_hub")):
         library.utils.logging.set_verbosity(logging.CRITICAL)

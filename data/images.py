@@ -35,7 +35,7 @@ Sides = Annotated[
 ]
 Crop = Annotated[
     bool,
-    Doc("Crop to the largest centred box with the aspect ratio of size, then scale. Otherwise, stretch the image."),
+    Doc("Crop to the largest centred box with the aspect ratio of size, then scale. With no_crop, stretch the image."),
 ]
 Channels = Annotated[Literal[1, 3, 4], Doc("3 for colour, 1 for grayscale, 4 for colour with transparency.")]
 Background = Annotated[Literal["white", "black", "grey"], Doc("Colour under transparent parts, if channels is not 4.")]
@@ -43,8 +43,8 @@ WhiteLevel = Annotated[
     int,
     Range(0),
     Doc(
-        "Value in the files that becomes white, such as 4095 for 12-bit values in 16-bit files. It is ignored for "
-        "files whose values cannot be larger. Default: the largest value of the file's type."
+        "Value in the files that becomes white, such as 4095 for 12-bit values in 16-bit files. Files that cannot "
+        "hold larger values ignore it: 4095 has no effect on 8-bit files. 0: the largest value of the file's type."
     ),
 ]
 Pad = Annotated[int, Range(0, 1024), Doc("Black pixels added on each side after scaling.")]
@@ -75,7 +75,7 @@ class Split:
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash of names, sizes, labels and decoding of image files, in memory or streamed. None for other images."""
+        """Hash of names, sizes, labels and decoding options of image files, in memory or not. None for other images."""
         return None if self.identify is None else self.identify()
 
     def contents(self, read: bool = True) -> str | None:
@@ -86,7 +86,7 @@ class Split:
         return None if self.hash_contents is None else self.hash_contents(read)
 
     def with_images(self, images: Tensor) -> Split:
-        """Return the split with `images`, just read from the files. `contents` then returns the hash of these files."""
+        """Return the split with `images` in memory. Its `contents` is the hash of the files that were just read."""
         contents = self.contents()
         return replace(self, images=images, hash_contents=lambda read: contents)
 
@@ -154,7 +154,7 @@ class ImageData:
     def within(self, memory_limit: float | None) -> ImageData:
         """Return the data set, in memory if both splits together take at most `memory_limit` GiB.
 
-        None: the variable MEMORY_LIMIT, else half of the free memory. Raises UserError for images that cannot be read.
+        Default: the variable MEMORY_LIMIT, else half of the free memory. Raises UserError for unreadable images.
         """
         limit = _memory_limit(memory_limit)
         if self.broken is None:

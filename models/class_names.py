@@ -63,7 +63,7 @@ def short_name(name: str, longest: int = 80) -> str:
 
 
 def ending_of(names: Sequence[str], label: int) -> str:
-    """Return the ending of an image's file name: "_label0_T-shirt-top", or "_label3" if the number is the name.
+    """Return the ending of an image's file name: "_label0_T-shirt-top", or "_label3" if class 3 is called "3".
 
     Letters of every alphabet, digits, "-" and "_" are kept, at most LONGEST_IN_FILE bytes of the name. Other characters
     become "-". Two names may become equal; the endings still differ by the label.
@@ -76,7 +76,7 @@ def ending_of(names: Sequence[str], label: int) -> str:
 
 
 def _parts(word: int | str, names: Sequence[str]) -> Iterator[int | str]:
-    """Yield the word or the numbers of a range, one by one. A huge range thus fails at its first missing class."""
+    """Yield the word or, if it is a range, each of its numbers. A huge range thus fails at its first missing class."""
     ends = RANGE.fullmatch(word) if isinstance(word, str) and word not in names else None
     if ends is None:
         yield word

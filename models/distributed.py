@@ -1,8 +1,8 @@
 """Communication between the ranks of one task: the only module that imports torch.distributed.
 
-With one process, every function returns at once. NCCL reduces tensors on GPUs; gloo does everything else.
+With one process, no function communicates. NCCL reduces tensors on GPUs; gloo does everything else.
 
-Run as a program, this module is torchrun with the exit codes of this repository. `launch.sh` and `slurm.sh` call it:
+As a program, this module is torchrun with the exit codes of this repository. `launch.sh` and `slurm.sh` call it:
 
     python -m models.distributed [TORCHRUN OPTIONS] -m scripts.TASK [FLAGS]
 """
@@ -64,7 +64,7 @@ def destroy_process_group() -> None:
 
 
 def max_over_ranks(*values: float) -> Sequence[float]:
-    """Return the maximum over all ranks of each value (all-reduce)."""
+    """Return the maximum of each value over all ranks (all-reduce)."""
     if world_size() == 1:
         return values
     maxima = torch.tensor(values, dtype=torch.float64)
@@ -147,7 +147,8 @@ def without_sync(network: nn.Module) -> AbstractContextManager[None]:
 def launch(argv: Sequence[str]) -> int:
     """Run torchrun in this process, without torchrun's error report. argv: `OPTIONS -m MODULE ARGUMENTS`.
 
-    Returns 0, the exit code of the rank that failed first, or 128 + n if signal n ended that rank or this process.
+    Returns 0 on success, else the exit code of the rank that failed first, or 128 + n if signal n ended that rank or
+    this process.
     """
     import logging
 
@@ -180,7 +181,8 @@ def first_failure(failures: Sequence[ProcessFailure]) -> ProcessFailure:
     """Return the failure that caused the others.
 
     Timestamps are whole seconds, so failures within a second count as simultaneous. After the first failure, torchrun
-    ends the other ranks with SIGTERM. Simultaneous failures are therefore sorted: other signals, exit codes, SIGTERM.
+    ends the other ranks with SIGTERM. Simultaneous failures are therefore sorted: first signals except SIGTERM, then
+    exit codes, then SIGTERM.
     """
     first = min(failure.timestamp for failure in failures)
     simultaneous = (failure for failure in failures if failure.timestamp <= first + 1)

@@ -24,7 +24,7 @@ from models.progress import progress
 from models.randomness import Draw, image_draw
 from models.ranges import Share, check_ranges
 
-FRAMED = 100  # Largest number of images whose frames are kept.
+FRAMED = 100  # Number of images whose frames can be drawn. Batches that start after them keep no frames.
 
 
 class Solver(NamedTuple):
@@ -274,7 +274,7 @@ def generate(
     """Yield `count` images in batches, from the noise of the seed. Raises UserError if `sampling` does not fit `model`.
 
     labels: one per image; None to sample without labels. frames: largest number of frames to keep per batch,
-    besides its start. Only batches of the first FRAMED images keep frames. over_ranks: as in `generate_from`.
+    besides its start. Batches after the first FRAMED images keep no frames. over_ranks: as in `generate_from`.
     """
     sampling.check(model)
     grid = sampling.levels(model)

@@ -71,7 +71,7 @@ class DenoiserSpec:
 
     network: a variant of `models.networks`. network_options: options of the network's constructor. timesteps: length of
     the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
-    guidance. untrained: labels of the classes without a training image. student: None if the denoiser is not one.
+    guidance. untrained: labels of the classes without a training image. student: None if the denoiser is no student.
     chain_betas: a key of CHAIN_BETAS. A checkpoint that does not state it has rescaled betas.
     """
 
@@ -211,8 +211,8 @@ def load(run: Path | str, checkpoint: str = checkpoints.LAST, weights: str = "em
 def locate_autoencoder(sha256: str, path: Path, given: Path | None = None) -> Path:
     """Return the file of the autoencoder that the checkpoint `path` was trained on. sha256: hash of this autoencoder.
 
-    given: a file that must have this hash. None searches the folder NEEDED of the checkpoint's run, then all runs
-    in the run's parent folder. Raises UserError.
+    given: a file that must have this hash. If it is None, the folder NEEDED of the checkpoint's run is searched, then
+    all runs in the run's parent folder. Raises UserError.
     """
     if given is not None:
         given_sha256 = checkpoints.load_checkpoint(given)[1]["sha256"]

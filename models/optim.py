@@ -27,9 +27,9 @@ class Muon(AdamW):
     """Muon for the parameter groups with `matrices` set, AdamW for the others (Jordan 2024).
 
     The update of a matrix is the momentum of its gradient, orthogonalised: five Newton-Schulz steps bring its singular
-    values near 1. The update is scaled to the size of an AdamW update (Liu et al. 2025, eq. 4), so both share
-    learning rate and weight decay. A filter counts as a matrix (out, in * height * width). found_inf and grad_scale act
-    as in AdamW.
+    values near 1. The update is scaled to the size of an AdamW update (Liu et al. 2025, eq. 4), so Muon and AdamW
+    share learning rate and weight decay. A filter counts as a matrix (out, in * height * width). found_inf and
+    grad_scale act as in AdamW.
     """
 
     # torch.optim.Muon rejects filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
@@ -89,7 +89,7 @@ class Muon(AdamW):
         return gradients.lerp(momenta, self.momentum)
 
     def _momenta(self, parameters: tuple[Tensor, ...]) -> Tensor:
-        """Return the momenta (K, m, n). Each parameter's state has a view of its own momentum, in its shape."""
+        """Return the momenta (K, m, n). A parameter's state has a view of its momentum, with the parameter's shape."""
         if parameters not in self.stacks:
             states = [self.state[p] for p in parameters]
             momenta = [state.get("momentum", torch.zeros_like(p)) for p, state in zip(parameters, states, strict=True)]
@@ -104,7 +104,8 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
     """Map each matrix U S V' of a batch (K, m, n) to nearly U V'.
 
     Singular values become 0.7 to 1.2, unless they are tiny. A Newton-Schulz step X -> (a + b X X' + c (X X')^2) X
-    multiplies X by a polynomial in its Gram matrix X X'. The five steps are computed on this matrix, which is smaller.
+    multiplies X by a polynomial in its Gram matrix X X'. The five steps update only this matrix and the product of
+    their polynomials. At the end, X is multiplied by that product once.
     """
     a, b, c = coefficients
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
@@ -140,7 +141,7 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
 
 
 def set_learning_rate(optimizer: AdamW, rate: float, planned: Tensor) -> None:
-    """Set the learning rate of a step. planned: the same rate as a tensor on the device, from the step's plan.
+    """Set the learning rate of a step. planned: `rate` as a tensor on the device, from the step's plan.
 
     A CUDA graph reads the tensor. On a CPU, the fused update takes the Python number: a float32 tensor would change
     the last bits of the weights.

@@ -10,11 +10,14 @@ PALETTE = PRETRAINED.with_name("drawing") / "palette.css"  # Colours of all HTML
 def expanded(place: str) -> str:
     """Return a path with a leading ~ or ~user replaced by the home folder. Other text is returned as is.
 
-    A ~ is not expanded in `--flag=~/folder`, in quoted environment variables, in YAML files and in notebooks.
+    The shell does not expand the ~ in `--flag=~/folder` or in quotes. For YAML files and notebooks, there is no shell.
     """
     return os.path.expanduser(place)
 
 
 def experiments_dir() -> str:
-    """Return the default parent folder of all runs. The launcher also reads the variable EXPERIMENTS_DIR."""
+    """Return the default parent folder of all runs: the variable EXPERIMENTS_DIR, else experiments.
+
+    The launcher reads the same variable.
+    """
     return expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments")

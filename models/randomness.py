@@ -114,8 +114,8 @@ def image_draw(seed: int, indices: Sequence[int], device: torch.device) -> Draw:
 def counted_normals(seed: int, images: Tensor, draw: int, size: int) -> Tensor:
     """Return draw number `draw` of each image: (N, size) float64 standard normals, by Philox and Box-Muller.
 
-    seed: the 64-bit key. images: (N,) int64, indices of the images. The counter is (block of four numbers, draw, low
-    and high half of the index). Every number is a function of key and counter alone.
+    seed: the 64-bit key. images: (N,) int64, indices of the images. The counter is (index of a block of four numbers,
+    draw, low half of the image index, high half). Every number is a function of key and counter alone.
     """
     blocks = torch.arange(-(-size // 4), device=images.device)
     low, high = images[:, None] & MASK, images[:, None] >> 32

@@ -43,7 +43,7 @@ ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 
 @dataclass(frozen=True)
 class Resumable:
-    """Mark of an option that may change when a run is resumed. unless: an option that forbids it if not 0."""
+    """Mark of an option that may change when a run is resumed. unless: an option that must be 0 for such a change."""
 
     unless: str | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-# Calls before the recording, in which libraries choose their kernels and the optimizer creates its state.
+# Number of calls before the recording. During them, libraries choose kernels and the optimizer creates its state.
 WARM_UP = 3
 
 

@@ -27,7 +27,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def advise(reason: str, python: str | None = None) -> NoReturn:
     """End the process with exit code 2 and one line: what is wrong, and the command to type instead.
 
-    python: the interpreter to type. Default: that of .venv, after `make setup` if .venv is missing or incomplete.
+    python: the interpreter in that command. Default: that of .venv. If .venv is missing or incomplete, the command
+    includes `make setup`.
     """
     task = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     steps = [] if os.path.samefile(os.getcwd(), ROOT) else [f"cd {shlex.quote(ROOT)}"]

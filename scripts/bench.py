@@ -162,8 +162,8 @@ class StepTime(NamedTuple):
 def interleaved(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[StepTime]]:
     """Return the mean step time of each turn, by name.
 
-    A turn calls one step TURN times. A round has one turn of each step. An extra first round is a warm-up and is not
-    returned. The order of the turns changes from round to round.
+    A turn calls the same step TURN times. A round has one turn of each step. An extra first round is a warm-up and is
+    not returned. The order of the turns changes from round to round.
     """
     turns: dict[str, list[StepTime]] = {name: [] for name in steps}
     for index in range(rounds + 1):

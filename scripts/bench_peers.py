@@ -67,7 +67,7 @@ class PeerFlags:
     guidance_scale: Positive = 1.5
     """Guidance scale of all samples; 1 is no guidance."""
     example_lr: Positive = EXAMPLE_LR
-    """Learning rate of the two libraries. The default is from their examples. Our loop uses that of the recipe."""
+    """Learning rate of the two libraries. The default is from their examples. Our loop uses the recipe's rate."""
     most_steps: int = 1000
     """Largest number of sampling steps to try. With 1000 steps, the libraries use their DDPM samplers."""
     device: str = "auto"
@@ -180,7 +180,7 @@ def _match(flags: PeerFlags, further: Sequence[str]) -> Match:
     spec = build_spec(settings, dataset, fit_space(settings, dataset).space)
     if settings.space != "pixels" or spec.classes == 0 or spec.label_drop == 0:
         raise UserError("the contenders are compared in pixels, with labels and with `label_drop` above 0")
-    settings = replace(settings, sample_test=SampleTestFlags())  # This task measures samples, not the training loop.
+    settings = replace(settings, sample_test=SampleTestFlags())  # This task measures samples itself; our loop does not.
     return Match(settings, dataset, spec, flags.minutes, flags.guidance_scale, flags.example_lr)
 
 
@@ -292,7 +292,7 @@ def peers_table(flags: PeerFlags, match: Match, results: Sequence[Results], test
     parameters = sum(weight.numel() for weight in match.spec.build_network().parameters())
     caption = (
         f"{match.dataset.name}, network of {parameters:,} parameters, batch {match.settings.optimizer.batch_size}, "
-        f"{flags.minutes:g} minutes of training each in slices of {flags.slice_seconds:g} s taken in turn; "
+        f"{flags.minutes:g} minutes of training per contender, in turns of {flags.slice_seconds:g} s; "
         f"{flags.num_images} samples, guidance {flags.guidance_scale:g}, judged by {test.extractor.name}; the "
         f"examples' learning rate {flags.example_lr:g}, ours {match.settings.optimizer.lr:g} with "
         f"{match.settings.optimizer.optimizer}. "

@@ -43,7 +43,7 @@ class DoctorFlags:
 
 
 class Finding(NamedTuple):
-    """Result of a check. state: "ok", "note", or "missing" if tasks cannot run without it. way_out: what to type."""
+    """Result of a check. state: "ok", "note", or "missing" for what every task needs. way_out: what to type."""
 
     state: str
     subject: str
@@ -158,7 +158,7 @@ def check_data(flags: DoctorFlags) -> Iterator[Finding]:
     others = [name for name in PLACES if name not in present]
     yield Finding("ok", "data", f"digits is built in; in {root}: {', '.join(present) or 'none'}")
     if others:
-        way_out = "without a network: copy them there in torchvision's layout, or set DATA_ROOT"
+        way_out = "offline: copy them to the folder above, in torchvision's layout, or set DATA_ROOT"
         yield Finding("note", "data", f"downloaded when first used: {', '.join(others)}", way_out)
 
 

@@ -34,7 +34,7 @@ class GenerateFlags:
     batch_size: PositiveInt = 256
     """Images per batch."""
     save_images: bool = False
-    """Also write each image as a PNG file of its own size."""
+    """Also write each image as a PNG file, not enlarged."""
     sample_folders: bool = False
     """Also write a folder for each image, with enlarged pictures: the image, a strip and single steps of its reverse
     process, and with --animate an animation."""

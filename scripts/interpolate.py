@@ -23,8 +23,8 @@ class InterpolateFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     between: Literal["noises", "images", "classes"] = "noises"
-    """Ends of a row: two noises of one class, the noises found for two test images, or two classes. Test
-    images are sampled without clipping."""
+    """Ends of a row: two noises of one class, the noises found for two test images, or two classes. With
+    images, the clean estimate is never clipped."""
     rows: PositiveInt | None = None
     """Number of rows, one pair of ends each. Default: 10, or fewer if there are too few test images."""
     columns: Annotated[int, Range(2)] = 9
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
         if flags.labels is not None:
             raise UserError("--labels: --between images keeps the classes of the test images; leave it out")
     elif flags.images is not None:
-        raise UserError("--images: test images need --between images")
+        raise UserError("--images: only --between images uses test images")
     from scripts.tasks.interpolation import draw_interpolation
 
     draw_interpolation(flags)

@@ -234,7 +234,7 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
 
 
 def train_seed(plan: Plan, seed: int) -> Trained:
-    """Train one seed and measure it at every scale. A student of each scale is trained if asked for."""
+    """Train a model and measure it at every scale. With --student, measure a student per scale in its place."""
     flags = plan.flags
     tell(f"seed {seed} of {', '.join(map(str, flags.seeds))}: training for {flags.minutes:g} minutes")
     commit, started = git_commit(), time.monotonic()
@@ -259,7 +259,7 @@ def train_seed(plan: Plan, seed: int) -> Trained:
 def run_process(task: str, words: Sequence[str]) -> Path:
     """Run a task in its own process and return the path that it prints. If the task fails, exit with its exit code."""
     with Interrupts(at_once=True), TemporaryDirectory() as compiled:
-        # In its own process group, the child gets Ctrl-C once, from this process. A second would skip its checkpoint.
+        # In its own process group, the child gets only the Ctrl-C that is sent below. Two would skip its checkpoint.
         child = subprocess.Popen(
             [sys.executable, "-m", f"scripts.{task}", *words],
             stdout=subprocess.PIPE,

@@ -23,7 +23,7 @@ class ServeFlags(ReportFlags):
     """Settings of `serve`."""
 
     port: Annotated[int, Range(0, 65535)] = 8010
-    """Port to listen on; 0 takes a free one. On a server: ssh -L 8010:127.0.0.1:8010 SERVER."""
+    """Port to listen on; 0 takes a free one. From another machine: ssh -L 8010:127.0.0.1:8010 SERVER."""
 
 
 def main(argv: list[str]) -> None:

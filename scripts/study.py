@@ -38,7 +38,7 @@ class StudyFlags:
     jobs: Annotated[int, Range(1)] | None = None
     """Trainings that run in parallel. Default: one for each GPU, or 1 on a CPU. The study 'samplers' trains nothing."""
     yes: bool = False
-    """Run a study from a .yaml file even if it has more than 200 measurements: cells of the grid, times seeds."""
+    """Run a study from a .yaml file even if it has more than 200 measurements (grid cells times seeds)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     data_root: str | None = None

@@ -154,7 +154,7 @@ def _quietly(read: Any) -> Any:
 
 @cache
 def _formats(suffix: str) -> tuple[str, ...]:
-    """Return the FORMATS that this Pillow can open, and of the UNMARKED ones only those with this suffix."""
+    """Return the FORMATS that this Pillow can open. A format in UNMARKED is included only if it has this suffix."""
     Image.init()
     names = (name for name in FORMATS if name not in UNMARKED or suffix in FORMATS[name])
     return tuple(name for name in names if name in Image.OPEN)

@@ -67,7 +67,7 @@ class Digests:
         return stored
 
     def of(self, names: Sequence[str], read: bool) -> list[str] | None:
-        """Return the digests of these files. If some are new or changed, read them, or return None if not `read`."""
+        """Return the digests of these files. New or changed files are read; with read=False, return None instead."""
         unknown = [name for name in names if name not in self._read and not self._is_kept(name)]
         if unknown and not read:
             return None

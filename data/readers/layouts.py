@@ -175,7 +175,7 @@ class FolderClasses:
     """Classes by folder. names: class names in the order of the labels, empty if there are no class folders."""
 
     def __init__(self, path: Path, images: Sequence[str], known: Sequence[str] = ()) -> None:
-        """Use the folders directly in the images' common folder as classes. path, known: as for `class_order`.
+        """Make a class of each folder directly below the images' common folder. path, known: as for `class_order`.
 
         Raises UserError for images beside class folders, and for unusable class names.
         """
@@ -190,7 +190,7 @@ class FolderClasses:
         self._labels = {name: label for label, name in enumerate(self.names)}
 
     def label(self, name: str) -> int | None:
-        """Return the index in `names` of an image's class folder, 0 without classes, None if the image is in none."""
+        """Return the index in `names` of an image's class folder, 0 without classes, None outside class folders."""
         folders = name.removeprefix(self._around).split("/")[:-1]
         known = (self._labels[folder] for folder in folders if folder in self._labels)
         return next(known, None) if self.names else 0

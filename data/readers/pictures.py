@@ -47,7 +47,7 @@ class Target:
     def from_options(
         cls, size: tuple[int, ...], channels: int, crop: bool, background: str = "white", white_level: int = 0
     ) -> Self:
-        """Return the target that the options of a data set describe. Raises UserError for more than two sizes."""
+        """Return the target that a data set's options describe. Raises UserError for a size of over two numbers."""
         return cls(sides_of(size), channels, crop, background, white_level)
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ def decode(stored: bytes, target: Target, name: str = "", survey: Survey | None 
 
 
 def find_shape(tree: Tree, names: Sequence[str], target: Target) -> tuple[int, ...]:
-    """Return the shape (C, H, W) of the target, else of the first image that can be decoded."""
+    """Return the target's shape (C, H, W), or that of the first image that can be decoded if the target has no size."""
     if target.size is not None:
         return (target.channels, *target.size)
     for name in names:
@@ -175,7 +175,7 @@ def fit_images(images: np.ndarray, size: tuple[int, int] | None, pad: int) -> np
 
 
 def _flatten(image: Image.Image, target: Target) -> Image.Image:
-    """Return the image in the target's channels, composited over the background if these have no alpha channel."""
+    """Return the image in the target's channels, composited over the background if the target has no alpha channel."""
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     if image.has_transparency_data and target.channels != 4:

@@ -1,4 +1,4 @@
-"""Images that stay in their files and are decoded when rows of them are read. `ahead.py` decodes them in advance."""
+"""Images that stay in their files and are decoded when they are indexed. `ahead.py` decodes them in advance."""
 
 import hashlib
 import sys
@@ -57,7 +57,7 @@ class Broken:
         self._record(broken)
 
     def merge(self, processes: Sequence[tuple[int, Mapping[str, str]]]) -> None:
-        """Merge `seen` and `named` of all processes, this one included. `processes` must be the same in all processes.
+        """Merge `seen` and `named` of all processes, this one included. Every process must pass the same sequence.
 
         Raises UserError if too many images are broken.
         """

@@ -45,7 +45,7 @@ class Tree(ABC):
         """Return the size of a file, and its checksum if one is stored, without reading the file. Raises OSError."""
 
     def state(self, name: str) -> State:
-        """Return the state of the file that holds an image. In an archive, it is the archive. Raises OSError."""
+        """Return the state of the file that holds an image: the image file or the archive. Raises OSError."""
         return State.of(self.path)
 
 

@@ -39,8 +39,8 @@ def _published_betas(curve: BetaCurve, steps: int) -> Tensor:
 def _rescaled_betas(curve: BetaCurve, steps: int) -> Tensor:
     """Interpolate the published chain of 1000 steps at k/T, so that chains of all lengths end at the same alpha.
 
-    Exception: betas above MAX_BETA are clipped, in all chains of one step and some of two. The last alpha is then at
-    most 0.032.
+    Exception: betas are limited to MAX_BETA. This changes all chains of one step and some of two steps. The last alpha
+    of these chains is at most 0.032.
     """
     log_alpha_bar = torch.log1p(-_published_betas(curve, REFERENCE_STEPS)).cumsum(0)
     reference = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar])

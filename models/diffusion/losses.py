@@ -194,7 +194,7 @@ class DenoisingLoss:
     def plan(self, schedule: NoiseSchedule, prediction: Prediction, randomness: StepRandomness) -> dict[str, Tensor]:
         """Draw the times of a part of a batch, and which labels are dropped. Return (N,) tensors on the CPU.
 
-        Their keys are t, alpha, sigma, scale and weight, in float64, and "dropped", bool, if label_drop > 0.
+        Keys: t, alpha, sigma, scale and weight, in float64. If label_drop > 0, also "dropped", in bool.
         """
         level = schedule.level(randomness.part(self.density.draw(randomness.uniform("times"), schedule)))
         plan = {**vars(level), **self.weights(level, schedule, prediction)._asdict()}

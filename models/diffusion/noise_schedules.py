@@ -87,7 +87,7 @@ class NoiseSchedule:
         raise NotImplementedError
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        """Return the times at which `log_snr` has these values."""
+        """Return the times t at which log(alpha^2 / sigma^2) has the given values."""
         raise NotImplementedError
 
     def level(self, t: Tensor) -> NoiseLevel:
@@ -135,7 +135,7 @@ class VariancePreserving(NoiseSchedule):
 class Chain(VariancePreserving):
     """DDPM chain: alpha at k/T for k = 0..T from a table, interpolated linearly in between.
 
-    `table` holds alpha at k = 1..T, decreasing within [0, 1).
+    table: alpha at k = 1..T, decreasing within [0, 1). At k = 0, alpha is 1.
     """
 
     steps: int

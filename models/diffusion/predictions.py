@@ -68,7 +68,7 @@ class Prediction:
         """Return the (clean, noise) that agree with both the output and the noisy image.
 
         The system is singular for x0 at sigma = 0, where the noisy image has no noise. The solution there is
-        (noisy / alpha, 0). It is also singular for eps at alpha = 0, which `check` rejects.
+        (noisy / alpha, 0). The system is also singular for eps at alpha = 0, which `check` rejects.
         """
         a, b = self.coefficients(alpha, sigma)
         determinant = alpha * b - sigma * a
@@ -98,7 +98,7 @@ class Prediction:
         return (alpha / (alpha * b - sigma * a)).abs()
 
     def check(self, last_alpha: float) -> None:
-        """Raise UserError for eps if last_alpha, alpha at t = 1, is 0: such a model cannot be sampled."""
+        """Raise UserError for eps if `last_alpha` (alpha at t = 1) is 0: such a model cannot be sampled."""
         if self.name == "eps" and last_alpha < 1e-8:
             raise UserError(
                 "`prediction eps`: the schedule ends in pure noise (alpha = 0 at t = 1), where the output has no "

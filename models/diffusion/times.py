@@ -113,7 +113,7 @@ class TimeBins:
         return self.density.quantile(u if ends[0] <= ends[1] else 1 - u, self.schedule)
 
     def edges(self) -> Tensor:
-        """Return the (11,) edges of the ten bins in u: the distribution function at the edges of the bins of t."""
+        """Return the distribution function of t at the 11 edges of the ten bins, (11,)."""
         bins = torch.arange(BINS - 1)
         low, high = torch.zeros(2, BINS - 1, dtype=torch.float64)
         high += 1
@@ -127,9 +127,10 @@ class TimeBins:
     def frozen_times(self, uniforms: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N,) times, whose numbers per bin differ by at most 1, and (N,) weights that sum to 1.
 
-        The weighted mean of a loss estimates its mean under the density: the weights of a bin sum to its mass, and its
-        times follow the density. Bins without mass get no time. If N is below the number of bins, some bins
-        get none. uniforms: (N,) in [0, 1). order: (N,) permutation that assigns the times to the images.
+        The weighted mean of the losses at these times estimates the mean loss under the density: the weights of a bin
+        sum to the bin's mass, and the times inside a bin follow the density. Bins without mass get no time. If N is
+        below the number of bins, some bins get none. uniforms: (N,) in [0, 1). order: (N,) permutation that assigns the
+        times to the images.
         """
         edges, count = self.edges(), len(uniforms)
         masses = edges.diff()

@@ -124,7 +124,7 @@ def _same_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
 
 
 def _paletted(frames: list[Image.Image]) -> list[Image.Image]:
-    """Return frames for a GIF. Grey frames keep all levels; others share one palette in which greys stay neutral."""
+    """Return frames for a GIF. If all are grey, all levels are kept. If not, all share a palette with neutral greys."""
     if all(_is_grey(frame) for frame in frames):
         return [frame.convert("L") for frame in frames]
     greys = [level for level in (*range(0, 256, 8), 255) for _ in range(3)]

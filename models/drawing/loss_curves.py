@@ -46,7 +46,7 @@ MANY = 200  # With at least this many points, a curve is drawn faint, with its r
 def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
     """Draw train and test loss over the steps, and the test loss by t at the first and the last evaluation.
 
-    A student's test loss is drawn by class instead of by t, if it has classes. Each measure of samples, and each part
+    For a student with classes, the test loss is drawn by class instead of by t. Each measure of samples, and each part
     of an autoencoder's loss, has its own panel. rows: rows of metrics.csv; cells may be missing.
     """
     if any("test_loss_reconstruction" in row for row in rows):
@@ -177,7 +177,7 @@ def _draw_by_time(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_by_class(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the last test loss of a student by class: its distance to the teacher's images."""
+    """Draw the last test loss of a student, with one bar for each class."""
     axes.set(title="test loss by class, EMA weights", xlabel="class", ylabel="loss")
     columns = sorted({c for row in rows for c in row if c.startswith("test_loss_class")}, key=lambda c: int(c[15:]))
     by_class = np.stack([read_column(rows, column) for column in columns], axis=1)  # (rows, classes)

@@ -39,7 +39,7 @@ class Cloud:
 def draw_class_map(
     cloud: Cloud, class_names: Sequence[str], axes_names: Sequence[str], path: Path, title: str, ticks: bool = True
 ) -> None:
-    """Draw points in the colours and markers of their classes, with a legend below. ticks: number the axis ticks."""
+    """Draw points in the colours and markers of their classes, with a legend below. ticks: whether axes have ticks."""
     with figure_file((7.0, 6.8), path, title) as figure:
         axes = figure.subplots()
         _scatter_classes(axes, cloud, float(np.clip(8000 / len(cloud.points), 4, 20)))
@@ -75,7 +75,7 @@ class SourceMap:
             return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
 
     def _draw(self, figure: Figure, generated: Cloud, shown: np.ndarray) -> None:
-        """Draw both clouds. shown: points (N, 2) inside the axes. A title gives the number of points outside."""
+        """Draw both clouds. shown: points (N, 2) that the axes enclose. A title counts the generated points outside."""
         left, right, margin = figure.subplots(1, 3, width_ratios=(4, 4, 1.7))
         size = float(np.clip(4000 / (len(self.real.points) + len(generated.points)), 4, 14))
         left.set_title("real images, by class" if self.class_names else "real images")

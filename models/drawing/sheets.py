@@ -145,7 +145,7 @@ def strip(
 
 
 def save_frames(frames: Sequence[Tensor], times: Sequence[float], folder: Path) -> None:
-    """Write the first images of each frame into one PNG without text, e.g. `03_t0.70.png`.
+    """Write a PNG without text for each frame, e.g. `03_t0.70.png`, with the first images of the frame.
 
     frames: uint8 (N, C, H, W), not enlarged; times: t of each frame. The folder is created if missing.
     """
@@ -177,8 +177,9 @@ def sample_sheet(
     """Return a sheet of samples, on which each class has its own columns below its title.
 
     images: their classes take turns, in the order of `names`. names: titles of the classes; empty for images without a
-    class. Each image has a caption instead if there are many classes, if `columns` is not a multiple of their number,
-    or if columns by class would leave many holes or make the sheet too narrow or too wide (see `sample_columns`).
+    class. Each image has a caption, and classes have no columns, if there are many classes, if `columns` is not a
+    multiple of the number of classes, or if columns by class would leave many empty cells or make the sheet too narrow
+    or too wide (see `sample_columns`).
     """
     import torch
 

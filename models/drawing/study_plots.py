@@ -24,7 +24,7 @@ class StudyPanel(NamedTuple):
 
     differs: whether the cell was found to differ from the first cell, the reference. intervals: (cells, 2), around the
     mean; they exclude the reference's mean if the cell differs. NaN: no interval. floor: value of real images. ratio:
-    whether values are compared by their ratios. Then a wide range is drawn on a logarithmic axis.
+    whether values are compared by their ratios. If they are, a wide range is drawn on a logarithmic axis.
     """
 
     heading: str
@@ -40,8 +40,8 @@ def draw_study(labels: Sequence[Mapping[str, str]], panels: Sequence[StudyPanel]
     """Draw one panel per measure, in a .png, .pdf or .svg file: up to three side by side, more in rows of two.
 
     labels: for each cell, its value on each axis of the study. If an axis has at least three values, all numbers, the
-    measure is a curve over them, with a line for each combination of values of the other axes. Otherwise each cell has
-    a row.
+    measure is a curve over them, with a line for each combination of values of the other axes. Without such an axis,
+    each cell has a row.
     """
     axis = _numeric_axis(labels)
     columns = len(panels) if len(panels) <= 3 else 2

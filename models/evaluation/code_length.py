@@ -66,7 +66,7 @@ class VariationalBound(VlbSettings):
     def nats(
         self, denoiser: Denoiser, schedule: NoiseSchedule, images: Images, label: Tensor | None, levels: GreyLevels
     ) -> Parts:
-        """Return the parts of the bound. prior: L_T of Ho et al. steps: the sum of L_1 to L_(T-1). decoder: L_0."""
+        """Return the parts of the bound (Ho et al. eq. 5): prior = L_T, steps = L_1 + ... + L_(T-1), decoder = L_0."""
         clean, noises = images.clean, images.noises()
         assert schedule.steps is not None
         last = schedule.level(torch.ones(()))
@@ -96,13 +96,13 @@ class VariationalBound(VlbSettings):
 
 
 def groups(count: int, number: int) -> Tensor:
-    """Return (number + 1,) edges that cut `count` >= number steps into `number` non-empty groups, smallest first."""
+    """Return (number + 1,) edges of `number` non-empty groups of `count` steps, smallest first. count >= number."""
     index = torch.arange(number + 1)
     return index + ((count - number) * (index.double() / number) ** 3).floor().long()
 
 
 def decoder_deviation(schedule: NoiseSchedule) -> float:
-    """Return the decoder's standard deviation, which is the posterior's at step 2. At step 1, the posterior's is 0.
+    """Return the decoder's standard deviation: the posterior standard deviation at step 2, because it is 0 at step 1.
 
     sigma_s^2 (1 - SNR(t) / SNR(s)) is beta-tilde (Ho et al. 2020 eq. 7) for s, t = 1/T, 2/T.
     """
@@ -143,7 +143,7 @@ class SpreadDensity(DensitySettings, Ode):
     def nats(
         self, denoiser: Denoiser, schedule: NoiseSchedule, images: Images, label: Tensor | None, levels: GreyLevels
     ) -> Parts:
-        """Return the nats of each image as a single part, named density."""
+        """Return the nats of each image. This bound has one part, named density."""
         clean, grid = images.clean, density_grid(schedule, self.ode_steps, self.first_time)
         alpha = grid[-1].alpha.item()
         spread = clean + levels.width * (images.uniforms("levels", *clean.shape[1:]) - 0.5).to(clean)

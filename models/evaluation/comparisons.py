@@ -145,7 +145,7 @@ def _holm(estimates: NDArray[np.float64], errors: NDArray[np.float64], degrees: 
 
 
 def power(cells: int, seeds: int, deviations: float, level: float = 0.05) -> float:
-    """Return the probability that a cell's difference from the reference is called, if no run fails.
+    """Return the probability that a cell's difference from the reference is significant, if no run fails.
 
     deviations: true difference of the cell, in standard deviations of the residuals. The result is the probability at
     the first step of Holm's method, from the noncentral t distribution. If no other cell differs, later steps add less

@@ -1,8 +1,8 @@
 """Distances between the distributions of two sets of images, in a space of features.
 
 Features are (N, D). Moments and kernels are computed in float64 on the device of the features. Results are on the CPU.
-A distance decreases with N even between two sets from one distribution. Compare it only with the distance of a set of
-real images of the same size.
+The Frechet distance decreases with N even between two sets from one distribution. Compare it only with the distance of
+a set of real images of the same size.
 """
 
 from typing import NamedTuple

@@ -26,7 +26,7 @@ class Evaluation:
 
     without_ratio: distances that must not be divided by their floor: the covariance is singular, or the floor has too
     few images. confusion: (classes, classes) counts of the first classifier. pixels: memorisation in pixels.
-    remoteness: (N,) distances to the k-th nearest training image, in the features of the first network.
+    remoteness: (N,) distances to the k-th nearest image of `Reference.paired`, in the features of the first network.
     """
 
     protocol: Protocol

@@ -1,4 +1,4 @@
-"""Images whose random draws depend on the seed and their number in the data set, not on batch size or other images."""
+"""Images whose random draws depend on the seed and their data set indices, not on batch size or other images."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _HASH = re.compile(r"_[0-9a-f]{8}$")  # The last part of a feature network's nam
 MEANINGS = {
     "noise_loss": "mean squared error of the estimated noise on real test images, at ten values of t per image",
     "recognised": "images that the classifier recognises as the requested class",
-    "cas": "real test images recognised by a classifier trained on these images (classification accuracy score)",
+    "cas": "real test images recognised by a classifier trained on the measured images (classification accuracy score)",
     "class_shares": "total variation distance between the recognised classes and the training labels",
     "fd_shares": "fd of training images, reweighted to the requested class shares",
     "fd": "squared Frechet distance to the features of all training images; decreases with n",

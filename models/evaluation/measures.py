@@ -98,7 +98,7 @@ def measure_features(
 def measure_floor(
     test: FeaturesAndLogits, rows: Tensor, reference: Reference, name: str, settings: MeasureSettings
 ) -> dict[str, Measurement]:
-    """Measure the floor: the rows `rows` of the test images. Its Frechet distance is `frechet_floor` where possible."""
+    """Measure rows of the test images as the floor. Its fd is the value of `frechet_floor`, unless that is None."""
     floor = FeaturesAndLogits(test.features[rows], test.logits[rows])
     measured = measure_features(floor, reference.with_pairs(len(rows)), name, settings)
     distance = frechet_floor(test.features, reference.moments, len(rows), settings.seed)

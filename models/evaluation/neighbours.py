@@ -114,7 +114,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(rows: Tensor, columns: Tensor) -> Nearest:
-    """Find the nearest of the points `columns` (M, D) for each of the points `rows` (N, D). The sets must differ."""
+    """Find the point of `columns` (M, D) nearest to each point of `rows` (N, D). A point in both finds itself."""
     least = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
     column = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     for first in range(0, len(columns), BLOCK):

@@ -1,6 +1,6 @@
 """A network as a short list of operations, for an interpreter outside of Python.
 
-`tracing.py` makes a graph of a network, `lowerings.py` holds the translations, and `browser/operations.js` executes it.
+`tracing.py` makes the graph, with the translations in `lowerings.py`. `browser/interpreter.js` executes the graph.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ class Graph:
 
 
 def sizes_of(tensor: Tensor) -> Sizes:
-    """Return the sizes of a traced tensor. Raises Lacking if one is neither fixed nor a multiple of the batch size."""
+    """Return the sizes of a traced tensor. Raises Lacking for a size neither fixed nor a multiple of the batch size."""
     return [_size(size) for size in tensor.shape]
 
 

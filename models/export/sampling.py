@@ -26,8 +26,8 @@ def trace_sampler(model: Model, sampling: Sampling) -> Moves:
     Each move has one key:
 
     - draw: append standard normal noise.
-    - evaluate: mix the sources into noisy images, call the network with `scale * noisy` and t, and append the clean
-      estimate `clean[0] * noisy + clean[1] * output`, after guidance if `guided` is true, and after clipping.
+    - evaluate: mix the sources into noisy images and call the network with `scale * noisy` and t. If `guided` is true,
+      apply guidance to the output. Append the clean estimate `clean[0] * noisy + clean[1] * output`, clipped.
     - step: mix the sources into the noisy images after a step, at t. `estimate` is the number of the source that holds
       the step's clean estimate.
     """

@@ -67,7 +67,7 @@ def _export(module: nn.Module, examples: tuple[Tensor, ...]) -> Exported:
 
 
 def build_graph(program: ExportedProgram) -> Graph:
-    """Return the operations of a traced network. Raises UserError if LOWERINGS does not support one."""
+    """Return the operations of a traced network. Raises UserError for an operation that LOWERINGS does not support."""
     try:
         return _Translation(program).graph
     except Lacking as error:

@@ -40,8 +40,8 @@ class ConvNeXt(Network):
             width: Channels of a level with multiplier 1.
             multipliers: Channels of each level, in units of width. Each level after the first halves height and width.
             blocks: Blocks per level on the way down, and as many on the way up.
-            kernel_size: Side in pixels of the depthwise convolutions, an odd number. On CPUs, the paper's 7 takes 1.6
-                times as long as 3.
+            kernel_size: Side in pixels of the depthwise convolutions, an odd number. The ConvNeXt paper uses 7, which
+                takes 1.6 times as long as 3 on CPUs.
             expansion: Width of the hidden layer of each block, in units of its channels.
             dropout: Share of each hidden layer dropped in training, in [0, 1).
             patch_size: Side in pixels of the patches that are folded into channels; 1 folds nothing.

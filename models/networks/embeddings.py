@@ -22,9 +22,10 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 class Condition(nn.Module):
-    """Module that returns time and label as one vector (N, width) for every block, and the label's `Signals`.
+    """Module that returns one vector (N, width) for all blocks, and the label's `Signals`.
 
-    conditioning: name of a module of `models.networks.conditioning`. shape: (C, H, W) of one encoded example.
+    The vector depends on the time, and on the label if the conditioning returns a vector. conditioning: name of a
+    module of `models.networks.conditioning`. shape: (C, H, W) of one encoded example.
     """
 
     def __init__(self, conditioning: str, classes: int, width: int, shape: tuple[int, int, int]) -> None:

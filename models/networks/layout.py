@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Levels(nn.Module):
-    """Blocks on the way down, two in the middle, and as many on the way up as down. A 1×1 convolution joins each skip.
+    """Equal numbers of blocks on the way down and up, and two in the middle. A 1×1 convolution joins each skip.
 
     Attention follows the last block of each level and direction. The lowest level has attention once, in the middle.
     """

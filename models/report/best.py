@@ -20,9 +20,9 @@ class Best:
 
 
 def best_of(entries: Sequence[Entry]) -> list[Best]:
-    """Return the best run of each data set: by its distance over the floor, else by its test loss.
+    """Return the best run of each data set: by its ratio of distance to floor, else by its test loss.
 
-    Distances are compared among runs with the same protocol, losses among runs with the same loss function.
+    Ratios are compared among runs with the same protocol, losses among runs with the same loss function.
     """
     datasets = dict.fromkeys(entry.data for entry in entries if entry.dataset)
     found = (_best([entry for entry in entries if entry.data == data]) for data in datasets)
@@ -60,7 +60,7 @@ def _by_loss(entries: Sequence[Entry]) -> Best | None:
     best = min(group, key=lambda entry: entry.best_test_loss or 0)
     runs = f"{len(group)} runs" if len(group) > 1 else "one run"
     reason = f"lowest test loss, {best.best_test_loss:.4g}, of {runs} with the loss {loss}"
-    caution = "its evaluation has no ratio to the distance of real images" if best.evaluated else "not evaluated yet"
+    caution = "its evaluation has no value for distance / floor" if best.evaluated else "not evaluated yet"
     return Best(best.dataset, best, reason, caution)
 
 

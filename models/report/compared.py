@@ -26,7 +26,7 @@ class MeasureDifference:
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison. Differences are those of the second evaluation minus the first.
+    """A comparison of two evaluations. Each difference is the second value minus the first.
 
     runs: name of each evaluation's run, "" if the evaluation is in no run folder. evaluations: folder names.
     """
@@ -40,7 +40,7 @@ class Compared:
 
 
 def read_comparisons(experiments_dir: Path, quiet: bool) -> list[Compared]:
-    """Return the comparisons of evaluations, newest first. Unless `quiet`, report files that cannot be read."""
+    """Return the comparisons of evaluations, newest first. Unless `quiet`, print the names of unreadable files."""
     return list(_readable(sorted((experiments_dir / COMPARISONS).glob("[!.]*.json"), reverse=True), quiet))
 
 
@@ -70,5 +70,5 @@ def _comparison(path: Path) -> Compared:
 
 
 def _run_of(evaluation: PurePath) -> str:
-    """Return the name of the run in whose folder an evaluation is, <run>/evaluation/<folder>; "" if it is in none."""
+    """Return the name of the run if the path is <run>/evaluation/<folder>, "" for any other path."""
     return evaluation.parent.parent.name if evaluation.parent.name == "evaluation" else ""

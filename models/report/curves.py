@@ -16,8 +16,9 @@ Chart = dict[str, Any]
 def charts_of(run: RunFacts) -> list[Chart]:
     """Return the charts of a run. Charts without a curve are left out.
 
-    key: charts with the same key are drawn over each other in a comparison. x, y: titles of the axes. log: whether y
-    has a logarithmic scale if all values are positive and span a wide range. series: curves with name, style, x and y.
+    key: charts with the same key are drawn over each other in a comparison. x, y: titles of the axes. log: allow a
+    logarithmic y axis. It is used if all values are positive and span a wide range. series: curves with name, style,
+    x and y.
     """
     metrics, monitor = run.metrics, run.monitor
     minutes = {**monitor, "time": [None if time is None else time / 60 for time in monitor.get("time", [])]}

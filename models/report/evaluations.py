@@ -26,13 +26,13 @@ FOLDER_REPORTS = ("report.json", "metrics.json")  # Other reports lie directly i
 MOST = 30  # Largest number of evaluations, and of comparisons, on a page.
 LONGEST = 20_000  # Characters of a text table that are shown.
 SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # CSafeDumper is faster, but missing in some builds.
-# Errors that reading a damaged file of a report raises.
+# Errors that a damaged file can cause when it is read.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of an evaluation, as text. name: with the hash of its network. value, low, high: None if undefined."""
+    """A measure of an evaluation. name: e.g. fd_convnet_c076aadd. value, low, high: None if undefined."""
 
     name: str
     label: str
@@ -47,10 +47,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation. title: what was measured. table: text for evaluations without measures. card: the protocol.
+    """An evaluation. title: what was measured. table: text for evaluations without measures.
 
-    over_floor: ratio of the distance to that of real images, None if the report has no such ratio. protocol: settings
-    of the evaluation. Evaluations with equal protocols can be compared.
+    card: protocol and samples as YAML. over_floor: Frechet distance divided by its floor, None if the report lacks this
+    ratio. protocol: settings of the evaluation. Evaluations with equal protocols can be compared.
     """
 
     path: Path

@@ -52,9 +52,9 @@ class Album:
     names: set[str] = field(default_factory=set)
 
     def add(self, path: Path, label: str = "", large: int = LARGE_BYTES) -> Picture | None:
-        """Copy a PNG of the run into the page's folder. Return None if it is missing, damaged or beyond MOST_BYTES.
+        """Copy a PNG of the run into the page's folder. Return None if it is missing or damaged.
 
-        large: files of more bytes are reduced.
+        Also return None if the page would exceed MOST_BYTES. large: size in bytes above which a file is reduced.
         """
         shown = path.relative_to(self.run).as_posix()
         try:
@@ -156,7 +156,7 @@ def safe_name(text: str) -> str:
 
 
 def _is_copy(copy: Path, stat: os.stat_result) -> bool:
-    """Return whether a file was made from the version of a picture with this `stat`."""
+    """Return whether `copy` was made from a picture with this `stat`: their modification times are then equal."""
     try:
         return copy.stat().st_mtime_ns == stat.st_mtime_ns
     except OSError:
@@ -180,9 +180,9 @@ def _check_png(content: bytes) -> None:
 
 
 def _reduce(picture: Image.Image, path: Path, large: int) -> tuple[int, int]:
-    """Write a picture as JPEG, with the longest side that keeps the file small. Return its width and height.
+    """Write a picture as JPEG and return its width and height. Writing WebP would take ten times as long.
 
-    Writing WebP would take ten times as long.
+    The sizes in SMALLER are tried in turn, until the file has at most `large` bytes.
     """
     if picture.mode not in ("L", "RGB"):
         picture = picture.convert("L" if picture.mode == "1" else "RGB")

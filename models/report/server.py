@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.refresh()
             found = self.server.find(self.path)  # The page of a deleted run is gone by now.
         if found is None:
-            self._refuse(HTTPStatus.NOT_FOUND, "There is no such page. The whole address, with its token, was printed.")
+            self._refuse(HTTPStatus.NOT_FOUND, "There is no such page. Use the whole printed address, with its token.")
             return
         file, of_report = found
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"

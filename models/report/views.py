@@ -74,8 +74,8 @@ class Advice:
     """Functions about the tasks of runs, given by the caller of the report.
 
     commands(folder, task, state, config): what to type next, the likeliest first.
-    usual(task, config, command): name and values of the settings that a run started from, e.g. of "recipe mnist"; both
-    empty if the task is unknown.
+    usual(task, config, command): name of the settings that a run started from, such as "recipe mnist", and their
+    values. Both are empty if the settings are unknown.
     """
 
     commands: Callable[[Path, str, str, Mapping[str, Any]], Sequence[Command]]
@@ -146,7 +146,7 @@ def entry_of(run: RunFacts, thumbnail: str | None) -> Entry:
 
 
 def _best_evaluation(evaluations: Sequence[Evaluated]) -> Evaluated | None:
-    """Return the evaluation of samples with the smallest distance over the floor; the newest if none has a distance."""
+    """Return the evaluation of samples with the smallest ratio of distance to floor; the newest if none has one."""
     measured = [evaluated for evaluated in evaluations if evaluated.task == "samples"]
     with_distance = [evaluated for evaluated in measured if evaluated.over_floor is not None]
     return min(with_distance, key=lambda one: one.over_floor or 0, default=measured[0] if measured else None)
@@ -202,7 +202,7 @@ def setting(value: Any) -> str:
 
 
 def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None) -> dict[str, Any]:
-    """Return what the page of a run shows. links_from: folder from which links lead to its files; None for no links."""
+    """Return what the page of a run shows. links_from: folder that file links are relative to; None for no links."""
     reverse, strips = _reverse(run, album)
     sheets = _sheets(run, album)
     files = list(_files(run, links_from))
@@ -255,7 +255,7 @@ def _pictures_of(evaluated: Evaluated, album: Album) -> list[Picture]:
 
 
 def _others(run: RunFacts, album: Album) -> list[tuple[str, Picture]]:
-    """Return the newest pictures of generate and of the visualizing tasks, each with its folders and name as title."""
+    """Return the newest pictures of `generate` and the visualizing tasks, each with its folders and name as title."""
     paths = [path for path in run.folder.glob("*/*/*.png") if path.parts[-3] not in KNOWN and path.parts[-2][0] != "."]
     paths.sort(key=lambda path: (path.parent.name, path.name), reverse=True)
     pictures = ((f"{path.parts[-3]}, {path.parts[-2]}: {path.stem}", album.add(path)) for path in paths[:MOST_OTHERS])
@@ -273,7 +273,7 @@ def _rows(run: RunFacts) -> list[list[Any]]:
 def _files(run: RunFacts, page: Path | None) -> Iterator[tuple[str, list[tuple[str, str | None]], int]]:
     """Yield the folders of a run: name, files with their links, number of files not listed.
 
-    page: folder from which links lead to the files; None for no links.
+    page: folder that the links are relative to; None for no links.
     """
     for folder, folders, names in os.walk(run.folder):
         folders[:] = sorted(name for name in folders if name not in ("tensorboard", "by_sample") and name[0] != ".")

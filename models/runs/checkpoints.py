@@ -29,11 +29,11 @@ FILE_NAME = re.compile(r"step_\d+\.safetensors")
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int, best: bool = False
 ) -> Path:
-    """Write a checkpoint and its name in `last`, and delete older checkpoints except the newest `keep` and the best.
+    """Write a checkpoint, write its file name to `last`, and delete surplus checkpoints.
 
-    keep: 0 keeps all. best: also write the name in `best`. `best` is written before `last`: after a crash between
-    the two writes, `best` names the new checkpoint and `last` the previous one. Raises OSError if writing fails;
-    existing checkpoints are then unchanged.
+    keep: number of newest checkpoints to keep, this one included, in addition to the best; 0 to keep all. best: also
+    write the name to `best`. `best` is written before `last`: after a crash between the two writes, `best` names the
+    new checkpoint and `last` the previous one. Raises OSError if writing fails; older checkpoints are then unchanged.
     """
     folder.mkdir(exist_ok=True)
     for temporary in folder.glob(".*.tmp"):  # left by a process that was killed; a folder has one writer at a time

@@ -50,7 +50,7 @@ def command() -> str:
 def git_commit(repository: Path = REPOSITORY) -> str:
     """Return the first 12 digits of the commit, or "unknown", with "-dirty" if files are changed or untracked.
 
-    Changes in experiments/records.md and models/pretrained are ignored, because `record` and `pretrained` make them.
+    Changes in experiments/records.md and models/pretrained are ignored. `make record` and `make pretrained` write them.
     """
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Atomic replacement of files: a file is either complete or absent."""
+"""Atomic replacement of files: a crash leaves either the old file or the complete new one."""
 
 import os
 from collections.abc import Iterator

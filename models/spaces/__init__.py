@@ -23,9 +23,10 @@ Locate = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Identity:
-    """Hashes of a split. sha256: hash of pixels and labels; for image files, of names, sizes, labels and decoding.
+    """Hashes of a split.
 
-    contents: for image files, hash of contents, labels and decoding. "" if it is unknown or there are no image files.
+    sha256: hash of pixels and labels; for image files, of names, file sizes, labels and decoding options. contents: for
+    image files, hash of contents, labels and decoding options; "" if it is unknown or there are no image files.
     """
 
     sha256: str = ""

@@ -25,10 +25,11 @@ FOLDER = "encoded"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Posteriors of a split. words: other entries of the file's metadata.
+    """Posteriors of a split: the content of an encoded data set.
 
     posterior: (N, 2c, h, w) float32, mean and log-variance. mirrored: the same for the mirrored images, None
-    without flips. data: hashes of the images. autoencoder_sha256: hash of the autoencoder's checkpoint.
+    without flips. data: hashes of the images. autoencoder_sha256: hash of the autoencoder's checkpoint. words: all
+    other metadata in the file of the data set.
     """
 
     posterior: Tensor
@@ -43,7 +44,7 @@ class Encoded:
         return mean, log_variance
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of each channel of samples of the posteriors, float64 (c,)."""
+        """Return mean and standard deviation of each channel, float64 (c,), for latents drawn from the posteriors."""
         mean, log_variance = self._halves()
         dims = (0, 2, 3)
         centre = mean.double().mean(dims)

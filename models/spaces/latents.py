@@ -1,8 +1,8 @@
 """Latents as a space: the codes of a trained autoencoder, each channel standardised.
 
-Its facts are the hash of the autoencoder's checkpoint, mean and standard deviation of every channel over the training
-split, and a bound of the standardised latents. A clean estimate is a mean of latents and should not exceed this bound,
-so samplers may clip the estimate. In early sampling steps, clipping keeps small errors from growing.
+The space's facts are the hash of the autoencoder's checkpoint, mean and standard deviation of every channel over the
+training split, and a bound of the standardised latents. A clean estimate is a mean of latents and should not exceed
+this bound, so samplers may clip the estimate. In early sampling steps, clipping keeps small errors from growing.
 """
 
 from collections.abc import Mapping
@@ -73,8 +73,8 @@ class Latents(Space):
         Args:
             autoencoder: Run of train_vae (folder, name, or latest for the newest run on this data set), or one of its
                 checkpoint files.
-            encoded: File written by encode_dataset. auto reads a matching file in the autoencoder's run, if there is
-                one. none encodes the images again.
+            encoded: File written by encode_dataset. With auto, a matching file in the autoencoder's run is read if it
+                exists. With none, the images are always encoded again.
         """
         path = find_autoencoder(autoencoder, around.experiments_dir, around.dataset or None)
         model = load_autoencoder(path)
@@ -167,7 +167,7 @@ def _codes(
         mismatch = codes.mismatch(model, data, flips)
         if mismatch is None and data.contents and not codes.data.contents:
             if not auto:
-                return codes, f"read from {file}, which has a hash of its images' names and sizes, not contents"
+                return codes, f"read from {file} (only the names and sizes of its images were compared)"
             mismatch = "without a hash of the contents of its images"
         if mismatch is None:
             return codes, f"read from {file}"

@@ -32,7 +32,7 @@ class Budget:
         return max(1, min(limits)) if limits else None
 
     def used_up(self, images: int, batch_size: int, step: int, seconds: float) -> dict[str, float]:
-        """Return the limits that are reached after `step` steps and `seconds` seconds: the amount spent, by name."""
+        """Return, by name, the spent amount of each limit that is reached after `step` steps and `seconds` seconds."""
         limits = {"epochs": self.epochs, "max_steps": self.max_steps, "max_minutes": self.max_minutes}
         spent = {"epochs": step * batch_size / images, "max_steps": step, "max_minutes": seconds / 60}
         alone = {name: Budget(**{name: limit}) for name, limit in limits.items() if limit}

@@ -28,7 +28,7 @@ class SharedClock:
         """Count a step. Return the number of a signal that some process has received, 0 if none is known yet.
 
         elapsed: seconds of the step in this process. signal: number of the signal that this process has received, or 0.
-        agree: whether the processes must agree on the time at this step, the same value in all processes.
+        agree: whether the processes must agree on the time at this step. All processes must pass the same value.
         """
         self._measured += elapsed
         self._since += 1

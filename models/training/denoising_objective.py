@@ -95,7 +95,7 @@ class DenoisingObjective:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> TestLoss:
-        """Measure the loss, and samples for a sample test, with fixed images, times and noise. No label is dropped."""
+        """Measure the loss with fixed images, times and noise, and no dropped label. Run the sample test, if any."""
         test, t, weights = self._losses(network, self.test_images, self.test_labels)
         train, _, train_weights = self._losses(network, self.train_images, self.train_labels)
         bins = bin_of(t)
@@ -141,9 +141,9 @@ class DenoisingObjective:
         return ""
 
     def _draw_reverse(self, network: nn.Module, folder: Path, title: str) -> None:
-        """Draw the reverse process of the sheet's first images.
+        """Draw the reverse process of the sample sheet's first images.
 
-        If the sheet's sampler takes fewer than FRAMES steps, MANY_STEPS replaces it.
+        If the sheet's sampler takes fewer than FRAMES steps, sampler and steps are those of MANY_STEPS or of a student.
         """
         sampling, count = self.sampling, min(sheets.FRAME_IMAGES, self.num_samples)
         if sampling.steps < FRAMES:

@@ -54,7 +54,10 @@ class TrainingLog:
         log_every: int = 0,
         config: Mapping[str, Any] | None = None,
     ):
-        """Create the log. log_every: steps between rows, 0 for the default times. config: settings for the board."""
+        """Create the log. config: settings for the board.
+
+        log_every: steps between rows. With 0, rows are due by training time and spent budget; see `row_due`.
+        """
         self.run, self.parts, self.batch_size = run, objective.parts, batch_size
         self.picture_format = objective.picture_format
         self.log_every, self.config = log_every, config or {}
@@ -98,7 +101,7 @@ class TrainingLog:
     ) -> dict[str, Any]:
         """Log a row and reset the sums.
 
-        tested: result of the evaluation, the same on all ranks; None without one. facts: epoch, lr, grad_norm.
+        tested: result of an evaluation, the same on all ranks, or None. facts: epoch, lr, grad_norm.
         """
         sums, counts = distributed.sum_over_ranks(self.loss_sums).tolist()
         images, elapsed = (step - self.row_step) * self.batch_size, seconds - self.row_seconds

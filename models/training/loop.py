@@ -197,7 +197,7 @@ class Trainer:
             )
 
     def evaluate(self) -> bool:
-        """Log a row with the test loss. If its column `best_by` is the lowest so far, save a checkpoint.
+        """Log a row with the test loss. Save a checkpoint if the value of `best_by` in this row is the lowest so far.
 
         Returns True to stop early.
         """
@@ -331,5 +331,5 @@ class Trainer:
 
 
 def _due(every: float, before: float, after: float) -> bool:
-    """Return True if a multiple of `every` epochs lies in (before, after]. 0 is never due."""
+    """Return True if a multiple of `every` epochs lies in (before, after]. Return False if `every` is 0."""
     return every > 0 and int(after / every + 1e-9) > int(before / every + 1e-9)

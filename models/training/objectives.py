@@ -102,7 +102,7 @@ class Objective(Protocol):
 
 
 def rows_in_turn(labels: Tensor, count: int) -> Tensor:
-    """Return up to `count` indices into labels (N,), the first image of each class, then the second of each, ..."""
+    """Return up to `count` indices into labels (N,): the first image of each class, then the second of each, ..."""
     seen: dict[int, int] = {}
     turns = []
     for label in labels.tolist():

@@ -58,8 +58,9 @@ class TeacherBatches:
     """Batches of pairs: a noisy image at one of the student's levels, and the noisy image that the teacher
     computes from it at the next level.
 
-    After the first steps, every batch of the teacher is used in `reuse` steps. At most `buffer` batches are kept.
-    size: length of an epoch in images. share: the rows [first, last) of every batch that this process takes.
+    Each batch of the teacher is used in `reuse` steps, apart from the first batches (more) and the last (fewer). At
+    most `buffer` batches are kept. size: length of an epoch in images. share: the rows [first, last) of every batch
+    that this process takes.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class TeacherBatches:
         self.held[slot] = number
 
     def gather(self, plan: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (N, 2, C, H, W), noisy images at the plan's level and at the next level, and labels (N,)."""
+        """Return noisy images (N, 2, C, H, W) at the plan's level and at the next level, and labels (N,)."""
         slots, rows = plan["place"] // self.labels.shape[1], plan["place"] % self.labels.shape[1]
         pairs = [self.states[slots, plan["level"] + after, rows] for after in (0, 1)]
         return torch.stack(pairs, dim=1), self.labels[slots, rows]

@@ -39,9 +39,9 @@ def parse_flags(
 ) -> Flags:
     """Parse a command line and return the flags. With -h, print the help and exit with code 0.
 
-    settings: a config whose values replace the defaults. If the command line chooses another network, space or data set
-    than the config, the config's options for its own network, space or data set are dropped. Raises UserError for
-    unknown flags and for values out of range.
+    settings: a config whose values replace the defaults. If the command line chooses another network than the config,
+    the config's network options are dropped. The same holds for space and data set. Raises UserError for unknown flags
+    and for values out of range.
     """
     argv = spell_out(argv)
     settings, _ = merge(default, ("", settings or {}), ("", chosen_variants(default, argv)))
@@ -111,8 +111,8 @@ def forget_flags() -> None:
 def spell_out(argv: Sequence[str]) -> list[str]:
     """Expand `--dataset hf:NAME` to --dataset hf --dataset.path NAME, and ~ at the start of a value.
 
-    Also write --compile and --no_compile as --compile on and --compile off, and --tensorboard and --no_tensorboard as
-    --logger tensorboard and --logger none.
+    Also replace --compile by --compile on, --no_compile by --compile off, --tensorboard by --logger tensorboard, and
+    --no_tensorboard by --logger none.
     """
     words: list[str] = []
     for word, following in zip_longest(argv, argv[1:]):
@@ -161,8 +161,8 @@ def merge(default: object, *layers: tuple[str, Mapping[str, Any]]) -> tuple[dict
     """Merge layers of settings. Return the settings, and the names of those that were left out. Later layers win.
 
     default: flags with the default network, space and data set. layers: pairs of name and settings; the name is ""
-    for defaults and the command line. Options of a network, space or data set are left out if a later layer chooses
-    another network, space or data set. Such options of layers without a name are not in the returned names.
+    for defaults and the command line. Options of a network are left out if a later layer chooses another network. The
+    same holds for space and data set. Left-out options of a layer without a name are not among the returned names.
     """
     words = tuple(getattr(default, "variants", ()))
     settings: dict[str, Any] = {word: getattr(default, word) for word in words}

@@ -139,8 +139,8 @@ class RunFlags:
     workers: Annotated[NonNegativeInt, RESUMABLE] = field(default_factory=usual_workers)
     """Processes that decode streamed images (see --memory_limit). With 0, the training process decodes them."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the network with torch.compile, which takes a minute or two. auto: on a GPU if --max_minutes is at least
-    10. --compile without a value means on."""
+    """Compile the network with torch.compile, which takes 0.5 to 2 minutes. auto: compile on a GPU if --max_minutes is
+    at least 10. --compile without a value means on."""
     graph: Annotated[Literal["auto", "on", "off"], RESUMABLE] = "auto"
     """Record the training step as a CUDA graph and replay it in one launch. auto: with one GPU, if possible."""
     init_from: str | None = None
@@ -197,7 +197,8 @@ class RunChoice:
     weights: Annotated[str, one_of(("ema", "raw"))] = "ema"
     """EMA or raw weights."""
     autoencoder: str | None = None
-    """Run or checkpoint file of a latent run's autoencoder. Default: the file with the hash that the run recorded."""
+    """For a latent run: run or checkpoint file of its autoencoder. Default: the file with the hash that the latent run
+    has recorded."""
     experiments_dir: str = field(default_factory=experiments_dir)
     """Folder in which runs are found by name. The variable EXPERIMENTS_DIR sets its default."""
 
@@ -233,8 +234,8 @@ class SamplerFlags:
     """Settings for sampling a trained model."""
 
     sampler: SamplerName | None = None
-    """Sampler; each works with every model. Default: heun with 3 steps for a flow, ddpm with 12 for a chain, ddim with
-    50 for other models, for edited images and for animations."""
+    """Sampler; each works with every schedule and prediction. Default: heun with 3 steps for a flow, ddpm with 12 for a
+    chain, ddim with 50 for other models, for edited images and for animations."""
     steps: PositiveInt | None = None
     """Sampling steps, at most T on a chain. Default if --sampler is given: 50, or 12 for heun and midpoint. A student
     has its own number."""

@@ -43,7 +43,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def _text(cls: type, name: str) -> str | None:
-    """Return the help text of a field, from the class or its nearest parent that has one, else from its type."""
+    """Return the help text of a field: from its class, else from the nearest parent with one, else from its type."""
     parents = filter(dataclasses.is_dataclass, cls.__mro__)
     return next((texts[name] for texts in map(help_texts, parents) if name in texts), doc_of(field_types(cls)[name]))
 

@@ -51,8 +51,8 @@ Flags = TypeVar("Flags")
 class Request(Generic[AnyFlags]):
     """A requested training run.
 
-    folder: the run to resume; None for a new run. notes: log lines about settings that were left out. on_gpu: returns
-    the request with the GPU settings of its recipe; None if there are none.
+    folder: the run to resume; None for a new run. notes: log lines about its settings. on_gpu: function that returns
+    the request with the GPU settings of its recipe; it is None if the recipe has no such settings.
     """
 
     task: str

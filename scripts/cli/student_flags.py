@@ -43,7 +43,7 @@ class TeacherFlags:
 
 @dataclass(frozen=True)
 class StudentFlags:
-    """Settings of `distill`. inherited: settings in config.txt that are the teacher's, not flags."""
+    """Settings of `distill`. inherited: prefixes of config.txt settings that come from the teacher and are no flags."""
 
     variants: ClassVar = {}
     inherited: ClassVar = ("dataset", "dataset.", "data_root", "teacher_sha256")

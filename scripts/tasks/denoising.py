@@ -131,7 +131,8 @@ def describe_end(schedule: NoiseSchedule) -> str:
 def _original_space(stored: Mapping[str, Any], fitted: Space) -> Space:
     """Return the space that a resumed run was started with. A new fit may differ, since the data may have changed.
 
-    The autoencoder is that of `fitted`. If the shapes differ, returns `fitted`, and the run is then not resumed.
+    A latent space gets the autoencoder of `fitted`. If the shapes of the two spaces differ, returns `fitted`;
+    `run_training` then refuses to resume.
     """
     original = spaces.from_facts(stored["denoiser"]["space"], lambda sha256: fitted.needs[0])
     return original if original.shape == fitted.shape else fitted

@@ -35,7 +35,7 @@ FeatureReader = Callable[[Tensor], Tensor]  # uint8 images (N, C, H, W) -> featu
 
 @dataclass(frozen=True)
 class _Features:
-    """Features (N, D) of test, training and generated images. floor: training images, measured like generated ones."""
+    """Features (N, D) of images. real: test images. floor: training images, measured in place of generated ones."""
 
     real: Tensor
     floor: Tensor

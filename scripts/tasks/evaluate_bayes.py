@@ -72,7 +72,7 @@ def main(flags: BayesFlags) -> None:
 
 
 class _Classifier(NamedTuple):
-    """A method of classification. settings: for the card. fit(data set, log-prior (K,)): returns the classifier."""
+    """A method of classification. settings: for the report. fit(data set, log-prior (K,)): returns a `Classify`."""
 
     settings: dict[str, Any]
     fit: Callable[[ImageData, Tensor], Classify]
@@ -126,7 +126,7 @@ def _latent_classifier(flags: BayesFlags, path: Path) -> _Classifier:
 
 
 def _log_prior(flags: BayesFlags, dataset: ImageData) -> Tensor:
-    """Return log p(y), (K,). A class without training images counts as one image. Raises UserError without labels."""
+    """Return log p(y), (K,). A class without training images counts as having one. Raises UserError without labels."""
     if not dataset.class_names:
         raise UserError(f"{dataset.name} has no labels to compare predictions with")
     counts = torch.ones(len(dataset.class_names), dtype=torch.float64)

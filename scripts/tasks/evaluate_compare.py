@@ -59,7 +59,7 @@ def main(flags: CompareFlags) -> None:
 
 
 def _find(name: str, experiments: Path) -> Path:
-    """Return the folder of an evaluation. name: the folder, its report.json, or a run, whose latest one is taken."""
+    """Return the folder of an evaluation. name: the folder, its report.json, or a run (its latest evaluation)."""
     folder = Path(name)
     if folder.name == REPORT:
         folder = folder.parent
@@ -103,7 +103,7 @@ def _check_protocols(one: _Report, other: _Report) -> None:
     """Raise UserError if the protocols differ, because then the results cannot be compared."""
     keys = dict.fromkeys([*one.protocol, *other.protocol])
     pairs = {key: (one.protocol.get(key), other.protocol.get(key)) for key in keys}
-    # Two reports on the same images may hold different hashes of them. If the images match, no hash is compared.
+    # Reports on the same images may differ in one of the two hashes. If `Identity.matches`, both hashes are ignored.
     for part in ("reference", "floor"):
         hashes = [Identity.from_facts(report.protocol, f"{part}_") for report in (one, other)]
         if hashes[0].matches(hashes[1]):
@@ -134,10 +134,10 @@ def _output_path(flags: CompareFlags) -> Path:
 
 
 def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> tuple[float, float, float] | None:
-    """Return the standard deviations of two measures over the resamples, and the correlation of the measures.
+    """Return the standard deviations and the correlation of a measure's resampled values in two evaluations.
 
-    Returns None without resamples. The correlation is 0 if the evaluations are not paired. Resample b has the same
-    image indices in both evaluations.
+    Returns None if resampled values are missing or their numbers differ. The correlation is 0 if the evaluations are
+    not paired. In both evaluations, resample k has the same image indices.
     """
     if one is None or other is None or one.shape != other.shape:
         return None

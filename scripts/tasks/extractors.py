@@ -42,7 +42,7 @@ def classes_to_learn(dataset: ImageData) -> RealImages:
 
 
 def classifier_of(dataset: ImageData, experiments: Path, device: torch.device, network: str = "convnet") -> Classifier:
-    """Return a data set's pretrained, cached or newly trained classifier. Raises UserError if it has no classes."""
+    """Return a data set's pretrained, cached or newly trained classifier. Raises UserError for data without classes."""
     settings = ClassifierSettings(network, flips=dataset.flips)
     return find_or_train(experiments / CLASSIFIERS_CACHE, settings, classes_to_learn(dataset), device, tell)
 
@@ -52,7 +52,7 @@ def find_extractors(
 ) -> list[Extractor]:
     """Return a feature network for each name: an architecture, the file of a classifier, or inception.
 
-    weights: file with the weights of Inception; None downloads them. Raises UserError.
+    weights: file with the weights of Inception. If None, the file is downloaded. Raises UserError.
     """
     if weights is not None and INCEPTION not in names:
         raise UserError("`inception_weights` needs `extractors inception`")

@@ -96,7 +96,7 @@ def write_samples(flags: GenerateFlags) -> None:
 
 
 def _report_pruned(paths: Sequence[Path], animate: bool) -> None:
-    """Print a message if training kept only its latest checkpoints. Raises UserError if one is to be animated."""
+    """Print a note if the run has one checkpoint or may have lost some. Animating one checkpoint raises UserError."""
     run = run_of(paths[0])
     assert run is not None
     keep = ReportSettings.keep_checkpoints

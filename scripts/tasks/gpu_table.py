@@ -51,7 +51,7 @@ def gpu_table(words: Sequence[str], images: ImageData, folder: Path, batches: Se
 def _rows(
     words: Sequence[str], images: ImageData, folder: Path, device: torch.device, batches: Sequence[int]
 ) -> Iterator[StepTimes]:
-    """Yield all rows. Compiling takes half a minute: only the fastest layout and precision compile, at two sizes."""
+    """Yield all rows. Compiled steps are timed for the fastest layout and precision only, at two batch sizes."""
     gpu = device.type == "cuda"
     modes, precisions = (("eager", "recorded"), ("float32", "bf16")) if gpu else (("eager",), ("float32",))
     rows = []
@@ -59,6 +59,7 @@ def _rows(
         rows.append(_measure(words, images, folder, row))
         yield rows[-1]
     best = min((row for row in rows if row.batch_size == max(batches)), key=lambda row: row.seconds)
+    # Each compilation takes half a minute.
     for batch_size in sorted({min(batches), max(batches)}) if gpu else ():
         yield _measure(words, images, folder, (best.layout, best.precision, batch_size, "compiled, recorded"))
 

@@ -57,7 +57,7 @@ def _grids(grid: Grid, strengths: Sequence[float]) -> list[Grid]:
         part = grid_from(grid, strength)
         if len(part) in grids:
             start = f"flow time {part[0].flow_time.item():.2g}"
-            tell(f"strength {strength:g} shares the column of an earlier one, which starts at {start} too; add --steps")
+            tell(f"strength {strength:g} uses the column of an earlier strength: both start at {start}; raise --steps")
         grids.setdefault(len(part), part)
     return list(grids.values())
 

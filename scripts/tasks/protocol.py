@@ -1,7 +1,7 @@
 """Data, protocol card and report of the evaluations of a trained run.
 
 A card names the weights, the images and the settings of a measurement. Results can only be compared if their cards
-agree, so a report has both. It is written as JSON for programs and as text for people.
+agree, so a report has the results and their card. Reports are written as JSON for programs and as text for people.
 """
 
 import json

@@ -51,7 +51,7 @@ def read_sample_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | N
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return images and labels of an archive: arr_0 and arr_1, or the only array that can be images and `labels`."""
+    """Return images and labels of an archive: `arr_0` and `arr_1`; without `arr_0`, its only images and `labels`."""
     try:
         # If the file is not an archive, np.load would leave it open and return something else.
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
@@ -121,7 +121,7 @@ def _labels_of(path: Path, labels: np.ndarray | None) -> Tensor | None:
 
 
 def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | None]:
-    """Read pictures in order of name. Labels come from file or folder names. They are None if any picture has none."""
+    """Read pictures in order of name. Labels come from file or folder names; None if any picture has no label."""
     from data.readers.pictures import Target, decode_all
     from data.readers.trees import open_tree
 

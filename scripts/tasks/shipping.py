@@ -132,7 +132,7 @@ def make_models(flags: PretrainedFlags, words: Sequence[str]) -> None:
 
 
 def _make_model(name: str, flags: PretrainedFlags, words: Sequence[str]) -> None:
-    """Train a model, measure it and write its card. With --trained, use its newest run or the shipped weights."""
+    """Train a model, measure it and write its card. With --trained, use its newest run, or else the shipped weights."""
     model, folder = MODELS[name], PRETRAINED / name
     if not flags.trained:
         flagged = [*shlex.split(model.words), *words]

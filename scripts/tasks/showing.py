@@ -78,8 +78,8 @@ class Shown:
     ) -> Shown:
         """Load the model. Raises UserError if the flags do not fit the model.
 
-        labels: words of --labels. every_level: name of a task that needs a model that has learnt all noise levels,
-        for the error message; empty for other tasks. usual: as for `open_sampling`. For an animation it is MANY_STEPS.
+        labels: words of --labels. every_level: the task's name, for the error message, if the task needs a model that
+        has learnt all noise levels; else empty. usual: as for `open_sampling`; animations use MANY_STEPS instead.
         """
         flags = resolve_model(flags)
         model = open_model(find_checkpoint(flags), flags)
@@ -110,7 +110,7 @@ class Shown:
         return FILM_FRAMES if self.show.animate else 0
 
     def need_gaussian_noise(self, task: str) -> None:
-        """Raise UserError if the initial noise is not Gaussian: mixtures of other noise have another distribution."""
+        """Raise UserError if the initial noise is not Gaussian. Only Gaussian noise keeps its distribution if mixed."""
         noise = self.model.spec.initial_noise
         if noise != "gaussian":
             raise UserError(f"{task} needs Gaussian initial noise: {self.path} starts from {noise} noise")
@@ -136,10 +136,10 @@ class Shown:
         return dataset.test.images[rows], shown_labels, name_images(dataset, rows, targets)
 
     def pick_rows(self, split: Split, count: int | None, numbers: Sequence[int] | None, step: int = 1) -> Tensor:
-        """Return row indices of a split: `numbers`, or if None, `count` rows drawn with the seed, the classes in turn.
+        """Return row indices of a split: `numbers`, or without them, `count` rows drawn with the seed.
 
-        By default, `count` is ROWS times `step`. If the split is smaller, it is the largest multiple of `step` that
-        fits. Raises UserError.
+        The drawn rows cycle through the classes. Default of `count`: ROWS times `step`; in a smaller split, the largest
+        multiple of `step` that fits. Raises UserError.
         """
         fit = self.trained_rows(split)
         if numbers is not None:
@@ -221,7 +221,7 @@ class Shown:
 
 
 def draw_rows(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return up to `count` indices into labels (N,), drawn with the seed, the classes in turn."""
+    """Return up to `count` indices into labels (N,), drawn with the seed. They cycle through the classes."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "test images")))
     return order[rows_in_turn(labels[order], count)]
 

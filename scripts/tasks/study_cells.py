@@ -166,8 +166,8 @@ def run_trainings(
 ) -> None:
     """Train and measure, with `jobs` trainings in parallel. Call `ended(training, exit code)` after each.
 
-    gpus: values of CUDA_VISIBLE_DEVICES that the jobs take in turn; empty leaves the variable as it is. After a signal,
-    wait until all jobs have stopped, then raise Interrupted.
+    gpus: values of CUDA_VISIBLE_DEVICES that the jobs take in turn; if empty, the variable stays as it is. After a
+    signal, wait until all jobs have stopped, then raise Interrupted.
     """
     for folder in (RUNS, LOGS):
         (places.folder / folder).mkdir(exist_ok=True)

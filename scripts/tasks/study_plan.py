@@ -45,7 +45,8 @@ class Study:
 
     recipe: name of the training's recipe. images: number of training images that a training sees, with repetitions.
     settings: settings of every cell, which override the recipe. num_images: number of samples to measure. extractors:
-    feature networks. autoencoder: recipe of the autoencoder that is trained first. autoencoder_images: its `images`.
+    feature networks. autoencoder: recipe of the autoencoder that is trained first. autoencoder_images: `images` for
+    the training of the autoencoder.
     """
 
     question: str
@@ -111,7 +112,9 @@ class Study:
         if min(self.seeds) < 0:
             raise UserError(f"the study's seeds {list(self.seeds)}: must be 0 or larger")
         if self.images < 1 or (self.autoencoder and self.autoencoder_images < 1):
-            raise UserError("the study's images, and autoencoder_images of an autoencoder, must be at least 1")
+            raise UserError(
+                "the study's images, and those of its autoencoder, must be at least 1"
+            )
         if self.num_images <= SamplesFlags.k:
             raise UserError(f"the study's num_images {self.num_images}: must be more than {SamplesFlags.k}")
         if self.task not in TEACHERS:
@@ -180,7 +183,7 @@ class Tournament:
 
 @dataclass(frozen=True)
 class Cell:
-    """A combination of one value per axis. labels: label of each axis's value. settings: by name, with prefix."""
+    """Combination of one value per axis. labels: label of the value, by axis. settings: values by name with prefix."""
 
     labels: Mapping[str, str]
     settings: Mapping[str, Any]
@@ -211,7 +214,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A training of a study: recipe, settings, budget in images and seed. first: training of its autoencoder."""
+    """A training of a study: recipe, settings, seed, and budget in images. first: training of its autoencoder."""
 
     recipe: str
     settings: Mapping[str, Any]

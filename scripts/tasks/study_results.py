@@ -118,14 +118,16 @@ def study_table(
     """Return the tables of all measures, their statistical power, and the trainings that failed."""
     cells, seeds = len(study.cells), len(study.seeds)
     head = f"{study.question}\n{_describe(study)}"
+    done = max((int(np.isfinite(measure.values).sum()) for measure in measures), default=0)
+    head += f"\n{done} of {cells * seeds} measurements are done" * (done < cells * seeds)
     parts = [head, *(_measure_table(study, measure) for measure in measures)]
     if seeds > 1 and cells > 1 and measures:
         chances = (f"{deviations}: {100 * power(cells, seeds, deviations):.0f} %" for deviations in DEVIATIONS)
         parts.append(
             "*: differs from the reference, with Holm's correction for all differences of the table. Each interval\n"
             "alone has at least 95 % confidence. Cells are paired by seed; the deviation of the paired residuals is\n"
-            "pooled over all cells. Probability to find a true difference that is this many times the deviation, if\n"
-            f"no training fails: {', '.join(chances)}."
+            "pooled over all cells. Probability to find a true difference, by its size in deviations, if no training\n"
+            f"fails: {', '.join(chances)}."
         )
     elif seeds == 1:
         parts.append("One seed: differences have no intervals.")
@@ -168,7 +170,7 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
 
 
 def _ratio(logarithm: float) -> str:
-    """Return a ratio above 1 with two significant digits of its part above 1, e.g. 1.00034, and at least two decimals.
+    """Return a ratio above 1 as text: two significant digits of ratio - 1, e.g. 1.00034, and at least two decimals.
 
     logarithm: natural logarithm of the ratio, above 0.
     """

@@ -156,7 +156,7 @@ class Bout:
             if count >= DROPPING:
                 out |= far
                 dropped = f"{len(far)} of {len(plain)} pairs of sampler and grid"
-                self.log.log(f"{self.run}: {dropped} are dropped after {count} evaluations")
+                self.log.log(f"{self.run}: {dropped} are dropped after the round of {count} evaluations")
         return results
 
     def measured(self, entries: Sequence[Candidate], count: int) -> list[Result]:

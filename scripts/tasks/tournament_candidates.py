@@ -104,7 +104,7 @@ def candidates(tournament: Tournament, model: Model) -> dict[int, list[Candidate
 
 
 def far_off(results: Sequence[Result], before: Iterable[Result]) -> set[tuple[str, str]]:
-    """Return the samplers and grids whose distance is more than FAR times the best at no more evaluations.
+    """Return each sampler and grid whose distance is above FAR times the best one at equal or fewer evaluations.
 
     results: results of a round without guidance. before: results of earlier rounds.
     """
@@ -118,10 +118,10 @@ def far_off(results: Sequence[Result], before: Iterable[Result]) -> set[tuple[st
 
 
 def choose_finalists(results: Sequence[Result]) -> list[Result]:
-    """Return, for each guidance scale, the candidates that no cheaper or equally cheap candidate clearly beats.
+    """Return the candidates that are near the best one with the same guidance scale and at most as many evaluations.
 
-    A candidate is beaten if the best at no more evaluations has a distance smaller by a factor of more than NEAR, or an
-    interval that lies wholly below. At most MOST finalists have the same scale and evaluations. Sorted by cost.
+    Near: a distance of at most NEAR times the best distance, and an interval that overlaps that of the best. At most
+    MOST finalists have the same scale and evaluations; of equal results, one is kept. Sorted by cost.
     """
     finalists: list[Result] = []
     for result in sorted(results, key=lambda result: (result.nfe, result.scale, result.fd)):

@@ -305,7 +305,7 @@ def train_settings(flags: TrainFlags | AutoencoderFlags | StudentFlags, best_by:
 
 
 def recording_obstacle(flags: TrainFlags | AutoencoderFlags | StudentFlags) -> str | None:
-    """Return why steps are not recorded as a CUDA graph, None if they are. Raises UserError if `graph` is on."""
+    """Return why no CUDA graph is recorded; None if one is. Raises UserError if `graph` is on but impossible."""
     run, optimizer = flags.run, flags.optimizer
     first, end = processes.rank_share(optimizer.batch_size)
     obstacle = None

@@ -231,7 +231,9 @@ def test_strengths_with_one_start_have_one_column(task) -> None:
     ended = task("image_to_image", "--strength", 0.2, 0.3, 0.9, "--steps", 2, "--rows", 2)
     with (ended.folder / "change.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 2
-    assert any(line.startswith("strength 0.3 shares the column of an earlier one") for line in ended.err.splitlines())
+    assert any(
+        line.startswith("strength 0.3 uses the column of an earlier strength") for line in ended.err.splitlines()
+    )
 
 
 @pytest.mark.parametrize(

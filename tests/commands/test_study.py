@@ -192,7 +192,7 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(
     measures, table = write_tables(tmp_path, study, {list(study.trainings())[-1].key: "it burnt"})
     draw_study_pictures(tmp_path, study, measures)
     assert "2.000" in table and "+20.00" in table and "reference" in table
-    assert "failed: lr 0.3, seed 1: it burnt" in table
+    assert "failed: lr 0.3, seed 1: it burnt" in table and "\n5 of 6 measurements are done\n" in table
     content = json.loads((tmp_path / "study.json").read_text())
     assert [row["run"] is None for row in content["trainings"]] == [False] * 5 + [True]
     row = content["measures"][0]["rows"][1]

@@ -199,7 +199,7 @@ def test_latents_from_before_contents_were_hashed_are_used_only_if_they_are_name
     usual = ("train_latent", "--autoencoder", copy, *words, "--max_steps", 1)
     assert "without a hash of the contents of its images" in train(*usual).err
     named = train(*usual, "--encoded", encoded)
-    assert f"read from {encoded}, which has a hash of its images' names and sizes, not contents" in named.err
+    assert f"read from {encoded} (only the names and sizes of its images were compared)" in named.err
 
 
 def test_a_run_resumes_on_the_same_contents_and_one_from_before_on_the_same_names(tmp_path: Path, train) -> None:

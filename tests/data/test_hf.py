@@ -35,7 +35,7 @@ def stored(value: int, size: tuple[int, int] = (6, 5)) -> bytes:
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"needs the package datasets; .*pip install -r requirements-hf\.txt"):
+    with pytest.raises(UserError, match=r"needs the package 'datasets'; .*pip install -r requirements-hf\.txt"):
         load_hf(tmp_path)
     assert (Path(data.__file__).parents[1] / "requirements-hf.txt").is_file()
 
