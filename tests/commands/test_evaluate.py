@@ -191,7 +191,7 @@ def test_another_data_set_is_refused(runs: Path, tmp_path: Path, capsys: pytest.
     assert "differs from the data" in run_here("evaluate", *words, "--out", tmp_path, capsys=capsys).err
     facts["data"]["sha256"] = yaml.safe_load(path.with_suffix(".yaml").read_text())["data"]["sha256"]
     foreign.with_suffix(".yaml").write_text(yaml.safe_dump(facts))
-    assert "name a folder to write with --out" in run_here("evaluate", *words, capsys=capsys).err
+    assert "name an output folder with --out" in run_here("evaluate", *words, capsys=capsys).err
 
 
 # -- the loss by t ----------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_test_images_of_a_class_that_was_not_trained_are_left_out(
     ended = run_here(name, *shared, "--out", tmp_path / "out", capsys=capsys)
     assert ended.code == 0 and set(labels) == {8, 9}
     lines = [line for line in ended.err.splitlines() if "no training image" in line]
-    assert len(lines) == 1 and lines[0].startswith("left out") and lines[0].endswith(", Sneaker")
+    assert len(lines) == 1 and lines[0].startswith("classes left out since") and lines[0].endswith(", Sneaker")
     if name != "visualize_distribution":
         lost = data.load("digits", {}, Path()).test.labels.tolist().index(3)
         refused = run_here(name, *shared, "--images", lost, lost, "--out", tmp_path / "two", capsys=capsys)

@@ -163,7 +163,7 @@ def test_a_student_has_what_its_teacher_left_of_the_minutes(
         (("--", "--recipe", "vae_mnist"), ("vae_mnist", "train_vae")),
         (("--", "--init_from", "latest"), ("--init_from", "earlier run")),
         (("--", "--no_conditional"), ("--no_conditional",)),
-        (("--", "--label_drop", 0, "--guidance_scale", 1), ("label_drop 0",)),
+        (("--", "--label_drop", 0, "--guidance_scale", 1), ("label_drop was 0",)),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
