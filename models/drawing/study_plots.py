@@ -105,15 +105,15 @@ def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]
     positions = np.arange(len(labels))
     for seed in panel.values.T:
         axes.plot(seed, positions, "o", color="0.6", markersize=3, label="one seed")
-    for differs, label, colour in (
-        (False, "mean, no difference found" if np.isfinite(panel.means[0]) else "mean, not compared", COLOURS[0]),
-        (True, "mean, differs", COLOURS[1]),
-    ):
+    compared = np.isfinite(panel.intervals).any()
+    looks = [(False, "mean, no difference found" if compared else "mean, not compared", COLOURS[0])]
+    looks += [(True, "mean, differs", COLOURS[1])] if compared else []
+    for differs, label, colour in looks:
         rows = [index for index in range(len(labels)) if panel.differs[index] == differs]
         axes.plot(panel.means[rows], rows, "D", color=colour, markersize=5, label=label)
         for row in rows:
             axes.plot(panel.intervals[row], (row, row), color=colour, linewidth=1.5)
-    if np.isfinite(panel.intervals).any():
+    if compared:
         axes.axvline(panel.means[0], color="0.6", linestyle=":", linewidth=1, label="mean of the reference")
         axes.plot([], [], color=COLOURS[0], linewidth=1.5, label="95 % interval of the difference")
     _draw_floor(axes.axvline, panel)

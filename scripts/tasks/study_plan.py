@@ -112,9 +112,7 @@ class Study:
         if min(self.seeds) < 0:
             raise UserError(f"the study's seeds {list(self.seeds)}: must be 0 or larger")
         if self.images < 1 or (self.autoencoder and self.autoencoder_images < 1):
-            raise UserError(
-                "the study's images, and those of its autoencoder, must be at least 1"
-            )
+            raise UserError("the study's images, and those of its autoencoder, must be at least 1")
         if self.num_images <= SamplesFlags.k:
             raise UserError(f"the study's num_images {self.num_images}: must be more than {SamplesFlags.k}")
         if self.task not in TEACHERS:

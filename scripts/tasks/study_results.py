@@ -158,7 +158,9 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
         rows.append((cell.name, *cells))
     floor = "" if measure.floor is None else f"; real test images: {measure.floor:.4g}"
     better = "lower" if measure.ratio else "higher"
-    headings = (measure.heading, "mean", "over seeds", "ratio [95 %]" if measure.ratio else "difference [95 %]")
+    compared = "ratio" if measure.ratio else "difference"
+    one = len(study.seeds) == 1
+    headings = (measure.heading, *(("value", "", compared) if one else ("mean", "over seeds", f"{compared} [95 %]")))
     lines = [text_table(rows, headings, right=(1,)), f"{better} is better{floor}"]
     if comparison.detectable is not None:
         least = comparison.detectable
