@@ -58,8 +58,9 @@ def draw_loss_curves(rows: Sequence[Mapping[str, Any]], path: Path | str, title:
         panels = [_draw_by_class]
     elif any("test_loss_t0" in row for row in rows) or not np.isfinite(read_column(rows, "test_loss")).any():
         panels = [_draw_by_time]
+    width = 9.0 if panels else 5.4
     panels += [partial(_draw_samples, column=column) for column in columns]
-    with figure_file((5.4 + 2.8 * len(columns) + 3.6 * (len(panels) > len(columns)), 3.9), path, title) as figure:
+    with figure_file((width + 2.8 * len(columns), 3.9), path, title) as figure:
         widths = (3, *[2 for _ in panels])
         over_steps, *others = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
         if _draw_over_steps(over_steps, rows, LOSSES, "loss by step"):

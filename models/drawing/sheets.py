@@ -1,8 +1,8 @@
 """Sheets of images: grids, strips over time, pairs, and the sample sheet of a model.
 
 Images are uint8 (N, C, H, W) with one, three or four channels. A sheet is a PIL image: grey images give a grey sheet,
-and RGBA images are laid over the grey PAGE. The cells of a sheet are larger than the images only
-if a title needs more space.
+and RGBA images are laid over the grey PAGE. The cells of a sheet are larger than the images only if a title needs more
+space.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ FEWEST = 3  # If an axis of the study has at least this many values, all numbers
 class StudyPanel(NamedTuple):
     """A measure of a study's cells. values: (cells, seeds), NaN where a cell failed. means, differs: one per cell.
 
-    differs: whether the cell was found to differ from the first cell, the reference. intervals: (cells, 2), around the
-    mean; they exclude the reference's mean if the cell differs. NaN: no interval. floor: value of real images. ratio:
-    whether values are compared by their ratios. If they are, a wide range is drawn on a logarithmic axis.
+    differs: whether the cell was found to differ from the first cell, the reference. intervals: (cells, 2), 95 %
+    intervals of the differences, shifted by the reference's mean; NaN for none. floor: value of real images. ratio:
+    whether values are compared by their ratios. If so, a wide range is drawn on a logarithmic axis.
     """
 
     heading: str
@@ -90,6 +90,7 @@ def _draw_curves(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, st
             axes.plot(x[rows], seed, "o", color=colour, alpha=0.35, markersize=3)
         axes.plot(x[rows], panel.means[rows], color=colour, linestyle=style, label=name)
         axes.vlines(x[rows], *panel.intervals[rows].T, color=colour, linewidth=1)
+    _explain_intervals(axes, axes.axhline, panel)
     _draw_floor(axes.axhline, panel)
     positive = x[x > 0]
     if len(positive) == len(x) and x.max() > WIDE * x.min():
@@ -113,9 +114,7 @@ def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]
         axes.plot(panel.means[rows], rows, "D", color=colour, markersize=5, label=label)
         for row in rows:
             axes.plot(panel.intervals[row], (row, row), color=colour, linewidth=1.5)
-    if compared:
-        axes.axvline(panel.means[0], color="0.6", linestyle=":", linewidth=1, label="mean of the reference")
-        axes.plot([], [], color=COLOURS[0], linewidth=1.5, label="95 % interval of the difference")
+    _explain_intervals(axes, axes.axvline, panel)
     _draw_floor(axes.axvline, panel)
     names = [", ".join(row.values()) or "the only cell" for row in labels]
     axes.set_yticks(positions, labels=[f"{names[0]} (reference)", *names[1:]])
@@ -123,6 +122,13 @@ def _draw_rows(axes: Axes, panel: StudyPanel, labels: Sequence[Mapping[str, str]
     axes.set_title(panel.heading)
     if panel.ratio:
         scale_axis(axes, panel.values, "x")
+
+
+def _explain_intervals(axes: Axes, draw: Callable[..., Any], panel: StudyPanel) -> None:
+    """Draw the reference's mean, which the interval of a cell that differs does not contain."""
+    if np.isfinite(panel.intervals).any():
+        draw(panel.means[0], color="0.6", linestyle=":", linewidth=1, label="mean of the reference")
+        axes.plot([], [], color=COLOURS[0], linewidth=1.5, label="95 % interval of the difference")
 
 
 def _draw_floor(draw: Callable[..., Any], panel: StudyPanel) -> None:

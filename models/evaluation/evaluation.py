@@ -89,9 +89,10 @@ class Evaluation:
             self._recognise(name, output.predictions, test.predictions[rows], rows)
         with progress(f"measures of {count:,} images", None):
             reference = measures.Reference.of(train.features, count, settings.seed)
-            self.floors.update(protocol.floor(extractor, reference, count))
+            measured = measures.measure_features(output, reference, name, settings)
+            self.measurements.update(measured)
+            self.floors.update(protocol.floor(extractor, reference, count, measured))
             self._measure_shares(name, train.features, reference.moments, rows)
-            self.measurements.update(measures.measure_features(output, reference, name, settings))
         self._measure_memory(name, output.features, train.features, test.features)
         if self.remoteness is None:
             self.remoteness = distance_to(output.features, reference.paired, settings.k)

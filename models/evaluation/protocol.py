@@ -1,6 +1,6 @@
 """Protocol of an evaluation: real images, feature networks and settings. Its card is part of every report."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,21 +64,24 @@ class Protocol:
             space, test, train, (self.real.train.identity.key, self.real.test.identity.key), self.cache
         )
 
-    def floor(self, extractor: Extractor, reference: Reference, count: int) -> dict[str, Measurement]:
+    def floor(
+        self, extractor: Extractor, reference: Reference, count: int, measured: Collection[str]
+    ) -> dict[str, Measurement]:
         """Return `measure_floor` of `floor_rows(count)`, without resamples.
 
-        The result is cached by data, network, number of images, settings and type of device.
+        The result is cached by data, network, number of images, settings and type of device. reference: that of all
+        training images. measured: names of the measures of the samples. A cached floor without one of them is replaced.
         """
-        rows, test = self.floor_rows(count), self.test_features(extractor)
+        rows, needed = self.floor_rows(count), set(measured) - {f"fd_limit_{extractor.name}"}
         facts = (VERSION, self.settings, len(rows), self.measuring.type)
         key = hash_words(self.real.train.identity.key, self.real.test.identity.key, extractor.name, *map(str, facts))
 
         def compute() -> dict[str, Tensor]:
-            measured = measure_floor(test, rows, reference, extractor.name, self.settings)
-            return {name: torch.tensor(row[:3], dtype=torch.float64) for name, row in measured.items()}
+            floor = measure_floor(self.test_features(extractor), rows, reference, extractor.name, self.settings)
+            return {name: torch.tensor(row[:3], dtype=torch.float64) for name, row in floor.items()}
 
         def fits(tensors: dict[str, Tensor]) -> bool:
-            return f"fd_{extractor.name}" in tensors and all(row.shape == (3,) for row in tensors.values())
+            return needed <= tensors.keys() and all(row.shape == (3,) for row in tensors.values())
 
         tensors = cached_tensors(f"floor-{extractor.name}-{key}", (self.cache,), compute, fits)
         return {name: Measurement(*row.tolist()) for name, row in tensors.items()}

@@ -100,8 +100,9 @@ start_nohup() { # SESSION COMMAND...
 await_task() {
     local start=$SECONDS told=0 last
     waited=0
-    while ((waited < ${LAUNCH_WAIT:-300})) && ! $interrupted; do
+    while ((waited < ${LAUNCH_WAIT:-300})); do
         if has_ended "$record" || [[ -e $record/folder ]]; then break; fi
+        if $interrupted && [[ -e $record/pid ]]; then break; fi # without a process, nothing could be reported or stopped
         [[ -e $record/pid ]] || ((waited < 30)) || break # the session has not started
         sleep 0.05 || true # Ctrl-C also ends sleep
         waited=$((SECONDS - start))
@@ -115,7 +116,6 @@ await_task() {
         fi
     done
     [[ ! -e $record/folder ]] || sleep 1 || true # an error in the first second is reported, too
-    trap - INT
 }
 
 no_session() {
@@ -189,14 +189,20 @@ log=$launch/$name.log
 export LAUNCH_LOG=$log LAUNCH_SESSION=$name LAUNCH_MONITOR=$launch/$name.monitor.csv LAUNCH_RECORD=$record
 touch "$LAUNCH_LOG" "$LAUNCH_MONITOR" # the task links them, so they must exist before it starts
 put "$record" with "$with"
-put "$record" host "$(uname -n)"
+put "$record" host "$node"
 printf '%s\0' "${command[@]}" >"$record/argv"
 
 interrupted=false
 trap 'interrupted=true' INT # already here, because the starts can take a second
-"start_$with" "$name" bash "$root/scripts/sh/inside.sh" "$record" || no_session
-"start_$with" "monitor-$name" bash "$root/scripts/sh/monitor.sh" "$record" || say "$with could not start the monitor"
+if ! "start_$with" "$name" bash "$root/scripts/sh/inside.sh" "$record"; then
+    $interrupted || no_session
+    forget_session "$record"
+    exit 130
+fi
+"start_$with" "monitor-$name" bash "$root/scripts/sh/monitor.sh" "$record" || $interrupted ||
+    say "$with could not start the monitor"
 await_task
+trap - INT
 if task_lives "$record"; then
     report_start
 else

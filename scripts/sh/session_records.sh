@@ -45,6 +45,7 @@ expand_home() { # VARIABLE
 expand_home EXPERIMENTS_DIR
 expand_home PYTHON
 python=${PYTHON:-.venv/bin/python} # the interpreter of all tasks
+node=$(uname -n)
 
 need_environment() {
     command -v "$python" >/dev/null && return
@@ -70,12 +71,18 @@ get() { # RECORD FIELD
     [[ ! -r $1/$2 ]] || cat "$1/$2"
 }
 
+# Succeeds if the record is of this machine. The launcher polls this function and the next two: they substitute no
+# commands, since bash can fail to parse one when Ctrl-C comes.
+is_here() { # RECORD
+    local host
+    { read -r host <"$1/host"; } 2>/dev/null && [[ $host == "$node" ]]
+}
+
 # Succeeds while the task of the record runs. The process id alone does not show that: after the task has ended, the
 # system may give the id to another process, which must not be interrupted.
 task_lives() { # RECORD
     local pid
-    [[ ! -e $1/exit && $(get "$1" host) == "$(uname -n)" ]] || return 1
-    pid=$(get "$1" pid)
+    [[ ! -e $1/exit ]] && is_here "$1" && { read -r pid <"$1/pid"; } 2>/dev/null || return 1
     [[ -n $pid ]] && kill -0 "$pid" 2>/dev/null || return 1
     if [[ -d /proc/self ]]; then
         grep -zqxF "LAUNCH_SESSION=${1##*/}" "/proc/$pid/environ" 2>/dev/null
@@ -87,7 +94,7 @@ task_lives() { # RECORD
 # Succeeds if the task is known to have ended. This is unknown before the task has a process, and on another machine.
 has_ended() { # RECORD
     [[ -e $1/exit ]] && return
-    [[ -e $1/pid && $(get "$1" host) == "$(uname -n)" ]] && ! task_lives "$1"
+    [[ -e $1/pid ]] && is_here "$1" && ! task_lives "$1"
 }
 
 # Waits up to 10 s for the exit code. inside.sh writes it up to 3 s after the task has ended, unless it was killed too.

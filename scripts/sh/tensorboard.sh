@@ -24,11 +24,12 @@ if [[ " $* " != *' --logdir'* && -z $(find -L "$runs" -mindepth 2 -maxdepth 2 -n
     die 2 "no run in $runs has TensorBoard files: train one, or choose another folder with EXPERIMENTS_DIR"
 fi
 
-# TensorBoard answers a wrong flag with its whole usage, of which only the last line says what is wrong. It also warns that
-# TensorFlow is missing, which nobody needs here.
+# TensorBoard answers a wrong flag with its whole usage, of which only the last line says what is wrong. It also warns
+# that TensorFlow is missing, which nobody needs here.
 without_usage() {
     local error='s/^tensorboard: error: \(.*\)/error: TensorBoard: \1; its flags: make tensorboard ARGS=--helpfull/'
     trap '' INT # TensorBoard still writes after Ctrl-C
-    exec sed -u -e '/^TensorFlow installation not found/d' -e '/^usage: /,/: error: /{/: error: /!d}' -e "$error"
+    exec sed -u -e '/^TensorFlow installation not found/d' -e '/^usage: /,/: error: /{/: error: /!d;}' -e "$error"
 }
-{ "$python" -m tensorboard.main --logdir "$runs" "$@" 2>&1 >&3 | without_usage >&2; } 3>&1
+exec 2> >(without_usage >&2)
+exec "$python" -m tensorboard.main --logdir "$runs" "$@"

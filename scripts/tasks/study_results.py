@@ -63,11 +63,22 @@ class StudyMeasure:
 
     @property
     def intervals(self) -> NDArray[np.float64]:
-        """Intervals of the cells' means if the reference's mean were exact, (cells, 2); NaN without an interval."""
-        mean = self.means[self.comparison.reference]
-        differences = [difference or (math.nan,) * 3 for difference in self.comparison.differences]
-        bounds = self.back(np.array([difference[1:3] for difference in differences]))
-        return mean * bounds if self.ratio else mean + bounds
+        """95 % intervals of the differences, as `adjusted` shows the differences, (cells, 2); NaN for none."""
+        differences = self.comparison.differences
+        return self._from_reference([(math.nan, math.nan) if row is None else row[1:3] for row in differences])
+
+    @property
+    def adjusted(self) -> NDArray[np.float64]:
+        """The reference's mean plus each difference, or times it for ratios. Without missing seeds, these are `means`.
+
+        Cells that are not compared have their own mean.
+        """
+        shifted = self._from_reference([math.nan if row is None else row.value for row in self.comparison.differences])
+        return np.where(np.isfinite(shifted), shifted, self.means)
+
+    def _from_reference(self, differences: Sequence[Any]) -> NDArray[np.float64]:
+        mean, shift = self.means[self.comparison.reference], self.back(np.array(differences))
+        return np.asarray(mean * shift if self.ratio else mean + shift)
 
     @property
     def _linear(self) -> NDArray[np.float64]:
@@ -113,13 +124,19 @@ def read_reports(study: Study, finished: Mapping[str, Path]) -> list[tuple[int, 
 
 
 def study_table(
-    study: Study, measures: Sequence[StudyMeasure], failures: Mapping[str, str], warnings: Iterable[str] = ()
+    study: Study,
+    measures: Sequence[StudyMeasure],
+    failures: Mapping[str, str],
+    warnings: Iterable[str] = (),
+    missing: int = 0,
 ) -> str:
-    """Return the tables of all measures, their statistical power, and the trainings that failed."""
+    """Return the tables of all measures, their statistical power, and the trainings that failed.
+
+    missing: number of evaluations that are not done.
+    """
     cells, seeds = len(study.cells), len(study.seeds)
     head = f"{study.question}\n{_describe(study)}"
-    done = max((int(np.isfinite(measure.values).sum()) for measure in measures), default=0)
-    head += f"\n{done} of {cells * seeds} measurements are done" * (done < cells * seeds)
+    head += f"\n{cells * seeds - missing} of {cells * seeds} evaluations are done" * (missing > 0)
     parts = [head, *(_measure_table(study, measure) for measure in measures)]
     if seeds > 1 and cells > 1 and measures:
         chances = (f"{deviations}: {100 * power(cells, seeds, deviations):.0f} %" for deviations in DEVIATIONS)
@@ -200,7 +217,8 @@ def write_tables(folder: Path, study: Study, failures: Mapping[str, str]) -> tup
     reports = read_reports(study, finished)
     measures = collect(study, reports)
     warnings = dict.fromkeys(text for *_, report in reports for text in report.get("warnings", ()))
-    table = study_table(study, measures, failures, warnings)
+    missing = len(study.cells) * len(study.seeds) - len(reports)
+    table = study_table(study, measures, failures, warnings, missing)
     write_text(folder / TABLE, f"{table}\n")
     write_text(
         folder / RESULTS, json.dumps(_content(study, folder.name, finished, measures, failures), indent=2) + "\n"
@@ -212,7 +230,7 @@ def draw_study_pictures(folder: Path, study: Study, measures: Sequence[StudyMeas
     """Draw the plot of the measures and the sheet of samples."""
     if measures:
         panels = [
-            StudyPanel(row.heading, row.values, row.means, row.differs, row.intervals, row.floor, row.ratio)
+            StudyPanel(row.heading, row.values, row.adjusted, row.differs, row.intervals, row.floor, row.ratio)
             for row in measures
         ]
         draw_study([cell.labels for cell in study.cells], panels, folder / PLOT, study.question)

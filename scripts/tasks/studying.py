@@ -148,4 +148,5 @@ def _refuse_failed(study: Study, folder: Path, failures: Mapping[str, str]) -> N
     if failed:
         name, reason = next(iter(failed.items()))
         others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UserError(f"cell {name}{others} failed for every seed: {reason}; the results contain the other cells")
+        rest = "; the results contain the other cells" if len(failed) < len(study.cells) else ""
+        raise UserError(f"cell {name}{others} failed for every seed: {reason}{rest}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import re
 from pathlib import Path
@@ -32,6 +33,15 @@ def test_the_source_says_what_the_constructor_takes(room: Room, name: str) -> No
 @pytest.mark.parametrize(("module", "table"), TABLES)
 def test_the_source_says_the_names_of_a_table(module: str, table: str) -> None:
     assert names_in(module, table) == tuple(getattr(importlib.import_module(module), table))
+
+
+def test_garbage_is_collected_once_the_flags_are_read() -> None:
+    gc.disable()  # as the package scripts does under `python -m`
+    try:
+        parse_flags([], FLOW, "train_flow", "")
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_every_learning_rate_schedule_is_a_choice() -> None:

@@ -157,13 +157,14 @@ def test_ctrl_c_ends_the_wait_and_not_the_task(repository: FakeRepository, launc
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="not installed: tmux")
-def test_ctrl_c_while_the_monitor_starts_ends_the_wait(repository: FakeRepository) -> None:
+@pytest.mark.parametrize("session", ["fake", "monitor"])
+def test_ctrl_c_while_a_session_starts_ends_the_wait(repository: FakeRepository, session: str) -> None:
     slow = repository.root / "slow" / "tmux"
     slow.parent.mkdir()
-    begun = repository.root / "monitor starts"
-    start_monitor = f"trap '' INT; touch '{begun}'; sleep 2"
+    begun = repository.root / "the session starts"
+    wait = f"trap '' INT; touch '{begun}'; sleep 2; trap - INT"
     tmux = f'exec {shutil.which("tmux")} "$@"'
-    slow.write_text(f"#!/bin/bash\nif [[ $3 == monitor-* ]]; then {start_monitor}; fi\n{tmux}\n")
+    slow.write_text(f"#!/bin/bash\nif [[ $3 == {session}-* ]]; then {wait}; fi\n{tmux}\n")
     slow.chmod(0o755)
     env = repository.env | {"FAKE": "serve", "FAKE_DELAY": "12", "LAUNCH_WITH": "tmux"}
     env["PATH"] = f"{slow.parent}:{env['PATH']}"
@@ -172,10 +173,10 @@ def test_ctrl_c_while_the_monitor_starts_ends_the_wait(repository: FakeRepositor
     )
     assert eventually(begun.exists)
     os.killpg(waiting.pid, signal.SIGINT)
-    session = waiting.communicate(timeout=60)[0].strip()
+    name = waiting.communicate(timeout=60)[0].strip()
     assert waiting.returncode == 130
-    assert eventually((repository.launch / session / "folder").is_file)
-    assert repository.run("scripts/sh/sessions.sh", "stop", session).returncode == 0
+    assert eventually((repository.launch / name / "folder").is_file)
+    assert repository.run("scripts/sh/sessions.sh", "stop", name).returncode == 0
 
 
 @pytest.mark.skipif(shutil.which("screen") is None, reason="not installed: screen")

@@ -142,13 +142,14 @@ def test_tensorboard_shows_the_runs(
 def test_a_wrong_flag_of_tensorboard_is_one_line(repository: FakeRepository) -> None:
     (repository.root / "experiments" / "20260208_143052-flow-mnist" / "tensorboard").mkdir(parents=True)
     (repository.root / "tensorboard").mkdir()
-    parser = "import argparse\nparser = argparse.ArgumentParser(prog='tensorboard')\n"
-    flags = "".join(f"parser.add_argument('--a_long_flag_{number}')\n" for number in range(9))
-    (repository.root / "tensorboard" / "main.py").write_text(f"{parser}{flags}parser.parse_args()\n")
+    lines = ["import argparse", "parser = argparse.ArgumentParser(prog='tensorboard')"]
+    lines += [f"parser.add_argument('--{name}')" for name in ("logdir", *(f"a_long_flag_{n}" for n in range(9)))]
+    lines += ["parser.add_subparsers().add_parser('serve')", "parser.parse_args()"]
+    (repository.root / "tensorboard" / "main.py").write_text("\n".join(lines))
     done = repository.run("scripts/sh/tensorboard.sh", "--prot", "6007")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: TensorBoard: unrecognized arguments: --logdir experiments --prot 6007; "
+        "error: TensorBoard: argument {serve}: invalid choice: '6007' (choose from 'serve'); "
         "its flags: make tensorboard ARGS=--helpfull\n"
     )
 

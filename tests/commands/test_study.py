@@ -192,11 +192,13 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(
     measures, table = write_tables(tmp_path, study, {list(study.trainings())[-1].key: "it burnt"})
     draw_study_pictures(tmp_path, study, measures)
     assert "2.000" in table and "+20.00" in table and "reference" in table
-    assert "failed: lr 0.3, seed 1: it burnt" in table and "\n5 of 6 measurements are done\n" in table
+    assert "failed: lr 0.3, seed 1: it burnt" in table and "\n5 of 6 evaluations are done\n" in table
     content = json.loads((tmp_path / "study.json").read_text())
     assert [row["run"] is None for row in content["trainings"]] == [False] * 5 + [True]
     row = content["measures"][0]["rows"][1]
     assert fd.intervals[1] == pytest.approx([fd.means[0] * row["compared"][name] for name in ("low", "high")])
+    assert fd.adjusted[:2] == pytest.approx(fd.means[:2])
+    assert fd.adjusted[2] ** 2 == pytest.approx(fd.intervals[2].prod()) and fd.adjusted[2] > 1.2 * fd.means[2]
     assert np.isnan(fd.intervals[0]).all() and np.isnan(recognised.intervals).all()  # The seeds agree exactly.
     assert row["compared"]["value"] == pytest.approx(2) and row["values"] == pytest.approx([4.5, 7.11111111])
     page = read_study_page(tmp_path, Album(tmp_path, tmp_path_factory.mktemp("page")))

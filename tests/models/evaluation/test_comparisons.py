@@ -27,7 +27,7 @@ def compared(comparison: Comparison) -> list[Difference]:
 
 
 def calls(comparison: Comparison) -> list[bool]:
-    """Return which differences are called, after checking that they are those with intervals without zero."""
+    """Return which differences are significant, after checking that they are those with intervals without zero."""
     differences = compared(comparison)
     called = [difference.significant for difference in differences]
     assert called == [difference.low > 0 or difference.high < 0 for difference in differences]

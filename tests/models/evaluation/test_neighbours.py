@@ -81,6 +81,13 @@ def test_errors_of_nearest_neighbour_classification_are_those_of_scikit_learn() 
     assert manifolds(other, one, 5).mixed.tolist() == wrong.tolist()
 
 
+def test_a_tie_between_the_sets_counts_as_the_own_set() -> None:
+    real = torch.tensor([[0.0], [0.0], [5.0]])
+    generated = torch.tensor([[0.0], [4.0]])
+    # The first generated image is a copy of a real one. The real ones at 0 have a copy in each set.
+    assert manifolds(real, generated, 1).mixed.tolist() == [True, True, False, False, True]
+
+
 def test_grey_levels_are_compared_exactly() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, columns = (torch.randint(0, 256, (count, 784), generator=generator).byte() for count in (20, 300))
