@@ -61,7 +61,9 @@ def _verify(flags: ClassifierFlags, real: RealImages, device: torch.device) -> P
     data, network = real.train.identity, flags.settings.network
     path = Path(flags.file) if flags.file is not None else classifiers.pretrained_path(network, data.sha256)
     if path is None:
-        raise UserError(f"models/pretrained has no {network} for this {real.name}", "name a file with `file`")
+        raise UserError(
+            f"models/pretrained has no {network} for {real.name} with these images", "name a file with `file`"
+        )
     classifier = classifiers.load_classifier(path, device)
     if not data.matches(Identity.from_facts(classifier.facts, "data_")):
         raise UserError(f"{path} was trained on other data than this {real.name}")

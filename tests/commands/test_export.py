@@ -315,6 +315,6 @@ def test_a_folder_is_a_run_with_a_card(run: Path, capsys: Any, tmp_path: Path) -
     images = sample(load(folder, device="cpu"), 10, seed=4, steps=4)
     assert torch.equal(images, sample(load(run, device="cpu"), 10, seed=4, steps=4))
     assert {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
-    check_refusal(export(run, capsys, "--to", "folder", "--out", folder), "is there already")
+    check_refusal(export(run, capsys, "--to", "folder", "--out", folder), "exists and is not an empty folder")
     again = run_here("generate", "--run", run, "--export", tmp_path / "again", capsys=capsys).folder
     assert sorted(os.listdir(again)) == sorted(os.listdir(folder))

@@ -83,7 +83,11 @@ def test_without_a_file_there_must_be_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("models.evaluation.classifier.PRETRAINED", tmp_path)
-    assert_refused(run_here("train_classifier", "--verify_only", capsys=capsys), "no convnet of this digits", "--file")
+    assert_refused(
+        run_here("train_classifier", "--verify_only", capsys=capsys),
+        "no convnet for digits with these images",
+        "--file",
+    )
 
 
 @pytest.mark.parametrize(
