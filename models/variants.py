@@ -4,7 +4,6 @@ A room is a package of variants. A module is a variant if it defines a subclass 
 module's name (unet.py: `class UNet(Network)`). Other modules are helpers. Listing the names imports no module.
 """
 
-import importlib
 import importlib.util
 import re
 import sys

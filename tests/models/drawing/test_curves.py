@@ -31,20 +31,6 @@ def lines(axes: Axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {str(line.get_label()): (np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in named}
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Collect the figures that are written."""
-    figures: list[Figure] = []
-    save = matplotlib.figure.Figure.savefig
-
-    def keep(self: Figure, *args: Any, **options: Any) -> None:
-        figures.append(self)
-        save(self, *args, **options)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
-    return figures
-
-
 def test_losses_by_t_show_means_and_intervals(tmp_path: Path, drawn: list[Figure]) -> None:
     bins = [(1.0 + k, 0.5 + k, 1.5 + k) for k in range(9)] + [(np.nan,) * 3]
     loss_curves.draw_losses_by_t({"test": bins, "train": bins[::-1]}, tmp_path / "loss.png", "a run")

@@ -18,7 +18,7 @@ from models.evaluation.evaluation import Evaluation
 from models.evaluation.evaluation_report import evaluation_table
 from models.evaluation.image_sets import LabelledImages, RealImages, Samples
 from models.evaluation.measure_names import AS_FLOOR, BETTER, MEANINGS, kind_of, short_names
-from models.evaluation.measures import MeasureSettings, measure_floor
+from models.evaluation.measures import MeasureSettings, Reference, measure_floor
 from models.evaluation.protocol import Protocol
 from models.variants import DATA_SETS
 from scripts.tasks.extractors import real_images
@@ -87,6 +87,12 @@ def test_a_floor_is_measured_once(protocol: Protocol, real: RealImages, monkeypa
     evaluation_of(replace(protocol, settings=MeasureSettings(draws=10, seed=1)), real.train.images[:150])
     evaluation_of(protocol, real.train.images[:140])
     assert sizes == [150, 150, 140]
+    extractor, train = protocol.extractors[0], protocol.train_features(protocol.extractors[0])
+    reference = Reference.of(train.features, 140, protocol.settings.seed)
+    protocol.floor(extractor, reference, 140, [f"kd_{NAME}"])
+    assert sizes == [150, 150, 140]
+    protocol.floor(extractor, reference, 140, [f"kd_{NAME}", f"a_new_measure_{NAME}"])
+    assert sizes == [150, 150, 140, 140]
 
 
 def test_values_that_wrapped_around_are_detected(protocol: Protocol, real: RealImages) -> None:
