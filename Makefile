@@ -115,7 +115,7 @@ image_to_image: environment ## add noise to test images and denoise them again
 status: environment ## list all runs: state, step, loss, age, folder
 	@$(WITH_ARGS) $(python) -m scripts.status "$${args[@]}"
 
-report: environment ## write pages over all runs, to look at in a browser
+report: environment ## write pages about all runs, to look at in a browser
 	@$(WITH_ARGS) $(python) -m scripts.report "$${args[@]}"
 
 serve: environment ## serve the report on 127.0.0.1, updated as runs train

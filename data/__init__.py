@@ -1,7 +1,7 @@
 """Data sets as uint8 tensors: one Python module per data set, found by the module's name.
 
 Importing this package imports no torch and reads no files. `load` imports torch and reads the files. A new data set is
-one new module with a subclass of DataSet. The class has the module's name without underscores, in upper or lower case:
+one new module with a subclass of DataSet. The class has the module's name without underscores, in any capitalisation:
 FashionMNIST in fashion_mnist.py. Code that several data sets share is in `readers`.
 """
 
@@ -40,9 +40,9 @@ def load(
 
     options: arguments of the data set's class. memory_limit: image files are streamed if both splits together take
     more than this many GiB. Default: the variable MEMORY_LIMIT, else half of the free memory. digests: folder that
-    keeps the hashes of streamed files, so that unchanged files need not be read to identify them. tell: receives each
-    line of `ImageData.notes`. older: hold images out as earlier versions of this project did. class_names: class names
-    of a trained run, in label order. This order is kept if the data have the same classes. Raises UserError.
+    keeps the hashes of streamed files, so that unchanged files are not hashed again. tell: receives each line of
+    `ImageData.notes`. older: hold images out as earlier versions of this project did. class_names: class names of a
+    trained run, in label order. This order is kept if the data have the same classes. Raises UserError.
     """
     data_set = DATA_SETS.build(name, **options)
     data_set.older, data_set.known_classes = older, class_names

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, read from torchvision's layout (FashionMNIST/raw, raw or gzipped) or downloaded."""
+"""Fashion-MNIST, read from torchvision's layout (FashionMNIST/raw, uncompressed or gzipped) or downloaded."""
 
 from pathlib import Path
 

@@ -24,7 +24,7 @@ from models.ranges import RESUMABLE
 class Folder(DataSet):
     """Images of a folder, zip or tar: `<class>/<image>` or images alone, optionally in `train/` and `test/`.
 
-    Folders named after splits may be above or below the class folders, in upper or lower case. The training folder
+    Folders named after splits may be above or below the class folders, in any capitalisation. The training folder
     is called train or training, the test folder test or testing. Without a test folder, the folder val, valid,
     validation or dev is the test split. Without split folders, a share of the images is held out by a hash of the image
     names. When images are added or removed, almost all others stay in their splits. Each class keeps an image for
@@ -67,7 +67,7 @@ class Folder(DataSet):
         from data.readers.streamed import Part, stream
 
         if not self.path:
-            raise UserError("the data set 'folder' needs `dataset.path`, a folder or a zip of images")
+            raise UserError("the data set 'folder' needs `dataset.path`: a folder, zip or tar of images")
         tree = test_tree = open_tree(find_tree("dataset.path", self.path, root))
         if self.test_path:
             test_tree = open_tree(find_tree("dataset.test_path", self.test_path, root))
@@ -91,7 +91,7 @@ class Folder(DataSet):
             label = classes.label(inside(name))
             if label is None:
                 message = f"{test_tree.path}: {name} is in none of the training images' classes"
-                ways_out = "sort the test images by the same classes", "move them away to hold out training images"
+                ways_out = "sort the test images by the same classes", "move them away, so training images are held out"
                 raise UserError(f"{message} ({shorten_names(classes.names)})", *ways_out)
             labels[name] = label
         train_part = Part(tree, train, [labels[name] for name in train])

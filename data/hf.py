@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's `datasets`, an optional package, from the hub or from files on this machine.
+"""Data sets from the Hugging Face hub or from local files, read by the optional package `datasets`.
 
 This file finds the data set and its columns. Images are decoded, held out and streamed as in `folder`.
 """
@@ -92,7 +92,7 @@ class Hf(DataSet):
 
     def _open(self, root: Path) -> Mapping[str, Any]:
         if not self.path:
-            raise UserError("the data set 'hf' needs `dataset.path`, a name on the hub, a folder or a file")
+            raise UserError("the data set 'hf' needs `dataset.path`: a name on the hub, a folder or a file")
         package = _package()
         path = look_for(self.path, root)
         if path is None and (Path(self.path).suffix in _FILES or not _HUB_ID.fullmatch(self.path)):

@@ -1,4 +1,4 @@
-"""MNIST, read from torchvision's layout (MNIST/raw, raw or gzipped) or downloaded."""
+"""MNIST, read from torchvision's layout (MNIST/raw, uncompressed or gzipped) or downloaded."""
 
 from pathlib import Path
 

@@ -131,7 +131,7 @@ class Sampling:
         return find_sampler(self.sampler).walk(denoiser, noisy, grid, draw, **self.options)
 
     def describe(self) -> str:
-        """Return the settings as one phrase, for the titles of pictures."""
+        """Return the settings except `weak` as one phrase, for the titles of pictures."""
         options = (f"{name} {value}" for name, value in self.options.items())
         phrases = [self.sampler, *options, f"{self.steps} step" if self.steps == 1 else f"{self.steps} steps"]
         if self.grid != "uniform":
@@ -303,14 +303,15 @@ def sample(
     defaults of `choose_solver`. sampling: other fields of `Sampling`, or options of the sampler.
     """
     values = {field.name: sampling.pop(field.name) for field in fields(Sampling) if field.name in sampling}
-    settings = Sampling(*choose_solver(model.spec, sampler, steps), options=sampling, **values)
+    options = {**values.pop("options", {}), **sampling}
+    settings = Sampling(*choose_solver(model.spec, sampler, steps), options=options, **values)
     named = None if labels is None else named_labels(model, labels)[0]
     in_turn = choose_labels(model, named, count)
     return torch.cat([batch.images for batch in generate(model, settings, count, in_turn, seed, batch_size)])
 
 
 def named_labels(model: Model, words: Sequence[int | str]) -> tuple[list[int], list[str]]:
-    """Return the model's labels for numbers, names and ranges, and the notes of `find_labels`. Raises UserError."""
+    """Return the labels of the words (numbers, names, ranges), and the notes of `find_labels`. Raises UserError."""
     if model.spec.classes == 0:
         raise UserError(f"`labels` {' '.join(map(str, words))}: {model.name} was trained without labels")
     if not words:

@@ -1,7 +1,8 @@
 """Settings of the optimizer, and the learning rate over a run as a function of progress in [0, 1].
 
 Progress is the share of the training budget that is spent, so a schedule spans the run whether its length is given in
-epochs, steps or minutes. This module does not import torch: the command line reads its flags from OptimizerSettings.
+epochs, steps or minutes. This module does not import torch, so that the command line can quickly read its flags from
+OptimizerSettings.
 """
 
 import math

@@ -72,7 +72,7 @@ class DenoiserSpec:
     network: a variant of `models.networks`. network_options: options of the network's constructor. timesteps: length of
     the chain, 0 for a continuous schedule. label_drop: share of labels dropped in training; 0 rules out classifier-free
     guidance. untrained: labels of the classes without a training image. student: None if the denoiser is no student.
-    chain_betas: a key of CHAIN_BETAS. A checkpoint that does not state it has rescaled betas.
+    chain_betas: a key of CHAIN_BETAS. Checkpoints without this key have rescaled betas.
     """
 
     network: str

@@ -26,10 +26,9 @@ class AdamW(torch.optim.AdamW):
 class Muon(AdamW):
     """Muon for the parameter groups with `matrices` set, AdamW for the others (Jordan 2024).
 
-    The update of a matrix is the momentum of its gradient, orthogonalised: five Newton-Schulz steps bring its singular
-    values near 1. The update is scaled to the size of an AdamW update (Liu et al. 2025, eq. 4), so Muon and AdamW
-    share learning rate and weight decay. A filter counts as a matrix (out, in * height * width). found_inf and
-    grad_scale act as in AdamW.
+    The update of a matrix is its orthogonalised momentum: five Newton-Schulz steps bring the singular values near 1.
+    The update is scaled to the size of an AdamW update (Liu et al. 2025, eq. 4), so Muon and AdamW share learning rate
+    and weight decay. A filter counts as a matrix (out, in * height * width). found_inf and grad_scale act as in AdamW.
     """
 
     # torch.optim.Muon rejects filters, loops over the matrices one by one, and ignores found_inf and grad_scale. Here
@@ -104,8 +103,8 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) ->
     """Map each matrix U S V' of a batch (K, m, n) to nearly U V'.
 
     Singular values become 0.7 to 1.2, unless they are tiny. A Newton-Schulz step X -> (a + b X X' + c (X X')^2) X
-    multiplies X by a polynomial in its Gram matrix X X'. The five steps update only this matrix and the product of
-    their polynomials. At the end, X is multiplied by that product once.
+    multiplies X by a polynomial in its Gram matrix X X'. The five steps update only the Gram matrix and the product
+    of the polynomials. At the end, X is multiplied by that product once.
     """
     a, b, c = coefficients
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT

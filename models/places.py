@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # Trained models and feature networks.
+EXPERIMENTS = "experiments"  # Default parent folder of all runs.
 PALETTE = PRETRAINED.with_name("drawing") / "palette.css"  # Colours of all HTML pages.
 
 
@@ -20,4 +21,4 @@ def experiments_dir() -> str:
 
     The launcher reads the same variable.
     """
-    return expanded(os.environ.get("EXPERIMENTS_DIR") or "experiments")
+    return expanded(os.environ.get("EXPERIMENTS_DIR") or EXPERIMENTS)

@@ -39,7 +39,7 @@ def is_rank_zero() -> bool:
 
 
 def delay_failure_report() -> None:
-    """Sleep on ranks other than 0. If another rank failed first, torchrun ends this rank before it reports."""
+    """Sleep on ranks other than 0. If another rank failed first, torchrun ends this rank during the sleep."""
     if not is_rank_zero():
         time.sleep(REPORT_DELAY_SECONDS)
 

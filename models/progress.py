@@ -12,7 +12,7 @@ from models.processes import is_rank_zero
 
 Unit = Literal["items", "bytes", "percent"]
 LINE_SECONDS = 6.0  # Time between two plain lines.
-PAUSE_SECONDS = 1.0  # Work that begins this soon after other work does not restart LINE_SECONDS.
+PAUSE_SECONDS = 1.0  # A shorter pause between two pieces of work does not restart LINE_SECONDS.
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class StepRandomness:
     def noise(self, shape: Sequence[int], stream: str = "noise") -> Tensor:
         """Draw Gaussian noise for the rows start:stop: (stop - start, *shape), float32, on the training device.
 
-        A second call for the same stream draws new numbers, unless `move_to` has seeded the stream again.
+        A second call for the same stream draws new numbers, until `move_to` seeds the stream again.
         """
         if stream not in self.generators:
             self.generators[stream] = torch.Generator(self.device).manual_seed(self._seed(stream))

@@ -1,6 +1,6 @@
 """One module per command: `python -m scripts.<task>`.
 
-A module has the flags of its task and `main`. `main` parses the flags, then imports the implementation from
+A module has `main` and the flags of its task. `main` parses the flags, then imports the implementation from
 scripts.tasks. Importing torch takes seconds, so it is imported only after the flags are parsed: a mistyped flag is
 reported at once. See train_flow.py and reconstruct.py for examples. bench.py, bench_peers.py and record.py are
 exceptions: they import torch first.
@@ -58,7 +58,7 @@ def leave_early(number: int, frame: FrameType | None) -> None:
 
 # Under `python -m`, set these before the task's module is imported. If SIGINT is ignored, it stays ignored.
 if sys.argv[0] == "-m":
-    gc.disable()  # until `parse_flags` has ended: before, it takes a tenth of the time and frees nothing
+    gc.disable()  # until `parse_flags` enables it: collection would take a tenth of the time and free nothing
     sys.excepthook = name_missing_package
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave_early)

@@ -71,8 +71,8 @@ class BenchFlags:
     recipe: str = "mnist"
     """Recipe of train_flow. It sets the network, optimizer and batch size."""
     tables: tuple[Table, ...] = ("training", "streaming", "sampling")
-    """Tables to measure. Two are not measured by default: gpu takes three to four minutes; start has the seconds until
-    the first training step."""
+    """Tables to measure. gpu and start are not measured by default. gpu takes three to four minutes. start has the
+    seconds until the first training step."""
     rounds: PositiveInt = 15
     """Number of interleaved rounds. The median over the rounds is reported."""
     images: str = ""

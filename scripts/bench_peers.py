@@ -1,7 +1,7 @@
 """Compare our loop with the example loops of two libraries: speed, memory, training time, sampling time.
 
 Each loop is a contender and trains in its own process. The contenders take turns of a few seconds, so that other load
-on the machine slows all of them equally. The time to measure samples between the turns is not training time.
+on the machine slows all of them equally. Measuring samples between the turns does not count as training time.
 """
 
 if not __package__:

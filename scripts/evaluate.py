@@ -1,4 +1,4 @@
-"""Measure a trained run. EVALUATIONS, at the end of this file, lists the evaluations with their flags.
+"""Measure a trained run. EVALUATIONS lists the evaluations with their flags.
 
 Each evaluation is implemented in scripts/tasks/evaluate_<name>.py, which is imported after its flags have been parsed.
 """
@@ -28,7 +28,7 @@ EVALUATIONS: dict[str, tuple[type[Any], str]] = {
     "samples": (SamplesFlags, "Measure generated images against real ones. Prints the output folder."),
     "bayes": (BayesFlags, "Classify images by p(x|y) p(y) of a trained run. Prints the report's path."),
     "likelihood": (LikelihoodFlags, "Bound the bits per dimension of a run on test images. Prints the report's path."),
-    "loss": (NoiseLossFlags, "Measure the noise-prediction loss of a run by t. Prints the report's path."),
+    "loss": (NoiseLossFlags, "Measure the noise-prediction loss as a function of t. Prints the report's path."),
     "compare": (CompareFlags, "Compare two evaluations of samples. Prints the file of the comparison."),
     "checkpoints": (CheckpointsFlags, "Measure every checkpoint of a run, raw and EMA weights. Prints the folder."),
 }

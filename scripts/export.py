@@ -1,4 +1,4 @@
-"""Export a trained run: one HTML file that generates images in any browser, ONNX, or a folder to share."""
+"""Export a trained run: an ONNX file, a folder to share, or one HTML file that generates images in any browser."""
 
 if not __package__:
     __import__("cli")  # says what to type, and exits

@@ -1,4 +1,4 @@
-"""Generate images with a trained run: samples.npz, pictures, and optionally a PNG file of each image and animations."""
+"""Generate images with a trained run: samples.npz, pictures, and optionally animations and a PNG file of each image."""
 
 if not __package__:
     __import__("cli")  # says what to type, and exits
@@ -23,7 +23,7 @@ class GenerateFlags:
 
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     every_checkpoint: bool = False
-    """Draw one sheet per checkpoint of the run, and a strip of how the first images change during training."""
+    """Draw one sheet per checkpoint of the run, and a strip that shows how the first images change in training."""
     num_samples: PositiveInt = 80
     """Number of images."""
     labels: Labels = None

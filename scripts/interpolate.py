@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     flags = read_flags(argv, InterpolateFlags(), "interpolate", DESCRIPTION)
     if flags.between == "images":
         if flags.images is not None and (len(flags.images) % 2 or not flags.images):
-            raise UserError(f"--images: {len(flags.images)} indices, expected two a row")
+            raise UserError(f"--images: {len(flags.images)} indices, must be two per row")
         if flags.sampling.sampler not in (None, "ddim", "euler") or flags.sampling.options.eta not in (None, 0):
             raise UserError("--between images inverts the sampler: use --sampler ddim or euler, and leave out --eta")
         if flags.labels is not None:

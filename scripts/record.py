@@ -43,7 +43,7 @@ from scripts.cli.settings import data_settings
 from scripts.cli.student_flags import TeacherFlags
 from scripts.cli.terminal import tell
 from scripts.tasks.denoising import build_spec, fit_space
-from scripts.tasks.distilling import check_map
+from scripts.tasks.distilling import open_teacher
 from scripts.tasks.extractors import CLASSIFIERS_CACHE
 from scripts.tasks.measuring import settings_to_measure
 from scripts.tasks.record_table import EMPTY_TABLE, Spent, Trained, add_rows, refuse_copies, row, table_of
@@ -75,9 +75,9 @@ class RecordFlags:
     sampler: SamplerName = "heun"
     """Sampler of the measured samples, or of the teacher with --student."""
     steps: PositiveInt | None = None
-    """Sampling steps. Default: that of generate; with --student, that of distill."""
+    """Sampling steps. Default: 12 for heun and midpoint, 50 for others; with --student, as for distill."""
     student: ShareBelowOne = 0.0
-    """Share of the minutes, at the end, for training a student of the model; 0 for no student. The student is
+    """Share of the minutes for training a student, after the model has been trained; 0 for no student. The student is
     measured in place of the model."""
     evaluations: Literal[1, 2, 4] = 1
     """With --student: network evaluations of the student for an image."""
@@ -217,16 +217,20 @@ def _check_extractors(flags: RecordFlags, settings: TrainFlags, dataset: ImageDa
 
 
 def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData) -> int:
-    """Return the number of sampling steps. Raises UserError if the model does not allow the sampler or a scale."""
+    """Return the number of sampling steps. Raises UserError if sampler, scales, or student do not fit the model."""
     spec = build_spec(settings, dataset, fit_space(settings, dataset).space)
     if spec.classes == 0:
         raise UserError("a record needs a model with labels; leave out --no_conditional")
     model = spec.model(nn.Identity(), torch.device(settings.run.device))
     steps = flags.steps if flags.steps or not flags.student else TeacherFlags.steps
     for scale in flags.scales:
-        sampling = open_sampling(SamplerFlags(flags.sampler, steps, guidance_scale=scale), ModelFlags(), model)
         if flags.student:
-            check_map(sampling, flags.evaluations)
+            teacher = TeacherFlags(
+                sampler=flags.sampler, steps=steps, guidance_scale=scale, evaluations=flags.evaluations
+            )
+            sampling = open_teacher(model, teacher).sampling
+        else:
+            sampling = open_sampling(SamplerFlags(flags.sampler, steps, guidance_scale=scale), ModelFlags(), model)
     return sampling.steps
 
 

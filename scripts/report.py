@@ -1,4 +1,4 @@
-"""Write pages over all runs, for a browser: an index, a page per run, and a comparison of any two."""
+"""Write pages about all runs, for a browser: an index, a page per run, and a comparison of any two."""
 
 if not __package__:
     __import__("cli")  # says what to type, and exits
@@ -10,8 +10,8 @@ from scripts.cli.command import run_command
 from scripts.cli.flags import ReportFlags
 
 DESCRIPTION = (
-    "Write pages over all runs, from their folders alone: a table, a page per run, and a comparison of any two. They "
-    "open from a file, without a server or a network, and the folder can be copied. Prints the path of the index."
+    "Write pages about all runs, from their folders alone: a table, a page per run, and a comparison of any two. "
+    "The pages open from a file, without a server or a network. The folder can be copied. Prints the path of the index."
 )
 
 

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         if flags.jobs is not None:
             raise UserError(f"`jobs` {flags.jobs}: the study {name} trains nothing", "leave it out")
         if flags.show:
-            raise UserError(f"`name` {name}: a tournament has no YAML; its settings are in scripts/tasks/studies.py")
+            raise UserError(f"`name` {name}: this study has no YAML; its settings are in scripts/tasks/studies.py")
         with quick_imports():
             from scripts.tasks.studying import run_samplers
 

@@ -38,7 +38,7 @@ class ClassifierFlags:
     """File to write. Default: the cache file in which evaluate looks for a classifier with these settings."""
     verify_only: bool = False
     """Do not train. Measure the test accuracy of the network in models/pretrained, or of --file. Fail if it is lower
-    than the accuracy in the file."""
+    than the accuracy that its file states."""
     file: str | None = None
     """File of the network to verify."""
 

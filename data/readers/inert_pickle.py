@@ -52,9 +52,9 @@ class _Array:
         return np.frombuffer(stored, np.uint8).reshape(shape)
 
 
-# torchvision.datasets.CIFAR10 uses pickle.load, which runs any code that a file names. This unpickler replaces the
-# three names that numpy's arrays need with the classes above, and refuses every other name. So a file can run neither
-# other code nor numpy's own __setstate__.
+# torchvision.datasets.CIFAR10 uses pickle.load, which runs any code that a file names. Numpy's arrays need three
+# names. This unpickler replaces these names with the classes above, and refuses every other name. So a file can run
+# neither other code nor numpy's own __setstate__.
 class _InertUnpickler(pickle.Unpickler):
     _stand_ins: ClassVar = {
         ("numpy", "dtype"): _DType,

@@ -55,7 +55,7 @@ class Splits:
 
 
 def split_role(name: str) -> str | None:
-    """Return "train", "val" or "test" for a name of that split, in upper or lower case; None for other names."""
+    """Return "train", "val" or "test" for a name of that split, in any capitalisation; None for other names."""
     letters = re.sub(r"[\W\d_]+", "", unicodedata.normalize("NFKC", name)).lower()
     return next((role for role, pattern in _EXACT.items() if pattern.fullmatch(letters)), None)
 

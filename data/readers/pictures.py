@@ -47,7 +47,7 @@ class Target:
     def from_options(
         cls, size: tuple[int, ...], channels: int, crop: bool, background: str = "white", white_level: int = 0
     ) -> Self:
-        """Return the target that a data set's options describe. Raises UserError for a size of over two numbers."""
+        """Return the target that a data set's options describe. Raises UserError if the size has over two numbers."""
         return cls(sides_of(size), channels, crop, background, white_level)
 
     def __repr__(self) -> str:
@@ -63,8 +63,8 @@ def decode(stored: bytes, target: Target, name: str = "", survey: Survey | None 
 
     The image is rotated by its EXIF tag. Only the first frame of an animation is used. name: name of the file.
     """
-    # A JPEG may be decoded smaller, but not below twice the target's longer side: the filter needs this, and EXIF may
-    # swap the sides.
+    # A JPEG may be decoded smaller, but not below twice the target's longer side. The Lanczos filter needs twice the
+    # size, and the longer side is used because EXIF may swap the sides.
     decoded = open_upright(stored, name, None if target.size is None else 2 * max(target.size))
     image = eight_bits(decoded, target.white_level)
     flat = _flatten(image, target)

@@ -102,14 +102,14 @@ class Part:
                 yield name, "unreadable", label
 
     def sha256(self, target: Target) -> str:
-        """Hash names, sizes, stored checksums, labels and the target. No image is read."""
+        """Return the hash of names, sizes, stored checksums, labels and target. No image is read."""
         digest = hashlib.sha256(repr(target).encode())
         for name, stamp, label in self.rows():
             digest.update(f"\n{name}\0{stamp}\0{label}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def contents(self, target: Target, read: bool) -> str | None:
-        """Hash the contents of the files, labels and the target. None if files must be read, but `read` is False."""
+        """Return the hash of file contents, labels and target; None if files must be read but `read` is False."""
         digests = self.tree.digests.of(self.names, read)
         if digests is None:
             return None
@@ -179,7 +179,7 @@ class Streamed:
 def read_both(train: Streamed, test: Streamed) -> tuple[Tensor, Tensor, list[str]]:
     """Return all images of two splits in memory, and notes about images that look wrong.
 
-    Raises UserError if images are broken, with their names, or if memory is too small.
+    Raises UserError if memory is too small or images are broken. The error names broken images.
     """
     survey = Survey(train.target)
     if test.tree is train.tree:  # one pass, so that the message names broken images of both splits

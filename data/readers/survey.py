@@ -1,4 +1,4 @@
-"""Images whose contents are lost in decoding: of one colour, or nearly black. They are counted, and reported once."""
+"""Images that decode to one colour or nearly black, so their contents are lost. They are counted and reported once."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FLAT = 8  # Largest range of values of an image that looks like one colour.
 _VARIED = 64  # Smallest range of values or of transparency of a file that holds a picture.
-_DARK = 16  # Largest value of a nearly black image, such as one of 12-bit values in 16 bits.
+_DARK = 16  # Largest value of a nearly black image, such as an image of 12-bit values in a 16-bit file.
 
 
 @dataclass

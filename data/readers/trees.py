@@ -89,7 +89,7 @@ def read_limited(path: Path) -> bytes:
 
 
 def open_tree(path: Path) -> Tree:
-    """Return the tree at `path`, a folder or an archive. Raises UserError, also if it holds no image."""
+    """Return the tree at `path`, a folder or an archive. Raises UserError if it cannot be read or holds no image."""
     tree = FolderTree(path) if path.is_dir() else ArchiveTree(path)
     if not tree.names:
         rest = f" ({tree.note})" if tree.note else ""

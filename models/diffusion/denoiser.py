@@ -78,7 +78,7 @@ def clipped(denoiser: Denoiser, low: float, high: float) -> Denoiser:
 
 
 def with_labels(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
-    """Fix the labels (N,) of a batch, since samplers call a denoiser without labels."""
+    """Call the denoiser with these labels (N,) of a batch, since samplers pass no labels."""
 
     def labelled(noisy: Tensor, level: NoiseLevel, label: Tensor | None = None) -> Estimate:
         return denoiser(noisy, level, labels)

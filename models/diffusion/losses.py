@@ -85,7 +85,7 @@ def _variational(at: _Arguments, limit: float) -> Weighted:
 
     One term of the bound is 1/2 (SNR(s) / SNR(t) - 1) |noise error|^2 with s = t - 1/T (Kingma et al. 2021 eq. 14;
     for s > 0 it is beta^2 / (2 beta-tilde alpha (1 - alpha-bar)), Ho et al. 2020 eq. 12 with the posterior
-    variance). It is infinite at the first step, hence the clip. A continuous schedule uses T = 1000.
+    variance). The weight is infinite at the first step, hence the clip. A continuous schedule uses T = 1000.
     """
     before = (at.level.t - 1 / (at.schedule.steps or 1000)).clamp(min=0)
     ratio = (at.schedule.log_snr(before) - at.schedule.log_snr(at.level.t)).exp()
@@ -93,7 +93,7 @@ def _variational(at: _Arguments, limit: float) -> Weighted:
 
 
 def _min_snr(at: _Arguments, limit: float) -> Weighted:
-    """min(SNR, gamma) on the clean error (Hang et al. 2023): min/SNR on the eps error, min/(SNR + 1) on the v error."""
+    """min(SNR, gamma) on the clean error (Hang et al. 2023). It is min/SNR on eps errors, min/(SNR + 1) on v errors."""
     return at.snr.clamp(max=limit), at.clean_error
 
 

@@ -1,6 +1,6 @@
 """Noise at t = 1: Gaussian, or another distribution of mean 0 and variance 1 from which a flow may start.
 
-Every distribution is made by a function of Gaussian noise, so all use the same random stream. Samplers that add noise
+Every distribution is computed from Gaussian noise, so all use the same random stream. Samplers that add noise
 assume that the noise is Gaussian. The other distributions need deterministic samplers.
 """
 

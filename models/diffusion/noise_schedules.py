@@ -48,7 +48,7 @@ class NoiseLevel:
 
     @property
     def half_log_snr(self) -> Tensor:
-        """log(alpha / sigma), plus or minus infinity at the ends."""
+        """log(alpha / sigma): infinity if sigma is 0, minus infinity if alpha is 0."""
         return (self.alpha / self.sigma).log()
 
     @property
@@ -58,7 +58,7 @@ class NoiseLevel:
 
     @property
     def flow_time(self) -> Tensor:
-        """sigma / (alpha + sigma), the time in which every schedule is the straight flow: 0 clean, 1 noise."""
+        """sigma / (alpha + sigma), the time t at which the straight flow has the same SNR: 0 clean, 1 noise."""
         return self.sigma / (self.alpha + self.sigma)
 
     @property
@@ -160,7 +160,7 @@ class Chain(VariancePreserving):
 
 @dataclass(frozen=True)
 class Curve:
-    """Closed form of log alpha(t) for t in [0, 1], and its inverse, None if the inverse has no closed form."""
+    """Closed form of log alpha(t) for t in [0, 1]. inverse: None if the inverse has no closed form."""
 
     log_alpha: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor] | None

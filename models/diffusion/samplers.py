@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 def _kept_noise(here: NoiseLevel, there: NoiseLevel) -> float:
-    """Return the factor of the noise estimate in a step of the full posterior (Ho et al. 2020, eq. 7)."""
+    """Return the factor of the noise estimate in an ancestral step (Ho et al. 2020, eq. 7)."""
     if there.sigma == 0 or there.alpha == 0:
         return 0.0
     return float(there.sigma**2 * here.alpha / (here.sigma * there.alpha))
@@ -53,7 +53,7 @@ def _mix(there: NoiseLevel, clean: Tensor, noise: Tensor, kept: float, fresh: fl
 
 
 def _velocity(denoiser: Denoiser, noisy: Tensor, level: NoiseLevel) -> tuple[Estimate, Tensor]:
-    """Return the estimate and the slope of the straight line, noise - clean."""
+    """Return the estimate, and noise - clean, the slope of the straight line."""
     estimate = denoiser(noisy, level)
     return estimate, estimate.noise - estimate.clean
 
@@ -71,8 +71,8 @@ def ddpm(
     noisy: (N, C, H, W) at grid[0]. Yields S steps, one evaluation each. The last step adds no noise.
 
     Args:
-        variance: posterior (beta-tilde, exact if the data are one point) or beta (exact for unit Gaussian data; the
-            beta of Ho et al. on schedules that preserve variance).
+        variance: posterior is beta-tilde, exact if the data are one point. beta is exact for unit Gaussian data, and is
+            the beta of Ho et al. on schedules that preserve variance.
     """
     for here, there in pairwise(grid):
         estimate = denoiser(noisy, here)

@@ -66,7 +66,7 @@ DENSITIES: dict[str, tuple[Quantile, float, float]] = {
 
 @dataclass(frozen=True)
 class TimeDensity:
-    """Density of training times: a row of DENSITIES with its mean and deviation, None for the row's defaults.
+    """Density of training times. name: a row of DENSITIES. mean, deviation: None for the row's defaults.
 
     stratified: whether the quantiles of a batch are evenly spread over [0, 1) instead of drawn independently.
     """
@@ -125,7 +125,7 @@ class TimeBins:
         return torch.cat([ends[:1], high, ends[1:]])
 
     def frozen_times(self, uniforms: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N,) times, whose numbers per bin differ by at most 1, and (N,) weights that sum to 1.
+        """Return (N,) times, equally many in each bin to within 1, and (N,) weights that sum to 1.
 
         The weighted mean of the losses at these times estimates the mean loss under the density: the weights of a bin
         sum to the bin's mass, and the times inside a bin follow the density. Bins without mass get no time. If N is
@@ -148,7 +148,7 @@ class TimeBins:
 
 @dataclass(frozen=True)
 class Grid:
-    """S + 1 levels with t decreasing, which a sampler walks.
+    """Path of a sampler: S + 1 noise levels with decreasing t.
 
     halfway: the S levels between neighbouring levels, at the mean of their flow times. A slice of a grid is a grid.
     """
@@ -243,5 +243,5 @@ def build_grid(name: str, schedule: NoiseSchedule, steps: int) -> Grid:
     if steps < 1:
         raise UserError(f"`steps` {steps}: must be at least 1")
     if schedule.steps is not None and steps > schedule.steps:
-        raise UserError(f"`steps` {steps}: the chain has {schedule.steps} steps, the largest possible number")
+        raise UserError(f"`steps` {steps}: must be at most {schedule.steps}, the length of the chain")
     return Grid.of(schedule, GRIDS[name](schedule, steps))

@@ -1,1 +1,1 @@
-"""Pictures, plots and animations. Each file draws one kind."""
+"""Drawing of pictures, plots and animations, and writing of their files."""

@@ -51,7 +51,7 @@ def label_plainly(axis: Any, low: float, high: float) -> None:
 
 
 def label_steps(axes: Axes, ticks: int) -> None:
-    """Label the x axis with at most `ticks` whole steps, such as 12,000."""
+    """Label the x axis with about `ticks` whole steps, such as 12,000."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))

@@ -21,7 +21,7 @@ PAGE = 240  # Grey level of the background. It is not white, so that white image
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 PAGE_FORMATS = (".pdf", ".svg")
 ANIMATION_FORMATS = {".webp": "WEBP", ".gif": "GIF"}
-LONGEST_SIDE = 16383  # Pixels. The WebP container holds no larger frames.
+LONGEST_SIDES = {"WEBP": 16383, "GIF": 65535}  # Largest width and height in pixels that each format can hold.
 
 
 def save_image(image: Image.Image, path: Path | str) -> None:
@@ -64,6 +64,13 @@ def save_each(
         save_image(as_picture(tile), folder / f"{k:05d}{ending}.png")
 
 
+def replace_each(images: Tensor, folder: Path, labels: Sequence[int] | None, class_names: Sequence[str]) -> None:
+    """Write each image as `save_each` does, after removing the numbered images of an earlier call."""
+    for earlier in folder.glob(f"{'[0-9]' * 5}*.png"):
+        earlier.unlink()
+    save_each(images, folder, labels, class_names=class_names)
+
+
 def animate(frames: Sequence[Image.Image], path: Path | str, fps: float = 12.0, hold_last: float = 1.5) -> None:
     """Write an endless animation in the format of the file's suffix, lossless WebP or GIF.
 
@@ -76,7 +83,7 @@ def animate(frames: Sequence[Image.Image], path: Path | str, fps: float = 12.0, 
         raise UserError(f"`fps` {fps:g}: must be more than 0")
     pages = _same_size(frames)
     width, height = pages[0].size
-    if max(width, height) > LONGEST_SIDE:
+    if max(width, height) > LONGEST_SIDES[file_format]:
         raise UserError(f"{path}: frames of {width} x {height} pixels are too large", "animate fewer images")
     options: dict[str, Any] = {"lossless": True, "method": 4}
     if file_format == "GIF":
@@ -92,12 +99,12 @@ def as_array(images: Tensor) -> np.ndarray:
     """Return uint8 images (N, C, H, W) on any device as an array (N, H, W, C). Raises ValueError for other tensors."""
     shape = tuple(images.shape)
     if str(images.dtype) != "torch.uint8" or len(shape) != 4 or shape[1] not in (1, 3, 4) or 0 in shape:
-        raise ValueError(f"images must be uint8 (N, 1, 3 or 4, H, W), not {images.dtype} {shape}")
+        raise ValueError(f"images must be uint8 (N, C, H, W) with C = 1, 3 or 4, not {images.dtype} {shape}")
     return images.detach().cpu().permute(0, 2, 3, 1).numpy()
 
 
 def over_page(tiles: np.ndarray) -> np.ndarray:
-    """Return images as uint8 (N, H, W, 1 or 3). RGBA images are laid over the grey PAGE, others are unchanged."""
+    """Return uint8 images (N, H, W, C), C = 1 or 3. RGBA images are laid over the grey PAGE, others are unchanged."""
     if tiles.shape[3] != 4:
         return tiles
     alpha = tiles[..., 3:] / 255
@@ -105,7 +112,7 @@ def over_page(tiles: np.ndarray) -> np.ndarray:
 
 
 def as_picture(array: np.ndarray) -> Image.Image:
-    """Return uint8 (H, W, 1, 3 or 4) as a PIL image of mode L, RGB or RGBA."""
+    """Return uint8 (H, W, C), C = 1, 3 or 4, as a PIL image of mode L, RGB or RGBA."""
     return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
 
 

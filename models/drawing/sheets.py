@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE = 60  # Pixels. The longer side of an enlarged image is close to this length.
-LARGE = 256  # Pixels. An image that is shown alone is enlarged to at most this longer side.
+LARGE = 256  # Pixels. The longer side of an enlarged image that is shown alone is at most this long.
 LONGEST_SHEET = 8000  # Pixels. Images are enlarged less if the sheet would be longer.
 LARGEST_SHEET = 16000  # Pixels. Longest side of a sheet with a given scale; WebP animations allow little more.
 SMALL = 16  # Pixels. Images up to this side are enlarged smoothly. With square pixels, they would be hard to recognise.
@@ -228,7 +228,7 @@ def sample_columns(count: int, classes: int, size: tuple[int, int], columns: int
 
 
 def tiled(images: Tensor, columns: int, padding: int = 1) -> Tensor:
-    """Return images (N, C, H, W) side by side as one image, uint8 (C, height, width): a cell of a larger sheet."""
+    """Return one image (C, height, width) with images (N, C, H, W) in rows, all uint8, as a cell of a larger sheet."""
     # torchvision.utils.make_grid makes grey images RGB, pads the outside, treats one image differently, and takes
     # seconds to import.
     rows = math.ceil(len(images) / columns)

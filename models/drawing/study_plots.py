@@ -23,8 +23,8 @@ class StudyPanel(NamedTuple):
     """A measure of a study's cells. values: (cells, seeds), NaN where a cell failed. means, differs: one per cell.
 
     differs: whether the cell was found to differ from the first cell, the reference. intervals: (cells, 2), 95 %
-    intervals of the differences, shifted by the reference's mean; NaN for none. floor: value of real images. ratio:
-    whether values are compared by their ratios. If so, a wide range is drawn on a logarithmic axis.
+    intervals of the differences, added to the reference's mean (ratios multiply it); NaN for none. floor: value of real
+    images. ratio: whether values are compared by their ratios. If so, a wide range is drawn on a logarithmic axis.
     """
 
     heading: str

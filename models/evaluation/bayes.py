@@ -54,8 +54,8 @@ class Denoising(DenoisingSettings):
     """Classification by the denoising error, in rounds of increasing length. Each round drops unlikely classes.
 
     draws: (time, noise) pairs for each image, the same for all classes. Every second draw repeats the previous time
-    with the opposite noise, which reduces the variance. patience: standard errors of the paired difference by which a
-    class must be worse than the best class to be dropped.
+    with the opposite noise, which reduces the variance. patience: a class is dropped if it is worse than the best class
+    by more than this many standard errors of the paired difference.
     """
 
     def check(self, schedule: NoiseSchedule, shape: Sequence[int], initial_noise: str = "gaussian") -> None:

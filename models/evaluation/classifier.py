@@ -1,12 +1,13 @@
 """Small classifiers of a data set. They recognise classes of generated images and provide features for measures.
 
 Classifiers of the data sets digits, mnist and fashion_mnist are in models/pretrained. A classifier of other data is
-trained and cached when it is first needed. It is identified by the hash of its weights and the hash of its training
-data. Its accuracy on test images is reported beside every result that it gives.
+trained and cached when it is first needed. Each classifier is identified by the hash of its weights and the hash of its
+training data. Its accuracy on test images is reported beside every result that it gives.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from models.places import PRETRAINED
 from models.progress import progress
 from models.randomness import derive_seed
 from models.runs import checkpoints
+from models.runs.files import locked
 from models.runs.yaml_files import read_yaml
 from models.spaces import ImageRows
 from models.spaces.pixels import Pixels
@@ -120,9 +122,9 @@ def _augment(images: Tensor, flips: bool, generator: torch.Generator) -> Tensor:
 
 
 def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network in eval mode: float64 on a GPU, which would round float32 to TF32, and float32 on a CPU.
+    """Return the network in eval mode: in float64 on a CUDA device, else in float32 on the CPU.
 
-    On a CPU, float64 takes six times as long. The CPU replaces MPS, which has no float64.
+    A GPU would round float32 to TF32. On a CPU, float64 takes six times as long.
     """
     dtype = torch.float64 if device.type == "cuda" else torch.float32
     return network.to(measuring_device(device), dtype).eval().requires_grad_(False)
@@ -173,7 +175,7 @@ def train_and_save(settings: ClassifierSettings, real: RealImages, device: torch
     """Train a classifier, measure its accuracy on the test images, and write it."""
     classes = len(real.class_names)
     trained = fit_classifier(settings, real.train, classes, device)
-    network = for_inference(trained.half(), device)  # Accuracy is measured in the half precision of the file.
+    network = for_inference(trained.half(), device)  # Accuracy is measured with weights rounded as in the file.
     facts = {
         "dataset": real.name,
         "network": settings.network,
@@ -203,8 +205,10 @@ def find_or_train(
     if path is not None:
         return load_classifier(path, device)
     path = cached_path(cache, settings, real.train.identity.key)
-    try:
+    with suppress(UserError):
         return load_classifier(path, device)
-    except UserError:
+    with locked(path.with_name(f".{path.name}.lock")):
+        with suppress(UserError):  # Another process may have trained it meanwhile.
+            return load_classifier(path, device)
         tell(f"training a {settings.network} to recognise {real.name}; it takes up to a few minutes and is cached")
         return train_and_save(settings, real, device, path)

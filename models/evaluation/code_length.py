@@ -96,7 +96,7 @@ class VariationalBound(VlbSettings):
 
 
 def groups(count: int, number: int) -> Tensor:
-    """Return (number + 1,) edges of `number` non-empty groups of `count` steps, smallest first. count >= number."""
+    """Divide `count` steps into `number` <= `count` non-empty groups, smallest first. Returns edges, (number + 1,)."""
     index = torch.arange(number + 1)
     return index + ((count - number) * (index.double() / number) ** 3).floor().long()
 

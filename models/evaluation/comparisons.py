@@ -42,8 +42,6 @@ class Comparison:
     degrees: degrees of freedom of the deviation
     detectable: smallest true difference that is significant with a probability of 80 %; None if there are no intervals.
         If runs failed, it applies to the cell with the largest standard error
-    seeds: number of seeds, those of failed runs included
-    comparisons: number of differences, for which Holm's method corrects
     """
 
     reference: int
@@ -51,8 +49,6 @@ class Comparison:
     deviation: float
     degrees: int
     detectable: float | None
-    seeds: int
-    comparisons: int
 
 
 def compare_with_reference(values: np.ndarray, reference: int = 0, level: float = 0.05) -> Comparison:
@@ -82,7 +78,7 @@ def compare_with_reference(values: np.ndarray, reference: int = 0, level: float 
     if degrees > 0 and comparisons > 0:
         shift = special.nctdtrinc(degrees, 1 - DETECTION, _critical_value(level / comparisons, degrees))
         detectable = float(shift * errors.max())
-    return Comparison(reference, differences, deviation, fit.degrees, detectable, values.shape[1], comparisons)
+    return Comparison(reference, differences, deviation, fit.degrees, detectable)
 
 
 class _Fit(NamedTuple):

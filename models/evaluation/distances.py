@@ -28,7 +28,7 @@ def gaussian(features: Tensor, counts: Tensor | None = None) -> Gaussian:
     total = counts.sum()
     mean = counts @ features / total
     centred = (features - mean) * (counts / (total - 1)).sqrt()[:, None]
-    return Gaussian(mean.cpu(), torch.linalg.qr(centred, mode="r").R.cpu())  # Small, so faster on the CPU.
+    return Gaussian(mean.cpu(), torch.linalg.qr(centred, mode="r").R.cpu())  # Small: later steps are faster on the CPU.
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:

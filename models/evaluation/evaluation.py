@@ -24,9 +24,10 @@ MANY_NEAR_COPIES = 0.04  # Warn if the share of near copies exceeds that of the 
 class Evaluation:
     """Measurements of one set of samples. measurements, floors: by name of the measure.
 
-    without_ratio: distances that must not be divided by their floor: the covariance is singular, or the floor has too
-    few images. confusion: (classes, classes) counts of the first classifier. pixels: memorisation in pixels.
-    remoteness: (N,) distances to the k-th nearest image of `Reference.paired`, in the features of the first network.
+    without_ratio: distances that must not be divided by their floor, because the covariance is singular or the floor
+    has fewer images than the samples. confusion: (classes, classes) counts of the first classifier. pixels:
+    memorisation in pixels. remoteness: (N,) distances to the k-th nearest image of `Reference.paired`, in the features
+    of the first network.
     """
 
     protocol: Protocol
@@ -40,7 +41,7 @@ class Evaluation:
     remoteness: Tensor | None = None
 
     def measure(self, classification_accuracy: bool = False) -> None:
-        """Compute all measures. classification_accuracy: also train two classifiers for that score."""
+        """Compute all measures. classification_accuracy: also measure this score, which trains two classifiers."""
         real, settings = self.protocol.real, self.protocol.settings
         self._warn_of_input()
         for extractor in self.protocol.extractors:
@@ -140,8 +141,9 @@ class Evaluation:
         copies = self.measurements[f"near_copies_{name}"].value
         if copies > MANY_NEAR_COPIES + comparison.test_near_copies:
             self.warnings.append(
-                f"{100 * copies:.1f} % of the images are near copies of training images in {name}, compared with "
-                f"{100 * comparison.test_near_copies:.1f} % of the test images: the model has memorised training images"
+                f"{100 * copies:.1f} % of the images are near copies of training images, measured in {name}, but only "
+                f"{100 * comparison.test_near_copies:.1f} % of the test images are: "
+                "the model has memorised training images"
             )
         distances = comparison.test_distances
         self.floors[f"nearest_train_{name}"] = Measurement(distances.mean().item(), *mean_interval(distances))

@@ -72,7 +72,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, picture_format: str =
 def evaluation_table(evaluation: Evaluation) -> str:
     """Return the table of the measures with their floors, the warnings, and the meanings of the measures.
 
-    Feature networks are named without their hashes. The protocol contains the full names.
+    Feature networks are named without their hashes where that is unambiguous. The protocol contains the full names.
     """
     count = len(evaluation.samples.images)
     floor_count = min(count, len(evaluation.protocol.real.test))

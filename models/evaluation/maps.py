@@ -32,7 +32,8 @@ def fit_map(method: str, features: np.ndarray, seed: int, neighbours: int) -> Ma
 def principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the two directions of largest variance of features (N, D), and the share of variance along each, (2,).
 
-    The directions are float64 (2, D); the largest entry of each is positive. If N or D is 1, only one is returned.
+    The directions are float64 (2, D). The entry of largest magnitude in each is positive. If N or D is 1, only one
+    direction is returned.
     """
     from sklearn.decomposition import PCA
 

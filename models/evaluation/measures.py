@@ -70,8 +70,8 @@ def measure_features(
 ) -> dict[str, Measurement]:
     """Measure images against the reference. Returns measurements by name. Each name ends with `name`.
 
-    Intervals cover the random choice of the measured images; for recall and coverage, the random choice of the
-    reference images instead; for one_nn, both.
+    Intervals cover the random choice of the measured images. Those of recall and coverage cover the choice of the
+    reference images instead. The interval of one_nn covers both choices.
     """
     features = output.features.double()
     counts = resampled_counts(len(features), settings.draws, settings.seed)

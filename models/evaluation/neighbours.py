@@ -58,8 +58,8 @@ class Manifolds(NamedTuple):
     The ball around a point reaches to its k-th nearest neighbour in its own set. precision: whether a generated image
     lies in the ball of a real image. density: the number of real images in whose balls it lies, divided by k. recall:
     whether a real image lies in the ball of a generated image. coverage: whether the ball of a real image contains a
-    generated image. mixed: for each generated image and then each real image, whether the nearest other image is of the
-    other set. A tie counts as the own set.
+    generated image. mixed: whether an image's nearest neighbour is in the other set, generated images first. A tie
+    counts as the image's own set.
     """
 
     precision: Tensor

@@ -69,8 +69,9 @@ class Protocol:
     ) -> dict[str, Measurement]:
         """Return `measure_floor` of `floor_rows(count)`, without resamples.
 
-        The result is cached by data, network, number of images, settings and type of device. reference: that of all
-        training images. measured: names of the measures of the samples. A cached floor without one of them is replaced.
+        The result is cached by data, network, number of images, settings and type of device. reference: from
+        `Reference.of`. measured: names of the measures of the samples. A cached floor is replaced if it lacks one of
+        them other than fd_limit.
         """
         rows, needed = self.floor_rows(count), set(measured) - {f"fd_limit_{extractor.name}"}
         facts = (VERSION, self.settings, len(rows), self.measuring.type)

@@ -33,7 +33,7 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     if count == 0:
         return 0.0, 1.0
     interval = binomtest(successes, count).proportion_ci(CONFIDENCE, method="wilson")
-    # If no or all trials succeed, one end is exactly 0 or 1, but the floating-point result is not.
+    # If none or all of the trials succeed, one end is exactly 0 or 1, but the floating-point result is not.
     return (float(interval.low) if successes > 0 else 0.0), (float(interval.high) if successes < count else 1.0)
 
 
@@ -70,7 +70,8 @@ def resampled_counts(count: int, draws: int, seed: int) -> Tensor:
 def bootstrap_measurement(value: float, resampled: Tensor) -> Measurement:
     """Return the value with its normal bootstrap interval (Efron & Tibshirani 1993, ch. 12).
 
-    The interval is centred at the value, because duplicates in resamples bias distances between sets.
+    The interval is centred at the value, not at the mean of the resamples, because duplicates in resamples bias
+    distances between sets.
     """
     half = Z * resampled.std().item()
     return Measurement(value, value - half, value + half, resampled)

@@ -94,7 +94,7 @@ def _facts(model: Model) -> dict[str, Any]:
 
 
 def _word(label: int, names: Sequence[str]) -> str:
-    """Return the word for a class in `labels`: its number, or its name if its number is also the name of a class."""
+    """Return a class as a value of `--labels`: its number, or its name if its number is also the name of a class."""
     return shlex.quote(names[label]) if str(label) in names else str(label)
 
 

@@ -1,4 +1,4 @@
-"""Samplers as lists of numeric moves, for programs that can only call the network and mix and clip tensors.
+"""Samplers as lists of numeric moves, for programs that can only call the network, mix tensors and clip them.
 
 Every sampler is linear in the noise it draws and in the clean estimates it receives. So `trace_sampler` runs a
 sampler once on vectors of coefficients instead of images, and no sampler needs a second implementation.

@@ -46,7 +46,7 @@ def unfold(hidden: Tensor, patch_size: int, height: int, width: int) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with a residual connection; time and label scale and shift the second norm.
+    """Two 3×3 convolutions with a residual connection. Time and label give the second norm its scale and shift.
 
     The norm is the adaptive group norm of "Diffusion models beat GANs" (arXiv 2105.05233, section 3).
     """

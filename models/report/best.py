@@ -11,7 +11,7 @@ from models.report.views import Entry
 
 @dataclass(frozen=True)
 class Best:
-    """The best run of a data set. reason: by which measure. caution: limits of the comparison, may be empty."""
+    """The best run of a data set. reason: why it is the best. caution: limits of the comparison, may be empty."""
 
     dataset: str
     entry: Entry

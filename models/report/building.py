@@ -109,7 +109,7 @@ class Report:
         return entry
 
     def _links_from(self, page: Path) -> Path | None:
-        """Return the folder that a page's links to the run's files are relative to; None if there can be no links."""
+        """Return the base folder of a page's links to the run's files; None if there can be no links."""
         if self.live:
             return self.experiments_dir / "report" / RUNS / page.name  # The server's addresses have this form.
         return page if page.resolve().is_relative_to(self.experiments_dir.resolve()) else None

@@ -159,7 +159,7 @@ def labels_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def measured(row: Mapping[str, float | None] | None) -> Any:
-    """Return a row of a report, a value with its interval, as a measurement. Undefined numbers become NaN."""
+    """Return a row of a report (a value with its interval) as a measurement. Undefined numbers become NaN."""
     if row is None:
         return None
     return SimpleNamespace(**{key: math.nan if row[key] is None else row[key] for key in ("value", "low", "high")})

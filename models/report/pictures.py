@@ -195,7 +195,7 @@ def _reduce(picture: Image.Image, path: Path, large: int) -> tuple[int, int]:
 
 
 def _tiled(paths: Sequence[Path]) -> Image.Image:
-    """Return small images side by side. Images larger than THUMBNAIL_SIDE are reduced."""
+    """Return one picture of small images in rows. Images larger than THUMBNAIL_SIDE are reduced."""
     images = []
     for path in paths:
         with Image.open(path) as image:

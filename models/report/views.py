@@ -202,7 +202,7 @@ def setting(value: Any) -> str:
 
 
 def page_of(run: RunFacts, album: Album, advice: Advice, links_from: Path | None) -> dict[str, Any]:
-    """Return what the page of a run shows. links_from: folder that file links are relative to; None for no links."""
+    """Return what the page of a run shows. links_from: base folder of the links to files; None for no links."""
     reverse, strips = _reverse(run, album)
     sheets = _sheets(run, album)
     files = list(_files(run, links_from))
@@ -273,7 +273,7 @@ def _rows(run: RunFacts) -> list[list[Any]]:
 def _files(run: RunFacts, page: Path | None) -> Iterator[tuple[str, list[tuple[str, str | None]], int]]:
     """Yield the folders of a run: name, files with their links, number of files not listed.
 
-    page: folder that the links are relative to; None for no links.
+    page: base folder of the links; None for no links.
     """
     for folder, folders, names in os.walk(run.folder):
         folders[:] = sorted(name for name in folders if name not in ("tensorboard", "by_sample") and name[0] != ".")

@@ -1,5 +1,6 @@
-"""Atomic replacement of files: a crash leaves either the old file or the complete new one."""
+"""Atomic replacement of files, so that a crash leaves the old file or the complete new one; locks between processes."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,3 +31,12 @@ def write_text(path: Path, text: str, flush: bool = True) -> None:
     """Replace a text file atomically. flush: as for `replacing`."""
     with replacing(path, flush) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock file `path`, and hold it during the block. Its folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

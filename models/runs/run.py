@@ -93,7 +93,7 @@ class Run:
         self._heartbeat.start()
 
     def _link_launch_logs(self) -> None:
-        """Create links to the launcher's logs in the run folder, and write the run folder's path for the launcher."""
+        """Link the launcher's logs into the run folder, and write the run folder's path for the launcher."""
         record = os.environ.get("LAUNCH_RECORD")
         if record and os.path.isdir(record):
             write_text(Path(record, "folder"), f"{self.folder}\n")

@@ -68,7 +68,7 @@ class Latents(Space):
     ) -> Fitted:
         """Encode every image once, or read the latents that `encode_dataset` has written.
 
-        Raises UserError if the autoencoder is not found, or if the autoencoder or the encoded set is for other images.
+        Raises UserError if the autoencoder is not found or is for other images, or if the file `encoded` does not fit.
 
         Args:
             autoencoder: Run of train_vae (folder, name, or latest for the newest run on this data set), or one of its

@@ -22,7 +22,7 @@ from models.training.objectives import EVALUATION_BATCH, Losses, LossOf, Objecti
 
 SHOWN = 32
 UMAP_SECONDS = 60  # Longest time of a UMAP, mostly compilation. Runs that train for less have no UMAP.
-# A latent unit is active if its posterior mean has a larger variance over images (Burda et al. 2016, section 5.2).
+# Variance of the posterior mean over images above which a latent unit is active (Burda et al. 2016, section 5.2).
 ACTIVE_VARIANCE = 0.01
 # The log warns if the share of active units is lower than this.
 COLLAPSE_SHARE = 0.5

@@ -1,4 +1,4 @@
-"""Training time of a run. It is the same in all processes, because learning rate and progress depend on it."""
+"""Training time of a run. It must be the same in all processes, because learning rate and progress depend on it."""
 
 from models import distributed, processes
 

@@ -79,7 +79,7 @@ class DenoisingObjective:
 
     @cached_property
     def _unbuilt(self) -> Model:
-        """Model with an identity in place of the network. Only its schedule and prediction are used."""
+        """Model with an identity in place of the network, for its schedule, prediction and classes."""
         return self.model(nn.Identity())
 
     def loss_of(self, network: nn.Module) -> LossOf:
@@ -133,9 +133,9 @@ class DenoisingObjective:
 
     def draw_final(self, network: nn.Module, folder: Path, title: str, seconds: float) -> str:
         images = self._sample(network)
-        labels, names = self._labels(len(images)), self.spec.class_names
-        image_files.save_each(images, folder / "final_samples", labels, class_names=names)
-        self._save(self._sheet(images, f"{title}, {self.sampling.describe()}"), folder / "final_samples" / "grid.png")
+        samples = folder / "final_samples"
+        image_files.replace_each(images, samples, self._labels(len(images)), self.spec.class_names)
+        self._save(self._sheet(images, f"{title}, {self.sampling.describe()}"), samples / "grid.png")
         self._draw_reverse(network, folder / "denoising_steps", title)
         self.draw_forward(folder / "forward_noising.png")
         return ""
@@ -143,7 +143,7 @@ class DenoisingObjective:
     def _draw_reverse(self, network: nn.Module, folder: Path, title: str) -> None:
         """Draw the reverse process of the sample sheet's first images.
 
-        If the sheet's sampler takes fewer than FRAMES steps, sampler and steps are those of MANY_STEPS or of a student.
+        If the sheet's sampler takes fewer than FRAMES steps, sampler and steps are those of MANY_STEPS.
         """
         sampling, count = self.sampling, min(sheets.FRAME_IMAGES, self.num_samples)
         if sampling.steps < FRAMES:

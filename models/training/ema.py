@@ -31,7 +31,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, weight: Tensor) -> None:
-        """Move the average towards the network's weights, and copy its buffers. weight: made by `plan`."""
+        """Move the average towards the network's weights, and copy the network's buffers. weight: made by `plan`."""
         averages: list[Tensor] = list(self.network.parameters())
         weights: list[Tensor] = list(network.parameters())
         parts = [weight.to(averages[0].dtype)] * len(averages)

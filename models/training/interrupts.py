@@ -1,4 +1,4 @@
-"""Signals that stop a run: the handler records a signal, and the training loop stops after its current step."""
+"""Signals that stop a run: the handler records a signal, and the training loop stops at the end of a step."""
 
 import signal
 from types import FrameType

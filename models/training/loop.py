@@ -113,7 +113,7 @@ class Trainer:
         return self.settings.budget.spent(self.total_steps, self.step, self.seconds)
 
     def train(self, interrupts: Interrupts) -> None:
-        """Train until the budget is spent or an early stop. After a signal, save a checkpoint and raise Interrupted."""
+        """Train until the budget or the patience is spent. After a signal, save a checkpoint and raise Interrupted."""
         wall_clock = self.settings.budget.wall_clock
         if processes.is_rank_zero():
             self.log.open_board(self.settings.report.logger, self.step)

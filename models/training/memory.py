@@ -1,4 +1,4 @@
-"""GPU memory errors. A batch that is too large is refused before the run folder is created."""
+"""GPU memory errors. With one process, a batch that is too large is refused before the run folder is created."""
 
 import copy
 import gc
@@ -68,13 +68,17 @@ def _takes_a_step(
 
 
 @contextmanager
-def explain_full_memory(settings: OptimizerSettings, device: torch.device) -> Iterator[None]:
-    """Raise UserError instead of torch.OutOfMemoryError if the block runs out of GPU memory."""
+def explain_full_memory(settings: OptimizerSettings, device: torch.device, divisible: bool) -> Iterator[None]:
+    """Raise UserError instead of torch.OutOfMemoryError if the block runs out of GPU memory.
+
+    divisible: as for `check_memory`.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
+        parts = min(2 * settings.accumulate, settings.batch_size)
         raise UserError(
             f"`batch_size` {settings.batch_size}: the memory of {describe_device(device)} is full",
-            f"keep this batch size with `accumulate` {2 * settings.accumulate}",
+            *([f"keep this batch size with `accumulate` {parts}"] if divisible and parts > settings.accumulate else []),
             "use a smaller `batch_size`",
         ) from error

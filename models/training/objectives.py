@@ -16,7 +16,7 @@ EVALUATION_BATCH = 256
 
 @dataclass
 class KeptModels:
-    """Cache of models of one specification, by network. Each model is built once, because it holds its CUDA graphs."""
+    """Cache of models of one specification, by network. Each is built once, so its CUDA graphs are recorded once."""
 
     spec: DenoiserSpec
     device: torch.device

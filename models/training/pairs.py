@@ -58,9 +58,9 @@ class TeacherBatches:
     """Batches of pairs: a noisy image at one of the student's levels, and the noisy image that the teacher
     computes from it at the next level.
 
-    Each batch of the teacher is used in `reuse` steps, apart from the first batches (more) and the last (fewer). At
-    most `buffer` batches are kept. size: length of an epoch in images. share: the rows [first, last) of every batch
-    that this process takes.
+    Each batch of the teacher is used in `reuse` steps. The first batches are used in more steps, the last in fewer. At
+    most `buffer` batches are kept. size: length of an epoch in images. share: this process takes the rows [first, last)
+    of every batch.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """A training step, split into a plan and a computation.
 
-The plan is made on the host from (seed, step) and from the progress of the run: rows, times, weights, dropped labels,
-seeds and learning rate. The computation takes the plan and the state on the device, and exchanges no other value with
-the host. So the host need not wait for the device, and a CUDA graph can replay the computation. The computation is the
-same on CPUs and GPUs, in one process and in several.
+The host makes the plan from (seed, step) and the progress of the run. The plan holds rows, times, weights, dropped
+labels and the learning rate. The host also seeds the generators. The computation takes the plan and the state on the
+device, and exchanges no other value with the host. So the host need not wait for the device, and a CUDA graph can
+replay the computation. The computation is the same on CPUs and GPUs, in one process and in several.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,8 +1,8 @@
 """Objective of a student, which learns to generate the images of its teacher's sampler in fewer steps.
 
-With one level, the student's clean estimate is regressed on the teacher's image from the same noise and label. With
-several levels, the target is the clean estimate whose DDIM step ends at the teacher's noisy image at the next level
-(Salimans and Ho 2022, "Progressive Distillation", appendix G).
+With one evaluation per image, the student's clean estimate is regressed on the teacher's image from the same noise and
+label. With several evaluations, the target is the clean estimate whose DDIM step ends at the teacher's noisy image at
+the next level (Salimans and Ho 2022, "Progressive Distillation", appendix G).
 """
 
 from collections.abc import Mapping
@@ -145,14 +145,12 @@ class StudentObjective(Objective):
         image_files.save_with(self._beside_teacher(self._sample(self.model(network)), title), path, self.picture_format)
 
     def draw_final(self, network: nn.Module, folder: Path, title: str, seconds: float) -> str:
-        folder = folder / "final_samples"
-        folder.mkdir(exist_ok=True)
         images = self._sample(self.model(network))
-        labels, names = choose_labels(self.teacher.model, None, len(images)), self.spec.class_names
-        image_files.save_each(images, folder, labels, class_names=names)
+        labels, samples = choose_labels(self.teacher.model, None, len(images)), folder / "final_samples"
+        image_files.replace_each(images, samples, labels, self.spec.class_names)
         sheet = self._sheet(images, f"{title}, {self.sampling.describe()}")
         for name, picture in (("grid", sheet), ("with_teacher", self._beside_teacher(images, title))):
-            image_files.save_with(picture, folder / f"{name}.png", self.picture_format)
+            image_files.save_with(picture, samples / f"{name}.png", self.picture_format)
         return ""
 
     def _beside_teacher(self, images: Tensor, title: str) -> Image.Image:
@@ -165,8 +163,7 @@ class StudentObjective(Objective):
         return self._sheet(self._sample(self.teacher.model), f"teacher: {self.teacher.sampling.describe()}")
 
     def _sheet(self, images: Tensor, title: str) -> Image.Image:
-        names = self.spec.class_names
-        turns = class_titles(names, self.spec.trained) if names else []
+        turns = class_titles(self.spec.class_names, self.spec.trained)
         return sheets.sample_sheet(images, turns, title, self.columns, self.scale)
 
     def _sample(self, model: Model) -> Tensor:

@@ -77,7 +77,7 @@ def parse_flags(
 
 
 def _refuse_misplaced(argv: Sequence[str], flags: Any, kinds: Mapping[str, Any]) -> None:
-    """Raise UserError if an option belongs to another network, space or data set, and name these in the message."""
+    """Raise UserError if an option belongs to another network, space or data set. The message names the owner."""
     for name in (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")):
         room, _, option = name.partition(".")
         if not option or name in kinds or room not in getattr(flags, "variants", ()):
@@ -144,7 +144,7 @@ def read_ahead(argv: Sequence[str]) -> dict[str, str]:
 
 
 def chosen_variants(default: object, argv: Sequence[str]) -> dict[str, str]:
-    """Return the network, space and data set that the command line names. Choices that the task lacks are left out."""
+    """Return the network, space and data set that the command line names. Flags that the task lacks are left out."""
     return {word: name for word, name in read_ahead(argv).items() if word in getattr(default, "variants", ())}
 
 
@@ -184,7 +184,7 @@ def merge(default: object, *layers: tuple[str, Mapping[str, Any]]) -> tuple[dict
 def with_settings(default: Flags, settings: Mapping[str, Any]) -> tuple[Flags, list[str]]:
     """Return flags with the values of `settings`, and the names of the settings that are no flags of the task.
 
-    The flags include typed options of the network, space and data set that the settings name.
+    The flags include the options of the network, space and data set that the settings name, with their types.
     """
     settings = renamed(settings)
     plain = _replaced(default, settings)
@@ -225,7 +225,7 @@ def _replaced(flags: Flags, settings: Mapping[str, Any]) -> Flags:
 def _options_class(word: str, options: Sequence[Option], settings: Mapping[str, Any], taken: Any) -> type:
     """Return a dataclass of a variant's options.
 
-    Options of a space can be typed without their prefix, e.g. --autoencoder, unless another flag has that name.
+    Options of a space can be given without their prefix, e.g. --autoencoder, unless another flag has that name.
     """
     fields = []
     for option in options:

@@ -25,8 +25,8 @@ class SamplesFlags:
     variants: ClassVar = CodingFlags.variants
 
     task: str = "samples"
-    """This task. Other tasks: bayes, the model's accuracy as a classifier; loss, the error of the estimated noise as a
-    function of t; likelihood, the bits per dimension of test images. --task NAME --help lists the flags of a task.
+    """This task. Other tasks: bayes (the model's accuracy as a classifier), loss (the error of the estimated noise as
+    a function of t), likelihood (the bits per dimension of test images). --task NAME --help lists the flags of a task.
     --compare A B compares two evaluations of samples. --every_checkpoint measures all checkpoints of a run."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
     samples: str | None = None
@@ -49,7 +49,7 @@ class SamplesFlags:
     k: PositiveInt = 5
     """Number of nearest neighbours for precision, recall, density and coverage."""
     draws: Annotated[int, Range(10)] = 100
-    """Bootstrap resamples for the intervals."""
+    """Number of bootstrap resamples for the intervals."""
     extrapolate: bool = False
     """Also extrapolate the Frechet distance to infinitely many images, by a linear fit in 1 / n."""
     classification_accuracy: bool = False
@@ -162,7 +162,7 @@ class CheckpointsFlags:
     inception_weights: str | None = None
     """File of torch-fidelity's weights for inception. Default: they are downloaded."""
     draws: Annotated[int, Range(10)] = 100
-    """Bootstrap resamples for the intervals."""
+    """Number of bootstrap resamples for the intervals."""
     seed: int = 0
     """Seed of the images, and of the times and noise of the loss. All checkpoints use the same seed."""
     batch_size: PositiveInt = 256

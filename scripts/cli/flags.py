@@ -80,7 +80,7 @@ class SourceFlags:
     """Folder of the data sets, in torchvision's layout. Default: that of the run, else DATA_ROOT, else data/store."""
     memory_limit: Annotated[NonNegative | None, RESUMABLE] = None
     """Largest set of image files (folder, hf) to hold in memory, in GiB. Larger sets are streamed; 0 streams all.
-    Default: the variable MEMORY_LIMIT, else half of the free memory, divided among the processes of a machine."""
+    Default: the variable MEMORY_LIMIT, else this process's share of half of the free memory."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ class SheetFlags(SheetLayout):
 @dataclass(frozen=True)
 class SampleTestFlags:
     eval_samples: NonNegativeInt = 0
-    """Samples to generate and measure at each evaluation (see --eval_every): 2 or more, or 0 for none. Measures:
-    Frechet distance from the training images, and share whose class a classifier recognises. Samples use the EMA
+    """Samples to generate and measure at each evaluation (see --eval_every): 2 or more, or 0 for none. The measures are
+    the Frechet distance from the training images and the share whose class a classifier recognises. Samples use the EMA
     weights, the sheets' sampler and the same noise each time."""
     best_by: Literal["loss", "distance"] = "loss"
-    """Measure for the best checkpoint and --patience: the test loss, or the Frechet distance of --eval_samples."""
+    """Criterion for the best checkpoint and --patience: the test loss, or the Frechet distance of --eval_samples."""
 
 
 @dataclass(frozen=True)

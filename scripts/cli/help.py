@@ -116,7 +116,7 @@ def value_names(kind: Any) -> str | None:
 
 
 def listed_names(kind: Any) -> list[str]:
-    """Return the names that a flag may take, {one,other} in its help. A number or free text gives a single entry."""
+    """Return the names that a flag may take; its help shows {one,other}. A flag without names gives a single entry."""
     return (value_names(kind) or "").strip("{}").split(",")
 
 

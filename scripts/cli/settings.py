@@ -86,7 +86,8 @@ def read_training(
         recipe = find_recipe(ahead["recipe"], task)
         given.append((f"recipe {ahead['recipe']}", recipe.settings))
     if "config" in ahead:
-        given.append((ahead["config"], _config_for(Path(ahead["config"]), task)))
+        config = _config_for(Path(ahead["config"]), task)
+        given.append((ahead["config"], {key: value for key, value in config.items() if not _inherited(key, default)}))
     chosen = ("", chosen_variants(default, argv))
     if "resume" in ahead:
         requested = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
@@ -136,7 +137,9 @@ def read_student(argv: Sequence[str], default: StudentFlags, description: str) -
     """
     ahead, settings = read_ahead(argv), {}
     if {"-h", "--help"}.isdisjoint(argv) and "resume" not in ahead:
-        config = _config_of(ahead, TEACHERS)
+        stored = _config_for(Path(ahead["config"]), "distill") if "config" in ahead else {}
+        named = {key: str(stored[key]) for key in ("run", "checkpoint") if key in stored}
+        config = _config_of({**named, **ahead}, TEACHERS)
         names = {field.name for field in dataclasses.fields(OptimizerSettings)} - {"accumulate"}
         settings = {key: value for key, value in config.items() if key in names}
     return read_training(argv, "distill", default, description, settings)
@@ -198,7 +201,7 @@ def _resumed(
         if requested.get(word) not in (None, stored.get(word)):
             raise UserError(f"{folder.name} cannot be resumed with --{word} {requested[word]} (was {stored.get(word)})")
     before, unknown = with_settings(default, stored)  # settings added since the run have their defaults
-    unknown = [key for key in unknown if not key.startswith(getattr(default, "inherited", ()))]
+    unknown = [key for key in unknown if not _inherited(key, default)]
     known = to_config(before)
     stored = {key: value for key, value in stored.items() if key in known}
     flags = parse_flags(argv, default, task, _with_source(description, [(folder.name, {})]), stored)
@@ -212,6 +215,11 @@ def _resumed(
     flags = dataclasses.replace(flags, run=dataclasses.replace(flags.run, precision=precision))
     notes = [f"settings of the run that this version does not have: {', '.join(unknown)}"] if unknown else []
     return Request(task, flags, folder, notes)
+
+
+def _inherited(key: str, default: object) -> bool:
+    """Return whether a setting in config.txt is no flag of the task, but comes from a student's teacher."""
+    return key.startswith(getattr(default, "inherited", ()))
 
 
 def _resumable(kind: Any, stored: Mapping[str, Any]) -> bool:

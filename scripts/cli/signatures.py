@@ -116,7 +116,7 @@ class _Scope(dict[str, Any]):
         self.tree = syntax_tree(path)
 
     def value(self, node: ast.expr) -> Any:
-        """Return the value of an expression. A dict literal gives the list of its keys: its values are functions."""
+        """Return the value of an expression. For a dict literal, return the list of its keys and skip the values."""
         if isinstance(node, ast.Dict):
             return [ast.literal_eval(key) for key in node.keys if key is not None]
         return eval(compile(ast.Expression(node), "<annotation>", "eval"), {"__builtins__": {}}, self)

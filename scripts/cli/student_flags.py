@@ -1,12 +1,12 @@
 """The flags of `distill`: the teacher, and the training of its student."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from models.learning_rate import OptimizerSettings
-from models.ranges import PositiveInt
+from models.ranges import RESUMABLE, PositiveInt
 from models.training.budget import Budget
 from models.training.reporting import ReportSettings
 from scripts.cli.flags import GridName, RunFlags, SamplerName, SheetLayout
@@ -16,10 +16,10 @@ from scripts.cli.flags import GridName, RunFlags, SamplerName, SheetLayout
 class TeacherFlags:
     """A trained model, and the sampler whose map from noise to images the student learns."""
 
-    run: str = "latest"
+    run: Annotated[str, RESUMABLE] = "latest"
     """Run of the teacher: its folder, its name or a part of it, latest, latest:mnist for the newest on MNIST, or a
     shipped model such as pretrained/mnist. If there is no run, latest is a shipped model."""
-    checkpoint: str = "last"
+    checkpoint: Annotated[str, RESUMABLE] = "last"
     """Checkpoint of the teacher: last, best or a file."""
     weights: str = "ema"
     """Weights of the teacher, from which the student starts: ema or raw."""
@@ -38,12 +38,12 @@ class TeacherFlags:
     pairs: PositiveInt = 64
     """Batches of the teacher's images that are kept in memory."""
     reuse: PositiveInt = 3
-    """Training steps that use each of the teacher's batches."""
+    """Number of training steps on each of the teacher's batches."""
 
 
 @dataclass(frozen=True)
 class StudentFlags:
-    """Settings of `distill`. inherited: prefixes of config.txt settings that come from the teacher and are no flags."""
+    """Settings of `distill`. inherited: prefixes of the settings in config.txt that come from the teacher."""
 
     variants: ClassVar = {}
     inherited: ClassVar = ("dataset", "dataset.", "data_root", "teacher_sha256")

@@ -1,4 +1,4 @@
-"""Standard output and error that can be written after the terminal has closed, and functions that print messages.
+"""Standard output and error that can be written after the terminal has closed, and a function that prints messages.
 
 Closing a screen session or an ssh connection sends SIGHUP and removes the terminal at the same time. The task must then
 still save a checkpoint. It must not fail because its progress bar cannot be written.

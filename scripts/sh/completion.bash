@@ -4,7 +4,7 @@
 #   source scripts/sh/completion.bash
 #
 #   make gen<TAB>      make generate ARGS="--sam<TAB>      python -m scripts.gen<TAB>      python -m scripts.generate --sam<TAB>
-declare -gA _task_flags # the flags of each task, read once a shell
+declare -gA _task_flags # the flags of each task, read once per shell
 
 # Prints the flags of a task, one a line.
 _flags_of_task() { # TASK

@@ -33,7 +33,7 @@ trap : INT TERM HUP
 bash -c 'echo $$ >"$1/pid.new" && mv -f "$1/pid.new" "$1/pid" && shift && exec "$@"' _ "$record" "${command[@]}"
 code=$?
 if [[ -n $tee ]]; then
-    exec >/dev/null 2>&1 # tee ends, unless a process that outlives the task writes to it: then for at most 2 to 3 s
+    exec >/dev/null 2>&1 # tee ends, unless a process that outlives the task writes to it; wait at most 2 to 3 s
     start=$SECONDS
     while ((SECONDS - start < 3)) && kill -0 "$tee" 2>/dev/null; do sleep 0.02; done
 fi

@@ -95,8 +95,8 @@ start_nohup() { # SESSION COMMAND...
     set +m
 }
 
-# Sets `waited`. Waits until the task has ended, or for one second after its run folder exists, or for LAUNCH_WAIT, or
-# until Ctrl-C.
+# Sets `waited`. Waits until the task has ended, its run folder has existed for a second, LAUNCH_WAIT seconds have
+# passed, or Ctrl-C has come.
 await_task() {
     local start=$SECONDS told=0 last
     waited=0
@@ -193,7 +193,7 @@ put "$record" host "$node"
 printf '%s\0' "${command[@]}" >"$record/argv"
 
 interrupted=false
-trap 'interrupted=true' INT # already here, because the starts can take a second
+trap 'interrupted=true' INT # set already here, because starting the sessions can take a second
 if ! "start_$with" "$name" bash "$root/scripts/sh/inside.sh" "$record"; then
     $interrupted || no_session
     forget_session "$record"

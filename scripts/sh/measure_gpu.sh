@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures this repository on a GPU, in three to five minutes: the tests that need a GPU, the table of training steps,
-# and a short `record`, which trains for one minute and evaluates. Prints the folder of the results.
+# Tests and measures this repository on a GPU, in three to five minutes. Runs the tests that need a GPU, the gpu table
+# of `bench`, and a short `record`, which trains for one minute and evaluates. Prints the folder of the results.
 #
 #   scripts/sh/measure_gpu.sh [FOLDER]      FOLDER: for the results, by default experiments/gpu
 #   TINY=1 scripts/sh/measure_gpu.sh        tiny numbers, to try the script where there is no GPU

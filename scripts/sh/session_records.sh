@@ -3,9 +3,9 @@
 # in ${EXPERIMENTS_DIR:-experiments}/.launch:
 #   NAME.log          output of the task; the run folder links it as console.log
 #   NAME.monitor.csv  measurements of the monitor
-#   NAME/             record, one file per field: argv (the command, NUL-separated), with (screen, tmux or nohup), host;
-#                     then id and monitor_id (the ids that screen or tmux gave), pid, folder (the run folder, once it
-#                     exists) and exit (the exit code)
+#   NAME/             record, one file per field: argv (the command, NUL-separated), `with` (screen, tmux or nohup),
+#                     host; then id and monitor_id (the ids that screen or tmux gave), pid, folder (the run folder,
+#                     once it exists) and exit (the exit code)
 
 # The tasks that run on several processes. All other tasks run on one.
 parallel_tasks='distill evaluate generate train_ddpm train_flow train_latent train_vae'
@@ -71,8 +71,8 @@ get() { # RECORD FIELD
     [[ ! -r $1/$2 ]] || cat "$1/$2"
 }
 
-# Succeeds if the record is of this machine. The launcher polls this function and the next two: they substitute no
-# commands, since bash can fail to parse one when Ctrl-C comes.
+# Succeeds if the record is of this machine. The launcher polls this function and the next two. On Linux they use no
+# command substitution, because bash can fail to parse one when Ctrl-C comes.
 is_here() { # RECORD
     local host
     { read -r host <"$1/host"; } 2>/dev/null && [[ $host == "$node" ]]
@@ -97,7 +97,8 @@ has_ended() { # RECORD
     [[ -e $1/pid ]] && is_here "$1" && ! task_lives "$1"
 }
 
-# Waits up to 10 s for the exit code. inside.sh writes it up to 3 s after the task has ended, unless it was killed too.
+# Waits up to 10 s for the exit code. inside.sh writes it up to 3 s after the task has ended. If inside.sh was
+# killed too, no exit code is written.
 await_exit() { # RECORD
     local tick
     for ((tick = 0; tick < 200; tick++)); do

@@ -25,7 +25,7 @@ if [[ " $* " != *' --logdir'* && -z $(find -L "$runs" -mindepth 2 -maxdepth 2 -n
 fi
 
 # TensorBoard answers a wrong flag with its whole usage, of which only the last line says what is wrong. It also warns
-# that TensorFlow is missing, which nobody needs here.
+# that TensorFlow is missing, but TensorFlow is not needed here.
 without_usage() {
     local error='s/^tensorboard: error: \(.*\)/error: TensorBoard: \1; its flags: make tensorboard ARGS=--helpfull/'
     trap '' INT # TensorBoard still writes after Ctrl-C

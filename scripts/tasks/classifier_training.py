@@ -1,4 +1,4 @@
-"""The work of `train_classifier`: train a feature network on a data set, or measure an existing one again."""
+"""The work of `train_classifier`: train a feature network on a data set, or verify an existing network."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _verify(flags: ClassifierFlags, real: RealImages, device: torch.device) -> P
     path = Path(flags.file) if flags.file is not None else classifiers.pretrained_path(network, data.sha256)
     if path is None:
         raise UserError(
-            f"models/pretrained has no {network} for {real.name} with these images", "name a file with `file`"
+            f"models/pretrained has no {network} trained on these images of {real.name}", "name a file with `file`"
         )
     classifier = classifiers.load_classifier(path, device)
     if not data.matches(Identity.from_facts(classifier.facts, "data_")):

@@ -145,7 +145,7 @@ def fit_space(flags: TrainFlags, dataset: ImageData) -> Fitted:
         identify=lambda: identity_of(dataset.train),
         experiments_dir=Path(flags.run.experiments_dir),
         device=torch.device(flags.run.device),
-        # The same images are measured in memory and when streamed, so that a run can be resumed either way.
+        # The same images are measured whether streamed or in memory, so that a run can be resumed either way.
         measured=None if dataset.train.sha256 is None else spaced_rows(len(dataset.train), MOST_MEASURED),
     )
     options = asdict(flags.space_options)

@@ -15,7 +15,7 @@ from models.generation import Sampling
 from models.model import Model, Student, load_model
 from models.randomness import derive_seed
 from models.runs import checkpoints
-from models.runs.lookup import TEACHERS
+from models.runs.lookup import TEACHERS, is_shipped, run_name
 from models.runs.status import liveness, read_status
 from models.training.pairs import Teacher, TeacherBatches
 from models.training.student_objective import StudentObjective
@@ -23,10 +23,10 @@ from scripts.cli.arguments import to_config
 from scripts.cli.settings import data_settings
 from scripts.cli.student_flags import StudentFlags, TeacherFlags
 from scripts.tasks.protocol import stored_facts
-from scripts.tasks.sampling import find_own_or_shipped, name_of
+from scripts.tasks.sampling import find_own_or_shipped, name_of, run_of
 from scripts.tasks.training import Prepared, train_settings
 
-# Largest factor by which an error of the teacher's output may grow in its clean estimate at t = 1. With a larger
+# Largest factor by which an error of the teacher's output may grow in the clean estimate at t = 1. With a larger
 # factor, the student cannot learn.
 LARGEST_FACTOR = 20.0
 
@@ -64,7 +64,8 @@ def prepare_student(flags: StudentFlags, stored: Mapping[str, Any]) -> Prepared:
     settings = flags.teacher
     batches = TeacherBatches(teacher, train_seed, size, settings.reuse, settings.pairs, epoch, share)
     config = {**data_settings(facts["config"]), **to_config(flags), "teacher_sha256": facts["sha256"]}
-    config["run"] = student.teacher if settings.checkpoint in (checkpoints.LAST, checkpoints.BEST) else settings.run
+    if settings.checkpoint in (checkpoints.LAST, checkpoints.BEST):
+        config["run"] = _to_find_again(path, flags.run.experiments_dir)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     report = [
         f"{student.describe()}; {spec.network} of {parameters:,} parameters on {device}, {flags.run.precision}"
@@ -98,6 +99,14 @@ def find_teacher(flags: TeacherFlags, experiments_dir: str) -> Path:
             "name a file with `checkpoint`",
         )
     return checkpoints.resolve_checkpoint(run, flags.checkpoint)
+
+
+def _to_find_again(path: Path, experiments_dir: str) -> str:
+    """Return the name of the run of a checkpoint, or its folder if it lies outside `experiments_dir`."""
+    run = run_of(path)
+    assert run is not None
+    named = is_shipped(run) or run.resolve().parent == Path(experiments_dir).resolve()
+    return run_name(run) if named else str(run.resolve())
 
 
 def open_teacher(model: Model, flags: TeacherFlags) -> Teacher:

@@ -1,4 +1,4 @@
-"""The work of `evaluate --task bayes`: measure a conditional model as a classifier by Bayes' rule."""
+"""The work of `evaluate --task bayes`: measure a denoiser or an autoencoder as a classifier by Bayes' rule."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ from scripts.tasks.extractors import FEATURES_CACHE, find_extractors, real_image
 from scripts.tasks.protocol import USUAL_COUNT, load_data_of_run, model_card, stored_facts
 from scripts.tasks.samples import draw_samples, labels_as_real
 from scripts.tasks.sampling import (
+    describe_sampling,
     find_every_checkpoint,
     name_of,
     new_folder,
@@ -197,7 +198,7 @@ class _Report:
     @property
     def title(self) -> str:
         evaluation, run = self.evaluation, name_of(self.rows[-1].path)
-        return f"{run}: {evaluation.count} images of every checkpoint, {evaluation.sampling.describe()}"
+        return f"{run}: {evaluation.count} images of every checkpoint, {describe_sampling(evaluation.sampling)}"
 
     def write(self, folder: Path) -> None:
         """Write report.json, table.csv, table.txt and the plot."""

@@ -103,7 +103,7 @@ def _check_protocols(one: _Report, other: _Report) -> None:
     """Raise UserError if the protocols differ, because then the results cannot be compared."""
     keys = dict.fromkeys([*one.protocol, *other.protocol])
     pairs = {key: (one.protocol.get(key), other.protocol.get(key)) for key in keys}
-    # Reports on the same images may differ in one of the two hashes. If `Identity.matches`, both hashes are ignored.
+    # Reports on the same images may differ in one of two hashes. If `Identity.matches` is true, both are ignored.
     for part in ("reference", "floor"):
         hashes = [Identity.from_facts(report.protocol, f"{part}_") for report in (one, other)]
         if hashes[0].matches(hashes[1]):
@@ -136,7 +136,7 @@ def _output_path(flags: CompareFlags) -> Path:
 def _spreads(one: Tensor | None, other: Tensor | None, paired: bool) -> tuple[float, float, float] | None:
     """Return the standard deviations and the correlation of a measure's resampled values in two evaluations.
 
-    Returns None if resampled values are missing or their numbers differ. The correlation is 0 if the evaluations are
+    Returns None if resampled values are missing or their counts differ. The correlation is 0 if the evaluations are
     not paired. In both evaluations, resample k has the same image indices.
     """
     if one is None or other is None or one.shape != other.shape:
@@ -169,7 +169,7 @@ def _difference(name: str, one: _Report, other: _Report, paired: bool) -> dict[s
 
 
 def _table(one: _Report, other: _Report, differences: dict[str, dict[str, Any]], paired: bool) -> str:
-    pairing = "paired by seed and label" if paired else "not paired: seed, noise or labels differ"
+    pairing = "paired by seed and label" if paired else "not paired: seed, noise or labels differ or are unknown"
     lines = [
         f"A  {one.folder}",
         f"B  {other.folder}",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FEWER = 500  # Default number of images. A likelihood takes many network evaluations.
 MEANINGS_OF_PARTS = {
-    "prior": "L_T, information on the image that is left at the end of the chain",
+    "prior": "L_T, remaining information on the image at the end of the chain",
     "steps": "L_1 to L_{T-1}, the steps in between",
     "decoder": "L_0, from the last step to the grey levels",
 }

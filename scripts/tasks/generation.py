@@ -36,6 +36,7 @@ from scripts.tasks.samples import INTERVAL_UNIT
 from scripts.tasks.sampling import (
     FILM_FRAMES,
     describe_model,
+    describe_sampling,
     find_checkpoint,
     find_every_checkpoint,
     name_of,
@@ -105,11 +106,13 @@ def _report_pruned(paths: Sequence[Path], animate: bool) -> None:
     if len(paths) == 1:
         remedy = "train with --keep_checkpoints 0 and a lower --checkpoint_every for more"
         if animate:
-            raise UserError(f"--animate: {run.name} has one checkpoint, one frame; leave out --animate, or {remedy}")
+            raise UserError(
+                f"--animate: {run.name} has one checkpoint, which gives one frame; leave out --animate, or {remedy}"
+            )
         tell(f"{run.name} has one checkpoint: {remedy}")
     elif 0 < keep <= len(paths):
-        kept = f"training kept the latest {keep} and the best"
-        tell(f"{len(paths)} checkpoints are left of {run.name}: {kept}; with --keep_checkpoints 0 it keeps all")
+        kept = f"training keeps the latest {keep} and the best"
+        tell(f"{run.name} has {len(paths)} checkpoints: {kept}; with --keep_checkpoints 0 it keeps all")
 
 
 @contextmanager
@@ -124,7 +127,7 @@ def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype
 
 @dataclass(frozen=True)
 class _Writer:
-    """Generates images and writes files. labels: one per image. turns: class titles, taken in turn by the images."""
+    """Generates images and writes files. labels: one per image. turns: class titles, repeated over the images."""
 
     flags: GenerateFlags
     sampling: Sampling
@@ -192,7 +195,7 @@ class _Writer:
         return nfe
 
     def draw_training(self, paths: Sequence[Path], folder: Path) -> None:
-        """Draw one sheet per checkpoint, and a strip of how the first images change during training."""
+        """Draw one sheet per checkpoint, and a strip that shows how the first images change in training."""
         frames, captions, film = [], [], []
         for path in paths:
             model = open_model(path, self.flags.model)
@@ -203,7 +206,7 @@ class _Writer:
             frames.append(images[:STRIP_ROWS])
             assert model.origin is not None
             captions.append(f"step {model.origin.step}")
-        title = f"{name_of(paths[0])}, {self.flags.model.weights} weights, {self.sampling.describe()}"
+        title = f"{name_of(paths[0])}, {self.flags.model.weights} weights, {describe_sampling(self.sampling)}"
         strip = sheets.strip(frames, captions, title, self.row_titles, self.flags.scale)
         self._save(strip, folder / "training_strip")
         if self.flags.animate:
@@ -240,7 +243,7 @@ class _Writer:
     def _write_sample(
         self, folder: Path, frames: Sequence[Tensor], times: Sequence[float], indices: Sequence[int]
     ) -> None:
-        """Write the folder of one image. frames: (C, H, W) at `times`; indices: of the frames in the strip."""
+        """Write the folder of one image. frames: (C, H, W), one per time. indices: the frames in the strip."""
         (folder / "steps").mkdir(parents=True)
         self._save(sheets.large(frames[-1]), folder / "image")
         captions = [f"t = {times[index]:.2f}" for index in indices]
@@ -258,8 +261,7 @@ class _Writer:
         image_files.animate(film, folder / f"animation.{self.flags.animation_format}", fps)
 
     def _title(self, model: Model, nfe: float) -> str:
-        weak = f" away from {self.flags.sampling.autoguidance}" if self.sampling.weak is not None else ""
-        return f"{describe_model(model)}, {self.sampling.describe()}{weak}, NFE {nfe:g}"
+        return f"{describe_model(model)}, {describe_sampling(self.sampling)}, NFE {nfe:g}"
 
     def _sheet(self, images: Tensor, title: str) -> Image.Image:
         if len(images) == 1 and self.flags.scale is None:

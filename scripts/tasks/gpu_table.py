@@ -41,7 +41,7 @@ class StepTimes(NamedTuple):
 
 
 def gpu_table(words: Sequence[str], images: ImageData, folder: Path, batches: Sequence[int] = BATCHES) -> list[str]:
-    """Return the lines of the table. words: arguments of `train_flow`, to which those of each row are added."""
+    """Return the lines of the table. words: arguments of `train_flow`. Each row adds its own flags."""
     device = torch.device(settings_to_measure(words).run.device)
     head = f"{'layout':<14} {'precision':<9} {'batch':>6} {'mode':<20} {'ms/step':>8} {'images/s':>10} {'first s':>8}"
     rows = list(_rows(words, images, folder, device, batches))

@@ -73,7 +73,7 @@ def _real_diversity(classifier: Classifier, images: ImageRows, labels: Tensor, c
 
 
 def _measure(classifier: Classifier, scale: float, column: Generated, real: float) -> dict[str, float]:
-    """Return one row of the table. real: diversity of test images, by which that of the samples is divided."""
+    """Return one row of the table. real: diversity of test images. The samples' diversity is divided by it."""
     output = classifier.extract(column.images)
     assert column.labels is not None
     recognised, count = int((output.predictions == column.labels).sum()), len(column.images)
@@ -113,9 +113,9 @@ def _draw(
 
 
 def columns_of_a_cell(count: int, aspect: float) -> int:
-    """Return the number of columns in a cell of `count` images that brings the picture close to ASPECT with few gaps.
+    """Return the number of columns per cell that brings the picture close to ASPECT with few gaps.
 
-    aspect: width / height of the picture if each cell had one image.
+    count: images in a cell. aspect: width / height of the picture if each cell had one image.
     """
 
     def badness(columns: int) -> float:

@@ -13,7 +13,7 @@ from scripts.tasks.training import check_batch, resolve_flags
 
 def settings_to_measure(words: Sequence[str]) -> TrainFlags:
     """Return the complete flags of a new `train_flow` run. Raises UserError for --resume, --init_from and bad flags."""
-    refusal = UserError("--resume and --init_from continue an earlier run, which cannot be measured; leave them out")
+    refusal = UserError("--resume and --init_from continue an earlier run; leave them out to measure a new run")
     if {"resume", "init_from"} & read_ahead(words).keys():
         raise refusal
     request = read_training(words, "train_flow", FLOW, "")

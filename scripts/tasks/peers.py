@@ -62,8 +62,8 @@ class Drawn(NamedTuple):
 class Peer(Protocol):
     """Interface of a contender: it trains step by step and samples."""
 
-    steps_on_the_way: Sequence[int]  # Sampling step counts tried during training; the best result counts.
-    steps_to_try: Sequence[int]  # Sampling step counts tried after training, in ascending order.
+    steps_on_the_way: Sequence[int]  # Numbers of sampling steps tried during training. The best result is kept.
+    steps_to_try: Sequence[int]  # Numbers of sampling steps tried after training, in ascending order.
 
     def step(self) -> None:
         """Take one optimizer step."""

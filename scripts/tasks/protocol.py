@@ -84,7 +84,7 @@ def _count(description: str, available: int, count: int | None, usual: int, fewe
     """Return the number of images to take. count: 0 for all; None for the smaller of `usual` and `available`."""
     number = min(usual, available) if count is None else count or available
     if available < fewest:
-        raise UserError(f"{fewest} {description} are needed, and there is only {available}")
+        raise UserError(f"{fewest} {description} are needed; the number available is {available}")
     if not fewest <= number <= available:
         message = f"`num_images` {number}: must be {fewest} to {available}, the number of {description}"
         raise UserError(message, "use 0 for all")

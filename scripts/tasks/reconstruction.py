@@ -1,4 +1,4 @@
-"""The work of `reconstruct`: pictures of originals and reconstructions, errors, statistics of the latents."""
+"""The work of `reconstruct`: write errors, latent statistics, and a picture of originals and reconstructions."""
 
 from __future__ import annotations
 

@@ -95,8 +95,8 @@ def refuse_copies(reports: Sequence[dict[str, Any]]) -> None:
         for name, share in shares.items():
             if share["low"] > MOST_COPIES:
                 raise UserError(
-                    f"{100 * share['value']:.1f} % of the images are near copies of training images in "
-                    f"{name.removeprefix(_COPIES)}, and the rules allow {100 * MOST_COPIES:.0f} %: no row was written"
+                    f"{100 * share['value']:.1f} % of the images are near copies of training images, measured in "
+                    f"{name.removeprefix(_COPIES)}, but the rules allow {100 * MOST_COPIES:.0f} %: no row was written"
                 )
 
 

@@ -115,7 +115,8 @@ def load_data_again(
 
     dataset = load(False, names)
     if dataset.train.listing is not None and not is_same(dataset):
-        # Earlier versions may have held out other images. Runs without stored class names have classes sorted as text.
+        # Earlier versions of this project may have held out other images. Runs without stored class names have classes
+        # sorted as text.
         older = load(True, names or sorted(dataset.class_names))
         if is_same(older):
             dataset = older

@@ -21,7 +21,7 @@ from scripts.cli.early import check_samples
 from scripts.cli.terminal import tell
 
 IMAGES, LABELS = "arr_0", "arr_1"  # Members of an archive as `generate` writes it.
-SHEET = "grid"  # Name of the sheet of all images, which is written beside them in any format.
+SHEETS = ("grid", "with_teacher")  # Names of the sheets of all images that a run writes beside them, in any format.
 # Names of pictures with a label: 00000_label3.png, and 00000_label0_T-shirt-top.png as `generate` writes them.
 _LABELLED = re.compile(r"_label(\d{1,9})\.[^./]+$|(?:^|/)\d+_label(\d{1,9})_[^./]+\.[^./]+$", re.ASCII)
 _NUMBERED = re.compile(r"\d{5,}(_label\d[^/]*)?\.[^./]+")
@@ -51,7 +51,7 @@ def read_sample_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | N
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return images and labels of an archive: `arr_0` and `arr_1`; without `arr_0`, its only images and `labels`."""
+    """Return images and labels of an archive: `arr_0` and `arr_1`, or else its only array of images and `labels`."""
     try:
         # If the file is not an archive, np.load would leave it open and return something else.
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
@@ -60,7 +60,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     except _ARRAY_ERRORS as error:
         raise UserError(f"`samples` {path}: is no samples.npz with an {IMAGES}: {_first_line(error)}") from None
     if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray | None):
-        raise UserError(f"`samples` {path}: is no samples.npz with an {IMAGES}: its members are not arrays")
+        raise UserError(f"`samples` {path}: its images or labels are not stored as an array")
     if name != IMAGES:
         tell(f"{path}: the images are in the array {name!r}")
     return images, labels
@@ -85,7 +85,7 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _images_of(path: Path, array: np.ndarray, dataset: ImageData) -> Tensor:
-    """Return the images of an array as uint8 (N, C, H, W), laid out as (N, H, W, C), (N, C, H, W) or (N, H, W)."""
+    """Return an array's images as uint8 (N, C, H, W). The array is (N, H, W, C), (N, C, H, W) or (N, H, W)."""
     if array.dtype != np.uint8:
         array = _as_uint8(path, array)
     if array.ndim not in (3, 4) or 0 in array.shape:
@@ -126,7 +126,7 @@ def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | Non
     from data.readers.trees import open_tree
 
     tree = open_tree(path)
-    names = _without_sheet(path, sorted(tree.names))
+    names = _without_sheets(path, sorted(tree.names))
     channels, height, width = dataset.train.images.shape[1:]
     try:
         images = torch.from_numpy(decode_all(tree, names, Target(None, channels, False)))
@@ -143,15 +143,15 @@ def _read_pictures(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | Non
     return images, None
 
 
-def _without_sheet(path: Path, names: list[str]) -> list[str]:
-    """Return the names without the sheet that a run writes beside its numbered images."""
-    images = [name for name in names if PurePosixPath(name).stem != SHEET]
+def _without_sheets(path: Path, names: list[str]) -> list[str]:
+    """Return the names without the sheets that a run writes beside its numbered images."""
+    images = [name for name in names if PurePosixPath(name).stem not in SHEETS]
     if len(images) == len(names) or not images:
         return names
     if not all(_NUMBERED.fullmatch(PurePosixPath(name).name) for name in images):
         return names
-    sheet = next(name for name in names if PurePosixPath(name).stem == SHEET)
-    tell(f"{path}: {sheet} is a sheet of the other images and is left out")
+    for sheet in sorted({*names} - {*images}):
+        tell(f"{path}: {sheet} is a sheet of the other images and is left out")
     return images
 
 

@@ -22,7 +22,7 @@ from models.randomness import IMAGE_NOISE
 from models.runs.yaml_files import read_yaml
 from scripts.cli.terminal import tell
 from scripts.tasks.sample_files import read_sample_file
-from scripts.tasks.sampling import describe_model
+from scripts.tasks.sampling import describe_model, describe_sampling
 
 QUANTISATION = "uint8, rounded half to even, clipped to 0..255"
 # Settings of a config.txt that the card repeats.
@@ -67,7 +67,7 @@ def draw_samples(
         card["student"] = model.spec.student.describe()
     if sampling.weak is not None:
         card["autoguidance"] = sampling.weak.name
-    title = f"{describe_model(model)}, {sampling.describe()}, NFE {nfe:g}"
+    title = f"{describe_model(model)}, {describe_sampling(sampling)}, NFE {nfe:g}"
     return Samples(torch.cat(images), None if labels is None else torch.tensor(labels), title, card)
 
 

@@ -99,6 +99,12 @@ def describe_model(model: Model) -> str:
     return f"{name_of(model.origin.path)}, step {model.origin.step}, {model.origin.weights} weights"
 
 
+def describe_sampling(sampling: Sampling) -> str:
+    """Return the settings of sampling, with the weaker model of autoguidance, for titles."""
+    weak = f" away from {describe_model(sampling.weak)}" if sampling.weak is not None else ""
+    return f"{sampling.describe()}{weak}"
+
+
 def open_model(path: Path, flags: ModelFlags) -> Model:
     """Load the model of a checkpoint file. flags: from `resolve_model`. Raises UserError."""
     autoencoder = None

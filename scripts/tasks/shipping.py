@@ -165,7 +165,7 @@ def _newest_run(model: Shipped, experiments: Path) -> Path | None:
 def ship(run: Path, folder: Path, name: str, commands: Sequence[str]) -> str:
     """Write the folder of a shipped model: settings, status, and the EMA weights of the last checkpoint in float16.
 
-    Return the first part of its card. commands: make commands that trained and resumed the run.
+    Return the first part of its card. commands: calls of `make` that trained and resumed the run.
     """
     model = MODELS[name]
     path = checkpoints.resolve_checkpoint(run)

@@ -108,7 +108,7 @@ class Way(NamedTuple):
 
     @classmethod
     def of_student(cls, student: Student) -> Self:
-        """Return the only way to sample a student, which needs no flags."""
+        """Return the one way to sample a student. It needs no flags."""
         return cls("student", f"{student.guidance_scale:g}, built in", (), "")
 
 
@@ -208,7 +208,8 @@ def _record(name: str, rows: Sequence[RecordRow]) -> str:
         f"{protocol['images']:,} images a row, seed {protocol['seed']}, in the class shares of the training images; "
         f"features of {' and '.join(protocol['extractors'])}. Brackets are 95 % intervals. The distance is the Frechet "
         "distance from the training images; its floor is that of as many real test images. The accuracy score is that "
-        "of a classifier trained on the samples, in parentheses on as many real images. The first row again:"
+        "of a classifier trained on the samples, in parentheses on as many real images. This command measures the "
+        "first row again:"
     )
     scored = " --classification_accuracy" * ("cas" in rows[0].report["results"])
     flags = f"{command} --extractors convnet resnet{scored}"

@@ -45,6 +45,7 @@ from scripts.tasks.sampling import (
     FILM_FRAMES,
     Chosen,
     describe_model,
+    describe_sampling,
     find_checkpoint,
     new_folder,
     open_model,
@@ -167,10 +168,9 @@ class Shown:
 
     def origin(self, *nfe: float) -> str:
         """Return the origin of generated images: run, step, weights, sampler, guidance and range of the NFE."""
-        weak = f" away from {describe_model(self.sampling.weak)}" if self.sampling.weak is not None else ""
         ends = sorted({min(nfe), max(nfe)}) if nfe else []
         cost = f", NFE {' to '.join(f'{end:g}' for end in ends)}" if ends else ""
-        return f"{describe_model(self.model)}, {self.sampling.describe()}{weak}{cost}"
+        return f"{describe_model(self.model)}, {describe_sampling(self.sampling)}{cost}"
 
     def generate(self, labels: Sequence[int] | None, count: int, frames: int = 0) -> Generated:
         """Return `count` images. Their noise is drawn with the seed."""

@@ -1,13 +1,11 @@
 """Processes of a study. Each process runs one training and measures it. Several processes may run in parallel."""
 
-import fcntl
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -16,7 +14,8 @@ from typing import NamedTuple
 
 from models.errors import UserError
 from models.evaluation.measure_names import REPORT
-from models.processes import cores
+from models.processes import threads_per_rank
+from models.runs.files import locked
 from models.runs.lookup import find_runs
 from models.runs.status import read_status
 from models.training.interrupts import Interrupted, Interrupts
@@ -96,28 +95,20 @@ def measure(training: Training, cells: Sequence[Cell], places: Places) -> None:
 
 def _train(training: Training, places: Places) -> Path:
     """Return the finished run of a training. If needed, resume a run that has a checkpoint, or start a new run."""
-    with _locked(places.folder / RUNS / f".{training.key}.lock"):
+    # Two trainings may need the same autoencoder.
+    with locked(places.folder / RUNS / f".{training.key}.lock"):
         if run := finished_runs(places.folder).get(training.key):
             return run
         common = ["--experiments_dir", places.folder / RUNS, "--device", places.device]
         own = [run for run in find_runs(places.folder / RUNS) if _key_of(run) == training.key]
         begun = [run for run in own if (run / "checkpoints" / "last").is_file()]
         if begun:
-            return run_task(training.task, "--resume", begun[0], *common)
+            return run_task(training.task, "--resume", begun[0], *common, *places.data)
         needed = [] if training.first is None else ["--autoencoder", _train(training.first, places)]
         _stop_if_asked()
         budget = ["--epochs", "None", "--max_minutes", "None", "--max_steps", training.steps(places.data_root)]
         words = [*training.words(), *needed, *budget, "--name", training.run_name]
         return run_task(training.task, *words, *common, *places.data)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for a lock on a file, and hold it during the block. Two trainings may need the same autoencoder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _process(
@@ -204,4 +195,4 @@ def _environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
     """Return the environment variables that give a job its GPU, or its share of the CPU cores."""
     if gpus:
         return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]}
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // jobs)))}
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_per_rank(jobs)))}

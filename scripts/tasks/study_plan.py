@@ -16,7 +16,7 @@ from typing import Any, get_origin
 from models.errors import UserError, suggestion
 from models.runs.lookup import TEACHERS
 from models.runs.yaml_files import plain, read_yaml
-from scripts.cli.arguments import fitted, parse_flags, to_arguments
+from scripts.cli.arguments import fitted, parse_flags, to_arguments, to_config
 from scripts.cli.evaluation_flags import SamplesFlags
 from scripts.cli.recipes import find_recipe
 from scripts.cli.settings import DEFAULTS, read_training
@@ -112,13 +112,13 @@ class Study:
         if min(self.seeds) < 0:
             raise UserError(f"the study's seeds {list(self.seeds)}: must be 0 or larger")
         if self.images < 1 or (self.autoencoder and self.autoencoder_images < 1):
-            raise UserError("the study's images, and those of its autoencoder, must be at least 1")
+            raise UserError("the study's images and autoencoder_images must be at least 1")
         if self.num_images <= SamplesFlags.k:
             raise UserError(f"the study's num_images {self.num_images}: must be more than {SamplesFlags.k}")
         if self.task not in TEACHERS:
             raise UserError(
                 f"the study's recipe {self.recipe} trains nothing to sample from",
-                "an autoencoder's recipe belongs to the key autoencoder",
+                "name an autoencoder's recipe with the key autoencoder",
             )
         if self.autoencoder and find_recipe(self.autoencoder).task != "train_vae":
             raise UserError(f"the study's autoencoder {self.autoencoder} is no recipe of train_vae")
@@ -248,8 +248,13 @@ class Training:
         return "-".join(filter(None, (_readable(self.label), self.key)))
 
     def words(self) -> list[str]:
-        """Return the arguments of the task, without budget, device, folders and name."""
-        return ["--recipe", self.recipe, *to_arguments({**QUIET, **self.settings, "seed": self.seed})]
+        """Return the arguments of the task, without budget, device, folders and name.
+
+        They name what the recipe would change on a GPU, so that a study is the same on every machine.
+        """
+        recipe, defaults = find_recipe(self.recipe), to_config(DEFAULTS[self.task][0])
+        fixed = {key: recipe.settings.get(key, defaults.get(key)) for key in recipe.gpu}
+        return ["--recipe", self.recipe, *to_arguments({**QUIET, **fixed, **self.settings, "seed": self.seed})]
 
     def steps(self, data_root: str | None = None) -> int:
         """Return the budget in training steps. Raises UserError if the training would refuse its flags."""
@@ -302,7 +307,7 @@ def _read_value(name: str, value: Any, kind: Any) -> Any:
             raise UserError(f"{name} must be a list, not {value!r}")
         return fitted(name, value, kind)
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{name} must be a mapping from names, not {value!r}")
+        raise UserError(f"{name} must be a mapping with strings as keys, not {value!r}")
     return {axis: as_axis(axis, values) for axis, values in value.items()} if name == "grid" else _settings(value)
 
 

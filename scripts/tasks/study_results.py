@@ -63,7 +63,7 @@ class StudyMeasure:
 
     @property
     def intervals(self) -> NDArray[np.float64]:
-        """95 % intervals of the differences, as `adjusted` shows the differences, (cells, 2); NaN for none."""
+        """95 % intervals (cells, 2) of the differences, added to the reference's mean like `adjusted`; NaN if none."""
         differences = self.comparison.differences
         return self._from_reference([(math.nan, math.nan) if row is None else row[1:3] for row in differences])
 
@@ -94,8 +94,8 @@ def collect(study: Study, reports: Sequence[tuple[int, int, dict[str, Any]]]) ->
     rows: dict[str, NDArray[np.float64]] = {}
     floors: dict[str, float] = {}
     shape = len(study.cells), len(study.seeds)
+    short = short_names(name for _, _, report in reports for name in report["results"])
     for index, column, report in reports:
-        short = short_names(report["results"])
         for name, result in report["results"].items():
             kind, value = kind_of(name), result["found"]["value"]
             floor = (result["floor"] or {}).get("value")
@@ -181,7 +181,7 @@ def _measure_table(study: Study, measure: StudyMeasure) -> str:
     lines = [text_table(rows, headings, right=(1,)), f"{better} is better{floor}"]
     if comparison.detectable is not None:
         least = comparison.detectable
-        seen = f"x {_ratio(least)}" if measure.ratio else f"{least:.3g} points"
+        seen = f"a factor of {_ratio(least)}" if measure.ratio else f"a difference of {least:.3g} points"
         degrees = f"{comparison.degrees} degree{'s' * (comparison.degrees > 1)} of freedom"
         deviation = _deviation(measure, comparison.deviation)
         lines.append(f"paired residuals deviate by {deviation} ({degrees}); 4 of 5 studies would find {seen} or more")
@@ -299,7 +299,10 @@ def draw_study_samples(study: Study, folder: Path) -> None:
     if rows:
         import torch
 
-        images = torch.from_numpy(np.concatenate(list(rows.values())))
+        first = next(iter(rows.values())).shape
+        shown = {name: images for name, images in rows.items() if images.shape == first}
+        images = torch.from_numpy(np.concatenate(list(shown.values())))
         title = f"{study.question} Seed {seed}, the same noise in every row"
-        columns = len(images) // len(rows)
-        image_files.save_image(sheets.grid(images, columns, title=title, row_titles=list(rows)), folder / SHEET)
+        title += "; cells with images of another size are left out" * (len(shown) < len(rows))
+        columns = len(images) // len(shown)
+        image_files.save_image(sheets.grid(images, columns, title=title, row_titles=list(shown)), folder / SHEET)

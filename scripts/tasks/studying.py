@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from models.errors import UserError
+from models.places import EXPERIMENTS
 from models.progress import duration
 from models.runs.files import write_text
 from models.runs.lookup import STUDIES_FOLDER
@@ -72,12 +73,13 @@ def run_samplers(name: str, tournament: Tournament, flags: StudyFlags) -> Path:
 def _command(flags: StudyFlags) -> str:
     """Return the command that resumes a study, with all flags that differ from the defaults."""
     config, defaults = to_config(flags), to_config(type(flags)())
+    defaults["experiments_dir"] = EXPERIMENTS  # The next shell may not have the variable that sets the default.
     words = to_arguments({key: value for key, value in config.items() if value != defaults[key]})
     return f"make study ARGS={shlex.quote(shlex.join(words))}"
 
 
 def _open(folder: Path, command: str, dataset: str) -> Run:
-    """Create or reopen a study's folder. Raises UserError if the study is running. command: to resume it."""
+    """Create or reopen a study's folder. Raises UserError if the study is running. command: resumes the study."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / STATUS).is_file():

@@ -97,10 +97,10 @@ class Bout:
 
     @cached_property
     def folder(self) -> Path:
-        """Folder of the results. Its name has a hash of the checkpoint and of the measurement settings."""
+        """Folder of the results. Its name has a hash of checkpoint, measurement settings and device."""
         name, tournament = name_of(self.checkpoint).replace("/", "-"), self.tournament
         settings = (tournament.screen_images, tournament.num_images, tournament.extractors)
-        what = f"{self.sha256} {settings}"
+        what = f"{self.sha256} {settings} {torch.device(self.model_flags.device).type}"
         return self.studies / f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
     @cached_property
@@ -212,7 +212,7 @@ class Bout:
         out = self.folder / FINALS / screened.key
         if not (out / REPORT).is_file():
             tournament, flags = self.tournament, self.flags
-            words: list[object] = ["--run", self.run, "--seed", SEED, "--out", out]
+            words: list[object] = ["--checkpoint", self.checkpoint, "--seed", SEED, "--out", out]
             words += ["--sampler", screened.sampler, "--grid", screened.grid, "--steps", screened.steps]
             words += ["--guidance_scale", screened.scale, "--num_images", tournament.num_images]
             words += ["--extractors", *tournament.extractors]

@@ -80,8 +80,13 @@ class Prepared:
 
     def check_memory(self) -> None:
         """Raise UserError if a batch does not fit in the memory of the GPU."""
-        settings, whole = self.settings.optimizer, self.config.get("coupling") == "optimal"
-        check_memory(self.objective, self.network, self.batches, settings, self.device, divisible=not whole)
+        settings = self.settings.optimizer
+        check_memory(self.objective, self.network, self.batches, settings, self.device, self.divisible)
+
+    @property
+    def divisible(self) -> bool:
+        """Return whether `accumulate` may split a batch. Optimal coupling needs the whole batch."""
+        return self.config.get("coupling") != "optimal"
 
 
 def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mapping[str, Any]], Prepared]) -> None:
@@ -122,7 +127,7 @@ def run_training(request: Request[AnyFlags], prepare: Callable[[AnyFlags, Mappin
                 trainer.best_loss, trainer.worse = math.inf, 0
             run.log(f"resumed at step {trainer.step}, epoch {trainer.epoch:.2f}{_rise_of_rate(trainer, stored)}")
         try:
-            with explain_full_memory(flags.optimizer, prepared.device):
+            with explain_full_memory(flags.optimizer, prepared.device, prepared.divisible):
                 trainer.train(interrupts)
         finally:
             trainer.log.close_board()
@@ -254,7 +259,7 @@ def check_batch(flags: TrainFlags | AutoencoderFlags | StudentFlags) -> None:
 def one_loads_first() -> Iterator[None]:
     """Let one process of each machine load before the others.
 
-    Free memory for image files is measured once and divided among the processes. If each process measured it, all
+    The free memory for image files is measured once and divided among the processes. If each process measured it, all
     together would use too much.
     """
     if processes.world_size() > 1:

@@ -148,7 +148,7 @@ def reasons(chosen: Setting) -> list[str]:
         and schedule.alpha(torch.ones(())) < 1e-8,
         "has no attention": chosen.network == "convnext" and tokens,
         "needs the whole batch at once": chosen.coupling != "independent" and chosen.accumulate > 1,
-        "the largest possible number": chain and chosen.steps > chosen.timesteps,
+        "the length of the chain": chain and chosen.steps > chosen.timesteps,
         "does not have it": chosen.eta is not None and "eta" not in SAMPLERS[chosen.sampler].options,
         "adds Gaussian noise": chosen.initial_noise != "gaussian" and random_steps and chosen.steps > 1,
         "without labels to guide by": chosen.guidance_scale != 1 and not chosen.conditional,

@@ -103,6 +103,31 @@ def test_another_teacher_of_the_same_name_is_not_resumed_with(run: Run, runs: Pa
     assert len(refused.err.splitlines()) == 1
 
 
+def test_the_config_of_a_student_makes_the_same_student(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run("distill", "--run", "chain", "--reuse", "2", "--max_steps", "2").folder
+    words = ("--config", first / "config.txt", "--experiments_dir", first.parent)
+    again = run_here("distill", *words, capsys=capsys)
+    assert again.code == 0, again.err
+    assert weights_hash(again.folder) == weights_hash(first)
+
+
+def test_a_student_goes_on_with_a_teacher_that_has_moved_or_was_trained_further(
+    run: Run, runs: Path, tmp_path: Path
+) -> None:
+    chain, moved = next(runs.glob("*-chain")), tmp_path / "elsewhere" / "my teacher"
+    shutil.copytree(chain, moved, symlinks=True)
+    part = run("distill", "--run", moved, "--max_steps", "2").folder
+    assert yaml.safe_load((part / "config.txt").read_text())["run"] == str(moved)
+    assert run("distill", "--resume", part, "--max_steps", "3").code == 0
+    moved.rename(tmp_path / "other")
+    assert run("distill", "--resume", part, "--max_steps", "4").code == 2
+    ended = run("distill", "--resume", part, "--run", tmp_path / "other", "--max_steps", "4")
+    assert ended.code == 0, ended.err
+    (file,) = (tmp_path / "other" / "checkpoints").glob("step_00000006.safetensors")
+    ended = run("distill", "--resume", part, "--checkpoint", file, "--max_steps", "5")
+    assert ended.code == 0, ended.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -173,4 +198,8 @@ def test_a_student_is_measured_and_interpolated(run: Run, runs: Path) -> None:
     table = (run("evaluate", "--run", student, *words).folder / "table.txt").read_text()
     assert "recognised" in table and "noise_loss" not in table
     assert run("interpolate", "--run", student, "--between", "noises", "--rows", "2").code == 0
+    samples = student / "final_samples"
+    measured = run("evaluate", "--samples", samples, "--extractors", "convnet")
+    assert measured.code == 0, measured.err
+    assert "10 images" in (measured.folder / "report.txt").read_text() and "with_teacher.png is a sheet" in measured.err
     assert checkpoints.load_newest(student)[1]["denoiser"]["label_drop"] == 0

@@ -150,7 +150,7 @@ def test_two_runs_side_by_side(browser: Any, report: Path) -> None:
         page.get_by_label("Run B").select_option("20260203_000000-ddpm-mnist")
         page.get_by_text("The noise differs: seed 0 and 3").wait_for()
         assert page.get_by_text("Not evaluated yet: 20260203_000000-ddpm-mnist").is_visible()
-        assert page.get_by_text("The losses do not compare").is_visible()
+        assert page.get_by_text("The losses cannot be compared").is_visible()
         page = opened.open("compare.html?a=../../evil&b=x")
         assert page.get_by_text("Choose two runs.").is_visible()
 

@@ -20,10 +20,20 @@ import yaml
 from models.errors import UserError
 from models.report.pictures import Album
 from models.report.studies import read_study_page
+from scripts.cli.arguments import to_config
+from scripts.cli.settings import DEFAULTS, read_training
+from scripts.tasks import study_cells
 from scripts.tasks.studies import STUDIES, find_study
 from scripts.tasks.study_cells import finished_runs, report_of
 from scripts.tasks.study_plan import Study, as_axis, as_yaml, read_study
-from scripts.tasks.study_results import collect, draw_study_pictures, read_reports, study_table, write_tables
+from scripts.tasks.study_results import (
+    collect,
+    draw_study_pictures,
+    draw_study_samples,
+    read_reports,
+    study_table,
+    write_tables,
+)
 from tests.commands.tasks import REPOSITORY, run_here
 
 READY = {name: study for name, study in STUDIES.items() if isinstance(study, Study)}
@@ -65,6 +75,42 @@ def test_a_study_written_as_yaml_is_the_same_study(name: str, tmp_path: Path) ->
     assert [(cell.name, cell.evaluation) for cell in again.cells] == [
         (cell.name, cell.evaluation) for cell in READY[name].cells
     ]
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_study_has_the_same_settings_on_a_gpu(name: str) -> None:
+    (training, *_) = READY[name].trainings()
+    for part in filter(None, (training, training.first)):
+        default, options = DEFAULTS[part.task]
+        words = [*part.words(), *(("--autoencoder", "first.safetensors") if part.first else ())]
+        request = read_training(words, part.task, default, "", options)  # pyright: ignore[reportArgumentType]
+        assert to_config(request.on("cuda").flags) == to_config(request.flags)
+
+
+def test_a_training_that_goes_on_reads_the_data_where_they_are_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (training, *_) = read_study(write(tmp_path / "mine.yaml")).trainings()
+    run = tmp_path / "runs" / f"20260101_000000-flow-digits-{training.run_name}"
+    (run / "checkpoints" / "last").mkdir(parents=True)
+    (run / "checkpoints" / "last").rmdir()
+    (run / "checkpoints" / "last").write_text("step_00000001")
+    (run / "status.json").write_text('{"state": "interrupted"}')
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(study_cells, "run_task", lambda *words: calls.append(words) or run)
+    study_cells.measure(training, [], study_cells.Places(tmp_path, "experiments", "moved", "cpu"))
+    (words,) = calls
+    assert words[1:3] == ("--resume", run) and words[-2:] == ("--data_root", "moved")
+
+
+def test_the_command_to_go_on_needs_no_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts.study import StudyFlags
+    from scripts.tasks.studying import _command
+
+    monkeypatch.delenv("EXPERIMENTS_DIR", raising=False)
+    assert "experiments_dir" not in _command(StudyFlags(name="losses"))
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
+    assert f"--experiments_dir={tmp_path}" in _command(StudyFlags(name="losses"))
 
 
 def test_cells_that_differ_in_sampling_share_a_training_and_others_do_not(tmp_path: Path) -> None:
@@ -207,11 +253,32 @@ def test_distances_are_compared_by_ratios_and_shares_by_differences(
     assert {"plot.png", "samples.png", "table.txt"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_results_in_different_networks_are_different_measures(tmp_path: Path) -> None:
+    study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2])}, seeds=(0, 1))
+    made(study, tmp_path, np.full((2, 2), 4.0), np.full((2, 2), 0.5))
+    for training, cells in study.trainings().items():
+        report = report_of(finished_runs(tmp_path)[training.key], cells[0])
+        if training.seed == 1:
+            report.write_text(report.read_text().replace("convnet_0123abcd", "convnet_4567abcd"))
+    measures = collect(study, read_reports(study, finished_runs(tmp_path)))
+    assert [row.name for row in measures if row.ratio] == ["fd_convnet_0123abcd", "fd_convnet_4567abcd"]
+    assert np.isnan(measures[0].values[:, 1]).all() and np.isfinite(measures[0].values[:, 0]).all()
+
+
+def test_images_of_another_size_are_not_drawn_beside_the_others(tmp_path: Path) -> None:
+    study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2, 0.3])}, seeds=(0,))
+    made(study, tmp_path, np.full((3, 1), 4.0), np.full((3, 1), 0.5))
+    last = report_of(finished_runs(tmp_path)[list(study.trainings())[-1].key], study.cells[-1])
+    np.savez(last.with_name("samples.npz"), arr_0=np.zeros((24, 12, 12, 1), np.uint8))
+    draw_study_samples(study, tmp_path)
+    assert (tmp_path / "samples.png").is_file()
+
+
 def test_the_smallest_ratio_that_could_be_found_is_never_rounded_to_one(tmp_path: Path) -> None:
     study = Study("?", "demo_digits", 64, grid={"lr": as_axis("lr", [0.1, 0.2])}, seeds=(0, 1))
     made(study, tmp_path, np.array([[4.0, 8.0], [4.0001, 8.0003]]), np.full((2, 2), 0.5))
     table = study_table(study, collect(study, read_reports(study, finished_runs(tmp_path))), {})
-    assert 1 < float(re.findall(r"4 of 5 studies would find x (\S+) or more", table)[0]) < 1.01
+    assert 1 < float(re.findall(r"4 of 5 studies would find a factor of (\S+) or more", table)[0]) < 1.01
 
 
 def test_one_seed_has_values_but_no_intervals(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_without_a_file_there_must_be_one(
     monkeypatch.setattr("models.evaluation.classifier.PRETRAINED", tmp_path)
     assert_refused(
         run_here("train_classifier", "--verify_only", capsys=capsys),
-        "no convnet for digits with these images",
+        "no convnet trained on these images of digits",
         "--file",
     )
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from models import generation
 from models.diffusion.denoiser import NetworkDenoiser
 from models.diffusion.noise_schedules import NoiseSchedule, build_noise_schedule
 from models.diffusion.predictions import build_prediction
@@ -245,3 +246,9 @@ def test_kept_frames_are_apart_in_flow_time(grid: str, schedule: NoiseSchedule, 
 def test_all_steps_are_kept_if_there_are_few() -> None:
     assert spaced_steps(build_grid("uniform", FLOW, 4), 40) == {0, 1, 2, 3}
     assert spaced_steps(build_grid("uniform", FLOW, 4), 0) == set()
+
+
+def test_options_of_a_sampler_are_given_by_name_or_together() -> None:
+    by_name = generation.sample(model_of(), 2, sampler="ddim", steps=3, eta=0.5)
+    assert by_name.equal(generation.sample(model_of(), 2, sampler="ddim", steps=3, options={"eta": 0.5}))
+    assert not by_name.equal(generation.sample(model_of(), 2, sampler="ddim", steps=3))

@@ -51,7 +51,7 @@
   // Return a sentence that says whether the images of two sheets were made from the same noise.
   function noise(a, b) {
     if (a.noise === null || b.noise === null) return "An autoencoder's sheet shows test images with their reconstructions, so the sheets have no noise in common.";
-    if (!a.noise.shape || !b.noise.shape) return "Whether the noise is the same is unknown: a run has no checkpoint that names its shape.";
+    if (!a.noise.shape || !b.noise.shape) return "It is unknown whether the noise is the same: a run has no checkpoint that stores the shape of its noise.";
     const names = { seed: "seed", shape: "shape", kind: "initial noise" };
     const different = Object.keys(names).filter((key) => a.noise[key] !== b.noise[key]);
     if (different.length === 0) return `The images come from the same noise: seed ${a.noise.seed}, shape ${a.noise.shape}. Images at the same place of the sheets can be compared one by one.`;
@@ -70,7 +70,7 @@
   function curves(a, b) {
     const place = element("div", { class: "charts" });
     const charts = a.charts.map((chart) => [chart, b.charts.find((other) => other.key === chart.key)]).filter(([, other]) => other !== undefined);
-    const note = a.loss === b.loss && a.dataset === b.dataset ? "" : `The losses do not compare: ${a.loss || "unknown"} on ${a.dataset}, and ${b.loss || "unknown"} on ${b.dataset}.`;
+    const note = a.loss === b.loss && a.dataset === b.dataset ? "" : `The losses cannot be compared: ${a.loss || "unknown"} on ${a.dataset}, and ${b.loss || "unknown"} on ${b.dataset}.`;
     const draw = () => charts.forEach(([one, other]) => report.drawChart(place, {
       ...one,
       series: [[one, "A", "c1"], [other, "B", "c2"]].flatMap(([chart, name, colour]) => chart.series.map((curve) => ({
@@ -110,7 +110,7 @@
       const rows = row.differences.map(({ label, one, other, difference, clear, better }) => [label,
         ...[one, other].map((text) => element("td", { class: "figure" }, text)),
         element("td", { class: clear ? "figure better" : "figure" }, clear ? `${difference} *` : difference), better]);
-      const pairing = row.paired ? "paired by seed and label" : "not paired: seed, noise or labels differ";
+      const pairing = row.paired ? "paired by seed and label" : "not paired: seed, noise or labels differ or are unknown";
       return [
         element("p", {}, `${row.images} images each, ${pairing}. Evaluations: ${row.evaluations.join(" and ")}.`),
         tableOf(["measure", letter(first), letter(second), `${second.toUpperCase()} − ${first.toUpperCase()} [95 %]`, "better"], rows),
@@ -131,12 +131,12 @@
       const cell = (row, name) => element("td", { class: better === name ? "figure better" : "figure" }, row.shown);
       return [[measure.label, cell(measure, "a"), cell(second, "b"), element("td", { class: "figure" }, measure.floor), measure.better]];
     });
-    const warning = `The protocols differ, so the figures do not compare: ${different.map((key) => `${key} ${one.protocol[key] ?? "not set"} and ${other.protocol[key] ?? "not set"}`).join("; ")}.`;
+    const warning = `The protocols differ, so the values cannot be compared: ${different.map((key) => `${key} ${one.protocol[key] ?? "not set"} and ${other.protocol[key] ?? "not set"}`).join("; ")}.`;
     return section("Measures",
       element("ul", { class: "lines" }, element("li", {}, letter("a"), ` ${one.title}`), element("li", {}, letter("b"), ` ${other.title}`)),
       ...(different.length > 0 ? [element("p", { class: "warning" }, warning)] : []),
       tableOf(["measure [95 %]", letter("a"), letter("b"), "real images", "better"], rows),
-      element("p", { class: "quiet" }, "Bold: the 95 % intervals do not overlap. make evaluate ARGS=\"--compare A B\" compares image by image, which finds smaller differences."));
+      element("p", { class: "quiet" }, "Bold: the 95 % intervals do not overlap. The command make evaluate ARGS=\"--compare A B\" compares image by image and finds smaller differences."));
   }
 
   async function show() {

@@ -1,5 +1,5 @@
-// The table of all runs: sorted by a click on a heading, filtered, and two runs chosen for a comparison. The address
-// holds the order and the filters, so that a reload and a bookmark keep them.
+// The table of all runs. A click on a heading sorts it, the form filters it, and two ticked runs can be compared. The
+// address holds the order and the filters, so that a reload and a bookmark keep them.
 "use strict";
 
 (() => {

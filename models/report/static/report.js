@@ -1,7 +1,7 @@
 // Functions that all pages share. Text of a run is set as text, never as markup.
 "use strict";
 
-document.documentElement.classList.add("js"); // The style sheet shows what needs scripts.
+document.documentElement.classList.add("js"); // With this class, the style sheet shows the elements that need scripts.
 
 const report = {
   runs: new Map(),

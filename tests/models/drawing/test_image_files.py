@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models.drawing import sheets
-from models.drawing.image_files import PAGE, animate, save_each, save_image
+from models.drawing.image_files import PAGE, animate, replace_each, save_each, save_image
 from models.errors import UserError
 from tests.models.drawing.pictures import LONG_TITLE, enlarged, pixels, random_images
 
@@ -51,6 +51,13 @@ def test_each_image_has_its_own_file(tmp_path: Path) -> None:
     save_each(random_images(1, 3, 20, 36), tmp_path)
     with Image.open(tmp_path / "00000.png") as saved:
         assert np.array_equal(pixels(saved), enlarged(random_images(1, 3, 20, 36)[0], 1))
+
+
+def test_images_of_an_earlier_call_are_replaced_and_other_files_stay(tmp_path: Path) -> None:
+    replace_each(random_images(3, 1, 8, 8), tmp_path, [0, 1, 2], [])
+    (tmp_path / "grid.png").write_text("a sheet")
+    replace_each(random_images(1, 1, 8, 8), tmp_path, [5], [])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["00000_label5.png", "grid.png"]
 
 
 def test_a_failed_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +141,19 @@ def test_one_frame(tmp_path: Path, suffix: str) -> None:
         assert np.array_equal(pixels(image), pixels(sheets.grid(random_images(1, 1, 8, 8))))
 
 
+@pytest.mark.parametrize(("name", "longest"), [("film.webp", 16383), ("film.gif", 65535)])
+def test_the_longest_frames_of_each_format_are_written(tmp_path: Path, name: str, longest: int) -> None:
+    animate([Image.new("L", (longest, 1))], tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert image.size == (longest, 1)
+
+
 def test_impossible_animations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 0"):
         animate([sheets.grid(random_images(1, 1, 8, 8))], tmp_path / "film.gif", fps=0)
-    with pytest.raises(UserError, match="too large"):
-        animate([Image.new("L", (16384, 1))], tmp_path / "film.webp")
+    for name, longest in (("film.webp", 16383), ("film.gif", 65535)):
+        with pytest.raises(UserError, match="too large"):
+            animate([Image.new("L", (longest + 1, 1))], tmp_path / name)
     with pytest.raises(ValueError, match="at least one frame"):
         animate([], tmp_path / "film.webp")
     assert not list(tmp_path.iterdir())

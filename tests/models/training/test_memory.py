@@ -72,8 +72,9 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(
         assert parameter.equal(value) and parameter.grad is None
 
 
+@pytest.mark.parametrize("coupling", ["independent", "optimal"])
 def test_memory_that_becomes_full_in_a_step_ends_the_run_with_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    coupling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     take = Stepper.take
 
@@ -83,10 +84,11 @@ def test_memory_that_becomes_full_in_a_step_ends_the_run_with_one_line(
         take(self, step, progress)
 
     monkeypatch.setattr(Stepper, "take", fill)
-    ended = run_here("train_ddpm", *TINY, "--experiments_dir", tmp_path, capsys=capsys)
+    ended = run_here("train_ddpm", *TINY, "--coupling", coupling, "--experiments_dir", tmp_path, capsys=capsys)
     assert ended.code == 2
     line = ended.err.splitlines()[-1]
-    assert line.startswith("error: --batch_size 16: the memory of ") and "--accumulate 2" in line
+    assert line.startswith("error: --batch_size 16: the memory of ") and "use a smaller --batch_size" in line
+    assert ("--accumulate 2" in line) == (coupling == "independent")
     (run,) = tmp_path.iterdir()
     status = status_of(run)
     assert status["state"] == "failed" and "--batch_size 16: the memory of" in status["reason"]
