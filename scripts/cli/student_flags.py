@@ -37,7 +37,7 @@ class TeacherFlags:
     """Network evaluations of the student per image."""
     pairs: PositiveInt = 64
     """Batches of the teacher's images that are kept in memory."""
-    reuse: PositiveInt = 3
+    reuse: PositiveInt = 6
     """Number of training steps on each of the teacher's batches."""
 
 
