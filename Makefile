@@ -20,6 +20,8 @@ VARIABLES := ARGS FOREGROUND GPUS PROCS PYTHON TORCH_BACKEND DATA_ROOT EXPERIMEN
 typed := $(foreach variable,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(variable)))),$(variable)))
 $(foreach variable,$(filter-out $(VARIABLES),$(typed)),$(error $(variable)= is unknown here. Flags: ARGS="--flag value". \
 	Variables of other programs: $(variable)=value make TARGET))
+$(foreach variable,$(filter DATASET MINUTES SEEDS,$(typed)),$(if $(filter-out record,$(MAKECMDGOALS)), \
+	$(error $(variable)= is for make record. Flags of other targets: ARGS="--flag value")))
 $(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),$(error no target is called '$(goal)': make lists them. \
 	Flags: ARGS="--flag value"))
 

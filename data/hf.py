@@ -81,6 +81,10 @@ class Hf(DataSet):
             way_out = f"choose `dataset.image_column` from {', '.join(features)}"
             raise UserError(f"{self.path} has no column of type Image", way_out)
         label = self._choose_column("label_column", features, "ClassLabel", ("int", "uint", "bool", "string"))
+        for split in chosen[1:]:
+            if missing := {image, *([label] if label else [])} - set(splits[split].features):
+                message = f"{self.path}: its split {split} has no column {min(missing)}"
+                raise UserError(message, "choose another split with `dataset.test_split`")
         tree = _Rows(Path(self.path), {name: splits[name] for name in chosen}, image)
         class_names, labels = _labels(self.path, tree.splits, label, self.known_classes)
         if len(chosen) == 2:

@@ -15,13 +15,15 @@ from models.processes import cpu_name
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is CUDA if available, else MPS, else the CPU. Each rank has its own GPU.
+    """Return the device called `name`; "auto" is CUDA if available, else MPS, else the CPU; with GPUS=0
+    in the environment, it is the CPU. Each rank has its own GPU.
 
     Raises UserError if the device is not available, or if GPUS > 0 in the environment and "auto" finds no GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         gpus = os.environ.get("GPUS", "")
+        name = "cpu" if gpus == "0" else name
         if name == "cpu" and gpus.isdigit() and int(gpus) > 0:
             raise UserError(f"GPUS={gpus}: torch finds no GPU on this machine", "use the CPU with GPUS=0")
     try:

@@ -1,4 +1,4 @@
-"""Exception for mistakes of the user, raised by the library and by the data sets."""
+"""Exception for mistakes of the user, raised in data, models and scripts."""
 
 import difflib
 import re

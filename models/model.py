@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from models import devices, spaces
@@ -173,6 +174,12 @@ def require_every_level(model: Model, work: str) -> None:
             f"{'s' * (student.evaluations > 1)}, not all",
             f"use its teacher: `run {student.teacher}`",
         )
+
+
+def has_raw_weights(path: Path) -> bool:
+    """Return whether a checkpoint of a denoiser has the raw weights. Shipped models have EMA weights only."""
+    with safe_open(path, "pt") as tensors:
+        return any(key.startswith("network.") for key in list(tensors.keys()))
 
 
 def load_model(

@@ -50,9 +50,13 @@ class Room:
         return getattr(importlib.import_module(f"{self.package}.{name}"), variant)
 
     def build(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """Construct a variant. Raises UserError for an unknown name or options out of range."""
+        """Construct a variant. Raises UserError for an unknown name, and for unknown options or values out of range."""
         variant = self.find(name)
-        check_ranges(options, get_type_hints(variant.__init__, include_extras=True), prefix=f"{self.option}.")
+        hints = get_type_hints(variant.__init__, include_extras=True)
+        for option in options:
+            if option not in hints:
+                raise UserError(f"the {self.word} {name} has no option {option!r} in this version of the project")
+        check_ranges(options, hints, prefix=f"{self.option}.")
         return variant(*arguments, **options)
 
     def _files(self) -> Iterator[Path]:

@@ -289,13 +289,13 @@ def main(argv: list[str]) -> None:
             "start": lambda: start_table(words, folder),
             "gpu": lambda: gpu_table(words, _random_images(), folder, flags.batches),
         }
-        lines = []
+        lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
         for name in flags.tables:
             with progress(f"measuring {name}", None):
                 lines += [*measure[name](), ""]
-    text = "\n".join([f"torch {torch.__version__}, {torch.get_num_threads()} threads", *lines]) + "\n"
+            text = "\n".join(lines) + "\n"
+            write_text(Path(flags.out), text)  # An error in a later table must not lose this one.
     print(text, file=sys.stderr)
-    write_text(Path(flags.out), text)
     print(flags.out)
 
 

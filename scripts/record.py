@@ -222,15 +222,17 @@ def _sampling_steps(flags: RecordFlags, settings: TrainFlags, dataset: ImageData
     if spec.classes == 0:
         raise UserError("a record needs a model with labels; leave out --no_conditional")
     model = spec.model(nn.Identity(), torch.device(settings.run.device))
-    steps = flags.steps if flags.steps or not flags.student else TeacherFlags.steps
     for scale in flags.scales:
         if flags.student:
+            steps = flags.steps or TeacherFlags.steps
             teacher = TeacherFlags(
                 sampler=flags.sampler, steps=steps, guidance_scale=scale, evaluations=flags.evaluations
             )
             sampling = open_teacher(model, teacher).sampling
         else:
-            sampling = open_sampling(SamplerFlags(flags.sampler, steps, guidance_scale=scale), ModelFlags(), model)
+            sampling = open_sampling(
+                SamplerFlags(flags.sampler, flags.steps, guidance_scale=scale), ModelFlags(), model
+            )
     return sampling.steps
 
 

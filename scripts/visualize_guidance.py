@@ -39,6 +39,8 @@ def main(argv: list[str]) -> None:
         raise UserError("`scales`: name one or more")
     if flags.sampling.guidance_scale != 1:
         raise UserError(f"`guidance_scale` {flags.sampling.guidance_scale:g}: leave it out", "set `scales`")
+    if flags.sampling.autoguidance is not None:
+        raise UserError("`autoguidance`: the scales compared are those of classifier-free guidance", "leave it out")
     if flags.shown > flags.samples_per_class:
         raise UserError(f"`shown` {flags.shown}: must be at most `samples_per_class` {flags.samples_per_class}")
     from scripts.tasks.guidance import compare_scales

@@ -22,7 +22,8 @@ from data.readers.formats import FORMATS, UNMARKED
 MAX_PIXELS = 64 << 20
 # Pillow is known to raise these for damaged files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, AttributeError)
-BROKEN += (OverflowError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
+BROKEN += (RuntimeError, AssertionError, OverflowError, MemoryError, struct.error, zlib.error)
+BROKEN += (Image.DecompressionBombError,)
 
 _ORIENTATION = 0x0112  # Tags of EXIF and TIFF
 _BITS, _PHOTOMETRIC = 258, 262

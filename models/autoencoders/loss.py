@@ -13,7 +13,7 @@ from models.ranges import NonNegative, NonNegativeInt, check_ranges
 
 @dataclass(frozen=True)
 class AutoencoderLoss:
-    """-log p(image | latent) + kl_weight * KL(posterior || unit Gaussian), in nats per pixel (Kingma & Welling 2014).
+    """-log p(image | latent) + kl_weight * KL(posterior || unit Gaussian), nats per dimension (Kingma & Welling 2014).
 
     likelihood: a key of LIKELIHOODS. l1 is a Laplace likelihood with scale 1, l2 a Gaussian one with variance 1/2. With
     kl_weight 1, the loss is an upper bound on -log p(image), up to a constant. Larger weights give a beta-VAE
@@ -37,7 +37,7 @@ class AutoencoderLoss:
     def __call__(
         self, coded: Coded, images: Tensor, kl_weight: Tensor | float | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (N,) tensors: loss and reconstruction in nats per pixel, KL in nats per image (0 if not variational).
+        """Return (N,) tensors: loss and reconstruction in nats per dimension, KL in nats per image (0 if not a VAE).
 
         images: (N, C, H, W) in [-1, 1]. kl_weight: weight at the current step; None for the full weight.
         """

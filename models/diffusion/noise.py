@@ -18,7 +18,7 @@ def _gaussian(noise: Tensor) -> Tensor:
 
 
 def _uniform(noise: Tensor) -> Tensor:
-    """Uniform on [-sqrt(3), sqrt(3)], through the normal distribution function."""
+    """Map normal noise to uniform noise on [-sqrt(3), sqrt(3)] by the normal CDF."""
     return math.sqrt(3) * torch.special.erf(noise / math.sqrt(2))
 
 

@@ -56,6 +56,8 @@ def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel) -
     drawn = []
     for weights, label, colour, style in WEIGHTS:
         of_weights = [row for row in rows if row["weights"] == weights]
+        if not of_weights:
+            continue
         steps = read_column(of_weights, "step")
         value, low, high = (factor * read_column(of_weights, f"{panel.column}{end}") for end in ("", "_low", "_high"))
         axes.plot(steps, value, color=colour, linestyle=style, marker=marker(steps), markersize=3, label=label)

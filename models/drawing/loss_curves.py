@@ -97,13 +97,13 @@ def _draw_autoencoder_curves(rows: Sequence[Mapping[str, Any]], path: Path | str
 
 
 def _add_rate_axis(axes: Axes, kl: np.ndarray, rate: np.ndarray) -> None:
-    """Add a second y axis on the right, which shows the KL as a rate in bits per pixel."""
+    """Add a second y axis on the right, which shows the KL as a rate in bits per dimension."""
     positive = (kl > 0) & (rate > 0)
     if not positive.any():
         return
     factor = float(rate[positive][-1] / kl[positive][-1])
     right = axes.secondary_yaxis("right", functions=multiples(factor))
-    right.set_ylabel("bits per pixel")
+    right.set_ylabel("bits per dimension")
     if axes.get_yscale() == "log":
         label_plainly(right.yaxis, axes.get_ylim()[0] * factor, axes.get_ylim()[1] * factor)
 

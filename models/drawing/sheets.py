@@ -108,9 +108,9 @@ def grid(
 
 
 def check_scale(scale: int | None, size: tuple[int, int], columns: int, rows: int) -> None:
-    """Raise UserError if images of this size, enlarged by `scale`, make a sheet longer than LARGEST_SHEET pixels."""
+    """Raise UserError if a `scale` above 1 makes a sheet of images of this size longer than LARGEST_SHEET pixels."""
     height, width = (side * number * (scale or 1) for side, number in zip(size, (rows, columns), strict=True))
-    if scale is not None and max(height, width) > LARGEST_SHEET:
+    if scale is not None and scale > 1 and max(height, width) > LARGEST_SHEET:
         reason = f"the sheet would have {width:,} x {height:,} pixels, but at most {LARGEST_SHEET:,} a side are allowed"
         raise UserError(f"`scale` {scale}: {reason}", "use a smaller `scale`")
 
@@ -164,7 +164,9 @@ def pairs(images: Tensor, partners: Tensor, columns: int, title: str = "", scale
     """Return a sheet of images, each with its partner on its right; both uint8 (N, C, H, W). columns: pairs per row."""
     import torch
 
-    scale = scale or max(1, round(TILE / max(images.shape[2:])))
+    rows, (height, width) = math.ceil(len(images) / columns), images.shape[2:]
+    largest = LONGEST_SHEET // max(2 * columns * width, rows * height)
+    scale = scale or max(1, min(round(TILE / max(height, width)), largest))
     large, large_partners = enlarged(images, scale), enlarged(partners, scale)
     edge = torch.full_like(large[:, :, :, :scale], PAGE)
     tiles = torch.cat([large, edge, large_partners], dim=3)

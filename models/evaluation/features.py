@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -104,7 +105,8 @@ def cached_tensors(
         except (OSError, SafetensorError, KeyError):
             pass  # A missing or truncated file is written anew.
     tensors = {key: tensor.contiguous() for key, tensor in compute().items()}
-    folders[-1].mkdir(parents=True, exist_ok=True)
-    with replacing(folders[-1] / f"{name}.safetensors") as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors))
+    with suppress(OSError):  # A folder that cannot be written must not end an evaluation.
+        folders[-1].mkdir(parents=True, exist_ok=True)
+        with replacing(folders[-1] / f"{name}.safetensors") as temporary:
+            temporary.write_bytes(safetensors.torch.save(tensors))
     return tensors

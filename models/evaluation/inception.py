@@ -53,7 +53,7 @@ class Inception:
                 coloured = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
                 outputs.append(self.network(coloured.to(self.device)))
                 advance(len(batch))
-        return FeaturesAndLogits(*(torch.cat(parts).double().cpu() for parts in zip(*outputs, strict=True)))
+        return FeaturesAndLogits(*(torch.cat(parts).cpu().double() for parts in zip(*outputs, strict=True)))
 
 
 def _download() -> Path:

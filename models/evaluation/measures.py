@@ -49,7 +49,7 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of real training images: moments of all images, and features of the images compared in pairs."""
+    """Features of real training images: moments of all, and features of a random subset for pairwise measures."""
 
     moments: Gaussian
     paired: Tensor

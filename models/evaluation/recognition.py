@@ -15,6 +15,8 @@ def confusion_counts(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
     """Return int64 (classes, classes): how many images of each label (row) got each prediction (column)."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix  # Importing it takes seconds.
 
+    if classes == 1:  # torchmetrics requires two classes.
+        return torch.tensor([[len(labels)]])
     return multiclass_confusion_matrix(predictions, labels, classes)
 
 

@@ -1,6 +1,6 @@
 """Model card of an exported run: the text of its README.md, with the metadata that model hubs read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -13,8 +13,14 @@ HUB_NAMES = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion
 NAMES_SHOWN = 20
 
 
-def build_card(model: Model, run: str, config: Mapping[str, Any], environment: Mapping[str, str]) -> str:
-    """Return the card of a model. run: name of its run. config: its settings. environment: its environment.txt."""
+def build_card(
+    model: Model, run: str, config: Mapping[str, Any], starts: Sequence[Mapping[str, str]], raw_weights: bool
+) -> str:
+    """Return the card of a model.
+
+    run: name of its run. config: its settings. starts: environment.txt of each start, empty without it.
+    raw_weights: whether the checkpoint has the raw weights beside the EMA weights.
+    """
     spec, dataset = model.spec, str(config.get("dataset", "unknown"))
     kind = "flow" if spec.noise_schedule == "flow" else "diffusion"
     hub_name = str(config.get("dataset.path", "")) if dataset == "hf" else HUB_NAMES.get(dataset)
@@ -32,8 +38,8 @@ def build_card(model: Model, run: str, config: Mapping[str, Any], environment: M
         summary=_summary(model, kind, dataset),
         rows=_rows(model),
         shape=", ".join(map(str, model.space.image_shape)),
-        command=environment.get("command"),
-        commit=environment.get("commit"),
+        starts=starts,
+        raw_weights=raw_weights,
     )
 
 

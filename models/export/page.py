@@ -7,6 +7,7 @@ up to the rounding of the weights to half precision.
 import base64
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ from models.export.rendering import render
 from models.export.sampling import trace_sampler
 from models.export.tracing import build_graph, export_decoder, export_network
 from models.generation import Sampling
-from models.model import Model
+from models.model import Model, Origin
 from models.places import PALETTE
+from models.runs import checkpoints
 
 BROWSER = Path(__file__).parent / "browser"
 ENGINE = ("matmul", "operations", "interpreter", "philox", "sampler", "worker")  # scripts of the worker, in order
@@ -98,16 +100,26 @@ def _word(label: int, names: Sequence[str]) -> str:
     return shlex.quote(names[label]) if str(label) in names else str(label)
 
 
+def _source(run: str, origin: Origin | None) -> list[str]:
+    """Return the flags that choose a model: by name if its checkpoint is the last or best of the run, else by file."""
+    if origin is None:
+        return ["--run", run]
+    weights = ["--weights", "raw"] if origin.weights == "raw" else []
+    for word, words in ((checkpoints.LAST, []), (checkpoints.BEST, ["--checkpoint", checkpoints.BEST])):
+        with suppress(UserError, OSError):
+            if checkpoints.resolve_checkpoint(origin.path.parent.parent, word).samefile(origin.path):
+                return ["--run", run, *words, *weights]
+    return ["--checkpoint", str(origin.path), *weights]
+
+
 def _network_facts(shown: PageModel, graph: Graph, role: str) -> dict[str, Any]:
     """Return the facts of one network for the page. role: its name on a page with two networks."""
     (model, run, sampling), spec = shown, shown.model.spec
     guided = spec.classes > 0 and spec.label_drop > 0 and spec.student is None
-    flag = "--checkpoint" if run.endswith(".safetensors") else "--run"
-    weights = ["--weights", "raw"] if model.origin is not None and model.origin.weights == "raw" else []
     samplers, usual = _samplers(model, replace(sampling, guidance_scale=1.0))
     return {
         "role": role,
-        "source": shlex.join([flag, run, *weights]),
+        "source": shlex.join(_source(run, model.origin)),
         "graph": _graph_facts(graph),
         "guided": guided,
         "guidance": sampling.guidance_scale if guided else 1.0,

@@ -29,7 +29,8 @@ def levels_fit(shape: tuple[int, int, int], patch_size: int, levels: int) -> Non
             raise UserError(
                 f"`network.patch_size` {patch_size}: images of {shape[1]}x{shape[2]} are reduced to {height}x{width}"
                 f"{f' at level {level}' if levels > 1 else ''}, but at least 2x2 is needed",
-                *("use a smaller `network.patch_size`", "use fewer `network.multipliers`"),
+                *(["use a smaller `network.patch_size`"] if patch_size > 1 else []),
+                *(["use fewer `network.multipliers`"] if level > 0 else []),
             )
         height, width = -(-height // 2), -(-width // 2)
 

@@ -30,21 +30,22 @@ def best_of(entries: Sequence[Entry]) -> list[Best]:
 
 
 def _best(entries: Sequence[Entry]) -> Best | None:
-    measured = [entry for entry in entries if entry.over_floor is not None]
-    if not measured:
+    protocols = Counter(name for entry in entries for name in {one.comparable: None for one in entry.measured})
+    if not protocols:
         return _by_loss(entries)
-    protocol, _ = Counter(_protocol(entry) for entry in measured).most_common(1)[0]
-    group = sorted(
-        (entry for entry in measured if _protocol(entry) == protocol), key=lambda entry: entry.over_floor or 0
-    )
-    best, evaluated = group[0], group[0].evaluated
-    assert evaluated is not None
+    protocol, _ = protocols.most_common(1)[0]
+    group: list[tuple[Evaluated, Entry]] = []
+    for entry in entries:
+        same = [evaluated for evaluated in entry.measured if evaluated.comparable == protocol]
+        group += [(min(same, key=_ratio), entry)] if same else []
+    group.sort(key=lambda row: _ratio(row[0]))
+    evaluated, best = group[0]
     recognised = f", {evaluated.recognised.shown} recognised" if evaluated.recognised else ""
-    reason = f"distance {best.over_floor:g} times that of real images{recognised}. {evaluated.title}"
+    reason = f"distance {_ratio(evaluated):g} times that of real images{recognised}. {evaluated.title}"
     others = len(entries) - len(group)
     cautions = []
-    if len(group) > 1 and _overlap(evaluated, group[1].evaluated):
-        cautions.append(f"the interval of its distance overlaps that of {group[1].name}")
+    if len(group) > 1 and _overlap(evaluated, group[1][0]):
+        cautions.append(f"the interval of its distance overlaps that of {group[1][1].name}")
     if others:
         cautions.append(f"{others} of {len(entries)} runs are not measured with the same protocol")
     return Best(best.dataset, best, reason, "; ".join(cautions))
@@ -64,17 +65,16 @@ def _by_loss(entries: Sequence[Entry]) -> Best | None:
     return Best(best.dataset, best, reason, caution)
 
 
-def _protocol(entry: Entry) -> str:
-    return entry.evaluated.comparable if entry.evaluated else ""
+def _ratio(evaluated: Evaluated) -> float:
+    """Return the ratio of distance to floor of an evaluation that has one."""
+    assert evaluated.over_floor is not None
+    return evaluated.over_floor
 
 
-def _overlap(one: Evaluated, other: Evaluated | None) -> bool:
+def _overlap(one: Evaluated, other: Evaluated) -> bool:
     """Return whether the intervals of two distances overlap. False if an interval is missing."""
-    intervals = [_interval(evaluated) for evaluated in (one, other) if evaluated is not None]
-    if len(intervals) < 2 or intervals[0] is None or intervals[1] is None:
-        return False
-    (low, high), (other_low, other_high) = intervals[0], intervals[1]
-    return low <= other_high and other_low <= high
+    first, second = _interval(one), _interval(other)
+    return first is not None and second is not None and first[0] <= second[1] and second[0] <= first[1]
 
 
 def _interval(evaluated: Evaluated) -> tuple[float, float] | None:

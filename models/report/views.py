@@ -84,7 +84,11 @@ class Advice:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the index. data: data set and its options. Runs with different data cannot be compared."""
+    """A row of the index. data: data set and its options. Runs with different data cannot be compared.
+
+    measured: evaluations of samples with a ratio of distance to floor. evaluated: the one with the smallest ratio, or
+    the newest evaluation of samples if none has a ratio.
+    """
 
     id: str
     name: str
@@ -99,6 +103,7 @@ class Entry:
     test_loss: float | None
     best_test_loss: float | None
     loss: str
+    measured: Sequence[Evaluated]
     evaluated: Evaluated | None
     seconds: float | None
     device: str
@@ -122,6 +127,8 @@ class Entry:
 
 def entry_of(run: RunFacts, thumbnail: str | None) -> Entry:
     options = [(key, value) for key, value in run.config.items() if str(key).startswith("dataset.")]
+    of_samples = [evaluated for evaluated in run.evaluations if evaluated.task == "samples"]
+    measured = [evaluated for evaluated in of_samples if evaluated.over_floor is not None]
     return Entry(
         id=safe_name(run.name),
         name=run.name,
@@ -136,20 +143,14 @@ def entry_of(run: RunFacts, thumbnail: str | None) -> Entry:
         test_loss=run.test_loss,
         best_test_loss=run.best_test_loss,
         loss=name_loss(run.config),
-        evaluated=_best_evaluation(run.evaluations),
+        measured=measured,
+        evaluated=min(measured, key=lambda one: one.over_floor or 0, default=of_samples[0] if of_samples else None),
         seconds=run.seconds,
         device=run.device,
         began=run.began,
         spark=spark(run),
         thumbnail=thumbnail,
     )
-
-
-def _best_evaluation(evaluations: Sequence[Evaluated]) -> Evaluated | None:
-    """Return the evaluation of samples with the smallest ratio of distance to floor; the newest if none has one."""
-    measured = [evaluated for evaluated in evaluations if evaluated.task == "samples"]
-    with_distance = [evaluated for evaluated in measured if evaluated.over_floor is not None]
-    return min(with_distance, key=lambda one: one.over_floor or 0, default=measured[0] if measured else None)
 
 
 def describe(run: RunFacts) -> str:
@@ -193,7 +194,7 @@ def settings_of(run: RunFacts, advice: Advice) -> dict[str, Any]:
 
 
 def setting(value: Any) -> str:
-    """Return a setting as text, as in YAML."""
+    """Return a setting as one line of text."""
     if isinstance(value, list | tuple):
         return " ".join(map(setting, value)) or "none"
     if isinstance(value, float):

@@ -102,11 +102,14 @@ class Run:
             if not source or not os.path.isfile(source):
                 continue
             link = self.folder / name
-            link.unlink(missing_ok=True)
+            if os.path.lexists(link):  # Of an earlier session of this run.
+                names = (link.with_stem(f"{link.stem}-{number}") for number in range(1, 10_000))
+                link.rename(next(path for path in names if not os.path.lexists(path)))
             try:
                 link.hardlink_to(source)
             except OSError:
-                link.symlink_to(os.path.abspath(source))
+                with suppress(OSError):  # A file system without links: the log stays where the launcher writes it.
+                    link.symlink_to(os.path.abspath(source))
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

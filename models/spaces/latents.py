@@ -1,7 +1,7 @@
 """Latents as a space: the codes of a trained autoencoder, each channel standardised.
 
-The space's facts are the hash of the autoencoder's checkpoint, mean and standard deviation of every channel over the
-training split, and a bound of the standardised latents. A clean estimate is a mean of latents and should not exceed
+The space's facts: the mean and standard deviation of each channel over the training split, a bound of the standardised
+latents, and the hash of the autoencoder's checkpoint. A clean estimate is a mean of latents and should not exceed
 this bound, so samplers may clip the estimate. In early sampling steps, clipping keeps small errors from growing.
 """
 
@@ -20,6 +20,7 @@ from models.randomness import StepRandomness
 from models.ranges import RESUMABLE
 from models.runs import checkpoints
 from models.runs.lookup import find_run, results_folder
+from models.runs.status import liveness, read_status
 from models.spaces import Fitted, ImageRows, Locate, Space, Surroundings
 from models.spaces.encoded import FOLDER, Encoded, encode_images, file_name, read_encoded
 from models.spaces.pixels import Pixels
@@ -141,7 +142,7 @@ def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
 
 
 def find_autoencoder(name: str, experiments_dir: Path, dataset: str | None = None) -> Path:
-    """Return the checkpoint file of an autoencoder. Raises UserError if there is none.
+    """Return the checkpoint file of an autoencoder. Raises UserError if there is none, or if the run is still training.
 
     name: a checkpoint file, or a run, whose last checkpoint is used. "latest" is the newest run on the data set.
     """
@@ -149,7 +150,14 @@ def find_autoencoder(name: str, experiments_dir: Path, dataset: str | None = Non
         if not Path(name).is_file():
             raise UserError(f"`autoencoder` {name}: no such checkpoint", "name the autoencoder's run or checkpoint")
         return Path(name)
-    return checkpoints.resolve_checkpoint(find_run(name, experiments_dir, "train_vae", dataset))
+    run = find_run(name, experiments_dir, "train_vae", dataset)
+    if liveness(read_status(run)) == "running":
+        raise UserError(
+            f"`autoencoder` {run.name}: is still training",
+            "wait until it has ended",
+            "name one of its checkpoint files with `autoencoder`",
+        )
+    return checkpoints.resolve_checkpoint(run)
 
 
 def _codes(

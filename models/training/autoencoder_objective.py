@@ -50,7 +50,7 @@ class AutoencoderObjective(Objective):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """reconstruction: nats per pixel, up to a constant. kl: nats per image. rate: KL in bits per pixel."""
+        """reconstruction: nats per dimension, up to a constant. kl: nats per image. rate: KL in bits per dimension."""
         return ("reconstruction", "kl", "rate") if self.spec.kind == "vae" else ("reconstruction",)
 
     def plan(self, randomness: StepRandomness) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ class AutoencoderObjective(Objective):
         units = means[0].numel()
         parts = [f"reconstruction {figures[0].mean():.4f}"]
         if self.spec.kind == "vae":
-            parts.append(f"KL {figures[1].mean():.2f} nats per image ({figures[2].mean():.3g} bits per pixel)")
+            parts.append(f"KL {figures[1].mean():.2f} nats per image ({figures[2].mean():.3g} bits per dimension)")
         note = ", ".join([*parts, f"active units {active} of {units}"])
         if self.spec.kind == "vae" and active < COLLAPSE_SHARE * units:
             note += ": warning, posterior collapse; try a lower kl_weight, more kl_warmup_steps or more free_bits"

@@ -45,8 +45,8 @@ class Codec:
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return posterior mean and variance of uint8 images, each (N, c, h, w). A plain autoencoder has variance 0."""
         posteriors = [self.network.encode(Pixels.scale(batch.to(self._device))) for batch in images.split(BATCH)]
-        means = torch.cat([mean.float().cpu() for mean, _ in posteriors])
-        logs = [log.float().cpu() for _, log in posteriors if log is not None]
+        means = torch.cat([mean.cpu() for mean, _ in posteriors]).to(torch.get_default_dtype())
+        logs = [log.cpu().to(means.dtype) for _, log in posteriors if log is not None]
         return means, torch.cat(logs).exp() if logs else torch.zeros_like(means)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def _draw_slice(latents: _Latents) -> None:
     flat = latents.means.flatten(1)
     centre, units = flat.mean(0), flat.shape[1]
     if units > 2:
-        axes = torch.from_numpy(principal_axes(flat.numpy())[0]).float()
+        axes = torch.from_numpy(principal_axes(flat.numpy())[0]).to(flat.dtype)
         where = "plane of their two principal components"
     else:
         axes = torch.eye(units)

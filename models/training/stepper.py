@@ -96,7 +96,7 @@ class Stepper:
             yield plan, stop == end
 
     def _compute(self) -> None:
-        """Add the gradients and the losses of one part of the batch."""
+        """Accumulate gradients and losses of one part of the batch."""
         images, labels = self.batches.gather(self.plan)
         losses = self.loss(images, labels, self.plan, self.randomness)
         total = losses.of_images.sum()

@@ -127,8 +127,8 @@ class NoiseLossFlags(_ReportFlags):
     task: str = "loss"
     """This task."""
     num_images: NonNegativeInt | None = None
-    """Number of test images, evenly spaced over the split; 0 for all. The same number of training images is used.
-    Default: 1000, or all if there are fewer."""
+    """Number of test images, evenly spaced over the split, and of training images; 0 for as many as both splits have.
+    Default: 1000, or as many as both splits have if that is fewer."""
     format: PictureFormat = "png"
     """Format of the picture."""
 

@@ -77,7 +77,8 @@ class SourceFlags:
     """Location of the data sets, and how they are read."""
 
     data_root: Annotated[str | None, RESUMABLE] = None
-    """Folder of the data sets, in torchvision's layout. Default: that of the run, else DATA_ROOT, else data/store."""
+    """Folder of the data sets, in torchvision's layout. Default: that of the run if it exists, else DATA_ROOT, else
+    data/store."""
     memory_limit: Annotated[NonNegative | None, RESUMABLE] = None
     """Largest set of image files (folder, hf) to hold in memory, in GiB. Larger sets are streamed; 0 streams all.
     Default: the variable MEMORY_LIMIT, else this process's share of half of the free memory."""
@@ -235,7 +236,7 @@ class SamplerFlags:
 
     sampler: SamplerName | None = None
     """Sampler; each works with every schedule and prediction. Default: heun with 3 steps for a flow, ddpm with 12 for a
-    chain, ddim with 50 for other models, for edited images and for animations."""
+    chain, ddim with 50 for other models, edits, interpolation, animations and sample folders."""
     steps: PositiveInt | None = None
     """Sampling steps, at most T on a chain. Default if --sampler is given: 50, or 12 for heun and midpoint. A student
     has its own number."""
@@ -317,7 +318,7 @@ class AutoencoderLossFlags:
     reconstruction: LikelihoodName = "l2"
     """Likelihood of the images given the reconstruction. bernoulli treats pixels as probabilities."""
     kl_weight: NonNegative = 1e-6
-    """Weight of a vae's KL divergence from the unit Gaussian. Both loss terms are in nats per pixel. About 1e-6 for
+    """Weight of a vae's KL divergence from the unit Gaussian. Both loss terms are in nats per dimension. About 1e-6 for
     latent diffusion, 1 for the likelihood bound, above 1 for a beta-VAE."""
     kl_warmup_steps: NonNegativeInt = 0
     """Steps over which the KL weight rises from 0."""

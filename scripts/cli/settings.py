@@ -92,7 +92,9 @@ def read_training(
     if "resume" in ahead:
         requested = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
         folder = _run_to_resume(ahead, task, requested.get("dataset"))
-        return _resumed(folder, argv, task, default, description, requested)
+        typed = given[2 if recipe else 1 :]  # The recipe's network need not be that of the run.
+        asked = {key: value for _, layer in (*typed, chosen) for key, value in layer.items()}
+        return _resumed(folder, argv, task, default, description, {**asked, "dataset": requested.get("dataset")})
 
     def request(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Request[AnyFlags]:
         settings, left_out = merge(default, *layers, chosen)
@@ -138,7 +140,7 @@ def read_student(argv: Sequence[str], default: StudentFlags, description: str) -
     ahead, settings = read_ahead(argv), {}
     if {"-h", "--help"}.isdisjoint(argv) and "resume" not in ahead:
         stored = _config_for(Path(ahead["config"]), "distill") if "config" in ahead else {}
-        named = {key: str(stored[key]) for key in ("run", "checkpoint") if key in stored}
+        named = {key: str(stored[key]) for key in ("run", "checkpoint", "experiments_dir") if key in stored}
         config = _config_of({**named, **ahead}, TEACHERS)
         names = {field.name for field in dataclasses.fields(OptimizerSettings)} - {"accumulate"}
         settings = {key: value for key, value in config.items() if key in names}

@@ -6,13 +6,11 @@
 #   make gen<TAB>      make generate ARGS="--sam<TAB>      python -m scripts.gen<TAB>      python -m scripts.generate --sam<TAB>
 declare -gA _task_flags # the flags of each task, read once per shell
 
-# Prints the flags of a task, one a line.
-_flags_of_task() { # TASK
+# Fills _task_flags with the flags of a task, one a line.
+_read_flags() { # TASK
     local python=${PYTHON:-.venv/bin/python}
-    if [[ -z ${_task_flags[$1]:-} ]]; then
-        _task_flags[$1]=$("$python" -m "scripts.$1" --help 2>/dev/null | grep -oE -- '--[a-z][a-z0-9_.]*' | sort -u)
-    fi
-    printf '%s\n' "${_task_flags[$1]}"
+    [[ -z ${_task_flags[$1]:-} ]] || return 0
+    _task_flags[$1]=$("$python" -m "scripts.$1" --help 2>/dev/null | grep -oE -- '--[a-z][a-z0-9_.]*' | sort -u)
 }
 
 _task_names() {
@@ -35,7 +33,8 @@ _complete_python() {
     if ((COMP_CWORD == 2)); then
         mapfile -t COMPREPLY < <(compgen -P scripts. -W "$(_task_names)" -- "${word#scripts.}")
     elif [[ $task == scripts.* && $word == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "$(_flags_of_task "${task#scripts.}")" -- "$word")
+        _read_flags "${task#scripts.}"
+        mapfile -t COMPREPLY < <(compgen -W "${_task_flags[${task#scripts.}]}" -- "$word")
     fi
 }
 
@@ -55,7 +54,8 @@ _complete_make() {
     fi
     task=$(_task_of_target "$target")
     if [[ $word == -* && -n $task ]]; then
-        mapfile -t COMPREPLY < <(compgen -P "$before" -W "$(_flags_of_task "$task")" -- "$word")
+        _read_flags "$task"
+        mapfile -t COMPREPLY < <(compgen -P "$before" -W "${_task_flags[$task]}" -- "$word")
     fi
 }
 

@@ -23,7 +23,9 @@ if [[ $(get "$record" with) != nohup ]]; then
     exec > >(trap '' INT HUP TERM && exec tee -a "$record.log") 2>&1
     tee=${!:-}
 fi
-put "$record" id "${STY:-${record##*/}}"
+id=${record##*/}
+[[ $(get "$record" with) != screen ]] || id=${STY:-$id}
+put "$record" id "$id"
 
 # This shell survives signals, so that it can write the exit code. It sets a trap because the task would inherit an
 # ignored signal, but does not inherit a trap.

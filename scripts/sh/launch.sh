@@ -100,7 +100,7 @@ start_nohup() { # SESSION COMMAND...
 await_task() {
     local start=$SECONDS told=0 last
     waited=0
-    while ((waited < ${LAUNCH_WAIT:-300})); do
+    while ((waited < ${LAUNCH_WAIT:-300})) || [[ ! -e $record/pid ]]; do
         if has_ended "$record" || [[ -e $record/folder ]]; then break; fi
         if $interrupted && [[ -e $record/pid ]]; then break; fi # without a process, nothing could be reported or stopped
         [[ -e $record/pid ]] || ((waited < 30)) || break # the session has not started
@@ -154,7 +154,7 @@ report_start() {
     if [[ $with == screen ]]; then keys='Ctrl-a d'; else keys='Ctrl-b d'; fi
     [[ $with == nohup ]] || say "  attach   $(how_to_attach "$record" "$id")   (leave with $keys)"
     say "  follow   tail -f $(printf %q "${log#"$root"/}")"
-    [[ $with == nohup ]] || say "  monitor  $(how_to_attach "$record" "$monitor_id")"
+    [[ $with == nohup || -z $monitor_id ]] || say "  monitor  $(how_to_attach "$record" "$monitor_id")"
     say "  csv      ${LAUNCH_MONITOR#"$root"/}"
     say "  stop     make stop ARGS=$name   (saves a checkpoint first)"
 }

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source scripts/sh/session_records.sh
-need_environment
+scripts/sh/setup.sh --quiet --dev
 folder=${1:-experiments/gpu}
 dataset=mnist minutes=1 images=10000
 table=()

@@ -59,7 +59,9 @@ write_rows() { # PID
     fi | tee -a "$csv"
 }
 
-put "$record" monitor_id "${STY:-monitor-${record##*/}}"
+id=monitor-${record##*/}
+[[ $(get "$record" with) != screen ]] || id=${STY:-$id}
+put "$record" monitor_id "$id"
 ticks=$(getconf CLK_TCK)
 page=$(getconf PAGESIZE)
 has_gpu=false

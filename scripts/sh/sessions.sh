@@ -88,10 +88,15 @@ attach() { # id|monitor_id NAME
     exec tail -n 40 -f "$log"
 }
 
-stop() { # NAME
-    local record=$launch/$1 tick
-    kill -INT "$(get "$record" pid)"
+interrupt() { # NAME
+    local record=$launch/$1
+    task_lives "$record" && kill -INT "$(get "$record" pid)" || return 0 # it may have ended meanwhile
     echo "stopping $1; it saves a checkpoint first" >&2
+}
+
+# Returns 1 if the task of an interrupted session does not end in time.
+await_stop() { # NAME
+    local record=$launch/$1 tick
     for ((tick = 0; tick < ${STOP_WAIT:-120} * 5; tick++)); do
         if ! task_lives "$record"; then
             await_exit "$record"
@@ -100,14 +105,17 @@ stop() { # NAME
         fi
         sleep 0.2
     done
-    die 1 "$1 still runs after ${STOP_WAIT:-120} s: a second 'make stop ARGS=$1' ends it at once"
+    echo "error: $1 still runs after ${STOP_WAIT:-120} s: a second 'make stop ARGS=$1' ends it at once" >&2
+    return 1
 }
 
 stop_all() {
-    local name names
+    local name names code=0
     names=$(living)
     [[ -n $names ]] || die 2 "no session is running"
-    while read -r name; do stop "$name"; done <<<"$names"
+    while read -r name; do interrupt "$name"; done <<<"$names"
+    while read -r name; do await_stop "$name" || code=1; done <<<"$names"
+    exit "$code"
 }
 
 forget() {
@@ -129,7 +137,8 @@ case ${1:-} in
             stop_all
         else
             name=$(pick stop "${2:-}")
-            stop "$name"
+            interrupt "$name"
+            await_stop "$name"
         fi
         ;;
     forget) forget ;;

@@ -61,6 +61,11 @@ earlier_run() {
     [[ -z $folder || ! -e $folder/checkpoints/last ]] || printf '%s\n' "$folder"
 }
 
+# Returns whether a task saves checkpoints and can be resumed.
+resumes() { # TASK
+    [[ $1 == train_* || $1 == distill ]]
+}
+
 run() { # TASK FLAGS...
     local task=$1 head processes folder code job expired=false nodes=${SLURM_JOB_NUM_NODES:-1} shape
     shift
@@ -76,7 +81,7 @@ run() { # TASK FLAGS...
     TASK_COMMAND="NODES=$nodes GPUS=$GPUS ${PROCS:+PROCS=$PROCS }scripts/sh/slurm.sh$(printf ' %q' "$task" "$@")"
     export TASK_COMMAND # for environment.txt
     folder=$(earlier_run)
-    [[ $task != train_* || -z $folder ]] || set -- "$@" --resume "$folder"
+    [[ -z $folder ]] || ! resumes "$task" || set -- "$@" --resume "$folder"
     shape=(--nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1)
     [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || shape+=(--cpus-per-task "$SLURM_CPUS_PER_TASK") # srun ignores the variable
     srun --kill-on-bad-exit=1 "${shape[@]}" "$python" -m models.distributed --nnodes "$nodes" \
@@ -92,7 +97,7 @@ run() { # TASK FLAGS...
     cat "$record.${SLURM_RESTART_COUNT:-0}.out"
     # Only a training is requeued: any other task would start from the beginning every time. After preemption Slurm
     # requeues the job itself. After scancel the job is not requeued.
-    if $expired && ((code != 0)) && [[ $task == train_* ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
+    if $expired && ((code != 0)) && resumes "$task"; then scontrol requeue "$SLURM_JOB_ID"; fi
     return "$code"
 }
 

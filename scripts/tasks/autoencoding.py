@@ -123,15 +123,19 @@ def load_images(flags: CodingFlags, model: Autoencoder) -> ImageData:
     return dataset
 
 
-def read_images(files: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
-    """Read image files as uint8 (N, *shape). Raises UserError if one cannot be decoded or has another image size."""
+def read_images(files: Sequence[str], shape: tuple[int, int, int], options: Mapping[str, Any]) -> Tensor:
+    """Read image files as uint8 (N, *shape). Raises UserError if one cannot be decoded or has another image size.
+
+    options: of the data set, whose background and white level are used.
+    """
     from data.readers.decoding import BROKEN
     from data.readers.pictures import Target, decode
 
-    images = []
+    images, read_as = [], {name: options[name] for name in ("background", "white_level") if name in options}
     for file in files:
         try:
-            image = torch.tensor(decode(Path(file).read_bytes(), Target(None, shape[0], crop=False), file))
+            target = Target(None, shape[0], crop=False, **read_as)
+            image = torch.tensor(decode(Path(file).read_bytes(), target, file))
         except BROKEN as error:
             raise UserError(f"`image` {file} cannot be read as an image: {' '.join(str(error).split())}") from None
         if image.shape != shape:

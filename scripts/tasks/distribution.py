@@ -18,6 +18,7 @@ from models.errors import UserError
 from models.evaluation.maps import Map, fit_map
 from models.evaluation.neighbours import expected_coverage, expected_mixing, manifolds, mixing
 from models.generation import Generated
+from models.randomness import derive_seed
 from scripts.cli.terminal import tell
 from scripts.tasks.showing import Shown, draw_rows, write_numbers
 
@@ -59,7 +60,7 @@ def draw_distribution(flags: DistributionFlags) -> None:
         tell(f"{count} images to generate")
         generated = shown.generate(labels, count, shown.frames)
         read = _reader(shown, flags.features, dataset)
-        floor = dataset.train.images[draw_rows(dataset.train.labels, count, seed)]
+        floor = dataset.train.images[_rows_like(dataset.test.labels[rows], dataset.train.labels, seed)]
         features = _Features(read(dataset.test.images[rows]), read(floor), read(generated.images))
         figures = _measure_mixing(features, flags.k, measuring_device(shown.model.device))
         write_numbers(folder, "numbers", figures)
@@ -70,6 +71,18 @@ def draw_distribution(flags: DistributionFlags) -> None:
         real = Cloud(chart.points[:count], real_labels)
         source_map = SourceMap(real, dataset.class_names, chart.axes, _notes(figures))
         _draw(shown, flags, folder, source_map, chart, generated, read)
+
+
+def _rows_like(labels: Tensor, others: Tensor, seed: int) -> Tensor:
+    """Return as many indices into `others` as `labels` has, drawn with the seed, with the same counts of labels.
+
+    If `others` has too few of a label, other images take their places.
+    """
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(derive_seed(seed, "floor")))
+    chosen = [order[others[order] == label][: int((labels == label).sum())] for label in labels.unique()]
+    rows = torch.cat(chosen)
+    left = order[~torch.isin(order, rows)]
+    return torch.cat([rows, left[: len(labels) - len(rows)]])
 
 
 def _reader(shown: Shown, features: str, dataset: ImageData) -> FeatureReader:

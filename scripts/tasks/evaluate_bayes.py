@@ -28,6 +28,7 @@ from models.spaces.encoded import encode_images
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
 from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, resolve_model
+from scripts.tasks.training import one_loads_first
 
 if TYPE_CHECKING:
     from scripts.cli.evaluation_flags import BayesFlags
@@ -47,7 +48,8 @@ def main(flags: BayesFlags) -> None:
     options = {"denoising": flags.errors, "likelihood": flags.ode, "gaussians": flags.gaussians}
     protocol.refuse_unused(flags.method, options)
     classifier = _latent_classifier(flags, path) if is_autoencoder else _denoiser_classifier(flags, path)
-    dataset = protocol.load_data_of_run(path, flags.data)
+    with one_loads_first():
+        dataset = protocol.load_data_of_run(path, flags.data)
     part = protocol.part_of(dataset, flags.split, flags.first_image, flags.num_images)
     log_prior = _log_prior(flags, dataset)
     with Interrupts(at_once=True):
@@ -129,6 +131,8 @@ def _log_prior(flags: BayesFlags, dataset: ImageData) -> Tensor:
     """Return log p(y), (K,). A class without training images counts as having one. Raises UserError without labels."""
     if not dataset.class_names:
         raise UserError(f"{dataset.name} has no labels to compare predictions with")
+    if len(dataset.class_names) == 1:
+        raise UserError(f"{dataset.name} has one class, so there is nothing to classify")
     counts = torch.ones(len(dataset.class_names), dtype=torch.float64)
     if flags.prior == "train":
         counts = torch.bincount(dataset.train.labels, minlength=len(counts)).double().clamp(min=1)

@@ -44,7 +44,7 @@ from models.evaluation.statistics import (
 )
 from models.evaluation.text_tables import text_table
 from models.generation import Sampling
-from models.model import WEIGHTS, Model
+from models.model import Model, has_raw_weights
 from models.runs.files import write_text
 from scripts.cli.flags import ModelFlags
 from scripts.cli.terminal import tell
@@ -108,6 +108,8 @@ class _Evaluation:
         """Build the evaluation of a run. path: one of its checkpoints. model: loaded from `path`. Raises UserError."""
         sampling = open_sampling(flags.sampling, flags.model, model)
         dataset = load_data_of_run(path, flags.data)
+        if len(dataset.test) < 2:
+            raise UserError(f"{dataset.name} has one test image, and its floor needs two")
         count = flags.num_images or min(USUAL_COUNT, len(dataset.test))
         labels = labels_as_real(model, dataset, count)
         experiments, device = Path(flags.model.experiments_dir), torch.device(flags.model.device)
@@ -134,11 +136,11 @@ class _Evaluation:
         return [warning for name, width in widths.items() for warning in covariance_warnings(self.count, width, name)]
 
     def measure(self, paths: Sequence[Path]) -> Iterator[_Row]:
-        """Yield two rows per checkpoint: raw weights, then EMA weights."""
+        """Yield two rows per checkpoint: raw weights, then EMA weights. Shipped models have no raw weights."""
         epochs_per_step = stored_facts(paths[-1])["config"]["batch_size"] / len(self.protocol.real.train)
         for path in paths:
             step = stored_facts(path)["step"]
-            for weights in reversed(WEIGHTS):
+            for weights in ("raw", "ema") if has_raw_weights(path) else ("ema",):
                 model, flags = open_model(path, replace(self.flags.model, weights=weights)), self.flags
                 samples = draw_samples(model, self.sampling, self.count, self.labels, flags.seed, flags.batch_size)
                 compared = self._compare(

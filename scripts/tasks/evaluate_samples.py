@@ -15,6 +15,7 @@ import yaml
 
 from data import ImageData
 from models import devices, processes
+from models.distributed import run_on_rank_zero
 from models.errors import UserError
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.evaluation_report import evaluation_table, write_evaluation
@@ -86,7 +87,8 @@ def _check_data(flags: SamplesFlags, dataset: ImageData) -> None:
 
 
 def _measure_run(flags: SamplesFlags) -> None:
-    path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
+    # All processes sample the same checkpoint, also if the run still trains and saves another one meanwhile.
+    path, device = run_on_rank_zero(lambda: find_checkpoint(flags.model)), torch.device(flags.model.device)
     model = open_model(path, flags.model)
     sampling = open_sampling(flags.sampling, flags.model, model)
     chosen = read_labels(flags.labels, model)

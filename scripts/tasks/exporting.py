@@ -17,7 +17,7 @@ from models.export.card import build_card
 from models.export.onnx import write_onnx
 from models.export.page import PageModel, build_page
 from models.generation import Sampling, Solver, choose_solver
-from models.model import Model, Student, load_model
+from models.model import Model, Student, has_raw_weights, load_model
 from models.progress import progress
 from models.runs import checkpoints
 from models.runs.environment import ENVIRONMENT, read_starts
@@ -73,8 +73,8 @@ def export_run(model: Model, out: str | None, experiments_dir: str, flag: str = 
         write_text(folder / "checkpoints" / checkpoints.LAST, path.name + "\n")
         for autoencoder in model.space.needs:
             checkpoints.copy_checkpoint(autoencoder, folder / NEEDED)
-        environment = read_starts(run)[-1] if (run / ENVIRONMENT).is_file() else {}
-        card = build_card(model, run.name, _config_of(path), environment)
+        starts = read_starts(run) if (run / ENVIRONMENT).is_file() else []
+        card = build_card(model, run.name, _config_of(path), starts, has_raw_weights(path))
         write_text(folder / "README.md", card)
 
 
@@ -146,8 +146,8 @@ def _config_of(path: Path) -> dict[str, Any]:
 
 
 def _guidance_scale(model: Model) -> float:
-    """Return the guidance scale of the run's sample sheets; 1 for a student, which has it built in."""
-    if model.spec.student is not None:
+    """Return the guidance scale of the run's sample sheets; 1 for a student or without labels."""
+    if model.spec.student is not None or model.spec.classes == 0:
         return 1.0
     return float(_config_of(_path_of(model)).get("guidance_scale", 1.0))
 

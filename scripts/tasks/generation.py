@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models import processes
 from models.class_names import ending_of
+from models.distributed import run_on_rank_zero
 from models.drawing import image_files, sheets
 from models.drawing.lettering import class_titles
 from models.errors import UserError
@@ -61,7 +62,9 @@ def write_samples(flags: GenerateFlags) -> None:
         if getattr(flags, flag) and flags.num_samples > FRAMED:
             raise UserError(f"--num_samples {flags.num_samples}: --{flag} draws at most {FRAMED} images")
     flags = replace(flags, model=resolve_model(flags.model))
-    paths = find_every_checkpoint(flags.model) if flags.every_checkpoint else [find_checkpoint(flags.model)]
+    find = find_every_checkpoint if flags.every_checkpoint else lambda model: [find_checkpoint(model)]
+    # All processes sample the same checkpoint, also if the run still trains and saves another one meanwhile.
+    paths = run_on_rank_zero(lambda: find(flags.model))
     if flags.every_checkpoint:
         _report_pruned(paths, flags.animate)
     model = open_model(paths[-1], flags.model)
@@ -74,7 +77,7 @@ def write_samples(flags: GenerateFlags) -> None:
     chosen, names = read_labels(flags.labels, model), model.spec.class_names
     turns = class_titles(names, chosen.labels or model.spec.trained)
     writer = _Writer(flags, sampling, choose_labels(model, chosen.labels, flags.num_samples), turns)
-    writer.check(model.space.image_shape)
+    writer.check(model.space.image_shape, len(paths))
     if not processes.is_rank_zero():
         writer.assist(model, paths)
         return
@@ -115,6 +118,12 @@ def _report_pruned(paths: Sequence[Path], animate: bool) -> None:
         tell(f"{run.name} has {len(paths)} checkpoints: {kept}; with --keep_checkpoints 0 it keeps all")
 
 
+def _strip_frames(count: int) -> list[int]:
+    """Return the indices of the frames, of `count` frames, that a strip of the reverse process shows."""
+    stride = max(1, (count - 1) // STRIP_FRAMES)
+    return sorted({0, *range(count - 1, 0, -stride)})
+
+
 @contextmanager
 def _npz_member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype: Any) -> Iterator[IO[bytes]]:
     """Add an array of known shape to an .npz. Yields the open file; the caller writes the array's bytes in parts."""
@@ -134,11 +143,17 @@ class _Writer:
     labels: list[int] | None
     turns: list[str]
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raise UserError if --scale makes a sheet or a strip too large."""
+    def check(self, shape: tuple[int, ...], checkpoints: int) -> None:
+        """Raise UserError if --scale makes a sheet or a strip too large. checkpoints: number of them to be drawn."""
         count, size, scale = min(self.flags.num_samples, FRAMED), (shape[1], shape[2]), self.flags.scale
         sheets.check_sample_sheet(count, len(self.turns), size, self.flags.columns, scale)
-        sheets.check_scale(scale, size, STRIP_FRAMES + 1, STRIP_ROWS)
+        frames = len(_strip_frames(min(self.frames, self.sampling.steps) + 1))
+        sheets.check_scale(scale, size, checkpoints if self.flags.every_checkpoint else frames, STRIP_ROWS)
+
+    @property
+    def frames(self) -> int:
+        """Largest number of frames of the reverse process to keep, without the noise."""
+        return 0 if self.flags.every_checkpoint else FILM_FRAMES if self.flags.animate else STRIP_FRAMES
 
     @property
     def row_titles(self) -> list[str]:
@@ -147,10 +162,9 @@ class _Writer:
         return [self.turns[row % len(self.turns)] for row in rows] if self.turns else []
 
     def batches(self, model: Model) -> Iterator[Generated]:
-        flags = self.flags
-        frames = 0 if flags.every_checkpoint else FILM_FRAMES if flags.animate else STRIP_FRAMES
+        flags, count = self.flags, self.flags.num_samples
         return generate(
-            model, self.sampling, flags.num_samples, self.labels, flags.seed, flags.batch_size, frames, over_ranks=True
+            model, self.sampling, count, self.labels, flags.seed, flags.batch_size, self.frames, over_ranks=True
         )
 
     def assist(self, model: Model, paths: Sequence[Path]) -> None:
@@ -220,8 +234,7 @@ class _Writer:
         self._save(self._sheet(images, title), folder / "grid")
         times = shown[0].frame_times
         noisy = [torch.cat(frames)[:FRAMED] for frames in zip(*(batch.frames for batch in shown), strict=True)]
-        stride = max(1, (len(times) - 1) // STRIP_FRAMES)
-        indices = sorted({0, *range(len(times) - 1, 0, -stride)})
+        indices = _strip_frames(len(times))
         strip = sheets.strip(
             [noisy[index][:STRIP_ROWS] for index in indices],
             [f"t = {times[index]:.2f}" for index in indices],

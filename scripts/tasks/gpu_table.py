@@ -91,7 +91,7 @@ def _time_steps(settings: TrainFlags, images: ImageData, folder: Path, layout: s
     def take(steps: int) -> float:
         started = time.perf_counter()
         for _ in range(steps):
-            trainer.train_step()
+            trainer.timed_step()
         trainer.check()  # waits for the device
         return time.perf_counter() - started
 

@@ -44,7 +44,8 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     facts = stored_facts(path)
     config = facts["config"]
     options = {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.")}
-    root = data.data_root(source.data_root or config["data_root"])
+    stored = config["data_root"]  # It may be a folder of another machine.
+    root = data.data_root(source.data_root or (stored if stored and Path(stored).is_dir() else None))
     in_run = path.parent.name == "checkpoints"
     kept = path.absolute().parents[2] / CONTENTS_CACHE if in_run else None
     dataset = load_data_again(config["dataset"], options, root, source, facts, name_of(path), kept)

@@ -61,7 +61,7 @@ def reconstruct(flags: ReconstructFlags) -> None:
 def _images(flags: ReconstructFlags, model: Autoencoder) -> tuple[str, Split]:
     """Return the name of the images to reconstruct, and the images."""
     if flags.image:
-        images = read_images(flags.image, model.spec.shape)
+        images = read_images(flags.image, model.spec.shape, vars(flags.dataset_options))
         return "given", Split(images, torch.zeros(len(images), dtype=torch.long))
     dataset = load_images(flags, model)
     return f"{dataset.name} test", dataset.test

@@ -29,6 +29,8 @@ PURPOSES = {
 
 def commands(folder: Path, task: str, state: str, config: Mapping[str, Any]) -> list[Command]:
     """Return the commands for a run, the likeliest first."""
+    if task == "study" and state == "unreadable":
+        return []
     if task == "study" and state != "finished":
         return [Command("watch its log" if state == "running" else "go on with it", next_command(folder, task, state))]
     if task not in DEFAULTS:
@@ -43,7 +45,9 @@ def commands(folder: Path, task: str, state: str, config: Mapping[str, Any]) -> 
         first.append(Command("measure it", make_command(*evaluate, folder)))
         longer = {name: 2 * config[name] for name in BUDGETS if isinstance(config.get(name), int | float)}
         if longer:
-            budget = " ".join(f"--{name} {value:g}" for name, value in longer.items())
+            if isinstance(config.get("patience"), int) and config["patience"] > 0:
+                longer["patience"] = 2 * config["patience"]
+            budget = " ".join(f"--{name} {value}" for name, value in longer.items())
             first.append(Command("train it twice as long", make_command(task, "--resume", folder, budget)))
     elif state == "failed" and (folder / "checkpoints" / "last").is_file():
         first.append(Command("resume it from its last checkpoint", make_command(task, "--resume", folder)))

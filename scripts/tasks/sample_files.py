@@ -45,13 +45,15 @@ def read_sample_file(path: Path, dataset: ImageData) -> tuple[Tensor, Tensor | N
         given, expected = ("x".join(map(str, part)) for part in (shape, wanted))
         raise UserError(f"`samples` {path}: images are {given} (CxHxW), but those of {dataset.name} are {expected}")
     classes = len(dataset.class_names)
+    if classes == 0:
+        return images, None
     if labels is not None and not (len(labels) == len(images) and labels.min() >= 0 and labels.max() < classes):
         raise UserError(f"`samples` {path}: needs one label per image, from 0 to {classes - 1}")
     return images, labels
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return images and labels of an archive: `arr_0` and `arr_1`, or else its only array of images and `labels`."""
+    """Return images and labels of an archive: `arr_0` and `arr_1`, else the only image array, and `labels`."""
     try:
         # If the file is not an archive, np.load would leave it open and return something else.
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:

@@ -75,7 +75,7 @@ MODELS = {
     ),
     "mnist-1": Shipped(
         "distill",
-        f"--run {SHIPPED_PREFIX}mnist --sampler heun --steps 3 --guidance_scale 1.5 {_STEPS} 600",
+        f"--run {SHIPPED_PREFIX}mnist --sampler heun --steps 3 --guidance_scale 1.5 --reuse 3 {_STEPS} 600",
         "mnist",
         "handwritten digits of 28x28 pixels, in one evaluation",
         _MNIST,
@@ -89,7 +89,7 @@ MODELS = {
     ),
     "fashion_mnist-1": Shipped(
         "distill",
-        f"--run {SHIPPED_PREFIX}fashion_mnist --sampler heun --steps 3 --guidance_scale 1.5 {_STEPS} 400",
+        f"--run {SHIPPED_PREFIX}fashion_mnist --sampler heun --steps 3 --guidance_scale 1.5 --reuse 3 {_STEPS} 400",
         "fashion_mnist",
         "clothes of 28x28 pixels, in one evaluation",
         _FASHION,

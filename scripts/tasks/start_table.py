@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.errors import UserError
 from models.processes import cores, process_age
 
 Mark = tuple[str, float, float]  # A phase, and its seconds of wall-clock and processor time.
@@ -30,7 +31,10 @@ def start_table(words: Sequence[str], folder: Path) -> list[str]:
     subprocess.run(["scripts/sh/setup.sh", "--quiet"], cwd=root, env=environment, check=True)
     marks: list[Mark] = [("checking the environment", time.perf_counter() - begun, 0.0)]
     command = [sys.executable, "-X", "importtime", "-m", __name__, *words, "--experiments_dir", str(folder)]
-    child = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    child = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if child.returncode != 0:
+        said = [line for line in child.stderr.splitlines() if line.strip() and not line.startswith("import time:")]
+        raise UserError(f"the training ended with exit code {child.returncode}: {said[-1] if said else 'no message'}")
     marks += json.loads(child.stdout.splitlines()[-1])
     imports: Counter[str] = Counter()
     for microseconds, package in IMPORT.findall(child.stderr):

@@ -15,7 +15,7 @@ DIGITS: dict[str, Any] = {"recipe": "mnist", "images": 120_000, "settings": FLOW
 
 
 def _chains(as_long: set[str]) -> dict[str, dict[str, Any]]:
-    """Return an axis of four chain lengths, with published and with rescaled betas, which are equal at length 1000.
+    """Return an axis of four chain lengths, each with published and rescaled betas. At 1000 they are equal: one row.
 
     as_long: names of other settings that get the chain length as their value.
     """

@@ -103,12 +103,18 @@ def _train(training: Training, places: Places) -> Path:
         own = [run for run in find_runs(places.folder / RUNS) if _key_of(run) == training.key]
         begun = [run for run in own if (run / "checkpoints" / "last").is_file()]
         if begun:
-            return run_task(training.task, "--resume", begun[0], *common, *places.data)
+            return _run(training.task, "--resume", begun[0], *common, *places.data)
         needed = [] if training.first is None else ["--autoencoder", _train(training.first, places)]
         _stop_if_asked()
         budget = ["--epochs", "None", "--max_minutes", "None", "--max_steps", training.steps(places.data_root)]
         words = [*training.words(), *needed, *budget, "--name", training.run_name]
-        return run_task(training.task, *words, *common, *places.data)
+        return _run(training.task, *words, *common, *places.data)
+
+
+def _run(task: str, *words: object) -> Path:
+    """Run a training. Its run folder records this command, not that of the spawned process."""
+    sys.orig_argv = [sys.executable, "-m", f"scripts.{task}", *map(str, words)]
+    return run_task(task, *words)
 
 
 def _process(

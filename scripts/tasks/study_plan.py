@@ -253,7 +253,8 @@ class Training:
         They name what the recipe would change on a GPU, so that a study is the same on every machine.
         """
         recipe, defaults = find_recipe(self.recipe), to_config(DEFAULTS[self.task][0])
-        fixed = {key: recipe.settings.get(key, defaults.get(key)) for key in recipe.gpu}
+        of_recipe = [key for key in recipe.gpu if "network" not in self.settings or not key.startswith("network.")]
+        fixed = {key: recipe.settings.get(key, defaults.get(key)) for key in of_recipe}
         return ["--recipe", self.recipe, *to_arguments({**QUIET, **fixed, **self.settings, "seed": self.seed})]
 
     def steps(self, data_root: str | None = None) -> int:

@@ -179,7 +179,7 @@ def _compare(folder: Path, stored: Mapping[str, Any], prepared: Prepared, accept
                 *(() if other else ("go on with these data: `changed_data`",)),
             )
         prepared.report.append(f"the data changed: {change}")
-    elif then.get("test", facts["data"]["test"]) != facts["data"]["test"]:
+    elif "test" in then and then["test"] != facts["data"]["test"]:
         prepared.report.append(f"the test images changed: {facts['data']['test']} now, {then['test']} then")
     now, before = (yaml_files.plain(described.get("denoiser") or {}).get("space") for described in (facts, stored))
     if not _nearly_equal(now, before):

@@ -48,7 +48,7 @@ def check_refusal(ended: Ended, *words: str) -> None:
         (("--lr_gamma", "-1"), ("--lr_gamma",)),
         (("--accumulate", "99"), ("--accumulate 99", "--batch_size")),
         (("--timesteps", "-1"), ("--timesteps -1",)),
-        (("--timesteps", "50", "--steps", "51"), ("--steps 51", "50 steps")),
+        (("--timesteps", "50", "--steps", "51"), ("--steps 51", "at most 50")),
         (("--steps", "0"), ("--steps",)),
         (("--noise_schedule", "cosin"), ("cosin", "cosine")),
         (("--noise_schedule", "flow"), ("flow", "--timesteps 0")),
@@ -101,7 +101,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("flags", "words"),
     [
         (("--steps", "0"), ("--steps",)),
-        (("--steps", "21"), ("--steps 21", "20 steps")),
+        (("--steps", "21"), ("--steps 21", "at most 20")),
         (("--sampler", "dimm"), ("dimm", "ddim")),
         (("--sampler", "euler", "--eta", "1"), ("euler", "--eta", "ddim")),
         (("--sampler", "ddpm", "--variance", "big"), ("big", "posterior")),

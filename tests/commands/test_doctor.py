@@ -72,5 +72,9 @@ def test_a_gpu_that_torch_cannot_use(run, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
     monkeypatch.setattr(doctor.subprocess, "run", nvidia_smi)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    line = lines_of(run(), "torch")
+    assert "the GPUs are hidden" in line and "delete" not in line
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     line = lines_of(run(), "torch")
     assert "cannot use the GPU with driver 535.129.03" in line and "TORCH_BACKEND=auto make setup" in line

@@ -223,6 +223,8 @@ def test_columns_and_scale_arrange_the_sheet(generate) -> None:
 def test_a_scale_that_is_too_large_is_refused_at_once(generate, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr("scripts.tasks.generation.generate", None)
     check_refusal(generate("flow", "--scale", 2000), "--scale 2000", "use a smaller --scale")
+    film = ("--animate", "--sampler", "heun", "--steps", 19, "--num_samples", 4)  # The strip has twenty columns.
+    check_refusal(generate("flow", *film, "--scale", 110), "--scale 110", "use a smaller --scale")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -60,6 +60,8 @@ def test_mistyped_variables_and_targets_start_nothing(repository: FakeRepository
         name = word.partition("=")[0]
         assert done.returncode == 2
         assert f"{name}= is unknown here." in done.stderr and 'ARGS="--flag value"' in done.stderr
+    done = repository.run("make", "train_flow", "FOREGROUND=1", "DATASET=mnist")
+    assert done.returncode == 2 and "DATASET= is for make record" in done.stderr
     for word in ("latest", "train_minst", "resume"):
         done = repository.run("make", "train_flow", word, "FOREGROUND=1")
         assert done.returncode == 2

@@ -182,3 +182,14 @@ def test_cards_tell_the_unit_of_the_guidance_interval(
         assert card["made_by"] == "generate"
         assert card["guidance_interval"] == [0.2, 0.8]
         assert card["guidance_interval_unit"] == unit
+
+
+def test_a_student_of_a_run_without_stored_image_counts_is_resumed(
+    older: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--experiments_dir", older, "--no-tensorboard", "--eval_images", 16, "--num_samples", 10)
+    words = ("--run", older / "flow", "--batch_size", 8, *common)
+    student = run_here("distill", *words, "--max_steps", 2, capsys=capsys)
+    assert student.code == 0, student.err
+    again = run_here("distill", "--resume", student.folder, "--max_steps", 3, *common, capsys=capsys)
+    assert again.code == 0, again.err

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from models.drawing import sheets
+from scripts.tasks import distribution
 from tests.commands.tasks import TINY, Ended, run_here
 from tests.commands.test_bad_input import check_refusal
 
@@ -184,7 +186,7 @@ def test_the_batch_size_changes_nothing(name: str, task) -> None:
         ("interpolate", ("--between", "worlds"), ("worlds", "noises")),
         ("interpolate", ("--columns", "1"), ("--columns 1",)),
         ("interpolate", ("--between", "images", "--sampler", "ddpm"), ("--sampler ddim",)),
-        ("interpolate", ("--between", "images", "--images", "1"), ("--images", "two a row")),
+        ("interpolate", ("--between", "images", "--images", "1"), ("--images", "two per row")),
         ("interpolate", ("--between", "images", "--images", "1", "99999"), ("99999",)),
         ("inpaint", ("--mask", "middle"), ("middle", "center")),
         ("inpaint", ("--resample", "0"), ("--resample 0",)),
@@ -265,3 +267,10 @@ def test_a_guidance_picture_has_about_the_shape_of_a_screen(
     from scripts.tasks.guidance import columns_of_a_cell
 
     assert columns_of_a_cell(shown, scales / classes) == columns
+
+
+def test_the_floor_of_a_distribution_has_the_class_shares_of_the_test_images() -> None:
+    labels, others = torch.tensor([0] * 9 + [1]), torch.tensor([0] * 50 + [1] * 50)
+    rows = distribution._rows_like(labels, others, seed=3)
+    assert others[rows].sum() == 1 and len(rows.unique()) == 10
+    assert len(distribution._rows_like(labels, torch.tensor([1] * 30), seed=3)) == 10  # no other images are left

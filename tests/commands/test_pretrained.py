@@ -217,6 +217,12 @@ def test_a_shipped_model_begins_a_training_and_is_not_resumed(run) -> None:
     assert re.search(r"initial weights: (\d+) of \1 tensors matched", log)
 
 
+def test_every_checkpoint_of_a_shipped_model_has_its_averaged_weights(run) -> None:
+    words = ("--every_checkpoint", "--num_images", 40, "--extractors", "convnet", "--steps", 2)
+    table = (run("evaluate", *words, "--run", "pretrained/digits").folder / "table.txt").read_text()
+    assert " ema " in table and " raw " not in table
+
+
 def test_pretrained_refuses_what_it_cannot_make(tmp_path: Path, capsys) -> None:
     for words, said in {
         ("--models", "cifar10"): "choose from digits, mnist",

@@ -152,7 +152,7 @@ def test_a_student_has_what_its_teacher_left_of_the_minutes(
         (("--student", 1), ("--student 1",)),
         (("--student", 0.4, "--evaluations", 2), ("--evaluations 2", "3 steps", "--steps 4")),
         (("--student", 0.4, "--sampler", "ddpm"), ("--sampler ddpm", "adds noise")),
-        (("--student", 0.4, "--", "--noise_schedule", "cosine", "--prediction", "eps"), ("predicts the noise",)),
+        (("--student", 0.4, "--", "--noise_schedule", "linear", "--prediction", "eps"), ("predicts the noise",)),
         (("--num_images", 100), ("--num_images 100", "more than 128")),
         (("--num_images", 1000), ("--num_images 1000", "359")),
         (("--records", "absent/records.md"), ("no folder absent",)),

@@ -278,3 +278,6 @@ def test_commands_fit_the_state(tmp_path: Path) -> None:
     assert words["failed"][0].startswith("tail") and "--config" in words["failed"][1]
     assert len(words["dead"]) == 1 and "--config" in words["dead"][0]
     assert words["running"][0].startswith("tail -f") and words["running"][1] == "make stop"
+    longer = commands(tmp_path, "train_flow", "finished", {"max_steps": 500_000, "patience": 3, "max_minutes": 0.5})[2]
+    assert "--max_steps 1000000 --max_minutes 1.0 --patience 6" in longer.words
+    assert commands(tmp_path, "study", "unreadable", {}) == []

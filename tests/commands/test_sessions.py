@@ -92,6 +92,14 @@ def test_stop_says_when_the_task_takes_too_long(repository: FakeRepository) -> N
     assert eventually(lambda: signals(repository, session) == "2")
 
 
+def test_stop_all_interrupts_every_session_before_it_waits(repository: FakeRepository) -> None:
+    sessions = [repository.serve(LAUNCH_WITH="nohup") for _ in range(2)]
+    done = repository.run("scripts/sh/sessions.sh", "stop", "--all", STOP_WAIT="0")
+    assert done.returncode == 1
+    assert all(f"a second 'make stop ARGS={session}' ends it at once" in done.stderr for session in sessions)
+    assert eventually(lambda: all(signals(repository, session) == "2" for session in sessions))
+
+
 @needs_screen
 def test_closing_a_screen_sends_one_signal(repository: FakeRepository) -> None:
     session = repository.serve()

@@ -149,10 +149,13 @@ def test_the_table_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "import time: 1500000 | 1500000 | torch\nimport time: 250000 | 250000 |   torch.nn\nimport time: 9 | 9 | os"
     )
     marks = json.dumps([("flags", 0.5, 0.25), ("first step", 1.0, 2.0)])
-    ended = SimpleNamespace(stdout=f"{tmp_path}/run\n{marks}\n", stderr=imports)
+    ended = SimpleNamespace(returncode=0, stdout=f"{tmp_path}/run\n{marks}\n", stderr=imports)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
     monkeypatch.setattr("time.perf_counter", lambda: 0.0)
     head, _, _, flags, _, total, listed = tables.start_table(["--recipe", "mnist"], tmp_path)
     assert head.startswith("start of train_flow --recipe mnist: load ")
     assert flags.split() == ["flags", "0.50", "0.25"] and total.split() == ["in", "all", "1.50", "2.25"]
     assert listed.startswith("seconds of imports: torch 1.75, os 0.00")
+    ended.returncode, ended.stderr = 2, f"error: no MNIST\n{imports}\n"
+    with pytest.raises(UserError, match="exit code 2: error: no MNIST"):
+        tables.start_table(["--recipe", "mnist"], tmp_path)

@@ -343,3 +343,14 @@ def test_what_was_initialised_from_may_go(train) -> None:
     folder = train("train_flow", "--init_from", source).folder
     shutil.rmtree(source)
     assert train("train_flow", "--init_from", source, "--max_steps", "8", "--resume", folder).folder == folder
+
+
+def test_a_recipe_does_not_hinder_the_resuming_of_another_network(
+    train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make train_mnist ARGS="--resume latest"` names the recipe, whose network the run need not have."""
+    folder = train("train_flow", "--network", "convnext", "--max_steps", "2").folder
+    words = ("--experiments_dir", tmp_path / "runs", "--recipe", "demo_digits", "--resume", folder, "--max_steps", 3)
+    ended = run_here("train_flow", *words, capsys=capsys)
+    assert ended.code == 0, ended.err
+    assert status_of(folder)["step"] == 3

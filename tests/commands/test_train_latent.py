@@ -14,8 +14,10 @@ from PIL import Image
 
 from models.runs import checkpoints
 from models.runs.lookup import NEEDED
+from models.spaces import latents
 from scripts.cli.arguments import parse_flags
 from scripts.cli.flags import LATENT, LATENT_OPTIONS
+from scripts.tasks.autoencoding import read_images
 from tests.commands.tasks import TINY, TINY_VAE, Ended, grey_folder, rows_of, run_here, status_of, weights_hash
 from tests.commands.test_bad_input import check_refusal
 
@@ -49,7 +51,7 @@ def test_an_autoencoder_leaves_a_folder_that_explains_itself(kind: str, reconstr
     assert status_of(folder)["state"] == "finished"
     row, log = rows_of(folder)[-1], (folder / "training_log.txt").read_text()
     assert f"reconstruction {float(row['test_loss_reconstruction']):.4f}" in log and "active units" in log
-    assert ("test_loss_kl" in row) == ("bits per pixel" in log) == (kind == "vae")
+    assert ("test_loss_kl" in row) == ("bits per dimension" in log) == (kind == "vae")
     for name in ("loss_curves", "latent_space/reconstructions"):
         assert Image.open(folder / f"{name}.png").width > 100, name
 
@@ -260,3 +262,24 @@ def test_latents_have_a_network_of_their_own_unless_another_is_chosen() -> None:
     assert (options().width, options().patch_size) == (64, 1)
     assert options("--network.width", "8").width == 8
     assert options("--network", "dit").width == 128
+
+
+def test_an_autoencoder_that_is_still_training_is_refused(
+    vae: Path, train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latents, "liveness", lambda status: "running")
+    check_refusal(train("train_latent", "--autoencoder", vae), "is still training", "--autoencoder")
+    assert not (tmp_path / "runs").exists()
+    (file,) = (vae / "checkpoints").glob("*.safetensors")
+    assert train("train_latent", "--autoencoder", file, "--max_steps", "1").code == 0
+
+
+def test_an_autoencoder_is_trained_and_drawn_in_float64(train) -> None:
+    assert train("train_vae", "--precision", "float64", "--max_steps", "2").code == 0
+
+
+def test_given_images_are_read_as_those_of_the_training(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "scan.png")
+    for options, value in (({"white_level": 4095}, 255), ({}, 16)):
+        (image,) = read_images([str(tmp_path / "scan.png")], (1, 8, 8), options)
+        assert abs(int(image.max()) - value) <= 1

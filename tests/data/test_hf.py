@@ -191,6 +191,12 @@ def test_what_a_data_set_has_not_is_refused(
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_test_split_without_the_column_of_labels_is_refused(package: Any, thirty: Any, tmp_path: Path) -> None:
+    package.DatasetDict(train=thirty, test=thirty.remove_columns("kind")).save_to_disk(tmp_path / "x")
+    with pytest.raises(UserError, match="its split test has no column kind"):
+        load_hf(tmp_path / "x", 0)
+
+
 def test_rows_without_a_class_or_an_image(package: Any, thirty: Any, tmp_path: Path) -> None:
     thirty.map(lambda row: {"kind": None if row["number"] == 4 else row["kind"]}).save_to_disk(tmp_path / "x")
     with pytest.raises(UserError, match=r"train/000000004 has no class"):

@@ -209,7 +209,7 @@ WRONG: list[tuple[Sampling, str]] = [
     (Sampling("ddpm", steps=5, options={"variance": "none"}), "variance none: must be one of posterior, beta"),
     (Sampling("sde", steps=5, options={"diffusion": -0.1}), r"diffusion -0\.1"),
     (Sampling("ddim", steps=0), "steps 0: must be at least 1"),
-    (Sampling("ddim", steps=21), "steps 21: the chain has 20 steps"),
+    (Sampling("ddim", steps=21), "steps 21: must be at most 20, the length of the chain"),
     (Sampling("ddim", steps=5, grid="even"), "grid 'even': choose from"),
     (Sampling("ddim", steps=5, guidance_interval=(0.6, 0.2)), r"guidance_interval 0\.6 0\.2"),
     (Sampling("ddim", steps=5, guidance_interval=(-0.1, 0.2)), "guidance_interval"),

@@ -50,6 +50,8 @@ def test_options_are_checked_before_a_variant_is_built() -> None:
         NETWORKS.build("unet", (1, 8, 8), 10, width=0)
     assert error.value.message == "`network.width` 0: must be at least 1"
     assert NETWORKS.build("unet", (1, 8, 8), 10, width=8).patch_size == 2
+    with pytest.raises(UserError, match="the network unet has no option 'wings' in this version"):
+        NETWORKS.build("unet", (1, 8, 8), 10, wings=2)  # from a checkpoint of a later version
 
 
 @pytest.mark.parametrize(("room", "name"), [(room, name) for room in (NETWORKS, AUTOENCODERS) for name in room.names()])

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 SHAPE = (2, 1, 3, 3)
 NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5
 CHAINS = [("linear", 1000, 10), ("linear", 1000, 25), ("cosine", 40, 8), ("sigmoid", 64, 64)]
 
 

@@ -263,5 +263,5 @@ def test_refusals() -> None:
         build_grid("karass", FLOW, 3)
     with pytest.raises(UserError, match="steps 0: must be at least 1"):
         build_grid("uniform", FLOW, 0)
-    with pytest.raises(UserError, match="steps 51: the chain has 50 steps"):
+    with pytest.raises(UserError, match="steps 51: must be at most 50, the length of the chain"):
         build_grid("uniform", CHAIN, 51)

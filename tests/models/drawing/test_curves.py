@@ -74,7 +74,7 @@ def test_an_autoencoder_shows_the_parts_of_its_loss(tmp_path: Path, drawn: list[
     assert len(rest) == variational
     if variational:
         assert np.array_equal(lines(rest[0])[TEST], ([10, 20], [8, 8]))
-        (rate,) = (axes for axes in rest[0].child_axes if axes.get_ylabel() == "bits per pixel")
+        (rate,) = (axes for axes in rest[0].child_axes if axes.get_ylabel() == "bits per dimension")
         assert np.allclose(np.array(rate.get_ylim()) * 400, rest[0].get_ylim())
     assert [text.get_text() for text in drawn[0].legends[0].texts] == [TRAIN, TEST]
 

@@ -105,6 +105,13 @@ def test_real_and_generated_images_have_panels_of_their_own(classes: int, drawn:
     assert left.get_xlim() == right.get_xlim() and len(drawn[0].legends) == (classes > 0)
 
 
+def test_a_confusion_matrix_of_many_classes_and_of_names_with_dollars(tmp_path: Path) -> None:
+    names = [f"price_$10_to_${number}" for number in range(120)]
+    draw_confusion_matrix(np.eye(120, dtype=int), names, tmp_path / "matrix.png", "a run")
+    with Image.open(tmp_path / "matrix.png") as image:
+        assert max(image.size) < 6_000
+
+
 @pytest.mark.parametrize("names", ["01", "0123456789", ("a cat", "a dog"), ("T-shirt/top", "Ankle boot", "Bag")])
 def test_a_confusion_matrix_is_centred(names: Sequence[str], tmp_path: Path) -> None:
     counts = np.eye(len(names), dtype=int)

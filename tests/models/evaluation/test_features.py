@@ -57,6 +57,12 @@ def test_distances_between_real_images_are_computed_once(tmp_path: Path, monkeyp
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_a_cache_that_cannot_be_written_is_computed_anew(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = features.cached_tensors("name", (tmp_path / "file" / "cache",), lambda: {"a": torch.ones(1)}, lambda _: True)
+    assert made["a"].item() == 1
+
+
 def test_shipped_distances_are_few_bytes_and_numbers() -> None:
     files = list(features.SHIPPED.glob("*.safetensors"))
     assert len(files) == 6 and sum(file.stat().st_size for file in files) < 5e6

@@ -206,6 +206,27 @@ def test_the_best_run_is_named_among_those_that_compare(tmp_path: Path) -> None:
     assert "overlaps that of 20260201_000000-flow-digits" in best.caution
 
 
+def test_evaluations_on_renamed_files_compare(tmp_path: Path) -> None:
+    for day in (1, 2):
+        report = write_evaluation(write_run(tmp_path, f"2026020{day}_000000-flow-digits"), "20260210_000000", day)
+        content = json.loads((report / "report.json").read_text())
+        hashes = {"reference_sha256": str(day), "reference_contents": "the same"}
+        content["protocol"] |= {"reference": "train split", **hashes}
+        (report / "report.json").write_text(json.dumps(content))
+    (best,) = best_of(build(tmp_path))
+    assert best.entry.name == "20260201_000000-flow-digits" and "protocol" not in best.caution
+    assert set(best.entry.measured[0].protocol) == {"version", "images", "dataset", "reference", "reference_contents"}
+
+
+def test_a_smaller_evaluation_does_not_hide_the_one_that_compares(tmp_path: Path) -> None:
+    for day, distance in ((1, 2.0), (2, 3.0)):
+        run = write_run(tmp_path, f"2026020{day}_000000-flow-digits")
+        write_evaluation(run, "20260210_000000", distance, 200)
+    write_evaluation(run, "20260211_000000", 1.0, 50)  # A distance of few images is smaller over its floor.
+    (best,) = best_of(build(tmp_path))
+    assert best.entry.name == "20260201_000000-flow-digits" and "protocol" not in best.caution
+
+
 def test_without_evaluations_the_lowest_test_loss_counts_among_equal_losses_and_data(tmp_path: Path) -> None:
     write_run(tmp_path, "20260201_000000-flow-digits", loss=0.4)
     write_run(tmp_path, "20260202_000000-flow-digits", loss=0.3)

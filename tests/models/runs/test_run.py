@@ -295,6 +295,25 @@ def test_the_launchers_log_and_session_are_recorded(
     log.unlink()
     Run.reopen(run.folder).end("finished")
     assert (run.folder / "console.log").read_text() == "first line\nsecond line\n"
+    log.write_text("another session\n")
+    Run.reopen(run.folder).end("finished")
+    assert (run.folder / "console.log").read_text() == "another session\n"
+    assert (run.folder / "console-1.log").read_text() == "first line\nsecond line\n"
+
+
+def test_a_folder_without_links_can_be_trained_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "session.log").write_text("a line")
+    monkeypatch.setenv("LAUNCH_LOG", str(tmp_path / "session.log"))
+    for kind in ("hardlink_to", "symlink_to"):
+        monkeypatch.setattr(Path, kind, refuse)
+    run = Run.create(folder, "train_ddpm", "mnist", None)
+    run.end("finished")
+    assert not (run.folder / "console.log").exists()
 
 
 def test_without_a_launcher_there_is_no_session(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
