@@ -23,7 +23,8 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         gpus = os.environ.get("GPUS", "")
-        name = "cpu" if gpus == "0" else name
+        if gpus == "0":
+            name = "cpu"
         if name == "cpu" and gpus.isdigit() and int(gpus) > 0:
             raise UserError(f"GPUS={gpus}: torch finds no GPU on this machine", "use the CPU with GPUS=0")
     try:

@@ -107,13 +107,14 @@ def check_torch(flags: DoctorFlags) -> Iterator[Finding]:
             bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16"
             yield Finding("ok", "gpu", f"{index}: {facts.name}, {facts.total_memory / 2**30:.0f} GiB, {bf16}")
         return
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    unusable = bool(driver) and not hidden
-    reason = (
-        f"it cannot use the GPU with driver {driver}" if unusable else "the GPUs are hidden" if driver else "no GPU"
-    )
-    way_out = "delete .venv, and type TORCH_BACKEND=auto make setup" if unusable else ""
-    yield Finding("note" if unusable else "ok", "torch", f"{torch.__version__}, built for {build}; {reason}", way_out)
+    build = f"{torch.__version__}, built for {build}"
+    if not driver:
+        yield Finding("ok", "torch", f"{build}; no GPU")
+    elif os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        yield Finding("ok", "torch", f"{build}; the GPUs are hidden")
+    else:
+        way_out = "delete .venv, and type TORCH_BACKEND=auto make setup"
+        yield Finding("note", "torch", f"{build}; it cannot use the GPU with driver {driver}", way_out)
     yield Finding("ok", "cpu", f"{torch.get_num_threads()} threads of torch, {os.cpu_count()} logical cores")
 
 

@@ -66,9 +66,7 @@ def grid(
         titles = f"{len(column_titles)} column titles and {len(row_titles)} row titles"
         raise ValueError(f"{titles} do not fit {columns} columns and {rows} rows")
     check_scale(scale, (height, width), columns, rows)
-    if scale is None:
-        largest = LONGEST_SHEET // max(columns * width, rows * height)
-        scale = max(1, min(round(TILE / max(height, width)), largest))
+    scale = scale or _usual_scale((height, width), (height, width), columns, rows)
     height, width = height * scale, width * scale
     words = [(longest_word(text, font(SMALLEST)) + GAP) // span for text in column_titles]
     words += [longest_word(text, font(SMALLEST)) + GAP for text in captions]
@@ -105,6 +103,15 @@ def grid(
     for (x, y), text in zip(corners, below, strict=False):
         text.draw(picture, x, y, cell_width, align=0.5)
     return picture
+
+
+def _usual_scale(size: tuple[int, int], cell: tuple[int, int], columns: int, rows: int) -> int:
+    """Return the scale that brings images of a size close to TILE, or a smaller one if a sheet would be too long.
+
+    size, cell: height and width of an image, and of a cell of the sheet.
+    """
+    longest = max(cell[0] * rows, cell[1] * columns)
+    return max(1, min(round(TILE / max(size)), LONGEST_SHEET // longest))
 
 
 def check_scale(scale: int | None, size: tuple[int, int], columns: int, rows: int) -> None:
@@ -165,8 +172,7 @@ def pairs(images: Tensor, partners: Tensor, columns: int, title: str = "", scale
     import torch
 
     rows, (height, width) = math.ceil(len(images) / columns), images.shape[2:]
-    largest = LONGEST_SHEET // max(2 * columns * width, rows * height)
-    scale = scale or max(1, min(round(TILE / max(height, width)), largest))
+    scale = scale or _usual_scale((height, width), (height, 2 * width), columns, rows)
     large, large_partners = enlarged(images, scale), enlarged(partners, scale)
     edge = torch.full_like(large[:, :, :, :scale], PAGE)
     tiles = torch.cat([large, edge, large_partners], dim=3)

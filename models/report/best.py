@@ -30,7 +30,7 @@ def best_of(entries: Sequence[Entry]) -> list[Best]:
 
 
 def _best(entries: Sequence[Entry]) -> Best | None:
-    protocols = Counter(name for entry in entries for name in {one.comparable: None for one in entry.measured})
+    protocols = Counter(name for entry in entries for name in dict.fromkeys(one.comparable for one in entry.measured))
     if not protocols:
         return _by_loss(entries)
     protocol, _ = protocols.most_common(1)[0]

@@ -35,8 +35,14 @@ def write_text(path: Path, text: str, flush: bool = True) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock file `path`, and hold it during the block. Its folder is created."""
+    """Wait until no other process holds the lock of `path`, and hold it during the block.
+
+    path: a folder, or a lock file, which is created with its folder if it is missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)

@@ -85,16 +85,17 @@ def read_training(
     if "recipe" in ahead:
         recipe = find_recipe(ahead["recipe"], task)
         given.append((f"recipe {ahead['recipe']}", recipe.settings))
+    config: dict[str, Any] = {}
     if "config" in ahead:
-        config = _config_for(Path(ahead["config"]), task)
-        given.append((ahead["config"], {key: value for key, value in config.items() if not _inherited(key, default)}))
+        stored = _config_for(Path(ahead["config"]), task)
+        config = {key: value for key, value in stored.items() if not _inherited(key, default)}
+        given.append((ahead["config"], config))
     chosen = ("", chosen_variants(default, argv))
     if "resume" in ahead:
-        requested = {key: value for _, layer in (*given, chosen) for key, value in layer.items()}
-        folder = _run_to_resume(ahead, task, requested.get("dataset"))
-        typed = given[2 if recipe else 1 :]  # The recipe's network need not be that of the run.
-        asked = {key: value for _, layer in (*typed, chosen) for key, value in layer.items()}
-        return _resumed(folder, argv, task, default, description, {**asked, "dataset": requested.get("dataset")})
+        # The run need not have the network of the recipe, but it must have its data set.
+        requested = {"dataset": recipe.settings.get("dataset") if recipe else None, **config, **chosen[1]}
+        folder = _run_to_resume(ahead, task, requested["dataset"])
+        return _resumed(folder, argv, task, default, description, requested)
 
     def request(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Request[AnyFlags]:
         settings, left_out = merge(default, *layers, chosen)

@@ -28,7 +28,6 @@ from models.spaces.encoded import encode_images
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
 from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, resolve_model
-from scripts.tasks.training import one_loads_first
 
 if TYPE_CHECKING:
     from scripts.cli.evaluation_flags import BayesFlags
@@ -48,8 +47,7 @@ def main(flags: BayesFlags) -> None:
     options = {"denoising": flags.errors, "likelihood": flags.ode, "gaussians": flags.gaussians}
     protocol.refuse_unused(flags.method, options)
     classifier = _latent_classifier(flags, path) if is_autoencoder else _denoiser_classifier(flags, path)
-    with one_loads_first():
-        dataset = protocol.load_data_of_run(path, flags.data)
+    dataset = protocol.load_data_of_run(path, flags.data)
     part = protocol.part_of(dataset, flags.split, flags.first_image, flags.num_images)
     log_prior = _log_prior(flags, dataset)
     with Interrupts(at_once=True):

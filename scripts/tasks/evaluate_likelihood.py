@@ -21,7 +21,6 @@ from models.model import Model, require_every_level
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
 from scripts.tasks.sampling import find_checkpoint, folder_in_run, open_model, resolve_model
-from scripts.tasks.training import one_loads_first
 
 if TYPE_CHECKING:
     from scripts.cli.evaluation_flags import LikelihoodFlags
@@ -47,8 +46,7 @@ def main(flags: LikelihoodFlags) -> None:
         flags = replace(flags, method="ode" if model.spec.timesteps == 0 else "vlb")
     protocol.refuse_unused(flags.method, {"vlb": flags.vlb, "ode": flags.ode})
     method, denoiser = _method(flags, model)
-    with one_loads_first():
-        dataset = protocol.load_data_of_run(path, flags.data)
+    dataset = protocol.load_data_of_run(path, flags.data)
     part, indices = protocol.spread_over(dataset, flags.split, flags.num_images, FEWER)
     with Interrupts(at_once=True):
         folder = folder_in_run(path, flags.model.experiments_dir, flags.out, "evaluation")

@@ -22,7 +22,6 @@ from models.model import Model, require_every_level
 from models.training.interrupts import Interrupts
 from scripts.tasks import protocol
 from scripts.tasks.sampling import describe_model, find_checkpoint, folder_in_run, open_model, resolve_model
-from scripts.tasks.training import one_loads_first
 
 if TYPE_CHECKING:
     from scripts.cli.evaluation_flags import NoiseLossFlags
@@ -33,8 +32,7 @@ def main(flags: NoiseLossFlags) -> None:
     path = find_checkpoint(flags.model)
     model = open_model(path, flags.model)
     require_every_level(model, "the error by t")
-    with one_loads_first():
-        dataset = protocol.load_data_of_run(path, flags.data)
+    dataset = protocol.load_data_of_run(path, flags.data)
     fewest = min(len(dataset.test), len(dataset.train))
     count = fewest if flags.num_images == 0 else flags.num_images
     test, indices = protocol.spread_over(dataset, "test", count, min(protocol.USUAL_COUNT, fewest))

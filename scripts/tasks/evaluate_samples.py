@@ -15,7 +15,6 @@ import yaml
 
 from data import ImageData
 from models import devices, processes
-from models.distributed import run_on_rank_zero
 from models.errors import UserError
 from models.evaluation.evaluation import Evaluation
 from models.evaluation.evaluation_report import evaluation_table, write_evaluation
@@ -43,7 +42,7 @@ from scripts.tasks.sampling import (
     resolve_model,
     tell_sampling,
 )
-from scripts.tasks.training import load_data, one_loads_first
+from scripts.tasks.training import load_data
 
 if TYPE_CHECKING:
     from scripts.cli.evaluation_flags import SamplesFlags
@@ -87,13 +86,11 @@ def _check_data(flags: SamplesFlags, dataset: ImageData) -> None:
 
 
 def _measure_run(flags: SamplesFlags) -> None:
-    # All processes sample the same checkpoint, also if the run still trains and saves another one meanwhile.
-    path, device = run_on_rank_zero(lambda: find_checkpoint(flags.model)), torch.device(flags.model.device)
+    path, device = find_checkpoint(flags.model), torch.device(flags.model.device)
     model = open_model(path, flags.model)
     sampling = open_sampling(flags.sampling, flags.model, model)
     chosen = read_labels(flags.labels, model)
-    with one_loads_first():
-        dataset = load_data_of_run(path, flags.data)
+    dataset = load_data_of_run(path, flags.data)
     _check_data(flags, dataset)
     count = flags.num_images or len(dataset.test)
     if chosen.labels is None:

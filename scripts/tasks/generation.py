@@ -18,7 +18,6 @@ from torch import Tensor
 
 from models import processes
 from models.class_names import ending_of
-from models.distributed import run_on_rank_zero
 from models.drawing import image_files, sheets
 from models.drawing.lettering import class_titles
 from models.errors import UserError
@@ -62,9 +61,7 @@ def write_samples(flags: GenerateFlags) -> None:
         if getattr(flags, flag) and flags.num_samples > FRAMED:
             raise UserError(f"--num_samples {flags.num_samples}: --{flag} draws at most {FRAMED} images")
     flags = replace(flags, model=resolve_model(flags.model))
-    find = find_every_checkpoint if flags.every_checkpoint else lambda model: [find_checkpoint(model)]
-    # All processes sample the same checkpoint, also if the run still trains and saves another one meanwhile.
-    paths = run_on_rank_zero(lambda: find(flags.model))
+    paths = find_every_checkpoint(flags.model) if flags.every_checkpoint else [find_checkpoint(flags.model)]
     if flags.every_checkpoint:
         _report_pruned(paths, flags.animate)
     model = open_model(paths[-1], flags.model)

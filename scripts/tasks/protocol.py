@@ -28,7 +28,7 @@ from scripts.cli.terminal import tell
 from scripts.tasks import run_data
 from scripts.tasks.run_data import CONTENTS_CACHE, data_facts, load_data_again, notes_on_data, same_data, split_hash
 from scripts.tasks.sampling import name_of
-from scripts.tasks.training import spaced_rows
+from scripts.tasks.training import one_loads_first, spaced_rows
 
 USUAL_COUNT = 1000  # Default number of images to measure, if there are that many.
 Result = TypeVar("Result")
@@ -48,7 +48,8 @@ def load_data_of_run(path: Path, source: SourceFlags) -> ImageData:
     root = data.data_root(source.data_root or (stored if stored and Path(stored).is_dir() else None))
     in_run = path.parent.name == "checkpoints"
     kept = path.absolute().parents[2] / CONTENTS_CACHE if in_run else None
-    dataset = load_data_again(config["dataset"], options, root, source, facts, name_of(path), kept)
+    with one_loads_first():
+        dataset = load_data_again(config["dataset"], options, root, source, facts, name_of(path), kept)
     now, rows = data_facts(dataset), run_data.rows_of(dataset)
     if not same_data(facts["data"], now):
         change = run_data.describe_change(path.parent.parent, facts["data"], now, rows)

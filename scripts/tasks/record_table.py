@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,7 +14,7 @@ import torch
 from models import devices
 from models.errors import UserError
 from models.evaluation.feature_networks import NETWORKS
-from models.runs.files import write_text
+from models.runs.files import locked, write_text
 from models.runs.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -137,10 +135,6 @@ def table_of(path: Path) -> tuple[str, str]:
 
 def add_rows(path: Path, rows: Sequence[str]) -> None:
     """Add rows to the end of the table. The rest of the file does not change."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # Another process may write at the same time.
+    with locked(path.parent):  # Another process may write at the same time.
         table, rest = table_of(path)
         write_text(path, table + "".join(rows) + rest)
-    finally:
-        os.close(folder)

@@ -17,6 +17,7 @@ import torch
 
 from models import devices
 from models.class_names import LISTED, numbered, shorten_names
+from models.distributed import run_on_rank_zero
 from models.errors import UserError
 from models.generation import MANY_STEPS, Sampling, Solver, choose_solver, named_labels
 from models.model import Model, load_model
@@ -40,21 +41,31 @@ def resolve_model(flags: ModelFlags) -> ModelFlags:
 
 
 def find_checkpoint(flags: ModelFlags) -> Path:
-    """Return the checkpoint file that the flags name. Raises UserError if the run is missing or has no checkpoint."""
+    """Return the checkpoint file that the flags name. Raises UserError if the run is missing or has no checkpoint.
+
+    All processes get the same file, also if the run still trains and saves another one meanwhile.
+    """
     if flags.checkpoint not in (checkpoints.LAST, checkpoints.BEST):
         return Path(flags.checkpoint)
-    return checkpoints.resolve_checkpoint(_find_run(flags.run, flags), flags.checkpoint)
+    return run_on_rank_zero(lambda: checkpoints.resolve_checkpoint(_find_run(flags.run, flags), flags.checkpoint))
 
 
 def find_every_checkpoint(flags: ModelFlags) -> list[Path]:
-    """Return the run's checkpoint files, oldest first. Raises UserError if there are none or --checkpoint is set."""
+    """Return the run's checkpoint files, oldest first, the same in all processes.
+
+    Raises UserError if there are none or --checkpoint is set.
+    """
     if flags.checkpoint != checkpoints.LAST:
         raise UserError(f"--checkpoint {flags.checkpoint}: --every_checkpoint takes all; leave out --checkpoint")
-    run = _find_run(flags.run, flags)
-    paths = checkpoints.list_checkpoints(run / "checkpoints")
-    if not paths:
-        raise UserError(f"{run} has no checkpoint yet")
-    return paths
+
+    def find() -> list[Path]:
+        run = _find_run(flags.run, flags)
+        paths = checkpoints.list_checkpoints(run / "checkpoints")
+        if not paths:
+            raise UserError(f"{run} has no checkpoint yet")
+        return paths
+
+    return run_on_rank_zero(find)
 
 
 def _find_run(name: str, flags: ModelFlags) -> Path:
